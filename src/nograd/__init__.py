@@ -1,0 +1,67 @@
+"""nograd: a trained PyTorch model in, fast, correct, measured inference out."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from nograd.backends import Backend, TorchBackend
+    from nograd.batching import BatchPolicy, Decision, DynamicBatcher, WindowPolicy
+    from nograd.cost import CostCurve
+    from nograd.errors import NogradError
+    from nograd.bulk import BatchPredictor
+    from nograd.predictor import Predictor
+    from nograd.probe import probe
+    from nograd.sources import load
+    from nograd.tensors import Batch, Signature, TensorSpec
+
+_HOME = {
+    "Backend": "backends",
+    "Batch": "tensors",
+    "BatchPolicy": "batching",
+    "BatchPredictor": "bulk",
+    "CostCurve": "cost",
+    "Decision": "batching",
+    "DynamicBatcher": "batching",
+    "NogradError": "errors",
+    "Predictor": "predictor",
+    "Signature": "tensors",
+    "TensorSpec": "tensors",
+    "TorchBackend": "backends",
+    "WindowPolicy": "batching",
+    "load": "sources",
+    "probe": "probe",
+}
+"""Public name -> the module it lives in; imported when first asked for (PEP 562), so that `import nograd` costs nothing."""
+
+__all__ = [
+    "Backend",
+    "Batch",
+    "BatchPolicy",
+    "BatchPredictor",
+    "CostCurve",
+    "Decision",
+    "DynamicBatcher",
+    "NogradError",
+    "Predictor",
+    "Signature",
+    "TensorSpec",
+    "TorchBackend",
+    "WindowPolicy",
+    "__version__",
+    "load",
+    "probe",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'nograd' has no attribute {name!r}")
+    return getattr(import_module(f"nograd.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,73 @@
+"""Backends: one file per way of running a batch.
+
+`Backend` is all that the layers above know. A third party adds one by an entry point in the group `nograd.backends`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from nograd.tensors import Batch, Signature
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from torch import Tensor
+
+__all__ = ["Backend", "TorchBackend"]
+
+
+class Backend(ABC):
+    """Runs one Batch, blocking, row for row."""
+
+    name: str
+    """The word that users select it by, such as `eager`."""
+
+    device: str
+    """Where it runs: `cpu`, `cuda:0`, ..."""
+
+    signature: Signature
+
+    lanes: int = 1
+    """Calls to `run` that may go on side by side, each from a thread of its own."""
+
+    @abstractmethod
+    def run(self, batch: Batch) -> Batch:
+        """Return the outputs of a checked batch, by name, each `[rows, ...]`; float16 and bfloat16 come as float32.
+
+        Raises:
+            ModelError: the model raised; its error is the cause.
+        """
+
+    def restore(self, outputs: Mapping[str, Any]) -> Any:
+        """Return outputs by name in the structure that the model itself returns."""
+        names = list(outputs)
+        return outputs[names[0]] if names == ["output"] else dict(outputs)
+
+    def close(self) -> None:
+        """Give back what the backend holds; it answers no more."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class TorchBackend(Backend):
+    """A backend that also takes and gives torch tensors, wherever they live."""
+
+    @abstractmethod
+    def forward(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the outputs by name, on the backend's device, in the model's own dtypes.
+
+        Raises:
+            ModelError: the model raised; its error is the cause.
+        """
+
+    @abstractmethod
+    def gradients(self) -> AbstractContextManager[None]:
+        """Within this context, in this thread, `forward` records gradients."""

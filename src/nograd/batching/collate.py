@@ -1,0 +1,113 @@
+"""Joining parts into one batch, and handing each part its own outputs. Pure functions of arrays.
+
+A part is a checked Batch of one or more rows of one length: what one request brought, or one row of a data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from nograd.errors import ModelError, NogradError
+from nograd.tensors import Batch, Signature, concat, cut_back, join_arrays, num_rows, split
+
+__all__ = ["chunks", "hand_out", "join", "merge", "model_error", "padding_share", "plan", "run_apart", "run_together"]
+
+
+def plan(parts: Sequence[Batch], signature: Signature, max_rows: int) -> list[list[int]]:
+    """Return which parts run together: positions into `parts`, longest first.
+
+    Sorted by length, so that neighbours need little padding and the run that needs most memory comes first. Parts of
+    different lengths meet only where the signature's batching is `pad`, and nobody meets anybody where it is `alone`.
+
+    Args:
+        parts: checked batches of at most `max_rows` rows each.
+        signature: of the model that will run them.
+        max_rows: rows in one run, at most.
+    """
+    if signature.batching == "alone":
+        return [[position] for position in range(len(parts))]
+    sizes = [signature.sizes_of(part) for part in parts]
+    groups: list[list[int]] = []
+    room, last = 0, None
+    for position in sorted(range(len(parts)), key=lambda position: sizes[position], reverse=True):
+        rows = num_rows(parts[position])
+        fits = rows <= room and (signature.batching == "pad" or sizes[position] == last)
+        if not fits:
+            groups.append([])
+            room = max_rows
+        groups[-1].append(position)
+        room -= rows
+        last = sizes[position]
+    return groups
+
+
+def join(parts: Sequence[Batch], signature: Signature) -> Batch:
+    """Return the parts as one batch, shorter ones padded as the signature says."""
+    return concat(parts, signature.inputs)
+
+
+def hand_out(outputs: Batch, parts: Sequence[Batch], signature: Signature) -> list[Batch]:
+    """Return each part's own outputs, without what padding added to them."""
+    pieces = split(outputs, [num_rows(part) for part in parts])
+    if len(parts) == 1 or not any(spec.varying for spec in signature.outputs):
+        return pieces
+    names = signature.lengths
+    return [
+        cut_back(piece, signature.outputs, dict(zip(names, signature.sizes_of(part), strict=True)))
+        for piece, part in zip(pieces, parts, strict=True)
+    ]
+
+
+def run_together(parts: Sequence[Batch], run: Callable[[Batch], Batch], signature: Signature) -> list[Batch]:
+    """Run the parts as one batch; return each part's own outputs."""
+    return hand_out(run(join(parts, signature)), parts, signature)
+
+
+def run_apart(parts: Sequence[Batch], run: Callable[[Batch], Batch], signature: Signature) -> list[Batch | NogradError]:
+    """Run the parts as one batch; where that fails, by halves, so that only the parts that fail alone are failed.
+
+    Returns:
+        For each part its outputs, or the error that its rows caused.
+    """
+    try:
+        return [*run_together(parts, run, signature)]
+    except Exception as error:  # noqa: BLE001  a model may raise anything; the callers of these parts get it
+        if len(parts) == 1:
+            return [error if isinstance(error, NogradError) else model_error("the model", error)]
+    middle = len(parts) // 2
+    return run_apart(parts[:middle], run, signature) + run_apart(parts[middle:], run, signature)
+
+
+def model_error(who: str, error: BaseException) -> ModelError:
+    """Return what a guest raised as an error of ours, with the original as its cause."""
+    wrapped = ModelError(f"{who} raised {type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def chunks(batch: Batch, max_rows: int) -> list[Batch]:
+    """Return a batch as parts of at most `max_rows` rows."""
+    rows = num_rows(batch)
+    if rows <= max_rows:
+        return [batch]
+    return split(batch, [min(max_rows, rows - start) for start in range(0, rows, max_rows)])
+
+
+def merge(pieces: Sequence[Batch]) -> Batch:
+    """Return outputs of one request's parts as one; a dimension in which they differ is filled up with zeros."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return {name: join_arrays([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def padding_share(rows: Sequence[int], lengths: Sequence[int]) -> float:
+    """Return the share of a joined batch that is padding: 0 for equal lengths, near 1 for one long row among short ones.
+
+    Args:
+        rows: rows of each part.
+        lengths: length of each part's rows.
+    """
+    padded = sum(rows) * max(lengths)
+    if padded == 0:
+        return 0.0
+    return 1 - sum(count * length for count, length in zip(rows, lengths, strict=True)) / padded

@@ -1,0 +1,95 @@
+"""CostCurve: measured rows (or padded tokens) -> seconds."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+from nograd.errors import ConfigError
+
+__all__ = ["CostCurve"]
+
+KNEE = 0.99
+"""A batch is big enough when it reaches this share of the best rate (../docs/design.md, batching)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CostCurve:
+    """How long a run of a given size takes; never decreasing, never extrapolated upward.
+
+    Between measured sizes the curve is linear; below the smallest it is flat. Above the largest it does not answer:
+    a size that nobody measured is not a size to promise.
+    """
+
+    sizes: tuple[int, ...]
+    seconds: tuple[float, ...]
+    unit: Literal["rows", "tokens"] = "rows"
+    """What `sizes` counts: rows, or padded tokens (rows x longest row)."""
+
+    def __post_init__(self) -> None:
+        if not self.sizes or len(self.sizes) != len(self.seconds):
+            raise ConfigError(f"a cost curve has {len(self.sizes)} sizes and {len(self.seconds)} times; it needs one time per size")
+        if self.sizes[0] < 1 or any(a >= b for a, b in zip(self.sizes, self.sizes[1:], strict=False)):
+            raise ConfigError(f"sizes of a cost curve are {self.sizes}; they must be at least 1 and increase")
+        if any(not 0 < s < float("inf") for s in self.seconds):
+            raise ConfigError(f"times of a cost curve are {self.seconds}; they must be finite and above 0 s")
+        if any(a > b for a, b in zip(self.seconds, self.seconds[1:], strict=False)):
+            raise ConfigError(f"times of a cost curve are {self.seconds}; they must not decrease (see CostCurve.fit)")
+
+    @classmethod
+    def fit(cls, samples: Mapping[int, Iterable[float]], *, unit: Literal["rows", "tokens"] = "rows") -> CostCurve:
+        """Return the closest curve that never decreases through the medians of the samples.
+
+        Isotonic least squares by pooling adjacent violators (Barlow et al., Statistical Inference under Order
+        Restrictions, 1972, ch. 1).
+
+        Args:
+            samples: for each size the measured times, in seconds; at least one each.
+
+        Raises:
+            ConfigError: no samples, or a time that is not finite and above 0.
+        """
+        sizes = sorted(samples)
+        blocks: list[tuple[float, int]] = []
+        for size in sizes:
+            blocks.append((median(samples[size]), 1))
+            while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+                (a, m), (b, n) = blocks[-2:]
+                blocks[-2:] = [((a * m + b * n) / (m + n), m + n)]
+        fitted = [seconds for seconds, count in blocks for _ in range(count)]
+        return cls(tuple(sizes), tuple(fitted), unit)
+
+    @property
+    def max_size(self) -> int:
+        """The largest measured size."""
+        return self.sizes[-1]
+
+    def __call__(self, size: int) -> float:
+        """Return the predicted seconds of one run of `size`.
+
+        Raises:
+            ConfigError: `size` is below 1 or above the largest measured size.
+        """
+        if not 1 <= size <= self.max_size:
+            raise ConfigError(f"size is {size} {self.unit}; the curve was measured from 1 to {self.max_size}")
+        right = bisect_left(self.sizes, size)
+        if right == 0 or self.sizes[right] == size:
+            return self.seconds[right]
+        low, high = self.sizes[right - 1], self.sizes[right]
+        share = (size - low) / (high - low)
+        return self.seconds[right - 1] + share * (self.seconds[right] - self.seconds[right - 1])
+
+    def knee(self) -> int:
+        """Return the smallest measured size that reaches 99 % of the best rate; on a CPU this may be 1."""
+        best = max(size / seconds for size, seconds in zip(self.sizes, self.seconds, strict=True))
+        return next(
+            size for size, seconds in zip(self.sizes, self.seconds, strict=True) if size / seconds >= KNEE * best
+        )
+
+    def drain_s(self, size: int) -> float:
+        """Return the predicted seconds until `size` waiting units have run in batches of the knee."""
+        knee = self.knee()
+        return -(-size // knee) * self(knee)

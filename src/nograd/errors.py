@@ -1,0 +1,124 @@
+"""Every error that nograd raises on purpose.
+
+Each says what was given, what is allowed and, where it helps, what to do. The built-in that an error also is
+keeps handlers written for that built-in working.
+
+    NogradError
+    ├── ConfigError (ValueError)            a setting is out of its range                    exit 2
+    ├── MissingExtraError (ImportError)     an optional dependency is not installed          exit 2
+    ├── ModelLoadError (RuntimeError)       a model could not be found or built              exit 2
+    ├── PortInUseError (OSError)            somebody else listens on the server's address    exit 2
+    ├── SignatureError (ValueError)         the inputs are not the model's                   HTTP 400
+    ├── ProtocolError (ValueError)          a request is malformed                           HTTP 400
+    ├── ItemError (ValueError)              one item of many could not be prepared           has .index
+    ├── ModelNotFoundError (LookupError)    no such model, version or path                   HTTP 404
+    ├── MethodError (ValueError)            this path has no such method                     HTTP 405
+    ├── TooLargeError (ValueError)          more bytes or rows than the limit                HTTP 413
+    ├── UnsupportedError (RuntimeError)     right request, not something this can do         HTTP 501
+    ├── OverloadedError (RuntimeError)      the queue is full; has .retry_after_s            HTTP 503
+    ├── UnavailableError (RuntimeError)     warming up, draining or closed                   HTTP 503
+    ├── DeadlineError (TimeoutError)        the answer would come too late                   HTTP 504
+    └── ModelError (RuntimeError)           the model itself raised; the cause is chained    HTTP 500
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigError",
+    "DeadlineError",
+    "ItemError",
+    "MethodError",
+    "MissingExtraError",
+    "ModelError",
+    "ModelLoadError",
+    "ModelNotFoundError",
+    "NogradError",
+    "OverloadedError",
+    "PortInUseError",
+    "ProtocolError",
+    "SignatureError",
+    "TooLargeError",
+    "UnavailableError",
+    "UnsupportedError",
+]
+
+
+class NogradError(Exception):
+    """The base of every error that nograd raises on purpose."""
+
+
+class ConfigError(NogradError, ValueError):
+    """A setting is outside what is allowed."""
+
+
+class MissingExtraError(NogradError, ImportError):
+    """An optional dependency is not installed; the message holds the command that installs it."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; run: pip install 'nograd[{extra}]'")
+
+
+class ModelLoadError(NogradError, RuntimeError):
+    """A model could not be found, imported or built."""
+
+
+class PortInUseError(NogradError, OSError):
+    """Another program listens on the address that the server was told to use."""
+
+
+class SignatureError(NogradError, ValueError):
+    """Names, dtypes or shapes are not the model's."""
+
+
+class ProtocolError(NogradError, ValueError):
+    """A request does not follow the protocol."""
+
+
+class ItemError(NogradError, ValueError):
+    """One item among many could not be prepared; the rows before it were delivered."""
+
+    def __init__(self, message: str, index: int) -> None:
+        super().__init__(message)
+        self.index = index
+        """Position of the item in the input, counted from 0."""
+
+
+class ModelNotFoundError(NogradError, LookupError):
+    """No model, version or path of that name is served here."""
+
+
+class MethodError(NogradError, ValueError):
+    """The path exists and takes another HTTP method."""
+
+    def __init__(self, message: str, allowed: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
+
+class TooLargeError(NogradError, ValueError):
+    """A request holds more than the configured limit."""
+
+
+class UnsupportedError(NogradError, RuntimeError):
+    """A valid wish that this object cannot fulfil."""
+
+
+class OverloadedError(NogradError, RuntimeError):
+    """The queue is full; the request was refused at once and nothing was run."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        """When to try again, in seconds from now: the time that the queue needs to empty, predicted."""
+
+
+class UnavailableError(NogradError, RuntimeError):
+    """Not ready: warming up, draining or closed."""
+
+
+class DeadlineError(NogradError, TimeoutError):
+    """The request's time ran out before its answer came."""
+
+
+class ModelError(NogradError, RuntimeError):
+    """The model raised while it ran; the original error is the cause."""

@@ -1,0 +1,84 @@
+"""A model's own output structure: flattened to named leaves, and given back as it was.
+
+    tensor                        -> {"output": t}
+    (t0, t1)                      -> {"output_0": t0, "output_1": t1}
+    {"logits": t, "aux": (u, v)}  -> {"logits": t, "aux.0": u, "aux.1": v}
+
+Dicts, tuples, lists, named tuples, dataclasses and transformers' ModelOutput are understood; None stays in its place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from nograd.errors import SignatureError
+
+Leaves: TypeAlias = dict[str, Any]
+Restore: TypeAlias = Callable[[Mapping[str, Any]], Any]
+"""Takes leaves by name and returns them in the structure that was flattened."""
+
+__all__ = ["Leaves", "Restore", "flatten"]
+
+
+def flatten(value: Any, is_leaf: Callable[[Any], bool]) -> tuple[Leaves, Restore]:
+    """Return the leaves of a nested value by name, and the function that puts leaves back in its structure.
+
+    Args:
+        value: a leaf, or containers of leaves and None, nested to any depth.
+        is_leaf: true for a tensor.
+
+    Raises:
+        SignatureError: something in `value` is neither a container, a leaf nor None, or there is no leaf at all.
+    """
+    if is_leaf(value):
+        return {"output": value}, lambda leaves: leaves["output"]
+    leaves: Leaves = {}
+    restore = _walk(value, "", leaves, is_leaf)
+    if not leaves:
+        raise SignatureError(f"the model returned {type(value).__name__} without a tensor in it; it must return at least one")
+    return leaves, restore
+
+
+def _walk(value: Any, path: str, leaves: Leaves, is_leaf: Callable[[Any], bool]) -> Restore:
+    if is_leaf(value):
+        leaves[path] = value
+        return lambda given: given[path]
+    if value is None:
+        return lambda given: None
+    keys, rebuild = _open(value, path)
+    parts = [(key, _walk(child, _join(path, key), leaves, is_leaf)) for key, child in keys]
+    return lambda given: rebuild({key: part(given) for key, part in parts})
+
+
+def _join(path: str, key: Any) -> str:
+    if path:
+        return f"{path}.{key}"
+    return f"output_{key}" if isinstance(key, int) else str(key)
+
+
+def _open(value: Any, path: str) -> tuple[list[tuple[Any, Any]], Callable[[dict[Any, Any]], Any]]:
+    """Return a container's children by key, and how to build the container from them."""
+    kind = type(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        # before Mapping: a transformers ModelOutput is both, and its absent fields are None
+        fields = [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value) if field.init]
+        return fields, lambda children: kind(**children)
+    if isinstance(value, Mapping):
+        return list(value.items()), kind if kind is dict else _mapping_builder(kind)
+    if isinstance(value, tuple) and hasattr(kind, "_fields"):
+        return list(zip(kind._fields, value, strict=True)), lambda children: kind(**children)
+    if isinstance(value, tuple | list):
+        return list(enumerate(value)), lambda children: kind(children.values())
+    raise SignatureError(
+        f"output {path or 'of the model'!r} is {kind.__name__}; nograd carries tensors, and containers of tensors: "
+        "return only those, or wrap the model in a module that does"
+    )
+
+
+def _mapping_builder(kind: type) -> Callable[[dict[Any, Any]], Any]:
+    def build(children: dict[Any, Any]) -> Any:
+        return kind(**children) if all(isinstance(key, str) for key in children) else kind(children)
+
+    return build

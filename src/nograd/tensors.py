@@ -1,0 +1,302 @@
+"""Batch, TensorSpec and Signature: the one thing that travels between layers, and what is known about it.
+
+A Batch is named host arrays that share dimension 0, the row. A Signature says which names, dtypes and row shapes a
+model takes and gives, which dimensions vary, and how rows of different lengths may meet in one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy)
+import numpy as np
+import numpy.typing as npt
+
+from nograd.errors import SignatureError
+
+Array: TypeAlias = npt.NDArray[Any]
+Batch: TypeAlias = Mapping[str, Array]
+"""Named arrays, each `[rows, ...]`, C order, host memory."""
+
+Layout: TypeAlias = tuple[str, tuple[int, ...]]
+"""dtype name and shape of a tensor."""
+
+Batching: TypeAlias = Literal["pad", "equal_lengths", "alone"]
+"""How rows of different requests may share a run: padded to the longest, only at equal lengths, or never."""
+
+__all__ = ["Array", "Batch", "Batching", "Layout", "Signature", "TensorSpec", "concat", "cut_back", "join_arrays", "num_rows", "split"]
+
+TEXT = "bytes"
+"""The dtype name of text: one string a row, held in an object array."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, dtype and row shape of one tensor."""
+
+    name: str
+    dtype: str
+    """numpy's name (`float32`, `int64`, `bfloat16`, `bool`, ...), or `bytes` for text."""
+
+    shape: tuple[int | str, ...] = ()
+    """The shape of one row, without dimension 0. A string names a dimension that varies, such as `tokens`."""
+
+    pad_value: float = 0
+    """What fills a shorter row where it is padded. Never used unless the signature's batching is `pad`."""
+
+    default: float | None = None
+    """The value that fills the whole input when the caller leaves it out (1 for a mask); None: it is required."""
+
+    def __post_init__(self) -> None:
+        if self.dtype != TEXT:
+            object.__setattr__(self, "dtype", np.dtype(self.dtype).name)
+
+    @property
+    def varying(self) -> tuple[str, ...]:
+        """Names of the dimensions that vary."""
+        return tuple(size for size in self.shape if isinstance(size, str))
+
+    def __str__(self) -> str:
+        return f"{self.dtype} [{', '.join(map(str, ('rows', *self.shape)))}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a model takes and gives, and how its rows may be batched."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...] = ()
+    """Empty while nothing has run yet."""
+
+    batching: Batching = "pad"
+    reason: str = ""
+    """Why `batching` is what it is, in one sentence."""
+
+    max_sizes: Mapping[str, int] = field(default_factory=dict)
+    """Largest size of a varying dimension, where one is known (the number of positions of a transformer)."""
+
+    @property
+    def lengths(self) -> tuple[str, ...]:
+        """Names of the dimensions in which inputs vary, in order of appearance."""
+        return tuple(dict.fromkeys(name for spec in self.inputs for name in spec.varying))
+
+    def check(self, batch: Mapping[str, Any]) -> Batch:
+        """Return the batch as the model takes it, or say what is wrong.
+
+        Arrays pass through unchanged where they fit. Python numbers and lists take the model's dtype; arrays keep
+        their kind: a float64 array becomes float32 for a float32 model, an int64 array does not. Integers outside of
+        the target's range are refused. Inputs that have a default are filled in.
+
+        Args:
+            batch: one entry per input, each `[rows, ...]`.
+
+        Returns:
+            C-contiguous arrays in the signature's order.
+
+        Raises:
+            SignatureError: a name, dtype, shape or the number of rows is not the model's.
+        """
+        self._check_names(batch)
+        arrays = {spec.name: _as_array(batch[spec.name], spec) for spec in self.inputs if spec.name in batch}
+        sizes = self._check_shapes({name: (array.dtype.name, array.shape) for name, array in arrays.items()})
+        if len(arrays) == len(self.inputs):
+            return arrays
+        return {spec.name: arrays[spec.name] if spec.name in arrays else _filled(spec, sizes) for spec in self.inputs}
+
+    def check_layouts(self, layouts: Mapping[str, Layout]) -> dict[str, int]:
+        """Check inputs of which only dtype and shape are at hand, such as tensors on a GPU.
+
+        Returns:
+            The size of `rows` and of each varying dimension, by name.
+
+        Raises:
+            SignatureError: a name, dtype, shape or the number of rows is not the model's.
+        """
+        self._check_names(layouts)
+        for spec in self.inputs:
+            if spec.name in layouts and not _same_kind(layouts[spec.name][0], spec.dtype):
+                raise _mismatch(spec, layouts[spec.name])
+        return self._check_shapes(layouts)
+
+    def sizes_of(self, batch: Batch) -> tuple[int, ...]:
+        """Return the sizes of the varying dimensions of a checked batch, in the order of `lengths`."""
+        found: dict[str, int] = {}
+        for spec in self.inputs:
+            for axis, size in enumerate(spec.shape, start=1):
+                if isinstance(size, str):
+                    found.setdefault(size, batch[spec.name].shape[axis])
+        return tuple(found.values())
+
+    def _check_names(self, batch: Mapping[str, Any]) -> None:
+        known = [spec.name for spec in self.inputs]
+        for name in batch:
+            if name not in known:
+                raise SignatureError(f"there is no input {name!r}; the model takes {', '.join(map(repr, known))}")
+        for spec in self.inputs:
+            if spec.name not in batch and spec.default is None:
+                raise SignatureError(f"input {spec.name!r} is missing; the model takes {', '.join(map(repr, known))}")
+
+    def _check_shapes(self, layouts: Mapping[str, Layout]) -> dict[str, int]:
+        sizes: dict[str, tuple[int, str]] = {}
+        for spec in self.inputs:
+            if spec.name in layouts:
+                self._check_shape(layouts[spec.name], spec, sizes)
+        return {name: size for name, (size, _) in sizes.items()}
+
+    def _check_shape(self, layout: Layout, spec: TensorSpec, sizes: dict[str, tuple[int, str]]) -> None:
+        """Compare one shape with its spec; `sizes` remembers what each named dimension measured, and where."""
+        _, shape = layout
+        if len(shape) != len(spec.shape) + 1:
+            raise _mismatch(spec, layout)
+        if shape[0] == 0:
+            raise SignatureError(f"input {spec.name!r} has no rows; a batch holds at least 1")
+        for size, given in zip(("rows", *spec.shape), shape, strict=True):
+            if isinstance(size, int):
+                if given != size:
+                    raise _mismatch(spec, layout)
+                continue
+            known, where = sizes.setdefault(size, (given, spec.name))
+            if given != known:
+                raise SignatureError(f"input {spec.name!r} has {given} {size}, input {where!r} has {known}; they must agree")
+            if given == 0:
+                raise SignatureError(f"input {spec.name!r} has 0 {size}; the model takes at least 1")
+            if given > self.max_sizes.get(size, given):
+                raise SignatureError(f"input {spec.name!r} has {given} {size}; the model takes at most {self.max_sizes[size]}")
+
+
+def _mismatch(spec: TensorSpec, layout: Layout) -> SignatureError:
+    dtype, shape = layout
+    return SignatureError(f"input {spec.name!r} is {dtype} {list(shape)}; the model takes {spec}")
+
+
+def _layout(array: Array) -> Layout:
+    return {"U": "text", "O": "object"}.get(array.dtype.kind, array.dtype.name), array.shape
+
+
+def _filled(spec: TensorSpec, sizes: Mapping[str, int]) -> Array:
+    shape = [size if isinstance(size, int) else sizes[size] for size in ("rows", *spec.shape)]
+    return np.full(shape, spec.default, dtype=spec.dtype)
+
+
+def _as_array(value: Any, spec: TensorSpec) -> Array:
+    if isinstance(value, np.ndarray) and value.dtype.name == spec.dtype:
+        return np.ascontiguousarray(value)
+    if spec.dtype == TEXT:
+        return _as_text(value, spec)
+    if isinstance(value, np.ndarray | np.generic):
+        return _cast(np.asarray(value), spec)
+    return _from_python(value, spec)
+
+
+def _as_text(value: Any, spec: TensorSpec) -> Array:
+    array = np.empty(np.shape(value), dtype=object)
+    array[...] = value
+    for item in array.flat:
+        if not isinstance(item, str):
+            raise SignatureError(f"input {spec.name!r} holds {type(item).__name__}; the model takes text")
+    return array
+
+
+def _from_python(value: Any, spec: TensorSpec) -> Array:
+    """Lists and numbers have no dtype of their own: they take the model's where no value changes its kind."""
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise SignatureError(f"input {spec.name!r} is a ragged list: its rows differ in length; give rows of one length") from None
+    if array.size == 0:
+        return array.astype(spec.dtype)
+    target = np.dtype(spec.dtype)
+    if array.dtype.kind in "iu" and _kind(spec.dtype) == "floating":
+        return array.astype(target)
+    return _cast(array, spec)
+
+
+def _kind(dtype: str) -> str:
+    """Floating, integer, or the dtype itself: numbers may change their width, never their kind."""
+    if "float" in dtype:
+        return "floating"
+    return "integer" if "int" in dtype else dtype
+
+
+def _same_kind(given: str, wanted: str) -> bool:
+    return given == wanted or _kind(given) == _kind(wanted)
+
+
+def _cast(array: Array, spec: TensorSpec) -> Array:
+    """Change the width of a number, never its kind."""
+    target = np.dtype(spec.dtype)
+    if not _same_kind(array.dtype.name, spec.dtype):
+        raise _mismatch(spec, _layout(array))
+    if target.kind in "iu" and array.size:
+        limits = np.iinfo(target)
+        low, high = int(array.min()), int(array.max())
+        if low < limits.min or high > limits.max:
+            worst = low if low < limits.min else high
+            raise SignatureError(f"input {spec.name!r} holds {worst}; {target.name} goes from {limits.min} to {limits.max}")
+    return np.ascontiguousarray(array.astype(target))
+
+
+def num_rows(batch: Batch) -> int:
+    """Return the size of dimension 0."""
+    for array in batch.values():
+        return int(array.shape[0])
+    raise SignatureError("the batch holds no arrays")
+
+
+def concat(batches: Sequence[Batch], specs: Iterable[TensorSpec]) -> Batch:
+    """Return one batch with the rows of all, shorter ones padded to the longest.
+
+    Args:
+        batches: checked batches; at least one.
+        specs: how each array is padded, one spec per name.
+
+    Returns:
+        For each spec an array `[sum of rows, ...]`; a varying dimension has its largest size.
+    """
+    if len(batches) == 1:
+        return batches[0]
+    return {spec.name: join_arrays([batch[spec.name] for batch in batches], spec.pad_value) for spec in specs}
+
+
+def join_arrays(arrays: Sequence[Array], pad_value: float = 0) -> Array:
+    """Return one array with the rows of all; dimensions in which they differ are filled up with `pad_value`."""
+    row_shape = arrays[0].shape[1:]
+    if all(array.shape[1:] == row_shape for array in arrays):
+        return np.concatenate(arrays)
+    row_shape = tuple(max(sizes) for sizes in zip(*(array.shape[1:] for array in arrays), strict=True))
+    joined = np.full((sum(len(array) for array in arrays), *row_shape), pad_value, dtype=arrays[0].dtype)
+    start = 0
+    for array in arrays:
+        joined[(slice(start, start + len(array)), *(slice(size) for size in array.shape[1:]))] = array
+        start += len(array)
+    return joined
+
+
+def split(batch: Batch, rows: Sequence[int]) -> list[Batch]:
+    """Return the batch cut into parts of `rows[i]` rows each; views, not copies."""
+    if len(rows) == 1:
+        return [batch]
+    parts: list[Batch] = []
+    start = 0
+    for count in rows:
+        parts.append({name: array[start : start + count] for name, array in batch.items()})
+        start += count
+    return parts
+
+
+def cut_back(batch: Batch, specs: Iterable[TensorSpec], sizes: Mapping[str, int]) -> Batch:
+    """Return the outputs without what padding added.
+
+    Args:
+        batch: outputs of a padded run, `[rows, ...]`.
+        specs: the outputs' specs; dimensions named in `sizes` are cut.
+        sizes: for each varying dimension the rows' own size.
+    """
+    result = dict(batch)
+    for spec in specs:
+        if spec.varying:
+            cuts = tuple(slice(sizes.get(size)) if isinstance(size, str) else slice(None) for size in spec.shape)
+            result[spec.name] = batch[spec.name][(slice(None), *cuts)]
+    return result
