@@ -68,6 +68,7 @@ class Predictor:
         self._module: nn.Module | None = None
         self._backend: Backend | None = None
         self._device = device
+        self._example: Any = None
         self.item = item if item is not None else getattr(preprocess, "item", None)
         if isinstance(model, Backend):
             if device != "auto":
@@ -79,6 +80,7 @@ class Predictor:
         self._module = model
         if sample is not None:
             self._learn(sample, probed=True)
+            self._example = sample
 
     # -- what it is
 
@@ -97,6 +99,21 @@ class Predictor:
     def has_preprocess(self) -> bool:
         """True where `predict` takes items instead of the model's own inputs."""
         return self._preprocess is not None
+
+    @property
+    def has_postprocess(self) -> bool:
+        """True where answers are what `postprocess` makes of the model's rows."""
+        return self._postprocess is not None
+
+    @property
+    def example(self) -> Any:
+        """The sample's first item; without `preprocess`, its first row as checked arrays; zeros where no sample was given."""
+        if self._preprocess is not None:
+            return self._example if isinstance(self._example, str | bytes) else next(iter(self._example))
+        if self._example is None:
+            return _zeros(self.signature)
+        batch = self.check(to_host(self._example))
+        return {name: array[:1] for name, array in batch.items()}
 
     @property
     def signature(self) -> Signature:
@@ -163,12 +180,12 @@ class Predictor:
         return probabilities.argmax(-1)
 
     def warm_up(self) -> None:
-        """Run the model once on zeros, so that the first user does not pay for what happens only once.
+        """Run the model once, on the sample's first row, so that the first user does not pay for what happens only once.
 
         Raises:
             UnsupportedError: no sample was given and nothing was predicted yet.
         """
-        self.run(_zeros(self.signature))
+        self.run(self.prepare_item(self.example, 0) if self.has_preprocess else self.example)
 
     @contextmanager
     def gradients(self) -> Iterator[None]:

@@ -198,7 +198,7 @@ class _Probe:
                     elif any(seen != before for _, seen in after):  # a strided layer, or "length minus two"
                         shapes[name][axis] = f"{name}_{axis + 1}"
                         uncuttable[dim.name] = name
-        return tuple(TensorSpec(name, _dtype(base[name]), tuple(shape)) for name, shape in shapes.items()), uncuttable
+        return tuple(TensorSpec(name, _host_dtype(base[name]), tuple(shape)) for name, shape in shapes.items()), uncuttable
 
     def _resized_outputs(self, dim: _Dim, size: int) -> Tensors | None:
         if dim.max_size is not None and size > dim.max_size:
@@ -290,6 +290,11 @@ def _describe(tensor: Tensor) -> str:
 
 def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
+
+
+def _host_dtype(tensor: Tensor) -> str:
+    """Half precision comes to the host as float32 (see `Backend.run`)."""
+    return "float32" if tensor.dtype in (torch.float16, torch.bfloat16) else _dtype(tensor)
 
 
 def _check_rows(sample: Tensors) -> None:

@@ -15,7 +15,7 @@ const page = {
   live: null, // the last live.json
   modelKey: null, // the model on screen
   hoverSecond: null, // index into the series under the pointer, or null
-  reachedAt: null, // when the server last answered, ms
+  reachedAt: null, // when the server last answered
 };
 
 // ---- Elements ----------------------------------------------------------------------------------------
@@ -53,6 +53,7 @@ function refill(host, key, build) {
 
 // ---- Numbers as text ---------------------------------------------------------------------------------
 
+const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
 const grouped = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
 /** Three significant digits, grouped thousands; a dash for what was not measured. */
@@ -67,10 +68,10 @@ function number(value) {
 
 /** [figure, unit] of a time given in milliseconds. */
 function milliseconds(ms) {
-  return ms !== null && ms >= 10_000 ? [number(ms / 1000), "s"] : [number(ms), "ms"];
+  return ms >= 10_000 ? [number(ms / 1000), "s"] : [number(ms), "ms"];
 }
 
-const spelledMs = (ms) => milliseconds(ms).join(" ");
+const spelledMs = (ms) => (ms === null ? NONE : milliseconds(ms).join(" "));
 const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 
 /** A span of seconds in its two largest units: "3 min 20 s". */
@@ -101,10 +102,10 @@ function index125(value) {
 
 /** From 0 to a round number above `most`, in whole steps; `at` maps a value to 0..1. */
 function linearScale(most) {
-  const least = Math.max(most, 4) / 4;
+  const least = Math.max(most, 4) / 5; // at most five steps
   const k = index125(least);
   const step = round125(k) < least ? round125(k + 1) : round125(k);
-  const top = Math.max(Math.ceil(most / step), 4) * step;
+  const top = Math.ceil(Math.max(most, 4) / step) * step;
   const ticks = Array.from({ length: Math.round(top / step) + 1 }, (_, i) => i * step);
   return { ticks, at: (value) => value / top };
 }
@@ -129,12 +130,12 @@ function frame(host, scale, unit, label) {
   const area = { left: 44, right: width - 2, top: 20, bottom: height - 22 };
   area.y = (value) => area.bottom - scale.at(value) * (area.bottom - area.top);
   area.root = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
-  area.root.append(text(area.left - 8, 9, "end", unit));
+  area.root.append(text(0, 9, "start", unit));
   for (const tick of scale.ticks) {
     const y = Math.round(area.y(tick)) + 0.5;
     area.root.append(
       svg("line", { x1: area.left, x2: area.right, y1: y, y2: y, class: tick === scale.ticks[0] ? "base-line" : "grid-line" }),
-      text(area.left - 8, y + 4, "end", number(tick)),
+      text(area.left - 8, y + 4, "end", compact.format(tick)),
     );
   }
   return area;
@@ -196,7 +197,8 @@ function timeChart(id, { scale, unit, label, layers, seconds, empty }) {
   else for (const [kind, ...rest] of layers) area.root.append(draw[kind](area, ...rest));
   if (page.hoverSecond !== null && !empty) {
     const x = area.x(page.hoverSecond);
-    area.root.append(svg("line", { x1: x, x2: x, y1: area.top, y2: area.bottom, class: "cross" }));
+    const ago = `${seconds - page.hoverSecond} s ago`;
+    area.root.append(svg("line", { x1: x, x2: x, y1: area.top, y2: area.bottom, class: "cross" }), text(x, area.top - 7, "middle", ago));
   }
   host.replaceChildren(area.root);
 }
@@ -223,7 +225,7 @@ function histogram(id, counts, empty) {
   for (const column of histogramTicks(width, (area.right - area.left) / 40)) {
     area.root.append(text(area.x(column), area.bottom + 17, "middle", number((column + 1) * perColumn)));
   }
-  area.root.append(text(area.left - 8, area.bottom + 17, "end", "rows"));
+  area.root.append(text(0, area.bottom + 17, "start", "rows"));
   if (empty) area.root.append(emptyText(area, empty));
   byId(id).replaceChildren(area.root);
 }
@@ -289,13 +291,13 @@ function showCharts(model) {
   legend("throughput-legend", [
     ["requests-bar", "requests", number(at(series.requests)), true],
     ["errors", "errors", number(at(series.errors)), true],
-    ["hidden-key", "rows", number(at(series.rows))],
+    ["none", "rows", number(at(series.rows))],
   ]);
 
   timeChart("latency-chart", {
     ...shared,
     scale: logScale([...series.p50_ms, ...series.p95_ms, ...series.p99_ms]),
-    unit: "ms",
+    unit: "ms, log",
     label: `Latency per second over the last minute, logarithmic; p50 ${spelledMs(last(series.p50_ms))}, p99 ${spelledMs(last(series.p99_ms))} in the last second`,
     layers: [
       ["area", series.p99_ms, "p50", series.p50_ms],
@@ -417,7 +419,7 @@ function prettyJson(value) {
 
 /** The body that Send posts and that the curl line holds: the same text in both. */
 function tryBody(model) {
-  if (!isTextModel(model)) return byId("try-input").value.trim().replace(/\s*\n\s*/g, " ");
+  if (!isTextModel(model)) return byId("try-input").value.trim().replace(/,\s*\n\s*/g, ", ").replace(/\s*\n\s*/g, "");
   const data = typedLines();
   const sample = model.example?.inputs?.[0] ?? { ...model.inputs[0], shape: [-1] };
   const input = { ...sample, shape: [data.length, ...sample.shape.slice(1)], data };
@@ -450,27 +452,27 @@ async function sendTry() {
   const names = isTextModel(model) ? typedLines() : [];
   byId("try-send").disabled = true;
   setText("try-status", "sending");
-  try {
-    const reply = await post(inferUrl(model), tryBody(model), model.limits.timeout_s);
-    if (currentModel() === null || modelKey(currentModel()) !== modelKey(model)) return;
-    setText("try-status", `${reply.status} after ${spelledMs(reply.ms)}`);
-    if (reply.ok) showAnswer(reply, names);
-    else showFailure(reply.status, reply.json?.error ?? (reply.text || "the server gave no reason"));
-  } catch (error) {
-    setText("try-status", "");
-    showFailure("no answer", error.name === "TimeoutError" ? "the server took longer than its own deadline" : "the server does not answer; is it running?");
-  } finally {
-    byId("try-send").disabled = false;
-  }
+  const reply = await post(inferUrl(model), tryBody(model), model.limits.timeout_s);
+  byId("try-send").disabled = false;
+  if (page.modelKey !== modelKey(model)) return; // another model was picked meanwhile
+  setText("try-status", `${reply.status}, ${spelledMs(reply.ms)} round trip`);
+  if (reply.ok) showAnswer(reply, names);
+  else showFailure(reply.status, reply.json?.error ?? (reply.text || "the server gave no reason"));
 }
 
 /** POST a JSON body; the reply's status, text, JSON (null when it is none) and round-trip time. */
 async function post(url, body, timeoutS) {
   const started = performance.now();
+  const elapsed = () => performance.now() - started;
   const signal = AbortSignal.timeout(((timeoutS ?? 60) + 5) * 1000);
-  const response = await fetch(url, { method: "POST", headers: { "Content-Type": "application/json" }, body, signal });
-  const text = await response.text();
-  return { ok: response.ok, status: response.status, text, json: parsed(text), ms: performance.now() - started };
+  try {
+    const response = await fetch(url, { method: "POST", headers: { "Content-Type": "application/json" }, body, signal });
+    const text = await response.text();
+    return { ok: response.ok, status: response.status, text, json: parsed(text), ms: elapsed() };
+  } catch (error) {
+    const late = error.name === "TimeoutError";
+    return { ok: false, status: "no answer", text: late ? "the server took longer than its own deadline" : "the server does not answer", json: null, ms: elapsed() };
+  }
 }
 
 function parsed(text) {
@@ -523,7 +525,7 @@ const cosine = (a, b) => sum(a.map((value, i) => value * b[i])) / (norm(a) * nor
 
 function valueText(value) {
   if (typeof value !== "number" || Number.isInteger(value)) return JSON.stringify(value);
-  return String(Number(value.toPrecision(4))).replace("-", MINUS);
+  return String(Number(value.toPrecision(4)));
 }
 
 function rowBlock(row, name, output) {
@@ -638,7 +640,7 @@ function show(live) {
 }
 
 function showUnreachable(reason) {
-  const since = page.reachedAt === null ? "" : ` Last answer ${span((Date.now() - page.reachedAt) / 1000)} ago; the figures below are of then.`;
+  const since = page.reachedAt === null ? "" : ` The figures below are of ${page.reachedAt.toLocaleTimeString()}.`;
   setState("unreachable");
   setText("uptime", "");
   document.title = "unreachable, nograd";
@@ -653,7 +655,7 @@ async function refresh() {
     response = await fetch("live.json", { cache: "no-store", signal: AbortSignal.timeout(POLL_TIMEOUT_MS) });
     if (!response.ok) return showUnreachable(`answers live.json with ${response.status}`);
     const live = await response.json();
-    page.reachedAt = Date.now();
+    page.reachedAt = new Date();
     show(live);
   } catch (error) {
     if (response?.ok && error.name !== "TimeoutError") console.error(error);

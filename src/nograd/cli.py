@@ -1,0 +1,118 @@
+"""The `nograd` command. Nothing heavy is imported before a command needs it: `nograd --help` answers at once."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import quote
+
+import typer
+
+from nograd import __version__
+from nograd.errors import NogradError
+
+if TYPE_CHECKING:
+    from nograd.server.service import ServedModel
+
+__all__ = ["main"]
+
+app = typer.Typer(
+    name="nograd",
+    help="A trained PyTorch model in; fast, correct, measured inference out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command; an error of ours is one sentence on stderr and exit code 2."""
+    try:
+        app()
+    except NogradError as error:
+        sys.stderr.write(f"nograd: {error}\n")
+        raise SystemExit(2) from None
+
+
+def _version(*, shown: bool) -> None:
+    if shown:
+        typer.echo(f"nograd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    _version(shown=version)
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(help="A transformers folder, 'package.module:factory', or 'minilm' (the demo).")],
+    *,
+    name: Annotated[str | None, typer.Option(help="Name in the URL; default: from MODEL.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="TCP port; 0 takes a free one.")] = 8000,
+    device: Annotated[str, typer.Option(help="'auto' or a torch device.")] = "auto",
+    max_batch_size: Annotated[int, typer.Option(help="Rows in one run, at most.")] = 32,
+    max_wait_ms: Annotated[float, typer.Option(help="Longest wait for company, in ms; 0 runs at once.")] = 0.0,
+    max_queue_rows: Annotated[int, typer.Option(help="Rows that may wait; a request beyond gets 503.")] = 1024,
+    timeout_s: Annotated[float, typer.Option(help="Seconds until a request is answered 504.")] = 30.0,
+    grace_s: Annotated[float, typer.Option(help="Seconds to finish accepted requests when stopped.")] = 30.0,
+) -> None:
+    """Serve MODEL over HTTP: Open Inference Protocol v2, dynamic batching, metrics, a live page at /."""
+    from rich.console import Console
+
+    from nograd.server.config import ServeConfig
+    from nograd.server.run import bind, serve
+    from nograd.server.service import InferenceService
+
+    config = ServeConfig(
+        host=host, port=port, max_batch_size=max_batch_size, max_wait_ms=max_wait_ms, max_queue_rows=max_queue_rows,
+        timeout_s=timeout_s, grace_s=grace_s,
+    )  # fmt: skip
+    listener = bind(host, port)
+    from nograd.sources import load
+
+    console = Console(stderr=True, highlight=False)
+    with console.status(f"loading {model}"):
+        predictor = load(model, device=device)
+    service = InferenceService(config)
+    served = service.add(name or _name_of(model), predictor)
+    url = f"http://{_in_url(host)}:{listener.getsockname()[1]}"
+    warming = console.status("warming up")
+
+    def ready() -> None:
+        warming.stop()
+        typer.echo(_greeting(url, served))
+
+    with warming:
+        serve(service, listener, ready)
+    typer.echo("stopped; every accepted request was answered")
+
+
+def _name_of(model: str) -> str:
+    """Return the name in the URL: the factory's, the folder's, or the model's own."""
+    return PurePath(model.rpartition(":")[2]).name or "model"
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _greeting(url: str, model: ServedModel) -> str:
+    """Return what to say when the server answers: what it serves, where, and a line to try."""
+    lines = [f"{model.name} is ready: {url}", f"  batching  {model.predictor.signature.batching}: {model.predictor.signature.reason}"]
+    if model.curve is not None:
+        times = [f"{rows} rows {seconds * 1000:.3g} ms" for rows, seconds in zip(model.curve.sizes, model.curve.seconds, strict=True)]
+        lines.append(f"  measured  {', '.join(times)}")
+    lines += [f"  live page {url}/", f"  metrics   {url}/metrics"]
+    if (example := model.example_request()) is not None:
+        body = shlex.quote(json.dumps(example, ensure_ascii=False))
+        lines += ["try it:", f"  curl -s {url}/v2/models/{quote(model.name)}/infer -d {body}"]
+    return "\n".join([*lines, "stop with Ctrl-C"])

@@ -1,0 +1,51 @@
+"""What `nograd serve` can be told, checked before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+
+from nograd.errors import ConfigError
+
+__all__ = ["ServeConfig"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    """Settings of a server."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; this machine only, unless told otherwise."""
+
+    port: int = 8000
+    """TCP port; 0 takes a free one."""
+
+    max_batch_size: int = 32
+    """Rows in one run, at most."""
+
+    max_wait_ms: float = 0.0
+    """Longest wait of a request for company, in milliseconds."""
+
+    max_queue_rows: int = 1024
+    """Rows that may wait for the device; a request beyond is refused at once."""
+
+    timeout_s: float = 30.0
+    """Seconds after which a request that names no time-out of its own is answered 504."""
+
+    grace_s: float = 30.0
+    """Seconds that accepted requests have to finish when the server is told to stop."""
+
+    max_body_bytes: int = 64 * 2**20
+    """Bytes of one request's body, at most."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port is {self.port}; it must be from 0 to 65535")
+        for name in ("max_batch_size", "max_queue_rows", "max_body_bytes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("max_wait_ms", "grace_s"):
+            if not (isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more, finite")
+        if not (isfinite(self.timeout_s) and self.timeout_s > 0):
+            raise ConfigError(f"timeout_s is {self.timeout_s}; it must be above 0, finite")

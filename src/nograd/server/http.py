@@ -1,0 +1,214 @@
+"""The HTTP front: one ASGI application over an InferenceService. The same application runs under any ASGI server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import unquote
+
+import orjson
+
+from nograd.errors import MethodError, ModelNotFoundError, NogradError, OverloadedError, TooLargeError, UnsupportedError
+from nograd.server.metrics import CONTENT_TYPE
+from nograd.server.protocol import status_of
+from nograd.server.service import InferenceService
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+__all__ = ["App"]
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Reply: TypeAlias = tuple[int, bytes, bytes]
+"""Status, content type, body."""
+
+JSON = b"application/json"
+
+WATCH_AFTER_S = 0.02
+"""A request that takes longer than this is watched for its client's leaving; shorter ones are not worth a task."""
+
+PAGES = {
+    "/": ("index.html", b"text/html; charset=utf-8"),
+    "/page.css": ("page.css", b"text/css; charset=utf-8"),
+    "/page.js": ("page.js", b"text/javascript; charset=utf-8"),
+}
+
+PAGE_HEADERS = [
+    (b"content-security-policy", b"default-src 'self'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-cache"),
+]
+
+
+class App:
+    """ASGI application: health, metadata, infer, metrics and the live page."""
+
+    def __init__(self, service: InferenceService) -> None:
+        self._service = service
+        self._pages = {path: (200, kind, files("nograd.server").joinpath("page", name).read_bytes()) for path, (name, kind) in PAGES.items()}
+        self._gets: dict[str, Callable[[], Reply]] = {
+            "/v2": lambda: _json(200, service.metadata()),
+            "/v2/": lambda: _json(200, service.metadata()),
+            "/v2/health/live": lambda: _json(200, {"live": True}),
+            "/v2/health/ready": self._server_ready,
+            "/metrics": lambda: (200, CONTENT_TYPE.encode(), service.metrics_text()),
+            "/live.json": lambda: _json(200, service.snapshot()),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one ASGI connection."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+        else:
+            raise UnsupportedError(f"connections of type {scope['type']!r} are not served")
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        """Start and stop the models, for servers that speak ASGI's lifespan protocol."""
+        await receive()
+        try:
+            await self._service.start()
+        except Exception as error:  # noqa: BLE001  the ASGI server reports it and ends
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._service.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers: list[tuple[bytes, bytes]] = []
+        try:
+            status, kind, body = await self._reply(scope, receive)
+        except _ClientLeftError:
+            return
+        except NogradError as error:
+            status, kind, body = _json(status_of(error), {"error": str(error)})
+            headers = _error_headers(error)
+        except Exception as error:  # noqa: BLE001  a fault of ours: said without its traceback, which goes to the log
+            asyncio.get_running_loop().call_exception_handler({"message": f"{scope['method']} {scope['path']} failed", "exception": error})
+            status, kind, body = _json(500, {"error": f"the server failed on this request: {type(error).__name__}"})
+        if scope["path"] in self._pages:
+            headers = [*headers, *PAGE_HEADERS]
+        head = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *headers]
+        await send({"type": "http.response.start", "status": status, "headers": head})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    async def _reply(self, scope: Scope, receive: Receive) -> Reply:
+        path: str = scope["path"]
+        if path.startswith("/v2/models/"):
+            return await self._model(scope, receive)
+        if path in self._pages:
+            _require(scope, "GET", "HEAD")
+            return self._pages[path]
+        if path not in self._gets:
+            raise ModelNotFoundError(f"there is nothing at {path}; the protocol's paths begin with /v2")
+        _require(scope, "GET", "HEAD")
+        return self._gets[path]()
+
+    async def _model(self, scope: Scope, receive: Receive) -> Reply:
+        """Serve /v2/models/{name}[/versions/{version}][/ready|/infer]."""
+        raw = scope.get("raw_path") or scope["path"].encode()
+        parts = [unquote(part) for part in raw.split(b"?")[0].decode("latin-1").split("/")[3:]]
+        name, rest = parts[0], parts[1:]
+        version = rest[1] if len(rest) > 1 and rest[0] == "versions" else None
+        action = rest[2:] if version is not None else rest
+        if action not in ([], ["ready"], ["infer"]):
+            raise ModelNotFoundError(f"there is nothing at {scope['path']}; a model has '', '/ready' and '/infer'")
+        _require(scope, *(("POST",) if action == ["infer"] else ("GET", "HEAD")))
+        model = self._service.model(name, version)
+        if not action:
+            return _json(200, model.metadata())
+        if action == ["ready"]:
+            return _json(200 if model.ready else 503, {"name": model.name, "ready": model.ready})
+        body = await _read(scope, receive, self._service.config.max_body_bytes)
+        async with _cancelled_when_client_leaves(receive):
+            return 200, JSON, await model.infer(body)
+
+    def _server_ready(self) -> Reply:
+        ready = self._service.ready
+        return _json(200 if ready else 503, {"ready": ready, "live": True})
+
+
+class _ClientLeftError(Exception):
+    """The client closed its connection before the answer."""
+
+
+def _json(status: int, value: Any) -> Reply:
+    return status, JSON, orjson.dumps(value)
+
+
+def _require(scope: Scope, *methods: str) -> None:
+    if scope["method"] not in methods:
+        raise MethodError(f"{scope['path']} takes {' or '.join(methods)}, not {scope['method']}", methods)
+
+
+def _error_headers(error: NogradError) -> list[tuple[bytes, bytes]]:
+    if isinstance(error, MethodError):
+        return [(b"allow", ", ".join(error.allowed).encode())]
+    if status_of(error) == 503:
+        wait_s = error.retry_after_s if isinstance(error, OverloadedError) else 1.0
+        return [(b"retry-after", b"%d" % max(1, round(wait_s + 0.5)))]
+    return []
+
+
+async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """Return the request's body.
+
+    Raises:
+        TooLargeError: it is longer than `limit` bytes; no more than that was kept.
+        UnsupportedError: it is compressed, or holds binary tensors.
+    """
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > limit:
+            raise TooLargeError(f"the body has {int(value)} bytes; this server takes at most {limit}")
+        if name == b"content-encoding" and value not in (b"identity", b""):
+            raise UnsupportedError(f"content-encoding {value.decode('latin-1')!r} is not served yet; send the body uncompressed")
+        if name == b"inference-header-content-length":
+            raise UnsupportedError("binary tensors are not served yet; send JSON data (tritonclient: binary_data=False)")
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    pieces = [body]
+    size = len(body)
+    while message.get("more_body"):
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > limit:
+            raise TooLargeError(f"the body has more than {limit} bytes, the most that this server takes")
+        pieces.append(message.get("body", b""))
+    if message["type"] == "http.disconnect":
+        raise _ClientLeftError
+    return body if len(pieces) == 1 else b"".join(pieces)
+
+
+@asynccontextmanager
+async def _cancelled_when_client_leaves(receive: Receive) -> AsyncIterator[None]:
+    """Cancel the work inside when its client leaves, so that nobody's answer is computed for nobody."""
+    loop = asyncio.get_running_loop()
+    worker = asyncio.current_task()
+    watching: list[asyncio.Task[None]] = []
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        if (await receive())["type"] == "http.disconnect" and worker is not None:
+            left = True
+            worker.cancel()
+
+    timer = loop.call_later(WATCH_AFTER_S, lambda: watching.append(loop.create_task(watch())))
+    try:
+        yield
+    except asyncio.CancelledError:
+        if left:
+            raise _ClientLeftError from None
+        raise
+    finally:
+        timer.cancel()
+        for task in watching:
+            task.cancel()

@@ -1,0 +1,277 @@
+"""The Open Inference Protocol, version 2, over JSON: bytes to arrays and back. Pure functions; no HTTP, no models.
+
+The texts: kserve/open-inference-protocol, specification/protocol/inference_rest.md and open_inference_rest.yaml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import msgspec
+import numpy as np
+import orjson
+
+from nograd.errors import (
+    DeadlineError,
+    MethodError,
+    ModelError,
+    ModelNotFoundError,
+    NogradError,
+    OverloadedError,
+    ProtocolError,
+    TooLargeError,
+    UnavailableError,
+    UnsupportedError,
+)
+from nograd.tensors import TEXT, Array, Batch, TensorSpec
+
+__all__ = ["InferRequest", "Parameters", "datatype", "decode", "encode", "require_outputs", "status_of", "tensor_metadata"]
+
+Parameters = Mapping[str, str | int | float | bool]
+
+_DATATYPES = {
+    "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",
+    "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64",
+    "float16": "FP16", "bfloat16": "BF16", "float32": "FP32", "float64": "FP64", TEXT: "BYTES",
+}  # fmt: skip
+_DTYPES = {name: dtype for dtype, name in _DATATYPES.items()}
+
+_STATUS: tuple[tuple[type[NogradError], int], ...] = (
+    (ModelNotFoundError, 404),
+    (MethodError, 405),
+    (TooLargeError, 413),
+    (UnsupportedError, 501),
+    (OverloadedError, 503),
+    (UnavailableError, 503),
+    (DeadlineError, 504),
+    (ModelError, 500),
+)
+"""The one table of errors and HTTP codes; any other NogradError is the caller's: 400."""
+
+
+def status_of(error: Exception) -> int:
+    """Return the HTTP status for an error: 400 for what the caller can mend, 500 for what nobody foresaw."""
+    for kind, status in _STATUS:
+        if isinstance(error, kind):
+            return status
+    return 400 if isinstance(error, NogradError) else 500
+
+
+class _Input(msgspec.Struct, frozen=True):
+    name: str
+    shape: list[int]
+    datatype: str
+    data: msgspec.Raw = msgspec.Raw()
+    parameters: dict[str, str | int | float | bool] = {}
+
+
+class _Output(msgspec.Struct, frozen=True):
+    name: str
+    parameters: dict[str, str | int | float | bool] = {}
+
+
+class _Request(msgspec.Struct, frozen=True):
+    inputs: list[_Input]
+    outputs: list[_Output] | None = None
+    id: str | None = None
+    parameters: dict[str, str | int | float | bool] = {}
+
+
+_DECODE = msgspec.json.Decoder(_Request)
+_DECODE_LIST = {
+    "f": msgspec.json.Decoder(list[float]),
+    "i": msgspec.json.Decoder(list[int]),
+    "u": msgspec.json.Decoder(list[int]),
+    "b": msgspec.json.Decoder(list[bool]),
+    "O": msgspec.json.Decoder(list[str]),
+}
+_LISTS: dict[str, Any] = {"f": list[float], "i": list[int], "u": list[int], "b": list[bool], "O": list[str]}
+_WORDS = {"f": "numbers", "i": "integers", "u": "integers", "b": "true and false", "O": "strings"}
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """What a client asks for."""
+
+    inputs: Batch
+    outputs: tuple[str, ...] = ()
+    """Names, in the order wanted; empty for all."""
+
+    id: str | None = None
+    timeout_s: float | None = None
+    """From `parameters.timeout`, which is in microseconds."""
+
+
+def datatype(spec: TensorSpec) -> str:
+    """Return the protocol's name for a tensor's dtype, such as `FP32`."""
+    return _DATATYPES[spec.dtype]
+
+
+def tensor_metadata(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
+    """Return name, datatype and shape of tensors; rows and other varying dimensions are -1."""
+    return [
+        {"name": spec.name, "datatype": datatype(spec), "shape": [-1, *(n if isinstance(n, int) else -1 for n in spec.shape)]}
+        for spec in specs
+    ]
+
+
+def decode(body: bytes, inputs: Sequence[TensorSpec]) -> InferRequest:
+    """Return the request in an infer call's JSON body.
+
+    Args:
+        body: UTF-8 JSON.
+        inputs: the tensors that the model takes; datatypes are compared with them, shapes are not.
+
+    Raises:
+        ProtocolError: the body is not the protocol's, or a datatype is not the model's. Names the tensor and both sides.
+        UnsupportedError: tensors are sent in binary.
+    """
+    try:
+        request = _DECODE.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise ProtocolError(f"the body is not an inference request: {error}") from None
+    if not request.inputs:
+        raise ProtocolError(f"inputs is empty; the model takes {_names(inputs)}")
+    arrays: dict[str, Array] = {}
+    for given in request.inputs:
+        if given.name in arrays:
+            raise ProtocolError(f"input {given.name!r} is given twice")
+        arrays[given.name] = _array(given, _spec_of(given, inputs))
+    wanted = tuple(output.name for output in request.outputs or ())
+    return InferRequest(arrays, wanted, request.id, _timeout_s(request.parameters))
+
+
+def _names(specs: Sequence[TensorSpec]) -> str:
+    return ", ".join(repr(spec.name) for spec in specs)
+
+
+def _spec_of(given: _Input, inputs: Sequence[TensorSpec]) -> TensorSpec:
+    for spec in inputs:
+        if spec.name == given.name:
+            break
+    else:
+        raise ProtocolError(f"there is no input {given.name!r}; the model takes {_names(inputs)}")
+    if given.datatype not in _DTYPES:
+        raise ProtocolError(f"input {given.name!r} has datatype {given.datatype!r}; datatypes are {', '.join(_DTYPES)}")
+    if given.datatype != datatype(spec):
+        raise ProtocolError(f"input {given.name!r} has datatype {given.datatype}; the model takes {datatype(spec)}")
+    return spec
+
+
+def _timeout_s(parameters: Parameters) -> float | None:
+    timeout = parameters.get("timeout", 0)
+    if not isinstance(timeout, int) or timeout < 0:
+        raise ProtocolError(f"parameters.timeout is {timeout!r}; it is a whole number of microseconds, 0 for none")
+    return timeout / 1e6 or None
+
+
+def _array(given: _Input, spec: TensorSpec) -> Array:
+    if spec.dtype == "bfloat16" or "binary_data_size" in given.parameters:
+        raise UnsupportedError(f"input {given.name!r} needs the binary tensor extension, which this server does not have yet; send JSON data")
+    values = _values(given, np.dtype(object if spec.dtype == TEXT else spec.dtype))
+    count = prod(given.shape)
+    if min(given.shape, default=0) < 0:
+        raise ProtocolError(f"input {given.name!r} has shape {given.shape}; sizes are 0 or more")
+    if count != len(values):
+        raise ProtocolError(f"input {given.name!r} has shape {given.shape}, so {count} elements; its data has {len(values)}")
+    return values.reshape(given.shape)
+
+
+def _values(given: _Input, dtype: np.dtype[Any]) -> Array:
+    """Return the data as a flat array; nested lists are flattened where they have the given shape."""
+    try:
+        values = _DECODE_LIST[dtype.kind].decode(given.data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        values = _nested_values(given, dtype, error)
+    if dtype.kind == "O":
+        return _objects(values)
+    try:
+        with np.errstate(over="ignore"):  # looked at below, and refused
+            array = np.array(values, dtype=dtype)
+    except OverflowError:
+        limits = np.iinfo(dtype)
+        worst = next(value for value in values if not limits.min <= value <= limits.max)
+        raise ProtocolError(f"input {given.name!r} holds {worst}; {given.datatype} goes from {limits.min} to {limits.max}") from None
+    if dtype.kind == "f" and dtype.itemsize < 8 and not np.isfinite(array).all():
+        raise ProtocolError(f"input {given.name!r} holds a number beyond {given.datatype}, whose largest is {np.finfo(dtype).max:g}")
+    return array
+
+
+def _objects(values: list[str]) -> Array:
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+def _nested_values(given: _Input, dtype: np.dtype[Any], error: Exception) -> list[Any]:
+    if not bytes(given.data):
+        raise ProtocolError(f"input {given.name!r} has no data") from None
+    try:
+        nested = msgspec.json.decode(given.data)
+        if not isinstance(nested, list) or not any(isinstance(value, list) for value in nested):
+            raise _not_such_a_list(given, dtype, error)
+        return list(msgspec.convert(list(_leaves(nested, given.shape)), _LISTS[dtype.kind]))
+    except (msgspec.MsgspecError, RecursionError) as nested_error:
+        raise _not_such_a_list(given, dtype, nested_error) from None
+    except _RaggedError:
+        raise ProtocolError(f"input {given.name!r} is ragged: its nested lists do not have the shape {given.shape}") from None
+
+
+def _not_such_a_list(given: _Input, dtype: np.dtype[Any], error: Exception) -> ProtocolError:
+    what = str(error).split(" - at")[0]
+    return ProtocolError(
+        f"the data of input {given.name!r}, datatype {given.datatype}, must be a list of {_WORDS[dtype.kind]}, "
+        f"flat or nested as its shape: {what}"
+    )
+
+
+class _RaggedError(Exception):
+    """Nested lists do not have the shape they should have."""
+
+
+def _leaves(nested: list[Any], shape: Sequence[int]) -> Iterator[Any]:
+    """Yield the elements of nested lists of exactly this shape, in row-major order."""
+    if not shape or len(nested) != shape[0]:
+        raise _RaggedError
+    if len(shape) == 1:
+        if any(isinstance(value, list) for value in nested):
+            raise _RaggedError
+        yield from nested
+        return
+    for part in nested:
+        if not isinstance(part, list):
+            raise _RaggedError
+        yield from _leaves(part, shape[1:])
+
+
+def encode(model_name: str, model_version: str, request_id: str, outputs: Mapping[str, Array]) -> bytes:
+    """Return the JSON body of an infer answer; data is flat, row-major, float32 in the shortest digits that read back the same.
+
+    Raises:
+        ModelError: an output holds NaN or infinity, which JSON cannot carry.
+    """
+    listed = [_encode_one(name, array) for name, array in outputs.items()]
+    answer = {"model_name": model_name, "model_version": model_version, "id": request_id, "outputs": listed}
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def require_outputs(wanted: Sequence[str], specs: Sequence[TensorSpec]) -> None:
+    """Check the names of the outputs that a request asks for.
+
+    Raises:
+        ProtocolError: there is no output of a name.
+    """
+    known = {spec.name for spec in specs} if wanted else ()
+    for name in wanted:
+        if name not in known:
+            raise ProtocolError(f"there is no output {name!r}; the model gives {_names(specs)}")
+
+
+def _encode_one(name: str, array: Array) -> dict[str, Any]:
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ModelError(f"output {name!r} holds NaN or infinity, which JSON cannot carry")
+    data = array.ravel() if array.dtype.kind != "O" else array.tolist()
+    return {"name": name, "datatype": _DATATYPES[TEXT if array.dtype.kind == "O" else array.dtype.name], "shape": array.shape, "data": data}

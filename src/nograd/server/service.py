@@ -1,0 +1,311 @@
+"""Models and their life: warm, answer, drain. No HTTP here; `http` is a thin front of it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from nograd import __version__
+from nograd.batching import BatchRecord, DynamicBatcher
+from nograd.batching.collate import join, merge
+from nograd.cost import CostCurve
+from nograd.errors import ModelNotFoundError, NogradError, UnavailableError
+from nograd.predictor import Predictor
+from nograd.server.config import ServeConfig
+from nograd.server.live import Live
+from nograd.server.metrics import Metrics, ModelMetrics
+from nograd.server.protocol import InferRequest, decode, encode, require_outputs, status_of, tensor_metadata
+from nograd.tensors import TEXT, Array, Batch, Signature, TensorSpec
+
+__all__ = ["InferenceService", "ServedModel"]
+
+WARM_UP_S = 5.0
+"""Seconds for running larger and larger batches at start; a size that would not fit in is left out."""
+
+WARM_UP_REPEATS = 3
+
+EXAMPLE_ELEMENTS = 1024
+"""A larger example is not shown: nobody types an image."""
+
+
+class ServedModel:
+    """One model behind its batcher."""
+
+    version = "1"
+
+    def __init__(self, name: str, predictor: Predictor, config: ServeConfig, metrics: Metrics) -> None:
+        self.name = name
+        self.predictor = predictor
+        self.config = config
+        self.curve: CostCurve | None = None
+        self.ready = False
+        self.example: Mapping[str, Array] = {}
+        self.inputs = Signature((predictor.item,)) if predictor.item else predictor.signature
+        self.outputs: tuple[TensorSpec, ...] = predictor.signature.outputs
+        self._live = Live()
+        self._metrics = ModelMetrics(metrics, name)
+        self._batcher = DynamicBatcher(
+            predictor,
+            max_batch_size=config.max_batch_size,
+            max_wait_ms=config.max_wait_ms,
+            max_queue_rows=config.max_queue_rows,
+            observer=self._note_batch,
+        )
+        self._ids = itertools.count(1)
+        self._requests = 0
+        self._errors = 0
+
+    # -- life
+
+    async def start(self) -> None:
+        """Warm the model, measure its cost by batch size, and open."""
+        self.example = _example(self.predictor, self.inputs.inputs)
+        await self._batcher.__aenter__()
+        self.curve = await asyncio.to_thread(self._warm_up)
+        if self.predictor.has_postprocess:
+            self.outputs = tuple(TensorSpec(name, _dtype(array), array.shape[1:]) for name, array in (await self._run(self.example)).items())
+        self.ready = True
+        self._metrics.ready.set(1)
+
+    def drain(self) -> None:
+        """Refuse new requests from now on; what was accepted is still answered."""
+        self.ready = False
+        self._metrics.ready.set(0)
+
+    async def stop(self) -> None:
+        """Answer what was accepted, within the grace, and end."""
+        self.drain()
+        await self._batcher.close(self.config.grace_s)
+
+    def _warm_up(self) -> CostCurve:
+        """Run the example at 1, 2, 4, ... rows: the first request shall not pay for what happens only once."""
+        part = self._parts(self.example)[0]
+        begun = time.perf_counter()
+        times: dict[int, list[float]] = {}
+        rows, last_s = 1, 0.0
+        self.predictor.run(part)
+        while rows <= self.config.max_batch_size and time.perf_counter() - begun + 2 * WARM_UP_REPEATS * last_s < WARM_UP_S:
+            batch = join([part] * rows, self.predictor.signature)
+            times[rows] = [_timed(self.predictor.run, batch) for _ in range(WARM_UP_REPEATS)]
+            last_s = min(times[rows])
+            rows = self.config.max_batch_size if rows < self.config.max_batch_size < 2 * rows else 2 * rows
+            if self.predictor.signature.batching == "alone":
+                break
+        return CostCurve.fit(times)
+
+    # -- answering
+
+    async def infer(self, body: bytes) -> bytes:
+        """Return the JSON answer to an infer call's JSON body.
+
+        Raises:
+            NogradError: see `protocol.status_of` for each kind's meaning to a client.
+        """
+        begun = time.monotonic()
+        try:
+            if not self.ready:
+                raise UnavailableError(f"model {self.name!r} is not ready: it is warming up, or the server is stopping")
+            request = decode(body, self.inputs.inputs)
+            require_outputs(request.outputs, self.outputs)
+            outputs = await self._run(request.inputs, request.timeout_s)
+            answer = encode(self.name, self.version, request.id or f"{next(self._ids)}", _chosen(outputs, request))
+        except NogradError as error:
+            self._note_error(error)
+            raise
+        now = time.monotonic()
+        self._requests += 1
+        self._live.note_request(now, now - begun)
+        self._metrics.note_request(now - begun)
+        return answer
+
+    async def _run(self, inputs: Mapping[str, Array], timeout_s: float | None = None) -> Mapping[str, Array]:
+        parts = self._parts(inputs)
+        outputs = await self._batcher.run(parts, timeout_s=timeout_s or self.config.timeout_s)
+        if self.predictor.has_postprocess:
+            return _answers_as_arrays([answer for output in outputs for answer in self.predictor.answers(output)])
+        return merge(outputs)
+
+    def _parts(self, inputs: Mapping[str, Array]) -> list[Batch]:
+        if self.predictor.item is None:
+            return [self.inputs.check(inputs)]
+        items = self.inputs.check({name: _one_text_a_row(array) for name, array in inputs.items()})[self.predictor.item.name]
+        return [self.predictor.prepare_item(item, index) for index, item in enumerate(items)]
+
+    # -- being watched
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the protocol's model metadata."""
+        return {
+            "name": self.name,
+            "versions": [self.version],
+            "platform": f"pytorch_{self.predictor.backend.name}",
+            "inputs": tensor_metadata(self.inputs.inputs),
+            "outputs": tensor_metadata(self.outputs),
+        }
+
+    def example_request(self) -> dict[str, Any] | None:
+        """Return a body that `infer` takes, or None where it would be too long to read."""
+        if sum(array.size for array in self.example.values()) > EXAMPLE_ELEMENTS:
+            return None
+        specs = {spec.name: spec for spec in self.inputs.inputs}
+        listed = [(tensor_metadata([specs[name]])[0], array) for name, array in self.example.items()]
+        return {"inputs": [{**meta, "shape": list(array.shape), "data": array.ravel().tolist()} for meta, array in listed]}
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what the live page shows of this model."""
+        done = self._batcher.statistics()
+        signature = self.predictor.signature
+        limits = ("max_batch_size", "max_wait_ms", "max_queue_rows", "timeout_s")
+        return {
+            **{name: value for name, value in self.metadata().items() if name in ("name", "inputs", "outputs")},
+            "version": self.version,
+            "ready": self.ready,
+            "backend": self.predictor.backend.name,
+            "device": self.predictor.backend.device,
+            "batching": signature.batching,
+            "batching_reason": signature.reason,
+            "example": self.example_request(),
+            "limits": {name: getattr(self.config, name) for name in limits},
+            "queue_rows": done.queue_rows,
+            "running_rows": done.running_rows,
+            "totals": {
+                "requests": self._requests, "errors": self._errors, "rows": done.rows, "batches": done.batches, "refused": done.refused,
+            },  # fmt: skip
+            **self._live.snapshot(time.monotonic()),
+        }
+
+    def refresh_gauges(self) -> None:
+        """Bring up to date what metrics only show when asked."""
+        self._metrics.queue_rows.set(self._batcher.statistics().queue_rows)
+
+    def _note_batch(self, record: BatchRecord) -> None:
+        self._live.note_batch(time.monotonic(), record, self._batcher.statistics().queue_rows)
+        self._metrics.note_batch(record)
+
+    def _note_error(self, error: NogradError) -> None:
+        self._errors += 1
+        status = status_of(error)
+        self._live.note_error(time.monotonic(), status, str(error))
+        self._metrics.note_error(status)
+
+
+class InferenceService:
+    """All models of one server."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        self.config = config
+        self.metrics = Metrics()
+        self.draining = False
+        self._models: dict[str, ServedModel] = {}
+        self._begun = time.monotonic()
+
+    def add(self, name: str, predictor: Predictor) -> ServedModel:
+        """Serve a model under a name; it answers after `start`."""
+        model = ServedModel(name, predictor, self.config, self.metrics)
+        self._models[name] = model
+        return model
+
+    async def start(self) -> None:
+        """Warm all models and open them."""
+        for model in self._models.values():
+            await model.start()
+
+    def drain(self) -> None:
+        """Turn readiness false and refuse new requests; what was accepted is still answered."""
+        self.draining = True
+        for model in self._models.values():
+            model.drain()
+
+    async def stop(self) -> None:
+        """Answer what was accepted, within the grace, and end."""
+        self.drain()
+        await asyncio.gather(*(model.stop() for model in self._models.values()))
+
+    @property
+    def ready(self) -> bool:
+        """True when every model answers."""
+        return not self.draining and all(model.ready for model in self._models.values())
+
+    def model(self, name: str, version: str | None = None) -> ServedModel:
+        """Return a model by name.
+
+        Raises:
+            ModelNotFoundError: no model, or no version, of that name is served.
+        """
+        model = self._models.get(name)
+        if model is None:
+            raise ModelNotFoundError(f"there is no model {name!r}; served here: {', '.join(map(repr, self._models))}")
+        if version is not None and version != model.version:
+            raise ModelNotFoundError(f"model {name!r} has no version {version!r}; served here: {model.version!r}")
+        return model
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the protocol's server metadata; `extensions` lists what works beyond the protocol: nothing yet."""
+        return {"name": "nograd", "version": __version__, "extensions": []}
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what the live page shows."""
+        server = {
+            "name": "nograd", "version": __version__, "uptime_s": time.monotonic() - self._begun, "ready": self.ready, "draining": self.draining,
+        }  # fmt: skip
+        return {"server": server, "models": [model.snapshot() for model in self._models.values()]}
+
+    def metrics_text(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        for model in self._models.values():
+            model.refresh_gauges()
+        return self.metrics.text()
+
+
+def _timed(run: Callable[[Batch], Batch], batch: Batch) -> float:
+    begun = time.perf_counter()
+    run(batch)
+    return time.perf_counter() - begun
+
+
+def _example(predictor: Predictor, specs: Sequence[TensorSpec]) -> Mapping[str, Array]:
+    """Return one row of real input by name, as a client would send it."""
+    if predictor.item is None:
+        return predictor.example
+    value = np.empty(1, dtype=object) if specs[0].dtype == TEXT else None
+    if value is None:
+        return {specs[0].name: np.asarray(predictor.example, dtype=specs[0].dtype)[None]}
+    value[0] = predictor.example
+    return {specs[0].name: value}
+
+
+def _one_text_a_row(array: Array) -> Array:
+    """Take text `[rows, 1]` as `[rows]`: some clients send strings in a column."""
+    return array.ravel() if array.dtype == object and array.ndim > 1 and array.size == len(array) else array
+
+
+def _chosen(outputs: Mapping[str, Array], request: InferRequest) -> Mapping[str, Array]:
+    return {name: outputs[name] for name in request.outputs} if request.outputs else outputs
+
+
+def _dtype(array: Array) -> str:
+    return TEXT if array.dtype == object else array.dtype.name
+
+
+def _answers_as_arrays(answers: Sequence[Any]) -> dict[str, Array]:
+    """Return postprocessed answers as tensors: by key where they are dicts, else as `answer`."""
+    if isinstance(answers[0], Mapping):
+        return {str(key): _column([answer[key] for answer in answers]) for key in answers[0]}
+    return {"answer": _column(answers)}
+
+
+def _column(values: Sequence[Any]) -> Array:
+    """Numbers and arrays become a tensor, strings text, anything else JSON text."""
+    if not isinstance(values[0], str):
+        array = np.asarray(values) if not hasattr(values[0], "detach") else np.stack([value.detach().cpu().numpy() for value in values])
+        if array.dtype.kind in "fiub":
+            return array
+    texts = np.empty(len(values), dtype=object)
+    texts[:] = [value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode() for value in values]
+    return texts

