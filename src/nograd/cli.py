@@ -107,9 +107,14 @@ def _in_url(host: str) -> str:
 
 def _greeting(url: str, model: ServedModel) -> str:
     """Return what to say when the server answers: what it serves, where, and a line to try."""
-    lines = [f"{model.name} is ready: {url}", f"  batching  {model.predictor.signature.batching}: {model.predictor.signature.reason}"]
+    lines = [
+        f"{model.name} is ready: {url}",
+        f"  batching  {model.predictor.signature.batching}: {model.predictor.signature.reason}",
+    ]
     if model.curve is not None:
-        times = [f"{rows} rows {seconds * 1000:.3g} ms" for rows, seconds in zip(model.curve.sizes, model.curve.seconds, strict=True)]
+        times = [
+            f"{rows} rows {seconds * 1000:.3g} ms" for rows, seconds in zip(model.curve.sizes, model.curve.seconds, strict=True)
+        ]
         lines.append(f"  measured  {', '.join(times)}")
     lines += [f"  live page {url}/", f"  metrics   {url}/metrics"]
     if (example := model.example_request()) is not None:

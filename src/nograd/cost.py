@@ -31,7 +31,9 @@ class CostCurve:
 
     def __post_init__(self) -> None:
         if not self.sizes or len(self.sizes) != len(self.seconds):
-            raise ConfigError(f"a cost curve has {len(self.sizes)} sizes and {len(self.seconds)} times; it needs one time per size")
+            raise ConfigError(
+                f"a cost curve has {len(self.sizes)} sizes and {len(self.seconds)} times; it needs one time per size"
+            )
         if self.sizes[0] < 1 or any(a >= b for a, b in zip(self.sizes, self.sizes[1:], strict=False)):
             raise ConfigError(f"sizes of a cost curve are {self.sizes}; they must be at least 1 and increase")
         if any(not 0 < s < float("inf") for s in self.seconds):
@@ -85,9 +87,7 @@ class CostCurve:
     def knee(self) -> int:
         """Return the smallest measured size that reaches 99 % of the best rate; on a CPU this may be 1."""
         best = max(size / seconds for size, seconds in zip(self.sizes, self.seconds, strict=True))
-        return next(
-            size for size, seconds in zip(self.sizes, self.seconds, strict=True) if size / seconds >= KNEE * best
-        )
+        return next(size for size, seconds in zip(self.sizes, self.seconds, strict=True) if size / seconds >= KNEE * best)
 
     def drain_s(self, size: int) -> float:
         """Return the predicted seconds until `size` waiting units have run in batches of the knee."""

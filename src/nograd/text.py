@@ -65,7 +65,9 @@ def _open(file: Path) -> Any:
     except ImportError:
         raise MissingExtraError("tokenizers", "text") from None
     if not file.is_file():
-        raise ModelLoadError(f"there is no {file.name} in {file.parent}; save the tokenizer in its fast form (save_pretrained writes it)")
+        raise ModelLoadError(
+            f"there is no {file.name} in {file.parent}; save the tokenizer in its fast form (save_pretrained writes it)"
+        )
     try:
         return Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises bare Exception for a file it cannot read

@@ -165,13 +165,17 @@ class DynamicBatcher:
         self._idle = asyncio.Event()
         self._idle.set()
         lanes = self._free_lanes = self._runner.lanes
-        self._threads = [threading.Thread(target=self._device_thread, name=f"nograd-device-{i}", daemon=True) for i in range(lanes)]
+        self._threads = [
+            threading.Thread(target=self._device_thread, name=f"nograd-device-{i}", daemon=True) for i in range(lanes)
+        ]
         for thread in self._threads:
             thread.start()
         self._state = "open"
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         await self.close()
 
     async def close(self, grace_s: float = 30.0) -> None:
@@ -248,14 +252,21 @@ class DynamicBatcher:
 
     def _admit(self, rows: int) -> None:
         if self._state != "open":
-            raise UnavailableError("the batcher is not open; use it inside `async with`" if self._state == "new" else f"the server is {self._state}")
+            raise UnavailableError(
+                "the batcher is not open; use it inside `async with`"
+                if self._state == "new"
+                else f"the server is {self._state}"
+            )
         if rows > self._max_queue_rows:
-            raise TooLargeError(f"the request has {rows} rows; the queue takes at most {self._max_queue_rows}: send fewer rows at a time")
+            raise TooLargeError(
+                f"the request has {rows} rows; the queue takes at most {self._max_queue_rows}: send fewer rows at a time"
+            )
         if self._queue_rows + rows > self._max_queue_rows:
             self._counts["refused"] += 1
             wait = self.predicted_wait_s()
             raise OverloadedError(
-                f"the queue holds {self._queue_rows} of at most {self._max_queue_rows} rows; try again in {wait:.1f} s", retry_after_s=wait
+                f"the queue holds {self._queue_rows} of at most {self._max_queue_rows} rows; try again in {wait:.1f} s",
+                retry_after_s=wait,
             )
 
     def _enqueue(self, pieces: Sequence[Batch], timeout_s: float | None) -> list[_Entry]:

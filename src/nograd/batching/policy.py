@@ -127,7 +127,9 @@ class WindowPolicy:
 
     def _first_that_fit(self, queue: Sequence[Waiting], positions: Sequence[int]) -> tuple[int, ...]:
         totals = accumulate(queue[position].rows for position in positions)
-        return tuple(position for position, total in zip(positions, totals, strict=True) if total <= self.max_batch_size or position == 0)
+        return tuple(
+            position for position, total in zip(positions, totals, strict=True) if total <= self.max_batch_size or position == 0
+        )
 
     def _most_useful(self, queue: Sequence[Waiting]) -> tuple[int, ...]:
         """Of the runs of neighbours in length that hold the oldest, the one with the largest share of useful work.

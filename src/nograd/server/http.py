@@ -50,7 +50,10 @@ class App:
 
     def __init__(self, service: InferenceService) -> None:
         self._service = service
-        self._pages = {path: (200, kind, files("nograd.server").joinpath("page", name).read_bytes()) for path, (name, kind) in PAGES.items()}
+        self._pages = {
+            path: (200, kind, files("nograd.server").joinpath("page", name).read_bytes())
+            for path, (name, kind) in PAGES.items()
+        }
         self._gets: dict[str, Callable[[], Reply]] = {
             "/v2": lambda: _json(200, service.metadata()),
             "/v2/": lambda: _json(200, service.metadata()),
@@ -92,7 +95,9 @@ class App:
             status, kind, body = _json(status_of(error), {"error": str(error)})
             headers = _error_headers(error)
         except Exception as error:  # noqa: BLE001  a fault of ours: said without its traceback, which goes to the log
-            asyncio.get_running_loop().call_exception_handler({"message": f"{scope['method']} {scope['path']} failed", "exception": error})
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": f"{scope['method']} {scope['path']} failed", "exception": error}
+            )
             status, kind, body = _json(500, {"error": f"the server failed on this request: {type(error).__name__}"})
         if scope["path"] in self._pages:
             headers = [*headers, *PAGE_HEADERS]
@@ -169,7 +174,9 @@ async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:
         if name == b"content-length" and value.isdigit() and int(value) > limit:
             raise TooLargeError(f"the body has {int(value)} bytes; this server takes at most {limit}")
         if name == b"content-encoding" and value not in (b"identity", b""):
-            raise UnsupportedError(f"content-encoding {value.decode('latin-1')!r} is not served yet; send the body uncompressed")
+            raise UnsupportedError(
+                f"content-encoding {value.decode('latin-1')!r} is not served yet; send the body uncompressed"
+            )
         if name == b"inference-header-content-length":
             raise UnsupportedError("binary tensors are not served yet; send JSON data (tritonclient: binary_data=False)")
     message = await receive()

@@ -21,14 +21,24 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         label = ("model",)
-        self.requests = Counter("nograd_requests", "Infer requests by HTTP status.", ("model", "status"), registry=self.registry)
+        self.requests = Counter(
+            "nograd_requests", "Infer requests by HTTP status.", ("model", "status"), registry=self.registry
+        )
         self.rows = Counter("nograd_rows", "Rows run.", label, registry=self.registry)
-        self.latency = Histogram("nograd_request_seconds", "From body read to answer encoded.", label, buckets=TIMES_S, registry=self.registry)
-        self.queue = Histogram("nograd_queue_seconds", "Wait of a part for its batch.", label, buckets=TIMES_S, registry=self.registry)
+        self.latency = Histogram(
+            "nograd_request_seconds", "From body read to answer encoded.", label, buckets=TIMES_S, registry=self.registry
+        )
+        self.queue = Histogram(
+            "nograd_queue_seconds", "Wait of a part for its batch.", label, buckets=TIMES_S, registry=self.registry
+        )
         self.run = Histogram("nograd_run_seconds", "One batch on the device.", label, buckets=TIMES_S, registry=self.registry)
         self.batch_rows = Histogram("nograd_batch_rows", "Rows in a batch.", label, buckets=ROWS, registry=self.registry)
-        self.padding = Histogram("nograd_padding_ratio", "Share of a batch that is padding.", label, buckets=SHARES, registry=self.registry)
-        self.batches = Counter("nograd_batches", "Batches by why they were released.", ("model", "reason"), registry=self.registry)
+        self.padding = Histogram(
+            "nograd_padding_ratio", "Share of a batch that is padding.", label, buckets=SHARES, registry=self.registry
+        )
+        self.batches = Counter(
+            "nograd_batches", "Batches by why they were released.", ("model", "reason"), registry=self.registry
+        )
         self.queue_rows = Gauge("nograd_queue_rows", "Rows that wait now.", label, registry=self.registry)
         self.ready = Gauge("nograd_model_ready", "1 when the model answers.", label, registry=self.registry)
 

@@ -170,7 +170,9 @@ def _timeout_s(parameters: Parameters) -> float | None:
 
 def _array(given: _Input, spec: TensorSpec) -> Array:
     if spec.dtype == "bfloat16" or "binary_data_size" in given.parameters:
-        raise UnsupportedError(f"input {given.name!r} needs the binary tensor extension, which this server does not have yet; send JSON data")
+        raise UnsupportedError(
+            f"input {given.name!r} needs the binary tensor extension, which this server does not have yet; send JSON data"
+        )
     values = _values(given, np.dtype(object if spec.dtype == TEXT else spec.dtype))
     count = prod(given.shape)
     if min(given.shape, default=0) < 0:
@@ -194,9 +196,13 @@ def _values(given: _Input, dtype: np.dtype[Any]) -> Array:
     except OverflowError:
         limits = np.iinfo(dtype)
         worst = next(value for value in values if not limits.min <= value <= limits.max)
-        raise ProtocolError(f"input {given.name!r} holds {worst}; {given.datatype} goes from {limits.min} to {limits.max}") from None
+        raise ProtocolError(
+            f"input {given.name!r} holds {worst}; {given.datatype} goes from {limits.min} to {limits.max}"
+        ) from None
     if dtype.kind == "f" and dtype.itemsize < 8 and not np.isfinite(array).all():
-        raise ProtocolError(f"input {given.name!r} holds a number beyond {given.datatype}, whose largest is {np.finfo(dtype).max:g}")
+        raise ProtocolError(
+            f"input {given.name!r} holds a number beyond {given.datatype}, whose largest is {np.finfo(dtype).max:g}"
+        )
     return array
 
 
@@ -274,4 +280,9 @@ def _encode_one(name: str, array: Array) -> dict[str, Any]:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ModelError(f"output {name!r} holds NaN or infinity, which JSON cannot carry")
     data = array.ravel() if array.dtype.kind != "O" else array.tolist()
-    return {"name": name, "datatype": _DATATYPES[TEXT if array.dtype.kind == "O" else array.dtype.name], "shape": array.shape, "data": data}
+    return {
+        "name": name,
+        "datatype": _DATATYPES[TEXT if array.dtype.kind == "O" else array.dtype.name],
+        "shape": array.shape,
+        "data": data,
+    }

@@ -33,7 +33,9 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         found.close()
         if error.errno in (98, 48):  # EADDRINUSE on Linux, macOS
-            raise PortInUseError(f"port {port} on {host} is in use by another program; choose another with --port, or 0 for a free one") from None
+            raise PortInUseError(
+                f"port {port} on {host} is in use by another program; choose another with --port, or 0 for a free one"
+            ) from None
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
     return found
 

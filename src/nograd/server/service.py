@@ -69,7 +69,9 @@ class ServedModel:
         await self._batcher.__aenter__()
         self.curve = await asyncio.to_thread(self._warm_up)
         if self.predictor.has_postprocess:
-            self.outputs = tuple(TensorSpec(name, _dtype(array), array.shape[1:]) for name, array in (await self._run(self.example)).items())
+            self.outputs = tuple(
+                TensorSpec(name, _dtype(array), array.shape[1:]) for name, array in (await self._run(self.example)).items()
+            )
         self.ready = True
         self._metrics.ready.set(1)
 
@@ -175,7 +177,11 @@ class ServedModel:
             "queue_rows": done.queue_rows,
             "running_rows": done.running_rows,
             "totals": {
-                "requests": self._requests, "errors": self._errors, "rows": done.rows, "batches": done.batches, "refused": done.refused,
+                "requests": self._requests,
+                "errors": self._errors,
+                "rows": done.rows,
+                "batches": done.batches,
+                "refused": done.refused,
             },  # fmt: skip
             **self._live.snapshot(time.monotonic()),
         }
@@ -303,9 +309,15 @@ def _answers_as_arrays(answers: Sequence[Any]) -> dict[str, Array]:
 def _column(values: Sequence[Any]) -> Array:
     """Numbers and arrays become a tensor, strings text, anything else JSON text."""
     if not isinstance(values[0], str):
-        array = np.asarray(values) if not hasattr(values[0], "detach") else np.stack([value.detach().cpu().numpy() for value in values])
+        array = (
+            np.asarray(values)
+            if not hasattr(values[0], "detach")
+            else np.stack([value.detach().cpu().numpy() for value in values])
+        )
         if array.dtype.kind in "fiub":
             return array
     texts = np.empty(len(values), dtype=object)
-    texts[:] = [value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode() for value in values]
+    texts[:] = [
+        value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode() for value in values
+    ]
     return texts

@@ -278,18 +278,19 @@ function showCharts(model) {
   const { series } = model;
   const at = (values) => (page.hoverSecond === null ? last(values) : values[page.hoverSecond] ?? null);
   const quiet = !(sum(series.requests) || sum(series.errors) || model.latency.count);
-  const empty = !quiet ? "" : model.totals.requests ? "no requests in the last minute" : "no traffic yet";
+  const empty = !quiet ? "" : hasTraffic(model) ? "no requests in the last minute" : "no traffic yet";
   const shared = { seconds: series.seconds, empty };
+  const arrived = series.requests.map((answered, i) => answered + series.errors[i]); // the server counts a request as one or the other
 
   timeChart("throughput-chart", {
     ...shared,
-    scale: linearScale(largest(series.requests, series.errors)),
+    scale: linearScale(largest(arrived)),
     unit: "req/s",
-    label: `Requests per second over the last minute, ${number(last(series.requests))} in the last second, ${number(sum(series.errors))} errors in all`,
-    layers: [["bars", series.requests, "requests-bar"], ["bars", series.errors, "errors"]],
+    label: `Requests per second over the last minute, ${number(last(series.requests))} answered in the last second, ${number(sum(series.errors))} errors in all`,
+    layers: [["bars", arrived, "requests-bar"], ["bars", series.errors, "errors"]],
   });
   legend("throughput-legend", [
-    ["requests-bar", "requests", number(at(series.requests)), true],
+    ["requests-bar", "answered", number(at(series.requests)), true],
     ["errors", "errors", number(at(series.errors)), true],
     ["none", "rows", number(at(series.rows))],
   ]);
@@ -373,13 +374,23 @@ function showTotals(model) {
   refill(byId("totals"), model.totals, () =>
     ["requests", "rows", "batches", "errors", "refused"].flatMap((name) => {
       const value = element("dd", { className: "count", id: `total-${name}` }, number(model.totals[name]));
-      return [element("dt", {}, name), value];
+      return [element("dt", {}, name === "requests" ? "answered requests" : name), value];
     }),
   );
 }
 
+/** The last errors, newest first; equal ones once, with their number and the age of the newest. */
+function distinctErrors(errors) {
+  const found = new Map();
+  for (const { age_s, status, error } of [...errors].sort((a, b) => a.age_s - b.age_s)) {
+    const key = `${status} ${error}`;
+    found.set(key, { age_s, status, error, ...found.get(key), count: (found.get(key)?.count ?? 0) + 1 });
+  }
+  return [...found.values()];
+}
+
 function showErrors(model) {
-  const errors = model.last_errors;
+  const errors = distinctErrors(model.last_errors);
   const host = byId("last-errors");
   refill(host, errors.map(({ status, error }) => [status, error]), () => {
     if (!errors.length) return [element("p", { className: "quiet" }, "none")];
@@ -388,7 +399,10 @@ function showErrors(model) {
     );
     return [element("ul", { className: "errors-list" }, ...items)];
   });
-  host.querySelectorAll(".age").forEach((age, i) => (age.textContent = `${span(errors[i].age_s)} ago`));
+  host.querySelectorAll(".age").forEach((age, i) => {
+    const { age_s, count } = errors[i];
+    age.textContent = `${span(age_s)} ago${count > 1 ? `, ${count} of the last ${model.last_errors.length}` : ""}`;
+  });
 }
 
 // ---- Try the model -----------------------------------------------------------------------------------
@@ -561,11 +575,12 @@ function similarity(rows, rowName) {
 function similarityCell(value) {
   const shade = element("span");
   shade.style.opacity = String(0.45 * Math.max(0, value || 0));
-  return element("td", {}, shade, Number.isFinite(value) ? value.toFixed(3).replace("-", MINUS) : NONE);
+  return element("td", {}, shade, Number.isFinite(value) ? value.toFixed(3) : NONE);
 }
 
 // ---- The whole page ----------------------------------------------------------------------------------
 
+const hasTraffic = ({ totals }) => totals.requests + totals.errors > 0;
 const modelKey = (model) => `${model.name}/${model.version}`;
 
 /** The picked model; the first when none is picked or it is gone; null when there is none. */
@@ -624,7 +639,7 @@ function showServer(server, model) {
   document.title = model ? `${model.name}, ${number(last(model.series.requests))}/s, nograd` : "nograd";
   if (STATE_NOTICES[state]) setNotice(STATE_NOTICES[state][0], STATE_NOTICES[state][1]);
   else if (!model) setNotice("plain", "The server holds no model.");
-  else if (!model.totals.requests) setNotice("plain", "No traffic yet: ", element("a", { href: "#try" }, "send the curl line below"), ", or press Send beside it, and watch this page move.");
+  else if (!hasTraffic(model)) setNotice("plain", "No traffic yet: ", element("a", { href: "#try" }, "send the curl line below"), ", or press Send beside it, and watch this page move.");
   else setNotice("plain");
 }
 
@@ -658,8 +673,9 @@ async function refresh() {
     page.reachedAt = new Date();
     show(live);
   } catch (error) {
-    if (response?.ok && error.name !== "TimeoutError") console.error(error);
-    showUnreachable("does not answer");
+    const isUnread = response?.ok && error.name !== "TimeoutError";
+    if (isUnread) console.error(error);
+    showUnreachable(isUnread ? "answers live.json with something this page cannot read" : "does not answer");
   }
 }
 
