@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
+from math import inf
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -24,6 +26,9 @@ from nograd.errors import ConfigError, DeadlineError, NogradError, OverloadedErr
 from nograd.tensors import Batch, Signature, num_rows
 
 __all__ = ["BatchRecord", "DynamicBatcher", "Runner", "Statistics"]
+
+TIMER_RESOLUTION_S = 0.002
+"""A timer may fire this much early: uvloop counts in milliseconds."""
 
 SMOOTHING = 0.1
 """Weight of the newest batch in the running mean of seconds per row, which predicts when a full queue has emptied."""
@@ -69,20 +74,28 @@ class BatchRecord:
     """Parts whose rows made the model raise."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Statistics:
     """What a batcher did since it was made, and what it holds now. Requests are counted in parts, as they are queued."""
 
-    requests: int
-    rows: int
-    batches: int
-    refused: int
-    expired: int
-    cancelled: int
-    failed: int
-    queue_rows: int
-    running_rows: int
-    reasons: dict[str, int]
+    requests: int = 0
+    rows: int = 0
+    batches: int = 0
+    refused: int = 0
+    """Requests for which the queue had no room."""
+
+    expired: int = 0
+    """Answered late: their time ran out."""
+
+    cancelled: int = 0
+    """Left by their callers."""
+
+    failed: int = 0
+    """Made the model raise."""
+
+    queue_rows: int = 0
+    running_rows: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
     """Batches by release reason."""
 
 
@@ -93,7 +106,6 @@ class _Entry:
     part: Batch
     waiting: Waiting
     future: asyncio.Future[Batch]
-    timer: asyncio.TimerHandle | None = None
 
 
 @dataclass(slots=True)
@@ -119,8 +131,11 @@ class DynamicBatcher:
         max_batch_size: rows in one run, at most. A longer request runs in several parts.
         max_wait_ms: longest wait of a request for company, in milliseconds; 0 (work-conserving) is best on one device.
         max_queue_rows: rows that may wait; a request beyond is refused at once.
+        inline: runs batches in the event loop's own thread: right for a model that takes less than handing a batch to a
+            thread and back does (0.1 ms), wrong for any other.
         policy: decides instead of `WindowPolicy(max_batch_size, max_wait_ms)`.
         observer: called in the event loop with a record of each batch.
+        clock: gives seconds that never go back. (Not the loop's: uvloop's own goes in milliseconds.)
     """
 
     def __init__(
@@ -130,8 +145,10 @@ class DynamicBatcher:
         max_batch_size: int = 32,
         max_wait_ms: float = 0.0,
         max_queue_rows: int = 1024,
+        inline: bool = False,
         policy: BatchPolicy | None = None,
         observer: Callable[[BatchRecord], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if max_queue_rows < 1:
             raise ConfigError(f"max_queue_rows is {max_queue_rows}; it must be at least 1")
@@ -141,6 +158,11 @@ class DynamicBatcher:
         self._max_batch_size = max_batch_size
         self._max_queue_rows = max_queue_rows
         self._observer = observer
+        self._inline = inline
+        self._clock = clock
+        self._unanswered: dict[int, _Entry] = {}
+        self._expiry: asyncio.TimerHandle | None = None
+        self._expiry_at = inf
         self._queue: dict[int, _Entry] = {}
         self._queue_rows = 0
         self._running_rows = 0
@@ -153,7 +175,7 @@ class DynamicBatcher:
         self._loop: asyncio.AbstractEventLoop
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._counts: Counter[str] = Counter()
+        self._counts = Statistics()
         self._reasons: Counter[str] = Counter()
 
     # -- life
@@ -163,8 +185,8 @@ class DynamicBatcher:
             raise UnavailableError(f"this batcher is {self._state}; make a new one")
         self._loop = asyncio.get_running_loop()
         self._idle = asyncio.Event()
-        self._idle.set()
-        lanes = self._free_lanes = self._runner.lanes
+        self._free_lanes = self._runner.lanes
+        lanes = 0 if self._inline else self._free_lanes
         self._threads = [
             threading.Thread(target=self._device_thread, name=f"nograd-device-{i}", daemon=True) for i in range(lanes)
         ]
@@ -188,6 +210,8 @@ class DynamicBatcher:
             return
         self._state = "draining"
         self._schedule_pump()
+        self._idle.clear()
+        self._note_idle()
         try:
             await asyncio.wait_for(self._idle.wait(), grace_s)
         except TimeoutError:
@@ -226,88 +250,100 @@ class DynamicBatcher:
         Raises:
             As `predict`.
         """
-        self._admit(sum(map(num_rows, parts)))
-        cut = [chunks(part, self._max_batch_size) for part in parts]
-        entries = self._enqueue([piece for pieces in cut for piece in pieces], timeout_s)
+        rows = sum(map(num_rows, parts))
+        self._admit(rows)
+        now = self._clock()
+        deadline = inf if timeout_s is None else now + timeout_s
+        if len(parts) == 1 and rows <= self._max_batch_size:
+            entries = [self._enqueue(parts[0], rows, now, deadline)]
+            cuts = [1]
+        else:
+            cut = [chunks(part, self._max_batch_size) for part in parts]
+            entries = [self._enqueue(piece, num_rows(piece), now, deadline) for pieces in cut for piece in pieces]
+            cuts = list(map(len, cut))
         try:
             if len(entries) == 1:
                 return [await entries[0].future]
             outputs = iter(await asyncio.gather(*(entry.future for entry in entries)))
-            return [merge(list(islice(outputs, len(pieces)))) for pieces in cut]
+            return [merge(list(islice(outputs, count))) for count in cuts]
         finally:
             for entry in entries:
-                if entry.timer is not None:
-                    entry.timer.cancel()
                 self._leave(entry)
 
     def statistics(self) -> Statistics:
         """Return a snapshot."""
-        names = ("requests", "rows", "batches", "refused", "expired", "cancelled", "failed")
-        counts = {name: self._counts[name] for name in names}
-        return Statistics(**counts, queue_rows=self._queue_rows, running_rows=self._running_rows, reasons=dict(self._reasons))
+        return replace(self._counts, queue_rows=self._queue_rows, running_rows=self._running_rows, reasons=dict(self._reasons))
 
     def predicted_wait_s(self) -> float:
         """Return how long the rows that wait now should take, from the running mean of seconds per row."""
-        return self._queue_rows * self._seconds_per_row / max(1, len(self._threads))
+        return self._queue_rows * self._seconds_per_row / self._runner.lanes
 
     def _admit(self, rows: int) -> None:
+        if self._state == "new":
+            raise UnavailableError("the batcher is not open; use it inside `async with`")
         if self._state != "open":
-            raise UnavailableError(
-                "the batcher is not open; use it inside `async with`"
-                if self._state == "new"
-                else f"the server is {self._state}"
-            )
+            raise UnavailableError(f"the server is {self._state}")
+        if self._queue_rows + rows <= self._max_queue_rows:
+            return
         if rows > self._max_queue_rows:
             raise TooLargeError(
-                f"the request has {rows} rows; the queue takes at most {self._max_queue_rows}: send fewer rows at a time"
+                f"the request has {rows} rows; the queue takes at most {self._max_queue_rows}: send fewer at a time"
             )
-        if self._queue_rows + rows > self._max_queue_rows:
-            self._counts["refused"] += 1
-            wait = self.predicted_wait_s()
-            raise OverloadedError(
-                f"the queue holds {self._queue_rows} of at most {self._max_queue_rows} rows; try again in {wait:.1f} s",
-                retry_after_s=wait,
-            )
+        self._counts.refused += 1
+        wait_s = self.predicted_wait_s()
+        full = f"the queue holds {self._queue_rows} of at most {self._max_queue_rows} rows"
+        raise OverloadedError(f"{full}; try again in {wait_s:.1f} s", retry_after_s=wait_s)
 
-    def _enqueue(self, pieces: Sequence[Batch], timeout_s: float | None) -> list[_Entry]:
-        now = self._loop.time()
-        deadline = float("inf") if timeout_s is None else now + timeout_s
-        signature = self._runner.signature
-        entries = []
-        for piece in pieces:
-            sizes = signature.sizes_of(piece)
-            waiting = Waiting(num_rows(piece), now, deadline, sum(sizes) or 1, sizes)
-            entry = _Entry(piece, waiting, self._loop.create_future())
-            if timeout_s is not None:
-                entry.timer = self._loop.call_at(deadline, self._expire, entry, timeout_s)
-            self._queue[id(entry)] = entry
-            self._queue_rows += waiting.rows
-            entries.append(entry)
-        self._counts["requests"] += len(entries)
-        self._counts["rows"] += sum(entry.waiting.rows for entry in entries)
-        self._idle.clear()
+    def _enqueue(self, part: Batch, rows: int, now: float, deadline: float) -> _Entry:
+        sizes = self._runner.signature.sizes_of(part)
+        waiting = Waiting(rows, now, deadline, sum(sizes) if sizes else 1, sizes)
+        entry = _Entry(part, waiting, self._loop.create_future())
+        self._queue[id(entry)] = entry
+        self._unanswered[id(entry)] = entry
+        self._queue_rows += rows
+        self._counts.requests += 1
+        self._counts.rows += rows
+        if deadline < self._expiry_at:
+            self._watch_deadline(deadline, now)
         self._schedule_pump()
-        return entries
+        return entry
 
-    def _expire(self, entry: _Entry, timeout_s: float) -> None:
-        self._counts["expired"] += 1
-        self._fail(entry, DeadlineError(f"no answer within {timeout_s:g} s; give more time, or send less at once"))
+    def _leave(self, entry: _Entry) -> None:
+        """Forget a request that was answered, or whose caller went away; one that still waits leaves the queue."""
+        self._unanswered.pop(id(entry), None)
+        if self._queue.pop(id(entry), None) is not None:
+            self._queue_rows -= entry.waiting.rows
+        if not entry.future.done():
+            entry.future.cancel()
+        self._counts.cancelled += entry.future.cancelled()
+        if not self._unanswered:
+            self._note_idle()
+
+    # -- deadlines
+
+    def _watch_deadline(self, deadline: float, now: float) -> None:
+        """Keep one timer, for the earliest deadline of all."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry_at = deadline
+        self._expiry = self._loop.call_later(max(0.0, deadline - now), self._expire)
+
+    def _expire(self) -> None:
+        self._expiry, self._expiry_at = None, inf
+        now = self._clock()
+        for entry in list(self._unanswered.values()):
+            if entry.waiting.deadline <= now + TIMER_RESOLUTION_S:
+                timeout_s = entry.waiting.deadline - entry.waiting.arrived
+                self._counts.expired += not entry.future.done()
+                self._fail(entry, DeadlineError(f"no answer within {timeout_s:g} s; give more time, or send less at once"))
+        earliest = min((entry.waiting.deadline for entry in self._unanswered.values()), default=inf)
+        if earliest < inf:
+            self._watch_deadline(earliest, now)
 
     def _fail(self, entry: _Entry, error: NogradError) -> None:
         if not entry.future.done():
             entry.future.set_exception(error)
         self._leave(entry)
-
-    def _leave(self, entry: _Entry) -> None:
-        """Forget an entry that still waits: it was answered, or its caller went away."""
-        if self._queue.pop(id(entry), None) is None:
-            return
-        self._queue_rows -= entry.waiting.rows
-        if not entry.future.done():
-            entry.future.cancel()
-        if entry.future.cancelled():
-            self._counts["cancelled"] += 1
-        self._note_idle()
 
     # -- batches
 
@@ -322,22 +358,25 @@ class DynamicBatcher:
         self._cancel_wake()
         while self._queue and self._free_lanes:
             oldest = list(islice(self._queue.values(), LOOK_AHEAD))
-            now = self._loop.time()
+            now = self._clock()
             decision = self._decide(oldest, now)
+            if decision is None:
+                continue
             if not decision.take:
                 if decision.wake_at is not None:
-                    self._wake = self._loop.call_at(decision.wake_at, self._pump)
+                    self._wake = self._loop.call_later(max(0.0, decision.wake_at - now), self._pump)
                 return
             self._start([oldest[position] for position in decision.take], decision.reason, now)
 
-    def _decide(self, oldest: list[_Entry], now: float) -> Decision:
+    def _decide(self, oldest: list[_Entry], now: float) -> Decision | None:
+        """Ask the policy; where it raises, its requests get the error and the batcher lives on."""
         state = DeviceState(self._free_lanes, draining=self._state != "open")
         try:
             return self._policy.decide([entry.waiting for entry in oldest], now, state)
-        except Exception as error:  # noqa: BLE001  a user's policy may raise: its requests get the error, the batcher lives on
+        except Exception as error:  # noqa: BLE001  a user's policy may raise anything
             for entry in oldest:
                 self._fail(entry, model_error("the batch policy", error))
-            return Decision()
+            return None
 
     def _start(self, entries: list[_Entry], reason: Reason, now: float) -> None:
         for entry in entries:
@@ -345,27 +384,35 @@ class DynamicBatcher:
             self._queue_rows -= entry.waiting.rows
             self._running_rows += entry.waiting.rows
         self._free_lanes -= 1
-        self._jobs.put(_Job(entries, reason, now))
+        job = _Job(entries, reason, now)
+        if self._inline:
+            self._execute(job)
+            self._loop.call_soon(self._finish, job)
+        else:
+            self._jobs.put(job)
 
     def _device_thread(self) -> None:
         while (job := self._jobs.get()) is not None:
-            begun = self._loop.time()
-            parts = [entry.part for entry in job.entries]
-            try:
-                job.outcomes = [*run_apart(parts, self._runner.run, self._runner.signature)]
-            except BaseException as error:  # noqa: BLE001  SystemExit from a model must not end the thread that serves the others
-                job.outcomes = [model_error("the model", error) for _ in parts]
-            job.run_s = self._loop.time() - begun
+            self._execute(job)
             with suppress(RuntimeError):  # the loop was closed without closing the batcher: nobody is left to answer
                 self._loop.call_soon_threadsafe(self._finish, job)
+
+    def _execute(self, job: _Job) -> None:
+        begun = self._clock()
+        parts = [entry.part for entry in job.entries]
+        try:
+            job.outcomes = [*run_apart(parts, self._runner.run, self._runner.signature)]
+        except BaseException as error:  # noqa: BLE001  SystemExit from a model must not end the thread that serves the others
+            job.outcomes = [model_error("the model", error) for _ in parts]
+        job.run_s = self._clock() - begun
 
     def _finish(self, job: _Job) -> None:
         """Back in the event loop: keep the device busy first, then answer."""
         self._free_lanes += 1
         rows = sum(entry.waiting.rows for entry in job.entries)
         self._running_rows -= rows
-        self._seconds_per_row += (SMOOTHING if self._counts["batches"] else 1.0) * (job.run_s / rows - self._seconds_per_row)
-        self._counts["batches"] += 1
+        self._seconds_per_row += (SMOOTHING if self._counts.batches else 1.0) * (job.run_s / rows - self._seconds_per_row)
+        self._counts.batches += 1
         self._reasons[job.reason] += 1
         self._pump()
         for entry, outcome in zip(job.entries, job.outcomes, strict=True):
@@ -375,17 +422,21 @@ class DynamicBatcher:
             self._observer(_record(job, rows))
 
     def _answer(self, entry: _Entry, outcome: Batch | Exception) -> None:
-        self._counts["failed"] += isinstance(outcome, Exception)
-        if entry.future.done():
-            self._counts["cancelled"] += entry.future.cancelled()
-        elif isinstance(outcome, Exception):
+        self._counts.failed += isinstance(outcome, Exception)
+        if entry.future.done():  # cancelled or expired while it ran: the result is dropped
+            return
+        if isinstance(outcome, Exception):
             entry.future.set_exception(outcome)
         else:
             entry.future.set_result(outcome)
 
     def _note_idle(self) -> None:
-        if not self._queue and not self._running_rows:
-            self._idle.set()
+        if self._queue or self._running_rows or self._unanswered:
+            return
+        self._idle.set()
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry, self._expiry_at = None, inf
 
     def _cancel_wake(self) -> None:
         if self._wake is not None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import isfinite
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from nograd.errors import ConfigError
 from nograd.tensors import Batching
@@ -27,9 +27,8 @@ LOOK_AHEAD = 64
 """How many of the oldest requests are considered for one batch."""
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """What a policy may know of a queued request."""
+class Waiting(NamedTuple):
+    """What a policy may know of a queued request. (A tuple: one is made for every request, in a third of a dataclass' time.)"""
 
     rows: int
     arrived: float

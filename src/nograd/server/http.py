@@ -3,39 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from functools import lru_cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import unquote
 
 import orjson
 
 from nograd.errors import MethodError, ModelNotFoundError, NogradError, OverloadedError, TooLargeError, UnsupportedError
+from nograd.server.asgi import ClientLeftError, ClientWatch, Receive, Scope, Send
 from nograd.server.metrics import CONTENT_TYPE
 from nograd.server.protocol import status_of
 from nograd.server.service import InferenceService
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
 __all__ = ["App"]
 
-Scope: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Reply: TypeAlias = tuple[int, bytes, bytes]
 """Status, content type, body."""
 
 JSON = b"application/json"
 
-WATCH_AFTER_S = 0.02
-"""A request that takes longer than this is watched for its client's leaving; shorter ones are not worth a task."""
-
 PAGES = {
     "/": ("index.html", b"text/html; charset=utf-8"),
     "/page.css": ("page.css", b"text/css; charset=utf-8"),
     "/page.js": ("page.js", b"text/javascript; charset=utf-8"),
+    "/icon.svg": ("icon.svg", b"image/svg+xml"),
 }
 
 PAGE_HEADERS = [
@@ -50,6 +43,7 @@ class App:
 
     def __init__(self, service: InferenceService) -> None:
         self._service = service
+        self._watch = ClientWatch()
         self._pages = {
             path: (200, kind, files("nograd.server").joinpath("page", name).read_bytes())
             for path, (name, kind) in PAGES.items()
@@ -89,7 +83,7 @@ class App:
         headers: list[tuple[bytes, bytes]] = []
         try:
             status, kind, body = await self._reply(scope, receive)
-        except _ClientLeftError:
+        except ClientLeftError:
             return
         except NogradError as error:
             status, kind, body = _json(status_of(error), {"error": str(error)})
@@ -119,30 +113,34 @@ class App:
 
     async def _model(self, scope: Scope, receive: Receive) -> Reply:
         """Serve /v2/models/{name}[/versions/{version}][/ready|/infer]."""
-        raw = scope.get("raw_path") or scope["path"].encode()
-        parts = [unquote(part) for part in raw.split(b"?")[0].decode("latin-1").split("/")[3:]]
-        name, rest = parts[0], parts[1:]
-        version = rest[1] if len(rest) > 1 and rest[0] == "versions" else None
-        action = rest[2:] if version is not None else rest
-        if action not in ([], ["ready"], ["infer"]):
-            raise ModelNotFoundError(f"there is nothing at {scope['path']}; a model has '', '/ready' and '/infer'")
-        _require(scope, *(("POST",) if action == ["infer"] else ("GET", "HEAD")))
+        raw: bytes = scope.get("raw_path") or scope["path"].encode()
+        name, version, action = _model_path(raw)
+        if action == "infer":
+            _require(scope, "POST")
+            model = self._service.model(name, version)
+            body = await _read(scope, receive, self._service.config.max_body_bytes)
+            return 200, JSON, await self._watch.unless_client_leaves(model.infer(body), receive)
+        _require(scope, "GET", "HEAD")
         model = self._service.model(name, version)
-        if not action:
-            return _json(200, model.metadata())
-        if action == ["ready"]:
+        if action == "ready":
             return _json(200 if model.ready else 503, {"name": model.name, "ready": model.ready})
-        body = await _read(scope, receive, self._service.config.max_body_bytes)
-        async with _cancelled_when_client_leaves(receive):
-            return 200, JSON, await model.infer(body)
+        return _json(200, model.metadata())
 
     def _server_ready(self) -> Reply:
         ready = self._service.ready
         return _json(200 if ready else 503, {"ready": ready, "live": True})
 
 
-class _ClientLeftError(Exception):
-    """The client closed its connection before the answer."""
+@lru_cache(maxsize=1024)
+def _model_path(raw: bytes) -> tuple[str, str | None, str]:
+    """Return name, version and action ('', 'ready' or 'infer') of a path below /v2/models/; names may be percent-encoded."""
+    path = raw.split(b"?")[0].decode("latin-1")
+    name, *rest = (unquote(part) for part in path.split("/")[3:])
+    version = rest[1] if len(rest) > 1 and rest[0] == "versions" else None
+    action = rest[2:] if version is not None else rest
+    if action not in ([], ["ready"], ["infer"]):
+        raise ModelNotFoundError(f"there is nothing at {unquote(path)}; a model has '', '/ready' and '/infer'")
+    return name, version, action[0] if action else ""
 
 
 def _json(status: int, value: Any) -> Reply:
@@ -190,32 +188,5 @@ async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:
             raise TooLargeError(f"the body has more than {limit} bytes, the most that this server takes")
         pieces.append(message.get("body", b""))
     if message["type"] == "http.disconnect":
-        raise _ClientLeftError
+        raise ClientLeftError
     return body if len(pieces) == 1 else b"".join(pieces)
-
-
-@asynccontextmanager
-async def _cancelled_when_client_leaves(receive: Receive) -> AsyncIterator[None]:
-    """Cancel the work inside when its client leaves, so that nobody's answer is computed for nobody."""
-    loop = asyncio.get_running_loop()
-    worker = asyncio.current_task()
-    watching: list[asyncio.Task[None]] = []
-    left = False
-
-    async def watch() -> None:
-        nonlocal left
-        if (await receive())["type"] == "http.disconnect" and worker is not None:
-            left = True
-            worker.cancel()
-
-    timer = loop.call_later(WATCH_AFTER_S, lambda: watching.append(loop.create_task(watch())))
-    try:
-        yield
-    except asyncio.CancelledError:
-        if left:
-            raise _ClientLeftError from None
-        raise
-    finally:
-        timer.cancel()
-        for task in watching:
-            task.cancel()

@@ -37,6 +37,8 @@ _DATATYPES = {
     "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64",
     "float16": "FP16", "bfloat16": "BF16", "float32": "FP32", "float64": "FP64", TEXT: "BYTES",
 }  # fmt: skip
+_NUMPY = {dtype: np.dtype(object if dtype == TEXT else dtype) for dtype in _DATATYPES}
+_DATATYPE_OF = {_NUMPY[dtype]: name for dtype, name in _DATATYPES.items()}
 _DTYPES = {name: dtype for dtype, name in _DATATYPES.items()}
 
 _STATUS: tuple[tuple[type[NogradError], int], ...] = (
@@ -173,7 +175,7 @@ def _array(given: _Input, spec: TensorSpec) -> Array:
         raise UnsupportedError(
             f"input {given.name!r} needs the binary tensor extension, which this server does not have yet; send JSON data"
         )
-    values = _values(given, np.dtype(object if spec.dtype == TEXT else spec.dtype))
+    values = _values(given, _NUMPY[spec.dtype])
     count = prod(given.shape)
     if min(given.shape, default=0) < 0:
         raise ProtocolError(f"input {given.name!r} has shape {given.shape}; sizes are 0 or more")
@@ -191,19 +193,18 @@ def _values(given: _Input, dtype: np.dtype[Any]) -> Array:
     if dtype.kind == "O":
         return _objects(values)
     try:
-        with np.errstate(over="ignore"):  # looked at below, and refused
-            array = np.array(values, dtype=dtype)
+        with np.errstate(over="raise"):
+            return np.array(values, dtype=dtype)
+    except FloatingPointError:
+        raise ProtocolError(
+            f"input {given.name!r} holds a number beyond {given.datatype}, whose largest is {np.finfo(dtype).max:g}"
+        ) from None
     except OverflowError:
         limits = np.iinfo(dtype)
         worst = next(value for value in values if not limits.min <= value <= limits.max)
         raise ProtocolError(
             f"input {given.name!r} holds {worst}; {given.datatype} goes from {limits.min} to {limits.max}"
         ) from None
-    if dtype.kind == "f" and dtype.itemsize < 8 and not np.isfinite(array).all():
-        raise ProtocolError(
-            f"input {given.name!r} holds a number beyond {given.datatype}, whose largest is {np.finfo(dtype).max:g}"
-        )
-    return array
 
 
 def _objects(values: list[str]) -> Array:
@@ -259,9 +260,25 @@ def encode(model_name: str, model_version: str, request_id: str, outputs: Mappin
     Raises:
         ModelError: an output holds NaN or infinity, which JSON cannot carry.
     """
-    listed = [_encode_one(name, array) for name, array in outputs.items()]
+    listed = [
+        {"name": name, "datatype": _DATATYPE_OF[array.dtype], "shape": array.shape, "data": _data(array)}
+        for name, array in outputs.items()
+    ]
     answer = {"model_name": model_name, "model_version": model_version, "id": request_id, "outputs": listed}
-    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    body = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    if b"null" in body:  # orjson's word for NaN and infinity; looking for it costs nothing beside looking at every number
+        _require_finite(outputs)
+    return body
+
+
+def _data(array: Array) -> Any:
+    return array.ravel() if array.dtype.kind != "O" else array.ravel().tolist()
+
+
+def _require_finite(outputs: Mapping[str, Array]) -> None:
+    for name, array in outputs.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ModelError(f"output {name!r} holds NaN or infinity, which JSON cannot carry")
 
 
 def require_outputs(wanted: Sequence[str], specs: Sequence[TensorSpec]) -> None:
@@ -274,15 +291,3 @@ def require_outputs(wanted: Sequence[str], specs: Sequence[TensorSpec]) -> None:
     for name in wanted:
         if name not in known:
             raise ProtocolError(f"there is no output {name!r}; the model gives {_names(specs)}")
-
-
-def _encode_one(name: str, array: Array) -> dict[str, Any]:
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ModelError(f"output {name!r} holds NaN or infinity, which JSON cannot carry")
-    data = array.ravel() if array.dtype.kind != "O" else array.tolist()
-    return {
-        "name": name,
-        "datatype": _DATATYPES[TEXT if array.dtype.kind == "O" else array.dtype.name],
-        "shape": array.shape,
-        "data": data,
-    }

@@ -104,5 +104,6 @@ def _uvicorn_config(service: InferenceService) -> uvicorn.Config:
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=int(settings.grace_s) + 1,
     )

@@ -28,7 +28,10 @@ __all__ = ["InferenceService", "ServedModel"]
 WARM_UP_S = 5.0
 """Seconds for running larger and larger batches at start; a size that would not fit in is left out."""
 
-WARM_UP_REPEATS = 3
+WARM_UP_REPEATS = 5
+
+INLINE_S = 2e-4
+"""A model whose largest batch takes less runs in the event loop's thread: handing a batch over and back costs as much."""
 
 EXAMPLE_ELEMENTS = 1024
 """A larger example is not shown: nobody types an image."""
@@ -50,13 +53,7 @@ class ServedModel:
         self.outputs: tuple[TensorSpec, ...] = predictor.signature.outputs
         self._live = Live()
         self._metrics = ModelMetrics(metrics, name)
-        self._batcher = DynamicBatcher(
-            predictor,
-            max_batch_size=config.max_batch_size,
-            max_wait_ms=config.max_wait_ms,
-            max_queue_rows=config.max_queue_rows,
-            observer=self._note_batch,
-        )
+        self._batcher: DynamicBatcher
         self._ids = itertools.count(1)
         self._requests = 0
         self._errors = 0
@@ -66,8 +63,16 @@ class ServedModel:
     async def start(self) -> None:
         """Warm the model, measure its cost by batch size, and open."""
         self.example = _example(self.predictor, self.inputs.inputs)
-        await self._batcher.__aenter__()
         self.curve = await asyncio.to_thread(self._warm_up)
+        self._batcher = DynamicBatcher(
+            self.predictor,
+            max_batch_size=self.config.max_batch_size,
+            max_wait_ms=self.config.max_wait_ms,
+            max_queue_rows=self.config.max_queue_rows,
+            inline=self.curve.seconds[-1] < INLINE_S and self.predictor.lanes == 1,
+            observer=self._note_batch,
+        )
+        await self._batcher.__aenter__()
         if self.predictor.has_postprocess:
             self.outputs = tuple(
                 TensorSpec(name, _dtype(array), array.shape[1:]) for name, array in (await self._run(self.example)).items()
@@ -99,7 +104,7 @@ class ServedModel:
             rows = self.config.max_batch_size if rows < self.config.max_batch_size < 2 * rows else 2 * rows
             if self.predictor.signature.batching == "alone":
                 break
-        return CostCurve.fit(times)
+        return CostCurve.fit({rows: [min(found)] for rows, found in times.items()})
 
     # -- answering
 

@@ -1,0 +1,27 @@
+"""Models that the benchmarks serve, and the bare ASGI application that HTTP is measured against."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nograd import Predictor
+
+
+def tiny() -> Predictor:
+    """Linear(16, 4)."""
+    import torch
+
+    torch.manual_seed(0)
+    return Predictor(torch.nn.Linear(16, 4), sample=torch.zeros(2, 16))
+
+
+ANSWER = b'{"model_name":"m","outputs":[{"name":"output","datatype":"FP32","shape":[1,4],"data":[0.1,0.2,0.3,0.4]}]}'
+
+
+async def hello(scope: Any, receive: Any, send: Any) -> None:
+    """Read the body, answer constant JSON: what HTTP costs by itself."""
+    while (await receive()).get("more_body"):
+        pass
+    head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(ANSWER))]
+    await send({"type": "http.response.start", "status": 200, "headers": head})
+    await send({"type": "http.response.body", "body": ANSWER})

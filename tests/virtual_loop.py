@@ -1,0 +1,256 @@
+"""An asyncio event loop on a virtual clock, and a device whose runs take virtual time.
+
+The clock stands still while anything can run and jumps to the next timer when nothing can: a test of seconds takes
+milliseconds, and the same test always sees the same times. Device threads are real. The loop knows how many of them
+compute, and the clock waits for those; a thread whose run "takes a second" sleeps on the virtual clock like any timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import selectors
+import threading
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, cast
+
+import numpy as np
+
+from nograd import BatchPolicy, Decision, DynamicBatcher, Signature, TensorSpec, WindowPolicy
+from nograd.batching import BatchRecord
+from nograd.batching.policy import DeviceState, Waiting
+from nograd.tensors import Batch, Batching
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+STUCK_S = 20.0
+"""Real seconds after which a loop that waits for a thread has waited in vain."""
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """`time()` is virtual; `problems` collects what nobody handled."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._timers: list[asyncio.TimerHandle] = []
+        self._thread = threading.get_ident()
+        self.working = 0
+        """Threads that compute now; the clock waits for them."""
+        self.problems: list[dict[str, Any]] = []
+        super().__init__(_JumpingSelector(self))
+        self.set_exception_handler(lambda _, context: self.problems.append(context))
+
+    def time(self) -> float:
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, as a computation in the loop's own thread would."""
+        self._now += seconds
+
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any, context: Any = None) -> asyncio.TimerHandle:
+        timer = super().call_at(when, callback, *args, context=context)
+        self._timers = [other for other in self._timers if other.when() > self._now and not other.cancelled()]
+        self._timers.append(timer)
+        return timer
+
+    def pending_timers(self) -> list[asyncio.TimerHandle]:
+        """Return the timers that would still wake the loop."""
+        return [timer for timer in self._timers if timer.when() > self._now and not timer.cancelled()]
+
+    def run_in_executor(self, executor: Executor | None, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        self.working += 1
+        future = super().run_in_executor(executor, func, *args)
+        future.add_done_callback(lambda _: self._stopped_working())
+        return future
+
+    async def shutdown_default_executor(self, *args: Any) -> None:
+        self.working += 1  # since Python 3.12 there is a timer beside the joining thread
+        try:
+            await super().shutdown_default_executor(*args)
+        finally:
+            self._stopped_working()
+
+    def compute(self, seconds: float) -> None:
+        """Take virtual time: in a thread that counts as working, or in the loop's own."""
+        if threading.get_ident() == self._thread:
+            self.advance(seconds)
+            return
+        woken = threading.Event()
+        self.call_soon_threadsafe(self._fall_asleep, seconds, woken)
+        if not woken.wait(STUCK_S):
+            raise RuntimeError(f"a device slept {STUCK_S} real seconds: the loop never got to its time")
+
+    def _fall_asleep(self, seconds: float, woken: threading.Event) -> None:
+        self._stopped_working()
+        self.call_later(seconds, self._wake, woken)
+
+    def _wake(self, woken: threading.Event) -> None:
+        self.working += 1
+        woken.set()
+
+    def _stopped_working(self) -> None:
+        self.working -= 1
+
+
+class _JumpingSelector(selectors.SelectSelector):
+    """Where a real loop would sleep until its next timer, the clock jumps there."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is not None and (timeout <= 0 or not self._loop.working):
+            self._loop.advance(max(0.0, timeout))
+            return super().select(0)
+        events = super().select(STUCK_S)
+        if not events:
+            raise RuntimeError(f"nothing will ever happen: no timer, {self._loop.working} threads that say nothing")
+        return events
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Return what `main` returns on a virtual loop; an error that nobody retrieved fails the test."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        loop = cast("VirtualLoop", runner.get_loop())
+        answer = runner.run(main)
+        gc.collect(1)  # a future whose error nobody saw complains when it is collected
+        assert loop.problems == []
+    return answer
+
+
+def virtual(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Run an `async def` test on a virtual loop."""
+
+    @wraps(test)
+    def on_virtual_loop(*args: P.args, **kwargs: P.kwargs) -> None:
+        run(test(*args, **kwargs))
+
+    return on_virtual_loop
+
+
+def virtual_loop() -> VirtualLoop:
+    """Return the running loop."""
+    return cast("VirtualLoop", asyncio.get_running_loop())
+
+
+async def at(when: float, work: Coroutine[Any, Any, T]) -> T:
+    """Return what `work` returns, begun at a time on the virtual clock."""
+    await asyncio.sleep(when - virtual_loop().time())
+    return await work
+
+
+async def outcome(work: Coroutine[Any, Any, T]) -> tuple[float, T | BaseException]:
+    """Return when `work` ended, and what it returned or raised."""
+    (result,) = await asyncio.gather(work, return_exceptions=True)
+    return virtual_loop().time(), result
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One call of the device's `run`."""
+
+    started: float
+    rows: tuple[tuple[float, ...], ...]
+    """What it was given, padding included."""
+
+
+PADDING = -1.0
+
+
+class Device:
+    """A Runner that doubles its input `x [rows, tokens]`, and takes virtual time for it.
+
+    Args:
+        seconds: of one run.
+        seconds_per_row: added to it for each row.
+        lanes: runs that may go on side by side.
+        batching: how rows of different lengths may meet.
+        poison: values on which a run raises `error`.
+    """
+
+    def __init__(
+        self,
+        seconds: float = 1.0,
+        *,
+        seconds_per_row: float = 0.0,
+        lanes: int = 1,
+        batching: Batching = "pad",
+        poison: Collection[float] = (),
+        error: BaseException | None = None,
+    ) -> None:
+        inputs = (TensorSpec("x", "float32", ("tokens",), pad_value=PADDING),)
+        self.signature = Signature(inputs, (TensorSpec("y", "float32", ("tokens",)),), batching)
+        self.lanes = lanes
+        self.runs: list[Run] = []
+        self._cost = (seconds, seconds_per_row)
+        self._poison = frozenset(poison)
+        self._error = error or ValueError("poison")
+        self._loop: VirtualLoop
+
+    def batcher(
+        self,
+        *,
+        max_batch_size: int = 32,
+        max_wait_ms: float = 0.0,
+        max_queue_rows: int = 1024,
+        inline: bool = False,
+        policy: BatchPolicy | None = None,
+        observer: Callable[[BatchRecord], None] = lambda _: None,
+    ) -> DynamicBatcher:
+        """Return a batcher on this device, which tells the virtual loop when the device works."""
+        self._loop = loop = virtual_loop()
+        policy = policy or WindowPolicy(max_batch_size, max_wait_ms, self.signature.batching)
+
+        def observe(record: BatchRecord) -> None:
+            loop.working -= 1
+            observer(record)
+
+        return DynamicBatcher(
+            self,
+            max_batch_size=max_batch_size,
+            max_queue_rows=max_queue_rows,
+            inline=inline,
+            policy=_Announcing(policy, loop),
+            observer=observe,
+        )
+
+    def prepare(self, inputs: Any) -> tuple[list[Batch], Callable[[list[Batch]], Any]]:
+        return [self.signature.check({"x": inputs})], lambda outputs: outputs[0]["y"].tolist()
+
+    def run(self, batch: Batch) -> Batch:
+        given = batch["x"]
+        self.runs.append(Run(self._loop.time(), tuple(map(tuple, given.tolist()))))
+        self._loop.compute(self._cost[0] + self._cost[1] * len(given))
+        if self._poison.intersection(given.ravel().tolist()):
+            raise self._error
+        return {"y": np.where(given == PADDING, np.nan, given * 2)}
+
+    @property
+    def batches(self) -> list[list[float]]:
+        """The first value of every row, by run."""
+        return [[row[0] for row in run.rows] for run in self.runs]
+
+
+class _Announcing:
+    """A policy that decides as another does, and tells the loop of batches on their way to the device."""
+
+    def __init__(self, policy: BatchPolicy, loop: VirtualLoop) -> None:
+        self._policy = policy
+        self._loop = loop
+
+    def decide(self, queue: Sequence[Waiting], now: float, device: DeviceState) -> Decision:
+        decision = self._policy.decide(queue, now, device)
+        self._loop.working += bool(decision.take)
+        return decision
+
+
+def statistics_of(batcher: DynamicBatcher) -> Mapping[str, int]:
+    """Return the batcher's counts that are not zero."""
+    done = batcher.statistics()
+    names = ("requests", "rows", "batches", "refused", "expired", "cancelled", "failed", "queue_rows", "running_rows")
+    return {name: getattr(done, name) for name in names if getattr(done, name)}
