@@ -13,9 +13,10 @@ import selectors
 import threading
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
+from contextvars import Context
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, TypeVarTuple, cast
 
 import numpy as np
 
@@ -26,9 +27,13 @@ from nograd.tensors import Batch, Batching
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
-STUCK_S = 20.0
+STUCK_S = 10.0
 """Real seconds after which a loop that waits for a thread has waited in vain."""
+
+STUCK_TURNS = 20_000
+"""Turns of the loop at one and the same time after which it will turn for ever."""
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -51,7 +56,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Let time pass, as a computation in the loop's own thread would."""
         self._now += seconds
 
-    def call_at(self, when: float, callback: Callable[..., object], *args: Any, context: Any = None) -> asyncio.TimerHandle:
+    def call_at(
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
         timer = super().call_at(when, callback, *args, context=context)
         self._timers = [other for other in self._timers if other.when() > self._now and not other.cancelled()]
         self._timers.append(timer)
@@ -61,7 +68,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Return the timers that would still wake the loop."""
         return [timer for timer in self._timers if timer.when() > self._now and not timer.cancelled()]
 
-    def run_in_executor(self, executor: Executor | None, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+    def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
         self.working += 1
         future = super().run_in_executor(executor, func, *args)
         future.add_done_callback(lambda _: self._stopped_working())
@@ -102,8 +109,12 @@ class _JumpingSelector(selectors.SelectSelector):
     def __init__(self, loop: VirtualLoop) -> None:
         super().__init__()
         self._loop = loop
+        self._turns = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self._turns = self._turns + 1 if timeout == 0 else 0
+        if self._turns > STUCK_TURNS:
+            raise RuntimeError(f"the loop turned {STUCK_TURNS} times at {self._loop.time()} s: time does not go on")
         if timeout is not None and (timeout <= 0 or not self._loop.working):
             self._loop.advance(max(0.0, timeout))
             return super().select(0)
@@ -146,8 +157,8 @@ async def at(when: float, work: Coroutine[Any, Any, T]) -> T:
 
 async def outcome(work: Coroutine[Any, Any, T]) -> tuple[float, T | BaseException]:
     """Return when `work` ended, and what it returned or raised."""
-    (result,) = await asyncio.gather(work, return_exceptions=True)
-    return virtual_loop().time(), result
+    result: list[T | BaseException] = await asyncio.gather(work, return_exceptions=True)
+    return virtual_loop().time(), result[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +228,7 @@ class Device:
             inline=inline,
             policy=_Announcing(policy, loop),
             observer=observe,
+            clock=loop.time,
         )
 
     def prepare(self, inputs: Any) -> tuple[list[Batch], Callable[[list[Batch]], Any]]:
@@ -245,7 +257,8 @@ class _Announcing:
 
     def decide(self, queue: Sequence[Waiting], now: float, device: DeviceState) -> Decision:
         decision = self._policy.decide(queue, now, device)
-        self._loop.working += bool(decision.take)
+        if decision.take and sorted(set(decision.take)) == sorted(decision.take) and max(decision.take) < len(queue):
+            self._loop.working += 1
         return decision
 
 

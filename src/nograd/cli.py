@@ -25,6 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # importing rich would take longer than everything else that --help does
 )
 
 
@@ -78,10 +79,11 @@ def serve(
     )  # fmt: skip
     listener = bind(host, port)
     from nograd.sources import load
+    from nograd.threads import in_own_thread
 
     console = Console(stderr=True, highlight=False)
     with console.status(f"loading {model}"):
-        predictor = load(model, device=device)
+        predictor = in_own_thread(lambda: load(model, device=device)).result()
     service = InferenceService(config)
     served = service.add(name or _name_of(model), predictor)
     url = f"http://{_in_url(host)}:{listener.getsockname()[1]}"

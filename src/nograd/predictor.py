@@ -17,6 +17,7 @@ from nograd.batching.collate import plan, run_together
 from nograd.errors import ConfigError, ItemError, NogradError, SignatureError, UnsupportedError
 from nograd.inputs import as_items, by_name, holds_tensors, is_module, one_row, to_host
 from nograd.tensors import Array, Batch, Signature, TensorSpec, num_rows
+from nograd.threads import in_own_thread
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -235,7 +236,7 @@ class Predictor:
         from nograd.backends.eager import EagerBackend
 
         rows = [one_row(item if self._preprocess is None else self._preprocess(item)) for item in items]
-        self._backend = EagerBackend.of(self._module, rows, device=self._device)
+        self._backend = in_own_thread(partial(EagerBackend.of, self._module, rows, device=self._device)).result()
 
     def answers(self, outputs: Batch, *, as_tensors: bool = False) -> Iterator[Any]:
         """Yield the answer for each row of outputs, postprocessed."""
@@ -269,7 +270,7 @@ class Predictor:
         if not probed:
             self._backend = EagerBackend.unprobed(module, inputs, device=self._device)
         elif self._preprocess is None:
-            self._backend = EagerBackend.of(module, [inputs], device=self._device)
+            self._backend = in_own_thread(partial(EagerBackend.of, module, [inputs], device=self._device)).result()
         else:
             self.learn_from([inputs] if isinstance(inputs, str | bytes) else list(inputs))
 

@@ -24,6 +24,7 @@ from nograd.batching.collate import chunks, merge, model_error, padding_share, r
 from nograd.batching.policy import LOOK_AHEAD, BatchPolicy, Decision, DeviceState, Reason, Waiting, WindowPolicy
 from nograd.errors import ConfigError, DeadlineError, NogradError, OverloadedError, TooLargeError, UnavailableError
 from nograd.tensors import Batch, Signature, num_rows
+from nograd.threads import in_own_thread
 
 __all__ = ["BatchRecord", "DynamicBatcher", "Runner", "Statistics"]
 
@@ -223,7 +224,7 @@ class DynamicBatcher:
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
-            await asyncio.to_thread(thread.join)
+            await asyncio.wrap_future(in_own_thread(thread.join))
 
     # -- requests
 

@@ -48,7 +48,11 @@ def join(parts: Sequence[Batch], signature: Signature) -> Batch:
 
 def hand_out(outputs: Batch, parts: Sequence[Batch], signature: Signature) -> list[Batch]:
     """Return each part's own outputs, without what padding added to them."""
-    pieces = split(outputs, [num_rows(part) for part in parts])
+    rows = [num_rows(part) for part in parts]
+    for name, array in outputs.items():
+        if len(array) != sum(rows):
+            raise ModelError(f"output {name!r} has {len(array)} rows for a batch of {sum(rows)}; there must be one for each row")
+    pieces = split(outputs, rows)
     if len(parts) == 1 or not any(spec.varying for spec in signature.outputs):
         return pieces
     names = signature.lengths

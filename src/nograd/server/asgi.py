@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
+from types import TracebackType
 from typing import Any, TypeAlias
 
-__all__ = ["ClientLeftError", "ClientWatch", "Receive", "Scope", "Send"]
+__all__ = ["ClientLeftError", "ClientWatch", "Receive", "Scope", "Send", "Watched"]
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -28,47 +29,71 @@ class ClientWatch:
     """
 
     def __init__(self) -> None:
-        self._working: dict[asyncio.Task[Any], Receive] = {}
-        self._watching: dict[asyncio.Task[Any], asyncio.Task[None]] = {}
-        self._old: set[asyncio.Task[Any]] = set()
-        self._left: set[asyncio.Task[Any]] = set()
+        self._working: dict[asyncio.Task[Any], Watched] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    async def unless_client_leaves(self, work: Coroutine[Any, Any, bytes], receive: Receive) -> bytes:
-        """Return what `work` returns; the request's body must have been read.
+    def over(self, receive: Receive) -> Watched:
+        """Return a context for the current task's work on one request, whose body was read."""
+        return Watched(self, receive)
 
-        Raises:
-            ClientLeftError: the client left; the work was cancelled.
-        """
-        worker = asyncio.current_task()
-        assert worker is not None, "an ASGI application runs in a task"  # noqa: S101
-        self._working[worker] = receive
+    def begin(self, watched: Watched) -> None:
+        """Watch from now on."""
+        self._working[watched.worker] = watched
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._look)
-        try:
-            return await work
-        except asyncio.CancelledError:
-            if worker in self._left:
-                raise ClientLeftError from None
-            raise
-        finally:
-            del self._working[worker]
-            self._old.discard(worker)
-            self._left.discard(worker)
-            if (watching := self._watching.pop(worker, None)) is not None:
-                watching.cancel()
+
+    def end(self, watched: Watched) -> None:
+        """Watch no more."""
+        del self._working[watched.worker]
 
     def _look(self) -> None:
         """Give each request that was there the last time, too, a watching task."""
         self._timer = None
-        loop = asyncio.get_running_loop()
-        for worker in self._old - self._watching.keys():
-            self._watching[worker] = loop.create_task(self._await_leaving(worker, self._working[worker]))
-        self._old = set(self._working)
+        for watched in self._working.values():
+            watched.look()
         if self._working:
-            self._timer = loop.call_later(WATCH_AFTER_S, self._look)
+            self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._look)
 
-    async def _await_leaving(self, worker: asyncio.Task[Any], receive: Receive) -> None:
-        if (await receive())["type"] == "http.disconnect":
-            self._left.add(worker)
-            worker.cancel()
+
+class Watched:
+    """One request's work. (A class rather than a generator: this is on the path of every request.)
+
+    Raises:
+        ClientLeftError: on leaving the context, where the client left first; the work was cancelled.
+    """
+
+    __slots__ = ("_left", "_looks", "_receive", "_task", "_watch", "worker")
+
+    worker: asyncio.Task[Any]
+
+    def __init__(self, watch: ClientWatch, receive: Receive) -> None:
+        self._watch = watch
+        self._receive = receive
+        self._task: asyncio.Task[None] | None = None
+        self._looks = 0
+        self._left = False
+
+    def __enter__(self) -> None:
+        worker = asyncio.current_task()
+        if worker is None:
+            raise RuntimeError("an ASGI application runs in a task")
+        self.worker = worker
+        self._watch.begin(self)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._watch.end(self)
+        if self._task is not None:
+            self._task.cancel()
+        if self._left and kind is asyncio.CancelledError:
+            raise ClientLeftError from None
+
+    def look(self) -> None:
+        """Begin to wait for the client's leaving, the second time that the work is seen going on."""
+        self._looks += 1
+        if self._looks == 2:
+            self._task = asyncio.get_running_loop().create_task(self._await_leaving())
+
+    async def _await_leaving(self) -> None:
+        if (await self._receive())["type"] == "http.disconnect":
+            self._left = True
+            self.worker.cancel()

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.resources import files
+from math import ceil
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
@@ -22,6 +23,8 @@ __all__ = ["App"]
 Reply: TypeAlias = tuple[int, bytes, bytes]
 """Status, content type, body."""
 
+Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
+
 JSON = b"application/json"
 
 PAGES = {
@@ -31,11 +34,11 @@ PAGES = {
     "/icon.svg": ("icon.svg", b"image/svg+xml"),
 }
 
-PAGE_HEADERS = [
+PAGE_HEADERS: Headers = (
     (b"content-security-policy", b"default-src 'self'"),
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-cache"),
-]
+)
 
 
 class App:
@@ -60,11 +63,26 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI connection."""
         if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-        elif scope["type"] == "http":
-            await self._http(scope, receive, send)
-        else:
+            return await self._lifespan(receive, send)
+        if scope["type"] != "http":
             raise UnsupportedError(f"connections of type {scope['type']!r} are not served")
+        headers: Headers = ()
+        try:
+            if scope["path"].startswith("/v2/models/"):
+                status, kind, body = await self._model(scope, receive)
+            else:
+                status, kind, body = self._reply(scope)
+                headers = PAGE_HEADERS if scope["path"] in self._pages else ()
+        except ClientLeftError:
+            return None
+        except Exception as error:  # noqa: BLE001  every error is told to the client; one that is not ours goes to the log, too
+            if not isinstance(error, NogradError):
+                _log(scope, error)
+            status, kind, body = _json(status_of(error), {"error": _sentence(error)})
+            headers = _error_headers(error)
+        head = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *headers]
+        await send({"type": "http.response.start", "status": status, "headers": head})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         """Start and stop the models, for servers that speak ASGI's lifespan protocol."""
@@ -79,47 +97,26 @@ class App:
         await self._service.stop()
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers: list[tuple[bytes, bytes]] = []
-        try:
-            status, kind, body = await self._reply(scope, receive)
-        except ClientLeftError:
-            return
-        except NogradError as error:
-            status, kind, body = _json(status_of(error), {"error": str(error)})
-            headers = _error_headers(error)
-        except Exception as error:  # noqa: BLE001  a fault of ours: said without its traceback, which goes to the log
-            asyncio.get_running_loop().call_exception_handler(
-                {"message": f"{scope['method']} {scope['path']} failed", "exception": error}
-            )
-            status, kind, body = _json(500, {"error": f"the server failed on this request: {type(error).__name__}"})
-        if scope["path"] in self._pages:
-            headers = [*headers, *PAGE_HEADERS]
-        head = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *headers]
-        await send({"type": "http.response.start", "status": status, "headers": head})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
-
-    async def _reply(self, scope: Scope, receive: Receive) -> Reply:
+    def _reply(self, scope: Scope) -> Reply:
         path: str = scope["path"]
-        if path.startswith("/v2/models/"):
-            return await self._model(scope, receive)
         if path in self._pages:
-            _require(scope, "GET", "HEAD")
-            return self._pages[path]
-        if path not in self._gets:
+            answer = self._pages[path]
+        elif path in self._gets:
+            answer = None
+        else:
             raise ModelNotFoundError(f"there is nothing at {path}; the protocol's paths begin with /v2")
         _require(scope, "GET", "HEAD")
-        return self._gets[path]()
+        return answer or self._gets[path]()
 
     async def _model(self, scope: Scope, receive: Receive) -> Reply:
         """Serve /v2/models/{name}[/versions/{version}][/ready|/infer]."""
-        raw: bytes = scope.get("raw_path") or scope["path"].encode()
-        name, version, action = _model_path(raw)
+        name, version, action = _model_path(scope.get("raw_path") or scope["path"].encode())
         if action == "infer":
             _require(scope, "POST")
             model = self._service.model(name, version)
             body = await _read(scope, receive, self._service.config.max_body_bytes)
-            return 200, JSON, await self._watch.unless_client_leaves(model.infer(body), receive)
+            with self._watch.over(receive):
+                return 200, JSON, await model.infer(body)
         _require(scope, "GET", "HEAD")
         model = self._service.model(name, version)
         if action == "ready":
@@ -152,13 +149,23 @@ def _require(scope: Scope, *methods: str) -> None:
         raise MethodError(f"{scope['path']} takes {' or '.join(methods)}, not {scope['method']}", methods)
 
 
-def _error_headers(error: NogradError) -> list[tuple[bytes, bytes]]:
+def _error_headers(error: Exception) -> Headers:
     if isinstance(error, MethodError):
-        return [(b"allow", ", ".join(error.allowed).encode())]
+        return ((b"allow", ", ".join(error.allowed).encode()),)
     if status_of(error) == 503:
         wait_s = error.retry_after_s if isinstance(error, OverloadedError) else 1.0
-        return [(b"retry-after", b"%d" % max(1, round(wait_s + 0.5)))]
-    return []
+        return ((b"retry-after", b"%d" % ceil(max(1.0, wait_s))),)
+    return ()
+
+
+def _sentence(error: Exception) -> str:
+    """What a client is told: our own errors whole, others by their kind only (their text may hold what is not the client's)."""
+    return str(error) if isinstance(error, NogradError) else f"the server failed on this request: {type(error).__name__}"
+
+
+def _log(scope: Scope, error: Exception) -> None:
+    context = {"message": f"{scope['method']} {scope['path']} failed", "exception": error}
+    asyncio.get_running_loop().call_exception_handler(context)
 
 
 async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:

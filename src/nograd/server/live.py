@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import ceil, log
+from math import log
 from typing import Any
+
+import numpy as np
 
 from nograd.batching import BatchRecord
 
@@ -20,37 +22,51 @@ LAST_ERRORS = 8
 class LogHistogram:
     """Times in logarithmic buckets of 4 %: a percentile read from it is at most 4 % too high.
 
-    (DDSketch's idea: Masson, Rim and Lee, VLDB 2019, section 2.)
+    (DDSketch's idea: Masson, Rim and Lee, VLDB 2019, section 2.) `add` only remembers; times are sorted into buckets many at once,
+    when somebody asks, so that a request does not pay for being watched.
     """
 
-    __slots__ = ("counts", "maximum", "total")
+    __slots__ = ("_counts", "_new", "add", "extend", "maximum", "total")
 
     STEP = log(1.04)
     SMALLEST_S = 1e-6
+    LARGEST_S = 1e6
 
     def __init__(self) -> None:
-        self.counts: Counter[int] = Counter()
+        self._new: list[float] = []
+        self.add = self._new.append
+        """Count one time, in seconds."""
+        self.extend = self._new.extend
+        """Count several times, in seconds."""
+        self._counts: Counter[int] = Counter()
         self.total = 0
         self.maximum = 0.0
 
-    def add(self, seconds: float) -> None:
-        """Count one time."""
-        self.counts[ceil(log(seconds / self.SMALLEST_S) / self.STEP) if seconds > self.SMALLEST_S else 0] += 1
-        self.total += 1
-        self.maximum = max(self.maximum, seconds)
+    @property
+    def counts(self) -> Counter[int]:
+        """Times by bucket; bucket b holds those up to `SMALLEST_S * 1.04**b` seconds."""
+        if self._new:
+            times = np.clip(self._new, self.SMALLEST_S, self.LARGEST_S)
+            buckets, counts = np.unique(np.ceil(np.log(times / self.SMALLEST_S) / self.STEP).astype(int), return_counts=True)
+            self._counts.update(dict(zip(buckets.tolist(), counts.tolist(), strict=True)))
+            self.total += len(self._new)
+            self.maximum = max(self.maximum, *self._new)
+            self._new.clear()
+        return self._counts
 
     def merge(self, other: LogHistogram) -> None:
         """Count all of the other's times."""
-        self.counts.update(other.counts)
+        self._counts.update(other.counts)
         self.total += other.total
         self.maximum = max(self.maximum, other.maximum)
 
     def percentile_ms(self, percent: float) -> float | None:
         """Return the smallest bucket bound that `percent` of the times do not exceed, in milliseconds; None while empty."""
+        counts = self.counts
         needed = self.total * percent / 100
         seen = 0
-        for bucket in sorted(self.counts):
-            seen += self.counts[bucket]
+        for bucket in sorted(counts):
+            seen += counts[bucket]
             if seen >= needed:
                 return min(self.SMALLEST_S * 1.04**bucket, self.maximum) * 1000
         return None
@@ -98,8 +114,7 @@ class Live:
         second.run.add(record.run_s)
         second.padding += record.padding_share * record.rows
         second.queue_rows = max(second.queue_rows, queue_rows)
-        for waited_s in record.waited_s:
-            second.wait.add(waited_s)
+        second.wait.extend(record.waited_s)
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """Return series, percentiles and histograms of the last 60 s, as the live page reads them."""

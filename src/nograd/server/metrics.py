@@ -1,8 +1,16 @@
-"""Prometheus metrics. Names end in their unit; times are seconds."""
+"""Prometheus metrics. Names end in their unit; times are seconds.
+
+What happens for every request only appends to a list; it is sorted into buckets when Prometheus asks, many at once.
+"""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
 
 from nograd.batching import BatchRecord
 
@@ -14,33 +22,72 @@ TIMES_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75)
 
+FOLD_AT = 4096
+"""Values kept before they are sorted into buckets, if nobody asks earlier."""
+
+
+class _Buckets:
+    """Values of one model, counted by upper bound."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = np.array(bounds)
+        self._counts = np.zeros(len(bounds) + 1, dtype=np.int64)
+        self._sum = 0.0
+        self.new: list[float] = []
+
+    def fold(self) -> None:
+        """Sort the new values into buckets; a value on a bound belongs below it."""
+        if self.new:
+            self._counts += np.bincount(np.searchsorted(self._bounds, self.new), minlength=len(self._counts))
+            self._sum += sum(self.new)
+            self.new.clear()
+
+    def read(self) -> tuple[list[tuple[str, float]], float]:
+        """Return cumulative counts by bound, as Prometheus has them, and the sum of all values."""
+        self.fold()
+        names = [*map(str, self._bounds.tolist()), "+Inf"]
+        return list(zip(names, np.cumsum(self._counts).tolist(), strict=True)), self._sum
+
+
+class _Histogram(Collector):
+    """A Prometheus histogram, by model, that is filled in bulk."""
+
+    def __init__(self, name: str, text: str, bounds: Sequence[float], registry: CollectorRegistry) -> None:
+        self._name = name
+        self._text = text
+        self._bounds = bounds
+        self._models: dict[str, _Buckets] = {}
+        registry.register(self)
+
+    def of(self, model: str) -> _Buckets:
+        """Return the buckets of one model."""
+        return self._models.setdefault(model, _Buckets(self._bounds))
+
+    def collect(self) -> Iterable[HistogramMetricFamily]:
+        """Yield the histogram as prometheus_client wants it."""
+        family = HistogramMetricFamily(self._name, self._text, labels=("model",))
+        for model, buckets in self._models.items():
+            counts, total = buckets.read()
+            family.add_metric((model,), counts, total)
+        yield family
+
 
 class Metrics:
     """All metrics of one server, in a registry of their own."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        label = ("model",)
-        self.requests = Counter(
-            "nograd_requests", "Infer requests by HTTP status.", ("model", "status"), registry=self.registry
-        )
-        self.rows = Counter("nograd_rows", "Rows run.", label, registry=self.registry)
-        self.latency = Histogram(
-            "nograd_request_seconds", "From body read to answer encoded.", label, buckets=TIMES_S, registry=self.registry
-        )
-        self.queue = Histogram(
-            "nograd_queue_seconds", "Wait of a part for its batch.", label, buckets=TIMES_S, registry=self.registry
-        )
-        self.run = Histogram("nograd_run_seconds", "One batch on the device.", label, buckets=TIMES_S, registry=self.registry)
-        self.batch_rows = Histogram("nograd_batch_rows", "Rows in a batch.", label, buckets=ROWS, registry=self.registry)
-        self.padding = Histogram(
-            "nograd_padding_ratio", "Share of a batch that is padding.", label, buckets=SHARES, registry=self.registry
-        )
-        self.batches = Counter(
-            "nograd_batches", "Batches by why they were released.", ("model", "reason"), registry=self.registry
-        )
-        self.queue_rows = Gauge("nograd_queue_rows", "Rows that wait now.", label, registry=self.registry)
-        self.ready = Gauge("nograd_model_ready", "1 when the model answers.", label, registry=self.registry)
+        registry = self.registry = CollectorRegistry()
+        model = ("model",)
+        self.requests = Counter("nograd_requests", "Infer requests by HTTP status.", ("model", "status"), registry=registry)
+        self.rows = Counter("nograd_rows", "Rows run.", model, registry=registry)
+        self.batches = Counter("nograd_batches", "Batches by why they were released.", ("model", "reason"), registry=registry)
+        self.queue_rows = Gauge("nograd_queue_rows", "Rows that wait now.", model, registry=registry)
+        self.ready = Gauge("nograd_model_ready", "1 when the model answers.", model, registry=registry)
+        self.latency = _Histogram("nograd_request_seconds", "From body read to answer encoded.", TIMES_S, registry)
+        self.queue = _Histogram("nograd_queue_seconds", "Wait of a part for its batch.", TIMES_S, registry)
+        self.run = _Histogram("nograd_run_seconds", "One batch on the device.", TIMES_S, registry)
+        self.batch_rows = _Histogram("nograd_batch_rows", "Rows in a batch.", ROWS, registry)
+        self.padding = _Histogram("nograd_padding_ratio", "Share of a batch that is padding.", SHARES, registry)
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
@@ -48,37 +95,45 @@ class Metrics:
 
 
 class ModelMetrics:
-    """The metrics of one model, its label bound once."""
+    """The metrics of one model."""
 
     def __init__(self, metrics: Metrics, model: str) -> None:
-        self._requests = metrics.requests
-        self._batches = metrics.batches
+        self._metrics = metrics
         self._model = model
-        self._answered = metrics.requests.labels(model, "200")
-        self._rows = metrics.rows.labels(model)
-        self._latency = metrics.latency.labels(model)
-        self._queue = metrics.queue.labels(model)
-        self._run = metrics.run.labels(model)
-        self._batch_rows = metrics.batch_rows.labels(model)
-        self._padding = metrics.padding.labels(model)
-        self.queue_rows = metrics.queue_rows.labels(model)
-        self.ready = metrics.ready.labels(model)
+        self._answered = 0
+        self._latency = metrics.latency.of(model)
+        self._queue = metrics.queue.of(model)
+        self._run = metrics.run.of(model)
+        self._batch_rows = metrics.batch_rows.of(model)
+        self._padding = metrics.padding.of(model)
+
+    def note_ready(self, *, ready: bool) -> None:
+        """Say whether the model answers."""
+        self._metrics.ready.labels(self._model).set(ready)
 
     def note_request(self, latency_s: float) -> None:
         """Count one answered request."""
-        self._answered.inc()
-        self._latency.observe(latency_s)
+        self._answered += 1
+        self._latency.new.append(latency_s)
 
     def note_error(self, status: int) -> None:
         """Count one request that was answered with an error."""
-        self._requests.labels(self._model, str(status)).inc()
+        self._metrics.requests.labels(self._model, str(status)).inc()
 
     def note_batch(self, record: BatchRecord) -> None:
         """Count one batch."""
-        self._batches.labels(self._model, record.reason).inc()
-        self._rows.inc(record.rows)
-        self._run.observe(record.run_s)
-        self._batch_rows.observe(record.rows)
-        self._padding.observe(record.padding_share)
-        for waited_s in record.waited_s:
-            self._queue.observe(waited_s)
+        self._metrics.batches.labels(self._model, record.reason).inc()
+        self._metrics.rows.labels(self._model).inc(record.rows)
+        self._run.new.append(record.run_s)
+        self._batch_rows.new.append(record.rows)
+        self._padding.new.append(record.padding_share)
+        self._queue.new.extend(record.waited_s)
+        if len(self._latency.new) + len(self._queue.new) > FOLD_AT:
+            for buckets in (self._latency, self._queue, self._run, self._batch_rows, self._padding):
+                buckets.fold()
+
+    def refresh(self, queue_rows: int) -> None:
+        """Bring up to date what is only worked out when somebody asks."""
+        self._metrics.queue_rows.labels(self._model).set(queue_rows)
+        self._metrics.requests.labels(self._model, "200").inc(self._answered)
+        self._answered = 0

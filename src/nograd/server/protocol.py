@@ -165,7 +165,7 @@ def _spec_of(given: _Input, inputs: Sequence[TensorSpec]) -> TensorSpec:
 
 def _timeout_s(parameters: Parameters) -> float | None:
     timeout = parameters.get("timeout", 0)
-    if not isinstance(timeout, int) or timeout < 0:
+    if type(timeout) is not int or timeout < 0:
         raise ProtocolError(f"parameters.timeout is {timeout!r}; it is a whole number of microseconds, 0 for none")
     return timeout / 1e6 or None
 
@@ -176,9 +176,10 @@ def _array(given: _Input, spec: TensorSpec) -> Array:
             f"input {given.name!r} needs the binary tensor extension, which this server does not have yet; send JSON data"
         )
     values = _values(given, _NUMPY[spec.dtype])
+    for size in given.shape:
+        if size < 0:
+            raise ProtocolError(f"input {given.name!r} has shape {given.shape}; sizes are 0 or more")
     count = prod(given.shape)
-    if min(given.shape, default=0) < 0:
-        raise ProtocolError(f"input {given.name!r} has shape {given.shape}; sizes are 0 or more")
     if count != len(values):
         raise ProtocolError(f"input {given.name!r} has shape {given.shape}, so {count} elements; its data has {len(values)}")
     return values.reshape(given.shape)
@@ -193,6 +194,8 @@ def _values(given: _Input, dtype: np.dtype[Any]) -> Array:
     if dtype.kind == "O":
         return _objects(values)
     try:
+        if dtype.itemsize == 8:
+            return np.array(values, dtype=dtype)
         with np.errstate(over="raise"):
             return np.array(values, dtype=dtype)
     except FloatingPointError:

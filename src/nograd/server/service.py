@@ -20,8 +20,9 @@ from nograd.predictor import Predictor
 from nograd.server.config import ServeConfig
 from nograd.server.live import Live
 from nograd.server.metrics import Metrics, ModelMetrics
-from nograd.server.protocol import InferRequest, decode, encode, require_outputs, status_of, tensor_metadata
+from nograd.server.protocol import decode, encode, require_outputs, status_of, tensor_metadata
 from nograd.tensors import TEXT, Array, Batch, Signature, TensorSpec
+from nograd.threads import in_own_thread
 
 __all__ = ["InferenceService", "ServedModel"]
 
@@ -63,7 +64,7 @@ class ServedModel:
     async def start(self) -> None:
         """Warm the model, measure its cost by batch size, and open."""
         self.example = _example(self.predictor, self.inputs.inputs)
-        self.curve = await asyncio.to_thread(self._warm_up)
+        self.curve = await asyncio.wrap_future(in_own_thread(self._warm_up))
         self._batcher = DynamicBatcher(
             self.predictor,
             max_batch_size=self.config.max_batch_size,
@@ -74,16 +75,15 @@ class ServedModel:
         )
         await self._batcher.__aenter__()
         if self.predictor.has_postprocess:
-            self.outputs = tuple(
-                TensorSpec(name, _dtype(array), array.shape[1:]) for name, array in (await self._run(self.example)).items()
-            )
+            answered = self._merged(await self._batcher.run(self._parts(self.example)))
+            self.outputs = tuple(TensorSpec(name, _dtype(array), array.shape[1:]) for name, array in answered.items())
         self.ready = True
-        self._metrics.ready.set(1)
+        self._metrics.note_ready(ready=True)
 
     def drain(self) -> None:
         """Refuse new requests from now on; what was accepted is still answered."""
         self.ready = False
-        self._metrics.ready.set(0)
+        self._metrics.note_ready(ready=False)
 
     async def stop(self) -> None:
         """Answer what was accepted, within the grace, and end."""
@@ -120,8 +120,10 @@ class ServedModel:
                 raise UnavailableError(f"model {self.name!r} is not ready: it is warming up, or the server is stopping")
             request = decode(body, self.inputs.inputs)
             require_outputs(request.outputs, self.outputs)
-            outputs = await self._run(request.inputs, request.timeout_s)
-            answer = encode(self.name, self.version, request.id or f"{next(self._ids)}", _chosen(outputs, request))
+            parts = self._parts(request.inputs)
+            outputs = self._merged(await self._batcher.run(parts, timeout_s=request.timeout_s or self.config.timeout_s))
+            chosen = {name: outputs[name] for name in request.outputs} if request.outputs else outputs
+            answer = encode(self.name, self.version, request.id or f"{next(self._ids)}", chosen)
         except NogradError as error:
             self._note_error(error)
             raise
@@ -131,9 +133,8 @@ class ServedModel:
         self._metrics.note_request(now - begun)
         return answer
 
-    async def _run(self, inputs: Mapping[str, Array], timeout_s: float | None = None) -> Mapping[str, Array]:
-        parts = self._parts(inputs)
-        outputs = await self._batcher.run(parts, timeout_s=timeout_s or self.config.timeout_s)
+    def _merged(self, outputs: list[Batch]) -> Mapping[str, Array]:
+        """Return the parts' outputs as one; what `postprocess` makes of their rows, where there is one."""
         if self.predictor.has_postprocess:
             return _answers_as_arrays([answer for output in outputs for answer in self.predictor.answers(output)])
         return merge(outputs)
@@ -191,9 +192,9 @@ class ServedModel:
             **self._live.snapshot(time.monotonic()),
         }
 
-    def refresh_gauges(self) -> None:
-        """Bring up to date what metrics only show when asked."""
-        self._metrics.queue_rows.set(self._batcher.statistics().queue_rows)
+    def refresh_metrics(self) -> None:
+        """Bring up to date what is only worked out when somebody asks."""
+        self._metrics.refresh(self._batcher.statistics().queue_rows)
 
     def _note_batch(self, record: BatchRecord) -> None:
         self._live.note_batch(time.monotonic(), record, self._batcher.statistics().queue_rows)
@@ -270,7 +271,7 @@ class InferenceService:
     def metrics_text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         for model in self._models.values():
-            model.refresh_gauges()
+            model.refresh_metrics()
         return self.metrics.text()
 
 
@@ -294,10 +295,6 @@ def _example(predictor: Predictor, specs: Sequence[TensorSpec]) -> Mapping[str, 
 def _one_text_a_row(array: Array) -> Array:
     """Take text `[rows, 1]` as `[rows]`: some clients send strings in a column."""
     return array.ravel() if array.dtype == object and array.ndim > 1 and array.size == len(array) else array
-
-
-def _chosen(outputs: Mapping[str, Array], request: InferRequest) -> Mapping[str, Array]:
-    return {name: outputs[name] for name in request.outputs} if request.outputs else outputs
 
 
 def _dtype(array: Array) -> str:

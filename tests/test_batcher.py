@@ -1,0 +1,335 @@
+"""The DynamicBatcher, on the virtual loop: what runs with what, when, and who hears of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+import pytest
+
+from nograd import Decision, DynamicBatcher, WindowPolicy
+from nograd.batching.policy import DeviceState, Waiting
+from nograd.errors import (
+    ConfigError,
+    DeadlineError,
+    ModelError,
+    OverloadedError,
+    SignatureError,
+    TooLargeError,
+)
+from nograd.tensors import Batching
+from tests.virtual_loop import Device, at, outcome, statistics_of, virtual, virtual_loop
+
+THREAD_OR_INLINE = pytest.mark.parametrize("inline", [False, True], ids=["thread", "inline"])
+
+
+def rows(*values: float) -> list[list[float]]:
+    return [[value] for value in values]
+
+
+async def gathered(*work: Coroutine[Any, Any, Any]) -> list[tuple[float, Any]]:
+    """When each ended, and how."""
+    return list(await asyncio.gather(*map(outcome, work)))
+
+
+# -- forming batches
+
+
+@THREAD_OR_INLINE
+@virtual
+async def test_what_is_queued_runs_as_soon_as_the_device_is_free(inline: bool) -> None:
+    device = Device(seconds=1.0)
+    async with device.batcher(inline=inline) as batcher:
+        answers = await gathered(
+            batcher.predict(rows(1)), at(0.25, batcher.predict(rows(2))), at(0.5, batcher.predict(rows(3)))
+        )
+
+    assert [run.started for run in device.runs] == [0.0, 1.0]
+    assert device.batches == [[1], [2, 3]]
+    assert answers == [(1.0, [[2]]), (2.0, [[4]]), (2.0, [[6]])]
+
+
+@THREAD_OR_INLINE
+@virtual
+async def test_requests_of_one_turn_of_the_loop_share_a_batch(inline: bool) -> None:
+    device = Device()
+    async with device.batcher(inline=inline) as batcher:
+        answers = await asyncio.gather(*(batcher.predict(rows(value)) for value in range(10)))
+
+    assert device.batches == [list(range(10))]
+    assert answers == [[[value * 2]] for value in range(10)]
+
+
+@THREAD_OR_INLINE
+@virtual
+async def test_no_run_holds_more_rows_than_max_batch_size_and_the_oldest_go_first(inline: bool) -> None:
+    device = Device()
+    async with device.batcher(max_batch_size=4, inline=inline) as batcher:
+        await asyncio.gather(*(batcher.predict(rows(*[value] * (1 + value % 3))) for value in range(7)))
+
+    assert device.batches == [[0, 1, 1], [2, 2, 2, 3], [4, 4], [5, 5, 5, 6]]
+
+
+@virtual
+async def test_max_batch_size_is_the_policys_where_none_is_given() -> None:
+    device = Device(seconds=0.0)
+    device.batcher()  # lends it the loop's clock
+    async with DynamicBatcher(device, max_batch_size=2) as batcher:
+        await asyncio.gather(*(batcher.predict(rows(value)) for value in range(5)))
+
+    assert device.batches == [[0, 1], [2, 3], [4]]
+
+
+@virtual
+async def test_the_window_counts_from_the_arrival_of_the_oldest() -> None:
+    device = Device(seconds=1.0)
+    async with device.batcher(max_wait_ms=500) as batcher:
+        await gathered(
+            batcher.predict(rows(1)),
+            at(0.25, batcher.predict(rows(2))),
+            at(0.75, batcher.predict(rows(3))),  # arrives while the device is busy: 0.75 + 0.5 has passed when it is free
+            at(5.0, batcher.predict(rows(4))),
+        )
+
+    assert device.batches == [[1, 2], [3], [4]]
+    assert [run.started for run in device.runs] == [0.5, 1.5, 5.5]
+
+
+@virtual
+async def test_a_batch_that_fills_up_does_not_wait_for_its_window() -> None:
+    device = Device()
+    async with device.batcher(max_batch_size=2, max_wait_ms=10_000) as batcher:
+        await gathered(batcher.predict(rows(1)), at(0.5, batcher.predict(rows(2))))
+
+    assert [run.started for run in device.runs] == [0.5]
+
+
+@virtual
+async def test_a_request_above_max_batch_size_is_cut_and_joined_again_in_order() -> None:
+    device = Device()
+    async with device.batcher(max_batch_size=4) as batcher:
+        answer = await batcher.predict(rows(*range(10)))
+
+    assert answer == rows(*range(0, 20, 2))
+    assert device.batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+@pytest.mark.parametrize(
+    ("batching", "batches"), [("pad", [[1, 2, 3, 4]]), ("equal_lengths", [[1, 3], [2, 4]]), ("alone", [[1], [2], [3], [4]])]
+)
+@virtual
+async def test_rows_of_several_lengths_meet_only_where_that_is_right(batching: Batching, batches: list[list[float]]) -> None:
+    device = Device(batching=batching)
+    async with device.batcher() as batcher:
+        answers = await asyncio.gather(*(batcher.predict([row]) for row in ([1.0], [2.0, 2.0], [3.0], [4.0, 4.0])))
+
+    assert device.batches == batches
+    assert answers == [[[2]], [[4, 4]], [[6]], [[8, 8]]]
+
+
+@virtual
+async def test_two_lanes_run_two_batches_side_by_side() -> None:
+    device = Device(lanes=2, seconds=0.5, seconds_per_row=0.25)
+    async with device.batcher(max_batch_size=2) as batcher:
+        answers = await gathered(batcher.predict(rows(1, 2)), batcher.predict(rows(3)), at(0.25, batcher.predict(rows(4))))
+
+    assert sorted(run.started for run in device.runs) == [0.0, 0.0, 0.75]
+    assert answers == [(1.0, [[2], [4]]), (0.75, [[6]]), (1.5, [[8]])]
+
+
+# -- refusing
+
+
+@virtual
+async def test_a_full_queue_refuses_at_once_and_says_when_it_will_have_emptied() -> None:
+    device = Device(seconds=0.0, seconds_per_row=0.25)
+    async with device.batcher(max_batch_size=4, max_queue_rows=8) as batcher:
+        await batcher.predict(rows(0))
+        begun = [asyncio.create_task(at(when, batcher.predict(rows(1, 2, 3, 4)))) for when in (0.25, 0.5, 0.5)]
+        when, refusal = await outcome(at(0.75, batcher.predict(rows(5))))  # one batch runs, 8 rows wait
+        answers = await asyncio.gather(*begun)
+
+    assert when == 0.75
+    assert isinstance(refusal, OverloadedError)
+    assert 2.0 <= refusal.retry_after_s <= 3.0  # 8 rows at 0.25 s, with or without what is left of the running batch
+    assert str(refusal).startswith("the queue holds 8 of at most 8 rows; try again in ")
+    assert answers == [rows(2, 4, 6, 8)] * 3
+    assert statistics_of(batcher) == {"requests": 4, "rows": 13, "batches": 4, "refused": 1}
+
+
+@virtual
+async def test_a_request_that_no_queue_could_hold_is_too_large_rather_than_to_be_tried_again() -> None:
+    async with Device().batcher(max_queue_rows=8) as batcher:
+        with pytest.raises(TooLargeError, match="the request has 9 rows; the queue takes at most 8: send fewer"):
+            await batcher.predict(rows(*range(9)))
+
+
+@virtual
+async def test_inputs_that_are_not_the_models_never_reach_the_queue() -> None:
+    device = Device()
+    async with device.batcher() as batcher:
+        with pytest.raises(SignatureError):
+            await batcher.predict([["text"]])
+        assert statistics_of(batcher) == {}
+    assert device.runs == []
+
+
+@pytest.mark.parametrize("setting", ["max_batch_size", "max_queue_rows"])
+@virtual
+async def test_a_limit_below_one_is_refused(setting: str) -> None:
+    with pytest.raises(ConfigError, match=f"{setting} is 0; it must be at least 1"):
+        DynamicBatcher(Device(), **{setting: 0})  # type: ignore[arg-type]
+
+
+# -- time-outs and cancellation
+
+
+@virtual
+async def test_a_timeout_counts_from_arrival_and_is_told_when_it_passes() -> None:
+    device = Device(seconds=10.0)
+    async with device.batcher() as batcher:
+        (busy, _), (running, late), (queued, never) = await gathered(
+            batcher.predict(rows(1)),
+            at(1.0, batcher.predict(rows(2), timeout_s=15.0)),
+            at(2.0, batcher.predict(rows(3), timeout_s=4.0)),
+        )
+
+    assert (busy, running, queued) == (10.0, 16.0, 6.0)
+    assert isinstance(late, DeadlineError)
+    assert isinstance(never, DeadlineError)
+    assert str(never) == "no answer within 4 s; give more time, or send less at once"
+    assert device.batches == [[1], [2]]
+    assert statistics_of(batcher) == {"requests": 3, "rows": 3, "batches": 2, "expired": 2}
+
+
+@virtual
+async def test_an_answer_in_time_leaves_no_timer_behind() -> None:
+    async with Device().batcher(max_wait_ms=500) as batcher:
+        await gathered(*(batcher.predict(rows(*range(count)), timeout_s=30.0) for count in (1, 2, 40)))
+        assert virtual_loop().pending_timers() == []
+
+
+@virtual
+async def test_a_cancelled_request_that_waits_never_runs_and_makes_room() -> None:
+    device = Device(seconds=1.0)
+    async with device.batcher(max_queue_rows=2) as batcher:
+        first, gone, other = (asyncio.create_task(at(value / 8, batcher.predict(rows(value)))) for value in (1, 2, 3))
+        await asyncio.sleep(0.5)
+        gone.cancel()
+        await asyncio.sleep(0)
+        fourth = asyncio.create_task(batcher.predict(rows(4)))
+        answers = await asyncio.gather(first, other, fourth)
+
+    assert answers == [[[2]], [[6]], [[8]]]
+
+    assert gone.cancelled()
+    assert device.batches == [[1], [3, 4]]
+    assert statistics_of(batcher)["cancelled"] == 1
+
+
+@virtual
+async def test_cancelling_a_running_request_harms_no_neighbour() -> None:
+    device = Device(seconds=1.0)
+    async with device.batcher() as batcher:
+        tasks = [asyncio.create_task(batcher.predict(rows(value))) for value in (1, 2, 3)]
+        await asyncio.sleep(0.5)
+        tasks[1].cancel()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        later = await batcher.predict(rows(4))
+
+    assert [answers[0], answers[2], later] == [[[2]], [[6]], [[8]]]
+    assert isinstance(answers[1], asyncio.CancelledError)
+    assert statistics_of(batcher) == {"requests": 4, "rows": 4, "batches": 2, "cancelled": 1}
+
+
+@virtual
+async def test_a_thousand_clients_that_left_while_they_waited_cost_the_device_nothing() -> None:
+    device = Device(seconds=1.0)
+    async with device.batcher() as batcher:
+        first = asyncio.create_task(batcher.predict(rows(0)))
+        await asyncio.sleep(0.5)
+        gone = [asyncio.create_task(batcher.predict(rows(value))) for value in range(1, 1001)]
+        await asyncio.sleep(0)
+        for task in gone:
+            task.cancel()
+        await first
+
+    assert device.batches == [[0]]
+    assert statistics_of(batcher)["cancelled"] == 1000
+
+
+# -- failures
+
+
+@THREAD_OR_INLINE
+@pytest.mark.parametrize("error", [ValueError("bad row"), MemoryError("bad row"), SystemExit("bad row")], ids=type)
+@virtual
+async def test_one_bad_row_among_32_fails_alone_and_costs_ten_runs_more(error: BaseException, inline: bool) -> None:
+    device = Device(poison={13.0}, error=error)
+    async with device.batcher(inline=inline) as batcher:
+        answers = await gathered(*(batcher.predict(rows(value)) for value in range(32)))
+        later = await batcher.predict(rows(7))
+
+    bad = [value for value, (_, answer) in enumerate(answers) if isinstance(answer, Exception)]
+    assert bad == [13]
+    assert isinstance(answers[13][1], ModelError)
+    assert str(answers[13][1]) == f"the model raised {type(error).__name__}: bad row"
+    assert [answer for value, (_, answer) in enumerate(answers) if value != 13] == [rows(v * 2) for v in range(32) if v != 13]
+    assert len(device.runs) == 1 + 2 * 5 + 1
+    assert later == [[14]]
+    assert statistics_of(batcher) == {"requests": 33, "rows": 33, "batches": 2, "failed": 1}
+
+
+class Raising:
+    """A policy that raises until it is mended."""
+
+    mended = False
+
+    def decide(self, queue: Sequence[Waiting], now: float, device: DeviceState) -> Decision:
+        if self.mended:
+            return WindowPolicy().decide(queue, now, device)
+        raise KeyError("no rule")
+
+
+@pytest.mark.parametrize("requests", [1, 100])
+@virtual
+async def test_a_policy_that_raises_fails_what_waits_and_the_batcher_lives_on(requests: int) -> None:
+    policy = Raising()
+    async with Device().batcher(policy=policy) as batcher:
+        answers = await gathered(*(batcher.predict(rows(value), timeout_s=60.0) for value in range(requests)))
+        policy.mended = True
+        assert await batcher.predict(rows(1)) == [[2]]
+
+    assert {str(answer) for _, answer in answers} == {"the batch policy raised KeyError: 'no rule'"}
+    assert statistics_of(batcher)["failed"] == requests
+
+
+class Answering:
+    """A policy that answers the same whatever waits."""
+
+    def __init__(self, decision: Decision) -> None:
+        self.decision = decision
+
+    def decide(self, queue: Sequence[Waiting], now: float, device: DeviceState) -> Decision:
+        return self.decision
+
+
+@pytest.mark.parametrize("take", [(7,), (0, 0)], ids=["beyond the queue", "twice the same"])
+@virtual
+async def test_a_policy_that_takes_what_is_not_there_fails_what_waits(take: tuple[int, ...]) -> None:
+    async with Device().batcher(policy=Answering(Decision(take))) as batcher:
+        ((_, answer),) = await gathered(batcher.predict(rows(1), timeout_s=60.0))
+
+    assert isinstance(answer, ModelError)
+    assert "policy" in str(answer)
+
+
+@virtual
+async def test_a_request_in_several_parts_fails_as_one_and_leaves_nothing_behind() -> None:
+    device = Device(poison={13.0})
+    async with device.batcher(max_batch_size=4) as batcher:
+        ((_, answer),) = await gathered(batcher.predict(rows(*range(10, 30))))
+        assert batcher.statistics().queue_rows == 0
+
+    assert isinstance(answer, ModelError)
