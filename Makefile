@@ -73,7 +73,7 @@ $(VENV)/dev: pyproject.toml $(VENV)/demo
 	touch $@
 
 $(VENV)/docs: pyproject.toml | $(BIN)/python
-	$(PIP) mkdocs-material
+	$(PIP) 'mkdocs-material>=9.6'
 	touch $@
 
 .PHONY: chromium
