@@ -157,8 +157,12 @@ async def at(when: float, work: Coroutine[Any, Any, T]) -> T:
 
 async def outcome(work: Coroutine[Any, Any, T]) -> tuple[float, T | BaseException]:
     """Return when `work` ended, and what it returned or raised."""
-    result: list[T | BaseException] = await asyncio.gather(work, return_exceptions=True)
-    return virtual_loop().time(), result[0]
+    result: T | BaseException
+    try:
+        result = await work
+    except BaseException as error:  # noqa: BLE001  cancellation is an outcome, too
+        result = error
+    return virtual_loop().time(), result
 
 
 @dataclass(frozen=True, slots=True)

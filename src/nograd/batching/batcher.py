@@ -373,8 +373,12 @@ class DynamicBatcher:
         """Ask the policy; where it raises, its requests get the error and the batcher lives on."""
         state = DeviceState(self._free_lanes, draining=self._state != "open")
         try:
-            return self._policy.decide([entry.waiting for entry in oldest], now, state)
+            decision = self._policy.decide([entry.waiting for entry in oldest], now, state)
+            if len({position for position in decision.take if 0 <= position < len(oldest)}) != len(decision.take):
+                raise ValueError(f"take is {decision.take}; it must hold positions from 0 to {len(oldest) - 1}, each once")
+            return decision
         except Exception as error:  # noqa: BLE001  a user's policy may raise anything
+            self._counts.failed += len(oldest)
             for entry in oldest:
                 self._fail(entry, model_error("the batch policy", error))
             return None
@@ -408,16 +412,20 @@ class DynamicBatcher:
         job.run_s = self._clock() - begun
 
     def _finish(self, job: _Job) -> None:
-        """Back in the event loop: keep the device busy first, then answer."""
+        """Back in the event loop: a device thread gets its next batch before anybody is answered, so that it is never idle;
+        where the loop itself is the device, answers go out first."""
         self._free_lanes += 1
         rows = sum(entry.waiting.rows for entry in job.entries)
         self._running_rows -= rows
         self._seconds_per_row += (SMOOTHING if self._counts.batches else 1.0) * (job.run_s / rows - self._seconds_per_row)
         self._counts.batches += 1
         self._reasons[job.reason] += 1
-        self._pump()
+        if not self._inline:
+            self._pump()
         for entry, outcome in zip(job.entries, job.outcomes, strict=True):
             self._answer(entry, outcome)
+        if self._inline:
+            self._loop.call_soon(self._schedule_pump)
         self._note_idle()
         if self._observer is not None:
             self._observer(_record(job, rows))

@@ -75,7 +75,7 @@ def run_apart(parts: Sequence[Batch], run: Callable[[Batch], Batch], signature: 
     """
     try:
         return [*run_together(parts, run, signature)]
-    except Exception as error:  # noqa: BLE001  a model may raise anything; the callers of these parts get it
+    except (Exception, SystemExit) as error:  # noqa: BLE001  a model may raise anything; the callers of these parts get it
         if len(parts) == 1:
             return [error if isinstance(error, NogradError) else model_error("the model", error)]
     middle = len(parts) // 2
