@@ -61,7 +61,7 @@ def running(command: Sequence[str], port: int, ready_path: str) -> Iterator[Serv
 
 
 def load(server: Server, path: str, bodies: Path, *, clients: int, requests: int) -> dict[str, float]:
-    """Send requests from `clients` closed-loop clients in another process; return rate, latencies and the server's CPU per request."""
+    """Send requests from closed-loop clients in another process; return rate, latencies, and the server's CPU per request."""
     before = server.cpu_s()
     command = [sys.executable, "-m", "benchmarks.load", server.url + path, str(bodies), str(clients), str(requests)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=HERE.parent)
@@ -96,6 +96,7 @@ def report(name: str, rows: Sequence[Sequence[str]], data: Any, *, goal: str, me
         sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
     sys.stdout.write(f"goal: {goal}: {'met' if met else 'MISSED'}\n")
     RESULTS.mkdir(exist_ok=True)
-    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+    processor = platform.processor() or platform.machine()
+    machine = {"processor": processor, "cores": os.cpu_count(), "python": platform.python_version()}
     out = {"name": name, "machine": machine, "goal": goal, "met": met, "data": data, "when": time.strftime("%Y-%m-%d %H:%M")}
     (RESULTS / f"{name}.json").write_text(json.dumps(out, indent=1) + "\n")

@@ -1,7 +1,8 @@
 """A small closed-loop HTTP load: `python -m benchmarks.load URL BODIES CLIENTS REQUESTS` prints rate and latencies as JSON.
 
-BODIES is a file with one JSON body a line, cycled over. Each client keeps one connection and sends its next request when the last
-was answered. Raw asyncio: about 20 us of CPU a request, so that the client is a small part of what a 2-core machine does.
+BODIES is a file with one JSON body a line, cycled over. Each client keeps one connection and sends its next request when
+the last was answered. Raw asyncio: about 20 us of CPU a request, so that the client is a small part of what a 2-core
+machine does.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Client(asyncio.Protocol):
         self.buffer = b""
         self.send()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self.load.lost()
 
 
@@ -60,7 +61,8 @@ class Load:
 
     def __init__(self, url: str, bodies: list[bytes], clients: int, requests: int) -> None:
         self.target = urlsplit(url)
-        head = f"POST {self.target.path} HTTP/1.1\r\nhost: {self.target.netloc}\r\ncontent-type: application/json\r\ncontent-length: "
+        head = f"POST {self.target.path} HTTP/1.1\r\nhost: {self.target.netloc}\r\n"
+        head += "content-type: application/json\r\ncontent-length: "
         self.requests = [head.encode() + b"%d\r\n\r\n" % len(body) + body for body in bodies]
         self.clients, self.left, self.total = clients, requests, requests
         self.latencies: list[float] = []
@@ -84,9 +86,10 @@ class Load:
 
     async def run(self) -> dict[str, float]:
         loop = asyncio.get_running_loop()
+        host, port = self.target.hostname or "127.0.0.1", self.target.port or 80
         begun = time.perf_counter()
         for _ in range(self.clients):
-            await loop.create_connection(lambda: Client(self), self.target.hostname, self.target.port)
+            await loop.create_connection(lambda: Client(self), host, port)
         await asyncio.wait_for(self.done.wait(), 300)
         wall = time.perf_counter() - begun
         if len(self.latencies) != self.total:

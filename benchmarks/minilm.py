@@ -1,7 +1,7 @@
 """MiniLM under 16 and 64 clients against BatchPredictor over the same sentences, same backend, measured in turn.
 
-Both run the eager model with torch's default threads. The server chooses its batches from what waits, BatchPredictor from a window of
-512 sentences sorted by length.
+Both run the eager model with torch's default threads. The server chooses its batches from what waits, BatchPredictor from a
+window of 512 sentences sorted by length.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ def offline() -> None:
     for line in sys.stdin:
         begun, cpu = time.perf_counter(), time.process_time()
         count = sum(1 for _ in bulk.predict(texts[: int(line)]))
-        sys.stdout.write(json.dumps([count / (time.perf_counter() - begun), (time.process_time() - cpu) / count * 1e3]) + "\n")
+        per_s, cpu_ms = count / (time.perf_counter() - begun), (time.process_time() - cpu) / count * 1e3
+        sys.stdout.write(json.dumps([per_s, cpu_ms]) + "\n")
         sys.stdout.flush()
 
 
 def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     bodies = RESULTS / "minilm_bodies.jsonl"
-    requests = ({"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": [text]}]} for text in sentences()[:REQUESTS])
-    bodies.write_text("\n".join(map(json.dumps, requests)))
+    texts = sentences()[:REQUESTS]
+    inputs = [{"name": "text", "shape": [1], "datatype": "BYTES", "data": [text]} for text in texts]
+    bodies.write_text("\n".join(json.dumps({"inputs": [one]}) for one in inputs))
     command = [sys.executable, "-m", "benchmarks.minilm", "offline"]
     worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE.parent)
     rate: dict[str, list[float]] = {"BatchPredictor": [], **{f"server, {clients} clients": [] for clients in CLIENTS}}
@@ -61,10 +63,10 @@ def main() -> None:
         worker.stdin.close()
     table = [["what", "sentences/s", "of BatchPredictor", "CPU ms each", "p99 ms"]]
     met = True
-    for name, found in rate.items():
-        share = ratios(found, rate["BatchPredictor"])
+    for name, rates in rate.items():
+        share = ratios(rates, rate["BatchPredictor"])
         met = met and median(share) >= GOAL
-        table.append([name, spread(found), spread(share), spread(cpu_ms[name]), spread(latency[name]) if latency[name] else ""])
+        table.append([name, spread(rates), spread(share), spread(cpu_ms[name]), spread(latency[name]) if latency[name] else ""])
     data = {"rate": rate, "cpu_ms": cpu_ms, "p99_ms": latency, "requests": REQUESTS}
     report("minilm", table, data, goal=f"served rate at least {GOAL:.0%} of BatchPredictor", met=met)
 

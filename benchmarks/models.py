@@ -18,7 +18,7 @@ def tiny() -> Predictor:
 ANSWER = b'{"model_name":"m","outputs":[{"name":"output","datatype":"FP32","shape":[1,4],"data":[0.1,0.2,0.3,0.4]}]}'
 
 
-async def hello(scope: Any, receive: Any, send: Any) -> None:
+async def hello(scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG001
     """Read the body, answer constant JSON: what HTTP costs by itself."""
     while (await receive()).get("more_body"):
         pass

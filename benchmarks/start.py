@@ -28,7 +28,7 @@ def cpu_s(arguments: list[str]) -> float:
 def main() -> None:
     for arguments in CASES.values():
         cpu_s(arguments)  # byte code is compiled once
-    times = in_turn(ROUNDS, **{name: lambda a=arguments: cpu_s(a) for name, arguments in CASES.items()})  # type: ignore[misc]
+    times = in_turn(ROUNDS, **{name: lambda a=arguments: cpu_s(a) for name, arguments in CASES.items()})
     table = [["command", "CPU s"], *([name, spread(found)] for name, found in times.items())]
     met = all(median(times[name]) < GOAL_S for name in ("import nograd", "nograd --help"))
     report("start", table, times, goal=f"under {GOAL_S} s CPU each, without torch", met=met)

@@ -1,4 +1,4 @@
-"""What serving costs beside HTTP itself: a Linear(16, 4) over JSON with 64 clients, against a bare uvicorn "hello" in the same run.
+"""What serving costs beside HTTP itself: a Linear(16, 4) over JSON, 64 clients, against a bare uvicorn "hello", in one run.
 
 Counted is the server's CPU time per request (user + system of its process): the client shares the machine, but not this figure.
 """
@@ -18,8 +18,10 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     bodies = RESULTS / "tiny_bodies.jsonl"
     rows = [[round(((i * 7 + j * 3) % 17) / 17 - 0.5, 4) for j in range(16)] for i in range(64)]
-    bodies.write_text("\n".join(json.dumps({"inputs": [{"name": "input", "shape": [1, 16], "datatype": "FP32", "data": r}]}) for r in rows))
-    uvicorn = ["uvicorn", "benchmarks.models:hello", "--port", "18301", "--no-access-log", "--log-level", "warning", "--lifespan", "off"]
+    inputs = [{"name": "input", "shape": [1, 16], "datatype": "FP32", "data": row} for row in rows]
+    bodies.write_text("\n".join(json.dumps({"inputs": [one]}) for one in inputs))
+    uvicorn = ["uvicorn", "benchmarks.models:hello", "--port", "18301", "--no-access-log", "--log-level", "warning"]
+    uvicorn += ["--lifespan", "off"]
     nograd = ["nograd", "serve", "benchmarks.models:tiny", "--port", "18302"]
     results: dict[str, list[dict[str, float]]] = {"hello": [], "nograd": []}
     with running(uvicorn, 18301, "/") as hello, running(nograd, 18302, "/v2/health/ready") as server:

@@ -201,6 +201,17 @@ async def test_a_request_in_parts_whose_time_runs_out_as_it_is_answered_counts_o
 
 
 @virtual
+async def test_a_request_whose_client_leaves_as_its_time_runs_out_counts_once() -> None:
+    async with Device(seconds=1.0).batcher() as batcher:
+        request = asyncio.create_task(batcher.predict(rows(1), timeout_s=0.5))
+        virtual_loop().call_later(0.5, request.cancel)
+        await asyncio.wait([request])
+
+    done = batcher.statistics()
+    assert done.expired + done.cancelled == 1
+
+
+@virtual
 async def test_an_observer_that_raises_costs_nobody_an_answer() -> None:
     def observer(record: BatchRecord) -> None:
         raise ValueError("the observer's own fault")

@@ -17,7 +17,7 @@ from tests.virtual_loop import PADDING, Device, Run, at, outcome, run, virtual_l
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One client; times in seconds, all of them multiples of 1/64, which floats add exactly."""
+    """One client; times in seconds, all of them multiples of 1/128, which floats add exactly."""
 
     arrives: float
     rows: int = 1
@@ -93,9 +93,12 @@ def play(setting: Setting, requests: list[Request]) -> Story:
             observer=records.append,
         )
         async with batcher:
-            clients = [outcome(at(r.arrives, client(batcher, number, r))) for number, r in enumerate(requests)]
             closing = asyncio.ensure_future(at(setting.closes, batcher.close(setting.grace_s)))
-            ends = await asyncio.gather(*clients)
+            clients = {}
+            for number, request in sorted(enumerate(requests), key=lambda each: each[1].arrives):
+                await asyncio.sleep(request.arrives - virtual_loop().time())
+                clients[number] = asyncio.ensure_future(outcome(client(batcher, number, request)))
+            ends = [await clients[number] for number in range(len(requests))]
             await closing
         assert virtual_loop().pending_timers() == []
         return Story(ends, device.runs, records, batcher.statistics())
@@ -103,8 +106,8 @@ def play(setting: Setting, requests: list[Request]) -> Story:
     return run(story())
 
 
-def sixtyfourths(low: int, high: int) -> st.SearchStrategy[float]:
-    return st.integers(low, high).map(lambda n: n / 64)
+def sixtyfourths(low: int, high: int, offset: float = 0.0) -> st.SearchStrategy[float]:
+    return st.integers(low, high).map(lambda n: (n + offset) / 64)
 
 
 plain_requests = st.builds(Request, sixtyfourths(0, 200), st.integers(1, 6))
@@ -115,7 +118,7 @@ requests = st.builds(
     st.integers(1, 4),
     bad=st.sampled_from([False, False, False, True]),
     timeout_s=st.none() | sixtyfourths(1, 150),
-    leaves_after=st.none() | st.none() | sixtyfourths(0, 150),
+    leaves_after=st.none() | st.none() | sixtyfourths(0, 150, offset=0.5),  # never the moment of anything else
 )
 plain_settings = st.builds(Setting, sixtyfourths(1, 64), sixtyfourths(0, 8), max_batch_size=st.integers(1, 9))
 any_settings = st.builds(
@@ -237,7 +240,7 @@ def test_without_time_outs_and_lengths_batches_are_what_fits_in_the_order_of_arr
     assert [(each.started, [row[0] for row in each.rows]) for each in story.runs] == expected
 
 
-@given(plain_settings, st.lists(requests, max_size=10), sixtyfourths(1, 200), sixtyfourths(0, 200))
+@given(plain_settings, st.lists(requests, max_size=10), sixtyfourths(1, 200), sixtyfourths(0, 200, offset=0.5))
 def test_one_that_leaves_while_it_waits_changes_nothing_for_the_others(
     setting: Setting, traffic: list[Request], arrives: float, leaves_after: float
 ) -> None:

@@ -14,10 +14,12 @@ import nograd
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-MODULES = sorted(module.name for module in pkgutil.walk_packages(nograd.__path__, "nograd.") if not module.name.endswith("__main__"))
+FOUND = pkgutil.walk_packages(nograd.__path__, "nograd.")
+MODULES = sorted(module.name for module in FOUND if not module.name.endswith("__main__"))
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL), ids=lambda code: code.split("\n")[-2][:40])
+@pytest.mark.parametrize("code", BLOCKS, ids=lambda code: code.split("\n")[-2][:40])
 def test_code_in_the_readme_runs(code: str, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
 

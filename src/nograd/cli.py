@@ -38,8 +38,8 @@ def main() -> None:
         raise SystemExit(2) from None
 
 
-def _version(*, shown: bool) -> None:
-    if shown:
+def _version(value: bool) -> None:  # noqa: FBT001  typer's way of calling
+    if value:
         typer.echo(f"nograd {__version__}")
         raise typer.Exit
 
@@ -47,9 +47,11 @@ def _version(*, shown: bool) -> None:
 @app.callback()
 def _common(
     *,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
 ) -> None:
-    _version(shown=version)
+    """Hold the options that come before a command."""
 
 
 @app.command()

@@ -15,10 +15,11 @@ Result = TypeVar("Result")
 def in_own_thread(work: Callable[[], Result]) -> Future[Result]:
     """Run `work` in a thread that ends with it.
 
-    Probing, loading and warming up go through here for the sake of what runs later. On a CPU, OpenMP (libgomp) keeps a pool of
-    workers for every thread that ever ran a parallel operation, as long as that thread lives; once the pools hold more threads than
-    there are processors, no pool spins any more between operations. A MiniLM sentence on 2 cores then takes 20-23 ms instead of
-    16 (measured 2026-11-23). So the thread that serves should be the only one left that has run the model.
+    Probing, loading and warming up go through here for the sake of what runs later. On a CPU, OpenMP (libgomp) keeps a
+    pool of workers for every thread that ever ran a parallel operation, as long as that thread lives; once the pools hold
+    more threads than there are processors, no pool spins any more between operations. A MiniLM sentence on 2 cores then
+    takes 20-23 ms instead of 16 (measured 2026-11-23). So the thread that serves should be the only one left that has run
+    the model (docs/adr/0004).
     """
     future: Future[Result] = Future()
 

@@ -51,7 +51,7 @@ def hand_out(outputs: Batch, parts: Sequence[Batch], signature: Signature) -> li
     rows = [num_rows(part) for part in parts]
     for name, array in outputs.items():
         if len(array) != sum(rows):
-            raise ModelError(f"output {name!r} has {len(array)} rows for a batch of {sum(rows)}; there must be one for each row")
+            raise ModelError(f"output {name!r} has {len(array)} rows for a batch of {sum(rows)}; each row needs one")
     pieces = split(outputs, rows)
     if len(parts) == 1 or not any(spec.varying for spec in signature.outputs):
         return pieces

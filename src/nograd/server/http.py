@@ -63,7 +63,8 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI connection."""
         if scope["type"] == "lifespan":
-            return await self._lifespan(receive, send)
+            await self._lifespan(receive, send)
+            return
         if scope["type"] != "http":
             raise UnsupportedError(f"connections of type {scope['type']!r} are not served")
         headers: Headers = ()
@@ -74,7 +75,7 @@ class App:
                 status, kind, body = self._reply(scope)
                 headers = PAGE_HEADERS if scope["path"] in self._pages else ()
         except ClientLeftError:
-            return None
+            return
         except Exception as error:  # noqa: BLE001  every error is told to the client; one that is not ours goes to the log, too
             if not isinstance(error, NogradError):
                 _log(scope, error)

@@ -22,8 +22,8 @@ LAST_ERRORS = 8
 class LogHistogram:
     """Times in logarithmic buckets of 4 %: a percentile read from it is at most 4 % too high.
 
-    (DDSketch's idea: Masson, Rim and Lee, VLDB 2019, section 2.) `add` only remembers; times are sorted into buckets many at once,
-    when somebody asks, so that a request does not pay for being watched.
+    (DDSketch's idea: Masson, Rim and Lee, VLDB 2019, section 2.) `add` only remembers; times are sorted into buckets
+    many at once, when somebody asks, so that a request does not pay for being watched.
     """
 
     __slots__ = ("_counts", "_new", "add", "extend", "maximum", "total")

@@ -83,7 +83,7 @@ class _Request(msgspec.Struct, frozen=True):
 
 
 _DECODE = msgspec.json.Decoder(_Request)
-_DECODE_LIST = {
+_DECODE_LIST: dict[str, Any] = {
     "f": msgspec.json.Decoder(list[float]),
     "i": msgspec.json.Decoder(list[int]),
     "u": msgspec.json.Decoder(list[int]),

@@ -41,7 +41,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn that drains on SIGTERM and SIGINT and then exits with 0: readiness turns false first, accepted requests finish."""
+    """uvicorn that drains on SIGTERM and SIGINT, then exits with 0: readiness turns false, accepted requests finish."""
 
     def __init__(self, config: uvicorn.Config, service: InferenceService, ready: Callable[[], None]) -> None:
         super().__init__(config)

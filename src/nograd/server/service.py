@@ -188,7 +188,7 @@ class ServedModel:
                 "rows": done.rows,
                 "batches": done.batches,
                 "refused": done.refused,
-            },  # fmt: skip
+            },
             **self._live.snapshot(time.monotonic()),
         }
 
@@ -264,8 +264,12 @@ class InferenceService:
     def snapshot(self) -> dict[str, Any]:
         """Return what the live page shows."""
         server = {
-            "name": "nograd", "version": __version__, "uptime_s": time.monotonic() - self._begun, "ready": self.ready, "draining": self.draining,
-        }  # fmt: skip
+            "name": "nograd",
+            "version": __version__,
+            "uptime_s": time.monotonic() - self._begun,
+            "ready": self.ready,
+            "draining": self.draining,
+        }
         return {"server": server, "models": [model.snapshot() for model in self._models.values()]}
 
     def metrics_text(self) -> bytes:
@@ -284,12 +288,12 @@ def _timed(run: Callable[[Batch], Batch], batch: Batch) -> float:
 def _example(predictor: Predictor, specs: Sequence[TensorSpec]) -> Mapping[str, Array]:
     """Return one row of real input by name, as a client would send it."""
     if predictor.item is None:
-        return predictor.example
-    value = np.empty(1, dtype=object) if specs[0].dtype == TEXT else None
-    if value is None:
-        return {specs[0].name: np.asarray(predictor.example, dtype=specs[0].dtype)[None]}
-    value[0] = predictor.example
-    return {specs[0].name: value}
+        arrays: Mapping[str, Array] = predictor.example
+        return arrays
+    spec = specs[0]
+    column = np.empty(1, dtype=object) if spec.dtype == TEXT else np.empty((1, *np.shape(predictor.example)), dtype=spec.dtype)
+    column[0] = predictor.example
+    return {spec.name: column}
 
 
 def _one_text_a_row(array: Array) -> Array:

@@ -1,0 +1,192 @@
+"""Models without torch, and a server without sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import numpy as np
+
+from nograd import Backend, Predictor, Signature, TensorSpec
+from nograd.server.config import ServeConfig
+from nograd.server.http import App
+from nograd.server.service import InferenceService
+from nograd.tensors import Batch
+
+T = TypeVar("T")
+
+X = TensorSpec("x", "float32", (2,))
+OUTPUT = TensorSpec("output", "float32", (2,))
+
+Message = dict[str, Any]
+
+
+class Fake(Backend):
+    """A backend that is a function, and remembers what it was given."""
+
+    name = "fake"
+    device = "cpu"
+
+    def __init__(self, function: Callable[[Batch], Batch], signature: Signature, *, lanes: int = 1) -> None:
+        self.signature = signature
+        self.lanes = lanes
+        self.runs: list[Batch] = []
+        self._function = function
+
+    def run(self, batch: Batch) -> Batch:
+        self.runs.append(batch)
+        return self._function(batch)
+
+
+def doubling() -> Fake:
+    """`output` is twice `x`, FP32 [-1, 2]."""
+    return Fake(lambda batch: {"output": batch["x"] * 2}, Signature((X,), (OUTPUT,), reason="rows are independent"))
+
+
+def echoing(spec: TensorSpec) -> Fake:
+    """The output is the only input."""
+    return Fake(dict, Signature((spec,), (spec,)))
+
+
+GATE = 42.0
+"""A row that begins with this value keeps the model busy until the test opens the gate."""
+
+
+@dataclass
+class Gate:
+    """Holds a model in its run."""
+
+    entered: threading.Event = field(default_factory=threading.Event)
+    opened: threading.Event = field(default_factory=threading.Event)
+
+    def model(self) -> Fake:
+        """Doubling, but a run with a GATE in it waits to be let out."""
+
+        def run(batch: Batch) -> Batch:
+            np.sort(np.arange(200_000) * 7919 % 200_003)  # longer than a hand-over: such a model gets a thread of its own
+            if (batch["x"][:, 0] == GATE).any():
+                self.entered.set()
+                if not self.opened.wait(20):
+                    raise RuntimeError("nobody opened the gate")
+            return {"output": batch["x"] * 2}
+
+        return Fake(run, Signature((X,), (OUTPUT,)))
+
+    async def wait_entered(self) -> None:
+        """Return when the model is inside."""
+        assert await asyncio.to_thread(self.entered.wait, 20)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An HTTP answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> str:
+        """The sentence of a refusal, whose form is checked, too."""
+        assert self.headers["content-type"] == "application/json"
+        assert list(self.json) == ["error"]
+        assert "Traceback" not in self.json["error"]
+        return str(self.json["error"])
+
+    def data(self, output: str = "output") -> Any:
+        """The data of one output of an infer answer."""
+        assert self.status == 200, self.body
+        return next(each["data"] for each in self.json["outputs"] if each["name"] == output)
+
+
+async def asgi(
+    app: App, method: str, path: str, body: bytes | Sequence[bytes] = b"", *, headers: Mapping[str, str] | None = None,
+    left: Awaitable[object] | None = None,
+) -> Reply | None:  # fmt: skip
+    """Return the application's answer to one request; None where it sent none.
+
+    Args:
+        app: the application.
+        method: of HTTP.
+        path: percent-encoded.
+        body: whole, or in the pieces in which it comes.
+        headers: of the request.
+        left: when this is done, the client has gone; None stays for ever.
+    """
+    pieces = [body] if isinstance(body, bytes) else list(body)
+    coming = [{"type": "http.request", "body": each, "more_body": i < len(pieces)} for i, each in enumerate(pieces, 1)]
+    sent: list[Any] = []
+
+    async def receive() -> Message:
+        if coming:
+            return coming.pop(0)
+        await (left or asyncio.Event().wait())
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    raw = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
+    scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "headers": raw, "query_string": b""}
+    await app(scope, receive, send)
+    if not sent:
+        return None
+    start, content = sent
+    return Reply(start["status"], {k.decode(): v.decode() for k, v in start["headers"]}, content["body"])
+
+
+class Site:
+    """A server without sockets: an InferenceService behind its application, on an event loop of its own."""
+
+    def __init__(self, models: Mapping[str, Backend | Predictor], **settings: Any) -> None:
+        self.service = InferenceService(ServeConfig(**settings))
+        self.app = App(self.service)
+        for name, model in models.items():
+            self.service.add(name, model if isinstance(model, Predictor) else Predictor(model))
+        self._runner = asyncio.Runner()
+
+    def __enter__(self) -> Self:
+        self.run(self.service.start())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.run(self.service.stop())
+        self._runner.close()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return what `work` returns on the site's loop."""
+        return self._runner.run(work)
+
+    def request(
+        self, method: str, path: str, body: bytes | Sequence[bytes] = b"", *, headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        """Return the answer to one request."""
+        reply = self.run(asgi(self.app, method, path, body, headers=headers))
+        assert reply is not None
+        return reply
+
+    def get(self, path: str) -> Reply:
+        return self.request("GET", path)
+
+    def infer(self, model: str, *inputs: Mapping[str, Any], **more: Any) -> Reply:
+        """Return the answer to an infer call."""
+        return self.request("POST", f"/v2/models/{model}/infer", json.dumps({"inputs": inputs, **more}).encode())
+
+
+def tensor(name: str, datatype: str, shape: Sequence[int], data: Any) -> dict[str, Any]:
+    """Return one input of an infer call."""
+    return {"name": name, "datatype": datatype, "shape": list(shape), "data": data}
+
+
+def x(*rows: Sequence[float]) -> dict[str, Any]:
+    """Return rows as the input of a doubling model."""
+    return tensor("x", "FP32", [len(rows), 2], [list(row) for row in rows])

@@ -1,0 +1,380 @@
+"""The Open Inference Protocol's codec: bytes to arrays and back. Letters and numbers as in the acceptance checklist."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nograd import Predictor, TensorSpec
+from nograd.errors import (
+    ConfigError,
+    DeadlineError,
+    ItemError,
+    MethodError,
+    ModelError,
+    ModelNotFoundError,
+    NogradError,
+    OverloadedError,
+    ProtocolError,
+    SignatureError,
+    TooLargeError,
+    UnavailableError,
+    UnsupportedError,
+)
+from nograd.server.protocol import InferRequest, decode, encode, require_outputs, status_of, tensor_metadata
+from tests.fakes import Site, doubling, echoing, tensor
+
+DATATYPES = {
+    "BOOL": "bool", "UINT8": "uint8", "UINT16": "uint16", "UINT32": "uint32", "UINT64": "uint64", "INT8": "int8",
+    "INT16": "int16", "INT32": "int32", "INT64": "int64", "FP16": "float16", "FP32": "float32", "FP64": "float64", "BYTES": "bytes",
+}  # fmt: skip
+
+SPECS = {name: TensorSpec("t", dtype, ("n",)) for name, dtype in DATATYPES.items()}
+
+
+def body(*inputs: dict[str, Any], **more: Any) -> bytes:
+    return json.dumps({"inputs": inputs, **more}).encode()
+
+
+def decoded(datatype: str, shape: list[Any], data: Any) -> Any:
+    """The array that one input `t` becomes."""
+    return decode(body(tensor("t", datatype, shape, data)), [SPECS[datatype]]).inputs["t"]
+
+
+def refusal(request: bytes, *specs: TensorSpec) -> str:
+    with pytest.raises(ProtocolError) as raised:
+        decode(request, specs or [SPECS["FP32"]])
+    return str(raised.value)
+
+
+# -- requests
+
+
+@pytest.mark.parametrize("data", [[1, 2, 3, 4, 5, 6], [[1, 2, 3], [4, 5, 6]]], ids=["flat", "nested"])
+@pytest.mark.parametrize("datatype", sorted(DATATYPES))
+def test_i1_flat_and_nested_data_are_the_same_rows(datatype: str, data: list[Any]) -> None:
+    def made(value: Any) -> Any:
+        if isinstance(value, list):
+            return [made(each) for each in value]
+        return {"BOOL": value % 2 == 0, "BYTES": f"text {value}"}.get(datatype, value)
+
+    array = decoded(datatype, [2, 3], made(data))
+
+    assert array.dtype == (object if datatype == "BYTES" else DATATYPES[datatype])
+    assert array.tolist() == made([[1, 2, 3], [4, 5, 6]])
+
+
+@pytest.mark.parametrize(
+    ("shape", "data", "said"),
+    [
+        ([2, 2], [[1, 2], [3]], "ragged"),
+        ([2, 2], [[1, 2], 3], "ragged"),
+        ([2, 2], [[1, 2], [[3], 4]], "ragged"),
+        ([4], [[1, 2], [3, 4]], "ragged"),
+        ([2, 2], [1, 2, 3], "so 4 elements; its data has 3"),
+        ([2, 2], [1, 2, 3, 4, 5], "so 4 elements; its data has 5"),
+        ([2], [], "so 2 elements; its data has 0"),
+        ([], [1, 2], "so 1 elements; its data has 2"),
+        ([-1, 2], [1, 2], "sizes are 0 or more"),
+        ([-1, -2], [1, 2], "sizes are 0 or more"),
+        ([1.5, 2], [1, 2, 3], "shape"),
+        ([True, 2], [1, 2], "shape"),
+        ([None], [1], "shape"),
+        ("2", [1, 2], "shape"),
+        ([10**30], [1], "shape"),
+        ([0, 2**62, 2**62], [], "'t'"),
+        ([0, 2**63], [], "'t'"),
+        ([1] * 70, [1], "'t'"),
+        ([2], None, "must be a list of numbers"),
+        ([2], 5, "must be a list of numbers"),
+        ([2], {"a": 1}, "must be a list of numbers"),
+        ([2], "AAAA", "must be a list of numbers"),
+    ],
+)
+def test_i1_i2_data_that_does_not_fill_its_shape_is_refused_by_name(shape: Any, data: Any, said: str) -> None:
+    message = refusal(body(tensor("t", "FP32", shape, data)))
+
+    assert said in message
+    assert "Expected" not in message or "shape" in message
+
+
+@pytest.mark.parametrize("shape", [[], [0], [0, 4], [2, 0]])
+def test_i2_a_shape_without_rows_reaches_the_signature_which_refuses_it(shape: list[int]) -> None:
+    with Site({"m": echoing(SPECS["FP32"])}) as site:
+        reply = site.infer("m", tensor("t", "FP32", shape, [1.0][: math.prod(shape)]))
+
+    assert reply.status == 400
+    assert "'t'" in reply.error
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data", "said"),
+    [
+        ("UINT8", [256], "holds 256; UINT8 goes from 0 to 255"),
+        ("UINT8", [-1], "holds -1; UINT8 goes from 0 to 255"),
+        ("INT8", [1, -129], "holds -129; INT8 goes from -128 to 127"),
+        ("INT64", [2**63], "holds 9223372036854775808; INT64 goes from"),
+        ("UINT64", [2**64], "UINT64"),
+        ("INT32", [1.5], "must be a list of integers"),
+        ("INT32", ["1"], "must be a list of integers"),
+        ("INT32", [True], "must be a list of integers"),
+        ("INT32", [None], "must be a list of integers"),
+        ("FP32", ["1.5"], "must be a list of numbers"),
+        ("FP32", [False], "must be a list of numbers"),
+        ("FP32", [1e39], "beyond FP32, whose largest is 3.40282e+38"),
+        ("FP16", [70000], "beyond FP16, whose largest is 65504"),
+        ("BOOL", [1], "must be a list of true and false"),
+        ("BYTES", [1], "must be a list of strings"),
+        ("BYTES", [b"".decode(), None], "must be a list of strings"),
+    ],
+)
+def test_i5_a_value_that_is_not_the_datatypes_is_refused_by_name(datatype: str, data: list[Any], said: str) -> None:
+    message = refusal(body(tensor("t", datatype, [len(data)], data)), SPECS[datatype])
+
+    assert message.startswith(("input 't' ", "the data of input 't'"))
+    assert said in message
+
+
+@pytest.mark.parametrize("literal", ["NaN", "Infinity", "-Infinity", "1e400", "01", "0x1", "1.", "+1"])
+def test_i5_a_number_that_json_does_not_have_is_refused(literal: str) -> None:
+    request = f'{{"inputs": [{{"name": "t", "shape": [1], "datatype": "FP64", "data": [{literal}]}}]}}'
+
+    assert refusal(request.encode(), SPECS["FP64"])
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=4))
+def test_i5_int64_survives_exactly(values: list[int]) -> None:
+    array = decoded("INT64", [len(values)], values)
+
+    assert array.tolist() == values
+    assert json.loads(encode("m", "1", "id", {"t": array}))["outputs"][0]["data"] == values
+
+
+@pytest.mark.parametrize("value", [2**53 + 1, 2**63, 2**64 - 1])
+def test_i5_uint64_survives_exactly(value: int) -> None:
+    assert decoded("UINT64", [1], [value]).tolist() == [value]
+
+
+def test_i3_an_unknown_datatype_is_refused_with_the_known_ones() -> None:
+    message = refusal(body(tensor("t", "FLOAT", [1], [1])))
+
+    assert message.startswith("input 't' has datatype 'FLOAT'; datatypes are ")
+    assert all(name in message for name in DATATYPES)
+
+
+@pytest.mark.parametrize("datatype", sorted(set(DATATYPES) - {"FP32"}))
+def test_i3_a_datatype_that_is_not_the_models_is_refused(datatype: str) -> None:
+    assert refusal(body(tensor("t", datatype, [1], [1]))) == f"input 't' has datatype {datatype}; the model takes FP32"
+
+
+def test_i4_bf16_needs_binary_which_is_not_there_yet() -> None:
+    with pytest.raises(UnsupportedError, match="input 't' needs the binary tensor extension"):
+        decode(body(tensor("t", "BF16", [1], [1])), [TensorSpec("t", "bfloat16")])
+
+
+def test_b2_binary_data_is_not_there_yet() -> None:
+    binary = {"name": "t", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}}
+    with pytest.raises(UnsupportedError, match="input 't' needs the binary tensor extension"):
+        decode(body(binary), [SPECS["FP32"]])
+
+
+@pytest.mark.parametrize("text", ["", "plain", "Zürich 漢字 🙂", "null", 'quote " and \\ and \n', "\u0000"])
+def test_i6_text_survives_exactly(text: str) -> None:
+    array = decoded("BYTES", [1], [text])
+
+    assert array.tolist() == [text]
+    assert json.loads(encode("m", "1", "id", {"t": array}))["outputs"][0]["data"] == [text]
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        (body(), "inputs is empty; the model takes 't'"),
+        (body(tensor("u", "FP32", [1], [1])), "there is no input 'u'; the model takes 't'"),
+        (body(tensor("T", "FP32", [1], [1])), "there is no input 'T'; the model takes 't'"),
+        (body(*[tensor("t", "FP32", [1], [1])] * 2), "input 't' is given twice"),
+        (body({"name": "t", "datatype": "FP32", "shape": [1]}), "input 't' has no data"),
+        (body({"name": "t", "datatype": "FP32", "data": [1]}), "shape"),
+        (body({"name": "t", "shape": [1], "data": [1]}), "datatype"),
+        (body({"datatype": "FP32", "shape": [1], "data": [1]}), "name"),
+        (body(tensor("t", "FP32", [1], [1]), id=5), "id"),
+        (body(tensor("t", "FP32", [1], [1]), outputs=[{}]), "name"),
+        (b"{}", "inputs"),
+        (b"[]", "object"),
+        (b"null", "object"),
+    ],
+)
+def test_i7_what_is_missing_or_unknown_is_named(request_: bytes, said: str) -> None:
+    assert said in refusal(request_)
+
+
+def test_i8_outputs_are_asked_for_in_any_order_and_none_or_empty_means_all() -> None:
+    one = tensor("t", "FP32", [1], [1])
+
+    assert decode(body(one, outputs=[{"name": "b"}, {"name": "a"}]), [SPECS["FP32"]]).outputs == ("b", "a")
+    assert decode(body(one, outputs=[]), [SPECS["FP32"]]).outputs == ()
+    assert decode(body(one, outputs=None), [SPECS["FP32"]]).outputs == ()
+    with pytest.raises(ProtocolError, match="there is no output 'c'; the model gives 'a', 'b'"):
+        require_outputs(("a", "c"), [TensorSpec("a", "float32"), TensorSpec("b", "float32")])
+
+
+def test_i11_unknown_parameters_are_no_error() -> None:
+    parameters = {"sequence_id": 5, "priority": 1, "binary_data_output": True, "triton_x": "y", "mine": 0.5}
+    one = {**tensor("t", "FP32", [1], [1]), "parameters": {"content_type": "np"}}
+
+    request = decode(body(one, parameters=parameters, outputs=[{"name": "o", "parameters": {"binary_data": False}}]), [SPECS["FP32"]])
+
+    assert (request.outputs, request.timeout_s) == (("o",), None)
+
+
+@pytest.mark.parametrize(("timeout", "timeout_s"), [(0, None), (1, 1e-6), (2_500_000, 2.5)])
+def test_i12_the_timeout_parameter_is_in_microseconds(timeout: int, timeout_s: float | None) -> None:
+    request = decode(body(tensor("t", "FP32", [1], [1]), parameters={"timeout": timeout}, id="a"), [SPECS["FP32"]])
+
+    assert request == InferRequest(request.inputs, (), "a", timeout_s)
+
+
+@pytest.mark.parametrize("timeout", [-1, 0.5, "1s"])
+def test_i12_any_other_timeout_is_refused(timeout: Any) -> None:
+    message = refusal(body(tensor("t", "FP32", [1], [1]), parameters={"timeout": timeout}))
+
+    assert message == f"parameters.timeout is {timeout!r}; it is a whole number of microseconds, 0 for none"
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [b'{"inputs": ' + b"[" * 100_000, b'{"inputs": [{"name": "t", "shape": [1], "datatype": "FP32", "data": ' + b"[" * 50_000 + b"]" * 50_000 + b"}]}",
+     b'{"a": ' * 100_000, b'{"id": ' + b"[" * 100_000, b'{"parameters": ' + b'{"a":' * 100_000],
+    ids=["inputs", "data", "objects", "id", "parameters"],
+)  # fmt: skip
+def test_i13_a_depth_bomb_is_a_refusal(bomb: bytes) -> None:
+    assert refusal(bomb)
+
+
+@pytest.mark.parametrize("request_", [b"", b"\xff\xfe", '{"inputs"'.encode("utf-16"), b'{"inputs": [\xff]}', b'{"id": "\\ud800", "inputs": []}'])
+def test_i13_bytes_that_are_not_utf8_json_are_a_refusal(request_: bytes) -> None:
+    assert refusal(request_).startswith(("the body is not an inference request: ", "inputs is empty"))
+
+
+# -- answers
+
+
+def test_o1_o2_an_answer_is_flat_row_major_json() -> None:
+    strided = np.arange(12, dtype=np.int32).reshape(2, 6)[:, ::2]
+
+    answer = json.loads(encode("m", "3", "abc", {"a": strided, "b": np.array([True]), "c": np.zeros((1, 0), np.float32)}))
+
+    assert answer == {
+        "model_name": "m",
+        "model_version": "3",
+        "id": "abc",
+        "outputs": [
+            {"name": "a", "datatype": "INT32", "shape": [2, 3], "data": [0, 2, 4, 6, 8, 10]},
+            {"name": "b", "datatype": "BOOL", "shape": [1], "data": [True]},
+            {"name": "c", "datatype": "FP32", "shape": [1, 0], "data": []},
+        ],
+    }
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_o3_nan_and_infinity_are_an_error_and_never_invalid_json(bad: float, dtype: str) -> None:
+    with pytest.raises(ModelError, match="output 'y' holds NaN or infinity, which JSON cannot carry"):
+        encode("m", "1", "i", {"x": np.zeros(1, np.float32), "y": np.array([[1, bad]], dtype)})
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=8))
+def test_o4_float32_comes_back_as_it_was_in_its_shortest_digits(values: list[float]) -> None:
+    array = decoded("FP32", [len(values)], values)
+    text = encode("m", "1", "i", {"t": array})
+    again = np.array(json.loads(text)["outputs"][0]["data"], dtype=np.float32)
+
+    assert array.tobytes() == np.array(values, np.float32).tobytes() == again.tobytes()
+
+
+def test_o4_float32_is_not_widened() -> None:
+    assert b'"data":[0.1]' in encode("m", "1", "i", {"t": np.array([0.1], np.float32)})
+
+
+def test_an_output_that_the_protocol_has_no_name_for_is_an_error_of_ours() -> None:
+    with pytest.raises(NogradError, match="output 'y' is complex64"):
+        encode("m", "1", "i", {"y": np.array([1j], np.complex64)})
+
+
+def test_metadata_has_minus_one_for_rows_and_for_what_varies() -> None:
+    assert tensor_metadata([TensorSpec("x", "int64", ("tokens", 3))]) == [{"name": "x", "datatype": "INT64", "shape": [-1, -1, 3]}]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ProtocolError(""), 400), (SignatureError(""), 400), (ItemError("", 0), 400), (ConfigError(""), 400),
+        (ModelNotFoundError(""), 404), (MethodError("", ("GET",)), 405), (TooLargeError(""), 413), (ModelError(""), 500),
+        (ValueError(""), 500), (UnsupportedError(""), 501), (OverloadedError(""), 503), (UnavailableError(""), 503), (DeadlineError(""), 504),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_every_error_has_its_status(error: Exception, status: int) -> None:
+    assert status_of(error) == status
+
+
+# -- anything at all
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    echoes = {name: echoing(spec) for name, spec in SPECS.items()}
+    with Site({**echoes, "doubling": Predictor(doubling())}, max_batch_size=4, max_queue_rows=64) as site:
+        yield site
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.sampled_from([2**63, 2**64, -1, 0]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["name", "t", "data", "timeout"]), inner, max_size=2),
+    max_leaves=6,
+)
+valid = st.sampled_from(sorted(DATATYPES)).map(
+    lambda name: (name, {"inputs": [tensor("t", name, [1, 2], {"BYTES": ["a", "b"], "BOOL": [True, False]}.get(name, [1, 2]))], "outputs": [{"name": "t"}], "parameters": {}})
+)  # fmt: skip
+
+
+@given(valid, st.lists(st.sampled_from(["inputs", 0, "name", "shape", "datatype", "data", "outputs", "parameters"]), max_size=3), json_values)
+def test_i13_a_request_with_anything_anywhere_never_gets_a_5xx(site: Site, request_: tuple[str, Any], path: list[Any], value: Any) -> None:
+    model, place = request_
+    whole = place = json.loads(json.dumps(place))
+    for step in path:
+        if isinstance(place, dict) and step in place and isinstance(place[step], dict | list):
+            place = place[step]
+        elif isinstance(place, list) and step == 0:
+            place = place[0]
+    if isinstance(place, dict):
+        place[path[-1] if path else "inputs"] = value
+    elif isinstance(place, list):
+        place.append(value)
+
+    reply = site.request("POST", f"/v2/models/{model}/infer", json.dumps(whole).encode("utf-8", "surrogatepass"))
+
+    assert reply.status < 500 or reply.status == 501
+    assert reply.status == 200 or reply.error
+
+
+@given(valid, st.lists(st.tuples(st.integers(0, 120), st.binary(max_size=2)), min_size=1, max_size=4), st.integers(0, 140))
+def test_i13_a_request_with_any_bytes_changed_or_cut_never_gets_a_5xx(
+    site: Site, request_: tuple[str, Any], changes: list[tuple[int, bytes]], cut: int
+) -> None:
+    model, whole = request_
+    text = bytearray(json.dumps(whole).encode())
+    for position, replacement in changes:
+        text[position : position + 1] = replacement
+
+    reply = site.request("POST", f"/v2/models/{model}/infer", bytes(text[:cut] if cut < 120 else text))
+
+    assert reply.status < 500 or reply.status == 501
+    assert reply.status == 200 or reply.error
