@@ -145,9 +145,16 @@ async def asgi(
 
 
 class Site:
-    """A server without sockets: an InferenceService behind its application, on an event loop of its own."""
+    """A server without sockets: an InferenceService behind its application, on an event loop of its own.
 
-    def __init__(self, models: Mapping[str, Backend | Predictor], **settings: Any) -> None:
+    Args:
+        models: what is served, by name.
+        started: within its context the models are warm and open; else the test does that itself.
+        settings: of ServeConfig.
+    """
+
+    def __init__(self, models: Mapping[str, Backend | Predictor], *, started: bool = True, **settings: Any) -> None:
+        self._started = started
         self.service = InferenceService(ServeConfig(**settings))
         self.app = App(self.service)
         for name, model in models.items():
@@ -155,11 +162,13 @@ class Site:
         self._runner = asyncio.Runner()
 
     def __enter__(self) -> Self:
-        self.run(self.service.start())
+        if self._started:
+            self.run(self.service.start())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.run(self.service.stop())
+        if self._started:
+            self.run(self.service.stop())
         self._runner.close()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:

@@ -14,8 +14,10 @@ import threading
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
+from heapq import heappop, heappush
+from math import inf
 from typing import Any, ParamSpec, TypeVar, TypeVarTuple, cast
 
 import numpy as np
@@ -36,15 +38,30 @@ STUCK_TURNS = 20_000
 """Turns of the loop at one and the same time after which it will turn for ever."""
 
 
+@dataclass(order=True, slots=True)
+class _Sleeper:
+    """A device thread whose run takes virtual time."""
+
+    until: float
+    key: float
+    woken: threading.Event = field(compare=False, default_factory=threading.Event)
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """`time()` is virtual; `problems` collects what nobody handled."""
+    """`time()` is virtual; `problems` collects what nobody handled.
+
+    At one and the same time everything else comes first, then the device threads, one by one: a thread that was woken
+    hands over what it has to say before the loop goes on. So threads change nothing about the order of events.
+    """
 
     def __init__(self) -> None:
         self._now = 0.0
         self._timers: list[asyncio.TimerHandle] = []
+        self._sleepers: list[_Sleeper] = []
         self._thread = threading.get_ident()
-        self.working = 0
-        """Threads that compute now; the clock waits for them."""
+        self._lock = threading.Lock()
+        self._heard = threading.Event()
+        self._working = 0
         self.problems: list[dict[str, Any]] = []
         super().__init__(_JumpingSelector(self))
         self.set_exception_handler(lambda _, context: self.problems.append(context))
@@ -56,51 +73,77 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Let time pass, as a computation in the loop's own thread would."""
         self._now += seconds
 
+    @property
+    def working(self) -> int:
+        """Threads that compute now; the clock waits for them."""
+        return self._working
+
+    def add_working(self, threads: int) -> None:
+        """Say that so many more threads compute from now on, or fewer."""
+        with self._lock:
+            self._working += threads
+
     def call_at(
         self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         timer = super().call_at(when, callback, *args, context=context)
-        self._timers = [other for other in self._timers if other.when() > self._now and not other.cancelled()]
-        self._timers.append(timer)
+        self._timers = [*self.pending_timers(), timer]
         return timer
 
     def pending_timers(self) -> list[asyncio.TimerHandle]:
         """Return the timers that would still wake the loop."""
         return [timer for timer in self._timers if timer.when() > self._now and not timer.cancelled()]
 
+    def call_soon_threadsafe(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        handle = super().call_soon_threadsafe(callback, *args, context=context)
+        if threading.get_ident() != self._thread:
+            self._heard.set()
+        return handle
+
     def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
-        self.working += 1
+        self.add_working(1)
         future = super().run_in_executor(executor, func, *args)
-        future.add_done_callback(lambda _: self._stopped_working())
+        future.add_done_callback(lambda _: self.add_working(-1))
         return future
 
     async def shutdown_default_executor(self, *args: Any) -> None:
-        self.working += 1  # since Python 3.12 there is a timer beside the joining thread
+        self.add_working(1)  # since Python 3.12 there is a timer beside the joining thread
         try:
             await super().shutdown_default_executor(*args)
         finally:
-            self._stopped_working()
+            self.add_working(-1)
 
-    def compute(self, seconds: float) -> None:
-        """Take virtual time: in a thread that counts as working, or in the loop's own."""
+    def compute(self, seconds: float, key: float) -> None:
+        """Take virtual time: in a thread that counts as working, or in the loop's own.
+
+        Args:
+            seconds: of the virtual clock.
+            key: of threads that wake at the same time, the one with the smallest is first.
+        """
         if threading.get_ident() == self._thread:
             self.advance(seconds)
             return
-        woken = threading.Event()
-        self.call_soon_threadsafe(self._fall_asleep, seconds, woken)
-        if not woken.wait(STUCK_S):
-            raise RuntimeError(f"a device slept {STUCK_S} real seconds: the loop never got to its time")
+        sleeper = _Sleeper(self._now + seconds, key)
+        with self._lock:
+            heappush(self._sleepers, sleeper)
+            self._working -= 1
+        self.call_soon_threadsafe(lambda: None)
+        if not sleeper.woken.wait(STUCK_S):
+            raise RuntimeError(f"a device slept {STUCK_S} real seconds: the loop never got to {sleeper.until} s")
 
-    def _fall_asleep(self, seconds: float, woken: threading.Event) -> None:
-        self._stopped_working()
-        self.call_later(seconds, self._wake, woken)
-
-    def _wake(self, woken: threading.Event) -> None:
-        self.working += 1
-        woken.set()
-
-    def _stopped_working(self) -> None:
-        self.working -= 1
+    def wake_before(self, when: float) -> bool:
+        """Go to the time of the first sleeping thread and hear it out, if that is before `when`."""
+        if not self._sleepers or self._sleepers[0].until >= when:
+            return False
+        sleeper = heappop(self._sleepers)
+        self._now = sleeper.until
+        self.add_working(1)
+        self._heard.clear()
+        sleeper.woken.set()
+        self._heard.wait(STUCK_S)
+        return True
 
 
 class _JumpingSelector(selectors.SelectSelector):
@@ -112,12 +155,18 @@ class _JumpingSelector(selectors.SelectSelector):
         self._turns = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        self._turns = self._turns + 1 if timeout == 0 else 0
-        if self._turns > STUCK_TURNS:
-            raise RuntimeError(f"the loop turned {STUCK_TURNS} times at {self._loop.time()} s: time does not go on")
-        if timeout is not None and (timeout <= 0 or not self._loop.working):
-            self._loop.advance(max(0.0, timeout))
+        if timeout is not None and timeout <= 0:  # something is ready
+            self._turns += 1
+            if self._turns > STUCK_TURNS:
+                raise RuntimeError(f"the loop turned {STUCK_TURNS} times at {self._loop.time()} s: time does not go on")
             return super().select(0)
+        self._turns = 0
+        if not self._loop.working:
+            if self._loop.wake_before(inf if timeout is None else self._loop.time() + timeout):
+                return super().select(0)
+            if timeout is not None:
+                self._loop.advance(timeout)
+                return super().select(0)
         events = super().select(STUCK_S)
         if not events:
             raise RuntimeError(f"nothing will ever happen: no timer, {self._loop.working} threads that say nothing")
@@ -222,7 +271,7 @@ class Device:
         policy = policy or WindowPolicy(max_batch_size, max_wait_ms, self.signature.batching)
 
         def observe(record: BatchRecord) -> None:
-            loop.working -= 1
+            loop.add_working(-1)
             observer(record)
 
         return DynamicBatcher(
@@ -241,7 +290,7 @@ class Device:
     def run(self, batch: Batch) -> Batch:
         given = batch["x"]
         self.runs.append(Run(self._loop.time(), tuple(map(tuple, given.tolist()))))
-        self._loop.compute(self._cost[0] + self._cost[1] * len(given))
+        self._loop.compute(self._cost[0] + self._cost[1] * len(given), key=float(given[0, 0]))
         if self._poison.intersection(given.ravel().tolist()):
             raise self._error
         return {"y": np.where(given == PADDING, np.nan, given * 2)}
@@ -262,7 +311,7 @@ class _Announcing:
     def decide(self, queue: Sequence[Waiting], now: float, device: DeviceState) -> Decision:
         decision = self._policy.decide(queue, now, device)
         if decision.take and sorted(set(decision.take)) == sorted(decision.take) and max(decision.take) < len(queue):
-            self._loop.working += 1
+            self._loop.add_working(1)
         return decision
 
 

@@ -69,7 +69,7 @@ class Predictor:
         self._module: nn.Module | None = None
         self._backend: Backend | None = None
         self._device = device
-        self._example: Any = None
+        self._example: Any = sample
         self.item = item if item is not None else getattr(preprocess, "item", None)
         if isinstance(model, Backend):
             if device != "auto":
@@ -81,7 +81,6 @@ class Predictor:
         self._module = model
         if sample is not None:
             self._learn(sample, probed=True)
-            self._example = sample
 
     # -- what it is
 

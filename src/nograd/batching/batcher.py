@@ -311,7 +311,8 @@ class DynamicBatcher:
 
     def _leave(self, entry: _Entry) -> None:
         """Forget a request that was answered, or whose caller went away; one that still waits leaves the queue."""
-        self._unanswered.pop(id(entry), None)
+        if self._unanswered.pop(id(entry), None) is None:
+            return
         if self._queue.pop(id(entry), None) is not None:
             self._queue_rows -= entry.waiting.rows
         if not entry.future.done():

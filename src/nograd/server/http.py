@@ -179,7 +179,7 @@ async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and int(value) > limit:
             raise TooLargeError(f"the body has {int(value)} bytes; this server takes at most {limit}")
-        if name == b"content-encoding" and value not in (b"identity", b""):
+        if name == b"content-encoding" and value.lower() not in (b"identity", b""):
             raise UnsupportedError(
                 f"content-encoding {value.decode('latin-1')!r} is not served yet; send the body uncompressed"
             )
@@ -189,12 +189,12 @@ async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:
     body: bytes = message.get("body", b"")
     pieces = [body]
     size = len(body)
-    while message.get("more_body"):
+    while message.get("more_body") and size <= limit:
         message = await receive()
-        size += len(message.get("body", b""))
-        if size > limit:
-            raise TooLargeError(f"the body has more than {limit} bytes, the most that this server takes")
         pieces.append(message.get("body", b""))
+        size += len(pieces[-1])
+    if size > limit:
+        raise TooLargeError(f"the body has more than {limit} bytes, the most that this server takes")
     if message["type"] == "http.disconnect":
         raise ClientLeftError
     return body if len(pieces) == 1 else b"".join(pieces)

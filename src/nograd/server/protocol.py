@@ -108,7 +108,13 @@ class InferRequest:
 
 
 def datatype(spec: TensorSpec) -> str:
-    """Return the protocol's name for a tensor's dtype, such as `FP32`."""
+    """Return the protocol's name for a tensor's dtype, such as `FP32`.
+
+    Raises:
+        UnsupportedError: it has none, as complex numbers have none.
+    """
+    if spec.dtype not in _DATATYPES:
+        raise UnsupportedError(f"tensor {spec.name!r} is {spec.dtype}; the protocol knows {', '.join(_DATATYPES)}")
     return _DATATYPES[spec.dtype]
 
 
@@ -182,7 +188,10 @@ def _array(given: _Input, spec: TensorSpec) -> Array:
     count = prod(given.shape)
     if count != len(values):
         raise ProtocolError(f"input {given.name!r} has shape {given.shape}, so {count} elements; its data has {len(values)}")
-    return values.reshape(given.shape)
+    try:
+        return values.reshape(given.shape)
+    except (ValueError, OverflowError) as error:  # no elements, in a shape that no array can have
+        raise ProtocolError(f"input {given.name!r} has shape {given.shape}: {error}") from None
 
 
 def _values(given: _Input, dtype: np.dtype[Any]) -> Array:
@@ -263,10 +272,7 @@ def encode(model_name: str, model_version: str, request_id: str, outputs: Mappin
     Raises:
         ModelError: an output holds NaN or infinity, which JSON cannot carry.
     """
-    listed = [
-        {"name": name, "datatype": _DATATYPE_OF[array.dtype], "shape": array.shape, "data": _data(array)}
-        for name, array in outputs.items()
-    ]
+    listed = [_encode_one(name, array) for name, array in outputs.items()]
     answer = {"model_name": model_name, "model_version": model_version, "id": request_id, "outputs": listed}
     body = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
     if b"null" in body:  # orjson's word for NaN and infinity; looking for it costs nothing beside looking at every number
@@ -274,8 +280,11 @@ def encode(model_name: str, model_version: str, request_id: str, outputs: Mappin
     return body
 
 
-def _data(array: Array) -> Any:
-    return array.ravel() if array.dtype.kind != "O" else array.ravel().tolist()
+def _encode_one(name: str, array: Array) -> dict[str, Any]:
+    if array.dtype not in _DATATYPE_OF:
+        raise ModelError(f"output {name!r} is {array.dtype.name}, which the protocol has no datatype for")
+    data = array.ravel() if array.dtype.kind != "O" else array.ravel().tolist()
+    return {"name": name, "datatype": _DATATYPE_OF[array.dtype], "shape": array.shape, "data": data}
 
 
 def _require_finite(outputs: Mapping[str, Array]) -> None:

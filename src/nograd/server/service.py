@@ -12,10 +12,11 @@ import numpy as np
 import orjson
 
 from nograd import __version__
-from nograd.batching import BatchRecord, DynamicBatcher
-from nograd.batching.collate import join, merge
+from nograd.batching import BatchRecord, DynamicBatcher, Statistics
+from nograd.batching.collate import join, merge, model_error
 from nograd.cost import CostCurve
 from nograd.errors import ModelNotFoundError, NogradError, UnavailableError
+from nograd.inputs import to_host
 from nograd.predictor import Predictor
 from nograd.server.config import ServeConfig
 from nograd.server.live import Live
@@ -54,7 +55,7 @@ class ServedModel:
         self.outputs: tuple[TensorSpec, ...] = predictor.signature.outputs
         self._live = Live()
         self._metrics = ModelMetrics(metrics, name)
-        self._batcher: DynamicBatcher
+        self._batcher: DynamicBatcher | None = None
         self._ids = itertools.count(1)
         self._requests = 0
         self._errors = 0
@@ -63,22 +64,27 @@ class ServedModel:
 
     async def start(self) -> None:
         """Warm the model, measure its cost by batch size, and open."""
+        tensor_metadata([*self.inputs.inputs, *self.outputs])  # all must have a name in the protocol
         self.example = _example(self.predictor, self.inputs.inputs)
         self.curve = await asyncio.wrap_future(in_own_thread(self._warm_up))
-        self._batcher = DynamicBatcher(
+        batcher = DynamicBatcher(
             self.predictor,
             max_batch_size=self.config.max_batch_size,
             max_wait_ms=self.config.max_wait_ms,
             max_queue_rows=self.config.max_queue_rows,
-            inline=self.curve.seconds[-1] < INLINE_S and self.predictor.lanes == 1,
+            inline=self._runs_inline(self.curve),
             observer=self._note_batch,
         )
-        await self._batcher.__aenter__()
+        self._batcher = await batcher.__aenter__()
         if self.predictor.has_postprocess:
-            answered = self._merged(await self._batcher.run(self._parts(self.example)))
+            answered = self._merged(await batcher.run(self._parts(self.example)))
             self.outputs = tuple(TensorSpec(name, _dtype(array), array.shape[1:]) for name, array in answered.items())
         self.ready = True
         self._metrics.note_ready(ready=True)
+
+    def _runs_inline(self, curve: CostCurve) -> bool:
+        """True for a model that is known to be quick: where lengths vary, the example's says nothing of the longest."""
+        return curve.seconds[-1] < INLINE_S and not self.predictor.signature.lengths and self.predictor.lanes == 1
 
     def drain(self) -> None:
         """Refuse new requests from now on; what was accepted is still answered."""
@@ -88,7 +94,8 @@ class ServedModel:
     async def stop(self) -> None:
         """Answer what was accepted, within the grace, and end."""
         self.drain()
-        await self._batcher.close(self.config.grace_s)
+        if self._batcher is not None:
+            await self._batcher.close(self.config.grace_s)
 
     def _warm_up(self) -> CostCurve:
         """Run the example at 1, 2, 4, ... rows: the first request shall not pay for what happens only once."""
@@ -116,15 +123,8 @@ class ServedModel:
         """
         begun = time.monotonic()
         try:
-            if not self.ready:
-                raise UnavailableError(f"model {self.name!r} is not ready: it is warming up, or the server is stopping")
-            request = decode(body, self.inputs.inputs)
-            require_outputs(request.outputs, self.outputs)
-            parts = self._parts(request.inputs)
-            outputs = self._merged(await self._batcher.run(parts, timeout_s=request.timeout_s or self.config.timeout_s))
-            chosen = {name: outputs[name] for name in request.outputs} if request.outputs else outputs
-            answer = encode(self.name, self.version, request.id or f"{next(self._ids)}", chosen)
-        except NogradError as error:
+            answer = await self._answer(body)
+        except Exception as error:
             self._note_error(error)
             raise
         now = time.monotonic()
@@ -133,11 +133,24 @@ class ServedModel:
         self._metrics.note_request(now - begun)
         return answer
 
+    async def _answer(self, body: bytes) -> bytes:
+        if not self.ready or self._batcher is None:
+            raise UnavailableError(f"model {self.name!r} is not ready: it is warming up, or the server is stopping")
+        request = decode(body, self.inputs.inputs)
+        require_outputs(request.outputs, self.outputs)
+        parts = self._parts(request.inputs)
+        outputs = self._merged(await self._batcher.run(parts, timeout_s=request.timeout_s or self.config.timeout_s))
+        chosen = {name: outputs[name] for name in request.outputs} if request.outputs else outputs
+        return encode(self.name, self.version, request.id or f"{next(self._ids)}", chosen)
+
     def _merged(self, outputs: list[Batch]) -> Mapping[str, Array]:
         """Return the parts' outputs as one; what `postprocess` makes of their rows, where there is one."""
-        if self.predictor.has_postprocess:
+        if not self.predictor.has_postprocess:
+            return merge(outputs)
+        try:
             return _answers_as_arrays([answer for output in outputs for answer in self.predictor.answers(output)])
-        return merge(outputs)
+        except Exception as error:  # postprocess is the user's code
+            raise model_error("postprocess", error) from error
 
     def _parts(self, inputs: Mapping[str, Array]) -> list[Batch]:
         if self.predictor.item is None:
@@ -167,7 +180,7 @@ class ServedModel:
 
     def snapshot(self) -> dict[str, Any]:
         """Return what the live page shows of this model."""
-        done = self._batcher.statistics()
+        done = self._statistics()
         signature = self.predictor.signature
         limits = ("max_batch_size", "max_wait_ms", "max_queue_rows", "timeout_s")
         return {
@@ -194,16 +207,19 @@ class ServedModel:
 
     def refresh_metrics(self) -> None:
         """Bring up to date what is only worked out when somebody asks."""
-        self._metrics.refresh(self._batcher.statistics().queue_rows)
+        self._metrics.refresh(self._statistics().queue_rows)
+
+    def _statistics(self) -> Statistics:
+        return self._batcher.statistics() if self._batcher is not None else Statistics()
 
     def _note_batch(self, record: BatchRecord) -> None:
-        self._live.note_batch(time.monotonic(), record, self._batcher.statistics().queue_rows)
+        self._live.note_batch(time.monotonic(), record, self._statistics().queue_rows)
         self._metrics.note_batch(record)
 
-    def _note_error(self, error: NogradError) -> None:
+    def _note_error(self, error: Exception) -> None:
         self._errors += 1
         status = status_of(error)
-        self._live.note_error(time.monotonic(), status, str(error))
+        self._live.note_error(time.monotonic(), status, str(error) if isinstance(error, NogradError) else repr(error))
         self._metrics.note_error(status)
 
 
@@ -313,17 +329,18 @@ def _answers_as_arrays(answers: Sequence[Any]) -> dict[str, Array]:
 
 
 def _column(values: Sequence[Any]) -> Array:
-    """Numbers and arrays become a tensor, strings text, anything else JSON text."""
+    """Numbers and arrays of one shape become a tensor, strings text, anything else JSON text."""
     if not isinstance(values[0], str):
-        array = (
-            np.asarray(values)
-            if not hasattr(values[0], "detach")
-            else np.stack([value.detach().cpu().numpy() for value in values])
-        )
+        try:
+            array = np.asarray([to_host(value) for value in values])
+        except ValueError:  # lists of several lengths
+            array = np.empty(0, dtype=object)
         if array.dtype.kind in "fiub":
             return array
     texts = np.empty(len(values), dtype=object)
-    texts[:] = [
-        value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode() for value in values
-    ]
+    texts[:] = [value if isinstance(value, str) else _json_text(value) for value in values]
     return texts
+
+
+def _json_text(value: Any) -> str:
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode()

@@ -1,0 +1,131 @@
+"""/metrics, read with Prometheus' own parser, against what was sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from nograd.batching import BatchRecord
+from nograd.server.metrics import FOLD_AT, Metrics, ModelMetrics
+from tests.fakes import Reply, Site, doubling, x
+
+Samples = dict[tuple[str, ...], float]
+
+
+def samples(text: bytes) -> Samples:
+    """Every sample by its name and its labels' values in the order of their names; bounds as floats are written."""
+    found = {}
+    for family in text_string_to_metric_families(text.decode()):
+        for sample in family.samples:
+            labels = {name: str(float(value)) if name == "le" else value for name, value in sample.labels.items()}
+            found[sample.name, *(labels[name] for name in sorted(labels))] = sample.value
+    return found
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with Site({"doubling": doubling(), "idle": doubling()}, max_batch_size=4, max_queue_rows=8, max_body_bytes=1000) as site:
+        yield site
+
+
+def scrape(site: Site) -> Samples:
+    return samples(site.get("/metrics").body)
+
+
+def test_counts_are_what_was_sent(site: Site) -> None:
+    for rows in (1, 2, 6):
+        assert site.infer("doubling", x(*[[1, 2]] * rows)).status == 200
+    for _ in range(2):
+        assert site.infer("doubling", x([1, 2]), outputs=[{"name": "y"}]).status == 400
+    assert site.infer("doubling", x(*[[1, 2]] * 9)).status == 413
+
+    found = scrape(site)
+
+    assert {key[2]: value for key, value in found.items() if key[:2] == ("nograd_requests_total", "doubling")} == {
+        "200": 3, "400": 2, "413": 1,
+    }  # fmt: skip
+    assert found["nograd_rows_total", "doubling"] == 9
+    assert sum(value for key, value in found.items() if key[:2] == ("nograd_batches_total", "doubling")) == 4
+    assert found["nograd_request_seconds_count", "doubling"] == 3
+    assert found["nograd_queue_seconds_count", "doubling"] == 4
+    assert found["nograd_run_seconds_count", "doubling"] == 4
+    assert (found["nograd_batch_rows_count", "doubling"], found["nograd_batch_rows_sum", "doubling"]) == (4, 9)
+    assert [found["nograd_batch_rows_bucket", bound, "doubling"] for bound in ("1.0", "2.0", "4.0", "inf")] == [1, 3, 4, 4]
+    assert found["nograd_padding_ratio_sum", "doubling"] == 0
+    assert found["nograd_queue_rows", "doubling"] == 0
+    assert found["nograd_request_seconds_count", "idle"] == 0
+
+
+def body_too_long(site: Site) -> Reply:
+    return site.request("POST", "/v2/models/doubling/infer", b"...", headers={"content-length": "1001"})
+
+
+def body_compressed(site: Site) -> Reply:
+    return site.request("POST", "/v2/models/doubling/infer", b"...", headers={"content-encoding": "gzip"})
+
+
+def test_what_is_refused_before_it_is_read_is_counted_too(site: Site) -> None:
+    statuses = [str(refuse(site).status) for refuse in (body_too_long, body_compressed, body_compressed)]
+
+    found = scrape(site)
+
+    assert statuses == ["413", "501", "501"]
+    assert found.get(("nograd_requests_total", "doubling", "413")) == 1
+    assert found.get(("nograd_requests_total", "doubling", "501")) == 2
+
+
+def test_counters_never_go_back_and_asking_changes_nothing(site: Site) -> None:
+    site.infer("doubling", x([1, 2]))
+    first = scrape(site)
+    assert scrape(site) == {**first, **{key: value for key, value in scrape(site).items() if key[0].endswith("_created")}}
+    site.infer("doubling", x([1, 2]))
+
+    assert all(value >= first.get(key, 0) for key, value in scrape(site).items())
+
+
+def test_readiness_is_a_gauge_that_falls_when_the_server_drains(site: Site) -> None:
+    before = scrape(site)
+    site.service.drain()
+    after = scrape(site)
+
+    assert [each["nograd_model_ready", "doubling"] for each in (before, after)] == [1, 0]
+
+
+def test_the_content_type_is_prometheus_text_format(site: Site) -> None:
+    assert site.get("/metrics").headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+
+
+@pytest.mark.parametrize("name", ['quote " and \\', "line\nfeed", "ü漢"])
+def test_a_models_name_may_be_anything(name: str) -> None:
+    with Site({name: doubling()}) as site:
+        assert scrape(site)["nograd_model_ready", name] == 1
+
+
+@given(st.lists(st.floats(0, 60) | st.sampled_from([0.0005, 0.001, 30.0]), max_size=30))
+def test_a_histogram_counts_every_value_up_to_and_with_its_bound(latencies: list[float]) -> None:
+    metrics = Metrics()
+    model = ModelMetrics(metrics, "m")
+    for seconds in latencies:
+        model.note_request(seconds)
+    model.refresh(0)
+
+    found = samples(metrics.text())
+
+    for key, value in found.items():
+        if key[0] == "nograd_request_seconds_bucket":
+            assert value == sum(seconds <= float(key[1]) for seconds in latencies)
+    assert found["nograd_request_seconds_count", "m"] == len(latencies)
+    assert found["nograd_request_seconds_sum", "m"] == pytest.approx(sum(latencies))
+    assert found["nograd_requests_total", "m", "200"] == len(latencies)
+
+
+def test_a_server_that_nobody_asks_keeps_no_more_than_a_few_thousand_values() -> None:
+    model = ModelMetrics(Metrics(), "m")
+    for _ in range(3 * FOLD_AT):
+        model.note_request(0.001)
+        model.note_batch(BatchRecord(1, 1, "full", 0.001, (0.0,), 0.0, 0))
+        assert len(model._latency.new) + len(model._queue.new) <= FOLD_AT
