@@ -75,7 +75,7 @@ async def test_no_run_holds_more_rows_than_max_batch_size_and_the_oldest_go_firs
 async def test_max_batch_size_is_the_policys_where_none_is_given() -> None:
     device = Device(seconds=0.0)
     device.batcher()  # lends it the loop's clock
-    async with DynamicBatcher(device, max_batch_size=2) as batcher:
+    async with DynamicBatcher(device, max_batch_size=2, inline=True) as batcher:
         await asyncio.gather(*(batcher.predict(rows(value)) for value in range(5)))
 
     assert device.batches == [[0, 1], [2, 3], [4]]

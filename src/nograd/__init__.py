@@ -10,11 +10,11 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from nograd.backends import Backend, TorchBackend
     from nograd.batching import BatchPolicy, Decision, DynamicBatcher, WindowPolicy
+    from nograd.bulk import BatchPredictor
     from nograd.cost import CostCurve
     from nograd.errors import NogradError
-    from nograd.bulk import BatchPredictor
     from nograd.predictor import Predictor
-    from nograd.probe import probe
+    from nograd.probing import probe
     from nograd.sources import load
     from nograd.tensors import Batch, Signature, TensorSpec
 
@@ -33,7 +33,7 @@ _HOME = {
     "TorchBackend": "backends",
     "WindowPolicy": "batching",
     "load": "sources",
-    "probe": "probe",
+    "probe": "probing",
 }
 """Public name -> the module it lives in; imported when first asked for (PEP 562), so that `import nograd` costs nothing."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from nograd.backends import Backend
 from nograd.batching.collate import chunks, plan, run_apart
 from nograd.errors import ConfigError, ItemError, NogradError, SignatureError
-from nograd.inputs import holds_tensors, stacked
+from nograd.inputs import each_item, holds_tensors, stacked
 from nograd.predictor import Predictor
-from nograd.tensors import Batch, num_rows
+from nograd.tensors import Batch, num_rows, split
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,7 +60,7 @@ class BatchPredictor:
         predictor: a Predictor, or what one is made of: a torch module or a backend.
         max_batch_size: rows in one run, at most.
         window_batches: batches sorted together; memory holds three windows.
-        progress: shows a bar with the rate and the time left.
+        progress: shows a bar with the rate and the time left, on standard error.
         predictor_options: for the Predictor that is made of a module: `sample`, `preprocess`, `postprocess`, `device`.
             Without `sample`, the first two items are the sample.
 
@@ -98,36 +98,49 @@ class BatchPredictor:
             What `predictor.predict` would answer for the item: tensors for tensors.
 
         Raises:
-            ItemError: an item could not be prepared, or the model raised on it. The answers of all items before it were yielded.
+            ItemError: an item could not be prepared, or the model raised on it. The answers of all items before it were
+                yielded; so they are where `items` itself raises, whose error then follows as it is.
+            SignatureError: `items` is one string, or a dict of columns.
         """
         if total is None and isinstance(items, Sized):
             total = len(items)
-        stream = iter(items)
-        first = list(islice(stream, SAMPLE_ITEMS))
-        if not first:
-            return
-        self._predictor.learn_from(first)
+        reader = _Reader(items)
+        first = reader.peek(SAMPLE_ITEMS)
+        if first:
+            self._learn_from(first)
         preparing = ThreadPoolExecutor(1, "nograd-prepare")
         device = ThreadPoolExecutor(self._predictor.lanes, "nograd-device")
         try:
             with _progress_bar(total, shown=self._progress) as advance:
-                for window in self._windows(chain(first, stream), preparing, device):
-                    yield from self._answers(window, as_tensors=holds_tensors(first[0]))
+                for window in self._windows(reader, preparing, device):
+                    yield from self._answers(window, device, as_tensors=holds_tensors(first[0]))
                     advance(sum(map(num_rows, window.parts)))
         finally:
             preparing.shutdown(cancel_futures=True)
             device.shutdown(cancel_futures=True)
 
-    def _windows(self, items: Iterator[Any], preparing: ThreadPoolExecutor, device: ThreadPoolExecutor) -> Iterator[_Window]:
+    def _learn_from(self, items: Sequence[Any]) -> None:
+        """Teach the predictor, of the first item alone where a later one is bad: that one fails when its turn comes."""
+        try:
+            self._predictor.learn_from(items)
+        except NogradError:
+            try:
+                self._predictor.learn_from(items[:1])
+            except SignatureError as error:
+                raise ItemError(f"item 0: {error}", 0) from error
+
+    def _windows(self, reader: _Reader, preparing: ThreadPoolExecutor, device: ThreadPoolExecutor) -> Iterator[_Window]:
         ahead: deque[Future[_Window]] = deque()
         start = 0
-        while window := list(islice(items, self._window_rows)):
+        while window := reader.read(self._window_rows):
             ahead.append(preparing.submit(self._send, window, start, device))
             start += len(window)
             if len(ahead) > WINDOWS_AHEAD:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+        if reader.error is not None:
+            raise reader.error
 
     def _send(self, items: list[Any], start: int, device: ThreadPoolExecutor) -> _Window:
         """Prepare a window and queue its runs; in the preparing thread."""
@@ -142,7 +155,7 @@ class BatchPredictor:
 
     def _prepare(self, items: list[Any], start: int) -> tuple[list[Batch], ItemError | None]:
         """Return the window as parts: many rows each where they stack, else one row each up to the first that fails."""
-        if not self._predictor.has_preprocess:
+        if not self._predictor.has_preprocess and self._predictor.signature.batching != "alone":
             try:
                 return chunks(self._predictor.check(stacked(items)), self._max_batch_size), None
             except (SignatureError, ValueError):
@@ -155,17 +168,43 @@ class BatchPredictor:
                 return parts, error
         return parts, None
 
-    def _answers(self, window: _Window, *, as_tensors: bool) -> Iterator[Any]:
+    def _answers(self, window: _Window, device: ThreadPoolExecutor, *, as_tensors: bool) -> Iterator[Any]:
         index = window.start
         for part, (run, place) in zip(window.parts, window.runs, strict=True):
-            outputs = run.result()[place]
-            if isinstance(outputs, NogradError):
-                last = index + num_rows(part) - 1
-                raise ItemError(f"item {index}{f' to {last}' if last > index else ''}: {outputs}", index) from outputs
-            yield from self._predictor.answers(outputs, as_tensors=as_tensors)
-            index += num_rows(part)
+            pieces = [run.result()[place]]
+            if isinstance(pieces[0], NogradError) and num_rows(part) > 1:  # which of its rows was it?
+                rows = split(part, [1] * num_rows(part))
+                pieces = device.submit(run_apart, rows, self._predictor.run, self._predictor.signature).result()
+            for outputs in pieces:
+                if isinstance(outputs, NogradError):
+                    raise ItemError(f"item {index}: {outputs}", index) from outputs
+                yield from self._predictor.answers(outputs, as_tensors=as_tensors)
+                index += num_rows(outputs)
         if window.error is not None:
             raise window.error
+
+
+class _Reader:
+    """Reads the caller's items, and keeps the error that ends them until the answers before it are delivered."""
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        self._items = each_item(items)
+        self.error: Exception | None = None
+
+    def read(self, count: int) -> list[Any]:
+        """Return the next items, `count` at most; none at the end."""
+        found: list[Any] = []
+        try:
+            found.extend(islice(self._items, count))
+        except Exception as error:  # noqa: BLE001  the items are the caller's code, and the caller gets it
+            self._items, self.error = iter(()), error
+        return found
+
+    def peek(self, count: int) -> list[Any]:
+        """Return the next items, and leave them to be read."""
+        found = self.read(count)
+        self._items = chain(found, self._items)
+        return found
 
 
 @contextmanager
@@ -173,6 +212,7 @@ def _progress_bar(total: int | None, *, shown: bool) -> Iterator[Callable[[int],
     if not shown:
         yield lambda _: None
         return
+    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -191,6 +231,6 @@ def _progress_bar(total: int | None, *, shown: bool) -> Iterator[Callable[[int],
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns) as progress:
+    with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("rows", total=total)
         yield lambda rows: progress.advance(task, rows)

@@ -57,7 +57,7 @@ class CostCurve:
         sizes = sorted(samples)
         blocks: list[tuple[float, int]] = []
         for size in sizes:
-            blocks.append((median(samples[size]), 1))
+            blocks.append((_median(size, list(samples[size])), 1))
             while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
                 (a, m), (b, n) = blocks[-2:]
                 blocks[-2:] = [((a * m + b * n) / (m + n), m + n)]
@@ -93,3 +93,9 @@ class CostCurve:
         """Return the predicted seconds until `size` waiting units have run in batches of the knee."""
         knee = self.knee()
         return -(-size // knee) * self(knee)
+
+
+def _median(size: int, times_s: list[float]) -> float:
+    if not times_s or any(not 0 < time_s < float("inf") for time_s in times_s):
+        raise ConfigError(f"times of size {size} are {times_s}; they must be one or more, each finite and above 0 s")
+    return median(times_s)

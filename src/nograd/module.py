@@ -6,20 +6,28 @@ import inspect
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from nograd.errors import SignatureError
-from nograd.tensors import Signature
+from nograd.inputs import is_tensor
+from nograd.tensors import Signature, TensorSpec, check_range, too_large
 
-__all__ = ["Call", "EvalMode", "check_tensors", "floating_dtype", "is_tensor", "module_device", "to_tensors"]
-
-
-def is_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor)
+__all__ = [
+    "Call",
+    "EvalMode",
+    "check_tensors",
+    "describe",
+    "dtype_name",
+    "floating_dtype",
+    "module_device",
+    "row_fault",
+    "to_tensors",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +39,17 @@ class Call:
     optional: tuple[str, ...] = ()
     """Parameters of `forward` that the sample did not use, such as `attention_mask`."""
 
+    copies: bool = True
+    """Whether the model gets copies: it may write to its inputs (`ReLU(inplace=True)` does), and they are the caller's."""
+
     def __call__(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> Any:
+        if self.copies:
+            tensors = {name: tensor.clone() for name, tensor in tensors.items()}
         if self.style == "keywords":
             return model(**tensors)
         if self.style == "mapping":
             return model(dict(tensors))
-        return model(*(tensors[name] for name in self.names if name in tensors))
+        return model(*(tensors[name] for name in self.names))
 
     @classmethod
     def learn(cls, model: nn.Module, sample: Any) -> Call:
@@ -52,18 +65,28 @@ class Call:
         if not takes.any_position and count > len(takes.names):
             raise SignatureError(f"the sample holds {count} inputs; forward takes {_listed(takes.names)}")
         names = (*takes.names, *(f"input_{i}" for i in range(len(takes.names), count)))[:count]
-        return cls(names, "positional")
+        return cls(names, "positional", takes.names[count:])
 
     @classmethod
     def _by_name(cls, takes: _Parameters, names: tuple[str, ...]) -> Call:
-        if takes.any_name or set(names) <= set(takes.names):
-            return cls(names, "keywords", tuple(name for name in takes.names if name not in names))
-        if len(takes.names) == 1 and len(names) == 1 and not takes.is_mapping:
+        known, given = set(takes.names), set(names)
+        if given <= known or (takes.any_name and known <= given):
+            return cls(names, "keywords", tuple(name for name in takes.names if name not in given))
+        if takes.any_position and not known:
             return cls(names, "positional")
-        if len(takes.names) == 1:
+        if len(known) == 1 and not takes.only_tensors:  # a `forward(batch)` that reads `batch["x"]`
             return cls(names, "mapping")
-        unknown = next(name for name in names if name not in takes.names)
+        unknown = next(name for name in names if name not in known)
         raise SignatureError(f"there is no input {unknown!r}; forward takes {_listed(takes.names)}")
+
+    def with_input(self, name: str) -> Call:
+        """Return the call that also gives one of the optional inputs."""
+        return replace(self, names=(*self.names, name), style="keywords")
+
+    def describe(self, tensors: Mapping[str, Tensor]) -> str:
+        """Return what is given, in words, for errors."""
+        listed = ", ".join(f"{name} {describe(tensor)}" for name, tensor in tensors.items())
+        return f"a dict of {listed}" if self.style == "mapping" else listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +94,22 @@ class _Parameters:
     names: tuple[str, ...]
     any_position: bool
     any_name: bool
-    is_mapping: bool
+    only_tensors: bool
+    """Whether all are annotated as tensors."""
 
 
 def _parameters(model: nn.Module) -> _Parameters:
     try:
         found = list(inspect.signature(model.forward).parameters.values())
     except (TypeError, ValueError):  # a compiled forward without a Python signature
-        return _Parameters((), True, True, False)
+        return _Parameters((), any_position=True, any_name=True, only_tensors=False)
     kinds = [parameter.kind for parameter in found]
     named = [p for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    annotation = str(named[0].annotation).lower() if len(named) == 1 else ""
     return _Parameters(
         tuple(p.name for p in named),
         inspect.Parameter.VAR_POSITIONAL in kinds,
-        inspect.Parameter.VAR_KEYWORD in kinds and not named,
-        "dict" in annotation or "mapping" in annotation,
+        inspect.Parameter.VAR_KEYWORD in kinds,
+        all(p.annotation is Tensor or p.annotation in ("Tensor", "torch.Tensor") for p in named),
     )
 
 
@@ -109,22 +132,60 @@ def floating_dtype(model: nn.Module) -> torch.dtype | None:
 
 def to_tensors(inputs: Any, call: Call, model: nn.Module) -> dict[str, Tensor]:
     """Return the inputs by name, on the module's device, floating ones in the module's dtype."""
-    if isinstance(inputs, Mapping):
-        named = dict(inputs)
-    else:
-        named = dict(zip(call.names, inputs if isinstance(inputs, tuple) else (inputs,), strict=True))
+    if not isinstance(inputs, Mapping):
+        values = inputs if isinstance(inputs, tuple) else (inputs,)
+        if len(values) != len(call.names):
+            raise SignatureError(f"the samples differ: one holds {len(call.names)} inputs, another {len(values)}")
+        inputs = dict(zip(call.names, values, strict=True))
+    if set(inputs) != set(call.names):
+        raise SignatureError(f"the samples differ: one holds {_listed(call.names)}, another {_listed(tuple(inputs))}")
     device, dtype = module_device(model), floating_dtype(model)
-    return {name: _to_tensor(name, value, device, dtype) for name, value in named.items()}
+    tensors = {name: _as_tensor(name, inputs[name]) for name in call.names}
+    return {name: tensor.to(device, dtype if tensor.is_floating_point() else None) for name, tensor in tensors.items()}
 
 
-def _to_tensor(name: str, value: Any, device: torch.device, dtype: torch.dtype | None) -> Tensor:
+def _as_tensor(name: str, value: Any) -> Tensor:
     try:
-        tensor = torch.as_tensor(value)
+        is_rows = isinstance(value, list) and len(value) > 0 and is_tensor(value[0])
+        return torch.stack(value) if is_rows else torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise SignatureError(
-            f"input {name!r} is {type(value).__name__}, not a tensor or an array of numbers: {error}"
-        ) from error
-    return tensor.to(device, dtype if dtype and tensor.is_floating_point() else None)
+        raise SignatureError(f"input {name!r} is a {type(value).__name__} that is no tensor: {error}") from error
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """Return numpy's name of a tensor's dtype."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def describe(tensor: Tensor) -> str:
+    """Return dtype and shape, for errors."""
+    return f"{dtype_name(tensor)} {list(tensor.shape)}"
+
+
+def row_fault(outputs: Mapping[str, Tensor], rows: int) -> str:
+    """Return what is wrong with outputs whose dimension 0 is not the row, or nothing."""
+    for name, leaf in outputs.items():
+        if leaf.ndim == 0 or leaf.shape[0] != rows:
+            return (
+                f"output {name!r} is {describe(leaf)} for {rows} rows; every output must be [rows, ...]: "
+                "wrap the model in a module that returns only what belongs to a row"
+            )
+    return ""
+
+
+@dataclass(slots=True)
+class _Modes:
+    """Who runs a module now, and which of its submodules were in training mode before."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    users: int = 0
+    training: set[nn.Module] = field(default_factory=set)
+
+
+_MODES: WeakKeyDictionary[nn.Module, _Modes] = WeakKeyDictionary()
+"""One entry a module, however many predictors run it: none may put it back into training while another is inside."""
+
+_MODES_LOCK = threading.Lock()
 
 
 class EvalMode:
@@ -136,32 +197,32 @@ class EvalMode:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._lock = threading.Lock()
-        self._users = 0
-        self._training: list[nn.Module] = []
+        with _MODES_LOCK:
+            self._modes = _MODES.setdefault(model, _Modes())
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        with self._lock:
-            self._users += 1
-            if self._users == 1:
+        modes = self._modes
+        with modes.lock:
+            if modes.users == 0:
                 self._enter()
+            modes.users += 1
         try:
             yield
         finally:
-            with self._lock:
-                self._users -= 1
-                if self._users == 0 and self._training:
+            with modes.lock:
+                modes.users -= 1
+                if modes.users == 0 and modes.training:
                     self._leave()
 
     def _enter(self) -> None:
-        self._training = [module for module in self._model.modules() if module.training]
-        if self._training:
+        self._modes.training = {module for module in self._model.modules() if module.training}
+        if self._modes.training:
             self._model.eval()
 
     def _leave(self) -> None:
         """`train()` first, for modules that do more than set a flag (LoRA unmerges), then each module's own flag."""
-        training, self._training = set(self._training), []
+        training, self._modes.training = self._modes.training, set()
         if self._model in training:
             self._model.train()
         for module in self._model.modules():
@@ -174,16 +235,28 @@ def check_tensors(inputs: Mapping[str, Any], signature: Signature) -> dict[str, 
     Raises:
         SignatureError: a name, dtype, shape or the number of rows is not the model's.
     """
-    tensors = {name: torch.as_tensor(value) for name, value in inputs.items()}
-    sizes = signature.check_layouts(
-        {name: (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for name, tensor in tensors.items()}
-    )
+    tensors = {name: _as_tensor(name, value) for name, value in inputs.items()}
+    sizes = signature.check_layouts({name: (dtype_name(tensor), tuple(tensor.shape)) for name, tensor in tensors.items()})
     device = next(iter(tensors.values())).device
     result = {}
     for spec in signature.inputs:
         if spec.name in tensors:
-            result[spec.name] = tensors[spec.name].to(getattr(torch, spec.dtype))
+            result[spec.name] = _cast(tensors[spec.name], spec)
         elif spec.default is not None:
             shape = [size if isinstance(size, int) else sizes[size] for size in ("rows", *spec.shape)]
             result[spec.name] = torch.full(shape, spec.default, dtype=getattr(torch, spec.dtype), device=device)
     return result
+
+
+def _cast(tensor: Tensor, spec: TensorSpec) -> Tensor:
+    """Change the width of a number, never what it says."""
+    dtype: torch.dtype = getattr(torch, spec.dtype)
+    if tensor.dtype == dtype:
+        return tensor
+    cast = tensor.to(dtype)
+    if not dtype.is_floating_point:
+        wide = tensor.long()
+        check_range(int(wide.min()), int(wide.max()), spec)
+    elif cast.isinf().any() and not torch.equal(cast.isinf(), tensor.isinf()):
+        raise too_large(float(tensor.abs().max()), spec)
+    return cast

@@ -1,4 +1,4 @@
-"""Predictor and BatchPredictor: the synchronous fronts of one backend.
+"""Predictor: the synchronous front of one backend.
 
 Nothing here imports torch: a Predictor over an ONNX backend lives without it, and torch tensors are recognised when they come.
 """
@@ -15,8 +15,8 @@ import numpy as np
 from nograd.backends import Backend, TorchBackend
 from nograd.batching.collate import plan, run_together
 from nograd.errors import ConfigError, ItemError, NogradError, SignatureError, UnsupportedError
-from nograd.inputs import as_items, by_name, holds_tensors, is_module, one_row, to_host
-from nograd.tensors import Array, Batch, Signature, TensorSpec, num_rows
+from nograd.inputs import by_name, each_item, holds_tensors, is_module, is_tensor, one_row, to_host
+from nograd.tensors import TEXT, Batch, Signature, TensorSpec, num_rows
 from nograd.threads import in_own_thread
 
 if TYPE_CHECKING:
@@ -42,11 +42,12 @@ class Predictor:
         model: a torch module, or a backend.
         device: `auto` is where the module is, or the first GPU for a module on the CPU; else a torch device. For another
             device a copy of the module is moved.
-        preprocess: makes of one item the model's row: an array `[...]`, or arrays by name. `predict` then takes a list of items.
+        preprocess: makes of one item the model's row: an array `[...]`, or arrays by name. `predict` then takes a list of
+            items.
         postprocess: makes of one row of the model's answer what the user gets for that item.
         sample: inputs the model can run, as `predict` takes them. With it the model is probed (see `nograd.probe`): inputs are
-            checked against what it takes, and rows are batched as far as that is right. Without it, the first input tells
-            names, dtypes and ranks, and nothing is batched.
+            checked against what it takes, and rows are batched as far as that is right. Without it, the first input that
+            runs tells names, dtypes and ranks, and nothing is batched.
         item: what one item is, for servers; read from `preprocess.item` where that is declared.
 
     Raises:
@@ -69,18 +70,23 @@ class Predictor:
         self._module: nn.Module | None = None
         self._backend: Backend | None = None
         self._device = device
-        self._example: Any = sample
+        self._example: Any = None
+        self._has_run = False
         self.item = item if item is not None else getattr(preprocess, "item", None)
         if isinstance(model, Backend):
             if device != "auto":
                 raise ConfigError(f"device is {device!r}; a backend has its own ({model.device}): leave device out")
             self._backend = model
+            self._example = sample if preprocess is None or sample is None else _first(sample)
             return
         if not is_module(model):
             raise ConfigError(f"model is {type(model).__name__}; it must be a torch.nn.Module or a nograd Backend")
         self._module = model
-        if sample is not None:
-            self._learn(sample, probed=True)
+        if sample is not None and preprocess is not None:
+            self.learn_from([sample] if isinstance(sample, str | bytes) else list(each_item(sample)))
+        elif sample is not None:
+            self._probe([sample])
+            self._example = sample
 
     # -- what it is
 
@@ -107,9 +113,15 @@ class Predictor:
 
     @property
     def example(self) -> Any:
-        """The sample's first item; without `preprocess`, its first row as checked arrays; zeros where no sample was given."""
+        """The sample's first item; without `preprocess`, its first row as checked arrays; zeros where no sample was given.
+
+        Raises:
+            UnsupportedError: with `preprocess`, no sample was given.
+        """
         if self._preprocess is not None:
-            return self._example if isinstance(self._example, str | bytes) else next(iter(self._example))
+            if self._example is None:
+                raise UnsupportedError("no example of an item is known; give `sample=` with `preprocess`")
+            return self._example
         if self._example is None:
             return _zeros(self.signature)
         batch = self.check(to_host(self._example))
@@ -131,11 +143,12 @@ class Predictor:
         """Return the model's answer, in the structure that the model itself returns.
 
         Args:
-            inputs: `[rows, ...]`: a tensor, an array, nested lists; a tuple of them in the order of `forward`; or a dict by name.
-                With `preprocess`: a list of items, or one `str`.
+            inputs: `[rows, ...]`: a tensor, an array, nested lists; a tuple of them in the order of `forward`; or a dict by
+                name. With `preprocess`: a list of items, or one `str`.
 
         Returns:
-            Tensors for tensors, arrays for arrays and lists. With `preprocess`: a list with one answer per item; one answer for one `str`.
+            Tensors for tensors, arrays for arrays and lists. With `preprocess`: a list with one answer per item; one answer
+            for one `str`. With `postprocess`: a list with one answer per row.
 
         Raises:
             SignatureError: a name, dtype, shape or number of rows is not the model's.
@@ -143,8 +156,7 @@ class Predictor:
             ModelError: the model raised.
         """
         if self._preprocess is None and holds_tensors(inputs):
-            outputs, _ = self._forward(inputs)
-            return self.backend.restore(outputs)
+            return self._whole(self._forward(inputs))
         parts, finish = self.prepare(inputs)
         return finish(self._run_parts(parts))
 
@@ -152,7 +164,8 @@ class Predictor:
         """Return class probabilities for each row.
 
         The output is read as logits and normalised with softmax (Goodfellow et al., Deep Learning, 2016, eq. 4.1), shifted by
-        its largest value so that nothing overflows. A single logit is read as the log-odds of class 1 of 2.
+        its largest value so that nothing overflows. A single logit is read as the log-odds of class 1 of 2. Of several
+        outputs, the one named `logits` is read. `postprocess` plays no part.
 
         Args:
             inputs: as for `predict`.
@@ -167,17 +180,18 @@ class Predictor:
         """
         if not 0 < temperature < float("inf"):
             raise ConfigError(f"temperature is {temperature}; it must be above 0, finite")
-        if self._preprocess is None and holds_tensors(inputs):
-            outputs, torch = self._forward(inputs)
-            logits = _logits(outputs).to(torch.float32) / temperature
-            return torch.softmax(_two_classes(logits, torch.cat), dim=-1)
-        logits = _logits(self._outputs(inputs)).astype(np.float32) / np.float32(temperature)
-        return _softmax(_two_classes(logits, np.concatenate))
+        logits = self._class_logits(inputs)
+        if is_tensor(logits):
+            logits = logits.double()
+            return ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1).float()
+        logits = logits.astype(np.float64)
+        with np.errstate(over="ignore"):  # a tiny temperature takes all but the largest to minus infinity, which is right
+            exponentials = np.exp((logits - logits.max(-1, keepdims=True)) / temperature)
+        return (exponentials / exponentials.sum(-1, keepdims=True)).astype(np.float32)
 
     def predict_class(self, inputs: Any) -> Any:
         """Return the most probable class of each row, int64 `[rows]`; arguments and errors as for `predict_proba`."""
-        probabilities = self.predict_proba(inputs)
-        return probabilities.argmax(-1)
+        return self._class_logits(inputs).argmax(-1)
 
     def warm_up(self) -> None:
         """Run the model once, on the sample's first row, so that the first user does not pay for what happens only once.
@@ -192,12 +206,11 @@ class Predictor:
         """Within this context, `predict` on tensors records gradients, still in eval mode: for explanations.
 
         Raises:
-            UnsupportedError: the backend is not torch's.
+            UnsupportedError: the backend is not torch's, or nothing is known of the model yet.
         """
-        backend = self.backend if self._backend is not None or self._module is None else self._unlearned()
-        if not isinstance(backend, TorchBackend):
-            raise UnsupportedError(f"backend {backend.name!r} has no gradients; use a torch backend such as eager")
-        with backend.gradients():
+        if not isinstance(self.backend, TorchBackend):
+            raise UnsupportedError(f"backend {self.backend.name!r} has no gradients; use a torch backend such as eager")
+        with self.backend.gradients():
             yield
 
     # -- for batchers and servers
@@ -212,7 +225,9 @@ class Predictor:
             part = self.check(to_host(inputs) if tensors else inputs)
             return [part], self._finish_tensors if tensors else self._finish_arrays
         lone = isinstance(inputs, str | bytes)
-        items = [inputs] if lone else as_items(inputs)
+        items = [inputs] if lone else list(each_item(inputs))
+        if not items:
+            raise SignatureError("the list of items is empty; give at least 1")
         parts = [self.prepare_item(item, index) for index, item in enumerate(items)]
         return parts, partial(self._finish_items, lone=lone)
 
@@ -226,16 +241,25 @@ class Predictor:
             row = self._preprocess(item) if self._preprocess is not None else item
             return self.check(one_row(row))
         except Exception as error:
-            raise ItemError(f"item {index}: {error if isinstance(error, NogradError) else repr(error)}", index) from error
+            raise _item_error(index, error) from error
 
     def learn_from(self, items: Sequence[Any]) -> None:
-        """Probe the model with items, or with rows where there is no `preprocess`, unless a sample has taught it already."""
+        """Probe the model with items, or with rows where there is no `preprocess`, unless a sample has taught it already.
+
+        Raises:
+            ItemError: `preprocess` raised on an item.
+            SignatureError: the model cannot run the items.
+        """
         if self._module is None or (self._backend is not None and self._backend.signature.outputs):
             return
-        from nograd.backends.eager import EagerBackend
-
-        rows = [one_row(item if self._preprocess is None else self._preprocess(item)) for item in items]
-        self._backend = in_own_thread(partial(EagerBackend.of, self._module, rows, device=self._device)).result()
+        rows = []
+        for index, item in enumerate(items):
+            try:
+                rows.append(one_row(item if self._preprocess is None else self._preprocess(item)))
+            except Exception as error:
+                raise _item_error(index, error) from error
+        self._probe(rows)
+        self._example = rows[0] if self._preprocess is None else items[0]
 
     def answers(self, outputs: Batch, *, as_tensors: bool = False) -> Iterator[Any]:
         """Yield the answer for each row of outputs, postprocessed."""
@@ -247,13 +271,13 @@ class Predictor:
 
     def check(self, inputs: Any) -> Batch:
         """Return the inputs as a checked Batch; the first ever teaches names, dtypes and ranks where no sample was given."""
-        if self._backend is None:
-            self._learn(inputs, probed=False)
+        self._learn(inputs)
         return self.signature.check(by_name(inputs, self.signature))
 
     def run(self, batch: Batch) -> Batch:
         """Run one checked batch, blocking."""
-        return self.backend.run(batch)
+        with self._trial():
+            return self.backend.run(batch)
 
     def close(self) -> None:
         """Give back what the backend holds."""
@@ -262,42 +286,57 @@ class Predictor:
 
     # -- inside
 
-    def _learn(self, inputs: Any, *, probed: bool) -> None:
+    def _probe(self, samples: Sequence[Any]) -> None:
         from nograd.backends.eager import EagerBackend
 
         module = cast("nn.Module", self._module)
-        if not probed:
-            self._backend = EagerBackend.unprobed(module, inputs, device=self._device)
-        elif self._preprocess is None:
-            self._backend = in_own_thread(partial(EagerBackend.of, module, [inputs], device=self._device)).result()
-        else:
-            self.learn_from([inputs] if isinstance(inputs, str | bytes) else list(inputs))
+        self._backend = in_own_thread(partial(EagerBackend.of, module, samples, device=self._device)).result()
 
-    def _unlearned(self) -> Backend:
-        raise UnsupportedError(
-            "nothing is known of the model's inputs yet; give `sample=`, or predict once before `gradients()`"
-        )
+    def _learn(self, inputs: Any) -> None:
+        """Take names, dtypes and ranks from the first input, where nothing is known."""
+        if self._backend is None:
+            from nograd.backends.eager import EagerBackend
 
-    def _forward(self, inputs: Any) -> tuple[Mapping[str, Tensor], Any]:
-        """Run torch tensors; return the outputs on the device that the inputs came from, and torch."""
-        import torch
+            self._backend = EagerBackend.unprobed(cast("nn.Module", self._module), inputs, device=self._device)
 
+    @contextmanager
+    def _trial(self) -> Iterator[None]:
+        """Forget what the first input taught, where the model then fails on it."""
+        try:
+            yield
+        except NogradError:
+            if not self._has_run and self._module is not None and not self.signature.outputs:
+                self._backend = None
+            raise
+        self._has_run = True
+
+    def _forward(self, inputs: Any) -> Mapping[str, Tensor]:
+        """Run torch tensors; return the outputs on the device that the inputs came from."""
         from nograd.module import check_tensors
 
-        if self._backend is None:
-            self._learn(inputs, probed=False)
+        self._learn(inputs)
         named = check_tensors(by_name(inputs, self.signature), self.signature)
         origin = next(iter(named.values())).device
         if isinstance(self.backend, TorchBackend):
-            outputs = self.backend.forward(named)
-            return {name: tensor.to(origin) for name, tensor in outputs.items()}, torch
-        arrays = self.run({name: tensor.detach().cpu().numpy() for name, tensor in named.items()})
-        return {name: torch.from_numpy(array).to(origin) for name, array in arrays.items()}, torch
+            with self._trial():
+                outputs = self.backend.forward(named)
+        else:
+            outputs = _as_tensors(self.run(to_host(named)))
+        return {name: tensor.to(origin) for name, tensor in outputs.items()}
 
-    def _outputs(self, inputs: Any) -> Batch:
+    def _class_logits(self, inputs: Any) -> Any:
+        """Return floating `[rows, classes]`, two classes at least: a tensor for tensors, else an array."""
+        if self._preprocess is None and holds_tensors(inputs):
+            import torch
+
+            scores = _logits(self._forward(inputs))
+            return scores if scores.shape[1] > 1 else torch.hstack([torch.zeros_like(scores), scores])
         parts, _ = self.prepare(inputs)
-        outputs = self._run_parts(parts)
-        return {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
+        found = [_logits(outputs) for outputs in self._run_parts(parts)]
+        if len({logits.shape[1] for logits in found}) > 1:
+            raise SignatureError("the items' outputs differ in length; class scores are floating [rows, classes]")
+        logits = np.concatenate(found)
+        return logits if logits.shape[1] > 1 else np.hstack([np.zeros_like(logits), logits])
 
     def _run_parts(self, parts: Sequence[Batch]) -> list[Batch]:
         if len(parts) == 1:
@@ -308,15 +347,22 @@ class Predictor:
             outputs.update(zip(group, run_together(chosen, self.run, self.signature), strict=True))
         return [outputs[position] for position in range(len(parts))]
 
+    def _whole(self, outputs: Mapping[str, Any]) -> Any:
+        return self.backend.restore(outputs) if self._postprocess is None else list(self.answers(outputs))
+
     def _finish_arrays(self, outputs: list[Batch]) -> Any:
-        return self.backend.restore(outputs[0])
+        return self._whole(outputs[0])
 
     def _finish_tensors(self, outputs: list[Batch]) -> Any:
-        return self.backend.restore(_as_tensors(outputs[0]))
+        return self._whole(_as_tensors(outputs[0]))
 
     def _finish_items(self, outputs: list[Batch], *, lone: bool) -> Any:
         answers = [answer for output in outputs for answer in self.answers(output)]
         return answers[0] if lone else answers
+
+
+def _item_error(index: int, error: Exception) -> ItemError:
+    return ItemError(f"item {index}: {error if isinstance(error, NogradError) else repr(error)}", index)
 
 
 def _as_tensors(outputs: Batch) -> dict[str, Tensor]:
@@ -327,7 +373,16 @@ def _as_tensors(outputs: Batch) -> dict[str, Tensor]:
 
 def _zeros(signature: Signature) -> Batch:
     smallest = {spec.name: tuple(size if isinstance(size, int) else 1 for size in spec.shape) for spec in signature.inputs}
-    return {spec.name: np.full((1, *smallest[spec.name]), spec.default or 0, dtype=spec.dtype) for spec in signature.inputs}
+    return signature.check({spec.name: _filler(spec, (1, *smallest[spec.name])) for spec in signature.inputs})
+
+
+def _filler(spec: TensorSpec, shape: tuple[int, ...]) -> Any:
+    return np.full(shape, "", dtype=object) if spec.dtype == TEXT else np.full(shape, spec.default or 0, dtype=spec.dtype)
+
+
+def _first(sample: Any) -> Any:
+    """Return the first item of a sample; one string is one item."""
+    return sample if isinstance(sample, str | bytes) else next(each_item(sample))
 
 
 def _logits(outputs: Mapping[str, Any]) -> Any:
@@ -336,17 +391,7 @@ def _logits(outputs: Mapping[str, Any]) -> Any:
         raise SignatureError(
             f"the model has the outputs {', '.join(map(repr, outputs))}; one must be named 'logits' to be read as class scores"
         )
-    if found.ndim < 2 or "float" not in str(found.dtype):
-        raise SignatureError(
-            f"the model's output is {found.dtype} {list(found.shape)}; class scores are floating [rows, classes]"
-        )
+    if found.ndim != 2 or "float" not in str(found.dtype):
+        dtype = str(found.dtype).removeprefix("torch.")
+        raise SignatureError(f"the model's output is {dtype} {list(found.shape)}; class scores are floating [rows, classes]")
     return found
-
-
-def _two_classes(logits: Any, concatenate: Callable[..., Any]) -> Any:
-    return logits if logits.shape[-1] > 1 else concatenate([logits * 0, logits], -1)
-
-
-def _softmax(logits: Array) -> Array:
-    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
-    return cast("Array", exponentials / exponentials.sum(-1, keepdims=True))

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nograd.errors import MissingExtraError, ModelLoadError, NogradError
+from nograd.errors import ConfigError, MissingExtraError, ModelLoadError, NogradError
 from nograd.inputs import is_module
 from nograd.predictor import Predictor
 from nograd.transformers_folder import is_transformers_folder, load_folder
@@ -27,7 +27,8 @@ def load(model: str, *, device: str = "auto") -> Predictor:
     """Return a Predictor for a model's name.
 
     Args:
-        model: a folder that transformers saved; `package.module:factory`, a function that returns a Predictor or a module; or `minilm`.
+        model: a folder that transformers saved; `package.module:factory`, a function that returns a Predictor or a module;
+            or `minilm`.
         device: `auto`, or a torch device.
 
     Raises:
@@ -42,7 +43,8 @@ def load(model: str, *, device: str = "auto") -> Predictor:
         return load_folder(Path(model), device=device)
     if ":" in model:
         return _from_factory(model, device)
-    raise ModelLoadError(f"there is no model {model!r}; it must be {ACCEPTED}")
+    there_is = f"{model} is a file" if Path(model).is_file() else f"there is no model {model!r}"
+    raise ModelLoadError(f"{there_is}; the model must be {ACCEPTED}")
 
 
 def _demo_folder() -> Path:
@@ -58,6 +60,8 @@ def _from_factory(model: str, device: str) -> Predictor:
     module_name, _, factory_name = model.partition(":")
     made = _call(_factory(module_name, factory_name), model)
     if isinstance(made, Predictor):
+        if device != "auto":
+            raise ConfigError(f"device is {device!r}, but {model} returned a Predictor, which has its own: set it there")
         return made
     if is_module(made):
         return Predictor(made, device=device, sample=_sample_of(made, model))
@@ -99,6 +103,7 @@ def _sample_of(module: Any, model: str) -> Any:
     sample = getattr(module, "example_input_array", None)
     if sample is None:
         raise ModelLoadError(
-            f"{model} returned a bare module, and nothing says what it takes; return nograd.Predictor(module, sample=...) from it"
+            f"{model} returned a bare module, and nothing says what it takes; "
+            "return nograd.Predictor(module, sample=...) from it"
         )
     return sample

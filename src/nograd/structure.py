@@ -43,10 +43,12 @@ def flatten(value: Any, is_leaf: Callable[[Any], bool]) -> tuple[Leaves, Restore
 
 def _walk(value: Any, path: str, leaves: Leaves, is_leaf: Callable[[Any], bool]) -> Restore:
     if is_leaf(value):
+        if path in leaves:
+            raise SignatureError(f"two outputs of the model are named {path!r}; rename one of the keys that lead to them")
         leaves[path] = value
         return lambda given: given[path]
     if value is None:
-        return lambda given: None
+        return lambda _: None
     keys, rebuild = _open(value, path)
     parts = [(key, _walk(child, _join(path, key), leaves, is_leaf)) for key, child in keys]
     return lambda given: rebuild({key: part(given) for key, part in parts})
@@ -70,7 +72,7 @@ def _open(value: Any, path: str) -> tuple[list[tuple[Any, Any]], Callable[[dict[
     if isinstance(value, tuple) and hasattr(kind, "_fields"):
         return list(zip(kind._fields, value, strict=True)), lambda children: kind(**children)
     if isinstance(value, tuple | list):
-        return list(enumerate(value)), lambda children: kind(children.values())
+        return list(enumerate(value)), lambda children: kind(tuple(children.values()))
     raise SignatureError(
         f"output {path or 'of the model'!r} is {kind.__name__}; nograd carries tensors, and containers of tensors: "
         "return only those, or wrap the model in a module that does"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, TypeAlias
 
-import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy)
+import ml_dtypes  # registers bfloat16 with numpy
 import numpy as np
 import numpy.typing as npt
 
@@ -34,11 +34,13 @@ __all__ = [
     "Layout",
     "Signature",
     "TensorSpec",
+    "check_range",
     "concat",
     "cut_back",
     "join_arrays",
     "num_rows",
     "split",
+    "too_large",
 ]
 
 TEXT = "bytes"
@@ -72,7 +74,7 @@ class TensorSpec:
         return tuple(size for size in self.shape if isinstance(size, str))
 
     def __str__(self) -> str:
-        return f"{self.dtype} [{', '.join(map(str, ('rows', *self.shape)))}]"
+        return f"{_word(self.dtype)} [{', '.join(map(str, ('rows', *self.shape)))}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +138,11 @@ class Signature:
         rows = 0
         for spec in self.inputs:
             array = batch.get(spec.name)
-            if type(array) is not np.ndarray or array.dtype != _numpy_dtype(spec.dtype) or array.shape[1:] != spec.shape:
+            if spec.dtype == TEXT or type(array) is not np.ndarray or array.dtype != _numpy_dtype(spec.dtype):
                 return False
-            if len(array) != (rows or len(array)) or not len(array) or not array.flags.c_contiguous:
+            rows = rows or (len(array) if array.ndim else 0)
+            if rows == 0 or array.shape != (rows, *spec.shape) or not array.flags.c_contiguous:
                 return False
-            rows = len(array)
         return len(batch) == len(self.inputs)
 
     def check_layouts(self, layouts: Mapping[str, Layout]) -> dict[str, int]:
@@ -203,11 +205,12 @@ class Signature:
 
 def _mismatch(spec: TensorSpec, layout: Layout) -> SignatureError:
     dtype, shape = layout
-    return SignatureError(f"input {spec.name!r} is {dtype} {list(shape)}; the model takes {spec}")
+    return SignatureError(f"input {spec.name!r} is {_word(dtype)} {list(shape)}; the model takes {spec}")
 
 
-def _layout(array: Array) -> Layout:
-    return {"U": "text", "O": "object"}.get(array.dtype.kind, array.dtype.name), array.shape
+def _word(dtype: str) -> str:
+    """What users call the dtype: strings are text, whatever numpy holds them in."""
+    return "text" if dtype == TEXT or dtype.startswith("str") else dtype
 
 
 def _filled(spec: TensorSpec, sizes: Mapping[str, int]) -> Array:
@@ -217,28 +220,31 @@ def _filled(spec: TensorSpec, sizes: Mapping[str, int]) -> Array:
 
 @cache
 def _numpy_dtype(name: str) -> np.dtype[Any]:
-    return np.dtype(object if name == TEXT else name)
+    return np.dtype(name)
 
 
 @cache
 def _dtype_name(dtype: np.dtype[Any]) -> str:
     """numpy works out `dtype.name` anew each time, in 1.5 us; there are few dtypes."""
-    return TEXT if dtype == object else dtype.name
+    return TEXT if dtype.kind == "O" else dtype.name
 
 
 def _as_array(value: Any, spec: TensorSpec) -> Array:
-    if isinstance(value, np.ndarray) and _dtype_name(value.dtype) == spec.dtype:
-        return value if value.flags.c_contiguous else np.ascontiguousarray(value)
     if spec.dtype == TEXT:
         return _as_text(value, spec)
+    if isinstance(value, np.ndarray) and _dtype_name(value.dtype) == spec.dtype and value.dtype.isnative:
+        return value if value.flags.c_contiguous else np.ascontiguousarray(value)
     if isinstance(value, np.ndarray | np.generic):
         return _cast(np.asarray(value), spec)
     return _from_python(value, spec)
 
 
 def _as_text(value: Any, spec: TensorSpec) -> Array:
-    array = np.empty(np.shape(value), dtype=object)
-    array[...] = value
+    if isinstance(value, np.ndarray):
+        array = value.astype(object, copy=False)
+    else:  # numpy would make strings of numbers that stand among strings
+        array = np.empty(_uniform(value, spec).shape, dtype=object)
+        array[...] = value
     for item in array.flat:
         if not isinstance(item, str):
             raise SignatureError(f"input {spec.name!r} holds {type(item).__name__}; the model takes text")
@@ -247,18 +253,21 @@ def _as_text(value: Any, spec: TensorSpec) -> Array:
 
 def _from_python(value: Any, spec: TensorSpec) -> Array:
     """Lists and numbers have no dtype of their own: they take the model's where no value changes its kind."""
+    array = _uniform(value, spec)
+    if array.size == 0:
+        return array.astype(spec.dtype)
+    if array.dtype.kind in "iu" and _kind(spec.dtype) == "floating":
+        return _narrowed(array, spec)
+    return _cast(array, spec)
+
+
+def _uniform(value: Any, spec: TensorSpec) -> Array:
     try:
-        array = np.asarray(value)
+        return np.asarray(value)
     except ValueError:
         raise SignatureError(
             f"input {spec.name!r} is a ragged list: its rows differ in length; give rows of one length"
         ) from None
-    if array.size == 0:
-        return array.astype(spec.dtype)
-    target = np.dtype(spec.dtype)
-    if array.dtype.kind in "iu" and _kind(spec.dtype) == "floating":
-        return array.astype(target)
-    return _cast(array, spec)
 
 
 def _kind(dtype: str) -> str:
@@ -276,14 +285,32 @@ def _cast(array: Array, spec: TensorSpec) -> Array:
     """Change the width of a number, never its kind."""
     target = np.dtype(spec.dtype)
     if not _same_kind(array.dtype.name, spec.dtype):
-        raise _mismatch(spec, _layout(array))
+        raise _mismatch(spec, (array.dtype.name, array.shape))
     if target.kind in "iu" and array.size:
-        limits = np.iinfo(target)
-        low, high = int(array.min()), int(array.max())
-        if low < limits.min or high > limits.max:
-            worst = low if low < limits.min else high
-            raise SignatureError(f"input {spec.name!r} holds {worst}; {target.name} goes from {limits.min} to {limits.max}")
-    return np.ascontiguousarray(array.astype(target))
+        check_range(int(array.min()), int(array.max()), spec)
+    return _narrowed(array, spec)
+
+
+def check_range(low: int, high: int, spec: TensorSpec) -> None:
+    """Raise SignatureError where integers from `low` to `high` do not fit into the spec's dtype."""
+    limits = np.iinfo(spec.dtype)
+    if low < limits.min or high > limits.max:
+        worst = low if low < limits.min else high
+        raise SignatureError(f"input {spec.name!r} holds {worst}; {spec.dtype} goes from {limits.min} to {limits.max}")
+
+
+def _narrowed(array: Array, spec: TensorSpec) -> Array:
+    try:
+        with np.errstate(over="raise"):
+            return array.astype(spec.dtype, order="C")
+    except FloatingPointError:
+        raise too_large(float(abs(array).max()), spec) from None
+
+
+def too_large(value: float, spec: TensorSpec) -> SignatureError:
+    """Return the error for a floating value that would become infinite in the spec's dtype."""
+    limit = float(ml_dtypes.finfo(spec.dtype).max)  # type: ignore[no-untyped-call]
+    return SignatureError(f"input {spec.name!r} holds {value:g}; {spec.dtype} goes to {limit:g}")
 
 
 def num_rows(batch: Batch) -> int:

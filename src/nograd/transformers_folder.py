@@ -27,7 +27,7 @@ def is_transformers_folder(folder: Path) -> bool:
 
 
 def load_folder(folder: Path, *, device: str = "auto") -> Predictor:
-    """Return a Predictor over the model in a folder: text in; embeddings out for a sentence encoder, else the model's own outputs.
+    """Return a Predictor over the model in a folder: text in, the model's outputs out; embeddings for a sentence encoder.
 
     Raises:
         MissingExtraError: torch, transformers or tokenizers is not installed.

@@ -47,7 +47,7 @@ class Backend(ABC):
         names = list(outputs)
         return outputs[names[0]] if names == ["output"] else dict(outputs)
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  most have nothing to give back
         """Give back what the backend holds; it answers no more."""
 
     def __enter__(self) -> Self:

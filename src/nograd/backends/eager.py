@@ -12,8 +12,9 @@ import torch
 
 from nograd.backends import TorchBackend
 from nograd.errors import ConfigError, ModelError, SignatureError
-from nograd.module import Call, EvalMode, is_tensor, module_device, to_tensors
-from nograd.probe import probe
+from nograd.inputs import is_tensor
+from nograd.module import Call, EvalMode, dtype_name, module_device, row_fault, to_tensors
+from nograd.probing import probe
 from nograd.structure import Restore, flatten
 from nograd.tensors import Array, Batch, Signature, TensorSpec
 
@@ -33,10 +34,9 @@ def resolve_device(device: str | torch.device, model: nn.Module) -> torch.device
         own = module_device(model)
         return torch.device("cuda", 0) if own.type == "cpu" and torch.cuda.is_available() else own
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        return torch.empty(0, device=device).device  # names the GPU that "cuda" stands for
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ConfigError(f"device is {str(device)!r}; torch cannot use it here: {str(error).splitlines()[0]}") from error
-    return torch.device(device)
 
 
 class EagerBackend(TorchBackend):
@@ -56,7 +56,7 @@ class EagerBackend(TorchBackend):
         self._eval_mode = EvalMode(model)
         self._device = module_device(model)
         self.device = str(self._device)
-        self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._local = threading.local()
 
     @classmethod
@@ -80,30 +80,33 @@ class EagerBackend(TorchBackend):
     def forward(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         recording = getattr(self._local, "gradients", False)
         with torch.inference_mode(not recording), torch.set_grad_enabled(recording), self._eval_mode():
-            leaves, restore = self._run({name: tensor.to(self._device) for name, tensor in tensors.items()})
-        if self._restore is None:
-            self._restore = restore
+            leaves = self._run({name: tensor.to(self._device) for name, tensor in tensors.items()})
         return leaves if recording else {name: leaf.clone() if leaf.is_inference() else leaf for name, leaf in leaves.items()}
 
-    def _run(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Restore]:
+    def _run(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         try:
             output = self._call(self._model, tensors)
         except Exception as error:  # a model may raise anything: the caller gets it as the cause
-            given = ", ".join(f"{name} {str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for name, t in tensors.items())
+            given = self._call.describe(tensors)
             raise ModelError(f"the model raised {type(error).__name__} on {given}: {error}") from error
-        return flatten(output, is_tensor)
+        leaves, restore = flatten(output, is_tensor)
+        if self._restore is None:
+            self._restore = restore
+        if self.signature.outputs and (fault := row_fault(leaves, len(next(iter(tensors.values()))))):
+            raise ModelError(fault)
+        return leaves
 
     def run(self, batch: Batch) -> Batch:
         with torch.inference_mode(), self._eval_mode():
             if self._stream is None:
-                leaves, _ = self._run({name: _from_host(array) for name, array in batch.items()})
+                leaves = self._run({name: _from_host(array) for name, array in batch.items()})
                 return {name: _to_host(leaf) for name, leaf in leaves.items()}
             return self._run_on_stream(batch, self._stream)
 
     def _run_on_stream(self, batch: Batch, stream: torch.cuda.Stream) -> Batch:
         with torch.cuda.stream(stream):
             staged = {name: _from_host(array).pin_memory() for name, array in batch.items()}
-            leaves, _ = self._run({name: t.to(self._device, non_blocking=True) for name, t in staged.items()})
+            leaves = self._run({name: t.to(self._device, non_blocking=True) for name, t in staged.items()})
             host = {name: _float32(leaf).to("cpu", non_blocking=True) for name, leaf in leaves.items()}
         stream.synchronize()
         return {name: tensor.numpy() for name, tensor in host.items()}
@@ -130,7 +133,7 @@ def _loose_spec(name: str, tensor: Tensor) -> TensorSpec:
     if tensor.ndim == 0:
         raise SignatureError(f"input {name!r} is a single number; every input must be [rows, ...]")
     free = tuple(f"{name}_{axis}" for axis in range(1, tensor.ndim))
-    return TensorSpec(name, str(tensor.dtype).removeprefix("torch."), free)
+    return TensorSpec(name, dtype_name(tensor), free)
 
 
 def _from_host(array: Array) -> Tensor:

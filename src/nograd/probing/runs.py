@@ -1,0 +1,149 @@
+"""Running a model for the probe: what it answers, whether two answers are the same, and leaving it as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nograd.errors import SignatureError
+from nograd.inputs import is_tensor
+from nograd.module import Call, EvalMode, module_device, row_fault
+from nograd.probing.samples import Tensors
+from nograd.structure import Restore, flatten
+
+__all__ = ["Runs", "undisturbed"]
+
+TOLERANCE = 1e-4
+"""Largest difference, relative to the output's largest value, that float32 arithmetic in another order may cause.
+Padding MiniLM to 128 tokens moves its embedding by 7e-8; a real effect of padding or neighbours moves answers by percents."""
+
+HALF_TOLERANCE = 2e-2
+"""The same for float16 (10 bits) and bfloat16 (7 bits of mantissa)."""
+
+
+class Runs:
+    """Runs a model, called in one way."""
+
+    restore: Restore
+    """Puts outputs by name into the structure of the latest answer."""
+
+    def __init__(self, model: nn.Module, call: Call) -> None:
+        self.model, self.call = model, call
+        self._ranks: dict[str, int] = {}
+
+    def outputs(self, tensors: Tensors, call: Call | None = None) -> Tensors:
+        """Return the model's outputs by name.
+
+        Raises:
+            SignatureError: the model cannot run this, dimension 0 of an output is not the row, or the outputs are others
+                than before.
+        """
+        call = call or self.call
+        try:
+            leaves, self.restore = flatten(call(self.model, tensors), is_tensor)
+        except SignatureError:
+            raise
+        except Exception as error:  # whatever the model raises is reported to the caller as it stands
+            raise SignatureError(f"the model cannot run {call.describe(tensors)}: {type(error).__name__}: {error}") from error
+        if fault := row_fault(leaves, len(next(iter(tensors.values())))):
+            raise SignatureError(fault)
+        ranks = {name: leaf.ndim for name, leaf in leaves.items()}
+        self._ranks = self._ranks or ranks
+        if ranks != self._ranks:
+            raise SignatureError(f"the model's outputs have the ranks {ranks}, and had {self._ranks} for another input")
+        return leaves
+
+    def attempt(self, tensors: Tensors, call: Call | None = None) -> Tensors | None:
+        """Return the model's outputs, or None where it cannot run this."""
+        try:
+            return self.outputs(tensors, call)
+        except SignatureError:
+            return None
+
+    @staticmethod
+    def same(expected: Tensors | None, given: Tensors | None) -> bool:
+        """True where both ran, and what was expected came, but for rounding."""
+        if expected is None or given is None:
+            return False
+        return all(_close(tensor, given[name]) for name, tensor in expected.items())
+
+
+def _close(expected: Tensor, given: Tensor) -> bool:
+    if expected.shape != given.shape:
+        return False
+    if expected.is_complex():
+        return _close(torch.view_as_real(expected), torch.view_as_real(given))
+    if not expected.is_floating_point():
+        return torch.equal(expected, given)
+    tolerance = HALF_TOLERANCE if expected.dtype in (torch.float16, torch.bfloat16) else TOLERANCE
+    a, b = expected.double(), given.double()
+    finite = a.isfinite()
+    if not torch.equal(finite, b.isfinite()) or not torch.equal(a[~finite].nan_to_num(), b[~finite].nan_to_num()):
+        return False
+    a, b = a[finite], b[finite]
+    return a.numel() == 0 or bool((a - b).abs().max() <= tolerance * a.abs().max())
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Eval and inference mode inside; modes, buffers, attributes and the random state as before outside."""
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with (
+        torch.random.fork_rng(devices=devices),
+        EvalMode(model)(),
+        _as_found(model),
+        torch.inference_mode(),
+        checking_ids(model, active=module_device(model).type == "cuda"),
+    ):
+        yield
+
+
+@contextmanager
+def _as_found(model: nn.Module) -> Iterator[None]:
+    """Put back attributes that were bound anew, what dicts and lists among them held, and the values of tensors."""
+    attributes = [vars(module) for module in model.modules()]
+    values = [value for each in attributes for value in each.values()]
+    containers = [(kept, copy(kept)) for kept in (*attributes, *values) if isinstance(kept, dict | list)]
+    tensors = [(kept, kept.clone()) for kept in (*model.buffers(), *values) if isinstance(kept, Tensor)]
+    try:
+        yield
+    finally:
+        for container, held in containers:
+            _refill(container, held)
+        with torch.inference_mode():
+            for tensor, value in tensors:
+                if not torch.equal(tensor, value):
+                    tensor.copy_(value)
+
+
+def _refill(container: Any, held: Any) -> None:
+    """Never empty in between: another thread may be running the model."""
+    if isinstance(container, list):
+        container[:] = held
+        return
+    for name in [name for name in container if name not in held]:
+        del container[name]
+    container.update(held)
+
+
+@contextmanager
+def checking_ids(model: nn.Module, *, active: bool) -> Iterator[None]:
+    """Raise IndexError for an id that an embedding does not have, as a CPU does; a GPU would be lost to the process."""
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)] if active else []
+    hooks = [embedding.register_forward_pre_hook(_check_ids) for embedding in embeddings]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _check_ids(embedding: nn.Module, given: tuple[Any, ...]) -> None:
+    count = embedding.num_embeddings
+    if given and isinstance(given[0], Tensor) and given[0].numel() and int(given[0].max()) >= int(str(count)):
+        raise IndexError(f"id {int(given[0].max())} is out of range; the embedding has {count}")

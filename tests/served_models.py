@@ -1,0 +1,102 @@
+"""What the tests' real servers serve: `nograd serve served_models:tiny`, from this folder. torch is imported where it is needed."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nograd import Backend, Predictor, Signature, TensorSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from nograd.tensors import Batch
+
+GATE_VARIABLE = "NOGRAD_TEST_GATE"
+"""Environment variable with the port on which a test waits for the gated model to call."""
+
+GATE = 42.0
+"""A row that begins with this value makes the gated model call its test, and wait until that hangs up."""
+
+
+def tiny() -> Predictor:
+    """Linear(16, 4): input `x` FP32 [-1, 16], output `output` FP32 [-1, 4]."""
+    import torch
+
+    class Tiny(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            answer: Tensor = self.linear(x)
+            return answer
+
+    torch.manual_seed(0)
+    return Predictor(Tiny(), sample=torch.randn(2, 16))
+
+
+class Spell:
+    """A preprocess: the bytes of a text, and a mask."""
+
+    item = TensorSpec("text", "bytes")
+
+    def __call__(self, text: str) -> dict[str, Any]:
+        codes = np.frombuffer(text.encode(), np.uint8).astype(np.int64)
+        return {"codes": codes, "attention_mask": np.ones_like(codes)}
+
+
+def echo() -> Predictor:
+    """Text to numbers: input `text` BYTES [-1], output `embedding` FP32 [-1, 8]; longer texts pad shorter ones."""
+    import torch
+
+    class Embed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.letters = torch.nn.Embedding(256, 8)
+
+        def forward(self, codes: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+            weights = attention_mask.unsqueeze(-1).float()
+            return {"embedding": (self.letters(codes) * weights).sum(1) / weights.sum(1)}
+
+    torch.manual_seed(0)
+    return Predictor(Embed(), preprocess=Spell(), sample=["hello", "a longer text"])
+
+
+class Gated(Backend):
+    """Doubles `x` FP32 [-1, 2]; a GATE makes it wait for its test."""
+
+    name = "gated"
+    device = "cpu"
+    signature = Signature((TensorSpec("x", "float32", (2,)),), (TensorSpec("output", "float32", (2,)),), reason="rows are independent")
+
+    def run(self, batch: Batch) -> Batch:
+        np.sort(np.arange(200_000) * 7919 % 200_003)  # longer than a hand-over: such a model gets a thread of its own
+        if (batch["x"][:, 0] == GATE).any():
+            with socket.create_connection(("127.0.0.1", int(os.environ[GATE_VARIABLE]))) as test:
+                test.recv(1)
+        return {"output": batch["x"] * 2}
+
+
+def gated() -> Predictor:
+    return Predictor(Gated())
+
+
+def raising() -> Predictor:
+    raise RuntimeError("the weights are gone")
+
+
+def bare() -> nn.Module:
+    import torch
+
+    return torch.nn.Linear(2, 2)
+
+
+def no_model() -> str:
+    return "weights"
+
+
+not_callable = "weights"
