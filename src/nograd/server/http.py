@@ -115,7 +115,11 @@ class App:
         if action == "infer":
             _require(scope, "POST")
             model = self._service.model(name, version)
-            body = await _read(scope, receive, self._service.config.max_body_bytes)
+            try:
+                body = await _read(scope, receive, self._service.config.max_body_bytes)
+            except NogradError as error:
+                model.note_error(error)
+                raise
             with self._watch.over(receive):
                 return 200, JSON, await model.infer(body)
         _require(scope, "GET", "HEAD")

@@ -28,7 +28,17 @@ from nograd.errors import (
 )
 from nograd.tensors import TEXT, Array, Batch, TensorSpec
 
-__all__ = ["InferRequest", "Parameters", "datatype", "decode", "encode", "require_outputs", "status_of", "tensor_metadata"]
+__all__ = [
+    "InferRequest",
+    "Parameters",
+    "datatype",
+    "decode",
+    "encode",
+    "require_datatypes",
+    "require_outputs",
+    "status_of",
+    "tensor_metadata",
+]
 
 Parameters = Mapping[str, str | int | float | bool]
 
@@ -108,14 +118,20 @@ class InferRequest:
 
 
 def datatype(spec: TensorSpec) -> str:
-    """Return the protocol's name for a tensor's dtype, such as `FP32`.
+    """Return the protocol's name for a tensor's dtype, such as `FP32`."""
+    return _DATATYPES[spec.dtype]
+
+
+def require_datatypes(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+    """Check that the protocol has a name for every tensor's dtype.
 
     Raises:
         UnsupportedError: it has none, as complex numbers have none.
     """
-    if spec.dtype not in _DATATYPES:
-        raise UnsupportedError(f"tensor {spec.name!r} is {spec.dtype}; the protocol knows {', '.join(_DATATYPES)}")
-    return _DATATYPES[spec.dtype]
+    for what, specs in (("input", inputs), ("output", outputs)):
+        for spec in specs:
+            if spec.dtype not in _DATATYPES:
+                raise UnsupportedError(f"{what} {spec.name!r} is {spec.dtype}; the protocol knows {', '.join(_DATATYPES)}")
 
 
 def tensor_metadata(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:

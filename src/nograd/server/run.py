@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import ceil
 
 import uvicorn
 
@@ -16,6 +17,9 @@ from nograd.server.http import App
 from nograd.server.service import InferenceService
 
 __all__ = ["bind", "serve"]
+
+RUNNING_BATCH_S = 30
+"""Seconds beyond the grace in which the batch that runs when the grace ends may finish: a thread cannot be cancelled."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -47,6 +51,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._ready = ready
+        self.stopping: asyncio.Task[None] | None = None
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -60,9 +65,11 @@ class _Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     def _stop(self) -> None:
-        if self.should_exit:
+        """Answer what waits while uvicorn closes its connections; at the second signal, just end."""
+        if self.stopping is not None:
             self.force_exit = True
-        self._service.drain()
+            return
+        self.stopping = asyncio.get_running_loop().create_task(self._service.stop())
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -87,7 +94,7 @@ def serve(service: InferenceService, listener: socket.socket, ready: Callable[[]
         try:
             await server.serve([listener])
         finally:
-            await service.stop()
+            await (server.stopping or service.stop())
 
     with listener, asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(main())
@@ -105,5 +112,5 @@ def _uvicorn_config(service: InferenceService) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=int(settings.grace_s) + 1,
+        timeout_graceful_shutdown=ceil(settings.grace_s + RUNNING_BATCH_S),
     )

@@ -21,7 +21,7 @@ from nograd.predictor import Predictor
 from nograd.server.config import ServeConfig
 from nograd.server.live import Live
 from nograd.server.metrics import Metrics, ModelMetrics
-from nograd.server.protocol import decode, encode, require_outputs, status_of, tensor_metadata
+from nograd.server.protocol import decode, encode, require_datatypes, require_outputs, status_of, tensor_metadata
 from nograd.tensors import TEXT, Array, Batch, Signature, TensorSpec
 from nograd.threads import in_own_thread
 
@@ -64,7 +64,7 @@ class ServedModel:
 
     async def start(self) -> None:
         """Warm the model, measure its cost by batch size, and open."""
-        tensor_metadata([*self.inputs.inputs, *self.outputs])  # all must have a name in the protocol
+        require_datatypes(self.inputs.inputs, self.outputs)
         self.example = _example(self.predictor, self.inputs.inputs)
         self.curve = await asyncio.wrap_future(in_own_thread(self._warm_up))
         batcher = DynamicBatcher(
@@ -125,7 +125,7 @@ class ServedModel:
         try:
             answer = await self._answer(body)
         except Exception as error:
-            self._note_error(error)
+            self.note_error(error)
             raise
         now = time.monotonic()
         self._requests += 1
@@ -216,7 +216,8 @@ class ServedModel:
         self._live.note_batch(time.monotonic(), record, self._statistics().queue_rows)
         self._metrics.note_batch(record)
 
-    def _note_error(self, error: Exception) -> None:
+    def note_error(self, error: Exception) -> None:
+        """Count a request that is answered with an error."""
         self._errors += 1
         status = status_of(error)
         self._live.note_error(time.monotonic(), status, str(error) if isinstance(error, NogradError) else repr(error))
