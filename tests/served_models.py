@@ -71,7 +71,9 @@ class Gated(Backend):
 
     name = "gated"
     device = "cpu"
-    signature = Signature((TensorSpec("x", "float32", (2,)),), (TensorSpec("output", "float32", (2,)),), reason="rows are independent")
+    signature = Signature(
+        (TensorSpec("x", "float32", (2,)),), (TensorSpec("output", "float32", (2,)),), reason="rows are independent"
+    )
 
     def run(self, batch: Batch) -> Batch:
         np.sort(np.arange(200_000) * 7919 % 200_003)  # longer than a hand-over: such a model gets a thread of its own
@@ -93,6 +95,15 @@ def bare() -> nn.Module:
     import torch
 
     return torch.nn.Linear(2, 2)
+
+
+def example() -> nn.Module:
+    """A bare module that says itself what it takes, as Lightning's do."""
+    import torch
+
+    model = torch.nn.Linear(2, 2)
+    model.example_input_array = torch.zeros(1, 2)
+    return model
 
 
 def no_model() -> str:

@@ -160,7 +160,12 @@ async def test_every_batch_is_told_to_the_observer() -> None:
 
 @pytest.mark.parametrize(
     ("size", "max_wait_ms", "reasons"),
-    [(8, 0.0, {"device free": 2}), (2, 0.0, {"full": 1, "device free": 1}), (8, 500.0, {"waited": 1}), (2, 500.0, {"full": 1, "waited": 1})],
+    [
+        (8, 0.0, {"device free": 2}),
+        (2, 0.0, {"full": 1, "device free": 1}),
+        (8, 500.0, {"waited": 1}),
+        (2, 500.0, {"full": 1, "waited": 1}),
+    ],
 )
 @virtual
 async def test_every_batch_has_the_reason_of_its_release(size: int, max_wait_ms: float, reasons: dict[str, int]) -> None:
@@ -223,5 +228,3 @@ async def test_an_observer_that_raises_costs_nobody_an_answer() -> None:
 
     assert answers == [[[2]], [[4]]]
     assert problems == ["the observer's own fault"] * 2
-
-

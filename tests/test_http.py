@@ -91,7 +91,8 @@ def test_head_is_get_without_its_body(site: Site, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "kind"), [("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "text/javascript"), ("/icon.svg", "image/svg+xml")]
+    ("path", "kind"),
+    [("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "text/javascript"), ("/icon.svg", "image/svg+xml")],
 )
 def test_the_page_comes_with_headers_that_keep_others_out(site: Site, path: str, kind: str) -> None:
     reply = site.get(path)
@@ -215,6 +216,7 @@ def test_a_fault_of_the_server_is_told_without_its_text_and_logged_with_it(monke
 
     with Site({"doubling": doubling()}) as site:
         monkeypatch.setattr(site.service, "metrics_text", broken)
+
         async def call() -> Reply | None:
             asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context))
             return await asgi(site.app, "GET", "/metrics")

@@ -18,7 +18,9 @@ from tests.fakes import Site, doubling, x
 SERIES = ("requests", "errors", "rows", "p50_ms", "p95_ms", "p99_ms", "queue_rows", "batch_rows")
 
 
-def record(rows: int = 1, *, reason: Any = "device free", waits: tuple[float, ...] = (0.0,), padding: float = 0.0) -> BatchRecord:
+def record(
+    rows: int = 1, *, reason: Any = "device free", waits: tuple[float, ...] = (0.0,), padding: float = 0.0
+) -> BatchRecord:
     return BatchRecord(rows, len(waits), reason, run_s=0.25, waited_s=waits, padding_share=padding, failed=0)
 
 
@@ -169,5 +171,3 @@ def test_live_json_is_what_the_page_was_promised() -> None:
     assert (error["status"], error["error"].split(";")[0]) == (413, "the request has 9 rows")
     assert error["age_s"] >= 0
     assert example == 200
-
-

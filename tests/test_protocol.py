@@ -229,7 +229,9 @@ def test_i11_unknown_parameters_are_no_error() -> None:
     parameters = {"sequence_id": 5, "priority": 1, "binary_data_output": True, "triton_x": "y", "mine": 0.5}
     one = {**tensor("t", "FP32", [1], [1]), "parameters": {"content_type": "np"}}
 
-    request = decode(body(one, parameters=parameters, outputs=[{"name": "o", "parameters": {"binary_data": False}}]), [SPECS["FP32"]])
+    request = decode(
+        body(one, parameters=parameters, outputs=[{"name": "o", "parameters": {"binary_data": False}}]), [SPECS["FP32"]]
+    )
 
     assert (request.outputs, request.timeout_s) == (("o",), None)
 
@@ -258,7 +260,9 @@ def test_i13_a_depth_bomb_is_a_refusal(bomb: bytes) -> None:
     assert refusal(bomb)
 
 
-@pytest.mark.parametrize("request_", [b"", b"\xff\xfe", '{"inputs"'.encode("utf-16"), b'{"inputs": [\xff]}', b'{"id": "\\ud800", "inputs": []}'])
+@pytest.mark.parametrize(
+    "request_", [b"", b"\xff\xfe", '{"inputs"'.encode("utf-16"), b'{"inputs": [\xff]}', b'{"id": "\\ud800", "inputs": []}']
+)
 def test_i13_bytes_that_are_not_utf8_json_are_a_refusal(request_: bytes) -> None:
     assert refusal(request_).startswith(("the body is not an inference request: ", "inputs is empty"))
 
@@ -309,7 +313,9 @@ def test_an_output_that_the_protocol_has_no_name_for_is_an_error_of_ours() -> No
 
 
 def test_metadata_has_minus_one_for_rows_and_for_what_varies() -> None:
-    assert tensor_metadata([TensorSpec("x", "int64", ("tokens", 3))]) == [{"name": "x", "datatype": "INT64", "shape": [-1, -1, 3]}]
+    assert tensor_metadata([TensorSpec("x", "int64", ("tokens", 3))]) == [
+        {"name": "x", "datatype": "INT64", "shape": [-1, -1, 3]}
+    ]
 
 
 @pytest.mark.parametrize(
@@ -337,7 +343,9 @@ def site() -> Iterator[Site]:
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.sampled_from([2**63, 2**64, -1, 0]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["name", "t", "data", "timeout"]), inner, max_size=2),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["name", "t", "data", "timeout"]), inner, max_size=2)
+    ),
     max_leaves=6,
 )
 valid = st.sampled_from(sorted(DATATYPES)).map(
@@ -345,8 +353,14 @@ valid = st.sampled_from(sorted(DATATYPES)).map(
 )  # fmt: skip
 
 
-@given(valid, st.lists(st.sampled_from(["inputs", 0, "name", "shape", "datatype", "data", "outputs", "parameters"]), max_size=3), json_values)
-def test_i13_a_request_with_anything_anywhere_never_gets_a_5xx(site: Site, request_: tuple[str, Any], path: list[Any], value: Any) -> None:
+@given(
+    valid,
+    st.lists(st.sampled_from(["inputs", 0, "name", "shape", "datatype", "data", "outputs", "parameters"]), max_size=3),
+    json_values,
+)
+def test_i13_a_request_with_anything_anywhere_never_gets_a_5xx(
+    site: Site, request_: tuple[str, Any], path: list[Any], value: Any
+) -> None:
     model, place = request_
     whole = place = json.loads(json.dumps(place))
     for step in path:

@@ -67,15 +67,22 @@ def status_or_refused(url: str) -> int | None:
 # -- answering
 
 
-def test_the_line_to_try_that_the_greeting_shows_works(tiny_server: RunningServer) -> None:
-    (line,) = [line for line in tiny_server.greeting.splitlines() if line.startswith("  curl")]
+def try_it(server: RunningServer) -> httpx.Response:
+    """Do what the greeting's line to try does."""
+    (line,) = [line for line in server.greeting.splitlines() if line.startswith("  curl")]
     curl, silent, url, data, example = shlex.split(line)
-
-    reply = httpx.post(url, content=example)
-
     assert (curl, silent, data) == ("curl", "-s", "-d")
-    assert reply.status_code == 200
-    assert reply.json()["outputs"][0]["shape"] == [1, 4]
+    return httpx.post(url, content=example)
+
+
+def test_the_line_to_try_that_the_greeting_shows_works(tiny_server: RunningServer, text_server: RunningServer) -> None:
+    assert try_it(tiny_server).json()["outputs"][0]["shape"] == [1, 4]
+    assert try_it(text_server).json()["outputs"][0]["shape"] == [1, 8]
+
+
+def test_a_model_may_have_any_name() -> None:
+    with serving("gated", "--name", "a b/ü?%") as server:
+        assert try_it(server).json()["model_name"] == "a b/ü?%"
 
 
 def test_the_greeting_says_what_is_served_where(tiny_server: RunningServer) -> None:
@@ -119,7 +126,7 @@ def talk(server: RunningServer, request: bytes, answers: int) -> list[httpx.Resp
         while len(found) < answers:
             status = int(stream.readline().split()[1])
             headers = {}
-            while (line := stream.readline().strip()):
+            while line := stream.readline().strip():
                 name, _, value = line.partition(b": ")
                 headers[name.decode().lower()] = value.decode()
             found.append(httpx.Response(status, headers=headers, content=stream.read(int(headers.get("content-length", 0)))))

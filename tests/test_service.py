@@ -46,7 +46,9 @@ def texts(*values: str, column: bool = False) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    two = Signature((X, TensorSpec("n", "int64"), TensorSpec("scale", "float32", default=1)), (OUTPUT, TensorSpec("sum", "float32")))
+    two = Signature(
+        (X, TensorSpec("n", "int64"), TensorSpec("scale", "float32", default=1)), (OUTPUT, TensorSpec("sum", "float32"))
+    )
 
     def add(batch: Batch) -> Batch:
         total = (batch["x"] + batch["n"][:, None]) * batch["scale"][:, None]
@@ -222,7 +224,9 @@ def test_starting_measures_what_larger_batches_cost() -> None:
 
 
 def test_a_model_that_may_not_be_batched_is_measured_and_run_alone() -> None:
-    model = Fake(lambda batch: {"output": batch["x"]}, Signature((X,), (OUTPUT,), batching="alone", reason="rows influence each other"))
+    model = Fake(
+        lambda batch: {"output": batch["x"]}, Signature((X,), (OUTPUT,), batching="alone", reason="rows influence each other")
+    )
     with Site({"alone": model}, max_batch_size=8) as site:
         answers = site.infer("alone", x([1, 2])).data(), site.infer("alone", x([3, 4], [5, 6])).data()
 

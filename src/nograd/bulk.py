@@ -106,8 +106,11 @@ class BatchPredictor:
             total = len(items)
         reader = _Reader(items)
         first = reader.peek(SAMPLE_ITEMS)
-        if first:
-            self._learn_from(first)
+        if not first:
+            if reader.error is not None:
+                raise reader.error
+            return
+        self._learn_from(first)
         preparing = ThreadPoolExecutor(1, "nograd-prepare")
         device = ThreadPoolExecutor(self._predictor.lanes, "nograd-device")
         try:
