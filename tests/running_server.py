@@ -32,7 +32,7 @@ class RunningServer:
             text=True,
         )
         self.greeting = self._read_greeting()
-        self.url = self.greeting.split()[3]
+        self.url = self.greeting.splitlines()[0].rpartition(" ")[2]
 
     def _read_greeting(self) -> str:
         assert self.process.stdout is not None

@@ -77,7 +77,7 @@ def test_items_are_read_as_answers_are_taken_three_windows_ahead_at_most() -> No
 
     assert taken == [float(1 + n % 5) for n in range(1, 21)]
     assert read <= 20 + 4 * 8
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("nograd-prepare", "nograd-device"))]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("nograd-prepare", "nograd-device_"))]
 
 
 def test_answers_before_a_bad_item_are_delivered_and_the_item_is_named() -> None:

@@ -20,6 +20,11 @@ from nograd import errors
 FILE = Path(__file__).with_name("public_api.txt")
 
 
+def shown(function: Any) -> str:
+    """A signature without the quotes that postponed annotations have."""
+    return str(inspect.signature(function)).replace("'", "").replace('"', "")
+
+
 def members(kind: type) -> Iterator[str]:
     """A public class's own methods and properties; its settings and fields are in the signature of the class."""
     for name, value in sorted(vars(kind).items()):
@@ -28,19 +33,20 @@ def members(kind: type) -> Iterator[str]:
         if isinstance(value, property):
             yield f"    {name}: {inspect.signature(value.fget).return_annotation}"  # type: ignore[arg-type]
         elif isinstance(value, classmethod | staticmethod):
-            yield f"    {type(value).__name__} {name}{inspect.signature(value.__func__)}"
+            yield f"    {type(value).__name__} {name}{shown(value.__func__)}"
         elif inspect.isfunction(value):
-            yield f"    {name}{inspect.signature(value)}"
+            yield f"    {'async ' if inspect.iscoroutinefunction(value) else ''}{name}{shown(value)}"
 
 
 def described(name: str, value: Any) -> Iterator[str]:
     if inspect.isclass(value):
         bases = ", ".join(base.__name__ for base in value.__bases__ if base is not object)
-        signature = "" if inspect.isabstract(value) or issubclass(value, Exception) else inspect.signature(value)
-        yield f"class {name}({bases}) {signature}".rstrip()
+        yield f"class {name}{f'({bases})' if bases else ''}"
+        if not bases:
+            yield f"    __init__{shown(value)}"
         yield from members(value)
     elif callable(value) and not hasattr(value, "__args__"):
-        yield f"{name}{inspect.signature(value)}"
+        yield f"{name}{shown(value)}"
     else:
         yield name
 
@@ -51,7 +57,9 @@ def public_api() -> str:
     for name in errors.__all__:
         kind = getattr(errors, name)
         bases = ", ".join(base.__name__ for base in kind.__bases__)
-        lines.append(f"errors.{name}({bases}) {inspect.signature(kind.__init__) if '__init__' in vars(kind) else ''}".rstrip())
+        lines.append(f"errors.{name}({bases})")
+        if "__init__" in vars(kind):
+            lines.append(f"    __init__{shown(kind.__init__)}")
     return "\n".join(lines) + "\n"
 
 

@@ -117,11 +117,12 @@ def _greeting(url: str, model: ServedModel) -> str:
     ]
     if model.curve is not None:
         times = [
-            f"{rows} rows {seconds * 1000:.3g} ms" for rows, seconds in zip(model.curve.sizes, model.curve.seconds, strict=True)
+            f"{rows} row{'s' * (rows > 1)} {seconds * 1000:.3g} ms"
+            for rows, seconds in zip(model.curve.sizes, model.curve.seconds, strict=True)
         ]
         lines.append(f"  measured  {', '.join(times)}")
     lines += [f"  live page {url}/", f"  metrics   {url}/metrics"]
     if (example := model.example_request()) is not None:
         body = shlex.quote(json.dumps(example, ensure_ascii=False))
-        lines += ["try it:", f"  curl -s {url}/v2/models/{quote(model.name)}/infer -d {body}"]
+        lines += ["try it:", f"  curl -s {url}/v2/models/{quote(model.name, safe='')}/infer -d {body}"]
     return "\n".join([*lines, "stop with Ctrl-C"])
