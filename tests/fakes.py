@@ -23,6 +23,13 @@ T = TypeVar("T")
 X = TensorSpec("x", "float32", (2,))
 OUTPUT = TensorSpec("output", "float32", (2,))
 
+DATATYPES = {
+    "BOOL": "bool", "UINT8": "uint8", "UINT16": "uint16", "UINT32": "uint32", "UINT64": "uint64",
+    "INT8": "int8", "INT16": "int16", "INT32": "int32", "INT64": "int64",
+    "FP16": "float16", "FP32": "float32", "FP64": "float64", "BYTES": "bytes",
+}  # fmt: skip
+"""Every datatype that JSON can carry, and the dtype that it is."""
+
 Message = dict[str, Any]
 
 

@@ -1,4 +1,4 @@
-"""What the tests' real servers serve: `nograd serve served_models:tiny`, from this folder. torch is imported where it is needed."""
+"""What the tests' real servers serve: `nograd serve served_models:tiny`, from this folder. torch is imported late."""
 
 from __future__ import annotations
 

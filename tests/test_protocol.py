@@ -29,12 +29,7 @@ from nograd.errors import (
     UnsupportedError,
 )
 from nograd.server.protocol import InferRequest, decode, encode, require_outputs, status_of, tensor_metadata
-from tests.fakes import Site, doubling, echoing, tensor
-
-DATATYPES = {
-    "BOOL": "bool", "UINT8": "uint8", "UINT16": "uint16", "UINT32": "uint32", "UINT64": "uint64", "INT8": "int8",
-    "INT16": "int16", "INT32": "int32", "INT64": "int64", "FP16": "float16", "FP32": "float32", "FP64": "float64", "BYTES": "bytes",
-}  # fmt: skip
+from tests.fakes import DATATYPES, Site, echoing, tensor
 
 SPECS = {name: TensorSpec("t", dtype, ("n",)) for name, dtype in DATATYPES.items()}
 
@@ -250,12 +245,20 @@ def test_i12_any_other_timeout_is_refused(timeout: Any) -> None:
     assert message == f"parameters.timeout is {timeout!r}; it is a whole number of microseconds, 0 for none"
 
 
+DEEP = 100_000
+
+
 @pytest.mark.parametrize(
     "bomb",
-    [b'{"inputs": ' + b"[" * 100_000, b'{"inputs": [{"name": "t", "shape": [1], "datatype": "FP32", "data": ' + b"[" * 50_000 + b"]" * 50_000 + b"}]}",
-     b'{"a": ' * 100_000, b'{"id": ' + b"[" * 100_000, b'{"parameters": ' + b'{"a":' * 100_000],
+    [
+        b'{"inputs": ' + b"[" * DEEP,
+        b'{"inputs": [{"name": "t", "shape": [1], "datatype": "FP32", "data": ' + b"[" * DEEP + b"]" * DEEP + b"}]}",
+        b'{"a": ' * DEEP,
+        b'{"id": ' + b"[" * DEEP,
+        b'{"parameters": ' + b'{"a":' * DEEP,
+    ],
     ids=["inputs", "data", "objects", "id", "parameters"],
-)  # fmt: skip
+)
 def test_i13_a_depth_bomb_is_a_refusal(bomb: bytes) -> None:
     assert refusal(bomb)
 
@@ -322,73 +325,11 @@ def test_metadata_has_minus_one_for_rows_and_for_what_varies() -> None:
     ("error", "status"),
     [
         (ProtocolError(""), 400), (SignatureError(""), 400), (ItemError("", 0), 400), (ConfigError(""), 400),
-        (ModelNotFoundError(""), 404), (MethodError("", ("GET",)), 405), (TooLargeError(""), 413), (ModelError(""), 500),
-        (ValueError(""), 500), (UnsupportedError(""), 501), (OverloadedError(""), 503), (UnavailableError(""), 503), (DeadlineError(""), 504),
+        (ModelNotFoundError(""), 404), (MethodError("", ("GET",)), 405), (TooLargeError(""), 413),
+        (ModelError(""), 500), (ValueError(""), 500), (UnsupportedError(""), 501),
+        (OverloadedError(""), 503), (UnavailableError(""), 503), (DeadlineError(""), 504),
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_every_error_has_its_status(error: Exception, status: int) -> None:
     assert status_of(error) == status
-
-
-# -- anything at all
-
-
-@pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
-    echoes = {name: echoing(spec) for name, spec in SPECS.items()}
-    with Site({**echoes, "doubling": Predictor(doubling())}, max_batch_size=4, max_queue_rows=64) as site:
-        yield site
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.sampled_from([2**63, 2**64, -1, 0]),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["name", "t", "data", "timeout"]), inner, max_size=2)
-    ),
-    max_leaves=6,
-)
-valid = st.sampled_from(sorted(DATATYPES)).map(
-    lambda name: (name, {"inputs": [tensor("t", name, [1, 2], {"BYTES": ["a", "b"], "BOOL": [True, False]}.get(name, [1, 2]))], "outputs": [{"name": "t"}], "parameters": {}})
-)  # fmt: skip
-
-
-@given(
-    valid,
-    st.lists(st.sampled_from(["inputs", 0, "name", "shape", "datatype", "data", "outputs", "parameters"]), max_size=3),
-    json_values,
-)
-def test_i13_a_request_with_anything_anywhere_never_gets_a_5xx(
-    site: Site, request_: tuple[str, Any], path: list[Any], value: Any
-) -> None:
-    model, place = request_
-    whole = place = json.loads(json.dumps(place))
-    for step in path:
-        if isinstance(place, dict) and step in place and isinstance(place[step], dict | list):
-            place = place[step]
-        elif isinstance(place, list) and step == 0:
-            place = place[0]
-    if isinstance(place, dict):
-        place[path[-1] if path else "inputs"] = value
-    elif isinstance(place, list):
-        place.append(value)
-
-    reply = site.request("POST", f"/v2/models/{model}/infer", json.dumps(whole).encode("utf-8", "surrogatepass"))
-
-    assert reply.status < 500 or reply.status == 501
-    assert reply.status == 200 or reply.error
-
-
-@given(valid, st.lists(st.tuples(st.integers(0, 120), st.binary(max_size=2)), min_size=1, max_size=4), st.integers(0, 140))
-def test_i13_a_request_with_any_bytes_changed_or_cut_never_gets_a_5xx(
-    site: Site, request_: tuple[str, Any], changes: list[tuple[int, bytes]], cut: int
-) -> None:
-    model, whole = request_
-    text = bytearray(json.dumps(whole).encode())
-    for position, replacement in changes:
-        text[position : position + 1] = replacement
-
-    reply = site.request("POST", f"/v2/models/{model}/infer", bytes(text[:cut] if cut < 120 else text))
-
-    assert reply.status < 500 or reply.status == 501
-    assert reply.status == 200 or reply.error

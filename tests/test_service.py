@@ -234,7 +234,7 @@ def test_a_model_that_may_not_be_batched_is_measured_and_run_alone() -> None:
     assert [len(batch["x"]) for batch in model.runs[-2:]] == [1, 2]
 
 
-def test_draining_one_model_leaves_the_other_untouched(site: Site) -> None:
+def test_draining_one_model_leaves_the_other_untouched() -> None:
     with Site({"first": doubling(), "second": doubling()}) as site:
         site.service.model("first").drain()
 

@@ -47,6 +47,9 @@ class Backend(ABC):
         names = list(outputs)
         return outputs[names[0]] if names == ["output"] else dict(outputs)
 
+    def limit_threads(self, count: int) -> None:  # noqa: B027  most backends have no such setting
+        """Let a run that is called from this thread compute with at most `count` threads, where that can be set."""
+
     def close(self) -> None:  # noqa: B027  most have nothing to give back
         """Give back what the backend holds; it answers no more."""
 

@@ -111,6 +111,9 @@ class EagerBackend(TorchBackend):
         stream.synchronize()
         return {name: tensor.numpy() for name, tensor in host.items()}
 
+    def limit_threads(self, count: int) -> None:
+        torch.set_num_threads(count)
+
     def restore(self, outputs: Mapping[str, Any]) -> Any:
         return self._restore(outputs) if self._restore else super().restore(outputs)
 

@@ -67,12 +67,15 @@ class ServedModel:
         require_datatypes(self.inputs.inputs, self.outputs)
         self.example = _example(self.predictor, self.inputs.inputs)
         self.curve = await asyncio.wrap_future(in_own_thread(self._warm_up))
+        inline = self._runs_inline(self.curve)
+        if inline:  # a second thread gains nothing in so little time, and would spin between runs: 1.7 cores instead of 0.8
+            self.predictor.backend.limit_threads(1)
         batcher = DynamicBatcher(
             self.predictor,
             max_batch_size=self.config.max_batch_size,
             max_wait_ms=self.config.max_wait_ms,
             max_queue_rows=self.config.max_queue_rows,
-            inline=self._runs_inline(self.curve),
+            inline=inline,
             observer=self._note_batch,
         )
         self._batcher = await batcher.__aenter__()
