@@ -147,7 +147,10 @@ def test_r5_r6_m3_what_is_not_there_is_said_in_json(site: Site, method: str, pat
         (b"", "not an inference request"),
         (infer_body([1, 2])[:-9], "not an inference request"),
         (json.dumps({"inputs": [tensor("x", "FP32", [1, 2], [1, 2, 3])]}).encode(), "so 2 elements; its data has 3"),
-        (json.dumps({"inputs": [tensor("x", "FP32", [1, 1], [1])]}).encode(), "is float32 [1, 1]; the model takes float32 [rows, 2]"),
+        (
+            json.dumps({"inputs": [tensor("x", "FP32", [1, 1], [1])]}).encode(),
+            "is float32 [1, 1]; the model takes float32 [rows, 2]",
+        ),
         (infer_body([1, 2], outputs=[{"name": "y"}]), "there is no output 'y'; the model gives 'output'"),
     ],
 )

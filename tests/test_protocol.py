@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nograd import Predictor, TensorSpec
+from nograd import TensorSpec
 from nograd.errors import (
     ConfigError,
     DeadlineError,

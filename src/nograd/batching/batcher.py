@@ -251,22 +251,21 @@ class DynamicBatcher:
         Raises:
             As `predict`.
         """
-        rows = sum(map(num_rows, parts))
+        rows = num_rows(parts[0]) if len(parts) == 1 else sum(map(num_rows, parts))
         self._admit(rows)
         now = self._clock()
         deadline = inf if timeout_s is None else now + timeout_s
         if len(parts) == 1 and rows <= self._max_batch_size:
-            entries = [self._enqueue(parts[0], rows, now, deadline)]
-            cuts = [1]
-        else:
-            cut = [chunks(part, self._max_batch_size) for part in parts]
-            entries = [self._enqueue(piece, num_rows(piece), now, deadline) for pieces in cut for piece in pieces]
-            cuts = list(map(len, cut))
+            entry = self._enqueue(parts[0], rows, now, deadline)
+            try:
+                return [await entry.future]
+            finally:
+                self._leave(entry)
+        cut = [chunks(part, self._max_batch_size) for part in parts]
+        entries = [self._enqueue(piece, num_rows(piece), now, deadline) for pieces in cut for piece in pieces]
         try:
-            if len(entries) == 1:
-                return [await entries[0].future]
             outputs = iter(await asyncio.gather(*(entry.future for entry in entries)))
-            return [merge(list(islice(outputs, count))) for count in cuts]
+            return [merge(list(islice(outputs, len(pieces)))) for pieces in cut]
         finally:
             for entry in entries:
                 self._leave(entry)

@@ -6,9 +6,8 @@ The texts: kserve/open-inference-protocol, specification/protocol/inference_rest
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -104,8 +103,7 @@ _LISTS: dict[str, Any] = {"f": list[float], "i": list[int], "u": list[int], "b":
 _WORDS = {"f": "numbers", "i": "integers", "u": "integers", "b": "true and false", "O": "strings"}
 
 
-@dataclass(frozen=True, slots=True)
-class InferRequest:
+class InferRequest(NamedTuple):
     """What a client asks for."""
 
     inputs: Batch
@@ -164,7 +162,7 @@ def decode(body: bytes, inputs: Sequence[TensorSpec]) -> InferRequest:
         if given.name in arrays:
             raise ProtocolError(f"input {given.name!r} is given twice")
         arrays[given.name] = _array(given, _spec_of(given, inputs))
-    wanted = tuple(output.name for output in request.outputs or ())
+    wanted = tuple(output.name for output in request.outputs) if request.outputs else ()
     return InferRequest(arrays, wanted, request.id, _timeout_s(request.parameters))
 
 
