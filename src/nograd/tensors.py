@@ -337,8 +337,7 @@ def concat(batches: Sequence[Batch], specs: Iterable[TensorSpec]) -> Batch:
 
 def join_arrays(arrays: Sequence[Array], pad_value: float = 0) -> Array:
     """Return one array with the rows of all; dimensions in which they differ are filled up with `pad_value`."""
-    row_shape = arrays[0].shape[1:]
-    if all(array.shape[1:] == row_shape for array in arrays):
+    if len({array.shape[1:] for array in arrays}) == 1:
         return np.concatenate(arrays)
     row_shape = tuple(max(sizes) for sizes in zip(*(array.shape[1:] for array in arrays), strict=True))
     joined = np.full((sum(len(array) for array in arrays), *row_shape), pad_value, dtype=arrays[0].dtype)

@@ -111,7 +111,8 @@ def padding_share(rows: Sequence[int], lengths: Sequence[int]) -> float:
         rows: rows of each part.
         lengths: length of each part's rows.
     """
-    padded = sum(rows) * max(lengths)
-    if padded == 0:
+    longest = max(lengths)
+    if longest == min(lengths):
         return 0.0
+    padded = sum(rows) * longest
     return 1 - sum(count * length for count, length in zip(rows, lengths, strict=True)) / padded

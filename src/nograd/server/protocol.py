@@ -46,6 +46,8 @@ _DATATYPES = {
     "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64",
     "float16": "FP16", "bfloat16": "BF16", "float32": "FP32", "float64": "FP64", TEXT: "BYTES",
 }  # fmt: skip
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
 _NUMPY = {dtype: np.dtype(object if dtype == TEXT else dtype) for dtype in _DATATYPES}
 _DATATYPE_OF = {_NUMPY[dtype]: name for dtype, name in _DATATYPES.items()}
 _DTYPES = {name: dtype for dtype, name in _DATATYPES.items()}
@@ -217,7 +219,7 @@ def _values(given: _Input, dtype: np.dtype[Any]) -> Array:
     if dtype.kind == "O":
         return _objects(values)
     try:
-        if dtype.itemsize == 8:
+        if dtype.itemsize == 8 or _are_few_float32(values, dtype):
             return np.array(values, dtype=dtype)
         with np.errstate(over="raise"):
             return np.array(values, dtype=dtype)
@@ -231,6 +233,11 @@ def _values(given: _Input, dtype: np.dtype[Any]) -> Array:
         raise ProtocolError(
             f"input {given.name!r} holds {worst}; {given.datatype} goes from {limits.min} to {limits.max}"
         ) from None
+
+
+def _are_few_float32(values: Sequence[float], dtype: np.dtype[Any]) -> bool:
+    """True where looking at each number costs less than numpy's own way of noticing that one is too large."""
+    return dtype == np.float32 and 0 < len(values) <= 64 and max(values) <= FLOAT32_MAX and min(values) >= -FLOAT32_MAX
 
 
 def _objects(values: list[str]) -> Array:
