@@ -305,7 +305,8 @@ class Predictor:
         try:
             yield
         except NogradError:
-            if not self._has_run and self._module is not None and not self.signature.outputs:
+            taught = self._backend
+            if not self._has_run and self._module is not None and taught is not None and not taught.signature.outputs:
                 self._backend = None
             raise
         self._has_run = True

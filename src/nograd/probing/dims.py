@@ -31,7 +31,7 @@ class Dim:
     """Another size that the model ran."""
 
     far: int | None
-    """A size of twice the sample's or more that the model ran; None: it runs up to `max_size` only."""
+    """A size of twice the sample's or more that the model ran, if any."""
 
     max_size: int | None
     """The largest size that the model runs, where that is known."""
@@ -59,19 +59,25 @@ def _other_size(runs: Runs, sample: Tensors, samples: Sequence[Tensors], group: 
 def _measured(
     runs: Runs, sample: Tensors, samples: Sequence[Tensors], group: tuple[Place, ...], near: int, taken: Sequence[str]
 ) -> Dim:
-    """Find how far the dimension goes: twice the sample's size and more, or else the largest that runs, by halving."""
+    """Find how far the dimension goes: twice the sample's size and more, or else the largest that runs, by halving.
+
+    Halving is right where sizes go in steps of one; a model that takes multiples of 8 only has no maximum that could be found so.
+    """
     name, axis = group[0]
     size = sample[name].shape[axis]
 
     def can_run(new: int) -> bool:
         return runs.attempt(resized(sample, group, new)) is not None
 
-    far = next((new for new in (2 * size + 3, 2 * size) if can_run(new)), None)
-    low, high = max(other[name].shape[axis] for other in (sample, *samples)), 2 * size
-    while far is None and high - low > 1:
+    beyond = 2 * size + 3
+    far = next((new for new in (beyond, 2 * size) if can_run(new)), None)
+    low, high = max(far or size, *(other[name].shape[axis] for other in samples)), beyond
+    if far == beyond or not (abs(near - size) == 1 or can_run(size + 1) or can_run(size - 1)):
+        return Dim(_dim_name(sample, group, taken), group, size, near, far, None)
+    while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if can_run(middle) else (low, middle)
-    return Dim(_dim_name(sample, group, taken), group, size, near, far, low if far is None else None)
+    return Dim(_dim_name(sample, group, taken), group, size, near, far, low)
 
 
 def _dim_name(sample: Tensors, group: Sequence[Place], taken: Sequence[str]) -> str:

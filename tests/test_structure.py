@@ -1,0 +1,125 @@
+"""Flattening a model's output to named leaves, and giving leaves back in its structure."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nograd.errors import SignatureError
+from nograd.inputs import is_tensor
+from nograd.structure import flatten
+
+
+class Pair(NamedTuple):
+    mean: Any
+    peak: Any
+
+
+@dataclass(frozen=True)
+class Scored:
+    scores: Any
+    extra: Any = None
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int)
+
+
+def grow(children: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    names = st.text("abc", min_size=1, max_size=3)
+    return st.one_of(
+        st.lists(children, max_size=3),
+        st.lists(children, max_size=3).map(tuple),
+        st.dictionaries(names, children, max_size=3),
+        st.dictionaries(names, children, max_size=3).map(OrderedDict),
+        st.builds(Pair, children, children),
+        st.builds(Scored, children, children),
+    )
+
+
+NESTED = st.recursive(st.integers() | st.none(), grow, max_leaves=12)
+
+
+@given(NESTED)
+def test_leaves_go_back_to_where_they_were_in_any_nesting(value: Any) -> None:
+    try:
+        leaves, restore = flatten(value, is_number)
+    except SignatureError as error:
+        assert "without a tensor in it" in str(error)  # noqa: PT017  a nesting of nothing
+        return
+
+    again, _ = flatten(restore(leaves), is_number)
+
+    assert restore(leaves) == value
+    assert type(restore(leaves)) is type(value)
+    assert again == leaves
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        (1, ["output"]),
+        ((1, 2), ["output_0", "output_1"]),
+        ([1, [2, 3]], ["output_0", "output_1.0", "output_1.1"]),
+        ({"logits": 1, "aux": (2, None, 3)}, ["logits", "aux.0", "aux.2"]),
+        ({7: 1}, ["output_7"]),
+        (Pair(1, {"at": 2}), ["mean", "peak.at"]),
+        (Scored([1, Scored(2)]), ["scores.0", "scores.1.scores"]),
+    ],
+)
+def test_names_say_where_a_leaf_was(value: Any, names: list[str]) -> None:
+    assert list(flatten(value, is_number)[0]) == names
+
+
+def test_other_leaves_fill_the_same_structure() -> None:
+    _, restore = flatten({"a": (1, None), "b": [2]}, is_number)
+
+    assert restore({"a.0": "x", "b.0": "y"}) == {"a": ("x", None), "b": ["y"]}
+
+
+@pytest.mark.parametrize("output", [torch.max(torch.ones(2, 3), 1), defaultdict(list, logits=torch.ones(2))])
+def test_torchs_own_result_types_and_other_mappings_keep_their_kind(output: Any) -> None:
+    leaves, restore = flatten(output, is_tensor)
+
+    assert type(restore(leaves)) is type(output)
+    assert repr(restore(leaves)).split("(", 1)[1:] == repr(restore(leaves)).split("(", 1)[1:]
+    for name, leaf in leaves.items():
+        assert flatten(restore(leaves), is_tensor)[0][name] is leaf
+
+
+def test_a_models_output_of_transformers_comes_back_with_its_absent_fields() -> None:
+    outputs = pytest.importorskip("transformers.modeling_outputs")
+    given_output = outputs.BaseModelOutputWithPooling(last_hidden_state=torch.ones(2, 3), hidden_states=(torch.zeros(2),))
+
+    leaves, restore = flatten(given_output, is_tensor)
+    restored = restore({name: leaf.numpy() for name, leaf in leaves.items()})
+
+    assert list(leaves) == ["last_hidden_state", "hidden_states.0"]
+    assert type(restored) is outputs.BaseModelOutputWithPooling
+    assert restored.pooler_output is None
+    assert restored.hidden_states[0].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, "the model returned NoneType without a tensor in it; it must return at least one"),
+        ((), "the model returned tuple without a tensor in it; it must return at least one"),
+        ("text", "output 'of the model' is str; nograd carries tensors, and containers of tensors: "
+                 "return only those, or wrap the model in a module that does"),
+        ({"a": {"b": 1.5}}, "output 'a.b' is float; nograd carries tensors, and containers of tensors: "
+                            "return only those, or wrap the model in a module that does"),
+        ({"a.b": 1, "a": {"b": 2}}, "two outputs of the model are named 'a.b'; rename one of the keys that lead to them"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_carried_is_told_in_one_sentence(value: Any, message: str) -> None:
+    with pytest.raises(SignatureError) as caught:
+        flatten(value, is_number)
+
+    assert str(caught.value) == message

@@ -1,0 +1,162 @@
+"""The published client of the protocol, `tritonclient.http`, against real servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nograd import __version__
+from tests.running_server import RunningServer
+
+triton = pytest.importorskip("tritonclient.http", reason="tritonclient is not installed; run: pip install 'nograd[dev]'")
+utils = pytest.importorskip("tritonclient.utils")
+
+
+@contextmanager
+def client_of(server: RunningServer) -> Iterator[Any]:
+    client = triton.InferenceServerClient(server.url.removeprefix("http://"))
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_server: RunningServer) -> Iterator[Any]:
+    with client_of(tiny_server) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def text(text_server: RunningServer) -> Iterator[Any]:
+    with client_of(text_server) as client:
+        yield client
+
+
+def given(name: str, array: Any, *, binary: bool = False) -> Any:
+    found = triton.InferInput(name, list(array.shape), utils.np_to_triton_dtype(array.dtype))
+    found.set_data_from_numpy(array, binary_data=binary)
+    return found
+
+
+def wanted(name: str) -> Any:
+    return triton.InferRequestedOutput(name, binary_data=False)
+
+
+ROWS = np.arange(48, dtype=np.float32).reshape(3, 16)
+
+
+def test_health(tiny: Any) -> None:
+    assert tiny.is_server_live()
+    assert tiny.is_server_ready()
+    assert tiny.is_model_ready("tiny")
+    assert tiny.is_model_ready("tiny", "1")
+    assert not tiny.is_model_ready("other")
+
+
+def test_metadata(tiny: Any, text: Any) -> None:
+    assert tiny.get_server_metadata() == {"name": "nograd", "version": __version__, "extensions": []}
+    assert tiny.get_model_metadata("tiny", "1") == {
+        "name": "tiny",
+        "versions": ["1"],
+        "platform": "pytorch_eager",
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 16]}],
+        "outputs": [{"name": "output", "datatype": "FP32", "shape": [-1, 4]}],
+    }
+    metadata = text.get_model_metadata("echo")
+    assert metadata["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
+    assert metadata["outputs"] == [{"name": "embedding", "datatype": "FP32", "shape": [-1, 8]}]
+
+
+@pytest.mark.parametrize("outputs", [[wanted("output")], None], ids=["named", "all"])
+def test_infer(tiny: Any, outputs: Any) -> None:
+    result = tiny.infer("tiny", [given("x", ROWS)], outputs=outputs, request_id="mine", model_version="1")
+    again = tiny.infer("tiny", [given("x", ROWS[1:2])], outputs=outputs)
+
+    found = result.as_numpy("output")
+    assert (found.dtype, found.shape) == (np.float32, (3, 4))
+    np.testing.assert_allclose(found[1:2], again.as_numpy("output"), rtol=1e-5)
+    assert result.get_response()["id"] == "mine"
+    assert result.get_response()["model_name"] == "tiny"
+
+
+def test_the_parameters_that_the_client_knows_are_no_error(tiny: Any) -> None:
+    result = tiny.infer(
+        "tiny",
+        [given("x", ROWS)],
+        outputs=[wanted("output")],
+        priority=1,
+        timeout=5_000_000,
+        sequence_id=7,
+        parameters={"mine": "x"},
+    )
+
+    assert result.as_numpy("output").shape == (3, 4)
+
+
+def test_requests_at_once_get_their_own_answers(tiny: Any, tiny_server: RunningServer) -> None:
+    client = triton.InferenceServerClient(tiny_server.url.removeprefix("http://"), concurrency=8)
+    whole = tiny.infer("tiny", [given("x", ROWS)], outputs=[wanted("output")]).as_numpy("output")
+    try:
+        calls = [client.async_infer("tiny", [given("x", ROWS[i % 3 :][:1])], outputs=[wanted("output")]) for i in range(24)]
+        found = [call.get_result().as_numpy("output")[0] for call in calls]
+    finally:
+        client.close()
+
+    np.testing.assert_allclose(found, [whole[i % 3] for i in range(24)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 1)], ids=str)
+def test_text(text: Any, shape: tuple[int, ...]) -> None:
+    texts = np.array(["hello", "Zürich"], dtype=object).reshape(shape)
+
+    result = text.infer("echo", [given("text", texts)], outputs=[wanted("embedding")])
+
+    assert result.as_numpy("embedding").shape == (2, 8)
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "status", "said"),
+    [
+        ("other", [given("x", ROWS)], "404", "there is no model 'other'; served here: 'tiny'"),
+        ("tiny", [given("y", ROWS)], "400", "there is no input 'y'; the model takes 'x'"),
+        ("tiny", [given("x", ROWS.astype(np.float64))], "400", "input 'x' has datatype FP64; the model takes FP32"),
+        ("tiny", [given("x", ROWS[:, :15])], "400", "input 'x' is float32 [3, 15]; the model takes float32 [rows, 16]"),
+        ("tiny", [given("x", ROWS, binary=True)], "501", "binary tensors are not served yet; send JSON data"),
+    ],
+    ids=["model", "input", "datatype", "shape", "binary"],
+)
+def test_errors_come_with_their_status_and_sentence(tiny: Any, model: str, inputs: Any, status: str, said: str) -> None:
+    with pytest.raises(utils.InferenceServerException) as raised:
+        tiny.infer(model, inputs, outputs=[wanted("output")])
+
+    assert raised.value.status() == status
+    assert said in raised.value.message()
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_compression_is_refused_with_what_to_do(tiny: Any, algorithm: str) -> None:
+    with pytest.raises(utils.InferenceServerException) as raised:
+        tiny.infer("tiny", [given("x", ROWS)], outputs=[wanted("output")], request_compression_algorithm=algorithm)
+
+    assert raised.value.status() == "501"
+    assert "send the body uncompressed" in raised.value.message()
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_a_client_that_would_take_a_compressed_answer_gets_a_plain_one(tiny: Any, algorithm: str) -> None:
+    result = tiny.infer("tiny", [given("x", ROWS)], outputs=[wanted("output")], response_compression_algorithm=algorithm)
+
+    assert result.as_numpy("output").shape == (3, 4)
+
+
+@pytest.mark.parametrize("call", ["get_model_repository_index", "get_inference_statistics", "get_trace_settings"])
+def test_an_extension_that_is_not_announced_is_a_404(tiny: Any, call: str) -> None:
+    with pytest.raises(utils.InferenceServerException) as raised:
+        getattr(tiny, call)()
+
+    assert raised.value.status() == "404"
