@@ -16,7 +16,7 @@ from nograd import Backend, Predictor, Signature, TensorSpec
 from nograd.server.config import ServeConfig
 from nograd.server.http import App
 from nograd.server.service import InferenceService
-from nograd.tensors import Batch
+from nograd.tensors import Array, Batch
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ def echoing(spec: TensorSpec) -> Fake:
 
 
 GATE = 42.0
-"""A row that begins with this value keeps the model busy until the test opens the gate."""
+"""A row that holds this value keeps the model busy until the test opens the gate."""
 
 
 @dataclass
@@ -76,17 +76,21 @@ class Gate:
 
         def run(batch: Batch) -> Batch:
             np.sort(np.arange(200_000) * 7919 % 200_003)  # longer than a hand-over: such a model gets a thread of its own
-            if (batch["x"][:, 0] == GATE).any():
-                self.entered.set()
-                if not self.opened.wait(20):
-                    raise RuntimeError("nobody opened the gate")
+            self.pass_through(batch["x"])
             return {"output": batch["x"] * 2}
 
         return Fake(run, Signature((X,), (OUTPUT,)))
 
+    def pass_through(self, values: Array) -> None:
+        """Wait to be let out if there is a GATE among the values."""
+        if (values == GATE).any():
+            self.entered.set()
+            if not self.opened.wait(10):
+                raise RuntimeError("nobody opened the gate")
+
     async def wait_entered(self) -> None:
         """Return when the model is inside."""
-        assert await asyncio.to_thread(self.entered.wait, 20)
+        assert await asyncio.to_thread(self.entered.wait, 10)
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,7 +231,7 @@ def test_a_fault_of_the_server_is_told_without_its_text_and_logged_with_it(monke
     assert (logged[0]["message"], repr(logged[0]["exception"])) == ("GET /metrics failed", "KeyError('a secret')")
 
 
-# -- overload, time-outs, clients that leave
+# -- overload and time-outs
 
 
 def test_a_full_queue_is_a_503_that_says_when_to_come_back_and_a_late_answer_a_504() -> None:
@@ -262,38 +262,6 @@ def test_a_full_queue_is_a_503_that_says_when_to_come_back_and_a_late_answer_a_5
     assert ready is not None
     assert ready.status == 200
     assert [reply and reply.data() for reply in answered] == [[2 * GATE, 0], [6, 8], [10, 12]]
-
-
-def test_a_client_that_leaves_while_it_waits_never_reaches_the_device() -> None:
-    gate = Gate()
-    model = gate.model()
-    with Site({"gated": model}) as site:
-        warm = len(model.runs)
-
-        async def traffic() -> tuple[Reply | None, Reply | None]:
-            running = asyncio.create_task(asgi(site.app, "POST", "/v2/models/gated/infer", infer_body([GATE, 0])))
-            await gate.wait_entered()
-            left = await asgi(site.app, "POST", "/v2/models/gated/infer", infer_body([7, 7]), left=asyncio.sleep(0))
-            gate.opened.set()
-            return await running, left
-
-        answered, left = site.run(traffic())
-
-    assert left is None
-    assert answered is not None
-    assert answered.status == 200
-    assert [batch["x"].tolist() for batch in model.runs[warm:]] == [[[GATE, 0]]]
-
-
-def test_a_client_that_leaves_while_it_sends_gets_no_answer(site: Site) -> None:
-    async def leave() -> dict[str, Any]:
-        return {"type": "http.disconnect"}
-
-    async def never(message: Any) -> None:
-        raise AssertionError("nobody is there")
-
-    scope = {"type": "http", "method": "POST", "path": INFER, "raw_path": INFER.encode(), "headers": []}
-    site.run(site.app(scope, leave, never))
 
 
 # -- the application's life

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +14,7 @@ from nograd import Predictor, Signature, TensorSpec
 from nograd.errors import ConfigError, NogradError
 from nograd.server.config import ServeConfig
 from nograd.tensors import Batch
-from tests.fakes import OUTPUT, Fake, Site, X, doubling, echoing, tensor, x
+from tests.fakes import GATE, OUTPUT, Fake, Gate, Reply, Site, X, asgi, doubling, echoing, tensor, x
 
 LETTERS = TensorSpec("letters", "int64", ("n",))
 TEXT = TensorSpec("text", "bytes")
@@ -232,6 +233,27 @@ def test_a_model_that_may_not_be_batched_is_measured_and_run_alone() -> None:
 
     assert answers == ([1, 2], [3, 4, 5, 6])
     assert [len(batch["x"]) for batch in model.runs[-2:]] == [1, 2]
+
+
+def test_a_model_whose_lengths_vary_does_not_hold_up_the_server() -> None:
+    gate = Gate()
+
+    def run(batch: Batch) -> Batch:
+        gate.pass_through(batch["letters"])
+        return {"length": (batch["letters"] > 0).sum(1)}
+
+    model = Fake(run, Signature((LETTERS,), (TensorSpec("length", "int64"),)))
+    letters = json.dumps({"inputs": [tensor("letters", "INT64", [1, 3], [1, 2, int(GATE)])]}).encode()
+    with Site({"letters": model}) as site:
+
+        async def traffic() -> list[Reply | None]:
+            long = asyncio.create_task(asgi(site.app, "POST", "/v2/models/letters/infer", letters))
+            await gate.wait_entered()
+            health = await asgi(site.app, "GET", "/v2/health/live")
+            gate.opened.set()
+            return [health, await long]
+
+        assert [reply and reply.status for reply in site.run(traffic())] == [200, 200]
 
 
 def test_draining_one_model_leaves_the_other_untouched() -> None:

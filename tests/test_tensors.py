@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import ml_dtypes
@@ -11,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nograd import CostCurve, Signature, TensorSpec
-from nograd.errors import ConfigError, SignatureError
+from nograd import Signature, TensorSpec
+from nograd.errors import SignatureError
 from nograd.tensors import concat, cut_back, num_rows, split
 
 X = Signature((TensorSpec("x", "float32", (4,)),))
+TEXT = Signature((TensorSpec("text", "bytes"),))
+SCALARS = Signature((TensorSpec("x", "float32"),))
 IDS = Signature(
     (TensorSpec("ids", "int64", ("tokens",)), TensorSpec("mask", "int64", ("tokens",), default=1)), max_sizes={"tokens": 9}
 )
@@ -40,6 +41,16 @@ def ints(*shape: int) -> Any:
         (X, {"x": ones(0, 4)}, "input 'x' has no rows; a batch holds at least 1"),
         (X, {"x": [[1, 2, 3, 4], [1, 2]]}, "input 'x' is a ragged list: its rows differ in length; give rows of one length"),
         (X, {"x": [["a", "b", "c", "d"]]}, "input 'x' is text [1, 4]; the model takes float32 [rows, 4]"),
+        (X, {"x": 5.0}, "input 'x' is float32 []; the model takes float32 [rows, 4]"),
+        (X, {"x": []}, "input 'x' is float32 [0]; the model takes float32 [rows, 4]"),
+        (X, {"x": [[None] * 4]}, "input 'x' is object [1, 4]; the model takes float32 [rows, 4]"),
+        (X, {"x": ones(2, 4) > 0}, "input 'x' is bool [2, 4]; the model takes float32 [rows, 4]"),
+        (SCALARS, {"x": np.array(1.0, np.float32)}, "input 'x' is float32 []; the model takes float32 [rows]"),
+        (TEXT, {"text": "a"}, "input 'text' is text []; the model takes text [rows]"),
+        (TEXT, {"text": ["a", 5]}, "input 'text' holds int; the model takes text"),
+        (TEXT, {"text": np.array(["a", None])}, "input 'text' holds NoneType; the model takes text"),
+        (TEXT, {"text": [["a"], ["b", "c"]]},
+         "input 'text' is a ragged list: its rows differ in length; give rows of one length"),
         (X, {"x": np.full((1, 4), 1e39)}, "input 'x' holds 1e+39; float32 goes to 3.40282e+38"),
         (IDS, {"ids": [[1.0, float("nan")]]}, "input 'ids' is float64 [1, 2]; the model takes int64 [rows, tokens]"),
         (IDS, {"ids": ints(2, 3), "mask": ints(2, 4)}, "input 'mask' has 4 tokens, input 'ids' has 3; they must agree"),
@@ -63,13 +74,31 @@ def test_numbers_change_their_width_but_not_their_kind() -> None:
     assert small.check({"i": np.array([[127]])})["i"].dtype == np.int8
     with pytest.raises(SignatureError, match="input 'i' holds 300; int8 goes from -128 to 127"):
         small.check({"i": np.array([[300]])})
+    with pytest.raises(SignatureError, match="input 'h' holds 70000; float16 goes to 65504"):
+        Signature((TensorSpec("h", "float16"),)).check({"h": [70000]})
+
+
+def test_infinity_and_nan_are_floating_values_like_any_other() -> None:
+    checked = X.check({"x": np.array([[np.inf, -np.inf, np.nan, 1.0]])})["x"]
+
+    np.testing.assert_array_equal(checked, np.array([[np.inf, -np.inf, np.nan, 1.0]], np.float32))
+
+
+def test_text_is_strings_in_any_container() -> None:
+    for given_text in (["a", "bc"], np.array(["a", "bc"]), np.array(["a", "bc"], dtype=object), ("a", "bc")):
+        checked = TEXT.check({"text": given_text})["text"]
+        assert (checked.dtype, checked.tolist()) == (np.dtype(object), ["a", "bc"])
 
 
 def test_arrays_that_fit_are_not_copied_and_others_become_contiguous() -> None:
-    fits, strided = ones(3, 4), ones(4, 3).T
+    fits, strided, big_endian = ones(3, 4), ones(4, 3).T, ones(3, 4).astype(">f4")
 
     assert X.check({"x": fits})["x"] is fits
-    assert X.check({"x": strided})["x"].flags.c_contiguous
+    for array in (strided, big_endian):
+        checked = X.check({"x": array})["x"]
+        assert checked.flags.c_contiguous
+        assert checked.dtype.isnative
+        np.testing.assert_array_equal(checked, array)
 
 
 def test_an_input_with_a_default_is_filled_in_with_the_others_shape() -> None:
@@ -83,6 +112,27 @@ def test_bfloat16_is_a_dtype_like_any_other() -> None:
     signature = Signature((TensorSpec("x", "bfloat16", (1,)),))
 
     assert signature.check({"x": [[1.5]]})["x"].dtype == ml_dtypes.bfloat16
+
+
+@given(st.integers(0, 3), st.integers(0, 3), st.integers(0, 11), st.integers(0, 11))
+def test_a_batch_is_taken_exactly_when_its_sizes_agree_and_are_within_bounds(r: int, s: int, t: int, u: int) -> None:
+    batch = {"ids": ints(r, t), "mask": ints(s, u)}
+    fits = r == s and t == u and r > 0 and 0 < t <= 9
+
+    try:
+        checked = IDS.check(batch)
+    except SignatureError:
+        assert not fits
+    else:
+        assert fits
+        assert checked == batch
+        assert IDS.check_layouts({name: ("int32", array.shape) for name, array in batch.items()}) == {"rows": r, "tokens": t}
+
+
+def test_layouts_are_checked_where_arrays_are_out_of_reach() -> None:
+    assert IDS.check_layouts({"ids": ("int64", (2, 5))}) == {"rows": 2, "tokens": 5}
+    with pytest.raises(SignatureError, match=r"input 'ids' is float32 \[2, 5\]; the model takes int64 \[rows, tokens\]"):
+        IDS.check_layouts({"ids": ("float32", (2, 5))})
 
 
 PARTS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 6)), min_size=1, max_size=6)
@@ -103,34 +153,23 @@ def test_what_was_joined_and_padded_comes_apart_and_is_cut_back_unchanged(shapes
         np.testing.assert_array_equal(cut_back(piece, [spec], {"tokens": tokens})["ids"], part["ids"])
 
 
-TIMES = st.dictionaries(st.integers(1, 64), st.lists(st.floats(1e-6, 10), min_size=1, max_size=3), min_size=1)
+def test_one_part_is_joined_and_parted_without_a_copy() -> None:
+    part = {"x": ones(2, 4)}
+
+    assert concat([part], X.inputs) is part
+    assert split(part, [2])[0] is part
 
 
-@given(TIMES)
-def test_a_fitted_curve_never_decreases_and_stays_within_its_samples(samples: dict[int, list[float]]) -> None:
-    curve = CostCurve.fit(samples)
-    times = [curve(size) for size in range(1, curve.max_size + 1)]
-    every = [seconds for found in samples.values() for seconds in found]
+def test_only_what_follows_a_length_is_cut_back() -> None:
+    specs = [TensorSpec("steps", "float32", ("tokens", 3)), TensorSpec("last", "float32", (3,))]
+    outputs = {"steps": ones(2, 7, 3), "last": ones(2, 3)}
 
-    assert all(a <= b + 1e-12 for a, b in pairwise(times))
-    assert min(every) - 1e-12 <= times[0] <= times[-1] <= max(every) + 1e-12
-    assert curve.knee() in samples
+    cut = cut_back(outputs, specs, {"tokens": 5, "height": 1})
 
-
-def test_a_curve_is_linear_between_its_sizes_and_does_not_answer_beyond_them() -> None:
-    curve = CostCurve((2, 4), (0.01, 0.03))
-
-    assert [round(curve(size), 4) for size in (1, 2, 3, 4)] == [0.01, 0.01, 0.02, 0.03]
-    assert curve.knee() == 2
-    assert curve.drain_s(5) == pytest.approx(0.03)
-    with pytest.raises(ConfigError, match="size is 5 rows; the curve was measured from 1 to 4"):
-        curve(5)
+    assert cut["steps"].shape == (2, 5, 3)
+    assert cut["last"] is outputs["last"]
 
 
-@pytest.mark.parametrize(
-    ("sizes", "seconds"),
-    [((), ()), ((1, 1), (1.0, 1.0)), ((1, 2), (2.0, 1.0)), ((1,), (0.0,)), ((0,), (1.0,)), ((1, 2), (1.0,))],
-)
-def test_a_curve_that_cannot_be_is_refused(sizes: tuple[int, ...], seconds: tuple[float, ...]) -> None:
-    with pytest.raises(ConfigError):
-        CostCurve(sizes, seconds)
+def test_an_empty_batch_has_no_rows_to_count() -> None:
+    with pytest.raises(SignatureError, match="the batch holds no arrays"):
+        num_rows({})

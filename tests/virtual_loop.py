@@ -71,7 +71,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def advance(self, seconds: float) -> None:
         """Let time pass, as a computation in the loop's own thread would."""
-        self._now += seconds
+        self.go_to(self._now + seconds)
+
+    def go_to(self, when: float) -> None:
+        """Make it that time."""
+        self._now = when
 
     @property
     def working(self) -> int:
@@ -138,7 +142,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         if not self._sleepers or self._sleepers[0].until >= when:
             return False
         sleeper = heappop(self._sleepers)
-        self._now = sleeper.until
+        self.go_to(sleeper.until)
         self.add_working(1)
         self._heard.clear()
         sleeper.woken.set()
@@ -162,10 +166,11 @@ class _JumpingSelector(selectors.SelectSelector):
             return super().select(0)
         self._turns = 0
         if not self._loop.working:
-            if self._loop.wake_before(inf if timeout is None else self._loop.time() + timeout):
+            next_timer = min((timer.when() for timer in self._loop.pending_timers()), default=inf)
+            if self._loop.wake_before(next_timer):
                 return super().select(0)
-            if timeout is not None:
-                self._loop.advance(timeout)
+            if next_timer < inf:
+                self._loop.go_to(next_timer)
                 return super().select(0)
         events = super().select(STUCK_S)
         if not events:

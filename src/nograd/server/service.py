@@ -32,6 +32,9 @@ WARM_UP_S = 5.0
 
 WARM_UP_REPEATS = 5
 
+WARM_UP_SIZE_S = 0.005
+"""Seconds for each size at least, in more repeats: on a busy machine five runs of a tiny model may all be disturbed."""
+
 INLINE_S = 2e-4
 """A model whose largest batch takes less runs in the event loop's thread: handing a batch over and back costs as much."""
 
@@ -109,7 +112,7 @@ class ServedModel:
         self.predictor.run(part)
         while rows <= self.config.max_batch_size and time.perf_counter() - begun + 2 * WARM_UP_REPEATS * last_s < WARM_UP_S:
             batch = join([part] * rows, self.predictor.signature)
-            times[rows] = [_timed(self.predictor.run, batch) for _ in range(WARM_UP_REPEATS)]
+            times[rows] = _times_s(self.predictor.run, batch)
             last_s = min(times[rows])
             rows = self.config.max_batch_size if rows < self.config.max_batch_size < 2 * rows else 2 * rows
             if self.predictor.signature.batching == "alone":
@@ -299,10 +302,13 @@ class InferenceService:
         return self.metrics.text()
 
 
-def _timed(run: Callable[[Batch], Batch], batch: Batch) -> float:
-    begun = time.perf_counter()
-    run(batch)
-    return time.perf_counter() - begun
+def _times_s(run: Callable[[Batch], Batch], batch: Batch) -> list[float]:
+    times: list[float] = []
+    while len(times) < WARM_UP_REPEATS or sum(times) < WARM_UP_SIZE_S:
+        begun = time.perf_counter()
+        run(batch)
+        times.append(time.perf_counter() - begun)
+    return times
 
 
 def _example(predictor: Predictor, specs: Sequence[TensorSpec]) -> Mapping[str, Array]:
