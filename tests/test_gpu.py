@@ -10,6 +10,7 @@ import torch
 
 from nograd import BatchPredictor, DynamicBatcher, Predictor
 from nograd.backends.eager import EagerBackend
+from nograd.tensors import Array
 
 pytestmark = [
     pytest.mark.gpu,
@@ -72,9 +73,9 @@ def test_the_batcher_and_the_bulk_predictor_agree_with_the_predictor() -> None:
     x = np.random.default_rng(0).standard_normal((100, 16), dtype=np.float32)
     expected = predictor.predict(x)
 
-    async def served() -> list[np.ndarray]:  # type: ignore[type-arg]
+    async def served() -> list[Array]:
         async with DynamicBatcher(predictor) as batcher:
-            return await asyncio.gather(*(batcher.predict(row[None]) for row in x))
+            return list(await asyncio.gather(*(batcher.predict(row[None]) for row in x)))
 
     np.testing.assert_allclose(np.concatenate(asyncio.run(served())), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(np.stack(list(BatchPredictor(predictor).predict(list(x)))), expected, rtol=1e-4, atol=1e-5)

@@ -108,7 +108,9 @@ def test_floating_inputs_take_the_modules_one_dtype_and_others_stay() -> None:
     assert module_device(nn.ReLU()) == torch.device("cpu")
 
 
-NARROW = Signature((TensorSpec("i", "int8", ("tokens",)), TensorSpec("h", "float16"), TensorSpec("m", "bool", ("tokens",), default=1)))  # fmt: skip
+NARROW = Signature(
+    (TensorSpec("i", "int8", ("tokens",)), TensorSpec("h", "float16"), TensorSpec("m", "bool", ("tokens",), default=1))
+)
 
 
 def test_tensors_change_their_width_like_arrays_and_defaults_are_filled_in() -> None:

@@ -10,11 +10,21 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 import nograd
 from nograd import Predictor, TensorSpec
 from nograd.errors import SignatureError
 from nograd.probing import probe
+from nograd.probing.runs import checking_ids
+
+
+torch.manual_seed(0)  # for the models and samples made below; the fixture is for those made in tests
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
 
 
 class Pair(NamedTuple):
@@ -45,7 +55,6 @@ class MaskedMean(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        torch.manual_seed(0)
         self.embedding = nn.Embedding(50, 8)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -58,7 +67,6 @@ class MaskedMean(nn.Module):
 class LastState(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        torch.manual_seed(0)
         self.lstm = nn.LSTM(4, 8, batch_first=True)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -78,14 +86,25 @@ class Positions(nn.Module):
 
 
 class Counting(nn.Module):
+    """Keeps state in every way that a module can."""
+
     calls: Tensor
+    total: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("calls", torch.zeros(1))
+        self.register_buffer("total", torch.zeros(1))
+        self.last: Tensor | None = None
+        self.history: list[Tensor] = []
+        self.by_name = {"kept": 1}
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
+        self.total = self.total + 1  # another tensor, made in inference mode
+        self.last = x
+        self.history.append(x)
+        self.by_name = {**self.by_name, "more": 2}
         return x + self.calls
 
 
@@ -136,8 +155,92 @@ def test_padding_that_changes_an_answer_is_found_and_the_length_is_followed() ->
     found = probe(LastState(), torch.randn(2, 5, 4))
 
     assert found.signature.batching == "equal_lengths"
-    assert found.signature.reason == "padding length changes the answers"
-    assert found.signature.outputs[0].shape == ("length", 8)
+    assert found.findings == ("padding length changes the answers",)
+    assert [spec.shape for spec in found.signature.outputs] == [("length", 8), (8,)]
+
+
+class Filled(nn.Module):
+    """Sums embeddings in which only one id is nothing."""
+
+    def __init__(self, pad: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(9, 4, padding_idx=pad)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        found: Tensor = self.embedding(ids).sum(1)
+        return found
+
+
+class Attending(nn.Module):
+    """torch's own attention, whose mask is true where padding is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
+        found: Tensor = self.attention(x, x, x, key_padding_mask=key_padding_mask, need_weights=False)[0]
+        return found
+
+
+IDS, X = torch.tensor([[5, 6, 7, 8], [1, 2, 3, 4]]), torch.randn(2, 5, 4)
+
+
+@pytest.mark.parametrize(
+    ("model", "sample", "pads"),
+    [
+        (Filled(3), IDS, {"ids": 3}),
+        (MaskedMean(), {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}, {"input_ids": 0, "attention_mask": 0}),
+        (MaskedMean(), IDS, {"input_ids": 0, "attention_mask": 0}),
+        (Attending(), {"x": X, "key_padding_mask": torch.zeros(2, 5).bool()}, {"x": 0, "key_padding_mask": 1}),
+        (Attending(), X, {"x": 0, "key_padding_mask": 1}),
+        (Returns(lambda x: x.relu().sum(1)), X, {"x": 0}),
+        (Returns(lambda x: x.cumsum(1)), X, {"x": 0}),  # a causal model: what follows plays no part, and is cut off
+        (nn.Conv2d(3, 4, 1), torch.randn(2, 3, 5, 6), {"input": 0}),
+    ],
+)
+def test_the_padding_that_is_harmless_is_found(model: nn.Module, sample: Any, pads: dict[str, int]) -> None:
+    signature = probe(model, sample).signature
+
+    assert signature.batching == "pad", signature.reason
+    assert {spec.name: spec.pad_value for spec in signature.inputs} == pads
+
+
+def test_an_image_net_whose_height_and_width_vary_is_batched_at_equal_sizes() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    signature = probe(net, torch.randn(2, 3, 8, 8)).signature
+
+    assert signature.inputs[0].shape == (3, "height", "width")
+    assert signature.outputs[0].shape == (4,)
+    assert signature.reason == "padding height and width changes the answers"
+
+
+def test_two_samples_tell_inputs_that_vary_apart_from_such_that_vary_together() -> None:
+    def score(query: Tensor, text: Tensor) -> Tensor:
+        return query.sum(1) * text.sum(1)
+
+    class Score(nn.Module):
+        forward = staticmethod(score)
+
+    three, four = torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 4, dtype=torch.int64)
+
+    together = probe(Score(), (three, three)).signature
+    apart = probe(Score(), (three, three), (three, four)).signature
+
+    assert together.lengths == ("tokens",)
+    assert apart.lengths == ("tokens", "text_tokens")
+
+
+def test_a_length_that_goes_in_steps_is_learned_from_two_samples_and_has_no_maximum() -> None:
+    pairs = Returns(lambda x: x.view(len(x), -1, 4).sum(1))
+
+    one = probe(pairs, torch.randn(2, 8)).signature
+    two = probe(pairs, torch.randn(2, 8), torch.randn(1, 16)).signature
+
+    assert one.inputs[0].shape == (8,)
+    assert two.inputs[0].shape == ("length",)
+    assert (two.batching, two.max_sizes) == ("pad", {})
 
 
 @pytest.mark.parametrize(
@@ -145,7 +248,12 @@ def test_padding_that_changes_an_answer_is_found_and_the_length_is_followed() ->
     [
         (lambda x: x.softmax(0), "depends on the other rows"),
         (lambda x: x - x.mean(0), "depends on the other rows"),
+        (lambda x: x.cumsum(0), "depends on the other rows"),  # the first row does not
+        (lambda x, lstm=nn.LSTM(5, 5): lstm(x)[0], "depends on the other rows"),  # rows are its steps
+        (nn.BatchNorm1d(5, track_running_stats=False), "one row alone does not run: the model cannot run x float32 [1, 5]"),
         (lambda x: x + torch.rand(1), "draws random numbers"),
+        (lambda x: F.dropout(x), "draws random numbers"),
+        (lambda x: x.sum(-1).squeeze(), "one row alone does not run: output 'output' is float32 [] for 1 rows"),
     ],
 )
 def test_rows_that_may_not_meet_are_never_batched(function: Any, reason: str) -> None:
@@ -155,19 +263,32 @@ def test_rows_that_may_not_meet_are_never_batched(function: Any, reason: str) ->
     assert reason in signature.reason
 
 
+def test_rows_that_meet_are_told_even_from_one_row_without_a_length() -> None:
+    centred = nn.Embedding(10, 3)
+
+    signature = probe(Returns(lambda ids: centred(ids) - centred(ids).mean(0)), torch.tensor([3])).signature
+
+    assert (signature.batching, signature.reason) == ("alone", "a row's answer depends on the other rows of its batch")
+
+
 def test_state_between_calls_is_found_and_put_back() -> None:
     model = Counting()
+    total = model.total
 
     found = probe(model, torch.randn(2, 3))
 
     assert found.signature.batching == "alone"
     assert "keeps state" in found.signature.reason
-    assert model.calls.item() == 0
+    assert (model.calls.item(), model.last, model.history, model.by_name) == (0, None, [], {"kept": 1})
+    assert model.total is total
+    assert not total.is_inference()
 
 
-def test_a_length_beyond_what_the_model_takes_is_refused_by_number() -> None:
-    predictor = Predictor(Positions(), sample=torch.ones(2, 12, dtype=torch.int64))
+@pytest.mark.parametrize("tokens", [12, 11, 7, 5])
+def test_a_length_beyond_what_the_model_takes_is_refused_by_number(tokens: int) -> None:
+    predictor = Predictor(Positions(), sample=torch.ones(2, tokens, dtype=torch.int64))
 
+    assert predictor.signature.batching == "pad"
     assert predictor.signature.max_sizes == {"tokens": 12}
     with pytest.raises(SignatureError, match=r"input 'ids' has 13 tokens; the model takes at most 12"):
         predictor.predict(torch.ones(1, 13, dtype=torch.int64))
@@ -216,3 +337,90 @@ def test_half_precision_comes_to_the_host_as_float32() -> None:
 
     assert predictor.signature.outputs[0].dtype == "float32"
     assert predictor.predict(np.zeros((1, 4), dtype=np.float32)).dtype == np.float32
+
+
+class Tied(nn.Module):
+    """A language model in miniature, with one weight for both its ends, and a uint8 buffer."""
+
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, 6)
+        self.head = nn.Linear(6, 11, bias=False)
+        self.head.weight = self.embedding.weight
+        self.register_buffer("scale", torch.tensor([3], dtype=torch.uint8))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        found: Tensor = self.head(self.embedding(ids)) * self.scale
+        return found
+
+
+@pytest.mark.parametrize(
+    ("model", "sample"),
+    [
+        (Tied(), IDS),
+        (Tied().half(), IDS),
+        (nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.ReLU(inplace=True)).train(), torch.randn(3, 4)),
+        (nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.randn(1, 3, 4)),
+        (Returns(lambda x: x.float() / 255), torch.randint(0, 256, (2, 4, 4, 3), dtype=torch.uint8)),
+        (Returns(lambda x: ~x), torch.tensor([[True, False]])),
+        (Returns(torch.fft.fft), torch.randn(2, 8)),
+        (LastState(), torch.randn(3, 5, 4)),
+    ],
+)
+def test_whatever_the_model_its_answer_is_the_one_of_torch(model: nn.Module, sample: Tensor) -> None:
+    kept = sample.clone()
+    predictor = Predictor(model, sample=sample)
+
+    answer = predictor.predict(sample)
+
+    with torch.no_grad():
+        torch.testing.assert_close(answer, copy.deepcopy(model).eval()(kept.clone()), rtol=1e-5, atol=1e-6)
+    assert torch.equal(sample, kept)
+
+
+def test_a_transformer_by_position_gets_its_mask_and_gives_its_own_output_back() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    torch.manual_seed(0)
+    model = transformers.BertModel(transformers.BertConfig(vocab_size=20, max_position_embeddings=16, **sizes)).eval()
+    predictor = Predictor(model, sample=IDS)
+
+    answer = predictor.predict(IDS)
+
+    assert [str(spec) for spec in predictor.signature.inputs] == ["int64 [rows, tokens]"] * 2
+    assert (predictor.signature.batching, predictor.signature.inputs[1].name) == ("pad", "attention_mask")
+    assert type(answer).__name__ == "BaseModelOutputWithPoolingAndCrossAttentions"
+    torch.testing.assert_close(answer.last_hidden_state, model(IDS).last_hidden_state.detach())
+
+
+def test_an_id_that_an_embedding_does_not_have_is_an_error_before_a_gpu_is_lost_to_it() -> None:
+    embedding = nn.Embedding(4, 2)
+
+    with checking_ids(embedding, active=True):
+        with pytest.raises(IndexError, match="id 4 is out of range; the embedding has 4"):
+            embedding(torch.tensor([3, 4]))
+        assert embedding(torch.tensor([3])).shape == (1, 2)
+    assert not embedding._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ((), "no sample was given; the probe needs at least one input that the model can run"),
+        ((torch.tensor(1.0),), "input 'x' is a single number; every input must be [rows, ...]"),
+        ((torch.ones(0, 3),), "the sample's inputs have {'x': 0} rows; all must have the same number, at least 1"),
+        ((torch.ones(1, 3), torch.tensor(1.0)), "input 'x' is a single number; every input must be [rows, ...]"),
+    ],
+)
+def test_a_sample_that_teaches_nothing_is_told_in_one_sentence(samples: tuple[Tensor, ...], message: str) -> None:
+    with pytest.raises(SignatureError) as caught:
+        probe(Returns(lambda x: x), *samples)
+
+    assert str(caught.value) == message
+
+
+def test_an_output_that_comes_and_goes_is_refused() -> None:
+    with pytest.raises(SignatureError, match="the model's outputs have the ranks"):
+        probe(Returns(lambda x: (x, x) if len(x) > 1 else (x,)), torch.ones(1, 3), torch.ones(2, 3))

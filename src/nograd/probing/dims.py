@@ -61,7 +61,7 @@ def _measured(
 ) -> Dim:
     """Find how far the dimension goes: twice the sample's size and more, or else the largest that runs, by halving.
 
-    Halving is right where sizes go in steps of one; a model that takes multiples of 8 only has no maximum that could be found so.
+    Halving is right where sizes go in steps of one; a model that takes multiples of 8 only has no maximum to be found so.
     """
     name, axis = group[0]
     size = sample[name].shape[axis]

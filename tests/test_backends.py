@@ -1,0 +1,242 @@
+"""The contract that every backend keeps. A new one joins by a line in BACKENDS (and TORCH_BACKENDS, if it takes tensors)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nograd.backends import Backend, TorchBackend
+from nograd.backends.eager import EagerBackend, resolve_device
+from nograd.errors import ConfigError, ModelError, SignatureError
+from nograd.tensors import Batch
+
+BACKENDS: list[Any] = [pytest.param(EagerBackend.of, id="eager")]
+"""How each backend is made of a module and samples."""
+
+TORCH_BACKENDS: list[Any] = [pytest.param(EagerBackend.of, id="eager")]
+
+every_backend = pytest.mark.parametrize("make", BACKENDS)
+every_torch_backend = pytest.mark.parametrize("make", TORCH_BACKENDS)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+class Heads(nn.Module):
+    """Two inputs, nested outputs; dropout and batch norm, which show the mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.ReLU(inplace=True))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, ids: Tensor) -> dict[str, Any]:
+        hidden = self.body(x) + ids.unsqueeze(-1)
+        return {"logits": self.head(hidden), "aux": (hidden, ids > 0)}
+
+
+SAMPLE = {"x": torch.ones(2, 4), "ids": torch.tensor([1, 0])}
+
+
+def heads(make: Callable[..., Any], module: nn.Module | None = None) -> Any:
+    return make(module or Heads(), [SAMPLE])
+
+
+def batch(rows: int) -> Batch:
+    rng = np.random.default_rng(rows)
+    return {"x": rng.standard_normal((rows, 4), dtype=np.float32), "ids": rng.integers(0, 5, rows)}
+
+
+def plain(module: nn.Module, given: Batch) -> dict[str, Any]:
+    """What the module itself answers in eval mode."""
+    with torch.no_grad():
+        answer: dict[str, Any] = module.eval()(**{name: torch.from_numpy(array) for name, array in given.items()})
+    return answer
+
+
+@every_backend
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_it_answers_as_the_module_in_eval_mode_by_name_in_c_order_arrays(make: Callable[..., Backend], rows: int) -> None:
+    module = Heads()
+    backend = heads(make, module)
+
+    outputs = backend.run(batch(rows))
+
+    expected = plain(module, batch(rows))
+    assert list(outputs) == [spec.name for spec in backend.signature.outputs] == ["logits", "aux.0", "aux.1"]
+    for name, tensor in zip(outputs, (expected["logits"], *expected["aux"]), strict=True):
+        assert isinstance(outputs[name], np.ndarray)
+        assert outputs[name].flags.c_contiguous
+        np.testing.assert_allclose(outputs[name], tensor.numpy(), rtol=1e-5, atol=1e-6)
+
+
+@every_backend
+def test_each_row_is_answered_for_itself(make: Callable[..., Backend]) -> None:
+    backend, given = heads(make), batch(5)
+
+    together = backend.run(given)["logits"]
+    alone = [backend.run({name: array[row : row + 1] for name, array in given.items()})["logits"] for row in range(5)]
+
+    np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-5, atol=1e-6)
+
+
+@every_backend
+def test_the_callers_arrays_are_left_alone_even_those_that_may_not_be_written(make: Callable[..., Backend]) -> None:
+    backend = make(nn.Sequential(nn.ReLU(inplace=True)), [torch.ones(2, 3)])
+    given = -np.ones((2, 3), dtype=np.float32)
+    given.flags.writeable = False
+
+    answer = backend.run({"input": given})["output"]
+    answer += 1
+
+    assert answer.tolist() == [[1.0] * 3] * 2
+    assert (given == -1).all()
+
+
+@every_backend
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_taken_as_it_is_and_answered_in_float32(make: Callable[..., Backend], dtype: torch.dtype) -> None:
+    backend = make(nn.Linear(3, 2).to(dtype), [torch.ones(2, 3)])
+
+    checked = backend.signature.check({"input": np.ones((1, 3), dtype=np.float32)})
+    outputs = backend.run(checked)
+
+    assert checked["input"].dtype.name == str(dtype).removeprefix("torch.")
+    assert outputs["output"].dtype == np.float32
+    assert backend.signature.outputs[0].dtype == "float32"
+
+
+@every_backend
+def test_what_the_model_raises_is_the_cause_of_one_sentence_with_what_was_given(make: Callable[..., Backend]) -> None:
+    class Picky(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if (x > 9).any():
+                raise ValueError("too much")
+            return x * 1
+
+    backend = make(Picky(), [torch.zeros(2, 3)])
+
+    with pytest.raises(ModelError) as caught:
+        backend.run({"x": np.full((1, 3), 10, np.float32)})
+
+    assert str(caught.value) == "the model raised ValueError on x float32 [1, 3]: too much"
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert backend.run({"x": np.ones((1, 3), np.float32)})["output"].tolist() == [[1.0] * 3]
+
+
+@every_backend
+def test_outputs_that_lose_a_row_are_an_error_not_an_answer(make: Callable[..., Backend]) -> None:
+    class Filter(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[x[:, 0] >= 0] * 1
+
+    backend = make(Filter(), [torch.ones(2, 3)])
+
+    with pytest.raises(ModelError, match=r"output 'output' is float32 \[1, 3\] for 2 rows; every output must be \[rows, ...\]"):
+        backend.run({"x": np.array([[1, 1, 1], [-1, 1, 1]], np.float32)})
+
+
+@every_backend
+def test_outputs_go_back_into_the_models_own_structure(make: Callable[..., Backend]) -> None:
+    backend = heads(make)
+
+    restored = backend.restore(backend.run(batch(2)))
+
+    assert list(restored) == ["logits", "aux"]
+    assert isinstance(restored["aux"], tuple)
+    assert restored["aux"][1].dtype == bool
+
+
+@every_backend
+def test_runs_side_by_side_answer_each_its_own(make: Callable[..., Backend]) -> None:
+    module = Heads().train()
+    backend = heads(make, module)
+    expected = [backend.run(batch(rows))["logits"] for rows in range(1, 9)]
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda rows: backend.run(batch(rows))["logits"], range(1, 9)))
+
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert module.training
+
+
+@every_backend
+def test_it_says_its_name_device_and_lanes_and_is_closed_by_with(make: Callable[..., Backend]) -> None:
+    with heads(make) as backend:
+        assert backend.name
+        assert backend.device in ("cpu", "cuda:0")
+        assert backend.lanes >= 1
+        assert backend.signature.batching == "pad"
+
+
+@every_torch_backend
+def test_tensors_are_answered_with_tensors_of_the_models_dtype_that_autograd_takes(make: Callable[..., TorchBackend]) -> None:
+    backend = make(nn.Linear(3, 2).bfloat16(), [torch.ones(2, 3)])
+
+    output = backend.forward({"input": torch.ones(2, 3, dtype=torch.bfloat16)})["output"]
+
+    assert output.dtype == torch.bfloat16
+    assert not output.is_inference()
+    weight = torch.ones(2, requires_grad=True)
+    (output.float() * weight).sum().backward()
+    assert weight.grad is not None
+
+
+@every_torch_backend
+def test_gradients_are_recorded_in_the_thread_that_asked_and_in_no_other(make: Callable[..., TorchBackend]) -> None:
+    backend = make(nn.Linear(3, 2), [torch.ones(2, 3)])
+    x = torch.ones(1, 3, requires_grad=True)
+    elsewhere: list[bool] = []
+
+    with backend.gradients():
+        with backend.gradients():
+            pass
+        other = threading.Thread(target=lambda: elsewhere.append(backend.forward({"input": x})["output"].requires_grad))
+        other.start()
+        other.join()
+        here = backend.forward({"input": x})["output"].requires_grad
+
+    assert (here, elsewhere) == (True, [False])
+    assert not backend.forward({"input": x})["output"].requires_grad
+
+
+# -- eager alone
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:99", 5.5])
+def test_a_device_that_is_not_here_is_told_in_one_sentence(device: Any) -> None:
+    with pytest.raises(ConfigError, match=f"device is '{device}'; torch cannot use it here: ") as caught:
+        resolve_device(device, nn.Linear(1, 1))
+
+    assert "\n" not in str(caught.value)
+
+
+def test_a_module_on_its_device_is_run_itself_and_not_a_copy() -> None:
+    module = nn.Linear(2, 1)
+    backend = EagerBackend.of(module, [torch.ones(1, 2)], device="cpu")
+
+    with torch.no_grad():
+        module.weight.zero_()
+        module.bias.fill_(7)
+
+    assert backend.run({"input": np.ones((1, 2), np.float32)})["output"].tolist() == [[7.0]]
+
+
+def test_unprobed_it_knows_names_kinds_and_ranks_and_batches_nothing() -> None:
+    backend = EagerBackend.unprobed(Heads(), SAMPLE)
+
+    assert [str(spec) for spec in backend.signature.inputs] == ["float32 [rows, x_1]", "int64 [rows]"]
+    assert (backend.signature.batching, backend.signature.reason) == ("alone", "nothing was probed: no sample was given")
+    assert isinstance(backend.restore(backend.run(batch(3)))["aux"], tuple)
+    with pytest.raises(SignatureError, match=r"input 'x' is a single number; every input must be \[rows, ...\]"):
+        EagerBackend.unprobed(Heads(), {"x": 1.0, "ids": [1]})
