@@ -101,6 +101,7 @@ async def test_a_batch_that_fills_up_does_not_wait_for_its_window() -> None:
     device = Device()
     async with device.batcher(max_batch_size=2, max_wait_ms=10_000) as batcher:
         await gathered(batcher.predict(rows(1)), at(0.5, batcher.predict(rows(2))))
+        assert virtual_loop().pending_timers() == []
 
     assert [run.started for run in device.runs] == [0.5]
 

@@ -15,20 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nograd import BatchPredictor, Predictor
-from nograd.errors import ConfigError, ItemError
+from nograd.errors import ConfigError, ItemError, SignatureError
+from tests.torch_models import LastState, Returns
 
-
-class LastState(nn.Module):
-    """Padding would change its answer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.lstm = nn.LSTM(2, 4, batch_first=True)
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        steps = self.lstm(x)[0]
-        return {"steps": steps, "last": steps[:, -1]}
+torch.manual_seed(0)  # for the models made below
 
 
 class Sums(nn.Module):
@@ -40,7 +30,9 @@ class Sums(nn.Module):
         return ids.sum(1, keepdim=True).float()
 
 
-LAST = Predictor(LastState(), sample=torch.randn(2, 5, 2))
+LAST = Predictor(LastState(), sample=torch.randn(2, 5, 4))
+"""Padding would change its answers."""
+
 SUMS = Predictor(Sums(), sample=torch.ones(2, 5, dtype=torch.int64))
 
 
@@ -52,7 +44,7 @@ def ids(length: int, value: int = 1) -> Any:
 @given(st.lists(st.integers(1, 9), max_size=40), st.integers(1, 8), st.integers(1, 3))
 def test_answers_come_in_order_and_equal_one_by_one(lengths: list[int], max_batch_size: int, windows: int) -> None:
     rng = np.random.default_rng(0)
-    items = [rng.standard_normal((length, 2), dtype=np.float32) for length in lengths]
+    items = [rng.standard_normal((length, 4), dtype=np.float32) for length in lengths]
 
     answers = list(BatchPredictor(LAST, max_batch_size=max_batch_size, window_batches=windows).predict(items))
 
@@ -72,11 +64,13 @@ def test_items_are_read_as_answers_are_taken_three_windows_ahead_at_most() -> No
             yield ids(1 + read % 5)
 
     answers = BatchPredictor(SUMS, max_batch_size=4, window_batches=2).predict(endless())
-    taken = [next(answers)[0] for _ in range(20)]
+    taken = []
+    for answer in itertools.islice(answers, 20):
+        taken.append(float(answer[0]))
+        assert read <= 8 * (-(-len(taken) // 8) + 2)  # the window of this answer, and two more
     answers.close()  # type: ignore[attr-defined]
 
     assert taken == [float(1 + n % 5) for n in range(1, 21)]
-    assert read <= 20 + 4 * 8
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("nograd-prepare", "nograd-device_"))]
 
 
@@ -100,6 +94,90 @@ def test_a_row_that_the_model_refuses_is_named_alone() -> None:
     assert [float(answer[0]) for answer in delivered] == [3.0, 6.0]
 
 
+@pytest.mark.parametrize(("bad", "delivered"), [(0, 0), (1, 1)])
+def test_without_a_sample_even_the_first_items_are_named_when_they_are_bad(bad: int, delivered: int) -> None:
+    def double(item: int) -> Any:
+        if item == bad:
+            raise KeyError("missing")
+        return np.full(2, item, np.float32)
+
+    answers: list[Any] = []
+    with pytest.raises(ItemError, match=f"item {bad}: KeyError") as caught:
+        answers.extend(BatchPredictor(nn.Linear(2, 1), preprocess=double).predict(range(5)))
+    with pytest.raises(ItemError, match=r"item 0: the model cannot run input float32 \[1, 3\]"):
+        list(BatchPredictor(nn.Linear(2, 1)).predict([np.ones(3, np.float32)]))
+
+    assert (len(answers), caught.value.index) == (delivered, bad)
+
+
+@pytest.mark.parametrize("before", [0, 1, 2, 9])
+def test_where_the_items_themselves_break_off_the_answers_before_are_delivered_first(before: int) -> None:
+    def items() -> Iterator[Any]:
+        yield from (ids(2) for _ in range(before))
+        raise OSError("disk gone")
+
+    answers: list[Any] = []
+    with pytest.raises(OSError, match="disk gone"):
+        answers.extend(BatchPredictor(SUMS, max_batch_size=2, window_batches=2).predict(items()))
+
+    assert len(answers) == before
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"x": [1.0], "y": [1.0]}, {"x": [1.0]}], "item 1: input 'y' is missing; the model takes 'x', 'y'"),
+        ([{"x": [1.0], "y": [1.0]}, {"x": [1.0], "y": [1.0], "z": 1}], "item 1: there is no input 'z'"),
+        ([{"x": [1.0], "y": [1.0]}, {"x": [1.0, 2.0], "y": [1.0]}], r"item 1: input 'x' is float32 \[1, 2\]"),
+    ],
+)
+def test_a_row_that_is_not_like_the_others_is_named(rows: list[Any], message: str) -> None:
+    class Difference(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return (x - y) @ torch.ones(1, 1)
+
+    bulk = BatchPredictor(Difference(), sample={"x": [[1.0]], "y": [[1.0]]})
+
+    with pytest.raises(ItemError, match=message):
+        list(bulk.predict(rows))
+
+
+def test_rows_that_meet_are_run_one_by_one_and_others_in_full_batches() -> None:
+    sizes: list[int] = []
+
+    def noted(x: Tensor) -> Tensor:
+        sizes.append(len(x))
+        return x
+
+    alone = BatchPredictor(Returns(lambda x: noted(x) - x.mean(0)), sample=torch.rand(3, 2), max_batch_size=4)
+    full = BatchPredictor(Returns(lambda x: noted(x) * 2), sample=torch.rand(3, 2), max_batch_size=4)
+    rows = [np.full(2, n, np.float32) for n in range(9)]
+
+    sizes.clear()
+    assert [answer.tolist() for answer in alone.predict(rows)] == [[0.0, 0.0]] * 9
+    assert sizes == [1] * 9
+    sizes.clear()
+    assert [answer.tolist() for answer in full.predict(rows)] == [[2.0 * n] * 2 for n in range(9)]
+    assert sorted(sizes) == [1, 4, 4]
+
+
+def test_lists_of_numbers_are_rows_and_postprocess_makes_the_answers() -> None:
+    bulk = BatchPredictor(nn.Identity(), sample=[[1.0, 2.0]], postprocess=lambda row: row.tolist())
+
+    assert list(bulk.predict([[1, 2], [3, 4]])) == [[1.0, 2.0], [3.0, 4.0]]
+    for one in ("text", {"x": [[1.0, 2.0]]}):
+        with pytest.raises(SignatureError, match="the items are one"):
+            list(bulk.predict(one))
+
+
+def test_leaving_early_ends_the_threads() -> None:
+    for answer in BatchPredictor(SUMS, max_batch_size=1, window_batches=1).predict(ids(2) for _ in range(100)):
+        assert answer.tolist() == [2.0]
+        break
+
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("nograd-prepare", "nograd-device_"))]
+
+
 def test_tensors_give_tensors_and_nothing_gives_nothing() -> None:
     bulk = BatchPredictor(nn.Linear(2, 1))
 
@@ -109,8 +187,12 @@ def test_tensors_give_tensors_and_nothing_gives_nothing() -> None:
 
 def test_progress_is_shown_on_stderr_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
     list(BatchPredictor(SUMS, progress=True).predict([ids(2)] * 5))
+    list(BatchPredictor(SUMS, progress=True).predict((ids(2) for _ in range(4)), total=4))
+    shown = capsys.readouterr()
 
-    assert "5/5" in capsys.readouterr().err
+    assert "5/5" in shown.err
+    assert "4/4" in shown.err
+    assert shown.out == ""
 
 
 @pytest.mark.parametrize("options", [{"max_batch_size": 0}, {"window_batches": 0}, {"sample": 1}])

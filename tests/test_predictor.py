@@ -12,6 +12,12 @@ from torch import Tensor, nn
 
 from nograd import Backend, Predictor, Signature, TensorSpec
 from nograd.errors import ConfigError, ItemError, ModelError, SignatureError, UnsupportedError
+from tests.torch_models import Returns
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
 
 
 class Watched(nn.Module):
@@ -64,14 +70,52 @@ def test_two_threads_in_one_training_module_both_see_eval_mode() -> None:
     assert model.training
 
 
+class Relay(nn.Module):
+    """Two runs: the first ends after the second began, the second after the first's caller has its answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.5)
+        self.first_is_inside, self.second_is_inside, self.first_is_done = (threading.Event() for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.first_is_inside.is_set():
+            self.first_is_inside.set()
+            assert self.second_is_inside.wait(10)
+        else:
+            self.second_is_inside.set()
+            assert self.first_is_done.wait(10)
+        found: Tensor = self.dropout(x)
+        return found
+
+
+def test_of_two_predictors_of_one_training_module_neither_brings_training_back_to_the_other() -> None:
+    model, x, answers = Relay().train(), torch.ones(1, 64), list[Tensor]()
+    first, second = (threading.Thread(target=lambda: answers.append(Predictor(model).predict(x))) for _ in range(2))
+
+    first.start()
+    assert model.first_is_inside.wait(10)
+    second.start()
+    first.join()
+    model.first_is_done.set()
+    second.join()
+
+    assert all(torch.equal(answer, x) for answer in answers)
+    assert len(answers) == 2
+    assert model.dropout.training
+
+
 def test_answers_come_in_the_kind_they_were_asked_in_and_take_part_in_autograd() -> None:
     predictor = Predictor(nn.Linear(4, 2), sample=torch.zeros(2, 4))
 
-    tensor, array, listed = (predictor.predict(x) for x in (torch.ones(3, 4), np.ones((3, 4), np.float32), [[1, 1, 1, 1]] * 3))
+    tensor, rows, array, listed = (
+        predictor.predict(x) for x in (torch.ones(3, 4), [torch.ones(4)] * 3, np.ones((3, 4)), [[1, 1, 1, 1]] * 3)
+    )
 
     assert isinstance(array, np.ndarray)
     np.testing.assert_array_equal(array, listed)
     np.testing.assert_allclose(tensor.numpy(), array, rtol=1e-6)
+    assert torch.equal(rows, tensor)
     weight = torch.ones(2, requires_grad=True)
     (tensor * weight).sum().backward()
     assert weight.grad is not None
@@ -107,6 +151,60 @@ def test_a_single_logit_is_the_log_odds_of_class_1_of_2() -> None:
 
     assert predictor.predict_proba(torch.zeros(1, 1)).tolist() == [[0.5, 0.5]]
     assert predictor.predict_class(torch.tensor([[2.0], [-2.0]])).tolist() == [1, 0]
+
+
+def test_of_several_outputs_the_one_named_logits_is_read() -> None:
+    class Heads(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"hidden": x * 9, "logits": x}
+
+    x = torch.tensor([[1.0, 3.0, 2.0]])
+    predictor = Predictor(Heads(), sample=x)
+
+    torch.testing.assert_close(predictor.predict_proba(x), x.softmax(-1))
+    assert predictor.predict_class(x.numpy()).tolist() == [1]
+    assert predictor.predict_class(x.numpy()).dtype == predictor.predict_class(x).numpy().dtype == np.int64
+
+
+def test_a_tiny_temperature_leaves_the_largest_alone_without_an_overflow() -> None:
+    predictor = Predictor(nn.Identity(), sample=torch.zeros(2, 2))
+
+    for x in (torch.tensor([[1.0, 2.0]]), np.array([[1.0, 2.0]], np.float32)):
+        assert predictor.predict_proba(x, temperature=1e-320).tolist() == [[0.0, 1.0]]
+
+
+def test_half_precision_logits_and_those_of_items_become_float32_probabilities() -> None:
+    predictor = Predictor(nn.Identity(), preprocess=lambda text: np.array([len(text), 0], np.float16), sample=["ab"])
+    half = Predictor(nn.Linear(2, 2).half(), sample=torch.ones(1, 2))
+
+    assert predictor.predict_proba(["", "a"]).dtype == np.float32
+    assert predictor.predict_class(["", "a"]).tolist() == [0, 0]
+    assert half.predict_proba(torch.ones(1, 2)).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: (x, x), "the model has the outputs 'output_0', 'output_1'; "
+                           "one must be named 'logits' to be read as class scores"),
+        (lambda x: x[:, 0] * 1, "the model's output is float32 [2]; class scores are floating [rows, classes]"),
+        (lambda x: x.long(), "the model's output is int64 [2, 3]; class scores are floating [rows, classes]"),
+        (lambda x: x.view(2, 1, 3), "the model's output is float32 [2, 1, 3]; class scores are floating [rows, classes]"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("make", [torch.ones, np.ones])
+def test_what_is_not_class_scores_is_not_read_as_such(make: Any, function: Any, message: str) -> None:
+    with pytest.raises(SignatureError) as caught:
+        Predictor(Returns(function)).predict_proba(make((2, 3)))
+
+    assert str(caught.value) == message
+
+
+def test_items_whose_outputs_differ_in_length_have_no_classes_in_common() -> None:
+    predictor = Predictor(Returns(lambda x: x * 2), preprocess=lambda n: np.ones(n, np.float32), sample=[2, 3])
+
+    with pytest.raises(SignatureError, match="the items' outputs differ in length"):
+        predictor.predict_class([2, 3])
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
@@ -150,9 +248,59 @@ def test_preprocess_and_postprocess_stand_around_each_item() -> None:
 
     assert predictor.predict(["a", "bb"]) == [(1,), (1,)]
     assert predictor.predict("a") == (1,)
+    assert predictor.example == "a"
+    for nothing, message in (([], "the list of items is empty"), ({"x": "a"}, "the items are one dict")):
+        with pytest.raises(SignatureError, match=message):
+            predictor.predict(nothing)
     with pytest.raises(ItemError, match="item 1: TypeError") as caught:
         predictor.predict(["a", 5])
     assert caught.value.index == 1
+
+
+@pytest.mark.parametrize("inputs", [torch.ones(3, 2), np.ones((3, 2), np.float32)])
+def test_postprocess_alone_makes_an_answer_of_each_row(inputs: Any) -> None:
+    predictor = Predictor(nn.Identity(), sample=torch.ones(1, 2), postprocess=lambda row: float(row.sum()))
+
+    assert predictor.predict(inputs) == [2.0, 2.0, 2.0]
+
+
+def test_the_callers_inputs_are_never_written_to() -> None:
+    model = nn.Sequential(nn.ReLU(inplace=True))
+    array, tensor = -np.ones((1, 2), np.float32), -torch.ones(1, 2)
+
+    for predictor in (Predictor(model), Predictor(model, sample=tensor)):
+        assert predictor.predict(array).tolist() == predictor.predict(tensor).tolist() == [[0.0, 0.0]]
+
+    assert array.tolist() == tensor.tolist() == [[-1.0, -1.0]]
+
+
+def test_what_is_known_only_from_a_sample_is_asked_for() -> None:
+    fresh = Predictor(nn.Linear(2, 1))
+    items = Predictor(nn.Linear(2, 1), preprocess=lambda n: np.full(2, n, np.float32))
+
+    for use in (lambda: fresh.backend, fresh.warm_up, lambda: fresh.gradients().__enter__()):
+        with pytest.raises(UnsupportedError, match="give `sample=`, or predict once"):
+            use()
+    with pytest.raises(UnsupportedError, match="no example of an item is known; give `sample=` with `preprocess`"):
+        items.warm_up()
+
+
+def test_warming_up_runs_the_samples_first_row_and_zeros_where_there_is_none() -> None:
+    watched = Watched()
+    with_sample = Predictor(watched, sample=torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]))
+    watched.seen.clear()
+
+    with_sample.warm_up()
+
+    assert len(watched.seen) == 1
+    assert with_sample.example["x"].tolist() == [[1.0, 2.0, 3.0]]
+    assert Predictor(Doubler()).example["x"].tolist() == [[0.0, 0.0]]
+
+
+def test_a_row_at_a_time_through_a_model_whose_rows_meet() -> None:
+    predictor = Predictor(Returns(lambda x: x - x.mean(0)), preprocess=np.float32, sample=[[1.0], [2.0]])
+
+    assert [answer.tolist() for answer in predictor.predict([[1.0], [5.0]])] == [[0.0], [0.0]]
 
 
 def test_a_backend_of_another_kind_is_predicted_with_arrays_and_tensors_alike() -> None:
@@ -163,8 +311,13 @@ def test_a_backend_of_another_kind_is_predicted_with_arrays_and_tensors_alike() 
 
 
 @pytest.mark.parametrize(
-    ("model", "options"), [(lambda x: x, {}), (Doubler(), {"device": "cpu"}), (nn.Identity(), {"device": "tpu"})]
+    ("model", "options", "message"),
+    [
+        (lambda x: x, {}, "model is function; it must be a torch.nn.Module or a nograd Backend"),
+        (Doubler(), {"device": "cpu"}, r"device is 'cpu'; a backend has its own \(cpu\): leave device out"),
+        (nn.Identity(), {"device": "tpu"}, "device is 'tpu'; torch cannot use it here: "),
+    ],
 )
-def test_what_cannot_be_predicted_with_is_refused(model: Any, options: Any) -> None:
-    with pytest.raises(ConfigError):
+def test_what_cannot_be_predicted_with_is_refused(model: Any, options: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         Predictor(model, sample=torch.zeros(1, 1), **options)

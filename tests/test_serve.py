@@ -256,6 +256,24 @@ def test_x1_after_the_grace_what_waits_is_refused_and_the_stop_is_still_clean() 
         assert server.process.wait(WAIT_S) == 0
 
 
+def test_x1_a_second_signal_stops_at_once_whatever_runs() -> None:
+    with gated_server() as (server, gate), ThreadPoolExecutor(1) as pool:
+        running = pool.submit(status_of_infer, server)
+        with gate.accept():
+            server.process.send_signal(signal.SIGTERM)
+            assert next(iter(lambda: status_or_refused(f"{server.url}/v2/health/ready"), 200), "still ready") != 200
+            server.process.send_signal(signal.SIGTERM)
+            server.process.wait(WAIT_S)  # though nobody lets the model out
+        assert running.result() in (None, 500, 503)
+
+
+def status_of_infer(server: RunningServer) -> int | None:
+    try:
+        return infer(server, [GATE, 1.0]).status_code
+    except httpx.TransportError:
+        return None
+
+
 def test_a_stopped_servers_port_is_free_at_once(stoppable_server: RunningServer) -> None:
     port = httpx.URL(stoppable_server.url).port or 0
 
