@@ -102,7 +102,7 @@ def test_without_a_sample_even_the_first_items_are_named_when_they_are_bad(bad: 
         return np.full(2, item, np.float32)
 
     answers: list[Any] = []
-    with pytest.raises(ItemError, match=f"item {bad}: KeyError") as caught:
+    with pytest.raises(ItemError, match=f"item {bad}: preprocess raised KeyError") as caught:
         answers.extend(BatchPredictor(nn.Linear(2, 1), preprocess=double).predict(range(5)))
     with pytest.raises(ItemError, match=r"item 0: the model cannot run input float32 \[1, 3\]"):
         list(BatchPredictor(nn.Linear(2, 1)).predict([np.ones(3, np.float32)]))

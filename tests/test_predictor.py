@@ -252,7 +252,7 @@ def test_preprocess_and_postprocess_stand_around_each_item() -> None:
     for nothing, message in (([], "the list of items is empty"), ({"x": "a"}, "the items are one dict")):
         with pytest.raises(SignatureError, match=message):
             predictor.predict(nothing)
-    with pytest.raises(ItemError, match="item 1: TypeError") as caught:
+    with pytest.raises(ItemError, match="item 1: preprocess raised TypeError") as caught:
         predictor.predict(["a", 5])
     assert caught.value.index == 1
 

@@ -64,6 +64,14 @@ def status_or_refused(url: str) -> int | None:
         return None
 
 
+def status_once_not_ready(server: RunningServer) -> int | None:
+    """Ask until the server says that it is not ready, or nothing any more."""
+    for _ in range(5000):
+        if (status := status_or_refused(f"{server.url}/v2/health/ready")) != 200:
+            return status
+    raise AssertionError("the server stayed ready")
+
+
 # -- answering
 
 
@@ -208,15 +216,13 @@ def test_x1_a_stop_answers_what_was_accepted_and_refuses_what_comes(number: sign
             waiting = pool.submit(infer, server, [3.0, 4.0])
             wait_queue_rows(server, 1)
             server.process.send_signal(number)
-            ready = f"{server.url}/v2/health/ready"
-            refusals = iter(lambda: status_or_refused(ready), 200)
-            assert next(refusals, "still ready") in (503, None)
+            assert status_once_not_ready(server) in (503, None)
             assert status_or_refused(f"{server.url}/v2/models/gated/ready") in (503, None)
         answers = [reply.result().json()["outputs"][0]["data"] for reply in (running, waiting)]
         code = server.process.wait(WAIT_S)
 
         assert answers == [[2 * GATE, 2.0], [6.0, 8.0]]
-        assert (code, server.rest(), server.stderr()) == (0, "stopped; every accepted request was answered\n", "")
+        assert (code, server.rest(), server.stderr()) == (0, "stopped\n", "")
 
 
 def test_x1_a_request_on_an_open_connection_is_refused_with_503_while_the_server_stops() -> None:
@@ -261,9 +267,9 @@ def test_x1_a_second_signal_stops_at_once_whatever_runs() -> None:
         running = pool.submit(status_of_infer, server)
         with gate.accept():
             server.process.send_signal(signal.SIGTERM)
-            assert next(iter(lambda: status_or_refused(f"{server.url}/v2/health/ready"), 200), "still ready") != 200
+            assert status_once_not_ready(server) in (503, None)
             server.process.send_signal(signal.SIGTERM)
-            server.process.wait(WAIT_S)  # though nobody lets the model out
+            server.process.wait(10)  # though nobody lets the model out
         assert running.result() in (None, 500, 503)
 
 

@@ -133,7 +133,7 @@ def test_texts_of_one_request_run_together_and_come_back_in_order() -> None:
     ("inputs", "said"),
     [
         (texts("fine", ""), "item 1: input 'letters' has 0 n; the model takes at least 1"),
-        (texts("fine", "ü"), "item 1: ValueError(\"'ü' is not ASCII\")"),
+        (texts("fine", "ü"), "item 1: preprocess raised ValueError: 'ü' is not ASCII"),
         (tensor("text", "BYTES", [1, 2], ["a", "b"]), "the model takes text [rows]"),
         (tensor("text", "BYTES", [0], []), "input 'text' has no rows"),
         (tensor("text", "INT64", [1], [1]), "input 'text' has datatype INT64; the model takes BYTES"),

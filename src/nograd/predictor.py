@@ -363,7 +363,8 @@ class Predictor:
 
 
 def _item_error(index: int, error: Exception) -> ItemError:
-    return ItemError(f"item {index}: {error if isinstance(error, NogradError) else repr(error)}", index)
+    what = str(error) if isinstance(error, NogradError) else f"preprocess raised {type(error).__name__}: {error}"
+    return ItemError(f"item {index}: {what}", index)
 
 
 def _as_tensors(outputs: Batch) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ class Tokenize:
     Raises:
         MissingExtraError: the `tokenizers` package is not installed.
         ModelLoadError: there is no `tokenizer.json`, or it cannot be read.
-        ConfigError: `max_tokens` is below 1, or a name is not known.
+        ConfigError: `max_tokens` leaves no room for text, or a name is not known.
     """
 
     item = TensorSpec("text", TEXT)
@@ -40,10 +40,11 @@ class Tokenize:
         self._fields = [(name, _field(name)) for name in names]
         self.max_tokens = max_tokens if max_tokens is not None else folder_limit(file.parent)
         self._tokenizer.no_padding()
+        special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
         if self.max_tokens is None:
             self._tokenizer.no_truncation()
-        elif self.max_tokens < 1:
-            raise ConfigError(f"max_tokens is {self.max_tokens}; it must be at least 1")
+        elif self.max_tokens <= special:  # the library would then not cut at all
+            raise ConfigError(f"max_tokens is {self.max_tokens}; it must be above {special}, the tokenizer's special tokens")
         else:
             self._tokenizer.enable_truncation(self.max_tokens)
 
@@ -51,11 +52,14 @@ class Tokenize:
         """Return the inputs of one text, without dimension 0.
 
         Raises:
-            SignatureError: `text` is not a string.
+            SignatureError: `text` is not a string of whole characters.
         """
         if not isinstance(text, str):
             raise SignatureError(f"the text is {type(text).__name__}; the model takes a string")
-        encoding = self._tokenizer.encode(text)
+        try:
+            encoding = self._tokenizer.encode(text)
+        except TypeError as error:
+            raise SignatureError("the text holds half a surrogate pair; the model takes whole characters") from error
         return {name: np.array(getattr(encoding, field), dtype=np.int64) for name, field in self._fields}
 
 

@@ -153,6 +153,8 @@ class DynamicBatcher:
     ) -> None:
         if max_queue_rows < 1:
             raise ConfigError(f"max_queue_rows is {max_queue_rows}; it must be at least 1")
+        if not isinstance(getattr(predictor, "signature", None), Signature):
+            raise ConfigError(f"a DynamicBatcher takes a nograd.Predictor, not {type(predictor).__name__}")
         default = WindowPolicy(max_batch_size, max_wait_ms, predictor.signature.batching)
         self._runner = predictor
         self._policy: BatchPolicy = policy or default

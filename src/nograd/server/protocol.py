@@ -214,7 +214,7 @@ def _values(given: _Input, dtype: np.dtype[Any]) -> Array:
     """Return the data as a flat array; nested lists are flattened where they have the given shape."""
     try:
         values = _DECODE_LIST[dtype.kind].decode(given.data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         values = _nested_values(given, dtype, error)
     if dtype.kind == "O":
         return _objects(values)
@@ -254,7 +254,7 @@ def _nested_values(given: _Input, dtype: np.dtype[Any], error: Exception) -> lis
         if not isinstance(nested, list) or not any(isinstance(value, list) for value in nested):
             raise _not_such_a_list(given, dtype, error)
         return list(msgspec.convert(list(_leaves(nested, given.shape)), _LISTS[dtype.kind]))
-    except (msgspec.MsgspecError, RecursionError) as nested_error:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as nested_error:
         raise _not_such_a_list(given, dtype, nested_error) from None
     except _RaggedError:
         raise ProtocolError(f"input {given.name!r} is ragged: its nested lists do not have the shape {given.shape}") from None

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import ceil
 
 import uvicorn
@@ -68,6 +68,7 @@ class _Server(uvicorn.Server):
         """Answer what waits while uvicorn closes its connections; at the second signal, just end."""
         if self.stopping is not None:
             self.force_exit = True
+            self.stopping.cancel()
             return
         self.stopping = asyncio.get_running_loop().create_task(self._service.stop())
         self.should_exit = True
@@ -94,7 +95,8 @@ def serve(service: InferenceService, listener: socket.socket, ready: Callable[[]
         try:
             await server.serve([listener])
         finally:
-            await (server.stopping or service.stop())
+            with suppress(asyncio.CancelledError):  # the second signal
+                await (server.stopping or service.stop())
 
     with listener, asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(main())

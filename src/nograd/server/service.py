@@ -15,7 +15,7 @@ from nograd import __version__
 from nograd.batching import BatchRecord, DynamicBatcher, Statistics
 from nograd.batching.collate import join, merge, model_error
 from nograd.cost import CostCurve
-from nograd.errors import ModelNotFoundError, NogradError, UnavailableError
+from nograd.errors import ConfigError, ModelNotFoundError, NogradError, UnavailableError
 from nograd.inputs import to_host
 from nograd.predictor import Predictor
 from nograd.server.config import ServeConfig
@@ -54,7 +54,7 @@ class ServedModel:
         self.curve: CostCurve | None = None
         self.ready = False
         self.example: Mapping[str, Array] = {}
-        self.inputs = Signature((predictor.item,)) if predictor.item else predictor.signature
+        self.inputs = Signature((_item_of(name, predictor),)) if predictor.has_preprocess else predictor.signature
         self.outputs: tuple[TensorSpec, ...] = predictor.signature.outputs
         self._live = Live()
         self._metrics = ModelMetrics(metrics, name)
@@ -159,9 +159,9 @@ class ServedModel:
             raise model_error("postprocess", error) from error
 
     def _parts(self, inputs: Mapping[str, Array]) -> list[Batch]:
-        if self.predictor.item is None:
+        if not self.predictor.has_preprocess:
             return [self.inputs.check(inputs)]
-        items = self.inputs.check({name: _one_text_a_row(array) for name, array in inputs.items()})[self.predictor.item.name]
+        (items,) = self.inputs.check({name: _one_text_a_row(array) for name, array in inputs.items()}).values()
         return [self.predictor.prepare_item(item, index) for index, item in enumerate(items)]
 
     # -- being watched
@@ -311,9 +311,21 @@ def _times_s(run: Callable[[Batch], Batch], batch: Batch) -> list[float]:
     return times
 
 
+def _item_of(name: str, predictor: Predictor) -> TensorSpec:
+    """Return what one item is: as declared, or text where the sample's items are strings."""
+    if predictor.item is not None:
+        return predictor.item
+    if isinstance(predictor.example, str):
+        return TensorSpec("text", TEXT)
+    raise ConfigError(
+        f"model {name!r} has a preprocess, and nothing says what one item is; "
+        "give the Predictor `item=nograd.TensorSpec(name, dtype, shape)`, with dtype 'bytes' for strings"
+    )
+
+
 def _example(predictor: Predictor, specs: Sequence[TensorSpec]) -> Mapping[str, Array]:
     """Return one row of real input by name, as a client would send it."""
-    if predictor.item is None:
+    if not predictor.has_preprocess:
         arrays: Mapping[str, Array] = predictor.example
         return arrays
     spec = specs[0]
