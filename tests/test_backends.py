@@ -146,6 +146,27 @@ def test_outputs_that_lose_a_row_are_an_error_not_an_answer(make: Callable[..., 
 
 
 @every_backend
+def test_an_answer_does_not_change_when_the_model_uses_its_memory_again(make: Callable[..., Backend]) -> None:
+    class Reusing(nn.Module):
+        memory: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("memory", torch.zeros(8, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.memory[: len(x)].copy_(x)
+
+    backend = make(Reusing(), [torch.ones(2, 3)])
+
+    first = backend.run({"x": np.ones((1, 3), np.float32)})["output"]
+    backend.run({"x": np.zeros((1, 3), np.float32)})
+
+    assert first.tolist() == [[1.0] * 3]
+    assert backend.signature.batching == "pad"
+
+
+@every_backend
 def test_outputs_go_back_into_the_models_own_structure(make: Callable[..., Backend]) -> None:
     backend = heads(make)
 

@@ -179,6 +179,19 @@ def test_a_module_that_does_more_in_train_than_set_a_flag_is_told() -> None:
     assert not model.merged
 
 
+def test_an_exported_program_keeps_the_mode_of_its_export() -> None:
+    exported = torch.export.export(nn.Sequential(nn.Linear(2, 1), nn.Dropout()).eval(), (T,)).module()
+
+    with EvalMode(exported)():
+        assert not exported.training
+    assert exported.training
+
+
+def test_a_module_whose_parameters_have_no_shape_yet_is_run_by_its_owner_first() -> None:
+    with pytest.raises(SignatureError, match="the model has lazy parameters without a shape; run it once on an input before"):
+        Call.learn(nn.LazyLinear(2), T)
+
+
 def test_a_module_that_nobody_runs_any_more_is_not_kept_alive() -> None:
     model = mixed()
     with EvalMode(model)():

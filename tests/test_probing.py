@@ -61,6 +61,7 @@ class Counting(nn.Module):
         self.last = x
         self.history.append(x)
         self.by_name = {**self.by_name, "more": 2}
+        self.added = x
         return x + self.calls
 
 
@@ -132,6 +133,7 @@ def test_state_between_calls_is_found_and_put_back() -> None:
     assert found.signature.batching == "alone"
     assert "keeps state" in found.signature.reason
     assert (model.calls.item(), model.last, model.history, model.by_name) == (0, None, [], {"kept": 1})
+    assert not hasattr(model, "added")
     assert model.total is total
     assert not total.is_inference()
 
@@ -174,6 +176,35 @@ def test_half_precision_comes_to_the_host_as_float32() -> None:
     assert predictor.predict(np.zeros((1, 4), dtype=np.float32)).dtype == np.float32
 
 
+def test_of_a_long_sample_a_few_rows_are_enough_unless_the_model_takes_it_whole_only() -> None:
+    rows = 0
+
+    def counted(x: Tensor) -> Tensor:
+        nonlocal rows
+        rows += len(x)
+        return x * 2
+
+    probe(Returns(counted), torch.ones(1000, 4))
+    whole = probe(Returns(lambda x: x.view(12, 3)), torch.ones(12, 3)).signature
+
+    assert rows < 1000 + 30 * 8
+    assert whole.batching == "alone"
+    assert whole.reason.startswith("one row alone does not run: the model cannot run x float32 [1, 3]: RuntimeError")
+
+
+class Sparse(nn.Module):
+    """Holds a buffer of another layout."""
+
+    links: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("links", torch.eye(4).to_sparse())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.links @ x.T).T
+
+
 class Tied(nn.Module):
     """A language model in miniature, with one weight for both its ends, and a uint8 buffer."""
 
@@ -202,6 +233,7 @@ class Tied(nn.Module):
         (Returns(lambda x: ~x), torch.tensor([[True, False]])),
         (Returns(torch.fft.fft), torch.randn(2, 8)),
         (LastState(), torch.randn(3, 5, 4)),
+        (Sparse(), torch.randn(2, 4)),
     ],
 )
 def test_whatever_the_model_its_answer_is_the_one_of_torch(model: nn.Module, sample: Tensor) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from nograd.errors import SignatureError
 from nograd.inputs import is_tensor
@@ -40,7 +41,8 @@ class Call:
     """Parameters of `forward` that the sample did not use, such as `attention_mask`."""
 
     copies: bool = True
-    """Whether the model gets copies: it may write to its inputs (`ReLU(inplace=True)` does), and they are the caller's."""
+    """Whether inputs and outputs are copied: a model may write to its inputs (`ReLU(inplace=True)` does), which are the
+    caller's, and answer with memory that it will use again."""
 
     def __call__(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> Any:
         if self.copies:
@@ -51,13 +53,19 @@ class Call:
             return model(dict(tensors))
         return model(*(tensors[name] for name in self.names))
 
+    def owned(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return outputs that no later call will change."""
+        return {name: tensor.clone() for name, tensor in outputs.items()} if self.copies else outputs
+
     @classmethod
     def learn(cls, model: nn.Module, sample: Any) -> Call:
         """Return the call that fits `sample`: a tensor, a tuple of tensors in order, or tensors by name.
 
         Raises:
-            SignatureError: `forward` does not take these names, or not so many inputs.
+            SignatureError: `forward` does not take these names, or not so many inputs; or parameters have no shape yet.
         """
+        if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+            raise SignatureError("the model has lazy parameters without a shape; run it once on an input before")
         takes = _parameters(model)
         if isinstance(sample, Mapping):
             return cls._by_name(takes, tuple(sample))
@@ -218,15 +226,21 @@ class EvalMode:
     def _enter(self) -> None:
         self._modes.training = {module for module in self._model.modules() if module.training}
         if self._modes.training:
-            self._model.eval()
+            self._train(mode=False)
+        for module in self._modes.training:
+            module.training = False
 
     def _leave(self) -> None:
-        """`train()` first, for modules that do more than set a flag (LoRA unmerges), then each module's own flag."""
         training, self._modes.training = self._modes.training, set()
         if self._model in training:
-            self._model.train()
+            self._train(mode=True)
         for module in self._model.modules():
             module.training = module in training
+
+    def _train(self, *, mode: bool) -> None:
+        """For modules that do more than set a flag (LoRA unmerges); an exported program keeps the mode of its export."""
+        with suppress(NotImplementedError):
+            self._model.train(mode)
 
 
 def check_tensors(inputs: Mapping[str, Any], signature: Signature) -> dict[str, Tensor]:

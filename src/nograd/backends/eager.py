@@ -42,8 +42,8 @@ def resolve_device(device: str | torch.device, model: nn.Module) -> torch.device
 class EagerBackend(TorchBackend):
     """Runs a module as it is.
 
-    On a CPU the batch's memory is shared with the model, not copied. On a GPU batches are staged through pinned memory
-    and copied without blocking, on a stream of the backend's own.
+    On a CPU the batch's memory is shared with a model that was seen to leave it alone, not copied. On a GPU batches are
+    staged through pinned memory and copied without blocking, on a stream of the backend's own.
     """
 
     name = "eager"
@@ -94,7 +94,7 @@ class EagerBackend(TorchBackend):
             self._restore = restore
         if self.signature.outputs and (fault := row_fault(leaves, len(next(iter(tensors.values()))))):
             raise ModelError(fault)
-        return leaves
+        return self._call.owned(leaves)
 
     def run(self, batch: Batch) -> Batch:
         with torch.inference_mode(), self._eval_mode():

@@ -7,22 +7,26 @@ earlier calls. The model is left as it was: modes, buffers, attributes and torch
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nograd.errors import SignatureError
 from nograd.module import Call, to_tensors
 from nograd.probing.dims import find_dims, input_specs, output_specs
 from nograd.probing.padding import find_padding
 from nograd.probing.runs import Runs, undisturbed
-from nograd.probing.samples import Tensors, check_rows, neighbourhoods, only_row, with_rows
+from nograd.probing.samples import Tensors, check_rows, first_rows, neighbourhoods, only_row, with_rows
 from nograd.structure import Restore
 from nograd.tensors import Signature
 
 __all__ = ["Probed", "probe"]
+
+ENOUGH_ROWS = 8
+"""A sample's first rows are all that is probed with, unless the model takes its whole batch only: some twenty runs follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,8 @@ def _probed(runs: Runs, samples: list[Tensors]) -> Probed:
     for sample in samples:
         runs.outputs(sample)
     sample = with_rows(samples[0], 2)
+    few = first_rows(sample, ENOUGH_ROWS)
+    sample = sample if runs.attempt(few) is None else few
     base = runs.outputs(sample)
     restore = runs.restore
     dims = find_dims(runs, sample, samples)
@@ -81,7 +87,7 @@ def _probed(runs: Runs, samples: list[Tensors]) -> Probed:
         signature, call = find_padding(runs, sample, base, dims, inputs, outputs, uncuttable)
     sizes = {dim.name: dim.max_size for dim in dims if dim.max_size is not None}
     findings = () if signature.batching == "pad" else (signature.reason,)
-    return Probed(replace(signature, max_sizes=sizes), replace(call, copies=_shares_inputs(runs, sample)), restore, findings)
+    return Probed(replace(signature, max_sizes=sizes), replace(call, copies=_shares_memory(runs, sample)), restore, findings)
 
 
 def _nothing_to_compare(base: Tensors) -> str:
@@ -113,13 +119,16 @@ def _row_coupling(runs: Runs, sample: Tensors, base: Tensors) -> str:
     return ""
 
 
-def _shares_inputs(runs: Runs, sample: Tensors) -> bool:
-    """Whether the model writes to its inputs, or answers with their own memory: then it must be given copies."""
-    given = {name: tensor.clone() for name, tensor in sample.items()}
-    outputs = Runs(runs.model, replace(runs.call, copies=False)).attempt(given)
-    owned = {tensor.untyped_storage().data_ptr() for tensor in given.values()}
-    return (
-        outputs is None
-        or any(leaf.untyped_storage().data_ptr() in owned for leaf in outputs.values())
-        or any(not torch.equal(given[name], tensor) for name, tensor in sample.items())
-    )
+def _shares_memory(runs: Runs, sample: Tensors) -> bool:
+    """Whether the model writes to its inputs, or answers with memory that is not the answer's alone: then all is copied."""
+    bare = Runs(runs.model, replace(runs.call, copies=False))
+    first, second = ({name: tensor.clone() for name, tensor in sample.items()} for _ in range(2))
+    answers = bare.attempt(first), bare.attempt(second)
+    if answers[0] is None or answers[1] is None or any(not torch.equal(first[name], sample[name]) for name in sample):
+        return True
+    owned = _memory((*first.values(), *answers[1].values(), *runs.model.parameters(), *runs.model.buffers()))
+    return not owned.isdisjoint(_memory(answers[0].values()))
+
+
+def _memory(tensors: Iterable[Tensor]) -> set[int]:
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.layout is torch.strided}

@@ -56,7 +56,7 @@ class Runs:
         self._ranks = self._ranks or ranks
         if ranks != self._ranks:
             raise SignatureError(f"the model's outputs have the ranks {ranks}, and had {self._ranks} for another input")
-        return leaves
+        return call.owned(leaves)
 
     def attempt(self, tensors: Tensors, call: Call | None = None) -> Tensors | None:
         """Return the model's outputs, or None where it cannot run this."""
@@ -109,7 +109,8 @@ def _as_found(model: nn.Module) -> Iterator[None]:
     attributes = [vars(module) for module in model.modules()]
     values = [value for each in attributes for value in each.values()]
     containers = [(kept, copy(kept)) for kept in (*attributes, *values) if isinstance(kept, dict | list)]
-    tensors = [(kept, kept.clone()) for kept in (*model.buffers(), *values) if isinstance(kept, Tensor)]
+    dense = [kept for kept in (*model.buffers(), *values) if isinstance(kept, Tensor) and kept.layout is torch.strided]
+    tensors = [(kept, kept.clone()) for kept in dense]
     try:
         yield
     finally:

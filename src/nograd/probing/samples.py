@@ -17,6 +17,7 @@ __all__ = [
     "check_rows",
     "completed",
     "cut",
+    "first_rows",
     "groups",
     "neighbourhoods",
     "only_row",
@@ -45,6 +46,11 @@ def check_rows(sample: Tensors) -> None:
 def only_row(sample: Tensors, row: int) -> Tensors:
     """Return one row."""
     return {name: tensor[row : row + 1] for name, tensor in sample.items()}
+
+
+def first_rows(sample: Tensors, count: int) -> Tensors:
+    """Return the first rows, `count` at most."""
+    return {name: tensor[:count] for name, tensor in sample.items()}
 
 
 def with_rows(sample: Tensors, at_least: int) -> Tensors:
