@@ -30,9 +30,17 @@ def client(leaves: float | None, asked: list[float] | None = None) -> Receive:
 
 
 async def watched(watch: ClientWatch, receive: Receive, seconds: float) -> str:
-    with watch.over(receive):
+    """Work as the application does it."""
+    worker = watch.begin(receive)
+    try:
         await asyncio.sleep(seconds)
-        return "answer"
+    except asyncio.CancelledError:
+        if watch.has_left(worker):
+            raise ClientLeftError from None
+        raise
+    finally:
+        watch.end(worker)
+    return "answer"
 
 
 @virtual
@@ -84,15 +92,13 @@ async def test_work_that_others_cancel_is_cancelled_and_not_left() -> None:
 
 
 @virtual
-async def test_an_error_of_the_work_is_the_works() -> None:
-    async def failing() -> None:
-        with ClientWatch().over(client(leaves=None)):
-            await asyncio.sleep(1.0)
-            raise ValueError("the work's own")
+async def test_nothing_is_kept_of_a_client_that_left() -> None:
+    watch = ClientWatch()
 
-    _, error = await outcome(failing())
+    await outcome(watched(watch, client(leaves=1.0), 5.0))
+    same_task = await outcome(watched(watch, client(leaves=None), 1.0))
 
-    assert repr(error) == 'ValueError("the work\'s own")'
+    assert same_task == (pytest.approx(2.0), "answer")
 
 
 def infer_body(*row: float) -> bytes:

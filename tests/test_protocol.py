@@ -27,7 +27,7 @@ from nograd.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from nograd.server.protocol import InferRequest, decode, encode, require_outputs, status_of, tensor_metadata
+from nograd.server.protocol import Decoder, InferRequest, decode, encode, require_outputs, status_of, tensor_metadata
 from tests.fakes import DATATYPES, Site, echoing, tensor
 
 SPECS = {name: TensorSpec("t", dtype, ("n",)) for name, dtype in DATATYPES.items()}
@@ -332,3 +332,51 @@ def test_metadata_has_minus_one_for_rows_and_for_what_varies() -> None:
 )  # fmt: skip
 def test_every_error_has_its_status(error: Exception, status: int) -> None:
     assert status_of(error) == status
+
+
+FLOATS = [TensorSpec("t", "float32", ("n",)), TensorSpec("u", "float32", ("n",))]
+
+
+@pytest.mark.parametrize(
+    "request_body",
+    [
+        body(tensor("t", "FP32", [2, 2], [1, 2.5, -3, 1e38])),
+        body(tensor("u", "FP32", [1], [1]), tensor("t", "FP32", [1], [2]), outputs=[{"name": "b"}], id="7"),
+        body(tensor("t", "FP32", [2, 2], [[1, 2], [3, 4]]), parameters={"timeout": 5}),
+        body(tensor("t", "FP32", [2], [1, 2]), parameters={"timeout": 5_000_000}),
+        body(tensor("t", "FP32", [0], [])),
+        body(tensor("t", "FP32", [2], [3e38, 3e38])),
+    ],
+    ids=["flat", "two", "nested", "timeout", "empty", "long vector"],
+)
+def test_the_short_way_reads_what_the_long_way_reads(request_body: bytes) -> None:
+    short, long = Decoder(FLOATS)(request_body), decode(request_body, FLOATS)
+
+    assert short[1:] == long[1:]
+    assert list(short.inputs) == list(long.inputs)
+    for name, array in long.inputs.items():
+        assert short.inputs[name].dtype == np.float32
+        assert short.inputs[name].tolist() == array.tolist()
+
+
+@pytest.mark.parametrize(
+    "request_body",
+    [
+        b"{",
+        b"",
+        body(),
+        body(tensor("v", "FP32", [1], [1])),
+        body(tensor("t", "FP64", [1], [1])),
+        body(tensor("t", "FP32", [2], [1])),
+        body(tensor("t", "FP32", [-1], [1])),
+        body(tensor("t", "FP32", [1], [1e39])),
+        body(tensor("t", "FP32", [1], ["a"])),
+        body(tensor("t", "FP32", [1], [True])),
+        body(tensor("t", "FP32", [1], [1]), tensor("t", "FP32", [1], [1])),
+        body(tensor("t", "FP32", [1], [1]), parameters={"timeout": -1}),
+    ],
+)
+def test_the_short_way_refuses_what_the_long_way_refuses(request_body: bytes) -> None:
+    with pytest.raises(ProtocolError) as short:
+        Decoder(FLOATS)(request_body)
+    assert str(short.value) == refusal(request_body, *FLOATS)

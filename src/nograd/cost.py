@@ -84,6 +84,29 @@ class CostCurve:
         share = (size - low) / (high - low)
         return self.seconds[right - 1] + share * (self.seconds[right] - self.seconds[right - 1])
 
+    def extended(self, size: int) -> float:
+        """Return the predicted seconds of one run of any size; beyond the largest measured one at that one's seconds per unit."""
+        return self(size) if size <= self.max_size else self.seconds[-1] * size / self.max_size
+
+    def affine(self) -> tuple[float, float]:
+        """Return the seconds of starting a run, and of each unit: the line with the least squared relative error, never
+        falling and never below 0.
+        """
+        weights = [1 / (seconds * seconds) for seconds in self.seconds]
+        total = sum(weights)
+        mean_size = sum(w * size for w, size in zip(weights, self.sizes, strict=True)) / total
+        mean_s = sum(w * seconds for w, seconds in zip(weights, self.seconds, strict=True)) / total
+        spread = sum(w * (size - mean_size) ** 2 for w, size in zip(weights, self.sizes, strict=True))
+        if not spread:
+            return 0.0, self.seconds[0] / self.sizes[0]
+        both = zip(weights, self.sizes, self.seconds, strict=True)
+        slope = sum(w * (size - mean_size) * (seconds - mean_s) for w, size, seconds in both) / spread
+        fixed = mean_s - slope * mean_size
+        if fixed >= 0:
+            return fixed, slope
+        squares = sum(w * size * size for w, size in zip(weights, self.sizes, strict=True))
+        return 0.0, sum(w * size * s for w, size, s in zip(weights, self.sizes, self.seconds, strict=True)) / squares
+
     def knee(self) -> int:
         """Return the smallest measured size that reaches 99 % of the best rate; on a CPU this may be 1."""
         best = max(size / seconds for size, seconds in zip(self.sizes, self.seconds, strict=True))

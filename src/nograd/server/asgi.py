@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from types import TracebackType
 from typing import Any, TypeAlias
 
-__all__ = ["ClientLeftError", "ClientWatch", "Receive", "Scope", "Send", "Watched"]
+__all__ = ["ClientLeftError", "ClientWatch", "Receive", "Scope", "Send"]
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -24,18 +23,40 @@ class ClientLeftError(Exception):
 class ClientWatch:
     """Cancels work whose client has gone, so that nothing is computed for nobody.
 
-    One timer serves all requests: it runs only while there are any, and gives each that has lasted a task that waits for
-    ASGI's `http.disconnect`.
+    One timer serves all requests: it runs only while there are any, and gives each that was there the last time, too, a task
+    that waits for ASGI's `http.disconnect`.
     """
 
     def __init__(self) -> None:
-        self._working: dict[asyncio.Task[Any], Watched] = {}
+        self._working: dict[asyncio.Task[Any], Receive] = {}
+        self._watching: dict[asyncio.Task[Any], asyncio.Task[None]] = {}
+        self._seen: set[asyncio.Task[Any]] = set()
+        self._left: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def current_task(self) -> asyncio.Task[Any]:
-        """Return the running task. Python 3.11 asks the kernel for the process' id each time that it looks for the running
-        loop, 5 us of 70 for a request here; told the loop, it need not look."""
+    def begin(self, receive: Receive) -> asyncio.Task[Any]:
+        """Watch the running task's work on one request, whose body was read; return the task, for `end`."""
+        worker = self._current_task()
+        self._working[worker] = receive
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._look)
+        return worker
+
+    def end(self, worker: asyncio.Task[Any]) -> None:
+        """Watch no more."""
+        del self._working[worker]
+        self._seen.discard(worker)
+        if self._watching and (watching := self._watching.pop(worker, None)) is not None:
+            watching.cancel()
+            self._left.discard(worker)
+
+    def has_left(self, worker: asyncio.Task[Any]) -> bool:
+        """True where the work was cancelled because its client left."""
+        return worker in self._left
+
+    def _current_task(self) -> asyncio.Task[Any]:
+        """Return the running task. Told the loop, Python 3.11 need not ask the kernel for the process' id to find it."""
         task = asyncio.current_task(self._loop) if self._loop is not None else None
         if task is None:
             self._loop = asyncio.get_running_loop()
@@ -44,65 +65,15 @@ class ClientWatch:
             raise RuntimeError("an ASGI application runs in a task")
         return task
 
-    def over(self, receive: Receive) -> Watched:
-        """Return a context for the current task's work on one request, whose body was read."""
-        return Watched(self, receive)
-
-    def begin(self, watched: Watched) -> None:
-        """Watch from now on."""
-        self._working[watched.worker] = watched
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._look)
-
-    def end(self, watched: Watched) -> None:
-        """Watch no more."""
-        del self._working[watched.worker]
-
     def _look(self) -> None:
-        """Give each request that was there the last time, too, a watching task."""
-        self._timer = None
-        for watched in self._working.values():
-            watched.look()
-        if self._working:
-            self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._look)
+        loop = asyncio.get_running_loop()
+        for worker, receive in self._working.items():
+            if worker in self._seen and worker not in self._watching:
+                self._watching[worker] = loop.create_task(self._await_leaving(worker, receive))
+        self._seen = set(self._working)
+        self._timer = loop.call_later(WATCH_AFTER_S, self._look) if self._working else None
 
-
-class Watched:
-    """One request's work. (A class rather than a generator: this is on the path of every request.)
-
-    Raises:
-        ClientLeftError: on leaving the context, where the client left first; the work was cancelled.
-    """
-
-    __slots__ = ("_left", "_looks", "_receive", "_task", "_watch", "worker")
-
-    worker: asyncio.Task[Any]
-
-    def __init__(self, watch: ClientWatch, receive: Receive) -> None:
-        self._watch = watch
-        self._receive = receive
-        self._task: asyncio.Task[None] | None = None
-        self._looks = 0
-        self._left = False
-
-    def __enter__(self) -> None:
-        self.worker = self._watch.current_task()
-        self._watch.begin(self)
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._watch.end(self)
-        if self._task is not None:
-            self._task.cancel()
-        if self._left and kind is asyncio.CancelledError:
-            raise ClientLeftError from None
-
-    def look(self) -> None:
-        """Begin to wait for the client's leaving, the second time that the work is seen going on."""
-        self._looks += 1
-        if self._looks == 2:
-            self._task = asyncio.get_running_loop().create_task(self._await_leaving())
-
-    async def _await_leaving(self) -> None:
-        if (await self._receive())["type"] == "http.disconnect":
-            self._left = True
-            self.worker.cancel()
+    async def _await_leaving(self, worker: asyncio.Task[Any], receive: Receive) -> None:
+        if (await receive())["type"] == "http.disconnect":
+            self._left.add(worker)
+            worker.cancel()

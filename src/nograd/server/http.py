@@ -27,6 +27,9 @@ Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 JSON = b"application/json"
 
+BODY_HEADERS = frozenset((b"content-length", b"content-encoding", b"inference-header-content-length"))
+"""What a request says of its body."""
+
 PAGES = {
     "/": ("index.html", b"text/html; charset=utf-8"),
     "/page.css": ("page.css", b"text/css; charset=utf-8"),
@@ -120,8 +123,15 @@ class App:
             except NogradError as error:
                 model.note_error(error)
                 raise
-            with self._watch.over(receive):
+            worker = self._watch.begin(receive)
+            try:
                 return 200, JSON, await model.infer(body)
+            except asyncio.CancelledError:
+                if self._watch.has_left(worker):
+                    raise ClientLeftError from None
+                raise
+            finally:
+                self._watch.end(worker)
         _require(scope, "GET", "HEAD")
         model = self._service.model(name, version)
         if action == "ready":
@@ -173,6 +183,15 @@ def _log(scope: Scope, error: Exception) -> None:
     asyncio.get_running_loop().call_exception_handler(context)
 
 
+def _check_body_header(name: bytes, value: bytes, limit: int) -> None:
+    if name == b"content-length" and value.isdigit() and int(value) > limit:
+        raise TooLargeError(f"the body has {int(value)} bytes; this server takes at most {limit}")
+    if name == b"content-encoding" and value.lower() not in (b"identity", b""):
+        raise UnsupportedError(f"content-encoding {value.decode('latin-1')!r} is not served yet; send the body uncompressed")
+    if name == b"inference-header-content-length":
+        raise UnsupportedError("binary tensors are not served yet; send JSON data (tritonclient: binary_data=False)")
+
+
 async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:
     """Return the request's body.
 
@@ -181,16 +200,12 @@ async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:
         UnsupportedError: it is compressed, or holds binary tensors.
     """
     for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value) > limit:
-            raise TooLargeError(f"the body has {int(value)} bytes; this server takes at most {limit}")
-        if name == b"content-encoding" and value.lower() not in (b"identity", b""):
-            raise UnsupportedError(
-                f"content-encoding {value.decode('latin-1')!r} is not served yet; send the body uncompressed"
-            )
-        if name == b"inference-header-content-length":
-            raise UnsupportedError("binary tensors are not served yet; send JSON data (tritonclient: binary_data=False)")
+        if name in BODY_HEADERS:
+            _check_body_header(name, value, limit)
     message = await receive()
     body: bytes = message.get("body", b"")
+    if body and len(body) <= limit and not message.get("more_body"):
+        return body
     pieces = [body]
     size = len(body)
     while message.get("more_body") and size <= limit:
@@ -201,4 +216,4 @@ async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:
         raise TooLargeError(f"the body has more than {limit} bytes, the most that this server takes")
     if message["type"] == "http.disconnect":
         raise ClientLeftError
-    return body if len(pieces) == 1 else b"".join(pieces)
+    return b"".join(pieces)

@@ -21,7 +21,7 @@ from nograd.predictor import Predictor
 from nograd.server.config import ServeConfig
 from nograd.server.live import Live
 from nograd.server.metrics import Metrics, ModelMetrics
-from nograd.server.protocol import decode, encode, require_datatypes, require_outputs, status_of, tensor_metadata
+from nograd.server.protocol import Decoder, encode, require_datatypes, require_outputs, status_of, tensor_metadata
 from nograd.tensors import TEXT, Array, Batch, Signature, TensorSpec
 from nograd.threads import in_own_thread
 
@@ -56,6 +56,8 @@ class ServedModel:
         self.example: Mapping[str, Array] = {}
         self.inputs = Signature((_item_of(name, predictor),)) if predictor.has_preprocess else predictor.signature
         self.outputs: tuple[TensorSpec, ...] = predictor.signature.outputs
+        self._preprocesses, self._postprocesses = predictor.has_preprocess, predictor.has_postprocess
+        self._decode = Decoder(self.inputs.inputs)
         self._live = Live()
         self._metrics = ModelMetrics(metrics, name)
         self._batcher: DynamicBatcher | None = None
@@ -129,7 +131,15 @@ class ServedModel:
         """
         begun = time.monotonic()
         try:
-            answer = await self._answer(body)
+            if not self.ready or self._batcher is None:
+                raise UnavailableError(f"model {self.name!r} is not ready: it is warming up, or the server is stopping")
+            request = self._decode(body)
+            if request.outputs:
+                require_outputs(request.outputs, self.outputs)
+            parts = self._parts(request.inputs)
+            outputs = self._merged(await self._batcher.run(parts, timeout_s=request.timeout_s or self.config.timeout_s))
+            chosen = {name: outputs[name] for name in request.outputs} if request.outputs else outputs
+            answer = encode(self.name, self.version, request.id or f"{next(self._ids)}", chosen)
         except Exception as error:
             self.note_error(error)
             raise
@@ -139,19 +149,9 @@ class ServedModel:
         self._metrics.note_request(now - begun)
         return answer
 
-    async def _answer(self, body: bytes) -> bytes:
-        if not self.ready or self._batcher is None:
-            raise UnavailableError(f"model {self.name!r} is not ready: it is warming up, or the server is stopping")
-        request = decode(body, self.inputs.inputs)
-        require_outputs(request.outputs, self.outputs)
-        parts = self._parts(request.inputs)
-        outputs = self._merged(await self._batcher.run(parts, timeout_s=request.timeout_s or self.config.timeout_s))
-        chosen = {name: outputs[name] for name in request.outputs} if request.outputs else outputs
-        return encode(self.name, self.version, request.id or f"{next(self._ids)}", chosen)
-
     def _merged(self, outputs: list[Batch]) -> Mapping[str, Array]:
         """Return the parts' outputs as one; what `postprocess` makes of their rows, where there is one."""
-        if not self.predictor.has_postprocess:
+        if not self._postprocesses:
             return merge(outputs)
         try:
             return _answers_as_arrays([answer for output in outputs for answer in self.predictor.answers(output)])
@@ -159,7 +159,7 @@ class ServedModel:
             raise model_error("postprocess", error) from error
 
     def _parts(self, inputs: Mapping[str, Array]) -> list[Batch]:
-        if not self.predictor.has_preprocess:
+        if not self._preprocesses:
             return [self.inputs.check(inputs)]
         (items,) = self.inputs.check({name: _one_text_a_row(array) for name, array in inputs.items()}).values()
         return [self.predictor.prepare_item(item, index) for index, item in enumerate(items)]
