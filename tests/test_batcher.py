@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+import threading
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from nograd import Decision, DynamicBatcher, WindowPolicy
-from nograd.batching.policy import DeviceState, Waiting
+from nograd import CostCurve, DeadlinePolicy, Decision, DynamicBatcher
+from nograd.batching import DeadlineQueue, DeviceState, Waiting
 from nograd.errors import (
     ConfigError,
     DeadlineError,
+    DeviceLostError,
     ModelError,
     OverloadedError,
     SignatureError,
@@ -281,14 +283,14 @@ async def test_one_bad_row_among_32_fails_alone_and_costs_ten_runs_more(error: B
     assert statistics_of(batcher) == {"requests": 33, "rows": 33, "batches": 2, "failed": 1}
 
 
-class Raising:
+class Raising(DeadlinePolicy):
     """A policy that raises until it is mended."""
 
     mended = False
 
-    def decide(self, queue: Sequence[Waiting], now: float, device: DeviceState) -> Decision:
+    def decide(self, queue: DeadlineQueue, now: float, device: DeviceState) -> Decision:
         if self.mended:
-            return WindowPolicy().decide(queue, now, device)
+            return super().decide(queue, now, device)
         raise KeyError("no rule")
 
 
@@ -305,20 +307,30 @@ async def test_a_policy_that_raises_fails_what_waits_and_the_batcher_lives_on(re
     assert statistics_of(batcher)["failed"] == requests
 
 
-class Answering:
-    """A policy that answers the same whatever waits."""
+class Answering(DeadlinePolicy):
+    """A policy that decides as it is told."""
 
-    def __init__(self, decision: Decision) -> None:
-        self.decision = decision
+    def __init__(self, rule: Callable[[DeadlineQueue], Decision]) -> None:
+        super().__init__()
+        self.rule = rule
 
-    def decide(self, queue: Sequence[Waiting], now: float, device: DeviceState) -> Decision:
-        return self.decision
+    def decide(self, queue: DeadlineQueue, now: float, device: DeviceState) -> Decision:
+        return self.rule(queue)
 
 
-@pytest.mark.parametrize("take", [(7,), (0, 0)], ids=["beyond the queue", "twice the same"])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda queue: Decision(take=(Waiting(1, 0.0),)),
+        lambda queue: Decision(take=(queue.items[0],) * 2),
+        lambda queue: Decision(take=queue.items[:1], late=queue.items[:1]),
+        lambda queue: Decision(),
+    ],
+    ids=["what is not there", "twice the same", "to run and to refuse", "nothing"],
+)
 @virtual
-async def test_a_policy_that_takes_what_is_not_there_fails_what_waits(take: tuple[int, ...]) -> None:
-    async with Device().batcher(policy=Answering(Decision(take))) as batcher:
+async def test_a_policy_that_decides_what_cannot_be_fails_what_waits(rule: Callable[[DeadlineQueue], Decision]) -> None:
+    async with Device().batcher(policy=Answering(rule)) as batcher:
         ((_, answer),) = await gathered(batcher.predict(rows(1), timeout_s=60.0))
 
     assert isinstance(answer, ModelError)
@@ -333,3 +345,148 @@ async def test_a_request_in_several_parts_fails_as_one_and_leaves_nothing_behind
         assert batcher.statistics().queue_rows == 0
 
     assert isinstance(answer, ModelError)
+
+
+# -- classes, predictions, faults of the device
+
+CURVE = CostCurve((1, 8), (1.0, 2.4))
+
+
+def patient(device: Device, **settings: Any) -> DynamicBatcher:
+    """A batcher that knows how long runs take: 0.8 s, and 0.2 s a row."""
+    return device.batcher(cost=CURVE, policy=DeadlinePolicy(8, cost=CURVE), **settings)
+
+
+@virtual
+async def test_a_request_that_would_be_late_is_refused_at_once_with_the_time_of_its_turn() -> None:
+    device = Device(seconds=0.8, seconds_per_row=0.2)
+    async with patient(device) as batcher:
+        begun = [asyncio.create_task(batcher.predict(rows(value))) for value in range(25)]
+        await asyncio.sleep(0.125)
+        (when, refusal), (_, answer) = await gathered(
+            batcher.predict(rows(90), timeout_s=2.0), batcher.predict(rows(91), timeout_s=60.0)
+        )
+        await asyncio.gather(*begun)
+
+    assert when == 0.125
+    assert isinstance(refusal, OverloadedError)
+    assert refusal.retry_after_s > 2.0
+    assert "it may take 2 s in all; try again later, or give more time" in str(refusal)
+    assert answer == [[182]]
+    assert statistics_of(batcher)["refused"] == 1
+
+
+@virtual
+async def test_the_earliest_deadline_overtakes_and_the_hopeless_is_told_before_its_time() -> None:
+    device = Device(seconds=1.7, seconds_per_row=0.2)  # slower than predicted
+    async with patient(device) as batcher:
+        waiting = [
+            asyncio.create_task(outcome(at(when, batcher.predict(rows(value), timeout_s=timeout_s))))
+            for value, when, timeout_s in ((1, 0.0, None), (2, 0.25, None), (3, 0.5, 9.0), (4, 0.75, 2.0))
+        ]
+        ends = await asyncio.gather(*waiting)
+
+    assert device.batches == [[1], [3, 2]]
+    assert isinstance(ends[3][1], DeadlineError)
+    assert ends[3][0] == 1.9  # when the device became free: it could not end by 2.75
+
+
+@virtual
+async def test_a_higher_class_goes_first_and_a_lower_one_fills_its_batch() -> None:
+    device = Device(seconds=1.0)
+    async with device.batcher(policy=DeadlinePolicy(2)) as batcher:
+        first = asyncio.create_task(batcher.predict(rows(0)))
+        await asyncio.sleep(0.5)
+        low = [asyncio.create_task(batcher.predict(rows(value), priority=1)) for value in (1, 2, 3)]
+        await asyncio.sleep(0)
+        high = [asyncio.create_task(batcher.predict(rows(value))) for value in (7, 8, 9)]
+        await asyncio.gather(first, *low, *high)
+
+    assert device.batches == [[0], [7, 8], [9, 1], [2, 3]]
+
+
+@virtual
+async def test_a_full_queue_makes_room_for_a_higher_class_only() -> None:
+    device = Device(seconds=1.0)
+    async with device.batcher(max_queue_rows=2) as batcher:
+        first = asyncio.create_task(batcher.predict(rows(0)))
+        await asyncio.sleep(0.5)
+        low = [asyncio.create_task(outcome(batcher.predict(rows(value), priority=1))) for value in (1, 2)]
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError):
+            await batcher.predict(rows(3), priority=1)
+        high = asyncio.create_task(batcher.predict(rows(4)))
+        await asyncio.sleep(0)
+        ends = await asyncio.gather(*low)
+        assert await high == [[8]]
+        await first
+
+    assert ends[0][1] == [[2]]
+    assert isinstance(ends[1][1], OverloadedError)
+    assert ends[1][0] == 0.5
+    assert (batcher.statistics().displaced, batcher.statistics().refused) == (1, 1)
+
+
+@virtual
+async def test_a_queue_is_bounded_in_bytes_too() -> None:
+    device = Device(seconds=1.0)
+    async with device.batcher(max_queue_bytes=8) as batcher:  # a row of one float32 has 4
+        first = asyncio.create_task(batcher.predict(rows(0)))
+        await asyncio.sleep(0.5)
+        begun = [asyncio.create_task(batcher.predict(rows(value))) for value in (1, 2)]
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError, match="the queue holds 8 of at most 8 bytes"):
+            await batcher.predict(rows(3))
+        with pytest.raises(TooLargeError, match="the request has 12 bytes of inputs; the queue takes at most 8"):
+            await batcher.predict(rows(1, 2, 3))
+        await asyncio.gather(first, *begun)
+
+
+@virtual
+async def test_a_batch_too_large_for_memory_runs_in_halves_and_later_ones_are_smaller() -> None:
+    device = Device(seconds=1.0, max_rows=4)
+    async with device.batcher(policy=DeadlinePolicy(16)) as batcher:
+        answers = await asyncio.gather(*(batcher.predict(rows(value)) for value in range(16)))
+        runs = len(device.runs)
+        later = await asyncio.gather(*(batcher.predict(rows(value)) for value in range(16)))
+
+    assert answers == later == [[[value * 2]] for value in range(16)]
+    assert [len(run.rows) for run in device.runs[:runs]] == [16, 8, 4, 4, 8, 4, 4]
+    assert [len(run.rows) for run in device.runs[runs:]] == [4, 4, 4, 4]
+
+
+@THREAD_OR_INLINE
+@virtual
+async def test_a_lost_device_fails_all_who_wait_at_once_and_takes_nobody_in(inline: bool) -> None:
+    device = Device(seconds=1.0, poison={13.0}, error=RuntimeError("CUDA error: device-side assert triggered"))
+    async with device.batcher(inline=inline, policy=DeadlinePolicy(1)) as batcher:
+        ends = await gathered(batcher.predict(rows(13)), batcher.predict(rows(1)), batcher.predict(rows(2)))
+        assert not batcher.is_open
+        with pytest.raises(DeviceLostError, match="the device is lost; this server must be restarted"):
+            await batcher.predict(rows(3))
+
+    assert [type(end) for _, end in ends] == [DeviceLostError] * 3
+    assert device.batches == [[13]]
+
+
+@virtual
+async def test_a_device_thread_that_ends_is_noticed() -> None:
+    device = Device(seconds=1.0)
+    batcher = device.batcher()
+
+    def breaking(job: object) -> None:
+        virtual_loop_of_test.add_working(-1)
+        raise SystemError("a bug of ours")
+
+    virtual_loop_of_test = virtual_loop()
+    batcher._execute = breaking  # type: ignore[method-assign]
+    threading.excepthook, before = lambda _: None, threading.excepthook
+    try:
+        async with batcher:
+            ((_, end),) = await gathered(batcher.predict(rows(1)))
+            assert not batcher.is_open
+    finally:
+        threading.excepthook = before
+
+    assert isinstance(end, DeviceLostError)
+    assert str(end) == "the device's thread has ended; restart this server"

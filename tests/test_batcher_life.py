@@ -154,7 +154,7 @@ async def test_every_batch_is_told_to_the_observer() -> None:
 
     assert records == [
         BatchRecord(rows=1, requests=1, reason="device free", run_s=1.0, waited_s=(0.0,), padding_share=0.0, failed=0),
-        BatchRecord(2, 2, "device free", run_s=3.0, waited_s=(0.75, 0.5), padding_share=3 / 8, failed=1),
+        BatchRecord(2, 2, "device free", run_s=3.0, waited_s=(0.75, 0.5), padding_share=3 / 8, failed=1, runs=3),
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 from hypothesis import given
@@ -194,7 +195,7 @@ def test_no_run_breaks_a_limit_and_every_count_adds_up(setting: Setting, traffic
 
 
 @given(plain_settings, st.lists(requests, min_size=1, max_size=12))
-def test_the_oldest_is_in_every_batch_and_the_device_never_idles_while_something_waits(
+def test_the_most_urgent_is_in_every_batch_and_the_device_never_idles_while_something_waits(
     setting: Setting, traffic: list[Request]
 ) -> None:
     story = play(setting, traffic)
@@ -208,15 +209,19 @@ def test_the_oldest_is_in_every_batch_and_the_device_never_idles_while_something
             continue  # a part of a batch that failed, run again
         owners = [traffic[int(first) // 100] for first in new]
         waiting = [
-            request.arrives
+            request
             for number, (request, (ended, _)) in enumerate(zip(traffic, story.ends, strict=True))
             if request.arrives < each.started < ended and any(value(number, row) not in seen for row in range(request.rows))
         ]
-        oldest = min(owner.arrives for owner in owners)
-        assert oldest <= min(waiting, default=oldest)
-        assert each.started == max(free, oldest)
+        most_urgent = min(map(urgency, owners))
+        assert most_urgent <= min(map(urgency, waiting), default=most_urgent)
+        assert each.started == max(free, min(request.arrives for request in [*owners, *waiting]))
         free = each.started + next(batches).run_s
         seen |= new
+
+
+def urgency(request: Request) -> tuple[float, float]:
+    return (inf if request.timeout_s is None else request.arrives + request.timeout_s, request.arrives)
 
 
 @given(plain_settings, st.lists(plain_requests, min_size=1, max_size=12, unique_by=lambda request: request.arrives))

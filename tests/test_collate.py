@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nograd import Signature, TensorSpec
-from nograd.batching.collate import chunks, hand_out, join, merge, model_error, padding_share, plan, run_apart, run_together
+from nograd.batching.collate import chunks, hand_out, join, merge, model_error, padding_share, plan, run_together
+from nograd.batching.faults import run_apart
 from nograd.errors import ModelError, SignatureError
 from nograd.tensors import Batch, Batching, num_rows
 
@@ -126,7 +127,7 @@ def test_a_bad_part_fails_alone_and_costs_two_runs_for_each_halving() -> None:
     run = Recorder(ValueError("thirteen"))
     parts = [part([13 if index == 20 else index + 100]) for index in range(32)]
 
-    outcomes = run_apart(parts, run, signature())
+    outcomes = run_apart(parts, run, signature()).answers
 
     failed = [index for index, result in enumerate(outcomes) if isinstance(result, Exception)]
     assert failed == [20]
@@ -137,7 +138,7 @@ def test_a_bad_part_fails_alone_and_costs_two_runs_for_each_halving() -> None:
 def test_whatever_fails_the_others_get_what_they_get_without_it(parts: list[Batch], bad: set[int]) -> None:
     mixed = [part([13]) if index in bad else {"x": each["x"] + 100} for index, each in enumerate(parts)]
 
-    outcomes = run_apart(mixed, Recorder(ValueError("thirteen")), signature())
+    outcomes = run_apart(mixed, Recorder(ValueError("thirteen")), signature()).answers
 
     for index, (given_part, result) in enumerate(zip(mixed, outcomes, strict=True)):
         if index in bad:
@@ -150,7 +151,7 @@ def test_whatever_fails_the_others_get_what_they_get_without_it(parts: list[Batc
 
 def test_callers_whose_parts_failed_get_an_error_object_each() -> None:
     error = ValueError("thirteen")
-    first, second = run_apart([part([13]), part([13])], Recorder(error), signature())
+    first, second = run_apart([part([13]), part([13])], Recorder(error), signature()).answers
 
     assert first is not second
     assert isinstance(first, ModelError)
@@ -160,7 +161,7 @@ def test_callers_whose_parts_failed_get_an_error_object_each() -> None:
 def test_an_error_of_ours_reaches_its_caller_as_it_is() -> None:
     error = SignatureError("input 'x' is too long")
 
-    assert run_apart([part([13])], Recorder(error), signature()) == [error]
+    assert run_apart([part([13])], Recorder(error), signature()).answers == [error]
 
 
 @pytest.mark.parametrize("rows", [1, 3], ids=["too few", "too many"])

@@ -11,7 +11,7 @@ import asyncio
 import gc
 import selectors
 import threading
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from concurrent.futures import Executor
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -22,9 +22,8 @@ from typing import Any, ParamSpec, TypeVar, TypeVarTuple, cast
 
 import numpy as np
 
-from nograd import BatchPolicy, Decision, DynamicBatcher, Signature, TensorSpec, WindowPolicy
-from nograd.batching import BatchRecord
-from nograd.batching.policy import DeviceState, Waiting
+from nograd import BatchPolicy, CostCurve, Decision, DynamicBatcher, Signature, TensorSpec
+from nograd.batching import BatchRecord, DeadlineQueue, DeviceState, policy_for
 from nograd.tensors import Batch, Batching
 
 P = ParamSpec("P")
@@ -240,6 +239,7 @@ class Device:
         lanes: runs that may go on side by side.
         batching: how rows of different lengths may meet.
         poison: values on which a run raises `error`.
+        max_rows: that fit into its memory.
     """
 
     def __init__(
@@ -251,6 +251,7 @@ class Device:
         batching: Batching = "pad",
         poison: Collection[float] = (),
         error: BaseException | None = None,
+        max_rows: int | None = None,
     ) -> None:
         inputs = (TensorSpec("x", "float32", ("tokens",), pad_value=PADDING),)
         self.signature = Signature(inputs, (TensorSpec("y", "float32", ("tokens",)),), batching)
@@ -259,6 +260,7 @@ class Device:
         self._cost = (seconds, seconds_per_row)
         self._poison = frozenset(poison)
         self._error = error or ValueError("poison")
+        self._max_rows = max_rows
         self._loop: VirtualLoop
 
     def batcher(
@@ -267,13 +269,15 @@ class Device:
         max_batch_size: int = 32,
         max_wait_ms: float = 0.0,
         max_queue_rows: int = 1024,
+        max_queue_bytes: int = 1 << 28,
         inline: bool = False,
+        cost: CostCurve | None = None,
         policy: BatchPolicy | None = None,
         observer: Callable[[BatchRecord], None] = lambda _: None,
     ) -> DynamicBatcher:
         """Return a batcher on this device, which tells the virtual loop when the device works."""
         self._loop = loop = virtual_loop()
-        policy = policy or WindowPolicy(max_batch_size, max_wait_ms, self.signature.batching)
+        policy = policy or policy_for(self.signature, max_batch_size=max_batch_size, max_wait_ms=max_wait_ms, cost=cost)
 
         def observe(record: BatchRecord) -> None:
             loop.add_working(-1)
@@ -281,10 +285,10 @@ class Device:
 
         return DynamicBatcher(
             self,
-            max_batch_size=max_batch_size,
             max_queue_rows=max_queue_rows,
+            max_queue_bytes=max_queue_bytes,
             inline=inline,
-            policy=_Announcing(policy, loop),
+            policy=cast("BatchPolicy", _Announcing(policy, loop)),
             observer=observe,
             clock=loop.time,
         )
@@ -296,6 +300,8 @@ class Device:
         given = batch["x"]
         self.runs.append(Run(self._loop.time(), tuple(map(tuple, given.tolist()))))
         self._loop.compute(self._cost[0] + self._cost[1] * len(given), key=float(given[0, 0]))
+        if self._max_rows is not None and len(given) > self._max_rows:
+            raise MemoryError("out of memory")
         if self._poison.intersection(given.ravel().tolist()):
             raise self._error
         return {"y": np.where(given == PADDING, np.nan, given * 2)}
@@ -313,11 +319,14 @@ class _Announcing:
         self._policy = policy
         self._loop = loop
 
-    def decide(self, queue: Sequence[Waiting], now: float, device: DeviceState) -> Decision:
+    def decide(self, queue: DeadlineQueue, now: float, device: DeviceState) -> Decision:
         decision = self._policy.decide(queue, now, device)
-        if decision.take and sorted(set(decision.take)) == sorted(decision.take) and max(decision.take) < len(queue):
+        if decision.take and all(waiting.queued for waiting in decision.take) and len(set(decision.take)) == len(decision.take):
             self._loop.add_working(1)
         return decision
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._policy, name)
 
 
 def statistics_of(batcher: DynamicBatcher) -> Mapping[str, int]:

@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from nograd.backends import Backend, TorchBackend
-    from nograd.batching import BatchPolicy, Decision, DynamicBatcher, WindowPolicy
+    from nograd.batching import BatchPolicy, DeadlinePolicy, Decision, DynamicBatcher, LengthPolicy, measure_cost
     from nograd.bulk import BatchPredictor
     from nograd.cost import CostCurve
     from nograd.errors import NogradError
@@ -24,15 +24,17 @@ _HOME = {
     "BatchPolicy": "batching",
     "BatchPredictor": "bulk",
     "CostCurve": "cost",
+    "DeadlinePolicy": "batching",
     "Decision": "batching",
     "DynamicBatcher": "batching",
+    "LengthPolicy": "batching",
     "NogradError": "errors",
     "Predictor": "predictor",
     "Signature": "tensors",
     "TensorSpec": "tensors",
     "TorchBackend": "backends",
-    "WindowPolicy": "batching",
     "load": "sources",
+    "measure_cost": "batching",
     "probe": "probing",
 }
 """Public name -> the module it lives in; imported when first asked for (PEP 562), so that `import nograd` costs nothing."""
@@ -43,16 +45,18 @@ __all__ = [
     "BatchPolicy",
     "BatchPredictor",
     "CostCurve",
+    "DeadlinePolicy",
     "Decision",
     "DynamicBatcher",
+    "LengthPolicy",
     "NogradError",
     "Predictor",
     "Signature",
     "TensorSpec",
     "TorchBackend",
-    "WindowPolicy",
     "__version__",
     "load",
+    "measure_cost",
     "probe",
 ]
 

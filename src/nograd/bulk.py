@@ -11,7 +11,8 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from nograd.backends import Backend
-from nograd.batching.collate import chunks, plan, run_apart
+from nograd.batching.collate import chunks, plan
+from nograd.batching.faults import run_apart
 from nograd.errors import ConfigError, ItemError, NogradError, SignatureError
 from nograd.inputs import each_item, holds_tensors, stacked
 from nograd.predictor import Predictor
@@ -155,7 +156,7 @@ class BatchPredictor:
         runs: dict[int, tuple[Future[list[Batch | NogradError]], int]] = {}
         for group in plan(parts, signature, self._max_batch_size) if parts else []:
             chosen = [parts[position] for position in group]
-            future = device.submit(run_apart, chosen, self._predictor.run, signature)
+            future = device.submit(_run, chosen, self._predictor)
             runs.update({position: (future, place) for place, position in enumerate(group)})
         return _Window(start, parts, [runs[position] for position in range(len(parts))], error)
 
@@ -180,7 +181,7 @@ class BatchPredictor:
             pieces = [run.result()[place]]
             if isinstance(pieces[0], NogradError) and num_rows(part) > 1:  # which of its rows was it?
                 rows = split(part, [1] * num_rows(part))
-                pieces = device.submit(run_apart, rows, self._predictor.run, self._predictor.signature).result()
+                pieces = device.submit(_run, rows, self._predictor).result()
             for outputs in pieces:
                 if isinstance(outputs, NogradError):
                     raise ItemError(f"item {index}: {outputs}", index) from outputs
@@ -188,6 +189,10 @@ class BatchPredictor:
                 index += num_rows(outputs)
         if window.error is not None:
             raise window.error
+
+
+def _run(parts: Sequence[Batch], predictor: Predictor) -> list[Batch | NogradError]:
+    return run_apart(parts, predictor.run, predictor.signature).answers
 
 
 class _Reader:

@@ -85,7 +85,7 @@ class CostCurve:
         return self.seconds[right - 1] + share * (self.seconds[right] - self.seconds[right - 1])
 
     def extended(self, size: int) -> float:
-        """Return the predicted seconds of one run of any size; beyond the largest measured one at that one's seconds per unit."""
+        """Return the predicted seconds of one run of any size; above the largest measured one, at its seconds per unit."""
         return self(size) if size <= self.max_size else self.seconds[-1] * size / self.max_size
 
     def affine(self) -> tuple[float, float]:

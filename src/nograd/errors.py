@@ -116,6 +116,10 @@ class UnavailableError(NogradError, RuntimeError):
     """Not ready: warming up, draining or closed."""
 
 
+class DeviceLostError(UnavailableError):
+    """The device, or the thread that drives it, is gone; only a restart helps."""
+
+
 class DeadlineError(NogradError, TimeoutError):
     """The request's time ran out before its answer came."""
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import accumulate
+from math import prod
 from typing import Any, Literal, TypeAlias
 
 import ml_dtypes  # registers bfloat16 with numpy
@@ -72,6 +74,12 @@ class TensorSpec:
     def varying(self) -> tuple[str, ...]:
         """Names of the dimensions that vary."""
         return tuple(size for size in self.shape if isinstance(size, str))
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row whose dimensions do not vary; of text, the pointer's."""
+        itemsize = 8 if self.dtype == TEXT else np.dtype(self.dtype).itemsize
+        return itemsize * prod(size for size in self.shape if isinstance(size, int))
 
     def __str__(self) -> str:
         return f"{_word(self.dtype)} [{', '.join(map(str, ('rows', *self.shape)))}]"
@@ -352,12 +360,11 @@ def split(batch: Batch, rows: Sequence[int]) -> list[Batch]:
     """Return the batch cut into parts of `rows[i]` rows each; views, not copies."""
     if len(rows) == 1:
         return [batch]
-    parts: list[Batch] = []
-    start = 0
-    for count in rows:
-        parts.append({name: array[start : start + count] for name, array in batch.items()})
-        start += count
-    return parts
+    ends = list(accumulate(rows))
+    if len(batch) == 1:  # most models have one output, and this is done for every request
+        ((name, array),) = batch.items()
+        return [{name: array[end - count : end]} for end, count in zip(ends, rows, strict=True)]
+    return [{name: array[end - count : end] for name, array in batch.items()} for end, count in zip(ends, rows, strict=True)]
 
 
 def cut_back(batch: Batch, specs: Iterable[TensorSpec], sizes: Mapping[str, int]) -> Batch:

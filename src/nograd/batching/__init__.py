@@ -1,16 +1,24 @@
-"""Batching: what meets what in one run. `policy` decides, `batcher` executes, `collate` joins and parts arrays."""
+"""Batching: what meets what in one run. Policies decide, `batcher` executes, `collate` joins and parts arrays."""
 
-from nograd.batching.batcher import BatchRecord, DynamicBatcher, Runner, Statistics
-from nograd.batching.policy import BatchPolicy, Decision, DeviceState, Waiting, WindowPolicy
+from nograd.batching.batcher import DynamicBatcher, Runner, policy_for
+from nograd.batching.lengths import LengthPolicy
+from nograd.batching.measure import measure_cost
+from nograd.batching.policy import BatchPolicy, DeadlinePolicy, Decision, DeviceState
+from nograd.batching.queue import DeadlineQueue, Waiting
+from nograd.batching.records import BatchRecord, Statistics
 
 __all__ = [
     "BatchPolicy",
     "BatchRecord",
+    "DeadlinePolicy",
+    "DeadlineQueue",
     "Decision",
     "DeviceState",
     "DynamicBatcher",
+    "LengthPolicy",
     "Runner",
     "Statistics",
     "Waiting",
-    "WindowPolicy",
+    "measure_cost",
+    "policy_for",
 ]

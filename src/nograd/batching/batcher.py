@@ -13,26 +13,45 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from math import inf
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from nograd.batching.collate import chunks, merge, model_error, padding_share, run_apart
-from nograd.batching.policy import LOOK_AHEAD, BatchPolicy, Decision, DeviceState, Reason, Waiting, WindowPolicy
-from nograd.errors import ConfigError, DeadlineError, NogradError, OverloadedError, TooLargeError, UnavailableError
-from nograd.tensors import Batch, Signature, num_rows
+from nograd.batching.collate import chunks, merge, model_error, padding_share
+from nograd.batching.expiry import ExpiryTimer
+from nograd.batching.faults import Outcome, run_apart
+from nograd.batching.lengths import LengthPolicy
+from nograd.batching.policy import BatchPolicy, DeadlinePolicy, Decision, DeviceState, Reason
+from nograd.batching.queue import DeadlineQueue, Waiting
+from nograd.batching.records import BatchRecord, Statistics
+from nograd.cost import CostCurve
+from nograd.errors import (
+    ConfigError,
+    DeadlineError,
+    DeviceLostError,
+    NogradError,
+    OverloadedError,
+    TooLargeError,
+    UnavailableError,
+)
+from nograd.tensors import TEXT, Batch, Signature, num_rows
 from nograd.threads import in_own_thread
 
-__all__ = ["BatchRecord", "DynamicBatcher", "Runner", "Statistics"]
-
-TIMER_RESOLUTION_S = 0.002
-"""A timer may fire this much early: uvloop counts in milliseconds."""
+__all__ = ["DynamicBatcher", "Runner", "policy_for"]
 
 SMOOTHING = 0.1
 """Weight of the newest batch in the running mean of seconds per row, which predicts when a full queue has emptied."""
+
+INLINE_S = 2e-4
+"""A model whose largest batch takes less runs in the event loop's thread: handing a batch over and back costs as much."""
+
+MAX_QUEUE_BYTES = 256 * 1024 * 1024
+
+RUNNING_BATCH_S = 30.0
+"""Seconds in which the batch that runs when the grace of `close` ends may finish: a thread cannot be cancelled."""
 
 
 class Runner(Protocol):
@@ -57,67 +76,90 @@ class Runner(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class BatchRecord:
-    """One batch as it was run."""
+class _Entry(Waiting):
+    """One part in the queue, and the future that answers it."""
 
+    __slots__ = ("future", "part")
+
+    def __init__(  # noqa: PLR0913, PLR0917  one is made for every request: no keywords
+        self,
+        part: Batch,
+        future: asyncio.Future[Batch],
+        rows: int,
+        arrived: float,
+        deadline: float,
+        length: int,
+        shape: tuple[int, ...],
+        priority: int,
+        nbytes: int,
+    ) -> None:
+        self.part = part
+        self.future = future
+        self.rows = rows
+        self.arrived = arrived
+        self.deadline = deadline
+        self.length = length
+        self.shape = shape
+        self.priority = priority
+        self.nbytes = nbytes
+        self.queued = False
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """One batch on its way to the device thread and back."""
+
+    entries: Sequence[_Entry]
     rows: int
-    requests: int
     reason: Reason
-    run_s: float
-    """Joining, running and parting, in the device thread."""
+    started: float
+    done_at: float
+    """When it should be finished."""
 
-    waited_s: tuple[float, ...]
-    """How long each part waited in the queue."""
-
-    padding_share: float
-    failed: int
-    """Parts whose rows made the model raise."""
+    predicted_s: float
+    outcome: Outcome = field(default_factory=Outcome)
+    run_s: float = 0.0
+    lost: DeviceLostError | None = None
 
 
 @dataclass(slots=True)
-class Statistics:
-    """What a batcher did since it was made, and what it holds now. Requests are counted in parts, as they are queued."""
-
+class _Counts:
     requests: int = 0
     rows: int = 0
     batches: int = 0
     refused: int = 0
-    """Requests for which the queue had no room."""
-
+    displaced: int = 0
     expired: int = 0
-    """Answered late: their time ran out."""
-
     cancelled: int = 0
-    """Left by their callers."""
-
     failed: int = 0
-    """Made the model raise."""
-
-    queue_rows: int = 0
-    running_rows: int = 0
-    reasons: dict[str, int] = field(default_factory=dict)
-    """Batches by release reason."""
 
 
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """One part in the queue, and the future that answers it."""
+def policy_for(
+    signature: Signature,
+    *,
+    max_batch_size: int = 32,
+    max_wait_ms: float = 0.0,
+    max_batch_tokens: int | None = None,
+    cost: CostCurve | None = None,
+) -> BatchPolicy:
+    """Return the policy that suits a model: by length where rows differ in it and may meet, else by number.
 
-    part: Batch
-    waiting: Waiting
-    future: asyncio.Future[Batch]
+    Args:
+        signature: of the model.
+        max_batch_size: rows in one run, at most.
+        max_wait_ms: longest wait for company, in milliseconds.
+        max_batch_tokens: padded elements in one run, at most.
+        cost: seconds by rows, or by padded elements where lengths vary; of the other kind it is not used.
 
-
-@dataclass(slots=True)
-class _Job:
-    """One batch on its way to the device thread and back."""
-
-    entries: list[_Entry]
-    reason: Reason
-    started: float
-    outcomes: list[Batch | Exception] = field(default_factory=list)
-    run_s: float = 0.0
+    Raises:
+        ConfigError: a limit is out of its range.
+    """
+    if signature.lengths and signature.batching != "alone":
+        cost = cost if cost is not None and cost.unit == "tokens" else None
+        equal = signature.batching == "equal_lengths"
+        return LengthPolicy(max_batch_size, max_wait_ms, cost=cost, max_batch_tokens=max_batch_tokens, equal=equal)
+    cost = cost if cost is not None and cost.unit == "rows" else None
+    return DeadlinePolicy(max_batch_size, max_wait_ms, cost=cost, alone=signature.batching == "alone")
 
 
 class DynamicBatcher:
@@ -132,44 +174,61 @@ class DynamicBatcher:
         max_batch_size: rows in one run, at most. A longer request runs in several parts.
         max_wait_ms: longest wait of a request for company, in milliseconds; 0 (work-conserving) is best on one device.
         max_queue_rows: rows that may wait; a request beyond is refused at once.
+        max_queue_bytes: bytes of inputs that may wait.
+        max_batch_tokens: where rows vary in length: padded elements (rows x longest) in one run, at most.
+        cost: measured seconds (see `measure_cost`). Without it, nothing is known of how late an answer will be.
         inline: runs batches in the event loop's own thread: right for a model that takes less than handing a batch to a
-            thread and back does (0.1 ms), wrong for any other.
-        policy: decides instead of `WindowPolicy(max_batch_size, max_wait_ms)`.
+            thread and back does (0.1 ms), wrong for any other. None decides from the curve.
+        policy: decides instead of the one that suits the model (see `policy_for`).
         observer: called in the event loop with a record of each batch.
         clock: gives seconds that never go back. (Not the loop's: uvloop's own goes in milliseconds.)
+
+    Raises:
+        ConfigError: a limit is out of its range.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  all but the first by keyword
         self,
         predictor: Runner,
         *,
         max_batch_size: int = 32,
         max_wait_ms: float = 0.0,
         max_queue_rows: int = 1024,
-        inline: bool = False,
+        max_queue_bytes: int = MAX_QUEUE_BYTES,
+        max_batch_tokens: int | None = None,
+        cost: CostCurve | None = None,
+        inline: bool | None = None,
         policy: BatchPolicy | None = None,
         observer: Callable[[BatchRecord], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if max_queue_rows < 1:
-            raise ConfigError(f"max_queue_rows is {max_queue_rows}; it must be at least 1")
-        if not isinstance(getattr(predictor, "signature", None), Signature):
+        for name, value in (("max_queue_rows", max_queue_rows), ("max_queue_bytes", max_queue_bytes)):
+            if value < 1:
+                raise ConfigError(f"{name} is {value}; it must be at least 1")
+        signature = getattr(predictor, "signature", None)
+        if not isinstance(signature, Signature):
             raise ConfigError(f"a DynamicBatcher takes a nograd.Predictor, not {type(predictor).__name__}")
-        default = WindowPolicy(max_batch_size, max_wait_ms, predictor.signature.batching)
         self._runner = predictor
-        self._policy: BatchPolicy = policy or default
-        self._max_batch_size = max_batch_size
+        self._policy = policy or policy_for(
+            signature,
+            max_batch_size=max_batch_size,
+            max_wait_ms=max_wait_ms,
+            max_batch_tokens=max_batch_tokens,
+            cost=cost,
+        )
+        self.inline = _is_quick(predictor, cost) if inline is None else inline
+        """Whether batches run in the event loop's thread."""
         self._max_queue_rows = max_queue_rows
+        self._max_queue_bytes = max_queue_bytes
+        self._row_bytes = _row_bytes(signature)
+        self._varies = bool(signature.lengths)
         self._observer = observer
-        self._inline = inline
         self._clock = clock
-        self._unanswered: dict[int, _Entry] = {}
-        self._expiry: asyncio.TimerHandle | None = None
-        self._expiry_at = inf
-        self._queue: dict[int, _Entry] = {}
-        self._queue_rows = 0
+        self._queue = DeadlineQueue()
+        self._device = DeviceState(free_lanes=predictor.lanes, lanes=predictor.lanes)
+        self._running: set[_Job] = set()
         self._running_rows = 0
-        self._free_lanes = 0
+        self._expiry = ExpiryTimer(self._expire, clock)
         self._seconds_per_row = 0.0
         self._pump_scheduled = False
         self._wake: asyncio.TimerHandle | None = None
@@ -178,18 +237,22 @@ class DynamicBatcher:
         self._loop: asyncio.AbstractEventLoop
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._counts = Statistics()
+        self._counts = _Counts()
         self._reasons: Counter[str] = Counter()
 
     # -- life
+
+    @property
+    def is_open(self) -> bool:
+        """True while requests are taken; false before and after, and once the device or its thread is lost."""
+        return self._state == "open"
 
     async def __aenter__(self) -> Self:
         if self._state != "new":
             raise UnavailableError(f"this batcher is {self._state}; make a new one")
         self._loop = asyncio.get_running_loop()
         self._idle = asyncio.Event()
-        self._free_lanes = self._runner.lanes
-        lanes = 0 if self._inline else self._free_lanes
+        lanes = 0 if self.inline else self._device.lanes
         self._threads = [
             threading.Thread(target=self._device_thread, name=f"nograd-device-{i}", daemon=True) for i in range(lanes)
         ]
@@ -207,247 +270,349 @@ class DynamicBatcher:
         """Refuse new requests, answer those that wait, end the device threads.
 
         Args:
-            grace_s: seconds for what waits; then the queue is failed and only the running batch is awaited.
+            grace_s: seconds for what waits; then the queue is failed and only the running batch is awaited, 30 s at most.
         """
-        if self._state != "open":
+        if self._state not in ("open", "lost"):
             return
-        self._state = "draining"
-        self._schedule_pump()
+        if self._state == "open":
+            self._state = "draining"
+            self._device.draining = True
+            self._schedule_pump()
+            await self._drain(grace_s)
+        self._state = "closed"
+        self._cancel_wake()
+        self._expiry.stop()
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            if not self._running:  # one that hangs in a run is left behind; the process may end without it
+                await asyncio.wrap_future(in_own_thread(thread.join))
+
+    async def _drain(self, grace_s: float) -> None:
         self._idle.clear()
         self._note_idle()
         try:
             await asyncio.wait_for(self._idle.wait(), grace_s)
+            return
         except TimeoutError:
-            for entry in list(self._queue.values()):
-                self._fail(entry, UnavailableError(f"the server stopped before this request's turn (grace {grace_s:g} s)"))
-            await self._idle.wait()
-        self._state = "closed"
-        self._cancel_wake()
-        for _ in self._threads:
-            self._jobs.put(None)
-        for thread in self._threads:
-            await asyncio.wrap_future(in_own_thread(thread.join))
+            self._fail_all(UnavailableError(f"the server stopped before this request's turn (grace {grace_s:g} s)"))
+        try:
+            await asyncio.wait_for(self._idle.wait(), RUNNING_BATCH_S)
+        except TimeoutError:
+            for job in self._running:
+                for entry in job.entries:
+                    self._fail(
+                        entry, UnavailableError(f"the server stopped, and the batch did not end in {RUNNING_BATCH_S:g} s")
+                    )
 
     # -- requests
 
-    async def predict(self, inputs: Any, *, timeout_s: float | None = None) -> Any:
+    async def predict(self, inputs: Any, *, timeout_s: float | None = None, priority: int = 0) -> Any:
         """Return what `predictor.predict(inputs)` returns, run together with whatever else waits.
 
         Args:
             inputs: as for the predictor.
             timeout_s: seconds from now after which nobody needs the answer; None waits for as long as it takes.
+            priority: the request's class. 0 goes first; a higher number runs when no lower one waits, or fills up its batch.
 
         Raises:
             SignatureError: the inputs are not the model's.
-            OverloadedError: the queue is full; `retry_after_s` says when it should have emptied.
-            DeadlineError: `timeout_s` passed.
+            OverloadedError: the queue is full, or the answer would be late; `retry_after_s` says when to try again.
+            DeadlineError: `timeout_s` passed, or cannot be met any more.
             UnavailableError: the batcher is closed.
             ModelError: the model raised on these inputs; others of the same batch are not concerned.
         """
         parts, finish = self._runner.prepare(inputs)
-        return finish(await self.run(parts, timeout_s=timeout_s))
+        return finish(await self.run(parts, timeout_s=timeout_s, priority=priority))
 
-    async def run(self, parts: Sequence[Batch], *, timeout_s: float | None = None) -> list[Batch]:
+    async def run(self, parts: Sequence[Batch], *, timeout_s: float | None = None, priority: int = 0) -> list[Batch]:
         """Return the outputs of prepared parts, one for each; all are admitted or none.
 
         Raises:
             As `predict`.
         """
+        if self._state != "open":
+            raise self._not_open()
         rows = num_rows(parts[0]) if len(parts) == 1 else sum(map(num_rows, parts))
-        self._admit(rows)
+        most = self._policy.chunk_rows
         now = self._clock()
         deadline = inf if timeout_s is None else now + timeout_s
-        if len(parts) == 1 and rows <= self._max_batch_size:
-            entry = self._enqueue(parts[0], rows, now, deadline)
+        if len(parts) == 1 and rows <= most:
+            entry = self._entry(parts[0], rows, now, deadline, priority)
+            self._admit((entry,), rows, now)
             try:
                 return [await entry.future]
-            finally:
-                self._leave(entry)
-        cut = [chunks(part, self._max_batch_size) for part in parts]
-        entries = [self._enqueue(piece, num_rows(piece), now, deadline) for pieces in cut for piece in pieces]
+            except asyncio.CancelledError:
+                self._abandon(entry)
+                raise
+        cut = [chunks(part, most) for part in parts]
+        entries = [self._entry(piece, num_rows(piece), now, deadline, priority) for pieces in cut for piece in pieces]
+        self._admit(entries, rows, now)
         try:
             outputs = iter(await asyncio.gather(*(entry.future for entry in entries)))
             return [merge(list(islice(outputs, len(pieces)))) for pieces in cut]
-        finally:
+        except BaseException:
             for entry in entries:
-                self._leave(entry)
+                self._abandon(entry)
+            raise
 
     def statistics(self) -> Statistics:
         """Return a snapshot."""
-        return replace(self._counts, queue_rows=self._queue_rows, running_rows=self._running_rows, reasons=dict(self._reasons))
+        counts = {name: getattr(self._counts, name) for name in _Counts.__slots__}
+        return Statistics(**counts, queue_rows=self._queue.rows, running_rows=self._running_rows, reasons=dict(self._reasons))
 
     def predicted_wait_s(self) -> float:
         """Return how long the rows that wait now should take, from the running mean of seconds per row."""
-        return self._queue_rows * self._seconds_per_row / self._runner.lanes
+        return self._queue.rows * self._seconds_per_row / self._device.lanes
 
-    def _admit(self, rows: int) -> None:
+    def _entry(self, part: Batch, rows: int, now: float, deadline: float, priority: int) -> _Entry:
+        shape: tuple[int, ...] = ()
+        length, nbytes = 1, self._row_bytes * rows
+        if self._varies:
+            shape = self._runner.signature.sizes_of(part)
+            length = sum(shape)
+        if not nbytes:
+            nbytes = sum(array.nbytes for array in part.values())
+        return _Entry(part, self._loop.create_future(), rows, now, deadline, length, shape, priority, nbytes)
+
+    def _admit(self, entries: Sequence[_Entry], rows: int, now: float) -> None:
+        """Queue all, or raise."""
+        queue = self._queue
+        nbytes = entries[0].nbytes if len(entries) == 1 else sum(entry.nbytes for entry in entries)
+        if queue.rows + rows > self._max_queue_rows or queue.nbytes + nbytes > self._max_queue_bytes:
+            self._make_room(rows, nbytes, entries[0].priority)
+        wait_s = self._policy.admit(queue, entries[0], rows, now, self._device)
+        if wait_s is not None:
+            self._counts.refused += 1
+            raise _too_late(wait_s, entries[0].slack)
+        for entry in entries:
+            queue.add(entry)
+        self._counts.requests += len(entries)
+        self._counts.rows += rows
+        deadline = entries[0].deadline
+        if deadline < self._expiry.earliest:
+            self._expiry.watch(deadline, now)
+        if not self._pump_scheduled and self._device.free_lanes:
+            self._schedule_pump()
+
+    def _not_open(self) -> NogradError:
         if self._state == "new":
-            raise UnavailableError("the batcher is not open; use it inside `async with`")
-        if self._state != "open":
-            raise UnavailableError(f"the server is {self._state}")
-        if self._queue_rows + rows <= self._max_queue_rows:
-            return
+            return UnavailableError("the batcher is not open; use it inside `async with`")
+        if self._state == "lost":
+            return DeviceLostError("the device is lost; this server must be restarted")
+        return UnavailableError(f"the server is {self._state}")
+
+    def _make_room(self, rows: int, nbytes: int, priority: int) -> None:
+        """Refuse the last of lower classes for a request of a higher one; raise where that does not suffice."""
         if rows > self._max_queue_rows:
             raise TooLargeError(
                 f"the request has {rows} rows; the queue takes at most {self._max_queue_rows}: send fewer at a time"
             )
-        self._counts.refused += 1
+        if nbytes > self._max_queue_bytes:
+            raise TooLargeError(
+                f"the request has {nbytes} bytes of inputs; the queue takes at most {self._max_queue_bytes}: send fewer"
+            )
+        queue = self._queue
+        more_rows = queue.rows + rows - self._max_queue_rows
+        more_bytes = queue.nbytes + nbytes - self._max_queue_bytes
         wait_s = self.predicted_wait_s()
-        full = f"the queue holds {self._queue_rows} of at most {self._max_queue_rows} rows"
-        raise OverloadedError(f"{full}; try again in {wait_s:.1f} s", retry_after_s=wait_s)
+        full = OverloadedError(
+            f"the queue holds {queue.rows} of at most {self._max_queue_rows} rows; try again in {wait_s:.1f} s"
+            if more_rows > 0
+            else f"the queue holds {queue.nbytes} of at most {self._max_queue_bytes} bytes; try again in {wait_s:.1f} s",
+            retry_after_s=wait_s,
+        )
+        leaving: list[Waiting] = []
+        for waiting in reversed(queue.items):
+            if (more_rows <= 0 and more_bytes <= 0) or waiting.priority <= priority:
+                break
+            leaving.append(waiting)
+            more_rows -= waiting.rows
+            more_bytes -= waiting.nbytes
+        if more_rows > 0 or more_bytes > 0:
+            self._counts.refused += 1
+            raise full
+        for waiting in leaving:
+            self._counts.displaced += 1
+            self._fail(_entry_of(waiting), full)
 
-    def _enqueue(self, part: Batch, rows: int, now: float, deadline: float) -> _Entry:
-        sizes = self._runner.signature.sizes_of(part)
-        waiting = Waiting(rows, now, deadline, sum(sizes) if sizes else 1, sizes)
-        entry = _Entry(part, waiting, self._loop.create_future())
-        self._queue[id(entry)] = entry
-        self._unanswered[id(entry)] = entry
-        self._queue_rows += rows
-        self._counts.requests += 1
-        self._counts.rows += rows
-        if deadline < self._expiry_at:
-            self._watch_deadline(deadline, now)
-        self._schedule_pump()
-        return entry
-
-    def _leave(self, entry: _Entry) -> None:
-        """Forget a request that was answered, or whose caller went away; one that still waits leaves the queue."""
-        if self._unanswered.pop(id(entry), None) is None:
-            return
-        if self._queue.pop(id(entry), None) is not None:
-            self._queue_rows -= entry.waiting.rows
+    def _abandon(self, entry: _Entry) -> None:
+        """Forget a request whose caller went away, or whose other parts failed."""
+        if entry.queued:
+            self._queue.remove(entry)
         if not entry.future.done():
             entry.future.cancel()
         self._counts.cancelled += entry.future.cancelled()
-        if not self._unanswered:
-            self._note_idle()
+        self._note_idle()
 
-    # -- deadlines
+    def _expire(self, until: float) -> float:
+        """Answer what is due, waiting or running; return the next deadline."""
+        earliest = inf
+        running = [entry for job in self._running for entry in job.entries if not entry.future.done()]
+        for entry in [*map(_entry_of, self._queue.items), *running]:
+            if entry.deadline > until:
+                earliest = min(earliest, entry.deadline)
+            else:
+                self._fail_late(entry)
+        return earliest
 
-    def _watch_deadline(self, deadline: float, now: float) -> None:
-        """Keep one timer, for the earliest deadline of all."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-        self._expiry_at = deadline
-        self._expiry = self._loop.call_later(max(0.0, deadline - now), self._expire)
-
-    def _expire(self) -> None:
-        self._expiry, self._expiry_at = None, inf
-        now = self._clock()
-        for entry in list(self._unanswered.values()):
-            if entry.waiting.deadline <= now + TIMER_RESOLUTION_S:
-                timeout_s = entry.waiting.deadline - entry.waiting.arrived
-                self._counts.expired += not entry.future.done()
-                self._fail(entry, DeadlineError(f"no answer within {timeout_s:g} s; give more time, or send less at once"))
-        earliest = min((entry.waiting.deadline for entry in self._unanswered.values()), default=inf)
-        if earliest < inf:
-            self._watch_deadline(earliest, now)
+    def _fail_late(self, entry: _Entry) -> None:
+        self._counts.expired += not entry.future.done()
+        self._fail(entry, _late(entry.slack))
 
     def _fail(self, entry: _Entry, error: NogradError) -> None:
+        """Answer with an error; one that waits leaves the queue."""
+        if entry.queued:
+            self._queue.remove(entry)
         if not entry.future.done():
             entry.future.set_exception(error)
-        self._leave(entry)
+        self._note_idle()
+
+    def _fail_all(self, error: NogradError) -> None:
+        for waiting in list(self._queue.items):
+            self._fail(_entry_of(waiting), error)
 
     # -- batches
 
     def _schedule_pump(self) -> None:
-        """Decide in the loop's next turn, so that requests read in this one can share a batch."""
-        if not self._pump_scheduled and self._free_lanes:
+        """Decide in the loop's next turn, so that requests of one turn share a batch."""
+        if not self._pump_scheduled:
             self._pump_scheduled = True
             self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
+        """Start what can be started now."""
         self._pump_scheduled = False
-        self._cancel_wake()
-        while self._queue and self._free_lanes:
-            oldest = list(islice(self._queue.values(), LOOK_AHEAD))
+        if self._wake is not None:
+            self._cancel_wake()
+        while self._queue.items and self._device.free_lanes and self._state != "lost":
             now = self._clock()
-            decision = self._decide(oldest, now)
-            if decision is None:
-                continue
-            if not decision.take:
-                if decision.wake_at is not None:
-                    self._wake = self._loop.call_later(max(0.0, decision.wake_at - now), self._pump)
+            try:
+                decision = self._policy.decide(self._queue, now, self._device)
+                _check(decision)
+            except Exception as error:  # noqa: BLE001  the policy may be the user's
+                failure = model_error("the batch policy", error)
+                self._counts.failed += len(self._queue)
+                self._fail_all(failure)
                 return
-            self._start([oldest[position] for position in decision.take], decision.reason, now)
+            for waiting in decision.late:
+                self._fail_late(_entry_of(waiting))
+            if decision.take:
+                self._start(decision, now)
+            elif decision.wake_at is not None:
+                self._wake = self._loop.call_later(max(0.0, decision.wake_at - now), self._pump)
+                return
 
-    def _decide(self, oldest: list[_Entry], now: float) -> Decision | None:
-        """Ask the policy; where it raises, its requests get the error and the batcher lives on."""
-        state = DeviceState(self._free_lanes, draining=self._state != "open")
-        try:
-            decision = self._policy.decide([entry.waiting for entry in oldest], now, state)
-            if len({position for position in decision.take if 0 <= position < len(oldest)}) != len(decision.take):
-                raise ValueError(f"take is {decision.take}; it must hold positions from 0 to {len(oldest) - 1}, each once")
-            return decision
-        except Exception as error:  # noqa: BLE001  a user's policy may raise anything
-            self._counts.failed += len(oldest)
-            for entry in oldest:
-                self._fail(entry, model_error("the batch policy", error))
-            return None
-
-    def _start(self, entries: list[_Entry], reason: Reason, now: float) -> None:
+    def _start(self, decision: Decision, now: float) -> None:
+        self._queue.take(decision.take)
+        entries = [_entry_of(waiting) for waiting in decision.take]
+        rows = 0
         for entry in entries:
-            del self._queue[id(entry)]
-            self._queue_rows -= entry.waiting.rows
-            self._running_rows += entry.waiting.rows
-        self._free_lanes -= 1
-        job = _Job(entries, reason, now)
-        if self._inline:
+            rows += entry.rows
+        job = _Job(entries, rows, decision.reason, now, now + decision.predicted_s, decision.predicted_s)
+        self._running.add(job)
+        self._running_rows += rows
+        self._device.free_lanes -= 1
+        self._note_free_at()
+        if self.inline:
             self._execute(job)
             self._loop.call_soon(self._finish, job)
         else:
             self._jobs.put(job)
 
+    def _note_free_at(self) -> None:
+        self._device.free_at = -inf if self._device.free_lanes else min(job.done_at for job in self._running)
+
     def _device_thread(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            self._execute(job)
-            with suppress(RuntimeError):  # the loop was closed without closing the batcher: nobody is left to answer
-                self._loop.call_soon_threadsafe(self._finish, job)
+        """Run batches until told to end. However this thread ends, the loop hears of it."""
+        job: _Job | None = None
+        try:
+            while (job := self._jobs.get()) is not None:
+                self._execute(job)
+                with suppress(RuntimeError):  # the loop was closed without closing the batcher: nobody is left to answer
+                    self._loop.call_soon_threadsafe(self._finish, job)
+        finally:
+            if job is not None:
+                with suppress(RuntimeError):
+                    self._loop.call_soon_threadsafe(
+                        self._lose, DeviceLostError("the device's thread has ended; restart this server")
+                    )
 
     def _execute(self, job: _Job) -> None:
         begun = self._clock()
-        parts = [entry.part for entry in job.entries]
+        entries = job.entries
         try:
-            job.outcomes = [*run_apart(parts, self._runner.run, self._runner.signature)]
-        except BaseException as error:  # noqa: BLE001  SystemExit from a model must not end the thread that serves the others
-            job.outcomes = [model_error("the model", error) for _ in parts]
+            job.outcome = run_apart(
+                [entry.part for entry in entries],
+                self._runner.run,
+                self._runner.signature,
+                seconds=lambda count: self._policy.expected_s(count, 1),
+                is_due=lambda position: entries[position].deadline >= self._clock() and not entries[position].future.done(),
+            )
+        except DeviceLostError as error:
+            job.lost = error
+        except BaseException as error:  # noqa: BLE001  nothing may end the thread that serves the others
+            job.outcome = Outcome([model_error("the model", error) for _ in entries], runs=2)
         job.run_s = self._clock() - begun
 
     def _finish(self, job: _Job) -> None:
         """Back in the event loop: a device thread gets its next batch before anybody is answered, so that it is never idle;
         where the loop itself is the device, answers go out first."""
-        self._free_lanes += 1
-        rows = sum(entry.waiting.rows for entry in job.entries)
-        self._running_rows -= rows
-        self._seconds_per_row += (SMOOTHING if self._counts.batches else 1.0) * (job.run_s / rows - self._seconds_per_row)
+        if job not in self._running:
+            return
+        if job.lost is not None:
+            self._lose(job.lost)
+            return
+        self._running.remove(job)
+        self._device.free_lanes += 1
+        self._note_free_at()
+        self._running_rows -= job.rows
+        self._learn(job)
         self._counts.batches += 1
         self._reasons[job.reason] += 1
-        if not self._inline:
+        if not self.inline:
             self._pump()
-        for entry, outcome in zip(job.entries, job.outcomes, strict=True):
-            self._answer(entry, outcome)
-        if self._inline:
+        for entry, answer in zip(job.entries, job.outcome.answers, strict=True):
+            future = entry.future
+            if isinstance(answer, Exception):
+                self._counts.failed += 1
+                if not future.done():
+                    future.set_exception(answer)
+            elif not future.done():  # cancelled or expired while it ran: the result is dropped
+                future.set_result(answer)
+        if self.inline:
             self._loop.call_soon(self._schedule_pump)
         self._note_idle()
         if self._observer is not None:
-            self._observer(_record(job, rows))
+            self._observer(_record(job))
 
-    def _answer(self, entry: _Entry, outcome: Batch | Exception) -> None:
-        self._counts.failed += isinstance(outcome, Exception)
-        if entry.future.done():  # cancelled or expired while it ran: the result is dropped
+    def _learn(self, job: _Job) -> None:
+        """Follow the device's speed and memory; a batch that failed tells nothing of speed."""
+        weight = SMOOTHING if self._counts.batches else 1.0
+        self._seconds_per_row += weight * (job.run_s / job.rows - self._seconds_per_row)
+        if job.outcome.runs == 1:
+            longest = max(entry.length for entry in job.entries) if self._varies else 1
+            self._policy.finished(job.rows, longest, job.run_s)
+        elif job.outcome.too_many_rows:
+            self._policy.limit(job.outcome.too_many_rows, job.outcome.too_long)
+
+    def _lose(self, error: DeviceLostError) -> None:
+        """The device, or its thread, is gone: tell everybody, take nobody in."""
+        if self._state == "closed":
             return
-        if isinstance(outcome, Exception):
-            entry.future.set_exception(outcome)
-        else:
-            entry.future.set_result(outcome)
+        self._state = "lost"
+        jobs, self._running = self._running, set()
+        self._running_rows = 0
+        for job in jobs:
+            for entry in job.entries:
+                self._fail(entry, error)
+        self._fail_all(error)
+        self._note_idle()
 
     def _note_idle(self) -> None:
-        if self._queue or self._running_rows or self._unanswered:
-            return
-        self._idle.set()
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry, self._expiry_at = None, inf
+        if not self._queue.items and not self._running:
+            self._idle.set()
+            self._expiry.stop()
 
     def _cancel_wake(self) -> None:
         if self._wake is not None:
@@ -455,8 +620,59 @@ class DynamicBatcher:
             self._wake = None
 
 
-def _record(job: _Job, rows: int) -> BatchRecord:
-    waits = tuple(job.started - entry.waiting.arrived for entry in job.entries)
-    padding = padding_share([entry.waiting.rows for entry in job.entries], [entry.waiting.length for entry in job.entries])
-    failed = sum(isinstance(outcome, Exception) for outcome in job.outcomes)
-    return BatchRecord(rows, len(job.entries), job.reason, job.run_s, waits, padding, failed)
+def _entry_of(waiting: Waiting) -> _Entry:
+    assert isinstance(waiting, _Entry)  # noqa: S101  nobody else fills the queue
+    return waiting
+
+
+def _late(slack_s: float) -> DeadlineError:
+    return DeadlineError(f"no answer within {slack_s:g} s; give more time, or send less at once")
+
+
+def _too_late(wait_s: float, slack_s: float) -> NogradError:
+    """Return the refusal of a request that would be late: of a busy server, or by itself."""
+    if wait_s == 0:
+        return _late(slack_s)
+    return OverloadedError(
+        f"the answer would be late: its turn should come in {wait_s:.3f} s, and it may take {slack_s:g} s in all; "
+        "try again later, or give more time",
+        retry_after_s=wait_s,
+    )
+
+
+def _check(decision: Decision) -> None:
+    """Refuse a policy's decision over what is not there, or over nothing."""
+    chosen = [*decision.take, *decision.late]
+    if not all(waiting.queued for waiting in chosen) or len(set(map(id, chosen))) < len(chosen):
+        raise ValueError("it took what is not in the queue, or the same twice")
+    if not chosen and decision.wake_at is None:
+        raise ValueError("it took nothing, and does not say when to ask again")
+
+
+def _is_quick(predictor: Runner, cost: CostCurve | None) -> bool:
+    """True for a model that is known to be quick: where lengths vary, the curve says nothing of the longest."""
+    known = cost is not None and cost.unit == "rows" and cost.seconds[-1] < INLINE_S
+    return known and not predictor.signature.lengths and predictor.lanes == 1
+
+
+def _row_bytes(signature: Signature) -> int:
+    """Return the bytes of a row of inputs where all rows have as many, else 0."""
+    if signature.lengths or any(spec.dtype == TEXT for spec in signature.inputs):
+        return 0
+    sizes = [spec.row_bytes for spec in signature.inputs]
+    return sum(sizes)
+
+
+def _record(job: _Job) -> BatchRecord:
+    rows, lengths = [entry.rows for entry in job.entries], [entry.length for entry in job.entries]
+    return BatchRecord(
+        rows=job.rows,
+        requests=len(job.entries),
+        reason=job.reason,
+        run_s=job.run_s,
+        waited_s=tuple([job.started - entry.arrived for entry in job.entries]),
+        padding_share=padding_share(rows, lengths),
+        failed=sum([isinstance(answer, Exception) for answer in job.outcome.answers]),
+        predicted_s=job.predicted_s,
+        runs=job.outcome.runs,
+    )

@@ -7,36 +7,50 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from nograd.errors import ModelError, NogradError
+from nograd.batching.grouping import cheapest_groups
+from nograd.batching.tracking import TokenCost
+from nograd.errors import ModelError
 from nograd.tensors import Batch, Signature, concat, cut_back, join_arrays, num_rows, split
 
-__all__ = ["chunks", "hand_out", "join", "merge", "model_error", "padding_share", "plan", "run_apart", "run_together"]
+__all__ = ["chunks", "hand_out", "join", "merge", "model_error", "padding_share", "plan", "run_together"]
 
 
-def plan(parts: Sequence[Batch], signature: Signature, max_rows: int) -> list[list[int]]:
+def plan(
+    parts: Sequence[Batch], signature: Signature, max_rows: int, *, overhead: float = TokenCost.DEFAULT_OVERHEAD
+) -> list[list[int]]:
     """Return which parts run together: positions into `parts`, longest first.
 
-    Sorted by length, so that neighbours need little padding and the run that needs most memory comes first. Parts of
-    different lengths meet only where the signature's batching is `pad`, and nobody meets anybody where it is `alone`.
+    Sorted by length and cut where that costs least, so that the run that needs most memory comes first. Parts of different
+    lengths meet only where the signature's batching is `pad`, and nobody meets anybody where it is `alone`.
 
     Args:
         parts: checked batches of at most `max_rows` rows each.
         signature: of the model that will run them.
         max_rows: rows in one run, at most.
+        overhead: what starting a run costs, in padded elements.
     """
     if signature.batching == "alone":
         return [[position] for position in range(len(parts))]
+    rows = [num_rows(part) for part in parts]
+    if signature.lengths and signature.batching == "pad":
+        lengths = [sum(signature.sizes_of(part)) for part in parts]
+        order = sorted(range(len(parts)), key=lengths.__getitem__, reverse=True)[::-1]
+        cuts = cheapest_groups(
+            [lengths[position] for position in order],
+            [rows[position] for position in order],
+            overhead=overhead,
+            max_rows=max_rows,
+        )
+        return [order[start:end][::-1] for start, end in reversed(cuts)]
     sizes = [signature.sizes_of(part) for part in parts]
     groups: list[list[int]] = []
     room, last = 0, None
-    for position in sorted(range(len(parts)), key=lambda position: sizes[position], reverse=True):
-        rows = num_rows(parts[position])
-        fits = rows <= room and (signature.batching == "pad" or sizes[position] == last)
-        if not fits:
+    for position in sorted(range(len(parts)), key=sizes.__getitem__, reverse=True):
+        if rows[position] > room or sizes[position] != last:
             groups.append([])
             room = max_rows
         groups[-1].append(position)
-        room -= rows
+        room -= rows[position]
         last = sizes[position]
     return groups
 
@@ -65,21 +79,6 @@ def hand_out(outputs: Batch, parts: Sequence[Batch], signature: Signature) -> li
 def run_together(parts: Sequence[Batch], run: Callable[[Batch], Batch], signature: Signature) -> list[Batch]:
     """Run the parts as one batch; return each part's own outputs."""
     return hand_out(run(join(parts, signature)), parts, signature)
-
-
-def run_apart(parts: Sequence[Batch], run: Callable[[Batch], Batch], signature: Signature) -> list[Batch | NogradError]:
-    """Run the parts as one batch; where that fails, by halves, so that only the parts that fail alone are failed.
-
-    Returns:
-        For each part its outputs, or the error that its rows caused.
-    """
-    try:
-        return [*run_together(parts, run, signature)]
-    except (Exception, SystemExit) as error:  # noqa: BLE001  a model may raise anything; the callers of these parts get it
-        if len(parts) == 1:
-            return [error if isinstance(error, NogradError) else model_error("the model", error)]
-    middle = len(parts) // 2
-    return run_apart(parts[:middle], run, signature) + run_apart(parts[middle:], run, signature)
 
 
 def model_error(who: str, error: BaseException) -> ModelError:

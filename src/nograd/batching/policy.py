@@ -1,151 +1,339 @@
 """What runs next: a pure decision over what waits. No tensor, no I/O, no clock of its own.
 
-`BatchPolicy.decide` is the seam: the batcher asks it whenever a device is free and something waits, and does what it says.
+The batcher tells a policy what arrives and how long batches took, and asks it what to run whenever a device is free. The rule
+is work-conserving: what waits runs as soon as it can. What a policy decides is how many, who goes first, and whom nobody can
+help any more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
-from math import isfinite
-from typing import Literal, NamedTuple, Protocol
+from math import exp, inf, isfinite
+from typing import Literal, Protocol
 
+from nograd.batching.queue import DeadlineQueue, Waiting
+from nograd.batching.tracking import RowCost
+from nograd.cost import CostCurve
 from nograd.errors import ConfigError
-from nograd.tensors import Batching
 
-__all__ = ["BatchPolicy", "Decision", "DeviceState", "Reason", "Waiting", "WindowPolicy"]
+__all__ = ["BatchPolicy", "DeadlinePolicy", "Decision", "DeviceState", "Reason", "checked_limits"]
 
-Reason = Literal["full", "device free", "waited", "draining"]
-"""Why a batch was released: no room for more; nothing else to wait for; its oldest waited the window; the batcher closes."""
+Reason = Literal["full", "device free", "lengths", "deadline", "waited", "draining"]
+"""Why a batch was released as it is: no room for more, or more would not be faster; nothing else waits; what else waits is of
+other lengths; one more would make the first late; the oldest waited the window; the batcher closes."""
 
-RUN_OVERHEAD = 48
-"""What starting a run costs, in padded elements of length. Measured for MiniLM, eager, 2 threads on 2 AVX2 cores, 2026-11-23:
-T = 8 ms + 0.16 ms x tokens. A wrong value costs little: 16 to 64 lie within 5 % of each other."""
+OVERBOOKING = 1.5
+"""Requests are let in as if the device were this much faster than predicted: some will be given up, or cancelled."""
 
-LOOK_AHEAD = 64
-"""How many of the oldest requests are considered for one batch."""
-
-
-class Waiting(NamedTuple):
-    """What a policy may know of a queued request. (A tuple: one is made for every request, in a third of a dataclass' time.)"""
-
-    rows: int
-    arrived: float
-    """Seconds on the batcher's clock."""
-
-    deadline: float = float("inf")
-    """Seconds on the same clock; the request fails by itself when it passes."""
-
-    length: int = 1
-    """Elements of a row along its varying dimensions, such as its tokens; 1 where nothing varies."""
-
-    shape: tuple[int, ...] = ()
-    """Sizes of the varying dimensions."""
+LOOK_AHEADS = 8
+"""Heads of the queue for which a decision looks whether all behind them can wait."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DeviceState:
-    """The device as the batcher sees it."""
+    """The device as the batcher sees it. The batcher keeps it; policies read it."""
 
     free_lanes: int = 1
+    lanes: int = 1
+    free_at: float = -inf
+    """When the next lane should be free, in seconds on the batcher's clock; in the past where one is."""
+
     draining: bool = False
     """No more requests will come: there is nothing to wait for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Positions in the queue to run together now, or the time at which to ask again."""
+    """What to run together now, whom to tell that it is too late, or when to ask again."""
 
-    take: tuple[int, ...] = ()
+    take: Sequence[Waiting] = ()
+    late: Sequence[Waiting] = ()
     reason: Reason = "device free"
     wake_at: float | None = None
+    predicted_s: float = 0.0
 
 
 class BatchPolicy(Protocol):
-    """Decides what runs next."""
+    """Decides who is let in and what runs next."""
 
-    def decide(self, queue: Sequence[Waiting], now: float, device: DeviceState) -> Decision:
+    @property
+    def chunk_rows(self) -> int:
+        """Rows of the largest part that is worth having; longer requests are cut."""
+        ...
+
+    def admit(self, queue: DeadlineQueue, waiting: Waiting, rows: int, now: float, device: DeviceState) -> float | None:
+        """Return None to let a request in, or else the predicted seconds of its wait.
+
+        Args:
+            queue: what waits.
+            waiting: the request, or its first part.
+            rows: of all its parts.
+            now: seconds.
+            device: its state.
+        """
+        ...
+
+    def decide(self, queue: DeadlineQueue, now: float, device: DeviceState) -> Decision:
         """Return what to run now.
 
         Args:
-            queue: what waits, oldest first; never empty.
-            now: seconds, monotonic.
+            queue: what waits; not empty.
+            now: seconds.
             device: at least one lane is free.
         """
         ...
 
+    def finished(self, rows: int, longest: int, seconds: float) -> None:
+        """Learn how long a batch took.
 
-@dataclass(frozen=True, slots=True)
-class WindowPolicy:
-    """Run what waits as soon as the device is free; the oldest request is always in the batch.
+        Args:
+            rows: of the batch.
+            longest: length of its longest row.
+            seconds: on the device.
+        """
+        ...
 
-    Around the oldest, the batch takes requests of similar length while that raises the share of useful work. With
-    `max_wait_ms` above 0 a batch that is not full waits until its oldest request has waited that long; on one device
-    this costs latency and gains nothing, so the default is 0.
+    def limit(self, rows: int, longest: int) -> None:
+        """Make no batches of this size any more: it did not fit into memory, and its parts did.
+
+        Args:
+            rows: of the batch.
+            longest: length of its longest row.
+        """
+        ...
+
+    def expected_s(self, rows: int, longest: int) -> float:
+        """Return the predicted seconds of a batch; 0 where nothing is known."""
+        ...
+
+
+class ArrivalRate:
+    """Rows per second, remembered for about as long as a request may take."""
+
+    __slots__ = ("_last", "_memory", "per_s")
+
+    def __init__(self, memory_s: float) -> None:
+        self.per_s = 0.0
+        self._memory = memory_s
+        self._last = -inf
+
+    def note(self, now: float, rows: int, slack: float, shortest: float) -> None:
+        """Count a request.
+
+        Args:
+            now: seconds.
+            rows: of the request.
+            slack: seconds that it may take; infinite for any.
+            shortest: seconds of the shortest memory that makes sense.
+        """
+        if slack < inf:
+            self._memory += 0.05 * (slack - self._memory)
+        memory = max(self._memory, shortest)
+        if self._last > -inf:
+            self.per_s = self.per_s * exp((self._last - now) / memory) + rows / memory
+        self._last = now
+
+
+def checked_limits(max_batch_size: int, max_wait_ms: float) -> float:
+    """Return the window in seconds.
+
+    Raises:
+        ConfigError: a limit is out of its range.
+    """
+    if max_batch_size < 1:
+        raise ConfigError(f"max_batch_size is {max_batch_size}; it must be at least 1")
+    if not (isfinite(max_wait_ms) and max_wait_ms >= 0):
+        raise ConfigError(f"max_wait_ms is {max_wait_ms}; it must be 0 or more, finite")
+    return max_wait_ms / 1000
+
+
+@dataclass(slots=True)
+class _Chosen:
+    """Where a batch begins in the queue, and how much of the queue it takes."""
+
+    start: int
+    count: int
+    rows: int
+    reason: Reason = field(default="device free")
+
+
+class DeadlinePolicy:
+    """Earliest deadline first; as many as the first one's deadline allows; the first given up where that is too few.
+
+    Without deadlines it takes what waits, up to the knee of the cost curve. With them, a batch is as large as its first
+    request's deadline allows. Where that is too small to carry the load, keeping every late request would make every batch
+    small and everybody late: then the first is given up, unless all others can afford to wait for it. Where the device works in
+    tiles (9 rows take as long as 16), a batch that cannot carry the load is cut to the size with the most rows per second.
+
+    Requests of a lower class run when no higher one waits, or fill up a batch that a higher class left room in.
+
+    Args:
+        max_batch_size: rows in one run, at most.
+        max_wait_ms: longest wait of a request for company, in milliseconds. On one device this costs latency and gains
+            nothing: 0 is best.
+        cost: measured seconds by rows; without it everything is predicted to take no time, and only what has expired is late.
+        alone: no two requests may share a run.
+
+    Raises:
+        ConfigError: a limit is out of its range.
     """
 
-    max_batch_size: int = 32
-    """Rows in one run, at most."""
+    def __init__(
+        self, max_batch_size: int = 32, max_wait_ms: float = 0.0, *, cost: CostCurve | None = None, alone: bool = False
+    ) -> None:
+        self._max_wait_s = checked_limits(max_batch_size, max_wait_ms)
+        self._max_batch_size = max_batch_size
+        self._alone = alone
+        self.cost = RowCost(cost, max_batch_size)
+        self.arrivals = ArrivalRate(4 * self.cost.seconds(1) or 0.05)
 
-    max_wait_ms: float = 0.0
-    """Longest wait of the oldest request for company, in milliseconds; 0 runs at once."""
+    @property
+    def chunk_rows(self) -> int:
+        """The knee: larger runs are no faster, and keep others waiting."""
+        return self._max_batch_size if self._alone else self.cost.knee
 
-    batching: Batching = "pad"
-    """How rows of different requests may meet: see `Signature.batching`."""
+    def admit(self, queue: DeadlineQueue, waiting: Waiting, rows: int, now: float, device: DeviceState) -> float | None:
+        """Refuse a request that would be late even if the device were half as fast again as predicted."""
+        cost = self.cost
+        first = cost.seconds(1)
+        self.arrivals.note(now, rows, waiting.deadline - waiting.arrived, 4 * first)
+        if waiting.deadline == inf or not cost.known:
+            return None
+        ahead = queue.position(waiting)
+        if queue.rows != len(queue.items):
+            ahead = ahead * queue.rows // len(queue.items)
+        knee = cost.knee
+        full = (ahead + rows - 1) // knee
+        wait = max(0.0, device.free_at - now) + full * cost.seconds(knee) / (OVERBOOKING * device.lanes)
+        return wait if now + wait + cost.seconds(min(rows, knee)) > waiting.deadline else None
 
-    max_wait_s: float = field(init=False, repr=False, default=0.0)
+    def decide(self, queue: DeadlineQueue, now: float, device: DeviceState) -> Decision:
+        """Return the batch of the earliest deadlines, or when its waiting ends."""
+        chosen = self._select(queue, now, device)
+        items = queue.items
+        if not chosen.count:
+            return Decision(late=items[: chosen.start])
+        take = items[chosen.start : chosen.start + chosen.count]
+        rows, reason = chosen.rows, chosen.reason
+        if items[-1].priority != take[-1].priority and reason == "device free":
+            rows = self._fill_up(take, rows, items[chosen.start + chosen.count :], now)
+        if rows >= self.cost.knee or self._alone:
+            reason = "full"
+        elif device.draining:
+            reason = "draining"
+        elif self._max_wait_s and reason == "device free":
+            wake_at = min(item.arrived for item in take) + self._max_wait_s
+            if now < wake_at:
+                return Decision(late=items[: chosen.start], wake_at=wake_at)
+            reason = "waited"
+        return Decision(take, items[: chosen.start], reason, predicted_s=self.cost.seconds(rows))
 
-    def __post_init__(self) -> None:
-        if self.max_batch_size < 1:
-            raise ConfigError(f"max_batch_size is {self.max_batch_size}; it must be at least 1")
-        if not (isfinite(self.max_wait_ms) and self.max_wait_ms >= 0):
-            raise ConfigError(f"max_wait_ms is {self.max_wait_ms}; it must be 0 or more, finite")
-        object.__setattr__(self, "max_wait_s", self.max_wait_ms / 1000)
+    def finished(self, rows: int, longest: int, seconds: float) -> None:  # noqa: ARG002  all rows are as long
+        """Follow the device's speed."""
+        self.cost.observe(rows, seconds)
 
-    def decide(self, queue: Sequence[Waiting], now: float, device: DeviceState) -> Decision:
-        """Return the batch around the oldest request, or when its waiting ends."""
-        take = self._company(queue[:LOOK_AHEAD])
-        rows = sum(queue[position].rows for position in take)
-        if rows >= self.max_batch_size or self.batching == "alone":
-            return Decision(take, "full")
-        if self.max_wait_s and not device.draining:
-            wake_at = queue[0].arrived + self.max_wait_s
-            return Decision(take, "waited") if now >= wake_at else Decision(wake_at=wake_at)
-        return Decision(take, "draining" if device.draining else "device free")
+    def limit(self, rows: int, longest: int) -> None:  # noqa: ARG002
+        """Halve the largest batch."""
+        self._max_batch_size = max(1, min(self._max_batch_size, rows // 2))
+        self.cost.limit(self._max_batch_size)
 
-    def _company(self, queue: Sequence[Waiting]) -> tuple[int, ...]:
-        """Return positions of the oldest and those that run with it."""
-        if self.batching == "alone":
-            return (0,)
-        oldest = queue[0]
-        equal = [position for position, waiting in enumerate(queue) if waiting.shape == oldest.shape]
-        if self.batching == "equal_lengths" or len(equal) == len(queue):
-            return self._first_that_fit(queue, equal)
-        return self._most_useful(queue)
+    def expected_s(self, rows: int, longest: int) -> float:  # noqa: ARG002
+        """Return the predicted seconds of a batch."""
+        return self.cost.expected(rows) if rows <= self._max_batch_size else 0.0
 
-    def _first_that_fit(self, queue: Sequence[Waiting], positions: Sequence[int]) -> tuple[int, ...]:
-        totals = accumulate(queue[position].rows for position in positions)
-        return tuple(
-            position for position, total in zip(positions, totals, strict=True) if total <= self.max_batch_size or position == 0
-        )
-
-    def _most_useful(self, queue: Sequence[Waiting]) -> tuple[int, ...]:
-        """Of the runs of neighbours in length that hold the oldest, the one with the largest share of useful work.
-
-        Useful work is the rows' own length; the cost is the padded length plus a fixed price for each run.
-        """
-        order = sorted(range(len(queue)), key=lambda position: queue[position].length)
-        rows = [0, *accumulate(queue[position].rows for position in order)]
-        work = [0, *accumulate(queue[position].rows * queue[position].length for position in order)]
-        oldest = order.index(0)
-        best, chosen = -1.0, (oldest, oldest + 1)
-        for start in range(oldest + 1):
-            for end in range(oldest + 1, len(order) + 1):
-                taken = rows[end] - rows[start]
-                if taken > self.max_batch_size and end - start > 1:
+    def _select(self, queue: DeadlineQueue, now: float, device: DeviceState) -> _Chosen:
+        """Find the batch. Everything before it in the queue cannot be on time any more, or is given up."""
+        cost, items = self.cost, queue.items
+        end = self._end_of_class(items)
+        start = self._first_possible(items, end, now)
+        single = queue.rows == len(items)
+        most = 1 if self._alone else cost.knee
+        if device.free_lanes > 1:
+            most = min(most, -(-queue.rows // device.free_lanes))
+        carrying, looks = 0, 0
+        while start < end:
+            count, rows = _fitting(items, start, end, most, single=single)
+            budget = items[start].deadline - now
+            if budget == inf or not cost.known:
+                return _Chosen(start, count, rows)
+            fits = cost.largest(budget, min(rows, self._max_batch_size))
+            if fits >= rows:
+                break
+            if fits >= items[start].rows:
+                carrying = carrying or cost.carrying(self.arrivals.per_s)
+                looks += 1
+                if fits >= min(carrying, rows):
                     break
-                share = (work[end] - work[start]) / (RUN_OVERHEAD + taken * queue[order[end - 1]].length)
-                if share > best:
-                    best, chosen = share, (start, end)
-        return tuple(sorted(order[slice(*chosen)]))
+                if looks <= LOOK_AHEADS and self._rest_can_wait(items, start, end, fits, now, single=single):
+                    break
+            start += 1
+        else:
+            return _Chosen(end, 0, 0)
+        reason: Reason = "device free" if fits >= rows else "deadline"
+        fastest = cost.fastest(min(fits, rows, self._max_batch_size))
+        if fastest < min(fits, rows) and fastest >= items[start].rows and cost.rate(min(fits, rows)) < self.arrivals.per_s:
+            fits, reason = fastest, "full"
+        if fits < rows:
+            count, rows = _fitting(items, start, end, fits, single=single)
+        return _Chosen(start, count, rows, reason)
+
+    def _first_possible(self, items: Sequence[Waiting], end: int, now: float) -> int:
+        """Return the position of the first that can be on time alone."""
+        start = 0
+        while start < end and items[start].deadline < now + self._seconds(items[start].rows):
+            start += 1
+        return start
+
+    def _seconds(self, rows: int) -> float:
+        return self.cost.seconds(min(rows, self._max_batch_size))
+
+    @staticmethod
+    def _end_of_class(items: Sequence[Waiting]) -> int:
+        """Return where the first class ends: only its own requests may push it, or each other, aside."""
+        first = items[0].priority
+        if items[-1].priority == first:
+            return len(items)
+        return next(index for index, item in enumerate(items) if item.priority != first)
+
+    def _rest_can_wait(self, items: Sequence[Waiting], start: int, end: int, fits: int, now: float, *, single: bool) -> bool:
+        """True where others of the class have looser goals, and a small batch for the first leaves all of them on time."""
+        if items[end - 1].slack <= 1.01 * items[start].slack:
+            return False
+        count, rows = _fitting(items, start, end, fits, single=single)
+        at = now + self._seconds(rows)
+        start += count
+        while start < end:
+            count, rows = _fitting(items, start, end, self.cost.knee, single=single)
+            at += self._seconds(rows)
+            if at > items[start].deadline:
+                return False
+            start += count
+        return True
+
+    def _fill_up(self, take: list[Waiting], rows: int, others: Sequence[Waiting], now: float) -> int:
+        """Add requests of lower classes while nobody in the batch gets late; return its rows."""
+        room = self.cost.knee
+        if self.cost.known and take[0].deadline < inf:
+            room = self.cost.largest(take[0].deadline - now, room)
+        done_at = now + self.cost.seconds(max(room, 1))
+        for other in others:
+            if rows >= room:
+                break
+            if rows + other.rows <= room and other.deadline >= done_at:
+                take.append(other)
+                rows += other.rows
+        return rows
+
+
+def _fitting(items: Sequence[Waiting], start: int, end: int, most: int, *, single: bool) -> tuple[int, int]:
+    """Return how many requests from `start` on have at most `most` rows together, and their rows; one at least."""
+    if single:
+        count = min(end - start, most)
+        return count, count
+    rows = items[start].rows
+    index = start + 1
+    while index < end and rows + items[index].rows <= most:
+        rows += items[index].rows
+        index += 1
+    return index - start, rows

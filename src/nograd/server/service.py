@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import orjson
 
 from nograd import __version__
-from nograd.batching import BatchRecord, DynamicBatcher, Statistics
-from nograd.batching.collate import join, merge, model_error
+from nograd.batching import BatchRecord, DynamicBatcher, Statistics, measure_cost
+from nograd.batching.collate import merge, model_error
 from nograd.cost import CostCurve
 from nograd.errors import ConfigError, ModelNotFoundError, NogradError, UnavailableError
 from nograd.inputs import to_host
@@ -26,17 +26,6 @@ from nograd.tensors import TEXT, Array, Batch, Signature, TensorSpec
 from nograd.threads import in_own_thread
 
 __all__ = ["InferenceService", "ServedModel"]
-
-WARM_UP_S = 5.0
-"""Seconds for running larger and larger batches at start; a size that would not fit in is left out."""
-
-WARM_UP_REPEATS = 5
-
-WARM_UP_SIZE_S = 0.005
-"""Seconds for each size at least, in more repeats: on a busy machine five runs of a tiny model may all be disturbed."""
-
-INLINE_S = 2e-4
-"""A model whose largest batch takes less runs in the event loop's thread: handing a batch over and back costs as much."""
 
 EXAMPLE_ELEMENTS = 1024
 """A larger example is not shown: nobody types an image."""
@@ -52,7 +41,7 @@ class ServedModel:
         self.predictor = predictor
         self.config = config
         self.curve: CostCurve | None = None
-        self.ready = False
+        self._open = False
         self.example: Mapping[str, Array] = {}
         self.inputs = Signature((_item_of(name, predictor),)) if predictor.has_preprocess else predictor.signature
         self.outputs: tuple[TensorSpec, ...] = predictor.signature.outputs
@@ -67,36 +56,38 @@ class ServedModel:
 
     # -- life
 
+    @property
+    def ready(self) -> bool:
+        """True while it answers: warm, not draining, and its device alive."""
+        return self._open and self._batcher is not None and self._batcher.is_open
+
     async def start(self) -> None:
         """Warm the model, measure its cost by batch size, and open."""
         require_datatypes(self.inputs.inputs, self.outputs)
         self.example = _example(self.predictor, self.inputs.inputs)
         self.curve = await asyncio.wrap_future(in_own_thread(self._warm_up))
-        inline = self._runs_inline(self.curve)
-        if inline:  # a second thread gains nothing in so little time, and would spin between runs: 1.7 cores instead of 0.8
-            self.predictor.backend.limit_threads(1)
         batcher = DynamicBatcher(
             self.predictor,
             max_batch_size=self.config.max_batch_size,
             max_wait_ms=self.config.max_wait_ms,
             max_queue_rows=self.config.max_queue_rows,
-            inline=inline,
+            cost=self.curve,
             observer=self._note_batch,
         )
+        if (
+            batcher.inline
+        ):  # a second thread gains nothing in so little time, and would spin between runs: 1.7 cores instead of 0.8
+            self.predictor.backend.limit_threads(1)
         self._batcher = await batcher.__aenter__()
         if self.predictor.has_postprocess:
             answered = self._merged(await batcher.run(self._parts(self.example)))
             self.outputs = tuple(TensorSpec(name, _dtype(array), array.shape[1:]) for name, array in answered.items())
-        self.ready = True
+        self._open = True
         self._metrics.note_ready(ready=True)
-
-    def _runs_inline(self, curve: CostCurve) -> bool:
-        """True for a model that is known to be quick: where lengths vary, the example's says nothing of the longest."""
-        return curve.seconds[-1] < INLINE_S and not self.predictor.signature.lengths and self.predictor.lanes == 1
 
     def drain(self) -> None:
         """Refuse new requests from now on; what was accepted is still answered."""
-        self.ready = False
+        self._open = False
         self._metrics.note_ready(ready=False)
 
     async def stop(self) -> None:
@@ -106,20 +97,7 @@ class ServedModel:
             await self._batcher.close(self.config.grace_s)
 
     def _warm_up(self) -> CostCurve:
-        """Run the example at 1, 2, 4, ... rows: the first request shall not pay for what happens only once."""
-        part = self._parts(self.example)[0]
-        begun = time.perf_counter()
-        times: dict[int, list[float]] = {}
-        rows, last_s = 1, 0.0
-        self.predictor.run(part)
-        while rows <= self.config.max_batch_size and time.perf_counter() - begun + 2 * WARM_UP_REPEATS * last_s < WARM_UP_S:
-            batch = join([part] * rows, self.predictor.signature)
-            times[rows] = _times_s(self.predictor.run, batch)
-            last_s = min(times[rows])
-            rows = self.config.max_batch_size if rows < self.config.max_batch_size < 2 * rows else 2 * rows
-            if self.predictor.signature.batching == "alone":
-                break
-        return CostCurve.fit({rows: [min(found)] for rows, found in times.items()})
+        return measure_cost(self.predictor, self._parts(self.example)[0], self.config.max_batch_size)
 
     # -- answering
 
@@ -300,15 +278,6 @@ class InferenceService:
         for model in self._models.values():
             model.refresh_metrics()
         return self.metrics.text()
-
-
-def _times_s(run: Callable[[Batch], Batch], batch: Batch) -> list[float]:
-    times: list[float] = []
-    while len(times) < WARM_UP_REPEATS or sum(times) < WARM_UP_SIZE_S:
-        begun = time.perf_counter()
-        run(batch)
-        times.append(time.perf_counter() - begun)
-    return times
 
 
 def _item_of(name: str, predictor: Predictor) -> TensorSpec:

@@ -1,0 +1,203 @@
+"""Whose fault a failed batch is: one part's, the memory's, or the device's. Pure functions over a `run` that may raise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+from nograd.batching.collate import chunks, merge, model_error, run_together
+from nograd.errors import DeviceLostError, NogradError
+from nograd.tensors import Batch, Signature, num_rows
+
+__all__ = ["Outcome", "is_device_lost", "is_out_of_memory", "retry_sizes", "run_apart"]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of the parts of one batch."""
+
+    answers: list[Batch | NogradError] = field(default_factory=list)
+    """For each part its outputs, or the error that its rows caused."""
+
+    runs: int = 0
+    """Times that the model was called."""
+
+    too_many_rows: int = 0
+    """Rows of the smallest batch that did not fit into memory, although all its parts do; 0 where none was."""
+
+    too_long: int = 0
+    """Longest row of that batch."""
+
+
+def run_apart(
+    parts: Sequence[Batch],
+    run: Callable[[Batch], Batch],
+    signature: Signature,
+    *,
+    seconds: Callable[[int], float] = lambda _: 0.0,
+    is_due: Callable[[int], bool] = lambda _: True,
+) -> Outcome:
+    """Run the parts as one batch; where that fails, in smaller ones, so that only the parts that fail alone are failed.
+
+    Args:
+        parts: checked batches of one or more rows.
+        run: the model.
+        signature: of the model.
+        seconds: of a run of so many parts; decides whether parts are retried by halves or singly.
+        is_due: whether somebody still waits for a part; one for which nobody does is not retried, and gets the batch's error.
+
+    Raises:
+        DeviceLostError: no run will succeed any more.
+    """
+    try:
+        return Outcome([*run_together(parts, run, signature)], runs=1)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  a model may raise anything; the callers of these parts get it
+        caught: BaseException = error
+    outcome = Outcome(runs=1)
+    plan = cache(lambda count: _cheapest_retry(count, seconds, plan))
+    answers = _Search(run, signature, plan, is_due, outcome).find(list(enumerate(parts)), caught)
+    outcome.answers = [answers[position] for position in range(len(parts))]
+    return outcome
+
+
+@dataclass(slots=True)
+class _Search:
+    """One failed batch on its way to those whose fault it is."""
+
+    call: Callable[[Batch], Batch]
+    signature: Signature
+    plan: Callable[[int], tuple[float, tuple[int, ...]]]
+    is_due: Callable[[int], bool]
+    outcome: Outcome
+
+    def run(self, parts: Sequence[tuple[int, Batch]]) -> dict[int, Batch | NogradError]:
+        """Return answers by position."""
+        batches = [part for _, part in parts]
+        self.outcome.runs += 1
+        try:
+            outputs = run_together(batches, self.call, self.signature)
+            return {position: output for (position, _), output in zip(parts, outputs, strict=True)}
+        except (Exception, SystemExit) as error:  # noqa: BLE001  as above
+            caught: BaseException = error
+        return self.find(parts, caught)
+
+    def find(self, parts: Sequence[tuple[int, Batch]], error: BaseException) -> dict[int, Batch | NogradError]:
+        """Return answers by position, after the parts together made the model raise."""
+        if is_device_lost(error):
+            raise DeviceLostError(f"the device is lost: {error}") from error
+        if is_out_of_memory(error):
+            return self._with_less_memory(parts, error)
+        return self._apart(parts, self.plan(len(parts))[1], error)
+
+    def _with_less_memory(self, parts: Sequence[tuple[int, Batch]], error: BaseException) -> dict[int, Batch | NogradError]:
+        """Run halves; where all succeed, the whole was too large. (A part too large by itself says nothing of others.)"""
+        rows = sum(num_rows(part) for _, part in parts)
+        if len(parts) > 1:
+            answers = self._apart(parts, _halves(len(parts)), error)
+        elif rows > 1 and self.signature.batching != "alone":
+            answers = {parts[0][0]: self._in_chunks(parts[0][1], rows)}
+        else:
+            return {parts[0][0]: _as_error(error)}
+        if not any(isinstance(answer, NogradError) for answer in answers.values()):
+            smallest = self.outcome.too_many_rows
+            if not smallest or rows < smallest:
+                self.outcome.too_many_rows = rows
+                self.outcome.too_long = max(sum(self.signature.sizes_of(part)) or 1 for _, part in parts)
+        return answers
+
+    def _in_chunks(self, part: Batch, rows: int) -> Batch | NogradError:
+        pieces = self.run(list(enumerate(chunks(part, -(-rows // 2)))))
+        outputs: list[Batch] = []
+        for position in sorted(pieces):
+            piece = pieces[position]
+            if isinstance(piece, NogradError):
+                return piece
+            outputs.append(piece)
+        return merge(outputs)
+
+    def _apart(
+        self, parts: Sequence[tuple[int, Batch]], sizes: Sequence[int], error: BaseException
+    ) -> dict[int, Batch | NogradError]:
+        if len(parts) == 1:
+            return {parts[0][0]: _as_error(error)}
+        answers: dict[int, Batch | NogradError] = {}
+        for group in _cut(parts, sizes):
+            due = [(position, part) for position, part in group if self.is_due(position)]
+            answers.update({position: _as_error(error) for position, _ in group})
+            if due:
+                answers.update(self.run(due))
+        return answers
+
+
+def retry_sizes(count: int, seconds: Callable[[int], float]) -> tuple[int, ...]:
+    """Return into what groups a failed batch is cut: halves, or single parts where that costs less with one of them bad.
+
+    Args:
+        count: parts of the batch.
+        seconds: of a run of so many parts.
+    """
+    plan = cache(lambda parts: _cheapest_retry(parts, seconds, plan))
+    return plan(count)[1]
+
+
+def _cheapest_retry(
+    count: int, seconds: Callable[[int], float], plan: Callable[[int], tuple[float, tuple[int, ...]]]
+) -> tuple[float, tuple[int, ...]]:
+    """Return the seconds of finding one bad part among `count`, and the sizes of the first step."""
+    if count < 2:
+        return 0.0, (count,)
+    sizes = _halves(count)
+    by_halves = sum(map(seconds, sizes)) + plan(sizes[0])[0]
+    singly = count * seconds(1)
+    return (singly, (1,) * count) if singly < by_halves else (by_halves, sizes)
+
+
+def _halves(count: int) -> tuple[int, ...]:
+    return -(-count // 2), count // 2
+
+
+def _cut(parts: Sequence[tuple[int, Batch]], sizes: Sequence[int]) -> Iterator[Sequence[tuple[int, Batch]]]:
+    start = 0
+    for size in sizes:
+        yield parts[start : start + size]
+        start += size
+
+
+def _as_error(error: BaseException) -> NogradError:
+    return error if isinstance(error, NogradError) else model_error("the model", error)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True where a smaller batch might have succeeded: torch's, Python's and ONNX Runtime's ways of saying so."""
+    return any(
+        isinstance(cause, MemoryError)
+        or type(cause).__name__ == "OutOfMemoryError"
+        or (
+            isinstance(cause, RuntimeError)
+            and _says(cause, "out of memory", "can't allocate memory", "failed to allocate memory")
+        )
+        for cause in _causes(error)
+    )
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """True where CUDA's context is broken: every later call fails with the same error, until the process ends."""
+    return any(
+        isinstance(cause, RuntimeError)
+        and not is_out_of_memory(cause)
+        and (type(cause).__name__ == "AcceleratorError" or _says(cause, "cuda error", "device-side assert"))
+        for cause in _causes(error)
+    )
+
+
+def _says(error: BaseException, *words: str) -> bool:
+    text = str(error).lower()
+    return any(word in text for word in words)

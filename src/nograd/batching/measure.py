@@ -1,0 +1,108 @@
+"""The cost curve of a model, measured before it serves: the first request shall not pay for what happens only once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from nograd.batching.collate import join
+from nograd.cost import CostCurve
+from nograd.errors import NogradError
+from nograd.tensors import Array, Batch, Signature
+
+__all__ = ["measure_cost"]
+
+BUDGET_S = 5.0
+"""Seconds for running larger and larger batches; a size that would not fit in is left out."""
+
+REPEATS = 5
+
+SIZE_S = 0.005
+"""Seconds for each size at least, in more repeats: on a busy machine five runs of a tiny model may all be disturbed."""
+
+LONGER = (4, 16)
+"""How many times longer rows than the example's are tried, where lengths vary."""
+
+
+class Runnable(Protocol):
+    """What is measured; `nograd.Predictor` is one."""
+
+    @property
+    def signature(self) -> Signature:
+        """Of the parts that `run` takes."""
+        ...
+
+    def run(self, batch: Batch) -> Batch:
+        """Run one batch, blocking."""
+        ...
+
+
+def measure_cost(runner: Runnable, part: Batch, max_batch_size: int = 32, *, budget_s: float = BUDGET_S) -> CostCurve:
+    """Run a part at 1, 2, 4, ... rows, and longer rows where lengths vary; return seconds by rows, or by padded elements.
+
+    Args:
+        runner: the model; is warm afterwards.
+        part: one checked row.
+        max_batch_size: rows of the largest batch.
+        budget_s: seconds that this may take, about.
+
+    Raises:
+        NogradError: the model cannot run the part.
+    """
+    begun = time.perf_counter()
+    runner.run(part)
+    times = _by_rows(runner, part, max_batch_size, begun + budget_s)
+    lengths = runner.signature.lengths
+    if not lengths:
+        return CostCurve.fit({rows: [found] for rows, found in times.items()})
+    own = sum(runner.signature.sizes_of(part))
+    by_tokens = {rows * own: [found] for rows, found in times.items()}
+    if len(lengths) == 1:
+        for factor in LONGER:
+            longer = _lengthened(part, runner.signature, own * factor)
+            if longer is None or time.perf_counter() - begun + 2 * REPEATS * factor * times[1] > budget_s:
+                break
+            try:
+                found = min(_times_s(runner.run, longer))
+            except NogradError:  # longer than the model can take, which nobody told us
+                break
+            by_tokens.setdefault(own * factor, []).append(found)
+    return CostCurve.fit(by_tokens, unit="tokens")
+
+
+def _by_rows(runner: Runnable, part: Batch, max_batch_size: int, until: float) -> dict[int, float]:
+    times: dict[int, float] = {}
+    rows, last_s = 1, 0.0
+    while rows <= max_batch_size and (not times or time.perf_counter() + 2 * REPEATS * last_s < until):
+        last_s = times[rows] = min(_times_s(runner.run, join([part] * rows, runner.signature)))
+        rows = max_batch_size if rows < max_batch_size < 2 * rows else 2 * rows
+        if runner.signature.batching == "alone":
+            break
+    return times
+
+
+def _lengthened(part: Batch, signature: Signature, length: int) -> Batch | None:
+    """Return the part with its one varying dimension repeated up to a length; None beyond what the model takes."""
+    (name,) = signature.lengths
+    if length > signature.max_sizes.get(name, length):
+        return None
+    return {spec.name: _repeated(part[spec.name], spec.shape, length) for spec in signature.inputs}
+
+
+def _repeated(array: Array, shape: tuple[int | str, ...], length: int) -> Array:
+    for axis, size in enumerate(shape, start=1):
+        if isinstance(size, str):
+            array = np.take(array, np.arange(length) % array.shape[axis], axis)
+    return np.ascontiguousarray(array)
+
+
+def _times_s(run: Callable[[Batch], Batch], batch: Batch) -> list[float]:
+    times: list[float] = []
+    while len(times) < REPEATS or sum(times) < SIZE_S:
+        begun = time.perf_counter()
+        run(batch)
+        times.append(time.perf_counter() - begun)
+    return times
