@@ -74,7 +74,7 @@ async def bare_queue() -> tuple[float, float]:
                 future.set_result(row)
 
     async def call() -> Array:
-        future = loop.create_future()
+        future: asyncio.Future[Array] = loop.create_future()
         await queue.put((ROW, future))
         return await future
 

@@ -36,10 +36,10 @@ def main() -> None:
         for start in range(0, COUNT, 32):
             parts = [predictor.prepare_item(text, 0) for text in texts[start : start + 32]]
             found += run_together(parts, predictor.run, predictor.signature)
-        return np.concatenate([next(iter(outputs.values())) for outputs in found])
+        return np.concatenate([outputs["embedding"] for outputs in found])
 
     def offline() -> Array:
-        return np.stack([np.asarray(answer) for answer in nograd.BatchPredictor(predictor).predict(texts)])
+        return np.stack([answer["embedding"] for answer in nograd.BatchPredictor(predictor).predict(texts)])
 
     async def served() -> Array:
         found: dict[int, Array] = {}
@@ -48,7 +48,7 @@ def main() -> None:
 
             async def client() -> None:
                 for index in todo:
-                    found[index] = np.asarray((await batcher.predict([texts[index]]))[0])
+                    found[index] = (await batcher.predict([texts[index]]))[0]["embedding"]
 
             await asyncio.gather(*(client() for _ in range(CLIENTS)))
         return np.stack([found[index] for index in range(COUNT)])
@@ -61,7 +61,7 @@ def main() -> None:
             if turn:  # the first round warms up
                 rates[name].append(COUNT / (time.perf_counter() - begun))
                 cpu_ms[name].append((time.process_time() - cpu) / COUNT * 1e3)
-    alone = np.concatenate([np.asarray(predictor.predict([text])) for text in texts])
+    alone = np.stack([predictor.predict([text])[0]["embedding"] for text in texts])
     error = float(np.abs(answers["64 clients"] - alone).max())
     padding = sum(record.padding_share * record.rows for record in records) / sum(record.rows for record in records)
     table = [["", "sentences/s", "CPU ms each"], *([name, spread(rates[name]), spread(cpu_ms[name])] for name in names)]

@@ -123,6 +123,7 @@ def test_without_a_curve_only_what_has_expired_is_late() -> None:
 
 
 def busy(policy: DeadlinePolicy, per_s: float) -> DeadlinePolicy:
+    """Before its first decision, which begins to count."""
     policy.arrivals.per_s = per_s
     return policy
 

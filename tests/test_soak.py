@@ -61,13 +61,14 @@ async def request(batcher: DynamicBatcher, chance: random.Random) -> str:
     except asyncio.CancelledError:
         assert leaves_after is not None
         return "cancelled"
-    except ModelError as error:
+    except ModelError:
         assert bad
-        assert str(error).startswith("the model raised ValueError on ids int64 [")
         return "failed"
-    except (DeadlineError, OverloadedError) as error:
-        assert timeout_s is not None or isinstance(error, OverloadedError)
+    except DeadlineError:
+        assert timeout_s is not None
         return "late"
+    except OverloadedError:
+        return "refused"
     assert not bad
     assert answer["doubled"].tolist() == [[2.0 * token for token in ids]]
     assert answer["total"].tolist() == [sum(ids)]
@@ -75,7 +76,7 @@ async def request(batcher: DynamicBatcher, chance: random.Random) -> str:
 
 
 def test_every_request_of_twenty_thousand_ends_once_and_with_its_own_answer() -> None:
-    model = Predictor(Summing(), sample=[inputs([200, 300, 400]), inputs([500] * 7)][1])
+    model = Predictor(Summing(), sample=inputs([200, 300, 400]))
     part = model.prepare(inputs([200] * 10))[0][0]
     ends: Counter[str] = Counter()
 
@@ -97,7 +98,7 @@ def test_every_request_of_twenty_thousand_ends_once_and_with_its_own_answer() ->
     assert ends["answered"] > 0
     assert ends["failed"] > 0
     assert ends["cancelled"] > 0
-    assert ends["late"] > 0
+    assert ends["late"] + ends["refused"] > 0
     assert (done.queue_rows, done.running_rows) == (0, 0)
     assert sum(done.reasons.values()) == done.batches
     assert done.requests <= CLIENTS * EACH

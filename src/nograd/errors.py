@@ -15,8 +15,9 @@ keeps handlers written for that built-in working.
     ├── MethodError (ValueError)            this path has no such method                     HTTP 405
     ├── TooLargeError (ValueError)          more bytes or rows than the limit                HTTP 413
     ├── UnsupportedError (RuntimeError)     right request, not something this can do         HTTP 501
-    ├── OverloadedError (RuntimeError)      the queue is full; has .retry_after_s            HTTP 503
+    ├── OverloadedError (RuntimeError)      the queue is full or too slow; .retry_after_s    HTTP 503
     ├── UnavailableError (RuntimeError)     warming up, draining or closed                   HTTP 503
+    │   └── DeviceLostError                 the device, or its thread, is gone               HTTP 503
     ├── DeadlineError (TimeoutError)        the answer would come too late                   HTTP 504
     └── ModelError (RuntimeError)           the model itself raised; the cause is chained    HTTP 500
 """
@@ -26,6 +27,7 @@ from __future__ import annotations
 __all__ = [
     "ConfigError",
     "DeadlineError",
+    "DeviceLostError",
     "ItemError",
     "MethodError",
     "MissingExtraError",
@@ -104,7 +106,7 @@ class UnsupportedError(NogradError, RuntimeError):
 
 
 class OverloadedError(NogradError, RuntimeError):
-    """The queue is full; the request was refused at once and nothing was run."""
+    """The queue is full, or the answer would come too late; the request was refused at once and nothing was run."""
 
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)

@@ -324,7 +324,7 @@ def too_large(value: float, spec: TensorSpec) -> SignatureError:
 def num_rows(batch: Batch) -> int:
     """Return the size of dimension 0."""
     for array in batch.values():
-        return int(array.shape[0])
+        return len(array)
     raise SignatureError("the batch holds no arrays")
 
 
@@ -340,7 +340,12 @@ def concat(batches: Sequence[Batch], specs: Iterable[TensorSpec]) -> Batch:
     """
     if len(batches) == 1:
         return batches[0]
-    return {spec.name: join_arrays([batch[spec.name] for batch in batches], spec.pad_value) for spec in specs}
+    return {spec.name: _joined([batch[spec.name] for batch in batches], spec) for spec in specs}
+
+
+def _joined(arrays: Sequence[Array], spec: TensorSpec) -> Array:
+    """Rows of a fixed shape, the usual case, need no look at their shapes."""
+    return join_arrays(arrays, spec.pad_value) if spec.varying else np.concatenate(arrays)
 
 
 def join_arrays(arrays: Sequence[Array], pad_value: float = 0) -> Array:

@@ -18,7 +18,7 @@ from itertools import islice
 from math import inf
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 from nograd.batching.collate import chunks, merge, model_error, padding_share
 from nograd.batching.expiry import ExpiryTimer
@@ -209,6 +209,7 @@ class DynamicBatcher:
         if not isinstance(signature, Signature):
             raise ConfigError(f"a DynamicBatcher takes a nograd.Predictor, not {type(predictor).__name__}")
         self._runner = predictor
+        self._is_foreign = policy is not None
         self._policy = policy or policy_for(
             signature,
             max_batch_size=max_batch_size,
@@ -489,7 +490,8 @@ class DynamicBatcher:
             now = self._clock()
             try:
                 decision = self._policy.decide(self._queue, now, self._device)
-                _check(decision)
+                if self._is_foreign:
+                    _check(decision)
             except Exception as error:  # noqa: BLE001  the policy may be the user's
                 failure = model_error("the batch policy", error)
                 self._counts.failed += len(self._queue)
@@ -505,10 +507,8 @@ class DynamicBatcher:
 
     def _start(self, decision: Decision, now: float) -> None:
         self._queue.take(decision.take)
-        entries = [_entry_of(waiting) for waiting in decision.take]
-        rows = 0
-        for entry in entries:
-            rows += entry.rows
+        entries = cast("Sequence[_Entry]", decision.take)  # nobody else fills the queue
+        rows = sum([entry.rows for entry in entries])
         job = _Job(entries, rows, decision.reason, now, now + decision.predicted_s, decision.predicted_s)
         self._running.add(job)
         self._running_rows += rows
@@ -621,8 +621,7 @@ class DynamicBatcher:
 
 
 def _entry_of(waiting: Waiting) -> _Entry:
-    assert isinstance(waiting, _Entry)  # noqa: S101  nobody else fills the queue
-    return waiting
+    return cast("_Entry", waiting)  # nobody else fills the queue
 
 
 def _late(slack_s: float) -> DeadlineError:
@@ -664,15 +663,16 @@ def _row_bytes(signature: Signature) -> int:
 
 
 def _record(job: _Job) -> BatchRecord:
-    rows, lengths = [entry.rows for entry in job.entries], [entry.length for entry in job.entries]
+    lengths = [entry.length for entry in job.entries]
+    varies = max(lengths) > min(lengths)
     return BatchRecord(
         rows=job.rows,
         requests=len(job.entries),
         reason=job.reason,
         run_s=job.run_s,
         waited_s=tuple([job.started - entry.arrived for entry in job.entries]),
-        padding_share=padding_share(rows, lengths),
-        failed=sum([isinstance(answer, Exception) for answer in job.outcome.answers]),
+        padding_share=padding_share([entry.rows for entry in job.entries], lengths) if varies else 0.0,
+        failed=sum([isinstance(answer, Exception) for answer in job.outcome.answers]) if job.outcome.runs > 1 else 0,
         predicted_s=job.predicted_s,
         runs=job.outcome.runs,
     )

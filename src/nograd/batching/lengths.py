@@ -79,7 +79,7 @@ class LengthPolicy:
     def admit(self, queue: DeadlineQueue, waiting: Waiting, rows: int, now: float, device: DeviceState) -> float | None:
         """Refuse a request that would be late even if the device were half as fast again as predicted."""
         alone = self.cost.seconds(waiting.length * min(rows, self._max_batch_size))
-        self.arrivals.note(now, rows, waiting.slack, 4 * alone)
+        self.arrivals.new_rows += rows
         self._mean_length += 0.05 * (waiting.length - self._mean_length)
         if waiting.deadline == inf or not self.cost.known:
             return None
@@ -92,6 +92,7 @@ class LengthPolicy:
     def decide(self, queue: DeadlineQueue, now: float, device: DeviceState) -> Decision:
         """Return the group to run, or when its waiting ends."""
         items = queue.items
+        self.arrivals.update(now, items[0].slack, 4 * self._seconds(items[:1]))
         late = [item for item in items if item.deadline < now + self._seconds((item,))] if items[0].deadline < inf else []
         if late:
             hopeless = set(map(id, late))

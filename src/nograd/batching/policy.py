@@ -109,30 +109,37 @@ class BatchPolicy(Protocol):
 
 
 class ArrivalRate:
-    """Rows per second, remembered for about as long as a request may take."""
+    """Rows per second, remembered for about as long as a request may take. (Arrivals only add up; decisions, which are fewer,
+    do the arithmetic.)
 
-    __slots__ = ("_last", "_memory", "per_s")
+    Args:
+        memory_s: seconds that count, before a request says how long it may take.
+    """
+
+    __slots__ = ("_last", "_memory", "new_rows", "per_s")
 
     def __init__(self, memory_s: float) -> None:
         self.per_s = 0.0
+        self.new_rows = 0
+        """That arrived since the last `update`; add to it."""
         self._memory = memory_s
         self._last = -inf
 
-    def note(self, now: float, rows: int, slack: float, shortest: float) -> None:
-        """Count a request.
+    def update(self, now: float, slack: float, shortest: float) -> None:
+        """Bring the rate up to date.
 
         Args:
             now: seconds.
-            rows: of the request.
-            slack: seconds that it may take; infinite for any.
+            slack: seconds that the most urgent request may take; infinite for any.
             shortest: seconds of the shortest memory that makes sense.
         """
         if slack < inf:
-            self._memory += 0.05 * (slack - self._memory)
+            self._memory += 0.2 * (slack - self._memory)
         memory = max(self._memory, shortest)
         if self._last > -inf:
-            self.per_s = self.per_s * exp((self._last - now) / memory) + rows / memory
+            self.per_s = self.per_s * exp((self._last - now) / memory) + self.new_rows / memory
         self._last = now
+        self.new_rows = 0
 
 
 def checked_limits(max_batch_size: int, max_wait_ms: float) -> float:
@@ -196,22 +203,26 @@ class DeadlinePolicy:
     def admit(self, queue: DeadlineQueue, waiting: Waiting, rows: int, now: float, device: DeviceState) -> float | None:
         """Refuse a request that would be late even if the device were half as fast again as predicted."""
         cost = self.cost
-        first = cost.seconds(1)
-        self.arrivals.note(now, rows, waiting.deadline - waiting.arrived, 4 * first)
-        if waiting.deadline == inf or not cost.known:
+        if not cost.known:
             return None
+        self.arrivals.new_rows += rows
+        knee = cost.knee
+        block_s = cost.seconds(knee)
+        if waiting.deadline - now > (2 + (queue.rows + rows) // knee) * block_s and device.free_at - now < block_s:
+            return None  # it may take as long as everything that waits
         ahead = queue.position(waiting)
         if queue.rows != len(queue.items):
             ahead = ahead * queue.rows // len(queue.items)
-        knee = cost.knee
         full = (ahead + rows - 1) // knee
-        wait = max(0.0, device.free_at - now) + full * cost.seconds(knee) / (OVERBOOKING * device.lanes)
+        wait = max(0.0, device.free_at - now) + full * block_s / (OVERBOOKING * device.lanes)
         return wait if now + wait + cost.seconds(min(rows, knee)) > waiting.deadline else None
 
     def decide(self, queue: DeadlineQueue, now: float, device: DeviceState) -> Decision:
         """Return the batch of the earliest deadlines, or when its waiting ends."""
-        chosen = self._select(queue, now, device)
         items = queue.items
+        if self.cost.known:
+            self.arrivals.update(now, items[0].slack, 4 * self.cost.seconds(1))
+        chosen = self._select(queue, now, device)
         if not chosen.count:
             return Decision(late=items[: chosen.start])
         take = items[chosen.start : chosen.start + chosen.count]

@@ -97,7 +97,11 @@ class DeadlineQueue:
 
     def add(self, waiting: Waiting) -> None:
         """Put a request in its place."""
-        self.items.insert(self.position(waiting), waiting)
+        items = self.items
+        if not items or (waiting.deadline >= items[-1].deadline and waiting.priority == items[-1].priority):
+            items.append(waiting)
+        else:
+            items.insert(self.position(waiting), waiting)
         self.rows += waiting.rows
         self.nbytes += waiting.nbytes
         waiting.queued = True
@@ -113,12 +117,14 @@ class DeadlineQueue:
         """Take several out: at no cost where they are the first, as they are unless lengths differ."""
         if not chosen:
             return
+        rows = nbytes = 0
         for waiting in chosen:
             waiting.queued = False
-            self.rows -= waiting.rows
-            self.nbytes -= waiting.nbytes
-        items, count = self.items, len(chosen)
-        if items[count - 1] is chosen[-1] and items[0] is chosen[0] and not any(item.queued for item in items[:count]):
-            del items[:count]
+            rows += waiting.rows
+            nbytes += waiting.nbytes
+        self.rows -= rows
+        self.nbytes -= nbytes
+        if self.items[: len(chosen)] == chosen:
+            del self.items[: len(chosen)]
         else:
-            self.items = [item for item in items if item.queued]
+            self.items = [item for item in self.items if item.queued]

@@ -350,19 +350,18 @@ def encode(model_name: str, model_version: str, request_id: str, outputs: Mappin
     Raises:
         ModelError: an output holds NaN or infinity, which JSON cannot carry.
     """
-    listed = [_encode_one(name, array) for name, array in outputs.items()]
+    listed = []
+    for name, array in outputs.items():
+        kind = _DATATYPE_OF.get(array.dtype)
+        if kind is None:
+            raise ModelError(f"output {name!r} is {array.dtype.name}, which the protocol has no datatype for")
+        data = array.ravel() if kind != "BYTES" else array.ravel().tolist()
+        listed.append({"name": name, "datatype": kind, "shape": array.shape, "data": data})
     answer = {"model_name": model_name, "model_version": model_version, "id": request_id, "outputs": listed}
     body = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
     if b"null" in body:  # orjson's word for NaN and infinity; looking for it costs nothing beside looking at every number
         _require_finite(outputs)
     return body
-
-
-def _encode_one(name: str, array: Array) -> dict[str, Any]:
-    if array.dtype not in _DATATYPE_OF:
-        raise ModelError(f"output {name!r} is {array.dtype.name}, which the protocol has no datatype for")
-    data = array.ravel() if array.dtype.kind != "O" else array.ravel().tolist()
-    return {"name": name, "datatype": _DATATYPE_OF[array.dtype], "shape": array.shape, "data": data}
 
 
 def _require_finite(outputs: Mapping[str, Array]) -> None:
