@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nograd import Signature, TensorSpec
 from nograd.batching.faults import Outcome, is_device_lost, is_out_of_memory, retry_sizes, run_apart
-from nograd.errors import DeviceLostError, ModelError
+from nograd.errors import DeadlineError, DeviceLostError, ModelError
 from nograd.tensors import Batch, num_rows
 
 SIGNATURE = Signature((TensorSpec("x", "int64", (1,)),), (TensorSpec("y", "int64", (1,)),))
@@ -103,6 +103,8 @@ def test_who_no_longer_waits_is_not_run_again() -> None:
     outcome = run_apart([part(0), part(1), part(2)], model, SIGNATURE, is_due=lambda position: position != 2)
 
     assert answers(outcome) == [[0], "error", "error"]
+    assert isinstance(outcome.answers[1], ModelError)
+    assert isinstance(outcome.answers[2], DeadlineError)
     assert all(2 not in values for values in model.calls[1:])
 
 

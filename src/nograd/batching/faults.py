@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from nograd.batching.collate import chunks, merge, model_error, run_together
-from nograd.errors import DeviceLostError, NogradError
+from nograd.errors import DeadlineError, DeviceLostError, NogradError
 from nograd.tensors import Batch, Signature, num_rows
 
 __all__ = ["Outcome", "is_device_lost", "is_out_of_memory", "retry_sizes", "run_apart"]
@@ -45,7 +45,7 @@ def run_apart(
         run: the model.
         signature: of the model.
         seconds: of a run of so many parts; decides whether parts are retried by halves or singly.
-        is_due: whether somebody still waits for a part; one for which nobody does is not retried, and gets the batch's error.
+        is_due: whether somebody still waits for a part; one for which nobody does is not retried, and gets a DeadlineError.
 
     Raises:
         DeviceLostError: no run will succeed any more.
@@ -124,7 +124,8 @@ class _Search:
         answers: dict[int, Batch | NogradError] = {}
         for group in _cut(parts, sizes):
             due = [(position, part) for position, part in group if self.is_due(position)]
-            answers.update({position: _as_error(error) for position, _ in group})
+            late = "its batch failed for another's fault, and no time was left to run it again"
+            answers.update({position: DeadlineError(late) for position, _ in group})
             if due:
                 answers.update(self.run(due))
         return answers
