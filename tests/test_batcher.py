@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -354,7 +355,7 @@ CURVE = CostCurve((1, 8), (1.0, 2.4))
 
 def patient(device: Device, **settings: Any) -> DynamicBatcher:
     """A batcher that knows how long runs take: 0.8 s, and 0.2 s a row."""
-    return device.batcher(cost=CURVE, policy=DeadlinePolicy(8, cost=CURVE), **settings)
+    return device.batcher(policy=DeadlinePolicy(8, cost=CURVE), **settings)
 
 
 @virtual
@@ -479,7 +480,7 @@ async def test_a_device_thread_that_ends_is_noticed() -> None:
         raise SystemError("a bug of ours")
 
     virtual_loop_of_test = virtual_loop()
-    batcher._execute = breaking  # type: ignore[method-assign]
+    batcher._lanes.execute = breaking  # type: ignore[method-assign]
     threading.excepthook, before = lambda _: None, threading.excepthook
     try:
         async with batcher:
@@ -490,3 +491,29 @@ async def test_a_device_thread_that_ends_is_noticed() -> None:
 
     assert isinstance(end, DeviceLostError)
     assert str(end) == "the device's thread has ended; restart this server"
+
+
+@pytest.mark.parametrize(
+    ("request_settings", "said"),
+    [
+        ({"timeout_s": 0}, "timeout_s is 0; it must be a number of seconds above 0, or None"),
+        ({"timeout_s": -1.0}, "timeout_s is -1.0; it must be"),
+        ({"timeout_s": float("nan")}, "timeout_s is nan; it must be"),
+        ({"timeout_s": "5"}, "timeout_s is '5'; it must be"),
+        ({"priority": "high"}, "priority is 'high'; it must be a whole number"),
+        ({"priority": -1}, "priority is -1; it must be a whole number"),
+    ],
+)
+@virtual
+async def test_what_cannot_be_asked_for_is_refused_with_what_can(request_settings: dict[str, Any], said: str) -> None:
+    async with Device().batcher() as batcher:
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            await batcher.predict(rows(1), **request_settings)
+
+
+@virtual
+async def test_a_curve_of_the_wrong_kind_is_refused() -> None:
+    with pytest.raises(ConfigError, match="the cost curve counts rows, and this model's rows differ in length"):
+        DynamicBatcher(Device(), cost=CURVE)
+    with pytest.raises(ConfigError, match=r"cost is float; it must be a nograd\.CostCurve"):
+        DynamicBatcher(Device(), cost=0.1)  # type: ignore[arg-type]

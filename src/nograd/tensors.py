@@ -116,6 +116,13 @@ class Signature:
         """Names of the dimensions in which inputs vary, in order of appearance."""
         return tuple(self.places)
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row of inputs where all rows have as many, else 0."""
+        if self.places or any(spec.dtype == TEXT for spec in self.inputs):
+            return 0
+        return sum(spec.row_bytes for spec in self.inputs)
+
     def check(self, batch: Mapping[str, Any]) -> Batch:
         """Return the batch as the model takes it, or say what is wrong.
 

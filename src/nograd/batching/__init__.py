@@ -1,6 +1,7 @@
 """Batching: what meets what in one run. Policies decide, `batcher` executes, `collate` joins and parts arrays."""
 
-from nograd.batching.batcher import DynamicBatcher, Runner, policy_for
+from nograd.batching.batcher import DynamicBatcher, Runner
+from nograd.batching.choice import policy_for
 from nograd.batching.lengths import LengthPolicy
 from nograd.batching.measure import measure_cost
 from nograd.batching.policy import BatchPolicy, DeadlinePolicy, Decision, DeviceState

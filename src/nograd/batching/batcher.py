@@ -8,39 +8,29 @@ or a policy's `wake_at` are the only things that wake it.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from math import inf
-from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Protocol, Self, cast
 
-from nograd.batching.collate import chunks, merge, model_error, padding_share
+from nograd.batching.choice import policy_for
+from nograd.batching.collate import chunks, merge, model_error
 from nograd.batching.expiry import ExpiryTimer
-from nograd.batching.faults import Outcome, run_apart
-from nograd.batching.lengths import LengthPolicy
-from nograd.batching.policy import BatchPolicy, DeadlinePolicy, Decision, DeviceState, Reason
-from nograd.batching.queue import DeadlineQueue, Waiting
+from nograd.batching.jobs import Entry, Job, entry_of, record_of
+from nograd.batching.lanes import Lanes
+from nograd.batching.policy import BatchPolicy, Decision, DeviceState
+from nograd.batching.queue import DeadlineQueue
 from nograd.batching.records import BatchRecord, Statistics
+from nograd.batching.refusals import check_request, full, late, not_open, too_large, too_late
 from nograd.cost import CostCurve
-from nograd.errors import (
-    ConfigError,
-    DeadlineError,
-    DeviceLostError,
-    NogradError,
-    OverloadedError,
-    TooLargeError,
-    UnavailableError,
-)
-from nograd.tensors import TEXT, Batch, Signature, num_rows
-from nograd.threads import in_own_thread
+from nograd.errors import ConfigError, DeadlineError, DeviceLostError, NogradError, UnavailableError
+from nograd.tensors import Batch, Signature, num_rows
 
-__all__ = ["DynamicBatcher", "Runner", "policy_for"]
+__all__ = ["DynamicBatcher", "Runner"]
 
 SMOOTHING = 0.1
 """Weight of the newest batch in the running mean of seconds per row, which predicts when a full queue has emptied."""
@@ -76,52 +66,6 @@ class Runner(Protocol):
         ...
 
 
-class _Entry(Waiting):
-    """One part in the queue, and the future that answers it."""
-
-    __slots__ = ("future", "part")
-
-    def __init__(  # noqa: PLR0913, PLR0917  one is made for every request: no keywords
-        self,
-        part: Batch,
-        future: asyncio.Future[Batch],
-        rows: int,
-        arrived: float,
-        deadline: float,
-        length: int,
-        shape: tuple[int, ...],
-        priority: int,
-        nbytes: int,
-    ) -> None:
-        self.part = part
-        self.future = future
-        self.rows = rows
-        self.arrived = arrived
-        self.deadline = deadline
-        self.length = length
-        self.shape = shape
-        self.priority = priority
-        self.nbytes = nbytes
-        self.queued = False
-
-
-@dataclass(slots=True, eq=False)
-class _Job:
-    """One batch on its way to the device thread and back."""
-
-    entries: Sequence[_Entry]
-    rows: int
-    reason: Reason
-    started: float
-    done_at: float
-    """When it should be finished."""
-
-    predicted_s: float
-    outcome: Outcome = field(default_factory=Outcome)
-    run_s: float = 0.0
-    lost: DeviceLostError | None = None
-
-
 @dataclass(slots=True)
 class _Counts:
     requests: int = 0
@@ -132,34 +76,6 @@ class _Counts:
     expired: int = 0
     cancelled: int = 0
     failed: int = 0
-
-
-def policy_for(
-    signature: Signature,
-    *,
-    max_batch_size: int = 32,
-    max_wait_ms: float = 0.0,
-    max_batch_tokens: int | None = None,
-    cost: CostCurve | None = None,
-) -> BatchPolicy:
-    """Return the policy that suits a model: by length where rows differ in it and may meet, else by number.
-
-    Args:
-        signature: of the model.
-        max_batch_size: rows in one run, at most.
-        max_wait_ms: longest wait for company, in milliseconds.
-        max_batch_tokens: padded elements in one run, at most.
-        cost: seconds by rows, or by padded elements where lengths vary; of the other kind it is not used.
-
-    Raises:
-        ConfigError: a limit is out of its range.
-    """
-    if signature.lengths and signature.batching != "alone":
-        cost = cost if cost is not None and cost.unit == "tokens" else None
-        equal = signature.batching == "equal_lengths"
-        return LengthPolicy(max_batch_size, max_wait_ms, cost=cost, max_batch_tokens=max_batch_tokens, equal=equal)
-    cost = cost if cost is not None and cost.unit == "rows" else None
-    return DeadlinePolicy(max_batch_size, max_wait_ms, cost=cost, alone=signature.batching == "alone")
 
 
 class DynamicBatcher:
@@ -209,6 +125,8 @@ class DynamicBatcher:
         if not isinstance(signature, Signature):
             raise ConfigError(f"a DynamicBatcher takes a nograd.Predictor, not {type(predictor).__name__}")
         self._runner = predictor
+        if cost is not None and not isinstance(cost, CostCurve):
+            raise ConfigError(f"cost is {type(cost).__name__}; it must be a nograd.CostCurve, such as measure_cost returns")
         self._is_foreign = policy is not None
         self._policy = policy or policy_for(
             signature,
@@ -221,13 +139,13 @@ class DynamicBatcher:
         """Whether batches run in the event loop's thread."""
         self._max_queue_rows = max_queue_rows
         self._max_queue_bytes = max_queue_bytes
-        self._row_bytes = _row_bytes(signature)
+        self._row_bytes = signature.row_bytes
         self._varies = bool(signature.lengths)
         self._observer = observer
         self._clock = clock
         self._queue = DeadlineQueue()
         self._device = DeviceState(free_lanes=predictor.lanes, lanes=predictor.lanes)
-        self._running: set[_Job] = set()
+        self._running: set[Job] = set()
         self._running_rows = 0
         self._delivering = 0
         self._expiry = ExpiryTimer(self._expire, clock)
@@ -237,8 +155,13 @@ class DynamicBatcher:
         self._state = "new"
         self._idle: asyncio.Event
         self._loop: asyncio.AbstractEventLoop
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._threads: list[threading.Thread] = []
+        self._lanes = Lanes(
+            predictor,
+            seconds=lambda count: self._policy.expected_s(count, 1),
+            clock=clock,
+            finished=self._finish,
+            lost=self._lose,
+        )
         self._counts = _Counts()
         self._reasons: Counter[str] = Counter()
 
@@ -254,12 +177,7 @@ class DynamicBatcher:
             raise UnavailableError(f"this batcher is {self._state}; make a new one")
         self._loop = asyncio.get_running_loop()
         self._idle = asyncio.Event()
-        lanes = 0 if self.inline else self._device.lanes
-        self._threads = [
-            threading.Thread(target=self._device_thread, name=f"nograd-device-{i}", daemon=True) for i in range(lanes)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._lanes.start(0 if self.inline else self._device.lanes)
         self._state = "open"
         return self
 
@@ -284,11 +202,7 @@ class DynamicBatcher:
         self._state = "closed"
         self._cancel_wake()
         self._expiry.stop()
-        for _ in self._threads:
-            self._jobs.put(None)
-        for thread in self._threads:
-            if not self._running:  # one that hangs in a run is left behind; the process may end without it
-                await asyncio.wrap_future(in_own_thread(thread.join))
+        await self._lanes.stop(wait=not self._running)
 
     async def _drain(self, grace_s: float) -> None:
         self._idle.clear()
@@ -319,6 +233,7 @@ class DynamicBatcher:
 
         Raises:
             SignatureError: the inputs are not the model's.
+            ConfigError: `timeout_s` or `priority` is not what it can be.
             OverloadedError: the queue is full, or the answer would be late; `retry_after_s` says when to try again.
             DeadlineError: `timeout_s` passed, or cannot be met any more.
             UnavailableError: the batcher is closed.
@@ -334,7 +249,9 @@ class DynamicBatcher:
             As `predict`.
         """
         if self._state != "open":
-            raise self._not_open()
+            raise not_open(self._state)
+        if timeout_s is not None or priority != 0:
+            check_request(timeout_s, priority)
         rows = num_rows(parts[0]) if len(parts) == 1 else sum(map(num_rows, parts))
         most = self._policy.chunk_rows
         now = self._clock()
@@ -367,7 +284,7 @@ class DynamicBatcher:
         """Return how long the rows that wait now should take, from the running mean of seconds per row."""
         return self._queue.rows * self._seconds_per_row / self._device.lanes
 
-    def _entry(self, part: Batch, rows: int, now: float, deadline: float, priority: int) -> _Entry:
+    def _entry(self, part: Batch, rows: int, now: float, deadline: float, priority: int) -> Entry:
         shape: tuple[int, ...] = ()
         length, nbytes = 1, self._row_bytes * rows
         if self._varies:
@@ -375,9 +292,9 @@ class DynamicBatcher:
             length = sum(shape)
         if not nbytes:
             nbytes = sum(array.nbytes for array in part.values())
-        return _Entry(part, self._loop.create_future(), rows, now, deadline, length, shape, priority, nbytes)
+        return Entry(part, self._loop.create_future(), rows, now, deadline, length, shape, priority, nbytes)
 
-    def _admit(self, entries: Sequence[_Entry], rows: int, now: float) -> None:
+    def _admit(self, entries: Sequence[Entry], rows: int, now: float) -> None:
         """Queue all, or raise."""
         queue = self._queue
         nbytes = entries[0].nbytes if len(entries) == 1 else sum(entry.nbytes for entry in entries)
@@ -386,7 +303,7 @@ class DynamicBatcher:
         wait_s = self._policy.admit(queue, entries[0], rows, now, self._device)
         if wait_s is not None:
             self._counts.refused += 1
-            raise _too_late(wait_s, entries[0].slack)
+            raise too_late(wait_s, entries[0].slack)
         for entry in entries:
             queue.add(entry)
         self._counts.requests += len(entries)
@@ -397,48 +314,23 @@ class DynamicBatcher:
         if not self._pump_scheduled and self._device.free_lanes:
             self._schedule_pump()
 
-    def _not_open(self) -> NogradError:
-        if self._state == "new":
-            return UnavailableError("the batcher is not open; use it inside `async with`")
-        if self._state == "lost":
-            return DeviceLostError("the device is lost; this server must be restarted")
-        return UnavailableError(f"the server is {self._state}")
-
     def _make_room(self, rows: int, nbytes: int, priority: int) -> None:
         """Refuse the last of lower classes for a request of a higher one; raise where that does not suffice."""
-        if rows > self._max_queue_rows:
-            raise TooLargeError(
-                f"the request has {rows} rows; the queue takes at most {self._max_queue_rows}: send fewer at a time"
-            )
-        if nbytes > self._max_queue_bytes:
-            raise TooLargeError(
-                f"the request has {nbytes} bytes of inputs; the queue takes at most {self._max_queue_bytes}: send fewer"
-            )
+        impossible = too_large(rows, self._max_queue_rows, nbytes, self._max_queue_bytes)
+        if impossible is not None:
+            raise impossible
         queue = self._queue
-        more_rows = queue.rows + rows - self._max_queue_rows
-        more_bytes = queue.nbytes + nbytes - self._max_queue_bytes
-        wait_s = self.predicted_wait_s()
-        full = OverloadedError(
-            f"the queue holds {queue.rows} of at most {self._max_queue_rows} rows; try again in {wait_s:.1f} s"
-            if more_rows > 0
-            else f"the queue holds {queue.nbytes} of at most {self._max_queue_bytes} bytes; try again in {wait_s:.1f} s",
-            retry_after_s=wait_s,
-        )
-        leaving: list[Waiting] = []
-        for waiting in reversed(queue.items):
-            if (more_rows <= 0 and more_bytes <= 0) or waiting.priority <= priority:
-                break
-            leaving.append(waiting)
-            more_rows -= waiting.rows
-            more_bytes -= waiting.nbytes
-        if more_rows > 0 or more_bytes > 0:
+        more_rows, more_bytes = queue.rows + rows - self._max_queue_rows, queue.nbytes + nbytes - self._max_queue_bytes
+        error = full(queue, self._max_queue_rows, self._max_queue_bytes, self.predicted_wait_s(), of_rows=more_rows > 0)
+        leaving = queue.last_below(priority, more_rows, more_bytes)
+        if leaving is None:
             self._counts.refused += 1
-            raise full
+            raise error
         for waiting in leaving:
             self._counts.displaced += 1
-            self._fail(_entry_of(waiting), full)
+            self._fail(entry_of(waiting), error)
 
-    def _abandon(self, entry: _Entry) -> None:
+    def _abandon(self, entry: Entry) -> None:
         """Forget a request whose caller went away, or whose other parts failed."""
         if entry.queued:
             self._queue.remove(entry)
@@ -451,18 +343,18 @@ class DynamicBatcher:
         """Answer what is due, waiting or running; return the next deadline."""
         earliest = inf
         running = [entry for job in self._running for entry in job.entries if not entry.future.done()]
-        for entry in [*map(_entry_of, self._queue.items), *running]:
+        for entry in [*map(entry_of, self._queue.items), *running]:
             if entry.deadline > until:
                 earliest = min(earliest, entry.deadline)
             else:
                 self._fail_late(entry)
         return earliest
 
-    def _fail_late(self, entry: _Entry) -> None:
+    def _fail_late(self, entry: Entry) -> None:
         self._counts.expired += not entry.future.done()
-        self._fail(entry, _late(entry.slack))
+        self._fail(entry, late(entry.slack))
 
-    def _fail(self, entry: _Entry, error: NogradError) -> None:
+    def _fail(self, entry: Entry, error: NogradError) -> None:
         """Answer with an error; one that waits leaves the queue."""
         if entry.queued:
             self._queue.remove(entry)
@@ -472,7 +364,7 @@ class DynamicBatcher:
 
     def _fail_all(self, error: NogradError) -> None:
         for waiting in list(self._queue.items):
-            self._fail(_entry_of(waiting), error)
+            self._fail(entry_of(waiting), error)
 
     # -- batches
 
@@ -499,7 +391,7 @@ class DynamicBatcher:
                 self._fail_all(failure)
                 return
             for waiting in decision.late:
-                self._fail_late(_entry_of(waiting))
+                self._fail_late(entry_of(waiting))
             if decision.take:
                 self._start(decision, now)
             elif decision.wake_at is not None:
@@ -508,55 +400,23 @@ class DynamicBatcher:
 
     def _start(self, decision: Decision, now: float) -> None:
         self._queue.take(decision.take)
-        entries = cast("Sequence[_Entry]", decision.take)  # nobody else fills the queue
+        entries = cast("Sequence[Entry]", decision.take)  # nobody else fills the queue
         rows = sum([entry.rows for entry in entries])
-        job = _Job(entries, rows, decision.reason, now, now + decision.predicted_s, decision.predicted_s)
+        job = Job(entries, rows, decision.reason, now, now + decision.predicted_s, decision.predicted_s)
         self._running.add(job)
         self._running_rows += rows
         self._device.free_lanes -= 1
         self._note_free_at()
         if self.inline:
-            self._execute(job)
+            self._lanes.execute(job)
             self._loop.call_soon(self._finish, job)
         else:
-            self._jobs.put(job)
+            self._lanes.submit(job)
 
     def _note_free_at(self) -> None:
         self._device.free_at = -inf if self._device.free_lanes else min(job.done_at for job in self._running)
 
-    def _device_thread(self) -> None:
-        """Run batches until told to end. However this thread ends, the loop hears of it."""
-        job: _Job | None = None
-        try:
-            while (job := self._jobs.get()) is not None:
-                self._execute(job)
-                with suppress(RuntimeError):  # the loop was closed without closing the batcher: nobody is left to answer
-                    self._loop.call_soon_threadsafe(self._finish, job)
-        finally:
-            if job is not None:
-                with suppress(RuntimeError):
-                    self._loop.call_soon_threadsafe(
-                        self._lose, DeviceLostError("the device's thread has ended; restart this server")
-                    )
-
-    def _execute(self, job: _Job) -> None:
-        begun = self._clock()
-        entries = job.entries
-        try:
-            job.outcome = run_apart(
-                [entry.part for entry in entries],
-                self._runner.run,
-                self._runner.signature,
-                seconds=lambda count: self._policy.expected_s(count, 1),
-                is_due=lambda position: entries[position].deadline >= self._clock() and not entries[position].future.done(),
-            )
-        except DeviceLostError as error:
-            job.lost = error
-        except BaseException as error:  # noqa: BLE001  nothing may end the thread that serves the others
-            job.outcome = Outcome([model_error("the model", error) for _ in entries], runs=2)
-        job.run_s = self._clock() - begun
-
-    def _finish(self, job: _Job) -> None:
+    def _finish(self, job: Job) -> None:
         """Back in the event loop: a device thread gets its next batch before anybody is answered, so that it is never idle;
         where the loop itself is the device, answers go out first.
 
@@ -583,7 +443,7 @@ class DynamicBatcher:
             self._pump()
             self._loop.call_soon(self._deliver, job)
 
-    def _deliver(self, job: _Job) -> None:
+    def _deliver(self, job: Job) -> None:
         """Answer everybody of a batch."""
         for entry, answer in zip(job.entries, job.outcome.answers, strict=True):
             future = entry.future
@@ -598,9 +458,9 @@ class DynamicBatcher:
         self._delivering -= 1
         self._note_idle()
         if self._observer is not None:
-            self._observer(_record(job))
+            self._observer(record_of(job))
 
-    def _learn(self, job: _Job) -> None:
+    def _learn(self, job: Job) -> None:
         """Follow the device's speed and memory; a batch that failed tells nothing of speed."""
         weight = SMOOTHING if self._counts.batches else 1.0
         self._seconds_per_row += weight * (job.run_s / job.rows - self._seconds_per_row)
@@ -634,23 +494,10 @@ class DynamicBatcher:
             self._wake = None
 
 
-def _entry_of(waiting: Waiting) -> _Entry:
-    return cast("_Entry", waiting)  # nobody else fills the queue
-
-
-def _late(slack_s: float) -> DeadlineError:
-    return DeadlineError(f"no answer within {slack_s:g} s; give more time, or send less at once")
-
-
-def _too_late(wait_s: float, slack_s: float) -> NogradError:
-    """Return the refusal of a request that would be late: of a busy server, or by itself."""
-    if wait_s == 0:
-        return _late(slack_s)
-    return OverloadedError(
-        f"the answer would be late: its turn should come in {wait_s:.3f} s, and it may take {slack_s:g} s in all; "
-        "try again later, or give more time",
-        retry_after_s=wait_s,
-    )
+def _is_quick(predictor: Runner, cost: CostCurve | None) -> bool:
+    """True for a model that is known to be quick: where lengths vary, the curve says nothing of the longest."""
+    known = cost is not None and cost.unit == "rows" and cost.seconds[-1] < INLINE_S
+    return known and not predictor.signature.lengths and predictor.lanes == 1
 
 
 def _check(decision: Decision) -> None:
@@ -660,39 +507,3 @@ def _check(decision: Decision) -> None:
         raise ValueError("it took what is not in the queue, or the same twice")
     if not chosen and decision.wake_at is None:
         raise ValueError("it took nothing, and does not say when to ask again")
-
-
-def _is_quick(predictor: Runner, cost: CostCurve | None) -> bool:
-    """True for a model that is known to be quick: where lengths vary, the curve says nothing of the longest."""
-    known = cost is not None and cost.unit == "rows" and cost.seconds[-1] < INLINE_S
-    return known and not predictor.signature.lengths and predictor.lanes == 1
-
-
-def _row_bytes(signature: Signature) -> int:
-    """Return the bytes of a row of inputs where all rows have as many, else 0."""
-    if signature.lengths or any(spec.dtype == TEXT for spec in signature.inputs):
-        return 0
-    sizes = [spec.row_bytes for spec in signature.inputs]
-    return sum(sizes)
-
-
-def _is_failure(answer: object) -> bool:
-    return isinstance(answer, Exception) and not isinstance(answer, DeadlineError)
-
-
-def _record(job: _Job) -> BatchRecord:
-    lengths = [entry.length for entry in job.entries]
-    varies = max(lengths) > min(lengths)
-    return BatchRecord(
-        rows=job.rows,
-        requests=len(job.entries),
-        reason=job.reason,
-        run_s=job.run_s,
-        waited_s=tuple([job.started - entry.arrived for entry in job.entries]),
-        padding_share=padding_share([entry.rows for entry in job.entries], lengths) if varies else 0.0,
-        failed=sum([_is_failure(answer) for answer in job.outcome.answers])
-        if job.outcome.runs > 1 or len(job.entries) == 1
-        else 0,
-        predicted_s=job.predicted_s,
-        runs=job.outcome.runs,
-    )

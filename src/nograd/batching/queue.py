@@ -128,3 +128,22 @@ class DeadlineQueue:
             del self.items[: len(chosen)]
         else:
             self.items = [item for item in self.items if item.queued]
+
+    def last_below(self, priority: int, rows: int, nbytes: int) -> list[Waiting] | None:
+        """Return the last requests of lower classes that hold so many rows and bytes; None where all of them do not.
+
+        Args:
+            priority: only higher numbers count.
+            rows: to be freed.
+            nbytes: to be freed.
+        """
+        found: list[Waiting] = []
+        for waiting in reversed(self.items):
+            if rows <= 0 and nbytes <= 0:
+                return found
+            if waiting.priority <= priority:
+                return None
+            found.append(waiting)
+            rows -= waiting.rows
+            nbytes -= waiting.nbytes
+        return found if rows <= 0 and nbytes <= 0 else None

@@ -1,0 +1,44 @@
+"""The policy that suits a model."""
+
+from __future__ import annotations
+
+from nograd.batching.lengths import LengthPolicy
+from nograd.batching.policy import BatchPolicy, DeadlinePolicy
+from nograd.cost import CostCurve
+from nograd.errors import ConfigError
+from nograd.tensors import Signature
+
+__all__ = ["policy_for"]
+
+
+def policy_for(
+    signature: Signature,
+    *,
+    max_batch_size: int = 32,
+    max_wait_ms: float = 0.0,
+    max_batch_tokens: int | None = None,
+    cost: CostCurve | None = None,
+) -> BatchPolicy:
+    """Return the policy that suits a model: by length where rows differ in it and may meet, else by number.
+
+    Args:
+        signature: of the model.
+        max_batch_size: rows in one run, at most.
+        max_wait_ms: longest wait for company, in milliseconds.
+        max_batch_tokens: padded elements in one run, at most.
+        cost: seconds by rows, or by padded elements where lengths vary.
+
+    Raises:
+        ConfigError: a limit is out of its range, or the curve is of the other kind.
+    """
+    varies = signature.lengths and signature.batching != "alone"
+    if cost is not None and signature.batching != "alone" and cost.unit != ("tokens" if varies else "rows"):
+        rows = (
+            "differ in length: it needs one over padded elements" if varies else "are all of one length: it needs one over rows"
+        )
+        raise ConfigError(f"the cost curve counts {cost.unit}, and this model's rows {rows} (see measure_cost)")
+    if varies:
+        equal = signature.batching == "equal_lengths"
+        return LengthPolicy(max_batch_size, max_wait_ms, cost=cost, max_batch_tokens=max_batch_tokens, equal=equal)
+    cost = cost if cost is not None and cost.unit == "rows" else None  # alone, a row costs what its length does
+    return DeadlinePolicy(max_batch_size, max_wait_ms, cost=cost, alone=signature.batching == "alone")

@@ -1,0 +1,120 @@
+"""The device threads, one for each lane: jobs go in, and come back to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Protocol
+
+from nograd.batching.collate import model_error
+from nograd.batching.faults import Outcome, run_apart
+from nograd.batching.jobs import Job
+from nograd.errors import DeviceLostError
+from nograd.tensors import Batch, Signature
+from nograd.threads import in_own_thread
+
+__all__ = ["Lanes"]
+
+
+class Runnable(Protocol):
+    """What runs batches."""
+
+    @property
+    def signature(self) -> Signature:
+        """Of the parts that `run` takes."""
+        ...
+
+    def run(self, batch: Batch) -> Batch:
+        """Run one batch, blocking."""
+        ...
+
+
+class Lanes:
+    """Runs jobs, in threads of their own or in the caller's.
+
+    Args:
+        runner: the model.
+        seconds: of a run of so many parts, as far as is known.
+        clock: seconds.
+        finished: called in the event loop with each job that was run.
+        lost: called in the event loop when a thread has ended that should not have.
+    """
+
+    def __init__(
+        self,
+        runner: Runnable,
+        *,
+        seconds: Callable[[int], float],
+        clock: Callable[[], float],
+        finished: Callable[[Job], None],
+        lost: Callable[[DeviceLostError], None],
+    ) -> None:
+        self._runner = runner
+        self._seconds = seconds
+        self._clock = clock
+        self._finished = finished
+        self._lost = lost
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._loop: asyncio.AbstractEventLoop
+
+    def start(self, count: int) -> None:
+        """Start so many threads, from inside the event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._threads = [
+            threading.Thread(target=self._device_thread, name=f"nograd-device-{i}", daemon=True) for i in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Hand a job to the first thread that is free."""
+        self._jobs.put(job)
+
+    async def stop(self, *, wait: bool) -> None:
+        """End the threads.
+
+        Args:
+            wait: until they have ended; false leaves one behind that hangs in a run.
+        """
+        for _ in self._threads:
+            self._jobs.put(None)
+        if wait:
+            for thread in self._threads:
+                await asyncio.wrap_future(in_own_thread(thread.join))
+
+    def _device_thread(self) -> None:
+        """Run batches until told to end. However this thread ends, the loop hears of it."""
+        job: Job | None = None
+        try:
+            while (job := self._jobs.get()) is not None:
+                self.execute(job)
+                with suppress(RuntimeError):  # the loop was closed without closing the batcher: nobody is left to answer
+                    self._loop.call_soon_threadsafe(self._finished, job)
+        finally:
+            if job is not None:
+                with suppress(RuntimeError):
+                    self._loop.call_soon_threadsafe(
+                        self._lost, DeviceLostError("the device's thread has ended; restart this server")
+                    )
+
+    def execute(self, job: Job) -> None:
+        """Run a job here and now."""
+        begun = self._clock()
+        entries = job.entries
+        try:
+            job.outcome = run_apart(
+                [entry.part for entry in entries],
+                self._runner.run,
+                self._runner.signature,
+                seconds=self._seconds,
+                is_due=lambda position: entries[position].deadline >= self._clock() and not entries[position].future.done(),
+            )
+        except DeviceLostError as error:
+            job.lost = error
+        except BaseException as error:  # noqa: BLE001  nothing may end the thread that serves the others
+            job.outcome = Outcome([model_error("the model", error) for _ in entries], runs=2)
+        job.run_s = self._clock() - begun
