@@ -467,6 +467,8 @@ async def test_a_lost_device_fails_all_who_wait_at_once_and_takes_nobody_in(inli
             await batcher.predict(rows(3))
 
     assert [type(end) for _, end in ends] == [DeviceLostError] * 3
+    assert len({id(end) for _, end in ends}) == 3
+    assert all(isinstance(end, DeviceLostError) and isinstance(end.__cause__, RuntimeError | ModelError) for _, end in ends)
     assert device.batches == [[13]]
 
 
@@ -517,3 +519,14 @@ async def test_a_curve_of_the_wrong_kind_is_refused() -> None:
         DynamicBatcher(Device(), cost=CURVE)
     with pytest.raises(ConfigError, match=r"cost is float; it must be a nograd\.CostCurve"):
         DynamicBatcher(Device(), cost=0.1)  # type: ignore[arg-type]
+
+
+@virtual
+async def test_a_run_that_failed_tells_nothing_of_speed() -> None:
+    device = Device(seconds=8.0, poison={13.0})
+    policy = DeadlinePolicy(8, cost=CURVE)
+    async with device.batcher(policy=policy) as batcher:
+        await outcome(batcher.predict(rows(13)))
+        assert policy.cost.scale.value == 1.0
+        await outcome(batcher.predict(rows(1)))
+        assert policy.cost.scale.value > 1.0

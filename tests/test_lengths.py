@@ -130,6 +130,16 @@ def test_under_load_the_group_that_serves_most_runs_and_who_gets_late_by_it_is_t
     assert lengths(decision.late) == [900]
 
 
+def test_under_load_no_lower_class_pushes_a_higher_one_aside() -> None:
+    policy = LengthPolicy(32, cost=COST)
+    policy.arrivals.per_s = 200.0
+    low = [Waiting(1, 0.0, 0.22, 10, (10,), priority=1) for _ in range(30)]
+
+    decision = decided(policy, [waiting(900, 0.2), *low])
+
+    assert lengths(decision.take) == [900]
+
+
 def test_a_batch_that_did_not_fit_into_memory_halves_the_padded_elements() -> None:
     policy = LengthPolicy(32)
     policy.limit(8, 100)

@@ -25,7 +25,7 @@ from nograd.batching.lanes import Lanes
 from nograd.batching.policy import BatchPolicy, Decision, DeviceState
 from nograd.batching.queue import DeadlineQueue
 from nograd.batching.records import BatchRecord, Statistics
-from nograd.batching.refusals import check_request, full, late, not_open, too_large, too_late
+from nograd.batching.refusals import again, check_request, full, late, not_open, too_large, too_late
 from nograd.cost import CostCurve
 from nograd.errors import ConfigError, DeadlineError, DeviceLostError, NogradError, UnavailableError
 from nograd.tensors import Batch, Signature, num_rows
@@ -328,7 +328,7 @@ class DynamicBatcher:
             raise error
         for waiting in leaving:
             self._counts.displaced += 1
-            self._fail(entry_of(waiting), error)
+            self._fail(entry_of(waiting), again(error))
 
     def _abandon(self, entry: Entry) -> None:
         """Forget a request whose caller went away, or whose other parts failed."""
@@ -364,7 +364,7 @@ class DynamicBatcher:
 
     def _fail_all(self, error: NogradError) -> None:
         for waiting in list(self._queue.items):
-            self._fail(entry_of(waiting), error)
+            self._fail(entry_of(waiting), again(error))
 
     # -- batches
 
@@ -464,7 +464,7 @@ class DynamicBatcher:
         """Follow the device's speed and memory; a batch that failed tells nothing of speed."""
         weight = SMOOTHING if self._counts.batches else 1.0
         self._seconds_per_row += weight * (job.run_s / job.rows - self._seconds_per_row)
-        if job.outcome.runs == 1:
+        if job.outcome.runs == 1 and not isinstance(job.outcome.answers[0], Exception):
             longest = max(entry.length for entry in job.entries) if self._varies else 1
             self._policy.finished(job.rows, longest, job.run_s)
         elif job.outcome.too_many_rows:
@@ -479,7 +479,7 @@ class DynamicBatcher:
         self._running_rows = 0
         for job in jobs:
             for entry in job.entries:
-                self._fail(entry, error)
+                self._fail(entry, again(error))
         self._fail_all(error)
         self._note_idle()
 

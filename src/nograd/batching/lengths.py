@@ -103,7 +103,8 @@ class LengthPolicy:
         urgent = next(group for group in groups if items[0] in group.members)
         chosen = urgent
         if urgent.rate < self.arrivals.per_s and not self._others_can_wait(urgent, groups, items, now):
-            chosen = max(groups, key=lambda group: group.rate)
+            first = items[0].priority
+            chosen = max((group for group in groups if group.members[0].priority == first), key=lambda group: group.rate)
             end = now + chosen.seconds
             kept = set(map(id, chosen.take))
             late += [item for item in items if id(item) not in kept and item.deadline < end + self._seconds((item,))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 from nograd.batching.queue import DeadlineQueue
@@ -15,7 +16,7 @@ from nograd.errors import (
     UnavailableError,
 )
 
-__all__ = ["check_request", "full", "late", "not_open", "too_large", "too_late"]
+__all__ = ["again", "check_request", "full", "late", "not_open", "too_large", "too_late"]
 
 
 def check_request(timeout_s: Any, priority: Any) -> None:
@@ -28,6 +29,13 @@ def check_request(timeout_s: Any, priority: Any) -> None:
         raise ConfigError(f"timeout_s is {timeout_s!r}; it must be a number of seconds above 0, or None for any")
     if type(priority) is not int or priority < 0:
         raise ConfigError(f"priority is {priority!r}; it must be a whole number: 0 goes first, 1 after it, and so on")
+
+
+def again(error: NogradError) -> NogradError:
+    """Return an error of its own for each caller: who raises one writes its own traceback into it."""
+    other = copy(error)
+    other.__cause__ = error.__cause__
+    return other
 
 
 def not_open(state: str) -> NogradError:
