@@ -117,10 +117,10 @@ def _greeting(url: str, model: ServedModel) -> str:
     ]
     if model.curve is not None:
         times = [
-            f"{rows} row{'s' * (rows > 1)} {seconds * 1000:.3g} ms"
-            for rows, seconds in zip(model.curve.sizes, model.curve.seconds, strict=True)
+            f"{size} {seconds * 1000:.3g} ms" for size, seconds in zip(model.curve.sizes, model.curve.seconds, strict=True)
         ]
-        lines.append(f"  measured  {', '.join(times)}")
+        unit = "rows" if model.curve.unit == "rows" else "padded tokens (rows x longest)"
+        lines.append(f"  measured  a run by {unit}: {', '.join(times)}")
     lines += [f"  live page {url}/", f"  metrics   {url}/metrics"]
     if (example := model.example_request()) is not None:
         body = shlex.quote(json.dumps(example, ensure_ascii=False))
