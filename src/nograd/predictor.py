@@ -128,6 +128,12 @@ class Predictor:
         return {name: array[:1] for name, array in batch.items()}
 
     @property
+    def example_part(self) -> Batch:
+        """The example as one checked row of the model's own inputs."""
+        part: Batch = self.prepare_item(self.example, 0) if self.has_preprocess else self.example
+        return part
+
+    @property
     def signature(self) -> Signature:
         """What the backend takes and gives. `item` says what users of `preprocess` send."""
         return self.backend.signature
@@ -199,7 +205,7 @@ class Predictor:
         Raises:
             UnsupportedError: no sample was given and nothing was predicted yet.
         """
-        self.run(self.prepare_item(self.example, 0) if self.has_preprocess else self.example)
+        self.run(self.example_part)
 
     @contextmanager
     def gradients(self) -> Iterator[None]:

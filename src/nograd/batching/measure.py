@@ -35,17 +35,24 @@ class Runnable(Protocol):
         """Of the parts that `run` takes."""
         ...
 
+    @property
+    def example_part(self) -> Batch:
+        """One checked row."""
+        ...
+
     def run(self, batch: Batch) -> Batch:
         """Run one batch, blocking."""
         ...
 
 
-def measure_cost(runner: Runnable, part: Batch, max_batch_size: int = 32, *, budget_s: float = BUDGET_S) -> CostCurve:
+def measure_cost(
+    runner: Runnable, part: Batch | None = None, max_batch_size: int = 32, *, budget_s: float = BUDGET_S
+) -> CostCurve:
     """Run a part at 1, 2, 4, ... rows, and longer rows where lengths vary; return seconds by rows, or by padded elements.
 
     Args:
         runner: the model; is warm afterwards.
-        part: one checked row.
+        part: one checked row; None takes the predictor's own example.
         max_batch_size: rows of the largest batch.
         budget_s: seconds that this may take, about.
 
@@ -53,6 +60,7 @@ def measure_cost(runner: Runnable, part: Batch, max_batch_size: int = 32, *, bud
         NogradError: the model cannot run the part.
     """
     begun = time.perf_counter()
+    part = runner.example_part if part is None else part
     runner.run(part)
     times = _by_rows(runner, part, max_batch_size, begun + budget_s)
     lengths = runner.signature.lengths
