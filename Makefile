@@ -44,7 +44,7 @@ format: $(VENV)/dev ## Format the code
 
 bench: $(VENV)/dev ## Run all benchmarks; JSON goes to benchmarks/results
 	$(PIP) batched  # a peer that the benchmark `inprocess` is compared with; `overload` makes an environment for BentoML by itself
-	for name in start bulk overhead tiny_http minilm inprocess mixed idle batching_sim overload; do
+	for name in start bulk overhead tiny_http minilm decision inprocess mixed idle batching_sim overload; do
 	  echo "== $$name"; $(BIN)/python -m benchmarks.$$name
 	done
 
