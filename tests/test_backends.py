@@ -13,14 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from nograd.backends import Backend, TorchBackend
-from nograd.backends.eager import EagerBackend, resolve_device
+from nograd.backends.eager import eager_backend, unprobed_backend
+from nograd.backends.modules import resolve_device
 from nograd.errors import ConfigError, ModelError, SignatureError
 from nograd.tensors import Batch
 
-BACKENDS: list[Any] = [pytest.param(EagerBackend.of, id="eager")]
+BACKENDS: list[Any] = [pytest.param(eager_backend, id="eager")]
 """How each backend is made of a module and samples."""
 
-TORCH_BACKENDS: list[Any] = [pytest.param(EagerBackend.of, id="eager")]
+TORCH_BACKENDS: list[Any] = [pytest.param(eager_backend, id="eager")]
 
 every_backend = pytest.mark.parametrize("make", BACKENDS)
 every_torch_backend = pytest.mark.parametrize("make", TORCH_BACKENDS)
@@ -244,7 +245,7 @@ def test_a_device_that_is_not_here_is_told_in_one_sentence(device: Any) -> None:
 
 def test_a_module_on_its_device_is_run_itself_and_not_a_copy() -> None:
     module = nn.Linear(2, 1)
-    backend = EagerBackend.of(module, [torch.ones(1, 2)], device="cpu")
+    backend = eager_backend(module, [torch.ones(1, 2)], device="cpu")
 
     with torch.no_grad():
         module.weight.zero_()
@@ -254,10 +255,10 @@ def test_a_module_on_its_device_is_run_itself_and_not_a_copy() -> None:
 
 
 def test_unprobed_it_knows_names_kinds_and_ranks_and_batches_nothing() -> None:
-    backend = EagerBackend.unprobed(Heads(), SAMPLE)
+    backend = unprobed_backend(Heads(), SAMPLE)
 
     assert [str(spec) for spec in backend.signature.inputs] == ["float32 [rows, x_1]", "int64 [rows]"]
     assert (backend.signature.batching, backend.signature.reason) == ("alone", "nothing was probed: no sample was given")
     assert isinstance(backend.restore(backend.run(batch(3)))["aux"], tuple)
     with pytest.raises(SignatureError, match=r"input 'x' is a single number; every input must be \[rows, ...\]"):
-        EagerBackend.unprobed(Heads(), {"x": 1.0, "ids": [1]})
+        unprobed_backend(Heads(), {"x": 1.0, "ids": [1]})

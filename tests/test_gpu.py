@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nograd import BatchPredictor, DynamicBatcher, Predictor
-from nograd.backends.eager import EagerBackend
+from nograd.backends.eager import eager_backend
 from nograd.tensors import Array
 
 pytestmark = [
@@ -41,7 +41,7 @@ def test_tensors_come_back_on_the_device_that_they_came_from() -> None:
 def test_the_staged_batch_gives_the_cpus_answers() -> None:
     module = model()
     x = torch.randn(33, 16)
-    backend = EagerBackend.of(module, [x[:2]], device="cuda")
+    backend = eager_backend(module, [x[:2]], device="cuda")
 
     answer = backend.run({"input": x.numpy()})["output"]
 
@@ -51,7 +51,7 @@ def test_the_staged_batch_gives_the_cpus_answers() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_comes_to_the_host_as_float32(dtype: torch.dtype) -> None:
-    backend = EagerBackend.of(model().to(dtype), [torch.zeros(2, 16, dtype=dtype)], device="cuda")
+    backend = eager_backend(model().to(dtype), [torch.zeros(2, 16, dtype=dtype)], device="cuda")
     batch = backend.signature.check({"input": np.zeros((2, 16), dtype=np.float32)})
 
     assert backend.run(batch)["output"].dtype == np.float32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict, UserDict
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from nograd.errors import SignatureError
 from nograd.inputs import is_tensor
-from nograd.structure import flatten
+from nograd.structure import flatten, outline, restore_from
 
 
 class Pair(NamedTuple):
@@ -43,6 +44,17 @@ def grow(children: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     )
 
 
+def plain(value: Any) -> Any:
+    """What a file can hold of it: classes become dicts."""
+    if isinstance(value, Pair):
+        return {key: plain(child) for key, child in value._asdict().items()}
+    if isinstance(value, Scored):
+        return {"scores": plain(value.scores), "extra": plain(value.extra)}
+    if isinstance(value, dict):
+        return {key: plain(child) for key, child in value.items()}
+    return type(value)(map(plain, value)) if isinstance(value, tuple | list) else value
+
+
 NESTED = st.recursive(st.integers() | st.none(), grow, max_leaves=12)
 
 
@@ -58,6 +70,8 @@ def test_leaves_go_back_to_where_they_were_in_any_nesting(value: Any) -> None:
 
     assert restore(leaves) == value
     assert type(restore(leaves)) is type(value)
+    written = json.loads(json.dumps(outline(value, is_number)))
+    assert restore_from(written)(leaves) == plain(value)
     assert again == leaves
 
 

@@ -7,6 +7,7 @@ keeps handlers written for that built-in working.
     ├── ConfigError (ValueError)            a setting is out of its range                    exit 2
     ├── MissingExtraError (ImportError)     an optional dependency is not installed          exit 2
     ├── ModelLoadError (RuntimeError)       a model could not be found or built              exit 2
+    ├── ExportError (RuntimeError)          an export is refused, or answers otherwise       exit 1, has .parity
     ├── PortInUseError (OSError)            somebody else listens on the server's address    exit 2
     ├── SignatureError (ValueError)         the inputs are not the model's                   HTTP 400
     ├── ProtocolError (ValueError)          a request is malformed                           HTTP 400
@@ -24,10 +25,16 @@ keeps handlers written for that built-in working.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nograd.parity import ParityReport
+
 __all__ = [
     "ConfigError",
     "DeadlineError",
     "DeviceLostError",
+    "ExportError",
     "ItemError",
     "MethodError",
     "MissingExtraError",
@@ -62,6 +69,15 @@ class MissingExtraError(NogradError, ImportError):
 
 class ModelLoadError(NogradError, RuntimeError):
     """A model could not be found, imported or built."""
+
+
+class ExportError(NogradError, RuntimeError):
+    """A model cannot be exported, or the export does not answer as the model does; the model itself is as it was."""
+
+    def __init__(self, message: str, parity: ParityReport | None = None) -> None:
+        super().__init__(message)
+        self.parity = parity
+        """The comparison that failed, where there was one."""
 
 
 class PortInUseError(NogradError, OSError):

@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from nograd.errors import SignatureError
 from nograd.inputs import is_tensor
-from nograd.tensors import Signature, TensorSpec, check_range, too_large
+from nograd.tensors import Signature, TensorSpec, check_limits, check_range, too_large
 
 __all__ = [
     "Call",
@@ -255,7 +255,9 @@ def check_tensors(inputs: Mapping[str, Any], signature: Signature) -> dict[str, 
     result = {}
     for spec in signature.inputs:
         if spec.name in tensors:
-            result[spec.name] = _cast(tensors[spec.name], spec)
+            result[spec.name] = tensor = _cast(tensors[spec.name], spec)
+            if spec.limits is not None and tensor.numel():
+                check_limits(int(tensor.min()), int(tensor.max()), spec)
         elif spec.default is not None:
             shape = [size if isinstance(size, int) else sizes[size] for size in ("rows", *spec.shape)]
             result[spec.name] = torch.full(shape, spec.default, dtype=getattr(torch, spec.dtype), device=device)

@@ -298,17 +298,17 @@ class Predictor:
     # -- inside
 
     def _probe(self, samples: Sequence[Any]) -> None:
-        from nograd.backends.eager import EagerBackend
+        from nograd.backends.eager import eager_backend
 
         module = cast("nn.Module", self._module)
-        self._backend = in_own_thread(partial(EagerBackend.of, module, samples, device=self._device)).result()
+        self._backend = in_own_thread(partial(eager_backend, module, samples, device=self._device)).result()
 
     def _learn(self, inputs: Any) -> None:
         """Take names, dtypes and ranks from the first input, where nothing is known."""
         if self._backend is None:
-            from nograd.backends.eager import EagerBackend
+            from nograd.backends.eager import unprobed_backend
 
-            self._backend = EagerBackend.unprobed(cast("nn.Module", self._module), inputs, device=self._device)
+            self._backend = unprobed_backend(cast("nn.Module", self._module), inputs, device=self._device)
 
     @contextmanager
     def _trial(self) -> Iterator[None]:

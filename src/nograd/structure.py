@@ -19,7 +19,11 @@ Leaves: TypeAlias = dict[str, Any]
 Restore: TypeAlias = Callable[[Mapping[str, Any]], Any]
 """Takes leaves by name and returns them in the structure that was flattened."""
 
-__all__ = ["Leaves", "Restore", "flatten"]
+Outline: TypeAlias = Any
+"""A structure as plain JSON: a leaf is its name, None is null, containers are `{"tuple": [...]}`, `{"list": [...]}` and
+`{"dict": [[key, child], ...]}`."""
+
+__all__ = ["Leaves", "Outline", "Restore", "flatten", "outline", "restore_from"]
 
 
 def flatten(value: Any, is_leaf: Callable[[Any], bool]) -> tuple[Leaves, Restore]:
@@ -39,6 +43,38 @@ def flatten(value: Any, is_leaf: Callable[[Any], bool]) -> tuple[Leaves, Restore
     if not leaves:
         raise SignatureError(f"the model returned {type(value).__name__} without a tensor in it; it must return at least one")
     return leaves, restore
+
+
+def outline(value: Any, is_leaf: Callable[[Any], bool]) -> Outline:
+    """Return the structure of a value that `flatten` takes, as plain JSON that a file can hold.
+
+    Dicts, tuples and lists come back as they were; a dataclass, a named tuple or any other mapping comes back as a dict by
+    field name, since its class is code.
+    """
+    return "output" if is_leaf(value) else _outlined(value, "", is_leaf)
+
+
+def _outlined(value: Any, path: str, is_leaf: Callable[[Any], bool]) -> Outline:
+    if is_leaf(value) or value is None:
+        return path if value is not None else None
+    children = [(key, _outlined(child, _join(path, key), is_leaf)) for key, child in _open(value, path)[0]]
+    if type(value) in (tuple, list):
+        return {type(value).__name__: [child for _, child in children]}
+    return {"dict": [[key if isinstance(key, int) else str(key), child] for key, child in children]}
+
+
+def restore_from(plan: Outline) -> Restore:
+    """Return the function that puts leaves by name into the structure that `outline` described."""
+    if plan is None:
+        return lambda _: None
+    if isinstance(plan, str):
+        return lambda leaves: leaves[plan]
+    ((kind, children),) = plan.items()
+    if kind == "dict":
+        entries = [(key, restore_from(child)) for key, child in children]
+        return lambda leaves: {key: part(leaves) for key, part in entries}
+    parts = [restore_from(child) for child in children]
+    return lambda leaves: (tuple if kind == "tuple" else list)(part(leaves) for part in parts)
 
 
 def _walk(value: Any, path: str, leaves: Leaves, is_leaf: Callable[[Any], bool]) -> Restore:

@@ -36,6 +36,7 @@ __all__ = [
     "Layout",
     "Signature",
     "TensorSpec",
+    "check_limits",
     "check_range",
     "concat",
     "cut_back",
@@ -65,6 +66,10 @@ class TensorSpec:
 
     default: float | None = None
     """The value that fills the whole input when the caller leaves it out (1 for a mask); None: it is required."""
+
+    limits: tuple[int, int] | None = None
+    """Smallest and largest value of an integer input, where they are known: the ids that an embedding has. Beyond them some
+    backends raise, some answer with zeros, and a GPU is lost to the process."""
 
     def __post_init__(self) -> None:
         if self.dtype != TEXT:
@@ -156,7 +161,7 @@ class Signature:
             if spec.dtype == TEXT or type(array) is not np.ndarray or array.dtype != _numpy_dtype(spec.dtype):
                 return False
             rows = rows or (len(array) if array.ndim else 0)
-            if rows == 0 or array.shape != (rows, *spec.shape) or not array.flags.c_contiguous:
+            if rows == 0 or array.shape != (rows, *spec.shape) or not array.flags.c_contiguous or spec.limits is not None:
                 return False
         return len(batch) == len(self.inputs)
 
@@ -245,6 +250,20 @@ def _dtype_name(dtype: np.dtype[Any]) -> str:
 
 
 def _as_array(value: Any, spec: TensorSpec) -> Array:
+    array = _in_dtype(value, spec)
+    if spec.limits is not None and array.size:
+        check_limits(int(array.min()), int(array.max()), spec)
+    return array
+
+
+def check_limits(low: int, high: int, spec: TensorSpec) -> None:
+    """Raise SignatureError where integers from `low` to `high` are not what the model knows."""
+    if spec.limits is not None and (low < spec.limits[0] or high > spec.limits[1]):
+        worst = low if low < spec.limits[0] else high
+        raise SignatureError(f"input {spec.name!r} holds {worst}; the model takes {spec.limits[0]} to {spec.limits[1]}")
+
+
+def _in_dtype(value: Any, spec: TensorSpec) -> Array:
     if spec.dtype == TEXT:
         return _as_text(value, spec)
     if isinstance(value, np.ndarray) and _dtype_name(value.dtype) == spec.dtype and value.dtype.isnative:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from nograd.errors import ConfigError
 from nograd.tensors import Batch, Signature
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["Backend", "TorchBackend"]
+__all__ = ["Backend", "TorchBackend", "check_lanes"]
 
 
 class Backend(ABC):
@@ -74,3 +75,10 @@ class TorchBackend(Backend):
     @abstractmethod
     def gradients(self) -> AbstractContextManager[None]:
         """Within this context, in this thread, `forward` records gradients."""
+
+
+def check_lanes(lanes: int, num_threads: int | None) -> None:
+    """Raise ConfigError where lanes or threads are fewer than one."""
+    for name, value in (("lanes", lanes), ("num_threads", num_threads)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} is {value}; it must be at least 1")

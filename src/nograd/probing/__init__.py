@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from nograd.errors import SignatureError
 from nograd.module import Call, to_tensors
 from nograd.probing.dims import find_dims, input_specs, output_specs
+from nograd.probing.limits import within_limits
 from nograd.probing.padding import find_padding
 from nograd.probing.runs import Runs, undisturbed
-from nograd.probing.samples import Tensors, check_rows, first_rows, neighbourhoods, only_row, with_rows
+from nograd.probing.samples import Tensors, check_rows, completed, first_rows, neighbourhoods, only_row, with_rows
 from nograd.structure import Restore
 from nograd.tensors import Signature
 
@@ -40,6 +41,9 @@ class Probed:
 
     findings: tuple[str, ...] = ()
     """What limits batching, one sentence each; empty for a model whose rows batch freely."""
+
+    samples: tuple[Tensors, ...] = ()
+    """What it was probed with, by name, on the model's device; at most 8 rows each, 2 at least in the first."""
 
 
 def probe(model: nn.Module, *samples: Any) -> Probed:
@@ -75,7 +79,7 @@ def _probed(runs: Runs, samples: list[Tensors]) -> Probed:
     base = runs.outputs(sample)
     restore = runs.restore
     dims = find_dims(runs, sample, samples)
-    inputs = input_specs(sample, dims)
+    inputs = within_limits(runs, sample, input_specs(sample, dims))
     outputs, uncuttable = output_specs(runs, sample, base, dims)
     limit = _nothing_to_compare(base) or _state(runs, sample, base) or _row_coupling(runs, sample, base)
     if limit:
@@ -87,7 +91,9 @@ def _probed(runs: Runs, samples: list[Tensors]) -> Probed:
         signature, call = find_padding(runs, sample, base, dims, inputs, outputs, uncuttable)
     sizes = {dim.name: dim.max_size for dim in dims if dim.max_size is not None}
     findings = () if signature.batching == "pad" else (signature.reason,)
-    return Probed(replace(signature, max_sizes=sizes), replace(call, copies=_shares_memory(runs, sample)), restore, findings)
+    call = replace(call, copies=_shares_memory(runs, sample))
+    kept = tuple(completed(each, signature.inputs) for each in (sample, *(first_rows(s, ENOUGH_ROWS) for s in samples[1:])))
+    return Probed(replace(signature, max_sizes=sizes), call, restore, findings, kept)
 
 
 def _nothing_to_compare(base: Tensors) -> str:

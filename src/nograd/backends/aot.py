@@ -1,0 +1,106 @@
+"""The aot backend: a model compiled ahead of time into a `.pt2` package of native code (AOTInductor)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nograd.backends import Backend
+from nograd.backends.exporting import Export, Flat, example_of, exporter_errors, manifest_of, quiet, reference_of, verified
+from nograd.backends.loaded import check_file, check_trusted, program_backend
+from nograd.backends.modules import ModuleBackend
+from nograd.errors import ConfigError, ExportError, ModelLoadError
+from nograd.manifest import KEY
+from nograd.parity import Tolerance
+from nograd.tensors import TensorSpec
+
+__all__ = ["export_to_pt2", "load_pt2"]
+
+
+def export_to_pt2(
+    model: nn.Module | Backend,
+    sample: Any,
+    path: str | os.PathLike[str],
+    *,
+    freezing: bool = False,
+    tolerance: Tolerance | None = None,
+) -> Export:
+    """Compile a model ahead of time, run the package against eager, and return where it lies and how closely it agrees.
+
+    The package holds native code for this kind of processor and this torch; loading it compiles nothing. On a CPU a C++
+    compiler is needed to write it, not to run it.
+
+    Args:
+        model: a module, or an eager backend.
+        sample: inputs that the module can run; None for a backend.
+        path: the file; it must end in `.pt2`.
+        freezing: whether weights become constants that may be laid out anew; it helped one row and cost large batches 30 %
+            (MiniLM, measured), so measure.
+        tolerance: how closely the package must agree; default: `nograd.parity.EXACT`, for half precision `HALF`.
+
+    Raises:
+        ExportError: torch.export or the compiler refuses the model, or the package does not answer as the model does.
+        SignatureError: the model cannot run the sample.
+    """
+    target = Path(path)
+    if target.suffix != ".pt2":
+        raise ConfigError(f"path is {str(target)!r}; it must end in .pt2")
+    check_file(target)
+    reference = reference_of(model, sample)
+    if reference.device == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
+        raise ExportError("AOTInductor needs a C++ compiler, and there is no g++; on Debian: apt-get install g++")
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".nograd-") as folder:
+        written = Path(folder) / target.name
+        with quiet():
+            _compile(reference, written, freezing=freezing)
+        candidate = load_pt2(written, trusted=True)
+        report = verified(candidate, reference, tolerance=tolerance)
+        written.replace(target)
+    return Export(target, report, ("written by torch.export and AOTInductor",))
+
+
+def _compile(reference: ModuleBackend, written: Path, *, freezing: bool) -> None:
+    example = example_of(reference)
+    inputs = tuple(example[spec.name].contiguous() for spec in reference.signature.inputs)
+    axes = tuple(_axes(spec) for spec in reference.signature.inputs)
+    options = {"aot_inductor.metadata": {KEY: manifest_of(reference).dumps()}, "freezing": freezing}
+    with torch.no_grad():
+        with exporter_errors("torch.export"):
+            program = torch.export.export(Flat(reference).eval(), inputs, dynamic_shapes=(axes,), strict=False)
+        with exporter_errors("AOTInductor"):
+            torch._inductor.aoti_compile_and_package(program, package_path=str(written), inductor_configs=options)  # noqa: SLF001  torch documents it under this name
+
+
+def _axes(spec: TensorSpec) -> dict[int, Any]:
+    """DYNAMIC raises where the graph fixes a size; AUTO would fix it in silence."""
+    varying = [0, *(axis for axis, size in enumerate(spec.shape, start=1) if isinstance(size, str))]
+    return dict.fromkeys(varying, torch.export.Dim.DYNAMIC)
+
+
+def load_pt2(path: str | os.PathLike[str], *, trusted: bool) -> ModuleBackend:
+    """Return a backend over a package that nograd compiled.
+
+    Args:
+        path: the file.
+        trusted: that you know where the file comes from; it holds native code, which is run.
+
+    Raises:
+        ConfigError: the file is not trusted.
+        ModelLoadError: the file is not there, is no such package, or was not written by nograd.
+    """
+    check_trusted(path, trusted=trusted, what="native code")
+    try:
+        program = torch._inductor.aoti_load_package(str(path))  # noqa: SLF001  torch documents it under this name
+        metadata = program.loader.get_metadata()  # type: ignore[attr-defined]
+    except Exception as error:  # the loader raises RuntimeError, and whatever unpacking a broken archive raises
+        raise ModelLoadError(f"torch cannot load {os.fspath(path)}: {str(error).splitlines()[0]}") from error
+    if KEY not in metadata:
+        raise ModelLoadError(f"{os.fspath(path)} does not say what it takes: write it with nograd.export_to_pt2")
+    device = metadata.get("AOTI_DEVICE_KEY", "cpu")
+    return program_backend(program, metadata[KEY], name="aot", device=torch.device(device))

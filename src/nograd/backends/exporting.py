@@ -1,0 +1,242 @@
+"""What all exporters share: the module with tensors in order, an example whose sizes are no accident, and the proof.
+
+An export is a claim. `verified` runs the exported file and eager side by side on inputs that differ from the example in
+everything that may differ (rows, lengths, padding, values), and raises where the answers do.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from nograd.backends import Backend
+from nograd.backends.eager import eager_backend
+from nograd.backends.modules import ModuleBackend
+from nograd.errors import ConfigError, ExportError, ModelError
+from nograd.inputs import is_tensor, to_host
+from nograd.manifest import Manifest
+from nograd.module import floating_dtype
+from nograd.parity import EXACT, HALF, ParityReport, Tolerance, compare
+from nograd.probing.samples import Tensors, padded, resized, with_rows
+from nograd.structure import flatten, outline
+from nograd.tensors import Batch
+
+if TYPE_CHECKING:
+    from nograd.tensors import Signature
+
+__all__ = ["Export", "Flat", "example_of", "exporter_errors", "manifest_of", "quiet", "reference_of", "trials", "verified"]
+
+MAX_TRIAL_SIZE = 256
+"""Trials are small: a dimension that may be longer is tried up to this size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A file that runs without the module, and the proof that it answers as the module does."""
+
+    path: Path
+    parity: ParityReport
+    """Against eager, over inputs that differ from the example in rows, lengths, padding and values."""
+
+    notes: tuple[str, ...] = ()
+    """What was decided on the way, one sentence each: the exporter that was used, and why."""
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
+
+def reference_of(model: nn.Module | Backend, sample: Any) -> ModuleBackend:
+    """Return the eager backend that an export is made from and compared with.
+
+    Args:
+        model: a module, or a backend that holds one.
+        sample: inputs that the module can run; None for a backend, which has its own.
+
+    Raises:
+        ConfigError: a module without a sample, or a backend that holds no module.
+        SignatureError: the module cannot run the sample.
+    """
+    if isinstance(model, ModuleBackend):
+        if not model.samples:
+            raise ConfigError("the backend was never probed, so nothing says what its inputs look like; make it with a sample")
+        return model
+    if isinstance(model, Backend):
+        raise ConfigError(f"model is a backend of the kind {model.name!r}; an export starts from a torch module")
+    if sample is None:
+        raise ConfigError("no sample was given; an export needs inputs that the model can run")
+    with quiet():
+        return eager_backend(model, [sample])
+
+
+class Flat(nn.Module):
+    """A module with its inputs in the signature's order, and its outputs as a tuple in the signature's order."""
+
+    def __init__(self, reference: ModuleBackend, model: nn.Module | None = None) -> None:
+        super().__init__()
+        self.inner = reference.model if model is None else model
+        self._call = reference.call
+        self._inputs = tuple(spec.name for spec in reference.signature.inputs)
+        self._outputs = tuple(spec.name for spec in reference.signature.outputs)
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Run the module."""
+        leaves, _ = flatten(self._call(self.inner, dict(zip(self._inputs, tensors, strict=True))), is_tensor)
+        return tuple(leaves[name] for name in self._outputs)
+
+
+def example_of(reference: ModuleBackend) -> Tensors:
+    """Return inputs to export with: 3 rows, and every dimension that varies at 2 or more.
+
+    Exporters take a size of 1 for a constant, silently or not (torch.export specialises 0 and 1), so that a model exported
+    with one row runs one row only.
+    """
+    example = with_rows(dict(reference.samples[0]), 3)
+    for places in _places(reference.signature).values():
+        name, axis = places[0]
+        if example[name].shape[axis] < 2:
+            example = resized(example, places, 2)
+    return example
+
+
+def manifest_of(reference: ModuleBackend) -> Manifest:
+    """Return what the exported file says of itself."""
+    with torch.inference_mode():
+        answer = reference.call(reference.model, reference.samples[0])
+    return Manifest(reference.signature, outline(answer, is_tensor))
+
+
+def trials(reference: ModuleBackend) -> list[Batch]:
+    """Return inputs on which an export and eager must agree: those that eager itself can run, of these.
+
+    The samples; one row, and five; every varying dimension short and long; a row padded among longer ones, where rows may be
+    padded; and values turned round, zero and three times as large, which take the other side of a branch on them.
+    """
+    tried: list[Tensors] = []
+    for sample in map(dict, reference.samples):
+        tried += [sample, {name: tensor[:1] for name, tensor in sample.items()}, with_rows(sample, 5)]
+        tried += _other_sizes(sample, reference.signature)
+        tried += _other_values(sample)
+    return [batch for tensors in tried if _runs(reference, batch := {k: _host(v) for k, v in tensors.items()})]
+
+
+def _host(tensor: Tensor) -> Any:
+    return to_host(tensor.contiguous().clone())
+
+
+def _runs(reference: ModuleBackend, batch: Batch) -> bool:
+    try:
+        reference.run(batch)
+    except ModelError:
+        return False
+    return True
+
+
+def _places(signature: Signature) -> dict[str, list[tuple[str, int]]]:
+    places: dict[str, list[tuple[str, int]]] = {}
+    for spec in signature.inputs:
+        for axis, size in enumerate(spec.shape, start=1):
+            if isinstance(size, str):
+                places.setdefault(size, []).append((spec.name, axis))
+    return places
+
+
+def _other_sizes(sample: Tensors, signature: Signature) -> Iterator[Tensors]:
+    for dim, places in _places(signature).items():
+        name, axis = places[0]
+        size, largest = sample[name].shape[axis], min(signature.max_sizes.get(dim, MAX_TRIAL_SIZE), MAX_TRIAL_SIZE)
+        for other in sorted({1, 2, size // 2, size + 1, 2 * size + 3, largest} - {0, size}):
+            if other <= largest:
+                yield resized(sample, places, other)
+        if signature.batching == "pad" and size < largest:
+            yield _padded_among_longer(sample, places, signature, dim, min(2 * size, largest))
+
+
+def _padded_among_longer(
+    sample: Tensors, places: Sequence[tuple[str, int]], signature: Signature, dim: str, target: int
+) -> Tensors:
+    short = padded(sample, signature.inputs, dim, target)
+    long = resized(sample, places, target)
+    return {name: torch.cat([short[name], long[name]]) for name in sample}
+
+
+def _other_values(sample: Tensors) -> Iterator[Tensors]:
+    if any(tensor.is_floating_point() for tensor in sample.values()):
+        for change in (torch.neg, torch.zeros_like, lambda tensor: 3 * tensor):
+            yield {name: change(tensor) if tensor.is_floating_point() else tensor for name, tensor in sample.items()}
+    for name, tensor in sample.items():
+        if not tensor.is_floating_point():
+            flipped = ~tensor if tensor.dtype == torch.bool else torch.where(tensor > 0, tensor - 1, tensor + 1)
+            yield {**sample, name: flipped}
+            yield {**sample, name: torch.zeros_like(tensor)}
+
+
+def tolerance_for(reference: ModuleBackend) -> Tolerance:
+    """Return how closely an export must agree: as closely as the module's own dtype allows."""
+    return HALF if floating_dtype(reference.model) in (torch.float16, torch.bfloat16) else EXACT
+
+
+def verified(candidate: Backend, reference: ModuleBackend, *, tolerance: Tolerance | None = None) -> ParityReport:
+    """Return the comparison of an exported model with eager.
+
+    Raises:
+        ExportError: they disagree, or the export cannot run what eager runs.
+    """
+    batches = trials(reference)
+    given: list[Batch] = []
+    for batch in batches:
+        try:
+            given.append(candidate.run(batch))
+        except ModelError as error:
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in batch.items())
+            raise ExportError(f"the export to {candidate.name} cannot run {shapes}, which eager runs: {error}") from error
+    report = compare([reference.run(batch) for batch in batches], given, tolerance=tolerance or tolerance_for(reference))
+    if not report.passed:
+        raise ExportError(
+            f"the export to {candidate.name} does not answer as the model does, perhaps because the model branches on its "
+            f"data: {'; '.join(report.failures)}",
+            report,
+        )
+    return report
+
+
+@contextmanager
+def exporter_errors(kind: str) -> Iterator[None]:
+    """Turn whatever an exporter raises into one sentence."""
+    try:
+        yield
+    except ExportError:
+        raise
+    except Exception as error:  # torch's exporters raise some twenty kinds
+        raise ExportError(f"{kind} refuses the model: {type(error).__name__}: {_first_lines(error)}") from error
+
+
+def _first_lines(error: BaseException, count: int = 3) -> str:
+    """Return the start of a message that may be a page long."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:count])[:500] or "no message"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings that torch's exporters give to whoever calls them: of deprecation, of tracing, of names."""
+    import logging
+
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.onnx._internal.exporter._registration")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

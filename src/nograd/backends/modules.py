@@ -1,0 +1,160 @@
+"""ModuleBackend: runs a torch module, whatever is inside it: Python, a compiled graph, a loaded program."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from nograd.backends import TorchBackend, check_lanes
+from nograd.errors import ConfigError, ModelError, UnsupportedError
+from nograd.inputs import is_tensor
+from nograd.module import Call, EvalMode, module_device, row_fault
+from nograd.structure import Restore, flatten
+from nograd.tensors import Array, Batch, Signature
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["ModuleBackend", "resolve_device"]
+
+
+def resolve_device(device: str | torch.device, model: nn.Module) -> torch.device:
+    """Return the device to run on; `auto` is the module's own, or the first GPU for a module on the CPU.
+
+    Raises:
+        ConfigError: torch has no such device here.
+    """
+    if device == "auto":
+        own = module_device(model)
+        return torch.device("cuda", 0) if own.type == "cpu" and torch.cuda.is_available() else own
+    try:
+        return torch.empty(0, device=device).device  # names the GPU that "cuda" stands for
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ConfigError(f"device is {str(device)!r}; torch cannot use it here: {str(error).splitlines()[0]}") from error
+
+
+class ModuleBackend(TorchBackend):
+    """Runs a module in eval and inference mode.
+
+    On a CPU the batch's memory is shared with a model that was seen to leave it alone, not copied. On a GPU batches are
+    staged through pinned memory and copied without blocking, on a stream of the backend's own.
+
+    Args:
+        model: the module.
+        signature: what it takes and gives.
+        call: how it is called.
+        restore: puts outputs by name into the model's own structure; learnt from the first run where it is not given.
+        name: the backend's.
+        samples: inputs that it was probed with, for those who export it.
+        device: where it runs, for a program that holds no parameters; default: where its parameters are.
+        has_gradients: whether autograd can see through it.
+        lanes: calls to `run` that may go on side by side.
+        num_threads: threads that one of them computes with, on a CPU; default: as torch is set.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        signature: Signature,
+        call: Call,
+        restore: Restore | None = None,
+        *,
+        name: str = "eager",
+        samples: Sequence[Mapping[str, Tensor]] = (),
+        device: torch.device | None = None,
+        has_gradients: bool = True,
+        lanes: int = 1,
+        num_threads: int | None = None,
+    ) -> None:
+        check_lanes(lanes, num_threads)
+        self.name = name
+        self.signature = signature
+        self.model, self.call, self.samples = model, call, tuple(samples)
+        self.lanes = lanes
+        self._num_threads = num_threads
+        self._restore = restore
+        self._eval_mode = EvalMode(model)
+        self._device = device or module_device(model)
+        self.device = str(self._device)
+        self._has_gradients = has_gradients
+        self._local = threading.local()
+
+    def forward(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        recording = getattr(self._local, "gradients", False)
+        with torch.inference_mode(not recording), torch.set_grad_enabled(recording), self._eval_mode():
+            leaves = self._run({name: tensor.to(self._device) for name, tensor in tensors.items()})
+        return leaves if recording else {name: leaf.clone() if leaf.is_inference() else leaf for name, leaf in leaves.items()}
+
+    def _run(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        try:
+            output = self.call(self.model, tensors)
+        except Exception as error:  # a model may raise anything: the caller gets it as the cause
+            given = self.call.describe(tensors)
+            raise ModelError(f"the model raised {type(error).__name__} on {given}: {error}") from error
+        leaves, restore = flatten(output, is_tensor)
+        if self._restore is None:
+            self._restore = restore
+        if self.signature.outputs and (fault := row_fault(leaves, len(next(iter(tensors.values()))))):
+            raise ModelError(fault)
+        return self.call.owned(leaves)
+
+    def run(self, batch: Batch) -> Batch:
+        if self._num_threads is not None and not hasattr(self._local, "stream"):
+            torch.set_num_threads(self._num_threads)  # OpenMP's setting is the calling thread's own: each lane sets its
+        with torch.inference_mode(), self._eval_mode():
+            stream = self._stream()
+            if stream is None:
+                leaves = self._run({name: _from_host(array) for name, array in batch.items()})
+                return {name: _to_host(leaf) for name, leaf in leaves.items()}
+            return self._run_on_stream(batch, stream)
+
+    def _stream(self) -> torch.cuda.Stream | None:
+        """Return the calling thread's own stream, so that lanes do not wait for each other."""
+        if not hasattr(self._local, "stream"):
+            on_gpu = self._device.type == "cuda"
+            self._local.stream = torch.cuda.Stream(self._device) if on_gpu else None  # type: ignore[no-untyped-call]
+        stream: torch.cuda.Stream | None = self._local.stream
+        return stream
+
+    def _run_on_stream(self, batch: Batch, stream: torch.cuda.Stream) -> Batch:
+        with torch.cuda.stream(stream):
+            staged = {name: _from_host(array).pin_memory() for name, array in batch.items()}
+            leaves = self._run({name: t.to(self._device, non_blocking=True) for name, t in staged.items()})
+            host = {name: _float32(leaf).to("cpu", non_blocking=True) for name, leaf in leaves.items()}
+        stream.synchronize()
+        return {name: tensor.numpy() for name, tensor in host.items()}
+
+    def limit_threads(self, count: int) -> None:
+        torch.set_num_threads(count)
+
+    def restore(self, outputs: Mapping[str, Any]) -> Any:
+        return self._restore(outputs) if self._restore else super().restore(outputs)
+
+    @contextmanager
+    def gradients(self) -> Iterator[None]:
+        if not self._has_gradients:
+            raise UnsupportedError(f"backend {self.name!r} has no gradients; use eager")
+        before = getattr(self._local, "gradients", False)
+        self._local.gradients = True
+        try:
+            yield
+        finally:
+            self._local.gradients = before
+
+
+def _from_host(array: Array) -> Tensor:
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view("int16").copy()).view(torch.bfloat16)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _to_host(tensor: Tensor) -> Array:
+    return _float32(tensor).contiguous().numpy()

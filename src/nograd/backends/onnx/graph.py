@@ -1,0 +1,78 @@
+"""Reading, finishing and writing ONNX graphs: names, manifest, large weights. Needs `onnx`, which only exporting does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nograd.errors import MissingExtraError
+from nograd.manifest import KEY, Manifest
+
+try:
+    import onnx
+except ImportError:
+    raise MissingExtraError("onnx", "onnx-export") from None
+
+__all__ = ["MAX_INLINE_BYTES", "finish", "load_graph", "save_graph"]
+
+MAX_INLINE_BYTES = 1 << 30
+"""Weights larger than this lie in a file of their own beside the graph; a protobuf message ends at 2 GiB."""
+
+
+def load_graph(path: Path) -> onnx.ModelProto:
+    """Return a graph with its weights."""
+    return onnx.load(str(path))
+
+
+def finish(model: onnx.ModelProto, inputs: Mapping[str, str], outputs: Mapping[str, str], manifest: Manifest) -> None:
+    """Name the graph's inputs and outputs as the signature does, and write the manifest into its metadata.
+
+    Args:
+        model: changed in place.
+        inputs: name in the graph -> name in the signature; `outputs` likewise.
+        manifest: what the file says of itself.
+    """
+    wanted = {**inputs, **outputs}
+    taken = set(wanted.values()) - set(wanted)
+    _rename(model.graph, {**{name: f"{name}__inner" for name in taken}, **wanted})
+    del model.metadata_props[:]
+    entry = model.metadata_props.add()
+    entry.key, entry.value = KEY, manifest.dumps()
+
+
+def _rename(graph: Any, names: Mapping[str, str]) -> None:
+    """Rename values wherever they occur; exporters name inner values after modules, so that an output called `embedding`
+    may meet an inner one of that name.
+    """
+    for node in graph.node:
+        _rename_all(node.input, names)
+        _rename_all(node.output, names)
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                _rename(inner, names)
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        value.name = names.get(value.name, value.name)
+
+
+def _rename_all(values: Any, names: Mapping[str, str]) -> None:
+    for index, value in enumerate(values):
+        if value in names:
+            values[index] = names[value]
+
+
+def save_graph(model: onnx.ModelProto, path: Path, *, weight_bytes: int) -> None:
+    """Write the graph; weights that are too large for one message go to `<path>.data`."""
+    is_large = weight_bytes > MAX_INLINE_BYTES
+    options: dict[str, Any] = {"save_as_external_data": True, "location": f"{path.name}.data"} if is_large else {}
+    onnx.save(model, str(path), **options)
+
+
+def check_graph(path: Path) -> None:
+    """Raise what `onnx.checker` finds wrong: structure, types, and shapes as far as they can be inferred."""
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def names_of(values: Sequence[Any]) -> list[str]:
+    """Return the names of a graph's inputs or outputs."""
+    return [value.name for value in values]

@@ -1,0 +1,165 @@
+"""The openvino backend: Intel's runtime. Running imports no torch, and nothing of OpenVINO that reports home. Extra: openvino."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from nograd.backends import Backend, check_lanes
+from nograd.errors import ConfigError, MissingExtraError, ModelError, ModelLoadError
+from nograd.manifest import KEY, Manifest
+from nograd.structure import restore_from
+from nograd.tensors import Batch, num_rows
+
+_telemetry = sys.modules.get("openvino_telemetry")
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # openvino then takes its own stub, and reports nothing home
+try:
+    import openvino
+except ImportError:
+    raise MissingExtraError("openvino", "openvino") from None
+finally:
+    del sys.modules["openvino_telemetry"]
+    if _telemetry is not None:
+        sys.modules["openvino_telemetry"] = _telemetry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nograd.backends.exporting import Export
+    from nograd.parity import Tolerance
+
+__all__ = ["OpenVinoBackend", "export_to_openvino"]
+
+INFO = [KEY, "manifest"]
+"""Where the model's runtime information holds the manifest."""
+
+
+class OpenVinoBackend(Backend):
+    """Runs an OpenVINO model that nograd exported.
+
+    Args:
+        path: the `.xml`; its weights lie beside it, in the `.bin`.
+        device: `auto` and `cpu` are the CPU; else an OpenVINO device, such as `GPU`.
+        lanes: calls to `run` that may go on side by side, each a stream of its own.
+        num_threads: threads of one run; default: the processors, shared among the lanes.
+
+    Raises:
+        MissingExtraError: openvino is not installed.
+        ModelLoadError: the file is not there, cannot be read, or was not written by nograd.
+        ConfigError: the device is not there, or a setting is out of its range.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, device: str = "auto", lanes: int = 1, num_threads: int | None = None
+    ) -> None:
+        check_lanes(lanes, num_threads)
+        self.lanes = lanes
+        self.num_threads = num_threads or max(1, len(os.sched_getaffinity(0)) // lanes)
+        core = openvino.Core()
+        wanted = "CPU" if device in ("auto", "cpu") else device.upper()
+        if wanted.partition(".")[0] not in {name.partition(".")[0] for name in core.available_devices}:
+            raise ConfigError(f"device is {device!r}; OpenVINO finds {', '.join(core.available_devices)} here")
+        self.device = "cpu" if wanted == "CPU" else wanted
+        model = _read(core, Path(path))
+        if not model.has_rt_info(INFO):
+            raise ModelLoadError(f"{os.fspath(path)} does not say what it takes: write it with nograd.export_to_openvino")
+        manifest = Manifest.loads(model.get_rt_info(INFO).astype(str))
+        self.signature = manifest.signature
+        self._restore = restore_from(manifest.outline)
+        compiled = core.compile_model(model, wanted, _options(wanted, lanes, self.num_threads))
+        self._free: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(lanes):
+            self._free.put(compiled.create_infer_request())
+
+    def run(self, batch: Batch) -> Batch:
+        request = self._free.get()
+        try:
+            found = request.infer(dict(batch), share_inputs=True)
+            outputs = {spec.name: found[spec.name].copy() for spec in self.signature.outputs}
+        except Exception as error:  # OpenVINO raises RuntimeError for everything, and TypeError for what it cannot convert
+            given = ", ".join(f"{name} {array.dtype.name} {list(array.shape)}" for name, array in batch.items())
+            raise ModelError(f"the model raised {type(error).__name__} on {given}: {error}") from error
+        finally:
+            self._free.put(request)
+        for name, array in outputs.items():
+            if array.ndim == 0 or len(array) != num_rows(batch):
+                raise ModelError(
+                    f"output {name!r} is {array.dtype.name} {list(array.shape)} for {num_rows(batch)} rows; "
+                    "every output must be [rows, ...]"
+                )
+            if array.dtype.name in ("float16", "bfloat16"):
+                outputs[name] = array.astype("float32")
+        return outputs
+
+    def restore(self, outputs: Mapping[str, Any]) -> Any:
+        return self._restore(outputs)
+
+    def close(self) -> None:
+        while not self._free.empty():
+            self._free.get()
+
+
+def _read(core: Any, path: Path) -> Any:
+    if not path.is_file():
+        raise ModelLoadError(f"there is no file {path}")
+    try:
+        return core.read_model(str(path))
+    except RuntimeError as error:
+        raise ModelLoadError(f"OpenVINO cannot load {path}: {str(error).splitlines()[-1]}") from error
+
+
+def _options(device: str, lanes: int, num_threads: int) -> dict[str, Any]:
+    """float32 is kept as it is: OpenVINO would otherwise compute in half precision wherever the processor has it."""
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+    if device == "CPU":
+        options |= {"INFERENCE_NUM_THREADS": lanes * num_threads, "NUM_STREAMS": lanes}
+    return options
+
+
+def export_to_openvino(
+    model: nn.Module | Backend, sample: Any, path: str | os.PathLike[str], *, tolerance: Tolerance | None = None
+) -> Export:
+    """Write a model as an OpenVINO file, run it against eager, and return where it lies and how closely it agrees.
+
+    The graph is exported to ONNX first: that needs `nograd[onnx-export]`.
+
+    Args:
+        model: a module, or an eager backend.
+        sample: inputs that the module can run; None for a backend.
+        path: the file; it must end in `.xml`. The weights lie beside it, in the `.bin`.
+        tolerance: how closely the file must agree; default: `nograd.parity.EXACT`, for half precision `HALF`.
+
+    Raises:
+        ExportError: no exporter takes the model, OpenVINO does not, or the file does not answer as the model does.
+        SignatureError: the model cannot run the sample.
+        MissingExtraError: openvino or what exporting to ONNX needs is not installed.
+    """
+    from nograd.backends.exporting import Export, exporter_errors, manifest_of, reference_of, verified
+    from nograd.backends.loaded import check_file
+    from nograd.backends.onnx.export import export_to_onnx
+
+    target = Path(path)
+    if target.suffix != ".xml":
+        raise ConfigError(f"path is {str(target)!r}; it must end in .xml")
+    check_file(target)
+    reference = reference_of(model, sample)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".nograd-") as folder:
+        graph = export_to_onnx(reference, None, Path(folder) / "graph.onnx", exporter="plain", tolerance=tolerance)
+        written = Path(folder) / target.name
+        with exporter_errors("OpenVINO"):
+            converted = openvino.Core().read_model(str(graph.path))
+            converted.set_rt_info(manifest_of(reference).dumps(), INFO)
+            openvino.save_model(converted, str(written), compress_to_fp16=False)
+        del converted  # it holds the graph's file open
+        with OpenVinoBackend(written) as candidate:
+            report = verified(candidate, reference, tolerance=tolerance)
+        for file in (written.with_suffix(".bin"), written):
+            file.replace(target.parent / file.name)
+    return Export(target, report, graph.notes)

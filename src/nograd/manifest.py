@@ -1,0 +1,86 @@
+"""Manifest: what an exported file says of itself, as JSON inside it, so that it runs without the model it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from nograd.errors import ModelLoadError
+from nograd.structure import Outline
+from nograd.tensors import Batching, Signature, TensorSpec
+
+__all__ = ["KEY", "Manifest"]
+
+KEY = "nograd"
+"""The key under which a file's own metadata holds the manifest."""
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The signature of an exported model, and the structure that the model itself returned."""
+
+    signature: Signature
+    outline: Outline
+    """See `nograd.structure.outline`."""
+
+    def dumps(self) -> str:
+        """Return the manifest as JSON text."""
+        signature = self.signature
+        plain = _File(
+            FORMAT,
+            [_to_file(spec) for spec in signature.inputs],
+            [_to_file(spec) for spec in signature.outputs],
+            signature.batching,
+            signature.reason,
+            dict(signature.max_sizes),
+            self.outline,
+        )
+        return msgspec.json.encode(plain).decode()
+
+    @classmethod
+    def loads(cls, text: str | bytes) -> Manifest:
+        """Return the manifest that `dumps` wrote.
+
+        Raises:
+            ModelLoadError: the text is not such a manifest, or of a newer format.
+        """
+        try:
+            plain = msgspec.json.decode(text, type=_File)
+        except msgspec.DecodeError as error:
+            raise ModelLoadError(f"the file's manifest cannot be read: {error}") from error
+        if plain.format > FORMAT:
+            raise ModelLoadError(f"the file's manifest has format {plain.format}; this nograd reads up to {FORMAT}: update nograd")
+        inputs, outputs = (tuple(map(_from_file, specs)) for specs in (plain.inputs, plain.outputs))
+        signature = Signature(inputs, outputs, plain.batching, plain.reason, plain.max_sizes)
+        return cls(signature, plain.outline)
+
+
+class _Spec(msgspec.Struct):
+    name: str
+    dtype: str
+    shape: list[int | str]
+    pad_value: float = 0
+    default: float | None = None
+    limits: tuple[int, int] | None = None
+
+
+class _File(msgspec.Struct):
+    format: int
+    inputs: list[_Spec]
+    outputs: list[_Spec]
+    batching: Batching
+    reason: str
+    max_sizes: dict[str, int]
+    outline: Any
+
+
+def _to_file(spec: TensorSpec) -> _Spec:
+    return _Spec(spec.name, spec.dtype, list(spec.shape), spec.pad_value, spec.default, spec.limits)
+
+
+def _from_file(spec: _Spec) -> TensorSpec:
+    return TensorSpec(spec.name, spec.dtype, tuple(spec.shape), spec.pad_value, spec.default, spec.limits)
