@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,18 +16,45 @@ import torch
 from torch import Tensor, nn
 
 from nograd.backends import Backend, TorchBackend
+from nograd.backends.aot import export_to_pt2, load_pt2
+from nograd.backends.compiled import optimize_model_compile
 from nograd.backends.eager import eager_backend, unprobed_backend
 from nograd.backends.modules import resolve_device
+from nograd.backends.onnx import OnnxBackend
+from nograd.backends.onnx.export import export_to_onnx
+from nograd.backends.openvino import OpenVinoBackend, export_to_openvino
+from nograd.backends.torchscript import export_to_torchscript, load_torchscript
 from nograd.errors import ConfigError, ModelError, SignatureError
 from nograd.tensors import Batch
 
-BACKENDS: list[Any] = [pytest.param(eager_backend, id="eager")]
-"""How each backend is made of a module and samples."""
+EXPORTS: dict[str, tuple[str, Callable[..., Any], Callable[..., Backend]]] = {
+    "torchscript": ("model.pt", export_to_torchscript, partial(load_torchscript, trusted=True)),
+    "aot": ("model.pt2", export_to_pt2, partial(load_pt2, trusted=True)),
+    "onnx": ("model.onnx", export_to_onnx, OnnxBackend),
+    "openvino": ("model.xml", export_to_openvino, OpenVinoBackend),
+}
+"""File, exporter and loader of each backend that runs from a file. A new one joins the contract by a line here."""
 
-TORCH_BACKENDS: list[Any] = [pytest.param(eager_backend, id="eager")]
+every_backend = pytest.mark.parametrize("make", ["eager", "compiled", *EXPORTS], indirect=True)
+every_python_backend = pytest.mark.parametrize("make", ["eager", "compiled"], indirect=True)
+every_torch_backend = pytest.mark.parametrize("make", ["eager", "compiled", "torchscript", "aot"], indirect=True)
 
-every_backend = pytest.mark.parametrize("make", BACKENDS)
-every_torch_backend = pytest.mark.parametrize("make", TORCH_BACKENDS)
+
+@pytest.fixture
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Backend]:
+    """How a backend is made of a module and samples."""
+
+    def exported(module: nn.Module, samples: Sequence[Any]) -> Backend:
+        file, export, load = EXPORTS[request.param]
+        export(eager_backend(module, samples), None, tmp_path / file)
+        return load(tmp_path / file)
+
+    def compiled(module: nn.Module, samples: Sequence[Any]) -> Backend:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # inductor's own, of Python's ast
+            return optimize_model_compile(eager_backend(module, samples), batch_sizes=[1, 8])
+
+    return {"eager": eager_backend, "compiled": compiled}.get(request.param, exported)
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +146,7 @@ def test_half_precision_is_taken_as_it_is_and_answered_in_float32(make: Callable
     assert backend.signature.outputs[0].dtype == "float32"
 
 
-@every_backend
+@every_python_backend
 def test_what_the_model_raises_is_the_cause_of_one_sentence_with_what_was_given(make: Callable[..., Backend]) -> None:
     class Picky(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -134,7 +164,7 @@ def test_what_the_model_raises_is_the_cause_of_one_sentence_with_what_was_given(
     assert backend.run({"x": np.ones((1, 3), np.float32)})["output"].tolist() == [[1.0] * 3]
 
 
-@every_backend
+@every_python_backend
 def test_outputs_that_lose_a_row_are_an_error_not_an_answer(make: Callable[..., Backend]) -> None:
     class Filter(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -146,7 +176,7 @@ def test_outputs_that_lose_a_row_are_an_error_not_an_answer(make: Callable[..., 
         backend.run({"x": np.array([[1, 1, 1], [-1, 1, 1]], np.float32)})
 
 
-@every_backend
+@every_python_backend
 def test_an_answer_does_not_change_when_the_model_uses_its_memory_again(make: Callable[..., Backend]) -> None:
     class Reusing(nn.Module):
         memory: Tensor
