@@ -21,6 +21,7 @@ from nograd.tensors import Signature, TensorSpec, check_limits, check_range, too
 __all__ = [
     "Call",
     "EvalMode",
+    "Wrapper",
     "check_tensors",
     "describe",
     "dtype_name",
@@ -106,7 +107,21 @@ class _Parameters:
     """Whether all are annotated as tensors."""
 
 
+class Wrapper(nn.Module):
+    """A module that takes what another takes, and does something around it."""
+
+    def __init__(self, wrapped: nn.Module) -> None:
+        super().__init__()
+        self.wrapped = wrapped
+        self.training = wrapped.training
+
+    takes_dtype: torch.dtype | None = None
+    """The dtype in which floating inputs are given; None: the wrapped module's."""
+
+
 def _parameters(model: nn.Module) -> _Parameters:
+    while isinstance(model, Wrapper):
+        model = model.wrapped
     try:
         found = list(inspect.signature(model.forward).parameters.values())
     except (TypeError, ValueError):  # a compiled forward without a Python signature
@@ -134,6 +149,8 @@ def module_device(model: nn.Module) -> torch.device:
 
 def floating_dtype(model: nn.Module) -> torch.dtype | None:
     """Return the one floating dtype of all parameters, or None where there is none or more than one."""
+    if isinstance(model, Wrapper) and model.takes_dtype is not None:
+        return model.takes_dtype
     found = {parameter.dtype for parameter in model.parameters() if parameter.dtype.is_floating_point}
     return found.pop() if len(found) == 1 else None
 

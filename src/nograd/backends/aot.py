@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from nograd.backends import Backend
-from nograd.backends.exporting import Export, Flat, example_of, exporter_errors, manifest_of, quiet, reference_of, verified
+from nograd.backends.exporting import Export, Flat, example_of, exporter_errors, in_eval_mode, manifest_of, reference_of, verified
 from nograd.backends.loaded import check_file, check_trusted, program_backend
 from nograd.backends.modules import ModuleBackend
 from nograd.errors import ConfigError, ExportError, ModelLoadError
@@ -57,7 +57,7 @@ def export_to_pt2(
         raise ExportError("AOTInductor needs a C++ compiler, and there is no g++; on Debian: apt-get install g++")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".nograd-") as folder:
         written = Path(folder) / target.name
-        with quiet():
+        with in_eval_mode(reference):
             _compile(reference, written, freezing=freezing)
         candidate = load_pt2(written, trusted=True)
         report = verified(candidate, reference, tolerance=tolerance)
@@ -72,7 +72,7 @@ def _compile(reference: ModuleBackend, written: Path, *, freezing: bool) -> None
     options = {"aot_inductor.metadata": {KEY: manifest_of(reference).dumps()}, "freezing": freezing}
     with torch.no_grad():
         with exporter_errors("torch.export"):
-            program = torch.export.export(Flat(reference).eval(), inputs, dynamic_shapes=(axes,), strict=False)
+            program = torch.export.export(Flat(reference), inputs, dynamic_shapes=(axes,), strict=False)
         with exporter_errors("AOTInductor"):
             torch._inductor.aoti_compile_and_package(program, package_path=str(written), inductor_configs=options)  # noqa: SLF001  torch documents it under this name
 

@@ -16,6 +16,7 @@ from nograd.backends import Backend, TorchBackend
 from nograd.backends.exporting import example_of, quiet, reference_of
 from nograd.backends.modules import ModuleBackend
 from nograd.errors import ConfigError, ModelError, UnsupportedError
+from nograd.inputs import to_host
 from nograd.probing.samples import resized, with_rows
 from nograd.tensors import Batch, TensorSpec, cut_back, num_rows
 
@@ -26,6 +27,9 @@ __all__ = ["CompiledBackend", "optimize_model_compile"]
 
 Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+MAX_GRAPHS = 256
+"""Graphs of one function: torch counts them over all models of a class, and its 8 would end at the fourth model."""
+
 RECORDING = ("reduce-overhead", "max-autotune")
 """Modes that record CUDA graphs, one for every shape."""
 
@@ -118,7 +122,7 @@ class CompiledBackend(TorchBackend):
         for in_one_piece in attempts:
             self._inner = self._with_graphs(fullgraph=in_one_piece)
             try:
-                with quiet():
+                with quiet(), torch._dynamo.config.patch(recompile_limit=MAX_GRAPHS):  # noqa: SLF001
                     self._run_all_shapes()
             except ModelError as error:
                 self.reason = self.reason or _reason(error)
@@ -163,7 +167,7 @@ class CompiledBackend(TorchBackend):
             for axis, size in enumerate(spec.shape, start=1):
                 if isinstance(size, str):
                     tensors = resized(tensors, [(spec.name, axis)], sizes[size])
-        return {name: tensor[:rows].contiguous().cpu().numpy() for name, tensor in tensors.items()}
+        return {name: to_host(tensor[:rows].contiguous()) for name, tensor in tensors.items()}
 
     # -- running
 

@@ -23,7 +23,7 @@ from nograd.backends.modules import ModuleBackend
 from nograd.errors import ConfigError, ExportError, ModelError
 from nograd.inputs import is_tensor, to_host
 from nograd.manifest import Manifest
-from nograd.module import floating_dtype
+from nograd.module import EvalMode, floating_dtype
 from nograd.parity import EXACT, HALF, ParityReport, Tolerance, compare
 from nograd.probing.samples import Tensors, padded, resized, with_rows
 from nograd.structure import flatten, outline
@@ -32,7 +32,7 @@ from nograd.tensors import Batch
 if TYPE_CHECKING:
     from nograd.tensors import Signature
 
-__all__ = ["Export", "Flat", "example_of", "exporter_errors", "manifest_of", "quiet", "reference_of", "trials", "verified"]
+__all__ = ["Export", "Flat", "example_of", "exporter_errors", "in_eval_mode", "manifest_of", "quiet", "reference_of", "trials", "verified"]
 
 MAX_TRIAL_SIZE = 256
 """Trials are small: a dimension that may be longer is tried up to this size."""
@@ -81,6 +81,7 @@ class Flat(nn.Module):
 
     def __init__(self, reference: ModuleBackend, model: nn.Module | None = None) -> None:
         super().__init__()
+        self.training = False  # the module's own mode is the caller's; `in_eval_mode` sets it while it is exported
         self.inner = reference.model if model is None else model
         self._call = reference.call
         self._inputs = tuple(spec.name for spec in reference.signature.inputs)
@@ -108,7 +109,7 @@ def example_of(reference: ModuleBackend) -> Tensors:
 
 def manifest_of(reference: ModuleBackend) -> Manifest:
     """Return what the exported file says of itself."""
-    with torch.inference_mode():
+    with torch.inference_mode(), EvalMode(reference.model)():
         answer = reference.call(reference.model, reference.samples[0])
     return Manifest(reference.signature, outline(answer, is_tensor))
 
@@ -222,6 +223,13 @@ def _first_lines(error: BaseException, count: int = 3) -> str:
     """Return the start of a message that may be a page long."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:count])[:500] or "no message"
+
+
+@contextmanager
+def in_eval_mode(reference: ModuleBackend) -> Iterator[None]:
+    """Export in eval mode, without warnings; the module is left in its own mode."""
+    with EvalMode(reference.model)(), quiet():
+        yield
 
 
 @contextmanager

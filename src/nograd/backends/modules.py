@@ -94,7 +94,7 @@ class ModuleBackend(TorchBackend):
             output = self.call(self.model, tensors)
         except Exception as error:  # a model may raise anything: the caller gets it as the cause
             given = self.call.describe(tensors)
-            raise ModelError(f"the model raised {type(error).__name__} on {given}: {error}") from error
+            raise ModelError(f"the model raised {type(error).__name__} on {given}: {_told(error)}") from error
         leaves, restore = flatten(output, is_tensor)
         if self._restore is None:
             self._restore = restore
@@ -144,6 +144,11 @@ class ModuleBackend(TorchBackend):
             yield
         finally:
             self._local.gradients = before
+
+
+def _told(error: Exception) -> str:
+    """Return what an error says, without the stack of native code that torch's C++ adds."""
+    return str(error).split("\nException raised from")[0]
 
 
 def _from_host(array: Array) -> Tensor:

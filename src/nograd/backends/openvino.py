@@ -128,7 +128,7 @@ def export_to_openvino(
 ) -> Export:
     """Write a model as an OpenVINO file, run it against eager, and return where it lies and how closely it agrees.
 
-    The graph is exported to ONNX first: that needs `nograd[onnx-export]`.
+    The graph is exported to ONNX first: that needs `nograd[onnx]`.
 
     Args:
         model: a module, or an eager backend.

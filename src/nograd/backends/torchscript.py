@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nograd.backends import Backend
 from nograd.backends.eager import eager_backend, unprobed_backend
-from nograd.backends.exporting import Export, Flat, example_of, exporter_errors, manifest_of, quiet, reference_of, verified
+from nograd.backends.exporting import Export, Flat, example_of, exporter_errors, in_eval_mode, manifest_of, quiet, reference_of, verified
 from nograd.backends.loaded import check_file, check_trusted, program_backend
 from nograd.backends.modules import ModuleBackend
 from nograd.errors import ConfigError, ModelLoadError
@@ -59,8 +59,8 @@ def export_to_torchscript(
     reference = reference_of(model, sample)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".nograd-") as folder:
         written = Path(folder) / target.name
-        with exporter_errors(f"torch.jit.{method}"), quiet():
-            program = _traced(reference) if method == "trace" else _scripted(reference)
+        with exporter_errors(f"torch.jit.{method}"), in_eval_mode(reference):
+            program = _traced(reference) if method == "trace" else torch.jit.script(reference.model)
             extra = {EXTRA_FILE: manifest_of(reference).dumps()} if method == "trace" else {}
             torch.jit.save(program, str(written), _extra_files=extra)  # type: ignore[no-untyped-call]
         candidate = load_torchscript(written, trusted=True, sample=reference.samples[0], device=reference.device)
@@ -73,17 +73,7 @@ def _traced(reference: ModuleBackend) -> Any:
     example = example_of(reference)
     inputs = tuple(example[spec.name] for spec in reference.signature.inputs)
     with torch.no_grad():  # not inference mode: constants of the trace would be inference tensors, which cannot be saved
-        return torch.jit.trace(Flat(reference).eval(), tuple(t.clone() for t in inputs), check_trace=False)  # type: ignore[no-untyped-call]
-
-
-def _scripted(reference: ModuleBackend) -> Any:
-    model = reference.model
-    was_training = model.training
-    model.eval()
-    try:
-        return torch.jit.script(model)
-    finally:
-        model.train(was_training)
+        return torch.jit.trace(Flat(reference), tuple(t.clone() for t in inputs), check_trace=False)  # type: ignore[no-untyped-call]
 
 
 def load_torchscript(

@@ -1,1 +1,1 @@
-"""What is done to a model before it runs: memory, precision, size."""
+"""What changes a model before a backend runs it: precision, quantization, memory."""

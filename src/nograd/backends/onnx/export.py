@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from nograd.backends import Backend
-from nograd.backends.exporting import Export, Flat, example_of, exporter_errors, manifest_of, quiet, reference_of, verified
+from nograd.backends.exporting import Export, Flat, example_of, exporter_errors, in_eval_mode, manifest_of, reference_of, verified
 from nograd.backends.modules import ModuleBackend
 from nograd.backends.onnx import OnnxBackend
 from nograd.backends.onnx.fusion import fuse_attention
 from nograd.backends.onnx.graph import check_graph, finish, load_graph, save_graph
-from nograd.errors import ConfigError, ExportError
+from nograd.errors import ConfigError, ExportError, ModelLoadError
 from nograd.parity import Tolerance
 from nograd.tensors import TensorSpec
 
@@ -67,7 +67,7 @@ def export_to_onnx(
     parity = None
     for name, write in ways:
         try:
-            with tempfile.TemporaryDirectory(dir=_folder(target), prefix=".nograd-") as folder, quiet():
+            with tempfile.TemporaryDirectory(dir=_folder(target), prefix=".nograd-") as folder, in_eval_mode(reference):
                 written = Path(folder) / target.name
                 write(reference, written, opset)
                 with OnnxBackend(written, device="cpu") as candidate:
@@ -75,9 +75,9 @@ def export_to_onnx(
                 for file in Path(folder).iterdir():
                     file.replace(target.parent / file.name)
             return Export(target, report, (*refused, f"written by {name}"))
-        except ExportError as error:
+        except (ExportError, ModelLoadError) as error:
             refused.append(f"{name}: {error}")
-            parity = error.parity or parity
+            parity = getattr(error, "parity", None) or parity
     raise ExportError("the model cannot be exported to ONNX; " + "; ".join(refused), parity)
 
 
@@ -149,7 +149,7 @@ def _write(reference: ModuleBackend, flat: Flat, path: Path, **options: Any) -> 
     weight_bytes = _weight_bytes(reference.model)
     with exporter_errors("the exporter"):
         torch.onnx.export(
-            flat.eval(), tuple(example_of(reference)[spec.name] for spec in signature.inputs), str(path),
+            flat, tuple(example_of(reference)[spec.name] for spec in signature.inputs), str(path),
             input_names=list(inputs), output_names=list(outputs), **options,
         )  # fmt: skip
         graph = load_graph(path)

@@ -12,7 +12,7 @@ from nograd.manifest import KEY, Manifest
 try:
     import onnx
 except ImportError:
-    raise MissingExtraError("onnx", "onnx-export") from None
+    raise MissingExtraError("onnx", "onnx") from None
 
 __all__ = ["MAX_INLINE_BYTES", "finish", "load_graph", "save_graph"]
 

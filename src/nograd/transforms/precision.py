@@ -1,0 +1,140 @@
+"""Half precision: floating numbers become float16 or bfloat16, and nothing else does; answers come back as float32."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nograd.errors import ConfigError
+from nograd.inputs import is_tensor
+from nograd.module import Wrapper
+from nograd.structure import flatten
+
+__all__ = ["HalfDtype", "HalfSupport", "half_support", "slower_sentence", "to_half", "with_autocast"]
+
+HalfDtype = Literal["float16", "bfloat16"]
+HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def to_half(model: nn.Module, dtype: HalfDtype = "float16") -> nn.Module:
+    """Return a copy of a model that computes in half precision, and still takes and gives float32.
+
+    Floating parameters, buffers and inputs are converted; integers (token ids), booleans (masks), complex numbers and
+    integer buffers stay as they are. Buffers beyond float16's range, such as the -1e9 of a mask, become its largest number.
+    The caller's model is left alone. Export, compile or trace the copy like any module.
+
+    Args:
+        model: a module whose floating parameters are float32 or float64.
+        dtype: `float16` has 11 significant bits and ends at 65504; `bfloat16` has 8, and float32's range.
+
+    Raises:
+        ConfigError: the dtype is another, or a parameter is beyond its range.
+    """
+    half = _half_dtype(dtype)
+    largest = torch.finfo(half).max
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.numel() and float(parameter.detach().abs().max()) > largest:
+            raise ConfigError(f"parameter {name!r} holds {float(parameter.detach().abs().max()):g}; {dtype} ends at {largest:g}")
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_floating_point():
+                setattr(module, name, buffer.clamp(-largest, largest))
+    return _Half(model.to(half), half)
+
+
+class _Half(Wrapper):
+    takes_dtype = torch.float32
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__(model)
+        self._dtype = dtype
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model on floating inputs in half precision; return floating outputs as float32."""
+        given = [_cast(value, self._dtype) for value in args]
+        named = {name: _cast(value, self._dtype) for name, value in kwargs.items()}
+        return _as_float32(self.wrapped(*given, **named))
+
+
+def with_autocast(model: nn.Module, dtype: HalfDtype = "bfloat16") -> nn.Module:
+    """Return the model under torch.autocast: weights stay float32, and torch converts what gains by it.
+
+    Slower than `to_half`, and closer to float32: reductions, norms and softmax stay in float32.
+
+    Raises:
+        ConfigError: the dtype is another.
+    """
+    return _Autocast(model, _half_dtype(dtype))
+
+
+class _Autocast(Wrapper):
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__(model)
+        self._dtype = dtype
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model under autocast on the device of its inputs; return floating outputs as float32."""
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        device = tensors[0].device.type if tensors else "cpu"
+        with torch.autocast(device, self._dtype):
+            return _as_float32(self.wrapped(*args, **kwargs))
+
+
+def _half_dtype(dtype: str) -> torch.dtype:
+    if dtype not in HALVES:
+        raise ConfigError(f"dtype is {dtype!r}; it must be one of {', '.join(map(repr, HALVES))}")
+    return HALVES[dtype]
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    """Change floating tensors, also those in a dict that the model takes whole."""
+    if isinstance(value, Mapping):
+        return {name: _cast(child, dtype) for name, child in value.items()}
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _as_float32(output: Any) -> Any:
+    leaves, restore = flatten(output, is_tensor)
+    halves = (torch.float16, torch.bfloat16)
+    return restore({name: leaf.float() if leaf.dtype in halves else leaf for name, leaf in leaves.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class HalfSupport:
+    """Whether a processor computes in half precision, or only pretends to."""
+
+    is_fast: bool
+    reason: str
+
+
+def half_support(dtype: HalfDtype, device: str = "cpu") -> HalfSupport:
+    """Return what the processor says of itself. torch runs half precision everywhere; without hardware for it, tens of times
+    slower than float32, in silence (ResNet-18 took 1.6 s instead of 50 ms). Measure as well.
+    """
+    half = _half_dtype(dtype)
+    if device.startswith("cuda"):
+        major, minor = torch.cuda.get_device_capability(device)
+        needed = (8, 0) if half == torch.bfloat16 else (7, 0)
+        return HalfSupport((major, minor) >= needed, f"compute capability {major}.{minor}; {dtype} needs {needed[0]}.{needed[1]}")
+    if device != "cpu":
+        return HalfSupport(is_fast=True, reason=f"nothing is known of {device}")
+    name = torch.backends.cpu.get_cpu_capability()
+    operator = "_is_mkldnn_bf16_supported" if half == torch.bfloat16 else "_is_mkldnn_fp16_supported"
+    is_fast = bool(getattr(torch.ops.mkldnn, operator)())
+    return HalfSupport(is_fast, f"this processor ({name}) {'has' if is_fast else 'has no'} {dtype} arithmetic for matrices")
+
+
+def slower_sentence(dtype: HalfDtype, half_s: float, float32_s: float, support: HalfSupport) -> str:
+    """Return the warning for a model that half precision makes slower, or nothing where it does not."""
+    if half_s <= float32_s:
+        return ""
+    return (
+        f"{dtype} takes {half_s * 1000:.3g} ms a run here, float32 {float32_s * 1000:.3g} ms ({half_s / float32_s:.2g} times as "
+        f"long): {support.reason}; float32 is the better choice here, or int8"
+    )
