@@ -111,3 +111,14 @@ def no_model() -> str:
 
 
 not_callable = "weights"
+
+
+def branching() -> nograd.Predictor:
+    """A model whose answer takes a branch on its data, which a trace cannot record."""
+    import torch
+
+    class Branching(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * 2 if x.sum() > 0 else x - 1
+
+    return nograd.Predictor(Branching(), sample=torch.ones(2, 3))

@@ -9,16 +9,41 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from nograd.backends import Backend, TorchBackend
+    from nograd.backends.aot import export_to_pt2
+    from nograd.backends.compiled import CompiledBackend, optimize_model_compile
+    from nograd.backends.onnx.export import export_to_onnx
+    from nograd.backends.openvino import export_to_openvino
+    from nograd.backends.torchscript import export_to_torchscript
     from nograd.batching import BatchPolicy, DeadlinePolicy, Decision, DynamicBatcher, LengthPolicy, measure_cost
     from nograd.bulk import BatchPredictor
     from nograd.cost import CostCurve
     from nograd.errors import NogradError
+    from nograd.parity import ParityReport, Tolerance, compare
     from nograd.predictor import Predictor
+    from nograd.presets import FP16Predictor, HighThroughputPredictor, LowLatencyPredictor, ONNXPredictor
     from nograd.probing import probe
     from nograd.sources import load
     from nograd.tensors import Batch, Signature, TensorSpec
+    from nograd.transforms.memory import MemoryEfficientModel, offload
+    from nograd.transforms.precision import to_half
 
 _HOME = {
+    "CompiledBackend": "backends.compiled",
+    "FP16Predictor": "presets",
+    "HighThroughputPredictor": "presets",
+    "LowLatencyPredictor": "presets",
+    "MemoryEfficientModel": "transforms.memory",
+    "ONNXPredictor": "presets",
+    "ParityReport": "parity",
+    "Tolerance": "parity",
+    "export_to_onnx": "backends.onnx.export",
+    "export_to_openvino": "backends.openvino",
+    "export_to_pt2": "backends.aot",
+    "export_to_torchscript": "backends.torchscript",
+    "optimize_model_compile": "backends.compiled",
+    "to_half": "transforms.precision",
+    "offload": "transforms.memory",
+    "compare": "parity",
     "Backend": "backends",
     "Batch": "tensors",
     "BatchPolicy": "batching",
@@ -44,20 +69,36 @@ __all__ = [
     "Batch",
     "BatchPolicy",
     "BatchPredictor",
+    "CompiledBackend",
     "CostCurve",
     "DeadlinePolicy",
     "Decision",
     "DynamicBatcher",
+    "FP16Predictor",
+    "HighThroughputPredictor",
     "LengthPolicy",
+    "LowLatencyPredictor",
+    "MemoryEfficientModel",
     "NogradError",
+    "ONNXPredictor",
+    "ParityReport",
     "Predictor",
     "Signature",
     "TensorSpec",
+    "Tolerance",
     "TorchBackend",
     "__version__",
+    "compare",
+    "export_to_onnx",
+    "export_to_openvino",
+    "export_to_pt2",
+    "export_to_torchscript",
     "load",
     "measure_cost",
+    "offload",
+    "optimize_model_compile",
     "probe",
+    "to_half",
 ]
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
 
 import typer
 
 from nograd import __version__
-from nograd.errors import NogradError
+from nograd.errors import ExportError, NogradError
 
 if TYPE_CHECKING:
     from nograd.server.service import ServedModel
@@ -29,13 +29,16 @@ app = typer.Typer(
 )
 
 
+MODEL_HELP = "A transformers folder, a .onnx, .xml, .pt2 or .pt file, 'package.module:factory', or 'minilm' (the demo)."
+
+
 def main() -> None:
     """Run the command; an error of ours is one sentence on stderr and exit code 2."""
     try:
         app()
     except NogradError as error:
         sys.stderr.write(f"nograd: {error}\n")
-        raise SystemExit(2) from None
+        raise SystemExit(1 if isinstance(error, ExportError) else 2) from None
 
 
 def _version(value: bool) -> None:  # noqa: FBT001  typer's way of calling
@@ -56,12 +59,13 @@ def _common(
 
 @app.command()
 def serve(
-    model: Annotated[str, typer.Argument(help="A transformers folder, 'package.module:factory', or 'minilm' (the demo).")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     *,
     name: Annotated[str | None, typer.Option(help="Name in the URL; default: from MODEL.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port; 0 takes a free one.")] = 8000,
     device: Annotated[str, typer.Option(help="'auto' or a torch device.")] = "auto",
+    trusted: Annotated[bool, typer.Option("--trusted", help="Open a .pt2 or .pt file: it holds a program.")] = False,
     max_batch_size: Annotated[int, typer.Option(help="Rows in one run, at most.")] = 32,
     max_wait_ms: Annotated[float, typer.Option(help="Longest wait for company, in ms; 0 runs at once.")] = 0.0,
     max_queue_rows: Annotated[int, typer.Option(help="Rows that may wait; a request beyond gets 503.")] = 1024,
@@ -85,7 +89,7 @@ def serve(
 
     console = Console(stderr=True, highlight=False)
     with console.status(f"loading {model}"):
-        predictor = in_own_thread(lambda: load(model, device=device)).result()
+        predictor = in_own_thread(lambda: load(model, device=device, trusted=trusted)).result()
     service = InferenceService(config)
     served = service.add(name or _name_of(model), predictor)
     url = f"http://{_in_url(host)}:{listener.getsockname()[1]}"
@@ -98,6 +102,39 @@ def serve(
     with warming:
         serve(service, listener, ready)
     typer.echo("stopped")
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    *,
+    to: Annotated[str, typer.Option(help="onnx, torchscript, pt2 (AOTInductor) or openvino.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    precision: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+) -> None:
+    """Write MODEL as a file, and print how closely it agrees with the model; exit 1, writing nothing, where it does not."""
+    from rich.console import Console
+
+    from nograd.exports import export_model
+    from nograd.sources import load
+    from nograd.threads import in_own_thread
+
+    console = Console(stderr=True, highlight=False)
+    with console.status(f"loading {model}"):
+        predictor = in_own_thread(lambda: load(model, device="cpu")).result()
+    try:
+        with console.status(f"exporting to {to}"):
+            made = export_model(predictor.backend, output, to=to, precision=precision)  # type: ignore[arg-type]  # it checks them
+    except ExportError as error:
+        if error.parity is not None:
+            typer.echo(str(error.parity))
+        raise
+    typer.echo(str(made.parity))
+    files = [made.path, *(made.path.parent / f"{made.path.name}.data", made.path.with_suffix(".bin"))]
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    typer.echo(f"{made.path}: {size / 1e6:.1f} MB; {'; '.join(made.notes)}")
+    if predictor.has_preprocess:
+        typer.echo("the file takes the model's own inputs; what is done to items before (tokenizing) is not in it")
 
 
 def _name_of(model: str) -> str:

@@ -53,7 +53,9 @@ class Manifest:
         except msgspec.DecodeError as error:
             raise ModelLoadError(f"the file's manifest cannot be read: {error}") from error
         if plain.format > FORMAT:
-            raise ModelLoadError(f"the file's manifest has format {plain.format}; this nograd reads up to {FORMAT}: update nograd")
+            raise ModelLoadError(
+                f"the file's manifest has format {plain.format}; this nograd reads up to {FORMAT}: update nograd"
+            )
         inputs, outputs = (tuple(map(_from_file, specs)) for specs in (plain.inputs, plain.outputs))
         signature = Signature(inputs, outputs, plain.batching, plain.reason, plain.max_sizes)
         return cls(signature, plain.outline)

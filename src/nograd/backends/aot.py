@@ -12,7 +12,16 @@ import torch
 from torch import nn
 
 from nograd.backends import Backend
-from nograd.backends.exporting import Export, Flat, example_of, exporter_errors, in_eval_mode, manifest_of, reference_of, verified
+from nograd.backends.exporting import (
+    Export,
+    Flat,
+    example_of,
+    exporter_errors,
+    in_eval_mode,
+    manifest_of,
+    reference_of,
+    verified,
+)
 from nograd.backends.loaded import check_file, check_trusted, program_backend
 from nograd.backends.modules import ModuleBackend
 from nograd.errors import ConfigError, ExportError, ModelLoadError

@@ -215,7 +215,8 @@ def _filled(array: Any, spec: TensorSpec, rows: int, sizes: Mapping[str, int]) -
     """Return an array with copies of its first row added, and its varying dimensions filled with the pad value."""
     widths = [(0, rows - len(array))]
     widths += [
-        (0, sizes[size] - given if isinstance(size, str) else 0) for size, given in zip(spec.shape, array.shape[1:], strict=True)
+        (0, sizes[size] - given if isinstance(size, str) else 0)
+        for size, given in zip(spec.shape, array.shape[1:], strict=True)
     ]
     if not any(after for _, after in widths):
         return array
@@ -229,5 +230,3 @@ def _reason(error: ModelError) -> str:
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     told = " ".join(line for line in lines[:4] if not line.startswith("Hint"))
     return f"{type(cause).__name__}: {told[:300]}"
-
-

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,18 @@ from nograd.tensors import Batch
 if TYPE_CHECKING:
     from nograd.tensors import Signature
 
-__all__ = ["Export", "Flat", "example_of", "exporter_errors", "in_eval_mode", "manifest_of", "quiet", "reference_of", "trials", "verified"]
+__all__ = [
+    "Export",
+    "Flat",
+    "example_of",
+    "exporter_errors",
+    "in_eval_mode",
+    "manifest_of",
+    "quiet",
+    "reference_of",
+    "trials",
+    "verified",
+]
 
 MAX_TRIAL_SIZE = 256
 """Trials are small: a dimension that may be longer is tried up to this size."""

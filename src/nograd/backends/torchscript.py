@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nograd.backends import Backend
 from nograd.backends.eager import eager_backend, unprobed_backend
-from nograd.backends.exporting import Export, Flat, example_of, exporter_errors, in_eval_mode, manifest_of, quiet, reference_of, verified
+from nograd.backends.exporting import (
+    Export,
+    Flat,
+    example_of,
+    exporter_errors,
+    in_eval_mode,
+    manifest_of,
+    quiet,
+    reference_of,
+    verified,
+)
 from nograd.backends.loaded import check_file, check_trusted, program_backend
 from nograd.backends.modules import ModuleBackend
 from nograd.errors import ConfigError, ModelLoadError
@@ -76,9 +85,7 @@ def _traced(reference: ModuleBackend) -> Any:
         return torch.jit.trace(Flat(reference), tuple(t.clone() for t in inputs), check_trace=False)  # type: ignore[no-untyped-call]
 
 
-def load_torchscript(
-    path: str | os.PathLike[str], *, trusted: bool, sample: Any = None, device: str = "auto"
-) -> ModuleBackend:
+def load_torchscript(path: str | os.PathLike[str], *, trusted: bool, sample: Any = None, device: str = "auto") -> ModuleBackend:
     """Return a backend over a TorchScript file: nograd's own, or any other.
 
     Args:
@@ -106,5 +113,3 @@ def load_torchscript(
     return ModuleBackend(
         inner.model, inner.signature, inner.call, name="torchscript", samples=inner.samples
     )  # fmt: skip
-
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,6 +25,10 @@ from nograd.module import Wrapper
 from nograd.tensors import Batch, num_rows
 
 __all__ = ["MemoryEfficientModel", "SplittingBackend", "offload", "peak_bytes"]
+
+
+_SWAPPING = threading.RLock()
+"""Held while a layer's forward is another: two threads would each put back what the other had set."""
 
 
 class MemoryEfficientModel(Wrapper):
@@ -55,7 +60,7 @@ class MemoryEfficientModel(Wrapper):
             return self.wrapped(*args, **kwargs)
         # A checkpointed layer is called through its class's forward, set on the instance for this call and its backward pass.
         modules = {id(module): module for module in map(self.wrapped.get_submodule, self.layers)}
-        with ExitStack() as stack:
+        with _SWAPPING, ExitStack() as stack:
             for module in modules.values():
                 stack.enter_context(_checkpointed(module))
             return self.wrapped(*args, **kwargs)
@@ -194,7 +199,9 @@ def _blocks(model: nn.Module, max_bytes: int) -> list[nn.Module]:
         return [model]
     own = _bytes_of(model.parameters(recurse=False))
     if own:
-        raise ConfigError(f"max_memory_bytes is {max_bytes}; {type(model).__name__} has {size} bytes that cannot be cut further")
+        raise ConfigError(
+            f"max_memory_bytes is {max_bytes}; {type(model).__name__} has {size} bytes that cannot be cut further"
+        )
     return [block for child in model.children() if _bytes_of(child.parameters()) for block in _blocks(child, max_bytes)]
 
 
@@ -268,4 +275,6 @@ class SplittingBackend(Backend):
 def _is_out_of_memory(error: ModelError) -> bool:
     cause = error.__cause__
     told = str(cause).lower()
-    return isinstance(cause, MemoryError | torch.OutOfMemoryError) or "not enough memory" in told or "can't allocate memory" in told
+    return isinstance(cause, MemoryError | torch.OutOfMemoryError) or any(
+        words in told for words in ("not enough memory", "can't allocate memory", "failed to allocate memory")
+    )

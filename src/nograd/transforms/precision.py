@@ -39,7 +39,9 @@ def to_half(model: nn.Module, dtype: HalfDtype = "float16") -> nn.Module:
     largest = torch.finfo(half).max
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and parameter.numel() and float(parameter.detach().abs().max()) > largest:
-            raise ConfigError(f"parameter {name!r} holds {float(parameter.detach().abs().max()):g}; {dtype} ends at {largest:g}")
+            raise ConfigError(
+                f"parameter {name!r} holds {float(parameter.detach().abs().max()):g}; {dtype} ends at {largest:g}"
+            )
     model = copy.deepcopy(model)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
@@ -121,7 +123,9 @@ def half_support(dtype: HalfDtype, device: str = "cpu") -> HalfSupport:
     if device.startswith("cuda"):
         major, minor = torch.cuda.get_device_capability(device)
         needed = (8, 0) if half == torch.bfloat16 else (7, 0)
-        return HalfSupport((major, minor) >= needed, f"compute capability {major}.{minor}; {dtype} needs {needed[0]}.{needed[1]}")
+        return HalfSupport(
+            (major, minor) >= needed, f"compute capability {major}.{minor}; {dtype} needs {needed[0]}.{needed[1]}"
+        )
     if device != "cpu":
         return HalfSupport(is_fast=True, reason=f"nothing is known of {device}")
     name = torch.backends.cpu.get_cpu_capability()

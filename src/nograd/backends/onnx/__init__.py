@@ -115,7 +115,9 @@ class OnnxBackend(Backend):
         if rows % self._fixed_rows:
             raise ModelError(f"the model was exported for {self._fixed_rows} rows and takes no others; {rows} were given")
         starts = range(0, rows, self._fixed_rows)
-        parts = [self._run({name: array[start : start + self._fixed_rows] for name, array in batch.items()}) for start in starts]
+        parts = [
+            self._run({name: array[start : start + self._fixed_rows] for name, array in batch.items()}) for start in starts
+        ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _run(self, batch: Batch) -> Batch:

@@ -14,7 +14,16 @@ import torch
 from torch import nn
 
 from nograd.backends import Backend
-from nograd.backends.exporting import Export, Flat, example_of, exporter_errors, in_eval_mode, manifest_of, reference_of, verified
+from nograd.backends.exporting import (
+    Export,
+    Flat,
+    example_of,
+    exporter_errors,
+    in_eval_mode,
+    manifest_of,
+    reference_of,
+    verified,
+)
 from nograd.backends.modules import ModuleBackend
 from nograd.backends.onnx import OnnxBackend
 from nograd.backends.onnx.fusion import fuse_attention

@@ -21,7 +21,11 @@ def fuse_attention(path: Path, *, model_type: str, num_heads: int, hidden_size: 
     from onnxruntime.transformers import optimizer
 
     kind = model_type if model_type in optimizer.MODEL_TYPES else "bert"
-    loud = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith(("fusion", "onnx_model", "shape_"))]
+    loud = [
+        logging.getLogger(name)
+        for name in logging.root.manager.loggerDict
+        if name.startswith(("fusion", "onnx_model", "shape_"))
+    ]
     loud += [logging.getLogger(name) for name in ("onnxruntime.transformers.optimizer", "onnx_model", "fusion_base")]
     levels = [logger.level for logger in loud]
     for logger in loud:

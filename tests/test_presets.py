@@ -1,0 +1,189 @@
+"""Presets and exports: predictors for a purpose, and files by the end of their name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from torch import nn
+
+from nograd import HighThroughputPredictor, LowLatencyPredictor, ONNXPredictor, Predictor, export_to_onnx, load
+from nograd.backends.onnx import providers_for
+from nograd.errors import ConfigError, ExportError, ModelLoadError
+from nograd.exports import export_model
+
+
+def foreign(path: Path, rows: Any = "batch", *, scalar: bool = False) -> Path:
+    """An ONNX file that never was a torch model: int32 ids, looked up and summed."""
+    inputs = [helper.make_tensor_value_info("ids", TensorProto.INT32, [rows, "n"])]
+    inputs += [helper.make_tensor_value_info("rate", TensorProto.INT64, [])] if scalar else []
+    table = helper.make_tensor("table", TensorProto.FLOAT, [9, 2], np.arange(18, dtype=np.float32))
+    axes = helper.make_tensor("axes", TensorProto.INT64, [1], [1])
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["rows"]),
+        helper.make_node("ReduceSum", ["rows", "axes"], ["sum"], keepdims=0),
+    ]
+    output = helper.make_tensor_value_info("sum", TensorProto.FLOAT, [rows, 2])
+    graph = helper.make_graph(nodes, "foreign", inputs, [output], [table, axes])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), str(path))
+    return path
+
+
+def test_a_file_that_never_was_a_torch_model_is_run(tmp_path: Path) -> None:
+    predictor = ONNXPredictor(foreign(tmp_path / "f.onnx"), sample=np.array([[1, 2], [3, 4]], np.int32))
+
+    assert predictor.predict([[1, 2, 3]])["sum"].tolist() == [[12, 15]]
+    assert predictor.signature.batching == "equal_lengths"
+    assert predictor.signature.reason == "rows do not influence each other; whether n may be padded is not known"
+
+
+def test_without_a_sample_nothing_is_batched(tmp_path: Path) -> None:
+    assert ONNXPredictor(foreign(tmp_path / "f.onnx")).signature.batching == "alone"
+
+
+def test_a_graph_of_one_row_runs_row_by_row(tmp_path: Path) -> None:
+    predictor = ONNXPredictor(foreign(tmp_path / "f.onnx", 1))
+
+    assert predictor.predict([[1, 2], [3, 4]])["sum"].tolist() == [[6, 8], [14, 16]]
+
+
+def test_inputs_that_are_not_rows_are_told(tmp_path: Path) -> None:
+    with pytest.raises(
+        ModelLoadError, match=r"input 'rate' is tensor\(int64\) \[\]; nograd runs models whose inputs are all \[rows"
+    ):
+        ONNXPredictor(foreign(tmp_path / "f.onnx", scalar=True))
+
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+
+@pytest.mark.parametrize(
+    ("device", "available", "expected"),
+    [
+        ("auto", [CPU], ([CPU], [{}])),
+        ("cpu", [CUDA, CPU], ([CPU], [{}])),
+        ("auto", [CUDA, CPU], ([CUDA, CPU], [{"device_id": "0"}, {}])),
+        ("cuda:1", [CUDA, CPU], ([CUDA, CPU], [{"device_id": "1"}, {}])),
+    ],
+)
+def test_providers_follow_the_device(device: str, available: list[str], expected: Any) -> None:
+    assert providers_for(device, available) == expected
+
+
+@pytest.mark.parametrize("device", ["cuda", "tpu", "cpu:1", "cuda:x"])
+def test_a_device_that_is_not_there_is_told(device: str) -> None:
+    with pytest.raises(ConfigError, match=f"device is '{device}'"):
+        providers_for(device, [CPU])
+
+
+PROGRAM = """
+import sys
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "transformers", "onnx", "openvino_telemetry"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, NoTorch())
+from nograd import load
+
+for file in sys.argv[1:]:
+    print(load(file).predict([[1.0, 2.0, 3.0, 4.0]]).shape)
+"""
+
+
+def test_onnx_and_openvino_files_run_where_there_is_no_torch(tmp_path: Path) -> None:
+    backend = Predictor(nn.Linear(4, 3), sample=torch.ones(2, 4)).backend
+    for kind, file in (("onnx", "m.onnx"), ("openvino", "m.xml")):
+        export_model(backend, tmp_path / file, to=kind)  # type: ignore[arg-type]
+
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path / "m.onnx"), str(tmp_path / "m.xml")], capture_output=True, text=True
+    )
+
+    assert done.stdout.split("\n")[:2] == ["(1, 3)", "(1, 3)"], done.stderr
+
+
+@pytest.mark.parametrize("kind", [LowLatencyPredictor, HighThroughputPredictor])
+def test_presets_answer_as_the_model_does(kind: Any) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    x = torch.randn(5, 4)
+
+    predictor = kind(model, torch.randn(2, 4))
+
+    with torch.no_grad():
+        torch.testing.assert_close(predictor.predict(x), model(x))
+    assert predictor.backend.name in ("eager", "onnx")
+
+
+def test_float16_is_compared_with_the_float32_model(tmp_path: Path) -> None:
+    backend = Predictor(nn.Linear(4, 3), sample=torch.rand(2, 4)).backend
+
+    made = export_model(backend, tmp_path / "h.onnx", to="onnx", precision="float16")
+
+    assert 0 < made.parity.max_rel < 0.05
+    assert [file.name for file in tmp_path.iterdir()] == ["h.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"to": "tflite"}, "the kind is 'tflite'; it must be one of onnx, torchscript, pt2, openvino"),
+        ({"to": "pt2"}, r"for pt2 it must end in .pt2"),
+        ({"to": "onnx", "precision": "int3"}, "precision is 'int3'"),
+    ],
+)
+def test_what_cannot_be_written_is_told(options: Any, message: str, tmp_path: Path) -> None:
+    backend = Predictor(nn.Linear(4, 3), sample=torch.rand(2, 4)).backend
+
+    with pytest.raises(ConfigError, match=message):
+        export_model(backend, tmp_path / "m.onnx", **options)
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "nograd", *arguments], capture_output=True, text=True)
+
+
+def test_the_command_writes_the_file_and_prints_how_closely_it_agrees(tmp_path: Path) -> None:
+    done = command("export", "tests.served_models:tiny", "--to", "onnx", "-o", str(tmp_path / "t.onnx"))
+
+    assert done.returncode == 0, done.stderr
+    assert "passed over" in done.stdout
+    assert load(str(tmp_path / "t.onnx")).predict(np.zeros((2, 16), np.float32)).shape == (2, 4)
+
+
+def test_the_command_exits_with_1_and_the_table_where_the_export_differs(tmp_path: Path) -> None:
+    done = command("export", "tests.served_models:branching", "--to", "torchscript", "-o", str(tmp_path / "t.pt"))
+
+    assert done.returncode == 1
+    assert "FAILED over" in done.stdout
+    assert "branches on its data" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_large_weights_lie_beside_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nograd.backends.onnx.graph.MAX_INLINE_BYTES", 1000)
+    model = nn.Linear(64, 64)
+
+    export_to_onnx(model, torch.rand(2, 64), tmp_path / "m.onnx")
+
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
+    x = np.ones((3, 64), np.float32)
+    with torch.no_grad():
+        np.testing.assert_allclose(ONNXPredictor(tmp_path / "m.onnx").predict(x), model(torch.from_numpy(x)).numpy(), atol=1e-5)
+
+
+def test_a_refused_export_says_what_each_way_said() -> None:
+    class Refused(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * len(str(x.sum().item()))
+
+    with pytest.raises(ExportError, match=r"dynamo=True\): .*dynamo=False\): "):
+        export_to_onnx(Refused(), torch.rand(2, 3), "refused.onnx")
