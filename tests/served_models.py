@@ -113,7 +113,7 @@ def no_model() -> str:
 not_callable = "weights"
 
 
-def branching() -> nograd.Predictor:
+def branching() -> Predictor:
     """A model whose answer takes a branch on its data, which a trace cannot record."""
     import torch
 
@@ -121,4 +121,4 @@ def branching() -> nograd.Predictor:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x * 2 if x.sum() > 0 else x - 1
 
-    return nograd.Predictor(Branching(), sample=torch.ones(2, 3))
+    return Predictor(Branching(), sample=torch.ones(2, 3))

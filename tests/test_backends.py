@@ -88,10 +88,10 @@ def batch(rows: int) -> Batch:
     return {"x": rng.standard_normal((rows, 4), dtype=np.float32), "ids": rng.integers(0, 5, rows)}
 
 
-def plain(module: nn.Module, given: Batch) -> dict[str, Any]:
+def plain(module: nn.Module, given: Batch) -> Any:
     """What the module itself answers in eval mode."""
     with torch.no_grad():
-        answer: dict[str, Any] = module.eval()(**{name: torch.from_numpy(array) for name, array in given.items()})
+        answer = module.eval()(**{name: torch.from_numpy(array) for name, array in given.items()})
     return answer
 
 
@@ -372,7 +372,7 @@ def test_what_cannot_be_opened_is_told_in_one_sentence(kind: str, tmp_path: Path
 def test_a_program_is_opened_only_when_it_is_trusted(load: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "model.pt2").write_bytes(b"")
 
-    with pytest.raises(ConfigError, match="opening it runs what is in it; .* trusted=True"):
+    with pytest.raises(ConfigError, match=r"opening it runs what is in it; .* trusted=True"):
         load(tmp_path / "model.pt2", trusted=False)
 
 
@@ -381,7 +381,7 @@ def test_an_lstm_answers_as_eager_at_every_length(kind: str, tmp_path: Path) -> 
     file, export, load = EXPORTS[kind]
     module = LastState()
     if kind == "aot":  # torch.export unrolls an LSTM over the sample's length: told, not shipped
-        with pytest.raises(ExportError, match="torch.export refuses the model: .* specialized it to be a constant"):
+        with pytest.raises(ExportError, match=r"torch.export refuses the model: .* specialized it to be a constant"):
             export(module, torch.randn(2, 5, 4), tmp_path / file)
         return
     export(module, torch.randn(2, 5, 4), tmp_path / file)

@@ -13,7 +13,9 @@ import pytest
 from nograd import __version__
 from tests.running_server import FOLDER
 
-ACCEPTED = "the model must be a transformers folder, 'package.module:factory', or 'minilm' (the demo)"
+ACCEPTED = (
+    "the model must be a transformers folder, a .onnx, .xml, .pt2 or .pt file, 'package.module:factory', or 'minilm' (the demo)"
+)
 
 
 def nograd(*arguments: str, cwd: Path = FOLDER) -> subprocess.CompletedProcess[str]:

@@ -77,7 +77,10 @@ def test_texts_of_all_lengths_together_equal_each_alone(minilm: Predictor) -> No
             "tests.served_models:not_callable is str; it must be a function without arguments",
         ),
         (":factory", "importing  raised ValueError"),
-        (__file__, f"{__file__} is a file; the model must be a transformers folder, 'package.module:factory', or 'minilm'"),
+        (
+            __file__,
+            f"{__file__} is a file; the model must be a transformers folder, a .onnx, .xml, .pt2 or .pt file, 'package.module:factory', or 'minilm'",
+        ),
     ],
 )
 def test_a_model_that_is_not_to_be_had_is_told_in_one_sentence(name: str, message: str) -> None:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from nograd.probing import probe
     from nograd.sources import load
     from nograd.tensors import Batch, Signature, TensorSpec
-    from nograd.transforms.memory import MemoryEfficientModel, offload
+    from nograd.transforms.memory import MemoryEfficientModel
+    from nograd.transforms.offload import offload
     from nograd.transforms.precision import to_half
 
 _HOME = {
@@ -42,7 +43,7 @@ _HOME = {
     "export_to_torchscript": "backends.torchscript",
     "optimize_model_compile": "backends.compiled",
     "to_half": "transforms.precision",
-    "offload": "transforms.memory",
+    "offload": "transforms.offload",
     "compare": "parity",
     "Backend": "backends",
     "Batch": "tensors",

@@ -121,7 +121,7 @@ def export(
 
     console = Console(stderr=True, highlight=False)
     with console.status(f"loading {model}"):
-        predictor = in_own_thread(lambda: load(model, device="cpu")).result()
+        predictor = in_own_thread(lambda: load(model)).result()
     try:
         with console.status(f"exporting to {to}"):
             made = export_model(predictor.backend, output, to=to, precision=precision)  # type: ignore[arg-type]  # it checks them

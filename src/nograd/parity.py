@@ -286,7 +286,7 @@ def _failures(output: OutputParity, tolerance: Tolerance) -> list[str]:
     if tolerance.max_abs is not None and not output.max_abs <= tolerance.max_abs:
         found.append(f"output {name!r} differs by {output.max_abs:.2e}; {tolerance.max_abs:g} is allowed")
     if tolerance.min_agreement is not None and output.agreement is not None and not output.agreement >= tolerance.min_agreement:
-        found.append(f"output {name!r} agrees in {output.agreement:.2%}; at least {tolerance.min_agreement:.2%} is required")
+        found.append(f"output {name!r} agrees in {output.agreement:.2%}; {tolerance.min_agreement:.2%} is required")
     return found
 
 

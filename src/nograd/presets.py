@@ -107,8 +107,8 @@ class LowLatencyPredictor(Predictor):
 
 
 class HighThroughputPredictor(Predictor):
-    """A Predictor whose backend answered the most rows a second: eager or ONNX Runtime, in one lane with all threads or in a lane
-    of one thread for each processor.
+    """A Predictor whose backend answered the most rows a second: eager or ONNX Runtime, in one lane with all threads or in
+    a lane of one thread for each processor.
 
     Args:
         model: a module.

@@ -28,7 +28,8 @@ def load(model: str, *, device: str = "auto", trusted: bool = False) -> Predicto
     """Return a Predictor for a model's name.
 
     Args:
-        model: a folder that transformers saved; an exported file (`.onnx`, `.xml`, `.pt2`, `.pt`); `package.module:factory`, a function that returns a Predictor or a module;
+        model: a folder that transformers saved; an exported file (`.onnx`, `.xml`, `.pt2`, `.pt`);
+            `package.module:factory`, a function that returns a Predictor or a module;
             or `minilm`.
         device: `auto`, or a torch device.
         trusted: for `.pt2` and `.pt` files: that you know where they come from. They hold programs.

@@ -135,7 +135,8 @@ class CompiledBackend(TorchBackend):
 
     def _with_graphs(self, *, fullgraph: bool) -> ModuleBackend:
         reference = self._reference
-        module = torch.compile(reference.model, backend=self._counted, dynamic=self._dynamic, fullgraph=fullgraph)
+        options: dict[str, Any] = {"dynamic": self._dynamic, "fullgraph": fullgraph}
+        module: Any = torch.compile(reference.model, backend=self._counted, **options)
         return ModuleBackend(module, reference.signature, reference.call, reference.restore, name=self.name,
                              has_gradients=False)  # type: ignore[arg-type]  # fmt: skip
 

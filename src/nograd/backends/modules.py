@@ -56,7 +56,7 @@ class ModuleBackend(TorchBackend):
         num_threads: threads that one of them computes with, on a CPU; default: as torch is set.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         model: nn.Module,
         signature: Signature,

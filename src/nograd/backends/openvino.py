@@ -1,4 +1,4 @@
-"""The openvino backend: Intel's runtime. Running imports no torch, and nothing of OpenVINO that reports home. Extra: openvino."""
+"""The openvino backend: Intel's runtime. Running imports no torch, and nothing that reports home. Extra: openvino."""
 
 from __future__ import annotations
 

@@ -1,280 +1,369 @@
-"""Models that do not fit: recomputed activations for gradients, parameters loaded layer by layer, batches cut in two."""
+"""Less memory: recomputed activations for gradients, the measured peak, and batches cut until they fit.
+
+Nothing here changes the caller's module. Where some of its submodules must act otherwise, its tree is copied without its
+tensors (`shallow`, `mirror`, `graft`): the copies are of the same classes and share parameters, hooks and attributes.
+"""
 
 from __future__ import annotations
 
-import difflib
-import threading
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from itertools import pairwise
-from pathlib import Path
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from functools import partial, update_wrapper
+from math import inf
+from typing import Any, TypeAlias
 
-import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import nn
+from torch.autograd.profiler import profile
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from nograd.backends import Backend
 from nograd.errors import ConfigError, ModelError, UnsupportedError
-from nograd.module import Wrapper
-from nograd.tensors import Batch, num_rows
+from nograd.tensors import Batch, join_arrays, num_rows, split
 
-__all__ = ["MemoryEfficientModel", "SplittingBackend", "offload", "peak_bytes"]
+__all__ = [
+    "MemoryEfficientModel",
+    "Splitting",
+    "check_copyable",
+    "find_layers",
+    "is_recording",
+    "mirror",
+    "own_signature",
+    "peak_bytes",
+]
+
+Layers: TypeAlias = Sequence[str | type[nn.Module]]
+
+_UNCALLABLE = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
-_SWAPPING = threading.RLock()
-"""Held while a layer's forward is another: two threads would each put back what the other had set."""
+class MemoryEfficientModel(nn.Module):
+    """The model with activation checkpoints: gradients cost less memory and more time; without gradients nothing changes.
 
+    A chosen layer keeps only its inputs for the backward pass, and runs again when the backward pass reaches it (Chen et al.,
+    Training Deep Nets with Sublinear Memory Cost, 2016). It runs again as it ran before: with the random numbers and the
+    training mode of the first run, whatever the model's mode is by then, and batch norm counts a batch once. So gradients
+    are equal to those of the model itself.
 
-class MemoryEfficientModel(Wrapper):
-    """A model whose layers forget their activations and compute them again when gradients need them.
-
-    For explanations and fine-tuning: memory grows with one layer and the borders between layers, instead of with all layers,
-    for one more forward pass (Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016). Gradients are the same,
-    dropout included: its random numbers are drawn again from the same state. Without gradients nothing is done at all. The
-    model itself, its names and its parameters are left as they are.
+    `model` is the caller's module, not changed, and not slower when called by itself. The names in the state dict are its
+    own. In gradient mode `model`, and what contains the chosen layers, runs as a copy without tensors: a plain attribute
+    that their `forward` sets on itself is lost after the call; buffers are not.
 
     Args:
-        model: the model.
-        layers: names (as in `named_modules`) or classes of the layers; default: the members of every ModuleList, which is
-            what transformers keep their layers in, else of the largest Sequential. Of two nested ones the outer counts.
+        model: the module.
+        layers: names of modules as in `named_modules()`, or classes; a `ModuleList` stands for its modules, and a layer
+            inside another one for nothing. Default: the modules in each `ModuleList`, and in each `Sequential` the blocks
+            of a class that it holds twice or more.
 
     Raises:
-        ConfigError: there is no such layer, or none was found.
+        ConfigError: there is no such layer, or none was given and none found.
+        UnsupportedError: what contains a layer was compiled, scripted, or had its `forward` replaced.
+
+    >>> stack = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(3)))
+    >>> MemoryEfficientModel(stack).layers
+    ('0', '1', '2')
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[str | type[nn.Module]] | None = None) -> None:
-        super().__init__(model)
-        names = _layers_of(model) if layers is None else _named(model, layers)
-        self.layers = tuple(name for name in names if not any(name.startswith(f"{other}.") for other in names))
-        """Names of the layers that are recomputed."""
+    def __init__(self, model: nn.Module, *, layers: Layers | None = None) -> None:
+        super().__init__()
+        self.layers: tuple[str, ...] = find_layers(model) if layers is None else tuple(_outermost(_named(model, layers)))
+        """Names of the layers that run under a checkpoint."""
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model."""
-        if not torch.is_grad_enabled():
-            return self.wrapped(*args, **kwargs)
-        # A checkpointed layer is called through its class's forward, set on the instance for this call and its backward pass.
-        modules = {id(module): module for module in map(self.wrapped.get_submodule, self.layers)}
-        with _SWAPPING, ExitStack() as stack:
-            for module in modules.values():
-                stack.enter_context(_checkpointed(module))
-            return self.wrapped(*args, **kwargs)
+        if not self.layers:
+            raise ConfigError(
+                f"{type(model).__name__} has no ModuleList, and no Sequential with repeated blocks; "
+                f"name its layers: {_some(name for name, _ in model.named_modules() if name)}"
+            )
+        check_copyable(model, self.layers)
+        self.model = model
+        self.register_load_state_dict_pre_hook(_prefix_keys)  # type: ignore[no-untyped-call]
 
+    @property
+    def forward(self) -> Callable[..., Any]:  # type: ignore[override]
+        """The model's `forward`, with its parameters."""
+        return own_signature(self._run, self.model)
 
-@contextmanager
-def _checkpointed(module: nn.Module) -> Iterator[None]:
-    """Within this context the module runs under torch.utils.checkpoint."""
-    own = module.__dict__.get("forward")
-    forward = module.forward
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        if not is_recording(self.model, args, kwargs):
+            return self.model(*args, **kwargs)
+        chosen = map(self.model.get_submodule, self.layers)
+        return _graft(self.model, {layer: _checkpointed(layer) for layer in chosen})(*args, **kwargs)
 
-    def recomputed(*args: Any, **kwargs: Any) -> Any:
-        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=True, **kwargs)
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return self.model.state_dict(*args, **kwargs)
 
-    module.forward = recomputed  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        if own is None:
-            del module.forward
-        else:
-            module.forward = own  # type: ignore[method-assign]
+    def extra_repr(self) -> str:
+        return f"layers={self.layers}"
 
 
-def _layers_of(model: nn.Module) -> list[str]:
-    lists = [
-        f"{name}.{index}".lstrip(".")
-        for name, module in model.named_modules() if isinstance(module, nn.ModuleList) for index in range(len(module))
-    ]  # fmt: skip
-    if lists:
-        return lists
-    chains = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Sequential) and len(module) > 1]
-    if not chains:
-        raise ConfigError("the model has neither a ModuleList nor a Sequential; name the layers to recompute in `layers`")
-    name, chain = max(chains, key=lambda each: len(each[1]))
-    return [f"{name}.{index}".lstrip(".") for index in range(len(chain))]
+def own_signature(run: Callable[..., Any], model: nn.Module) -> Callable[..., Any]:
+    """Return `run` with the signature of the model's `forward`, from which others read the names of its inputs."""
+    return update_wrapper(partial(run), model.forward)
 
 
-def _named(model: nn.Module, layers: Sequence[str | type[nn.Module]]) -> list[str]:
-    known = dict(model.named_modules())
-    found: list[str] = []
-    for layer in layers:
-        if isinstance(layer, str):
-            if layer not in known or not layer:
-                near = ", ".join(difflib.get_close_matches(layer, known, 3)) or ", ".join(list(known)[1:4])
-                raise ConfigError(f"there is no layer {layer!r}; the model has, for example, {near}")
-            found.append(layer)
-        else:
-            members = [name for name, module in known.items() if name and isinstance(module, layer)]
-            if not members:
-                raise ConfigError(f"the model has no layer of the class {layer.__name__}")
-            found += members
-    return found
+def is_recording(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """True where a call would record gradients, of an input or of a parameter."""
+    if not torch.is_grad_enabled():
+        return False
+    given = (leaf for leaf in tree_leaves((args, dict(kwargs))) if isinstance(leaf, torch.Tensor))
+    return any(tensor.requires_grad for tensor in (*model.parameters(), *given))
 
 
-def peak_bytes(work: Callable[[], object]) -> int:
-    """Return the largest number of bytes that tensors made during `work` held at one time.
-
-    On a GPU torch's own count, above what was held before. On a CPU the storages that operations return are counted while
-    they live; buffers inside an operation are not seen.
-    """
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        work()
-        return torch.cuda.max_memory_allocated() - before
-    with _Storages() as storages:
-        work()
-    return storages.peak
+def _prefix_keys(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) -> None:
+    """Loading goes by the wrapper's own children: put their name before the names that `state_dict` gave."""
+    for key in [key for key in state if key.startswith(prefix)]:
+        state[f"{prefix}model.{key.removeprefix(prefix)}"] = state.pop(key)
 
 
-class _Storages(TorchDispatchMode):
-    """Counts the bytes of storages that come and go."""
+def _checkpointed(layer: nn.Module) -> nn.Module:
+    """Return a copy of the layer that runs it under a checkpoint."""
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.peak = self._now = 0
-        self._seen: set[int] = set()
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        # As two arguments: a keyword of the layer may have the name of one of checkpoint's.
+        return checkpoint(_Twice(layer), args, kwargs, use_reentrant=False, preserve_rng_state=True)
 
-    def __torch_dispatch__(
-        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        result = function(*args, **(kwargs or {}))
-        for tensor in torch.utils._pytree.tree_leaves(result):  # noqa: SLF001
-            if isinstance(tensor, Tensor) and tensor.layout is torch.strided:
-                self._add(tensor.untyped_storage())
-        return result
-
-    def _add(self, storage: Any) -> None:
-        key, size = storage._cdata, storage.nbytes()  # noqa: SLF001  the storage itself: Python's objects for it come and go
-        if key not in self._seen:
-            self._seen.add(key)
-            self._now += size
-            self.peak = max(self.peak, self._now)
-            weakref.finalize(storage, self._remove, key, size)
-
-    def _remove(self, key: int, size: int) -> None:
-        self._seen.discard(key)
-        self._now -= size
+    return _shallow(layer, forward=forward)
 
 
-def offload(model: nn.Module, folder: Path, *, max_memory_bytes: int) -> nn.Module:
-    """Return the model with its parameters on disk, of which at most `max_memory_bytes` are in memory at a time.
+class _Twice:
+    """Runs the layer; after that, runs what the layer then was, and leaves its running statistics alone."""
 
-    The modules are cut into blocks, each loaded before it runs and dropped after it, so that a model larger than the memory
-    runs, at the speed of the disk; the operating system keeps what it has room for. The answers are the same bits. The
-    parameters are read from a safetensors file; accelerate's `disk_offload` does the same with one file for each weight and
-    one module at a time, without a bound.
+    def __init__(self, layer: nn.Module) -> None:
+        self._layer = layer
+        self._modes = {module: module.training for module in layer.modules()}
+        self._has_run = False
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not self._has_run:
+            self._has_run = True
+            return self._layer.forward(*args, **kwargs)
+        return mirror(self._layer, self._as_it_was, {}).forward(*args, **kwargs)
+
+    def _as_it_was(self, module: nn.Module) -> dict[str, Any]:
+        training = self._modes.get(module, module.training)
+        if not training:
+            return {"training": False}
+        buffers = {name: getattr(module, name) for name, _ in module.named_buffers(recurse=False)}
+        return {
+            "training": True,
+            "_buffers": {**module.__dict__["_buffers"], **{name: buffer.clone() for name, buffer in buffers.items()}},
+        }
+
+
+def _shallow(module: nn.Module, **changes: Any) -> nn.Module:
+    """Return a module of the same class with the same attributes, but for some."""
+    copy: nn.Module = object.__new__(type(module))
+    copy.__dict__.update(module.__dict__, **changes)
+    return copy
+
+
+def mirror(module: nn.Module, changes: Callable[[nn.Module], dict[str, Any]], made: dict[nn.Module, nn.Module]) -> nn.Module:
+    """Return a copy of the module's whole tree, without its tensors.
 
     Args:
-        model: the model; its parameters are moved to the file, and its own memory is given back.
-        folder: an existing folder, in which `parameters.safetensors` is written.
-        max_memory_bytes: bytes of parameters in memory at one time, at most.
+        module: the root; not changed.
+        changes: attributes of a copied module that differ from the original's.
+        made: is filled with the copy of each module; a module that appears twice has one copy.
+    """
+    if module not in made:
+        children = {name: child and mirror(child, changes, made) for name, child in _children(module)}
+        made[module] = _shallow(module, _modules=children, **changes(module))
+    return made[module]
+
+
+def _graft(module: nn.Module, instead: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """Return the module with others in the place of some submodules; only what contains one of them is copied."""
+    if module in instead:
+        return instead[module]
+    children = {name: child and _graft(child, instead) for name, child in _children(module)}
+    if all(child is children[name] for name, child in _children(module)):
+        return module
+    return _shallow(module, _modules=children)
+
+
+def _children(module: nn.Module) -> Iterable[tuple[str, Any]]:
+    """Unlike `named_children`, with those that are None, or there twice."""
+    children: dict[str, nn.Module | None] = module.__dict__["_modules"]
+    return children.items()
+
+
+def check_copyable(model: nn.Module, names: Iterable[str]) -> None:
+    """Raise UnsupportedError where a module that contains one of the named ones would not run as a copy of itself."""
+    for path in sorted({name.rpartition(".")[0] for name in names if name}):
+        parts = path.split(".") if path else []
+        for depth in range(len(parts) + 1):
+            parent = ".".join(parts[:depth])
+            module = model.get_submodule(parent)
+            if "forward" in module.__dict__ or isinstance(module, torch.jit.ScriptModule):
+                raise UnsupportedError(
+                    f"module {parent or 'at the root'!r} is a {type(module).__name__} whose forward was compiled or replaced; "
+                    "do this first, and compile or hook the result"
+                )
+
+
+def find_layers(model: nn.Module) -> tuple[str, ...]:
+    """Return names of the repeated blocks: in each `ModuleList` all, in each `Sequential` those of a class held twice."""
+    return tuple(_repeated(model, ""))
+
+
+def _repeated(module: nn.Module, prefix: str) -> Iterator[str]:
+    kinds = Counter(map(type, module.children()))
+    for name, child in module.named_children():
+        if _is_block(child, module, kinds):
+            yield prefix + name
+        else:
+            yield from _repeated(child, f"{prefix}{name}.")
+
+
+def _is_block(child: nn.Module, parent: nn.Module, kinds: Mapping[type, int]) -> bool:
+    if isinstance(child, _UNCALLABLE) or next(child.parameters(), None) is None:
+        return False
+    if isinstance(parent, nn.ModuleList):
+        return True
+    return isinstance(parent, nn.Sequential) and kinds[type(child)] > 1 and next(child.children(), None) is not None
+
+
+def _named(model: nn.Module, layers: Layers) -> Iterator[str]:
+    known = dict(model.named_modules(remove_duplicate=False))
+    for layer in (layers,) if isinstance(layers, str) else layers:
+        for name in [layer] if isinstance(layer, str) else _of_class(known, layer):
+            if name not in known:
+                near = get_close_matches(name, known, n=3, cutoff=0.4) or [key for key in known if key]
+                raise ConfigError(f"layers holds {name!r}, which is not a module of the model; near: {_some(near)}")
+            yield from _callable(name, known[name])
+
+
+def _of_class(known: Mapping[str, nn.Module], kind: type[nn.Module]) -> list[str]:
+    names = [name for name, module in known.items() if isinstance(module, kind)]
+    if not names:
+        classes = sorted({type(module).__name__ for module in known.values()})
+        raise ConfigError(f"layers holds the class {kind.__name__}; the model has modules of: {_some(classes)}")
+    return names
+
+
+def _callable(name: str, module: nn.Module) -> Iterator[str]:
+    """A list of modules is never called itself."""
+    if not isinstance(module, _UNCALLABLE):
+        yield name
+        return
+    for key, child in module.named_children():
+        yield from _callable(f"{name}.{key}" if name else key, child)
+
+
+def _outermost(names: Iterable[str]) -> list[str]:
+    found = dict.fromkeys(names)
+    if "" in found:
+        return [""]
+    return [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
+
+
+def _some(names: Iterable[str], most: int = 8) -> str:
+    listed = [repr(name) for name in names]
+    return ", ".join([*listed[:most], "..."] if len(listed) > most else listed)
+
+
+def peak_bytes(work: Callable[[], object], *, device: str | torch.device = "cpu") -> int:
+    """Return the most bytes that torch held at once during `work`, beyond those that it held before.
+
+    On a CPU every allocation of torch's own allocator is recorded (its profiler does so, and slows the work down); on a GPU
+    its allocator counts. Memory of other libraries, and of tensors over numpy's memory, is not seen. The figure for a CPU
+    is that of the calling thread, the same each time for the same work.
+
+    Args:
+        work: is called once.
+        device: whose memory.
 
     Raises:
-        ConfigError: one module's own parameters are larger than that.
+        ConfigError: the device is neither a CPU nor a CUDA GPU.
     """
-    blocks = _blocks(model, max_memory_bytes)
-    path = folder / "parameters.safetensors"
-    unique = {id(p): (name, p) for name, p in reversed(list(model.named_parameters(remove_duplicate=False)))}
-    save_file({name: parameter.detach().contiguous() for name, parameter in unique.values()}, str(path))
-    names = {key: name for key, (name, _) in unique.items()}
-    for block in blocks:
-        own = {names[id(p)]: p for p in block.parameters()}
-        block.register_forward_pre_hook(_Load(path, own))
-        block.register_forward_hook(_drop(own), always_call=True)
-        _drop(own)(block, (), None)
-    return model
+    place = torch.device(device)
+    if place.type == "cpu":
+        return _cpu_peak(work)
+    if place.type != "cuda":
+        raise ConfigError(f"device is {str(device)!r}; the peak can be measured on 'cpu' and 'cuda'")
+    torch.cuda.synchronize(place)
+    torch.cuda.reset_peak_memory_stats(place)
+    before = torch.cuda.memory_allocated(place)
+    work()
+    torch.cuda.synchronize(place)
+    return torch.cuda.max_memory_allocated(place) - before
 
 
-def _blocks(model: nn.Module, max_bytes: int) -> list[nn.Module]:
-    """Return the outermost modules that fit; a module whose own parameters, not its children's, do not fit cannot be cut."""
-    size = _bytes_of(model.parameters())
-    if size <= max_bytes:
-        return [model]
-    own = _bytes_of(model.parameters(recurse=False))
-    if own:
-        raise ConfigError(
-            f"max_memory_bytes is {max_bytes}; {type(model).__name__} has {size} bytes that cannot be cut further"
-        )
-    return [block for child in model.children() if _bytes_of(child.parameters()) for block in _blocks(child, max_bytes)]
+def _cpu_peak(work: Callable[[], object]) -> int:
+    with profile(profile_memory=True) as recorded:
+        work()
+    events = [event for event in recorded.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
 
 
-def _bytes_of(parameters: Iterator[nn.Parameter]) -> int:
-    return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+class Splitting(Backend):
+    """The backend, with a batch that does not fit into memory run in halves, and these in halves, down to single rows.
 
-
-class _Load:
-    """Reads a block's parameters before it runs."""
-
-    def __init__(self, path: Path, parameters: Mapping[str, nn.Parameter]) -> None:
-        self._path, self._parameters = path, parameters
-
-    def __call__(self, module: nn.Module, args: Any) -> None:
-        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self._parameters.values()):
-            raise UnsupportedError("an offloaded model has no gradients: its parameters are gone when they would be needed")
-        with safe_open(str(self._path), framework="pt") as file:
-            for name, parameter in self._parameters.items():
-                parameter.data = file.get_tensor(name).to(parameter.device)
-
-
-def _drop(parameters: Mapping[str, nn.Parameter]) -> Callable[..., None]:
-    def drop(module: nn.Module, args: Any, output: Any) -> None:
-        for parameter in parameters.values():
-            parameter.data = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
-
-    return drop
-
-
-class SplittingBackend(Backend):
-    """Runs a batch in two halves where it does not fit into memory, and remembers what fitted.
+    What fitted is remembered as rows times their length, and later batches are cut to it before they run. Where rows are
+    not independent (`signature.batching` is `alone`) nothing is cut.
 
     Args:
-        inner: the backend; rows must not depend on each other, else a batch is run whole or not at all.
+        backend: what runs; is closed with this one.
+
+    Raises:
+        ModelError: from `run`: the model raised, and its error is not about memory, or one row alone does not fit.
     """
 
-    def __init__(self, inner: Backend) -> None:
-        self._inner = inner
-        self.name, self.device, self.signature, self.lanes = inner.name, inner.device, inner.signature, inner.lanes
-        self.max_rows: int | None = None
-        """Rows that are run together at most; None while everything fitted."""
+    def __init__(self, backend: Backend) -> None:
+        self.name, self.device = backend.name, backend.device
+        self.signature, self.lanes = backend.signature, backend.lanes
+        self._backend = backend
+        self._max_elements = inf
 
     def run(self, batch: Batch) -> Batch:
-        rows = num_rows(batch)
-        can_split = self.signature.batching != "alone"
-        if can_split and self.max_rows is not None and rows > self.max_rows:
-            return self._in_parts(batch, list(range(0, rows, self.max_rows)))
+        rows, length = num_rows(batch), sum(self.signature.sizes_of(batch)) or 1
+        if self.signature.batching == "alone" or rows == 1:
+            return self._backend.run(batch)
+        if rows * length > self._max_elements and (fitting := max(1, int(self._max_elements // length))) < rows:
+            return self._run_pieces(batch, fitting)
         try:
-            return self._inner.run(batch)
+            return self._backend.run(batch)
         except ModelError as error:
-            if not can_split or rows == 1 or not _is_out_of_memory(error):
+            if not _is_out_of_memory(error):
                 raise
-        self.max_rows = rows // 2
-        return self._in_parts(batch, [0, rows - rows // 2])
+        half = -(-rows // 2)  # outside of `except`: the error's traceback holds what the failed run had allocated
+        outputs = self._run_pieces(batch, half)
+        self._max_elements = min(self._max_elements, half * length)
+        return outputs
 
-    def _in_parts(self, batch: Batch, starts: list[int]) -> Batch:
-        ends = [*starts, num_rows(batch)]
-        parts = [self.run({name: array[a:b] for name, array in batch.items()}) for a, b in pairwise(ends)]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    def _run_pieces(self, batch: Batch, max_rows: int) -> Batch:
+        rows = num_rows(batch)
+        pieces = split(batch, [min(max_rows, rows - start) for start in range(0, rows, max_rows)])
+        outputs = [self.run(piece) for piece in pieces]
+        return {name: join_arrays([output[name] for output in outputs]) for name in outputs[0]}
 
     def restore(self, outputs: Mapping[str, Any]) -> Any:
-        return self._inner.restore(outputs)
+        return self._backend.restore(outputs)
 
     def limit_threads(self, count: int) -> None:
-        self._inner.limit_threads(count)
+        self._backend.limit_threads(count)
 
     def close(self) -> None:
-        self._inner.close()
+        self._backend.close()
 
 
-def _is_out_of_memory(error: ModelError) -> bool:
-    cause = error.__cause__
-    told = str(cause).lower()
-    return isinstance(cause, MemoryError | torch.OutOfMemoryError) or any(
-        words in told for words in ("not enough memory", "can't allocate memory", "failed to allocate memory")
-    )
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Like `nograd.batching.faults.is_out_of_memory`, which is a layer above."""
+    cause: BaseException | None = error
+    while cause is not None:
+        text = str(cause).lower()
+        if isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError":
+            return True
+        if isinstance(cause, RuntimeError) and any(words in text for words in _NO_MEMORY):
+            return True
+        cause = cause.__cause__
+    return False
+
+
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "failed to allocate memory")

@@ -139,6 +139,6 @@ def slower_sentence(dtype: HalfDtype, half_s: float, float32_s: float, support: 
     if half_s <= float32_s:
         return ""
     return (
-        f"{dtype} takes {half_s * 1000:.3g} ms a run here, float32 {float32_s * 1000:.3g} ms ({half_s / float32_s:.2g} times as "
-        f"long): {support.reason}; float32 is the better choice here, or int8"
+        f"{dtype} takes {half_s * 1000:.3g} ms a run here, float32 {float32_s * 1000:.3g} ms ({half_s / float32_s:.2g} times "
+        f"as long): {support.reason}; float32 is the better choice here, or int8"
     )

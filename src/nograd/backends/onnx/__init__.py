@@ -17,7 +17,7 @@ from nograd.backends.coupling import how_to_batch
 from nograd.errors import ConfigError, MissingExtraError, ModelError, ModelLoadError
 from nograd.inputs import by_name, to_host
 from nograd.manifest import KEY, Manifest
-from nograd.structure import restore_from
+from nograd.structure import Restore, restore_from
 from nograd.tensors import Array, Batch, Signature, TensorSpec, num_rows
 
 try:
@@ -90,7 +90,7 @@ class OnnxBackend(Backend):
             self._free.put(session)
         self._shared = self._all[0] if self.num_threads == 1 else None
         self._fixed_rows = 0
-        self._restore = super().restore
+        self._restore: Restore | None = None
         self.signature = self._described(sample)
         self._outputs = [spec.name for spec in self.signature.outputs]
 
@@ -148,7 +148,7 @@ class OnnxBackend(Backend):
             self._free.put(session)
 
     def restore(self, outputs: Mapping[str, Any]) -> Any:
-        return self._restore(outputs)
+        return self._restore(outputs) if self._restore else super().restore(outputs)
 
     def close(self) -> None:
         self._all.clear()
@@ -179,7 +179,7 @@ def providers_for(device: str, available: Sequence[str]) -> tuple[list[str], lis
 def _device_in_use(
     device: str, wanted: Sequence[str], found: Sequence[str], provider_options: Sequence[Mapping[str, str]]
 ) -> str:
-    """ONNX Runtime falls back to the CPU with a line in the log where CUDA does not start; what was asked for is not replaced."""
+    """Where CUDA does not start ONNX Runtime takes the CPU and a line in the log; what was asked for is not replaced so."""
     if wanted[0] == "CPUExecutionProvider":
         return "cpu"
     if wanted[0] in found:
