@@ -55,7 +55,8 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Backen
             warnings.simplefilter("ignore")  # inductor's own, of Python's ast
             return optimize_model_compile(eager_backend(module, samples), batch_sizes=[1, 8])
 
-    return {"eager": eager_backend, "compiled": compiled}.get(request.param, exported)
+    made: dict[str, Callable[..., Backend]] = {"eager": eager_backend, "compiled": compiled}
+    return made.get(request.param, exported)
 
 
 @pytest.fixture(autouse=True)
@@ -91,8 +92,7 @@ def batch(rows: int) -> Batch:
 def plain(module: nn.Module, given: Batch) -> Any:
     """What the module itself answers in eval mode."""
     with torch.no_grad():
-        answer = module.eval()(**{name: torch.from_numpy(array) for name, array in given.items()})
-    return answer
+        return module.eval()(**{name: torch.from_numpy(array) for name, array in given.items()})
 
 
 @every_backend
@@ -422,7 +422,8 @@ def test_tied_weights_and_byte_buffers_are_exported(kind: str, tmp_path: Path) -
 
         def forward(self, ids: Tensor) -> Tensor:
             scale = self.table[ids].float().mean(1, keepdim=True)
-            return self.head(self.embedding(ids).mean(1)) * scale
+            found: Tensor = self.head(self.embedding(ids).mean(1)) * scale
+            return found
 
     file, export, load = EXPORTS[kind]
     module = Tied()

@@ -23,7 +23,7 @@ __all__ = ["AptUnavailable", "cached", "debian_files", "installed", "note", "pac
 MISSING = "{} is not installed; the benchmarks' models need: pip install {}"
 
 
-class AptUnavailable(SystemExit):  # noqa: N818  # an end of the program with a reason, not an error of code
+class AptUnavailable(SystemExit):  # an end of the program with a reason, not an error of code
     """A Debian package cannot be fetched here; uncaught, it ends the program with what to do."""
 
 

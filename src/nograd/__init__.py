@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     from nograd.transforms.memory import MemoryEfficientModel
     from nograd.transforms.offload import offload
     from nograd.transforms.precision import to_half
+    from nograd.transforms.quantize import quantize_dynamic, quantize_static
 
 _HOME = {
+    "quantize_dynamic": "transforms.quantize",
+    "quantize_static": "transforms.quantize",
     "CompiledBackend": "backends.compiled",
     "FP16Predictor": "presets",
     "HighThroughputPredictor": "presets",
@@ -99,6 +102,8 @@ __all__ = [
     "offload",
     "optimize_model_compile",
     "probe",
+    "quantize_dynamic",
+    "quantize_static",
     "to_half",
 ]
 

@@ -138,7 +138,7 @@ class CompiledBackend(TorchBackend):
         options: dict[str, Any] = {"dynamic": self._dynamic, "fullgraph": fullgraph}
         module: Any = torch.compile(reference.model, backend=self._counted, **options)
         return ModuleBackend(module, reference.signature, reference.call, reference.restore, name=self.name,
-                             has_gradients=False)  # type: ignore[arg-type]  # fmt: skip
+                             has_gradients=False)  # fmt: skip
 
     def _counted(self, graph: Any, example_inputs: Any) -> Any:
         """Count, and hand the graph to inductor, as torch.compile does for a mode."""

@@ -71,7 +71,7 @@ def export_to_torchscript(
         with exporter_errors(f"torch.jit.{method}"), in_eval_mode(reference):
             program = _traced(reference) if method == "trace" else torch.jit.script(reference.model)
             extra = {EXTRA_FILE: manifest_of(reference).dumps()} if method == "trace" else {}
-            torch.jit.save(program, str(written), _extra_files=extra)  # type: ignore[no-untyped-call]
+            torch.jit.save(program, str(written), _extra_files=extra)
         candidate = load_torchscript(written, trusted=True, sample=reference.samples[0], device=reference.device)
         report = verified(candidate, reference, tolerance=tolerance)
         written.replace(target)

@@ -1,0 +1,144 @@
+"""Recipes for 8-bit integers with ONNX Runtime: graph in, graph out. What is chosen, and why, is `quantize`'s business."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper
+from onnxruntime import quantization
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from nograd.tensors import Batch
+
+__all__ = ["Recipe", "dynamic_recipes", "prepared", "saturates", "static_recipes", "weighted_nodes", "write"]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One way to turn a graph's weights and activations into 8-bit integers."""
+
+    name: str
+    is_static: bool
+    operators: tuple[str, ...]
+    weights: str = "int8"
+    """`int8`, or `uint8`."""
+
+    per_channel: bool = True
+    seven_bits: bool = False
+    """Weights use 7 of their 8 bits, so that no sum of two products leaves 16 bits (see `saturates`)."""
+
+    as_operators: bool = False
+    """Integer operators in the graph, instead of float ones between quantize and dequantize pairs."""
+
+
+def dynamic_recipes(operators: Sequence[str], *, seven_bits: bool) -> list[Recipe]:
+    """Return recipes whose activations are scaled at run time, best guess first: for matrix products."""
+    made = [
+        Recipe("dynamic, int8 weights per channel", is_static=False, operators=tuple(operators), seven_bits=seven_bits),
+        Recipe("dynamic, uint8 weights per channel", is_static=False, operators=tuple(operators), weights="uint8"),
+        Recipe("dynamic, uint8 weights", is_static=False, operators=tuple(operators), weights="uint8", per_channel=False),
+    ]
+    return [_named(recipe) for recipe in made]
+
+
+def static_recipes(operators: Sequence[str], *, seven_bits: bool) -> list[Recipe]:
+    """Return recipes whose activations are scaled by what calibration saw, best guess first: for convolutions."""
+    pairs = Recipe("static, per channel", is_static=True, operators=tuple(operators), seven_bits=seven_bits)
+    made = [
+        pairs,
+        replace(pairs, name="static, per channel, integer operators", as_operators=True),
+        replace(pairs, name="static, per tensor", per_channel=False),
+    ]
+    return [_named(recipe) for recipe in made]
+
+
+def _named(recipe: Recipe) -> Recipe:
+    return replace(recipe, name=f"{recipe.name}, 7 bits") if recipe.seven_bits else recipe
+
+
+def saturates() -> bool:
+    """Return whether this processor loses sums of 8-bit products, found by computing one.
+
+    Without VNNI two products of an unsigned and a signed byte are added in 16 bits: 255 * 127 * 2 becomes 32767. ONNX Runtime
+    says nothing of it. 256 such products are summed here; the exact sum is 8290560.
+    """
+    nodes = [helper.make_node("MatMulInteger", ["a", "b"], ["y"])]
+    a = helper.make_tensor_value_info("a", TensorProto.UINT8, [1, 256])
+    b = helper.make_tensor_value_info("b", TensorProto.INT8, [256, 16])
+    y = helper.make_tensor_value_info("y", TensorProto.INT32, [1, 16])
+    graph = helper.make_graph(nodes, "saturation", [a, b], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"a": np.full((1, 256), 255, np.uint8), "b": np.full((256, 16), 127, np.int8)})
+    return bool((found != 255 * 127 * 256).any())
+
+
+def prepared(source: Path, target: Path) -> None:
+    """Write the graph with shapes inferred and batch norms folded, which quantizing needs."""
+    with _quietly():
+        quant_pre_process(str(source), str(target), skip_symbolic_shape=True)
+
+
+def weighted_nodes(path: Path, operators: Sequence[str]) -> list[str]:
+    """Return the names of the nodes of these operators that have weights."""
+    graph = onnx.load(str(path), load_external_data=False).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    constants = {output for node in graph.node if node.op_type in ("Constant", "Transpose") for output in node.output}
+    return [node.name for node in graph.node if node.op_type in operators and set(node.input) & (weights | constants)]
+
+
+def write(
+    recipe: Recipe, source: Path, target: Path, *, calibration: Sequence[Batch] = (), only: Sequence[str] | None = None,
+    skip: Sequence[str] = (),
+) -> None:  # fmt: skip
+    """Quantize a prepared graph.
+
+    Args:
+        recipe: how.
+        source: the prepared graph; `target` is written.
+        calibration: inputs that show the activations' ranges; for static recipes.
+        only: names of the nodes to quantize; None: all of the recipe's operators.
+        skip: names of nodes to leave in float.
+    """
+    kinds = {"int8": quantization.QuantType.QInt8, "uint8": quantization.QuantType.QUInt8}
+    options: dict[str, Any] = {
+        "op_types_to_quantize": list(recipe.operators), "per_channel": recipe.per_channel, "reduce_range": recipe.seven_bits,
+        "weight_type": kinds[recipe.weights], "nodes_to_quantize": None if only is None else list(only),
+        "nodes_to_exclude": list(skip), "extra_options": {"DefaultTensorType": TensorProto.FLOAT},
+    }  # fmt: skip
+    with _quietly():
+        if not recipe.is_static:
+            quantization.quantize_dynamic(str(source), str(target), **options)
+            return
+        form = quantization.QuantFormat.QOperator if recipe.as_operators else quantization.QuantFormat.QDQ
+        quantization.quantize_static(
+            str(source), str(target), _Reader(calibration), quant_format=form, activation_type=kinds["uint8"], **options
+        )
+
+
+class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self._batches: Iterator[Mapping[str, Any]] = iter(batches)
+
+    def get_next(self) -> Mapping[str, Any] | None:
+        """Return the next batch, None at the end."""
+        return next(self._batches, None)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """ONNX Runtime's quantizer logs advice to the root logger."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,336 @@
+"""8-bit integers: several recipes are tried, and the fastest that answers as the model does is kept."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from nograd.backends import Backend
+from nograd.backends.exporting import manifest_of, reference_of
+from nograd.backends.onnx import OnnxBackend
+from nograd.backends.onnx.export import export_to_onnx
+from nograd.backends.onnx.graph import finish, load_graph, save_graph
+from nograd.backends.timing import in_turn_s
+from nograd.errors import ConfigError, ExportError, NogradError
+from nograd.inputs import by_name, to_host
+from nograd.parity import INT8, ParityReport, Tolerance, compare
+from nograd.tensors import Batch
+from nograd.transforms.int8 import Recipe, dynamic_recipes, prepared, saturates, static_recipes, weighted_nodes, write
+
+if TYPE_CHECKING:
+    from nograd.backends.modules import ModuleBackend
+
+__all__ = ["Quantized", "Tried", "quantize_dynamic", "quantize_static"]
+
+OPERATORS: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Linear: ("MatMul", "Gemm"), nn.LSTM: ("LSTM",), nn.Embedding: ("Gather",), nn.Conv1d: ("Conv",), nn.Conv2d: ("Conv",),
+}  # fmt: skip
+"""Class of layer -> operators that it becomes in a graph."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A recipe, and what came of it."""
+
+    recipe: str
+    seconds: float | None
+    """Of one run of the first evaluation batch; None: it was not measured."""
+
+    parity: ParityReport | None
+    reason: str = ""
+    """Why it was not taken; empty: it was a candidate."""
+
+    num_bytes: int = 0
+    kept_float: tuple[str, ...] = ()
+    """Nodes of the graph that were left in float."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """A file in 8-bit integers, and how it came to be."""
+
+    path: Path
+    chosen: Tried
+    tried: tuple[Tried, ...]
+    float_s: float
+    """Seconds of the same run of the same graph in float32."""
+
+    float_bytes: int
+    saturates: bool
+    """Whether this processor loses sums of 8-bit products (see `nograd.transforms.int8.saturates`)."""
+
+    sensitivity: tuple[tuple[str, float], ...] = field(default=())
+    """Nodes by the smallest cosine when that node alone is quantized, worst first; empty where it was not needed."""
+
+    @property
+    def parity(self) -> ParityReport:
+        """The chosen file against eager."""
+        if self.chosen.parity is None:
+            raise ExportError("the chosen recipe was not compared")
+        return self.chosen.parity
+
+    @property
+    def speedup(self) -> float:
+        """How many times faster than float32 in the same runtime."""
+        return self.float_s / (self.chosen.seconds or float("inf"))
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.chosen.recipe}: {self.float_bytes / 1e6:.1f} -> {self.chosen.num_bytes / 1e6:.1f} MB, "
+            f"{self.speedup:.2f} times float32's speed",
+            str(self.parity),
+        ]
+        if self.chosen.kept_float:
+            lines.append(f"left in float: {', '.join(self.chosen.kept_float)}")
+        lines += [f"not taken: {each.recipe}: {each.reason}" for each in self.tried if each.reason]
+        return "\n".join(lines)
+
+
+def quantize_dynamic(
+    model: nn.Module | Backend,
+    layers: Collection[type[nn.Module]] = (nn.Linear, nn.LSTM),
+    *,
+    path: str | os.PathLike[str],
+    sample: Any = None,
+    evaluation: Iterable[Any] = (),
+    tolerance: Tolerance = INT8,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Quantized:
+    """Write a model with 8-bit weights, its activations scaled at run time: the recipe for matrix products, no data needed.
+
+    Each recipe is built, run against eager and timed. The fastest within the tolerance is kept; where none is, the layers that
+    hurt most are found, one by one, and left in float until it is. A convolution scaled at run time is slower than in float:
+    `quantize_static` is for those. Activations are scaled over the whole batch, so that neighbours move an answer slightly;
+    evaluate on batches as they will be served.
+
+    Args:
+        model: a module, or an eager backend.
+        layers: classes of the layers to quantize, of Linear, LSTM, Embedding, Conv1d and Conv2d.
+        path: the file to write, an `.onnx`.
+        sample: inputs that the module can run; None for a backend.
+        evaluation: inputs to compare and to time on, batch by batch; default: the sample.
+        tolerance: how closely the file must agree.
+        clock: seconds.
+
+    Raises:
+        ExportError: the model cannot be exported to ONNX, or no recipe answers as the model does; nothing is written.
+        ConfigError: a class of layer that cannot be quantized so.
+    """
+    unknown = [layer.__name__ for layer in layers if layer not in OPERATORS]
+    if unknown or not layers:
+        known = ", ".join(layer.__name__ for layer in OPERATORS)
+        raise ConfigError(f"layers are {unknown or 'none'}; those that can be quantized are {known}")
+    reference = reference_of(model, sample)
+    operators = tuple(dict.fromkeys(operator for layer in layers for operator in OPERATORS[layer]))
+    lossy = saturates()
+    recipes = dynamic_recipes(operators, seven_bits=lossy)
+    batches = [_checked(reference, each) for each in evaluation] or _of_samples(reference)
+    return _quantized(reference, Path(path), recipes, batches, (), tolerance, clock, lossy=lossy)
+
+
+def quantize_static(
+    model: nn.Module | Backend,
+    calibration_loader: Iterable[Any],
+    *,
+    path: str | os.PathLike[str],
+    sample: Any = None,
+    evaluation: Iterable[Any] = (),
+    tolerance: Tolerance = INT8,
+    max_batches: int = 64,
+    progress: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Quantized:
+    """Write a model with 8-bit weights and activations, scaled by what calibration saw: the recipe for convolutions.
+
+    As `quantize_dynamic`, but for where the activations' ranges come from. A range that calibration does not see is cut off,
+    so give inputs as they will be served, 16 at least.
+
+    Args:
+        model: a module, or an eager backend.
+        calibration_loader: yields inputs as the model takes them, batch by batch; of a tuple or list that is longer than the
+            model's inputs, labels for example, the rest is left out.
+        path: the file to write, an `.onnx`.
+        sample: inputs to probe with; default: the first of the loader.
+        evaluation: inputs to compare and to time on; default: every fourth batch of the loader, which is then not calibrated
+            with; all of them where there are fewer than four.
+        tolerance: how closely the file must agree.
+        max_batches: batches to take from the loader, at most.
+        progress: whether to show how far reading the loader is.
+        clock: seconds.
+
+    Raises:
+        ExportError: the model cannot be exported to ONNX, or no recipe answers as the model does; nothing is written.
+        ConfigError: the loader yields nothing.
+    """
+    taken = list(_taken(calibration_loader, max_batches, progress=progress))
+    if not taken:
+        raise ConfigError("the calibration loader yields nothing; it must yield one batch at least")
+    reference = reference_of(
+        model, None if isinstance(model, Backend) else _first_inputs(taken[0]) if sample is None else sample
+    )
+    batches = [_checked(reference, each) for each in taken]
+    held_back = [_checked(reference, each) for each in evaluation]
+    if not held_back and len(batches) >= 4:
+        held_back, batches = batches[::4], [batch for index, batch in enumerate(batches) if index % 4]
+    lossy = saturates()
+    recipes = static_recipes(("Conv", "MatMul", "Gemm", "Add", "AveragePool", "GlobalAveragePool"), seven_bits=lossy)
+    return _quantized(reference, Path(path), recipes, held_back or batches, batches, tolerance, clock, lossy=lossy)
+
+
+def _taken(loader: Iterable[Any], most: int, *, progress: bool) -> Iterator[Any]:
+    if progress:
+        from rich.progress import track
+
+        loader = track(loader, "reading calibration data")
+    for index, each in enumerate(loader):
+        if index == most:
+            return
+        yield each
+
+
+def _first_inputs(batch: Any) -> Any:
+    return tuple(batch[:1]) if isinstance(batch, list | tuple) else batch
+
+
+def _checked(reference: ModuleBackend, inputs: Any) -> Batch:
+    signature = reference.signature
+    if isinstance(inputs, list | tuple):
+        inputs = tuple(inputs[: len(signature.inputs)])
+    return signature.check(by_name(to_host(inputs), signature))
+
+
+def _of_samples(reference: ModuleBackend) -> list[Batch]:
+    whole = [to_host(dict(sample)) for sample in reference.samples]
+    return [*whole, *({name: array[:1] for name, array in batch.items()} for batch in whole)]
+
+
+@dataclass(slots=True)
+class _Trials:
+    """What all recipes of one model share."""
+
+    reference: ModuleBackend
+    folder: Path
+    source: Path
+    evaluation: Sequence[Batch]
+    calibration: Sequence[Batch]
+    tolerance: Tolerance
+    expected: list[Batch]
+
+    def build(self, recipe: Recipe, name: str, **nodes: Sequence[str]) -> Path:
+        target = self.folder / f"{name}.onnx"
+        write(recipe, self.source, target, calibration=self.calibration, **nodes)
+        graph = load_graph(target)
+        finish(graph, {}, {}, manifest_of(self.reference))
+        save_graph(graph, target, weight_bytes=target.stat().st_size)
+        return target
+
+    def compared(self, path: Path) -> ParityReport:
+        with OnnxBackend(path, device="cpu") as backend:
+            return compare(self.expected, [backend.run(batch) for batch in self.evaluation], tolerance=self.tolerance)
+
+
+def _quantized(
+    reference: ModuleBackend, target: Path, recipes: Sequence[Recipe], evaluation: Sequence[Batch], calibration: Sequence[Batch],
+    tolerance: Tolerance, clock: Callable[[], float], *, lossy: bool,
+) -> Quantized:  # fmt: skip
+    if target.suffix != ".onnx" or not target.parent.is_dir():
+        raise ConfigError(f"path is {str(target)!r}; it must end in .onnx, in a folder that exists")
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".nograd-") as temporary:
+        folder = Path(temporary)
+        floating = _float_graph(reference, folder / "float.onnx")
+        prepared(floating, folder / "prepared.onnx")
+        expected = [reference.run(batch) for batch in evaluation]
+        trials = _Trials(reference, folder, folder / "prepared.onnx", evaluation, calibration, tolerance, expected)
+        built = [_try(trials, recipe, index) for index, recipe in enumerate(recipes)]
+        sensitivity: tuple[tuple[str, float], ...] = ()
+        if not any(tried.parity is not None and not tried.reason for tried, _ in built):
+            rescued, sensitivity = _with_float_layers(trials, recipes, built)
+            built.append(rescued)
+        passing = {str(index): path for index, (tried, path) in enumerate(built) if not tried.reason}
+        seconds = _timed(floating, passing, evaluation[0], clock)
+        best = min(passing, key=lambda index: seconds[index])
+        tried = tuple(_with_seconds(each, seconds.get(str(index)), str(index) == best) for index, (each, _) in enumerate(built))
+        passing[best].replace(target)
+        made = Quantized(
+            target, tried[int(best)], tried, seconds["float"], floating.stat().st_size, lossy, sensitivity
+        )  # fmt: skip
+    if made.speedup < 1:
+        warnings.warn(
+            f"8-bit integers take {(made.chosen.seconds or 0) * 1000:.3g} ms a run here, float32 {made.float_s * 1000:.3g} ms; "
+            "the file is smaller, not faster", stacklevel=3,
+        )  # fmt: skip
+    return made
+
+
+def _float_graph(reference: ModuleBackend, path: Path) -> Path:
+    """The older exporter's graph comes first: its matrix products are found by the quantizer as they stand (MiniLM: 125 sentences
+    a second instead of 108).
+    """
+    try:
+        return export_to_onnx(reference, None, path, exporter="legacy").path
+    except ExportError:
+        return export_to_onnx(reference, None, path, exporter="dynamo").path
+
+
+def _try(trials: _Trials, recipe: Recipe, index: int) -> tuple[Tried, Path]:
+    """Build and compare; whatever goes wrong is the recipe's reason, and the next one's turn."""
+    path = trials.folder / f"recipe_{index}.onnx"
+    try:
+        path = trials.build(recipe, f"recipe_{index}")
+        report = trials.compared(path)
+    except NogradError as error:
+        return Tried(recipe.name, None, None, str(error)), path
+    except Exception as error:  # noqa: BLE001  the quantizer raises whatever its graph surgery stumbles on
+        return Tried(recipe.name, None, None, f"{type(error).__name__}: {error}"), path
+    reason = "" if report.passed else "; ".join(report.failures)
+    return Tried(recipe.name, None, report, reason, path.stat().st_size), path
+
+
+def _with_float_layers(
+    trials: _Trials, recipes: Sequence[Recipe], built: Sequence[tuple[Tried, Path]]
+) -> tuple[tuple[Tried, Path], tuple[tuple[str, float], ...]]:
+    """Leave the layers that hurt most in float, twice as many each time, until the answers agree."""
+    scored = [(tried.parity.min_cosine, recipe) for (tried, _), recipe in zip(built, recipes, strict=True) if tried.parity]
+    reasons = "; ".join(f"{tried.recipe}: {tried.reason}" for tried, _ in built)
+    if not scored:
+        raise ExportError(f"no recipe for 8-bit integers works; {reasons}")
+    recipe = max(scored, key=lambda each: each[0])[1]
+    nodes = weighted_nodes(trials.source, recipe.operators)
+    alone = [(name, trials.compared(trials.build(recipe, "alone", only=[name])).min_cosine) for name in nodes]
+    worst_first = sorted(alone, key=lambda each: each[1])
+    count = 1
+    while count < len(nodes):
+        skipped = tuple(name for name, _ in worst_first[:count])
+        path = trials.build(recipe, f"rescued_{count}", skip=skipped)
+        report = trials.compared(path)
+        if report.passed:
+            name = f"{recipe.name}, {count} of {len(nodes)} layers in float"
+            return (Tried(name, None, report, "", path.stat().st_size, skipped), path), tuple(worst_first)
+        count *= 2
+    raise ExportError(f"no recipe for 8-bit integers answers as the model does; {reasons}", built[0][0].parity)
+
+
+def _timed(floating: Path, paths: dict[str, Path], batch: Batch, clock: Callable[[], float]) -> dict[str, float]:
+    backends = {name: OnnxBackend(path, device="cpu") for name, path in {"float": floating, **paths}.items()}
+    try:
+        return in_turn_s({name: partial(backend.run, batch) for name, backend in backends.items()}, clock=clock)
+    finally:
+        for backend in backends.values():
+            backend.close()
+
+
+def _with_seconds(tried: Tried, seconds: float | None, is_best: bool) -> Tried:  # noqa: FBT001
+    reason = tried.reason or ("" if is_best else "another was faster")
+    return Tried(tried.recipe, seconds, tried.parity, reason, tried.num_bytes, tried.kept_float)
