@@ -288,6 +288,48 @@ def test_tensors_are_answered_with_tensors_of_the_models_dtype_that_autograd_tak
     assert gradient.shape == (2,)
 
 
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_nothing_is_compiled_after_the_warm_up(dynamic: bool) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        backend = optimize_model_compile(Lookup(), LOOKUP_SAMPLE, dynamic=dynamic, batch_sizes=[1, 4], lengths=[4, 8])
+    module = Lookup()
+
+    for rows, tokens in ((1, 1), (1, 7), (2, 3), (4, 8), (9, 5)):
+        ids = torch.randint(0, 50, (rows, tokens))
+        found = backend.run({"ids": ids.numpy(), "mask": torch.ones_like(ids).numpy()})
+        backend.forward({"ids": ids[:4], "mask": torch.ones_like(ids[:4])}) if dynamic else None
+        assert found["output_1"].shape == (rows, tokens, 6)
+
+    assert (backend.compilations, backend.reason, module.training) == (0, "", True)
+
+
+def test_a_graph_that_breaks_is_compiled_in_pieces_with_the_reason() -> None:
+    class Breaks(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            torch._dynamo.graph_break()
+            return x * 2
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        backend = optimize_model_compile(Breaks(), torch.ones(2, 3), batch_sizes=[1, 4])
+
+    assert "graph_break" in backend.reason
+    assert backend.run({"x": np.ones((3, 3), np.float32)})["output"].tolist() == [[2.0] * 3] * 3
+
+
+def test_what_may_not_be_compiled_in_pieces_runs_eagerly_with_a_warning() -> None:
+    class Breaks(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            torch._dynamo.graph_break()
+            return x * 2
+
+    with pytest.warns(UserWarning, match="the model runs eagerly, not compiled: "):
+        backend = optimize_model_compile(Breaks(), torch.ones(2, 3), fullgraph=True, batch_sizes=[1, 4])
+
+    assert backend.run({"x": np.ones((3, 3), np.float32)})["output"].tolist() == [[2.0] * 3] * 3
+
+
 @pytest.mark.parametrize("make", ["compiled", "torchscript", "aot"], indirect=True)
 def test_what_autograd_cannot_see_through_says_so(make: Callable[..., TorchBackend]) -> None:
     backend = make(nn.Linear(3, 2), [torch.ones(2, 3)])

@@ -80,24 +80,25 @@ def test_the_fastest_within_the_tolerance_is_taken(tmp_path: Path) -> None:
 
 
 class Outlier(Mixer):
-    """One layer has one weight of a hundred: its other weights vanish in 8 bits."""
+    """The third layer sees one activation of a thousand, which it ignores, and which takes the 8 bits of all others."""
 
     def __init__(self) -> None:
         super().__init__()
-        with torch.no_grad():
-            self.layers[2].weight[:, 0] = 40.0  # type: ignore[union-attr,operator,index]
+        for name, weights in self.named_parameters():
+            if name == "layers.2.weight":
+                weights.data[:, 0] = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        zeroed = torch.cat([torch.zeros_like(x[:, :1]), x[:, 1:]], 1)
         for index, layer in enumerate(self.layers):
-            zeroed = zeroed + layer(zeroed if index != 2 else torch.cat([zeroed[:, :1] * 0, zeroed[:, 1:]], 1)).tanh()
-        found: Tensor = self.out(zeroed)
+            given = torch.cat([torch.full_like(x[:, :1], 1000), x[:, 1:]], 1) if index == 2 else x
+            x = x + layer(given).relu()
+        found: Tensor = self.out(x)
         return found
 
 
 def test_the_layer_that_hurts_most_is_found_and_left_in_float(tmp_path: Path) -> None:
     made = quantize_dynamic(
-        Outlier().eval(), sample=torch.randn(32, 32), path=tmp_path / "m.onnx", tolerance=Tolerance(min_cosine=0.9995)
+        Outlier().eval(), sample=torch.randn(32, 32), path=tmp_path / "m.onnx", tolerance=Tolerance(min_cosine=0.99)
     )
 
     assert made.parity.passed

@@ -262,7 +262,7 @@ class _Tally:
 
 
 def _cosines(a: Array, b: Array) -> Array:
-    """Return the cosine of each pair of rows, scaled before so that nothing overflows; 1 where both are zero, 0 where one is."""
+    """Return the cosine of each pair of rows, scaled so that nothing overflows; 1 where both are zero, 0 where one is."""
     a_scale, b_scale = (np.abs(x).max(1, initial=0, keepdims=True) for x in (a, b))
     with np.errstate(invalid="ignore", divide="ignore"):
         a, b = a / a_scale, b / b_scale
@@ -277,9 +277,7 @@ def _failures(output: OutputParity, tolerance: Tolerance) -> list[str]:
     if output.num_nonfinite:
         found.append(f"output {name!r} is NaN or infinite in {output.num_nonfinite} places where eager is not, or the reverse")
     if not output.min_cosine >= tolerance.min_cosine:
-        found.append(
-            f"output {name!r} has a row with cosine {output.min_cosine:.6f}; at least {tolerance.min_cosine:g} is allowed"
-        )
+        found.append(f"output {name!r} has a row with cosine {output.min_cosine:.6f}; {tolerance.min_cosine:g} is required")
     limit = _relative_limit(output, tolerance)
     if limit is not None and not output.max_rel <= limit:
         found.append(f"output {name!r} differs by {output.max_rel:.2e} of its largest value; {limit:.2e} is allowed")

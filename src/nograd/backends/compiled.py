@@ -173,7 +173,9 @@ class CompiledBackend(TorchBackend):
     # -- running
 
     def forward(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return self._inner.forward({name: tensor.contiguous() for name, tensor in tensors.items()})
+        with torch.inference_mode():  # clones made here are what warm-up compiled for; other tensors would compile anew
+            tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+        return self._inner.forward(tensors)
 
     def run(self, batch: Batch) -> Batch:
         if self._dynamic or self._inner is self._reference:

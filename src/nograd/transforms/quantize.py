@@ -140,7 +140,7 @@ def quantize_dynamic(
     return _quantized(reference, Path(path), recipes, batches, (), tolerance, clock, lossy=lossy)
 
 
-def quantize_static(
+def quantize_static(  # noqa: PLR0913
     model: nn.Module | Backend,
     calibration_loader: Iterable[Any],
     *,
@@ -275,8 +275,8 @@ def _quantized(
 
 
 def _float_graph(reference: ModuleBackend, path: Path) -> Path:
-    """The older exporter's graph comes first: its matrix products are found by the quantizer as they stand (MiniLM: 125 sentences
-    a second instead of 108).
+    """The older exporter's graph comes first: the quantizer finds its matrix products as they stand (MiniLM: 125 sentences a
+    second instead of 108).
     """
     try:
         return export_to_onnx(reference, None, path, exporter="legacy").path
