@@ -157,10 +157,10 @@ class CompiledBackend(TorchBackend):
             self._inner.run(self._shaped(rows, dict(zip(dims, each, strict=True))))
 
     def _sizes_of(self, dim: str) -> list[int]:
-        """Dynamic graphs need two sizes to be dynamic, the smallest and the largest; fixed ones each."""
+        """A dynamic graph takes every size but 1, for which torch compiles another; fixed ones take one size each."""
         most = self.signature.max_sizes.get(dim, max(self._lengths))
         allowed = [size for size in self._lengths if size <= most] or [most]
-        return sorted({allowed[0], allowed[-1], *([] if self._dynamic else allowed)})
+        return sorted({1, allowed[-1]} if self._dynamic else allowed)
 
     def _shaped(self, rows: int, sizes: Mapping[str, int]) -> Batch:
         tensors = with_rows(example_of(self._reference), rows)

@@ -111,8 +111,8 @@ def write(
     kinds = {"int8": quantization.QuantType.QInt8, "uint8": quantization.QuantType.QUInt8}
     options: dict[str, Any] = {
         "op_types_to_quantize": list(recipe.operators), "per_channel": recipe.per_channel, "reduce_range": recipe.seven_bits,
-        "weight_type": kinds[recipe.weights], "nodes_to_quantize": None if only is None else list(only),
-        "nodes_to_exclude": list(skip), "extra_options": {"DefaultTensorType": TensorProto.FLOAT},
+        "weight_type": kinds[recipe.weights], "nodes_to_quantize": None if only is None else _and_as_products(only),
+        "nodes_to_exclude": _and_as_products(skip), "extra_options": {"DefaultTensorType": TensorProto.FLOAT},
     }  # fmt: skip
     with _quietly():
         if not recipe.is_static:
@@ -122,6 +122,11 @@ def write(
         quantization.quantize_static(
             str(source), str(target), _Reader(calibration), quant_format=form, activation_type=kinds["uint8"], **options
         )
+
+
+def _and_as_products(names: Sequence[str]) -> list[str]:
+    """ONNX Runtime makes a matrix product and an addition of each Gemm before it looks at names."""
+    return [*names, *(f"{name}_MatMul" for name in names)]
 
 
 class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
