@@ -76,8 +76,8 @@ def child(name: str, variant: str) -> dict[str, Any]:
         begun = time.perf_counter()
         backend = build(variant, case, reference, Path(folder))
         build_s = time.perf_counter() - begun
-        expected = [reference.run(batch) for batch in case.batches]
-        given = [backend.run(batch) for batch in case.batches]
+        expected = [dict(reference.run(batch)) for batch in case.batches]
+        given = [dict(backend.run(batch)) for batch in case.batches]
         parity = compare(expected, given, tolerance=Tolerance(min_cosine=-1))
         single, batches = case.single[:32], case.batches[:6]
         lone = paired(lambda b: [b.run(each) for each in single], reference, backend)

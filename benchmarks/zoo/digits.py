@@ -71,8 +71,8 @@ def _train(make: Callable[[], nn.Module], x: Tensor, y: Tensor, epochs: int) -> 
     model = make()
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
     for _ in range(epochs):
-        for rows in torch.randperm(len(x)).split(64):
+        for rows in torch.randperm(len(x)).split(64):  # type: ignore[no-untyped-call]
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
+            nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return model.state_dict()

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.zoo.case import Arrays, Case, class_accuracy, in_batches, to_tensors
+from benchmarks.zoo.case import Case, class_accuracy, in_batches, to_tensors
 from benchmarks.zoo.sources import cached, debian_files, installed, package_folder
 
 __all__ = ["efficientnet"]
@@ -33,15 +33,15 @@ LABELS: dict[str, dict[str, list[int]]] = {
         "plate": [923],
     },
 }  # fmt: skip
-"""Resource file -> photo -> ImageNet classes that count as right; chosen from the photos' names, so a comparison, not a score."""
+"""Resource file -> photo -> ImageNet classes that count as right; chosen from the photos' names: a comparison, no score."""
 
 SKIMAGE = {"chelsea.png": CATS, "coffee.png": [967, 504, 968], "rocket.jpg": [657, 744, 812]}
 REFERENCE = 0.791
 
 
 def efficientnet() -> Case:
-    """Return efficientnet-lite0 (4.65 M parameters). Calibration sees mirrored, shifted crops of the same photos: nothing better is
-    at hand, and it is not the evaluated pixels.
+    """Return efficientnet-lite0 (4.65 M parameters). Calibration sees mirrored, shifted crops of the same photos: nothing
+    better is at hand, and they are not the evaluated pixels.
     """
     installed("PIL", "pillow")
     package = installed("efficientnet_lite_pytorch", "--no-deps efficientnet-lite-pytorch==0.1.0")

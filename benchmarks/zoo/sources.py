@@ -103,7 +103,7 @@ def debian_files(package: str, folder: Path) -> Iterator[tuple[str, bytes]]:
     if subprocess.run(["apt-get", "download", package], cwd=folder, capture_output=True, check=False).returncode:
         raise AptUnavailable(f"apt-get cannot download {package}; try: apt-get update && apt-get download {package}")
     (archive,) = folder.glob("*.deb")
-    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE) as unpack:
+    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE) as unpack:  # noqa: SIM117
         with tarfile.open(fileobj=unpack.stdout, mode="r|") as files:
             for member in files:
                 content = files.extractfile(member) if member.isfile() else None

@@ -242,8 +242,8 @@ class _Trials:
 
 
 def _quantized(
-    reference: ModuleBackend, target: Path, recipes: Sequence[Recipe], evaluation: Sequence[Batch], calibration: Sequence[Batch],
-    tolerance: Tolerance, clock: Callable[[], float], *, lossy: bool,
+    reference: ModuleBackend, target: Path, recipes: Sequence[Recipe], evaluation: Sequence[Batch],
+    calibration: Sequence[Batch], tolerance: Tolerance, clock: Callable[[], float], *, lossy: bool,
 ) -> Quantized:  # fmt: skip
     if target.suffix != ".onnx" or not target.parent.is_dir():
         raise ConfigError(f"path is {str(target)!r}; it must end in .onnx, in a folder that exists")
