@@ -1,6 +1,7 @@
 """Every backend and precision on real models with labels: build time, latency, rate, memory, parity, accuracy.
 
-`python -m benchmarks.backends [CASE ...]` runs each variant in a process of its own, against eager in turn.
+`python -m benchmarks.backends [CASE ...] [--only=VARIANT,...]` runs each variant in a process of its own,
+against eager in turn.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -136,7 +137,7 @@ def line(name: str, variant: str, found: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-def main(names: list[str]) -> None:
+def main(names: list[str], variants: Sequence[str]) -> None:
     from benchmarks.zoo import CASES
 
     rows = [
@@ -155,7 +156,7 @@ def main(names: list[str]) -> None:
     ]
     data: dict[str, dict[str, Any]] = {}
     for name in names or list(CASES):
-        for variant in VARIANTS:
+        for variant in variants:
             found = measured(name, variant)
             data.setdefault(name, {})[variant] = found
             rows.append(line(name, variant, found))
@@ -179,4 +180,5 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
         print(json.dumps(child(*sys.argv[2:4])))
     else:
-        main(sys.argv[1:])
+        chosen = [each.removeprefix("--only=").split(",") for each in sys.argv[1:] if each.startswith("--only=")]
+        main([each for each in sys.argv[1:] if not each.startswith("--")], chosen[0] if chosen else VARIANTS)

