@@ -304,6 +304,15 @@ def test_nothing_is_compiled_after_the_warm_up(dynamic: bool) -> None:
     assert (backend.compilations, backend.reason, module.training) == (0, "", True)
 
 
+def test_sizes_that_the_model_does_not_take_are_not_warmed_up() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        backend = optimize_model_compile(nn.Conv2d(1, 2, 5), torch.rand(2, 1, 9, 9), batch_sizes=[1, 2], lengths=[4, 16])
+
+    assert backend.run({"input": np.ones((3, 1, 12, 14), np.float32)})["output"].shape == (3, 2, 8, 10)
+    assert (backend.compilations, backend.reason) == (0, "")
+
+
 def test_a_graph_that_breaks_is_compiled_in_pieces_with_the_reason() -> None:
     class Breaks(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

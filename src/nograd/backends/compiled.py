@@ -154,7 +154,17 @@ class CompiledBackend(TorchBackend):
         dims = self.signature.lengths
         lengths = [self._sizes_of(dim) for dim in dims]
         for rows, *each in product(sizes, *lengths):
-            self._inner.run(self._shaped(rows, dict(zip(dims, each, strict=True))))
+            batch = self._shaped(rows, dict(zip(dims, each, strict=True)))
+            if self._runs_eagerly(batch):
+                self._inner.run(batch)
+
+    def _runs_eagerly(self, batch: Batch) -> bool:
+        """A size may be below what the model takes: an image smaller than the kernel."""
+        try:
+            self._reference.run(batch)
+        except ModelError:
+            return False
+        return True
 
     def _sizes_of(self, dim: str) -> list[int]:
         """A dynamic graph takes every size but 1, for which torch compiles another; fixed ones take one size each."""
