@@ -105,7 +105,7 @@ def load_pt2(path: str | os.PathLike[str], *, trusted: bool) -> ModuleBackend:
     """
     check_trusted(path, trusted=trusted, what="native code")
     try:
-        program = torch._inductor.aoti_load_package(str(path))  # noqa: SLF001  torch documents it under this name
+        program = torch._inductor.aoti_load_package(os.fspath(path))  # noqa: SLF001  torch documents it under this name
         metadata = program.loader.get_metadata()
     except Exception as error:  # the loader raises RuntimeError, and whatever unpacking a broken archive raises
         raise ModelLoadError(f"torch cannot load {os.fspath(path)}: {str(error).splitlines()[0]}") from error

@@ -103,7 +103,7 @@ def load_torchscript(path: str | os.PathLike[str], *, trusted: bool, sample: Any
     try:
         with quiet():
             target = None if device == "auto" else torch.device(device)
-            program = torch.jit.load(str(path), map_location=target, _extra_files=extra)  # type: ignore[no-untyped-call]
+            program = torch.jit.load(os.fspath(path), map_location=target, _extra_files=extra)  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError) as error:
         raise ModelLoadError(f"torch.jit cannot load {path}: {str(error).splitlines()[0]}") from error
     text = extra[EXTRA_FILE]

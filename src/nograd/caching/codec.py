@@ -1,0 +1,142 @@
+"""Arrays as bytes, and back, without running anything that is in them.
+
+    value   = "NG", version, number of arrays, length of the header; header; arrays, each from a multiple of 16 on
+    header  = for each array: lengths of name and dtype, number of dimensions; the dimensions; name; dtype
+
+Numbers are little-endian. What leaves the process is sealed: its checksum covers the key, too, so that a value that was
+damaged, cut short or moved to another key is told from a good one.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from functools import lru_cache
+from math import prod
+from zlib import crc32
+
+import ml_dtypes  # noqa: F401  registers bfloat16 with numpy
+import numpy as np
+
+from nograd.errors import UnsupportedError
+from nograd.tensors import Array, Batch
+
+__all__ = ["FORMAT", "CorruptValueError", "decode", "encode", "seal", "unseal"]
+
+FORMAT = 1
+"""Version of the format; a value of any other is not read."""
+
+_HEAD = struct.Struct("<2sBBI")
+_ARRAY = struct.Struct("<HBB")
+_SEAL = struct.Struct("<6sBxI")
+_ALIGNMENT = 16
+_MOST_DIMS = 64  # numpy's own limit
+
+
+class CorruptValueError(ValueError):
+    """Bytes that are not a value, or not the value that was put there."""
+
+
+def encode(arrays: Batch) -> bytes:
+    """Return arrays as bytes: a copy, that keeps nothing else alive.
+
+    Raises:
+        UnsupportedError: an array holds text or other objects.
+    """
+    contents = {name: _as_stored(name, array) for name, array in arrays.items()}
+    header = _header(tuple((name, array.dtype.name, array.shape) for name, array in contents.items()))
+    pieces = [header]
+    for array in contents.values():
+        data = array.tobytes()
+        pieces += (data, bytes(-len(data) % _ALIGNMENT))
+    return b"".join(pieces)
+
+
+def decode(value: bytes) -> dict[str, Array]:
+    """Return the arrays in a value: read-only views of it.
+
+    Raises:
+        CorruptValueError: the bytes are not a value of this format.
+    """
+    try:
+        magic, version, _, size = _HEAD.unpack_from(value)
+        if magic != b"NG" or version != FORMAT:
+            raise CorruptValueError(f"the value begins with {value[:4]!r}; it is not of format {FORMAT}")
+        layout, end = _layout(value[:size])
+    except (struct.error, UnicodeDecodeError, TypeError) as error:
+        raise CorruptValueError(f"the value's header cannot be read: {error}") from error
+    if len(value) != end:
+        raise CorruptValueError(f"the value has {len(value)} bytes; its header says {end}")
+    arrays = {name: np.ndarray(shape, dtype, value, offset) for name, dtype, shape, offset in layout}
+    if sys.byteorder == "big":
+        arrays = {name: array.byteswap() for name, array in arrays.items()}
+    return arrays
+
+
+def seal(key: bytes, value: bytes) -> bytes:
+    """Return a value with a checksum of it and of its key."""
+    return _SEAL.pack(b"nograd", FORMAT, crc32(value, crc32(key))) + value
+
+
+def unseal(key: bytes, sealed: bytes) -> bytes:
+    """Return what was sealed for this key.
+
+    Raises:
+        CorruptValueError: the checksum is another, or there is none.
+    """
+    if len(sealed) < _SEAL.size:
+        raise CorruptValueError(f"the value has {len(sealed)} bytes, fewer than its seal")
+    magic, version, checksum = _SEAL.unpack_from(sealed)
+    if magic != b"nograd" or version != FORMAT:
+        raise CorruptValueError(f"the value begins with {sealed[:8]!r}; it is not sealed in format {FORMAT}")
+    value = sealed[_SEAL.size :]
+    if crc32(value, crc32(key)) != checksum:
+        raise CorruptValueError("the value's checksum is wrong")
+    return value
+
+
+def _as_stored(name: str, array: Array) -> Array:
+    if array.dtype.hasobject:
+        raise UnsupportedError(f"output {name!r} holds {array.dtype.name}; only numbers are cached")
+    return array.byteswap() if sys.byteorder == "big" and array.dtype.isnative else array
+
+
+@lru_cache(maxsize=1024)
+def _header(specs: tuple[tuple[str, str, tuple[int, ...]], ...]) -> bytes:
+    pieces = []
+    for name, dtype, shape in specs:
+        label = name.encode()
+        pieces.append(_ARRAY.pack(len(label), len(dtype), len(shape)) + struct.pack(f"<{len(shape)}Q", *shape))
+        pieces.append(label + dtype.encode())
+    body = b"".join(pieces)
+    size = _aligned(_HEAD.size + len(body))
+    return (_HEAD.pack(b"NG", FORMAT, len(specs), size) + body).ljust(size, b"\0")
+
+
+@lru_cache(maxsize=1024)
+def _layout(header: bytes) -> tuple[list[tuple[str, np.dtype[np.generic], tuple[int, ...], int]], int]:
+    """Return name, dtype, shape and offset of each array, and where the last one ends."""
+    _, _, count, size = _HEAD.unpack_from(header)
+    if size != len(header) or size % _ALIGNMENT:
+        raise CorruptValueError(f"the header has {len(header)} bytes; it says {size}")
+    found = []
+    position, offset = _HEAD.size, size
+    for _ in range(count):
+        label, word, dims = _ARRAY.unpack_from(header, position)
+        if dims > _MOST_DIMS:
+            raise CorruptValueError(f"an array of {dims} dimensions")
+        position += _ARRAY.size
+        shape = struct.unpack_from(f"<{dims}Q", header, position)
+        position += 8 * dims
+        name = header[position : position + label].decode()
+        dtype = np.dtype(header[position + label : position + label + word].decode())
+        if dtype.hasobject or not dtype.itemsize:
+            raise CorruptValueError(f"dtype {dtype} holds no numbers")
+        position += label + word
+        found.append((name, dtype, shape, offset))
+        offset = _aligned(offset + dtype.itemsize * prod(shape))
+    return found, offset
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // _ALIGNMENT) * _ALIGNMENT

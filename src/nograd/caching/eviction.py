@@ -1,0 +1,133 @@
+"""Which entry leaves when there is no room: SIEVE or LRU, over one list, bounded in bytes.
+
+SIEVE (Zhang et al., NSDI 2024): entries stand in the order in which they came; a hit marks one; a hand walks from the oldest to
+the newest, takes marks away, and evicts the first that has none. LRU: a hit moves an entry to the front, the last one is
+evicted. SIEVE wins where some inputs are popular, LRU where inputs come back soon or never. Both keep the same list, so that
+one can take over from the other with all its entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import inf
+from typing import Literal, TypeAlias
+
+__all__ = ["Bounded", "Entry", "Policy"]
+
+Policy: TypeAlias = Literal["sieve", "lru"]
+
+
+class Entry:
+    """One key and its value, between its neighbours."""
+
+    __slots__ = ("expires_at", "key", "nbytes", "newer", "older", "value", "visited")
+
+    def __init__(self, key: bytes, value: bytes, nbytes: int, expires_at: float) -> None:
+        self.key = key
+        self.value = value
+        self.nbytes = nbytes
+        self.expires_at = expires_at
+        self.visited = False
+        self.newer = self.older = self
+
+
+class Bounded:
+    """Entries whose bytes never exceed a limit. Not thread-safe: whoever holds it locks.
+
+    Args:
+        max_bytes: the sum of all entries' `nbytes`, at most.
+        policy: what leaves first.
+    """
+
+    def __init__(self, max_bytes: int, policy: Policy) -> None:
+        self.max_bytes = max_bytes
+        self.nbytes = 0
+        self.evicted = 0
+        self.table: dict[bytes, Entry] = {}
+        self._ends = Entry(b"", b"", 0, inf)  # its `older` is the newest, its `newer` the oldest
+        self._hand = self._ends
+        self._policy: Policy = policy
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the keys, the newest first."""
+        entry = self._ends.older
+        while entry is not self._ends:
+            yield entry.key
+            entry = entry.older
+
+    @property
+    def policy(self) -> Policy:
+        """What leaves first. Setting it keeps all entries, in the order in which they stand."""
+        return self._policy
+
+    @policy.setter
+    def policy(self, policy: Policy) -> None:
+        self._policy = policy
+        self._hand = self._ends
+
+    def get(self, key: bytes) -> Entry | None:
+        """Return an entry, and note that it was asked for."""
+        entry = self.table.get(key)
+        if entry is None:
+            return None
+        if self._policy == "sieve":
+            entry.visited = True
+        elif self._ends.older is not entry:
+            entry.newer.older = entry.older
+            entry.older.newer = entry.newer
+            self._push(entry)
+        return entry
+
+    def put(self, entry: Entry) -> None:
+        """Take an entry in as the newest, in place of one with its key; evict until there is room, before.
+
+        It must fit: `entry.nbytes <= max_bytes`.
+        """
+        present = self.table.get(entry.key)
+        if present is not None:
+            self.remove(present)
+        while self.nbytes + entry.nbytes > self.max_bytes:
+            self.remove(self._victim())
+            self.evicted += 1
+        self._push(entry)
+        self.table[entry.key] = entry
+        self.nbytes += entry.nbytes
+
+    def remove(self, entry: Entry) -> None:
+        """Take an entry out."""
+        if self._hand is entry:
+            self._hand = entry.newer
+        entry.newer.older = entry.older
+        entry.older.newer = entry.newer
+        del self.table[entry.key]
+        self.nbytes -= entry.nbytes
+
+    def clear(self) -> None:
+        """Take all entries out."""
+        ends = self._ends
+        self.table.clear()
+        ends.newer = ends.older = self._hand = ends
+        self.nbytes = 0
+
+    def _push(self, entry: Entry) -> None:
+        ends = self._ends
+        newest = ends.older
+        entry.older, entry.newer = newest, ends
+        newest.newer = ends.older = entry
+
+    def _victim(self) -> Entry:
+        ends = self._ends
+        if self._policy == "lru":
+            return ends.newer
+        hand = self._hand
+        while True:
+            if hand is ends:
+                hand = ends.newer
+            if not hand.visited:
+                self._hand = hand
+                return hand
+            hand.visited = False
+            hand = hand.newer

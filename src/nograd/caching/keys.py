@@ -1,0 +1,112 @@
+"""Keys: a digest of everything that an answer depends on.
+
+    key = BLAKE2b-128 (RFC 7693) of: fingerprint of the model, what is asked for, parameters, and the input:
+          of arrays, name, dtype, shape and data in C order; of text, its UTF-8
+
+What is equal for the model is not always equal here, never the other way round: a needless miss costs time, a wrong hit an
+answer. So -0.0 and 0.0 have different keys (1/x tells them apart), NaNs with different payloads too, and float32 1 is not
+float64 1. Text is taken as it is written: "é" as one character and as two have different keys, because a tokenizer may make
+different tokens of them. How an array lies in memory (strides, storage, byte order) makes no difference. Every part is preceded by its
+length, so that no two different inputs can give the same bytes; and the digest is a cryptographic one, so that nobody can
+look for two that collide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nograd.tensors import Array, Batch
+
+if TYPE_CHECKING:
+    from hashlib import _BlakeHash as Hasher
+
+__all__ = ["KEY_BYTES", "Keys"]
+
+KEY_BYTES = 16
+"""2^64 entries before two keys collide by chance."""
+
+_VERSION = b"nograd key 1"
+
+_KNOWN_LAYOUTS = 1024
+"""Layouts whose digest so far is kept; a model sees a few, one for each length."""
+
+
+class Keys:
+    """Makes keys for one model.
+
+    Args:
+        fingerprint: of the model and of what is done before and after it; see `nograd.fingerprint`.
+        outputs: names of the outputs that are asked for, where that is less than all.
+        parameters: what else changes the answer, by name; compared by its `repr`.
+    """
+
+    def __init__(self, fingerprint: str, *, outputs: Sequence[str] = (), parameters: Mapping[str, Any] | None = None) -> None:
+        self.fingerprint = fingerprint
+        self._base = blake2b(digest_size=KEY_BYTES)
+        described = [f"{name}={value!r}" for name, value in sorted((parameters or {}).items())]
+        for part in (_VERSION, fingerprint.encode(), _listed(sorted(outputs)), _listed(described)):
+            self._base.update(_framed(part))
+        self._layouts: dict[tuple[str, tuple[Any, ...]], Hasher] = {}
+
+    def of_rows(self, batch: Batch) -> list[bytes]:
+        """Return the key of each row of a checked batch."""
+        named = sorted(batch.items()) if len(batch) > 1 else list(batch.items())
+        base = self._of_layout("row", tuple((name, array.dtype, array.shape[1:]) for name, array in named))
+        columns = [_rows_data(array) for _, array in named]
+        keys = []
+        for parts in zip(*columns, strict=True):
+            hasher = base.copy()
+            for part in parts:
+                hasher.update(part)
+            keys.append(hasher.digest())
+        return keys
+
+    def of_batch(self, batch: Batch) -> bytes:
+        """Return the key of a batch whose rows depend on each other."""
+        named = sorted(batch.items())
+        hasher = self._of_layout("batch", tuple((name, array.dtype, array.shape) for name, array in named)).copy()
+        for _, array in named:
+            for part in _rows_data(array):
+                hasher.update(part)
+        return hasher.digest()
+
+    def of_text(self, text: str) -> bytes:
+        """Return the key of a text, as it is written."""
+        hasher = self._base.copy()
+        hasher.update(b"text" + text.encode("utf-8", "surrogatepass"))
+        return hasher.digest()
+
+    def _of_layout(self, kind: str, specs: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]) -> Hasher:
+        """Return the digest of all but the data; it is the same for most requests."""
+        found = self._layouts.get((kind, specs))
+        if found is None:
+            found = self._base.copy()
+            found.update(_listed([kind]))
+            for name, dtype, shape in specs:
+                found.update(_framed(_listed([name, dtype.newbyteorder("=").name, *map(str, shape)])))
+            if len(self._layouts) < _KNOWN_LAYOUTS:
+                self._layouts[kind, specs] = found
+        return found
+
+
+def _rows_data(array: Array) -> Sequence[Any]:
+    """Return each row's content in C order and native byte order; of text, each string with its length."""
+    if array.dtype.hasobject:
+        texts = array.reshape(len(array), prod(array.shape[1:]))
+        return [b"".join(_framed(str(text).encode("utf-8", "surrogatepass")) for text in row) for row in texts]
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return np.ascontiguousarray(array).reshape(len(array), prod(array.shape[1:])).view(np.uint8)  # type: ignore[return-value]
+
+
+def _framed(part: bytes) -> bytes:
+    return len(part).to_bytes(8, "little") + part
+
+
+def _listed(parts: Sequence[str]) -> bytes:
+    return b"".join(_framed(part.encode()) for part in parts)

@@ -1,0 +1,155 @@
+"""MemoryCache: bytes by key in this process, within a limit of bytes."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from math import inf, isfinite
+from threading import Lock
+from typing import Literal
+
+from nograd.caching.eviction import Bounded, Entry
+from nograd.caching.shadow import SAMPLED, Shadows
+from nograd.caching.store import Cache, CacheStatistics
+from nograd.errors import ConfigError
+
+__all__ = ["ENTRY_BYTES", "MemoryCache", "check_ttl", "jittered"]
+
+ENTRY_BYTES = 320
+"""What an entry takes beside its key's and its value's own bytes: two bytes objects, an Entry, its numbers, its place in a
+dict (measured with tracemalloc; tests/test_cache_memory.py)."""
+
+LARGEST_SHARE = 32
+"""A value that is larger than the cache divided by this is not taken: it would cost more others than it can save."""
+
+JITTER = 0.1
+"""Entries that were made together do not expire together: a time to live is drawn from so much less to so much more."""
+
+
+class MemoryCache(Cache):
+    """Keeps values in this process; thread-safe.
+
+    Args:
+        max_bytes: of all entries together, keys and bookkeeping included.
+        policy: what leaves when there is no room: `sieve`, `lru`, or `auto`, which plays both through on a sixteenth of the
+            keys and changes to the one that would answer more.
+        ttl_s: seconds that a value lives, give or take a tenth; None: until it is evicted, which is right for the answers of
+            a model, because they do not age.
+        clock: gives seconds that never go back.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        max_bytes: int = 256 * 2**20,
+        *,
+        policy: Literal["auto", "sieve", "lru"] = "auto",
+        ttl_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if max_bytes < 1:
+            raise ConfigError(f"max_bytes is {max_bytes}; it must be at least 1")
+        if policy not in ("auto", "sieve", "lru"):
+            raise ConfigError(f"policy is {policy!r}; it must be 'auto', 'sieve' or 'lru'")
+        check_ttl(ttl_s)
+        self._entries = Bounded(max_bytes, "sieve" if policy == "auto" else policy)
+        self._shadows = Shadows(max_bytes, "sieve") if policy == "auto" else None
+        self._ttl_s = ttl_s
+        self._clock = clock
+        self._lock = Lock()
+        self._random = random.Random()  # noqa: S311  spreads expiries, guards nothing
+        self._hits = self._misses = self._puts = self._expired = self._refused = 0
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value of a key, None where there is none."""
+        with self._lock:
+            return self._get(key)
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        with self._lock:
+            return [self._get(key) for key in keys]
+
+    def _get(self, key: bytes) -> bytes | None:
+        entry = self._entries.get(key)
+        if self._shadows is not None and not key[0] % SAMPLED:
+            self._play(self._shadows, key, entry)
+        if entry is None:
+            self._misses += 1
+            return None
+        if entry.expires_at != inf and entry.expires_at <= self._clock():
+            self._entries.remove(entry)
+            self._expired += 1
+            self._misses += 1
+            return None
+        self._hits += 1
+        return entry.value
+
+    def put(self, key: bytes, value: bytes, ttl_s: float | None = None) -> None:
+        """Keep one value; as `put_many`."""
+        self.put_many({key: value}, ttl_s)
+
+    def put_many(self, items: Mapping[bytes, bytes], ttl_s: float | None = None) -> None:
+        check_ttl(ttl_s)
+        lifetime_s = self._ttl_s if ttl_s is None else ttl_s
+        with self._lock:
+            for key, value in items.items():
+                expires_at = inf if lifetime_s is None else self._clock() + jittered(lifetime_s, self._random.random())
+                self._put(Entry(bytes(key), bytes(value), len(key) + len(value) + ENTRY_BYTES, expires_at))
+
+    def _put(self, entry: Entry) -> None:
+        entries = self._entries
+        if entry.nbytes * LARGEST_SHARE > entries.max_bytes:
+            self._refused += 1
+            present = entries.table.get(entry.key)
+            if present is not None:
+                entries.remove(present)
+            return
+        self._puts += 1
+        entries.put(entry)
+        if self._shadows is not None and not entry.key[0] % SAMPLED:
+            self._shadows.note_put(entry.key, entry.nbytes)
+
+    def _play(self, shadows: Shadows, key: bytes, entry: Entry | None) -> None:
+        shadows.note_get(key, entry.nbytes if entry is not None else 0)
+        if shadows.policy != self._entries.policy:
+            self._entries.policy = shadows.policy
+
+    def statistics(self) -> CacheStatistics:
+        with self._lock:
+            return CacheStatistics(
+                hits=self._hits,
+                misses=self._misses,
+                puts=self._puts,
+                evicted=self._entries.evicted,
+                expired=self._expired,
+                refused=self._refused,
+                entries=len(self._entries),
+                nbytes=self._entries.nbytes,
+                max_bytes=self._entries.max_bytes,
+                policy=self._entries.policy,
+            )
+
+    def clear(self) -> None:
+        with self._lock:
+            self._entries.clear()
+            if self._shadows is not None:
+                self._shadows.clear()
+
+
+def check_ttl(ttl_s: float | None) -> None:
+    """Raise ConfigError where a time to live is not one."""
+    if ttl_s is not None and not (isfinite(ttl_s) and ttl_s > 0):
+        raise ConfigError(f"ttl_s is {ttl_s}; it must be above 0, finite, or None for values that do not age")
+
+
+def jittered(ttl_s: float, drawn: float) -> float:
+    """Return a time to live, give or take a tenth.
+
+    Args:
+        ttl_s: in seconds.
+        drawn: from 0 to 1, at random.
+    """
+    return ttl_s * (1 - JITTER + 2 * JITTER * drawn)
