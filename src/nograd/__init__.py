@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from nograd.backends.torchscript import export_to_torchscript
     from nograd.batching import BatchPolicy, DeadlinePolicy, Decision, DynamicBatcher, LengthPolicy, measure_cost
     from nograd.bulk import BatchPredictor
+    from nograd.cached import CachedEmbedder, CachedPredictor, RedisCachedPredictor
+    from nograd.caching import Cache, MemoryCache
     from nograd.cost import CostCurve
     from nograd.errors import NogradError
     from nograd.parity import ParityReport, Tolerance, compare
@@ -32,7 +34,12 @@ if TYPE_CHECKING:
 _HOME = {
     "quantize_dynamic": "transforms.quantize",
     "quantize_static": "transforms.quantize",
+    "Cache": "caching",
+    "CachedEmbedder": "cached",
+    "CachedPredictor": "cached",
     "CompiledBackend": "backends.compiled",
+    "MemoryCache": "caching",
+    "RedisCachedPredictor": "cached",
     "FP16Predictor": "presets",
     "HighThroughputPredictor": "presets",
     "LowLatencyPredictor": "presets",
@@ -73,6 +80,9 @@ __all__ = [
     "Batch",
     "BatchPolicy",
     "BatchPredictor",
+    "Cache",
+    "CachedEmbedder",
+    "CachedPredictor",
     "CompiledBackend",
     "CostCurve",
     "DeadlinePolicy",
@@ -82,11 +92,13 @@ __all__ = [
     "HighThroughputPredictor",
     "LengthPolicy",
     "LowLatencyPredictor",
+    "MemoryCache",
     "MemoryEfficientModel",
     "NogradError",
     "ONNXPredictor",
     "ParityReport",
     "Predictor",
+    "RedisCachedPredictor",
     "Signature",
     "TensorSpec",
     "Tolerance",

@@ -71,6 +71,9 @@ def serve(
     max_queue_rows: Annotated[int, typer.Option(help="Rows that may wait; a request beyond gets 503.")] = 1024,
     timeout_s: Annotated[float, typer.Option(help="Seconds until a request is answered 504.")] = 30.0,
     grace_s: Annotated[float, typer.Option(help="Seconds to finish accepted requests when stopped.")] = 30.0,
+    cache_mb: Annotated[float, typer.Option(help="Megabytes for answers that are asked for again; 0 keeps none.")] = 64.0,
+    cache_url: Annotated[str, typer.Option(help="Keep answers in Redis, too: redis://host:6379/0.")] = "",
+    cache_ttl_s: Annotated[float | None, typer.Option(help="Seconds that a kept answer lives; default: they do not age.")] = None,
 ) -> None:
     """Serve MODEL over HTTP: Open Inference Protocol v2, dynamic batching, metrics, a live page at /."""
     from rich.console import Console
@@ -81,7 +84,7 @@ def serve(
 
     config = ServeConfig(
         host=host, port=port, max_batch_size=max_batch_size, max_wait_ms=max_wait_ms, max_queue_rows=max_queue_rows,
-        timeout_s=timeout_s, grace_s=grace_s,
+        timeout_s=timeout_s, grace_s=grace_s, cache_mb=cache_mb, cache_url=cache_url, cache_ttl_s=cache_ttl_s,
     )  # fmt: skip
     listener = bind(host, port)
     from nograd.sources import load

@@ -38,6 +38,7 @@ class Manifest:
             signature.reason,
             dict(signature.max_sizes),
             self.outline,
+            signature.repeatable,
         )
         return msgspec.json.encode(plain).decode()
 
@@ -57,7 +58,7 @@ class Manifest:
                 f"the file's manifest has format {plain.format}; this nograd reads up to {FORMAT}: update nograd"
             )
         inputs, outputs = (tuple(map(_from_file, specs)) for specs in (plain.inputs, plain.outputs))
-        signature = Signature(inputs, outputs, plain.batching, plain.reason, plain.max_sizes)
+        signature = Signature(inputs, outputs, plain.batching, plain.reason, plain.max_sizes, plain.repeatable)
         return cls(signature, plain.outline)
 
 
@@ -78,6 +79,7 @@ class _File(msgspec.Struct):
     reason: str
     max_sizes: dict[str, int]
     outline: Any
+    repeatable: bool = True
 
 
 def _to_file(spec: TensorSpec) -> _Spec:

@@ -14,7 +14,9 @@ import numpy as np
 
 from nograd.backends import Backend, TorchBackend
 from nograd.batching.collate import plan, run_together
+from nograd.caching.answers import Answers
 from nograd.errors import ConfigError, ItemError, NogradError, SignatureError, UnsupportedError
+from nograd.fingerprint import Fingerprint, of_value
 from nograd.inputs import by_name, each_item, holds_tensors, is_module, is_tensor, one_row, to_host
 from nograd.tensors import TEXT, Batch, Signature, TensorSpec, num_rows
 from nograd.threads import in_own_thread
@@ -72,6 +74,8 @@ class Predictor:
         self._device = device
         self._example: Any = None
         self._has_run = False
+        self._fingerprint: tuple[Fingerprint, Fingerprint] | None = None
+        self._answers: Answers | None = None
         self.item = item if item is not None else getattr(preprocess, "item", None)
         if isinstance(model, Backend):
             if device != "auto":
@@ -100,6 +104,16 @@ class Predictor:
         if self._backend is None:
             raise UnsupportedError("nothing is known of the model's inputs yet; give `sample=`, or predict once")
         return self._backend
+
+    @property
+    def preprocess(self) -> Callable[[Any], Any] | None:
+        """What makes of one item the model's row."""
+        return self._preprocess
+
+    @property
+    def postprocess(self) -> Callable[[Any], Any] | None:
+        """What makes of one row of the model's answer what the user gets."""
+        return self._postprocess
 
     @property
     def has_preprocess(self) -> bool:
@@ -143,6 +157,21 @@ class Predictor:
         """Calls to `run` that may go on side by side."""
         return self.backend.lanes
 
+    def fingerprint(self) -> Fingerprint:
+        """Return a digest of all that answers depend on beside the inputs: the backend, `preprocess` and `postprocess`.
+
+        It changes when the weights of a torch module do, also in place. Attributes of the module that are no tensors, and
+        what `preprocess` and `postprocess` close over, are read once.
+
+        Raises:
+            UnsupportedError: nothing is known of the model yet.
+        """
+        own = self.backend.fingerprint()
+        if self._fingerprint is None or self._fingerprint[0] != own:
+            around = of_value(own.text, self._preprocess, self._postprocess)
+            self._fingerprint = own, Fingerprint(around.text, own.private_because or around.private_because)
+        return self._fingerprint[1]
+
     # -- predicting
 
     def predict(self, inputs: Any) -> Any:
@@ -164,7 +193,7 @@ class Predictor:
         if self._preprocess is None and holds_tensors(inputs):
             return self._whole(self._forward(inputs))
         parts, finish = self.prepare(inputs)
-        return finish(self._run_parts(parts))
+        return finish(self._answered(parts))
 
     def predict_proba(self, inputs: Any, *, temperature: float = 1.0) -> Any:
         """Return class probabilities for each row.
@@ -283,6 +312,16 @@ class Predictor:
         self._learn(inputs)
         return self.signature.check(by_name(inputs, self.signature))
 
+    def run_parts(self, parts: Sequence[Batch]) -> list[Batch]:
+        """Run checked parts, those of like length together; return the outputs of each."""
+        if len(parts) == 1:
+            return [self.run(parts[0])]
+        outputs: dict[int, Batch] = {}
+        for group in plan(parts, self.signature, MAX_BATCH_SIZE):
+            chosen = [parts[position] for position in group]
+            outputs.update(zip(group, run_together(chosen, self.run, self.signature), strict=True))
+        return [outputs[position] for position in range(len(parts))]
+
     def run(self, batch: Batch) -> Batch:
         """Run one checked batch, blocking."""
         if self._has_run and self._backend is not None:
@@ -294,6 +333,8 @@ class Predictor:
         """Give back what the backend holds."""
         if self._backend is not None:
             self._backend.close()
+        if self._answers is not None:
+            self._answers.close()
 
     # -- inside
 
@@ -329,11 +370,11 @@ class Predictor:
         self._learn(inputs)
         named = check_tensors(by_name(inputs, self.signature), self.signature)
         origin = next(iter(named.values())).device
-        if isinstance(self.backend, TorchBackend):
+        if isinstance(self.backend, TorchBackend) and self._answers is None:
             with self._trial():
                 outputs = self.backend.forward(named)
         else:
-            outputs = _as_tensors(self.run(to_host(named)))
+            outputs = _as_tensors(self._answered([self.check(to_host(named))])[0])
         return {name: tensor.to(origin) for name, tensor in outputs.items()}
 
     def _class_logits(self, inputs: Any) -> Any:
@@ -344,20 +385,17 @@ class Predictor:
             scores = _logits(self._forward(inputs))
             return scores if scores.shape[1] > 1 else torch.hstack([torch.zeros_like(scores), scores])
         parts, _ = self.prepare(inputs)
-        found = [_logits(outputs) for outputs in self._run_parts(parts)]
+        found = [_logits(outputs) for outputs in self._answered(parts)]
         if len({logits.shape[1] for logits in found}) > 1:
             raise SignatureError("the items' outputs differ in length; class scores are floating [rows, classes]")
         logits = np.concatenate(found)
         return logits if logits.shape[1] > 1 else np.hstack([np.zeros_like(logits), logits])
 
-    def _run_parts(self, parts: Sequence[Batch]) -> list[Batch]:
-        if len(parts) == 1:
-            return [self.run(parts[0])]
-        outputs: dict[int, Batch] = {}
-        for group in plan(parts, self.signature, MAX_BATCH_SIZE):
-            chosen = [parts[position] for position in group]
-            outputs.update(zip(group, run_together(chosen, self.run, self.signature), strict=True))
-        return [outputs[position] for position in range(len(parts))]
+    def _answered(self, parts: Sequence[Batch]) -> list[Batch]:
+        """Return the outputs of each part: run, or known."""
+        if self._answers is None:
+            return self.run_parts(parts)
+        return list(self._answers.of(parts, self.run_parts, self.signature))
 
     def _whole(self, outputs: Mapping[str, Any]) -> Any:
         return self.backend.restore(outputs) if self._postprocess is None else list(self.answers(outputs))

@@ -105,6 +105,9 @@ class Signature:
     max_sizes: Mapping[str, int] = field(default_factory=dict)
     """Largest size of a varying dimension, where one is known (the number of positions of a transformer)."""
 
+    repeatable: bool = True
+    """False where the same input was seen to give different answers: the model draws random numbers, or remembers."""
+
     places: Mapping[str, tuple[str, int]] = field(init=False, repr=False, compare=False)
     """For each varying dimension of the inputs, in order of appearance, the first input and axis that have it."""
 

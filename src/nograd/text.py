@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from nograd.errors import ConfigError, MissingExtraError, ModelLoadError, SignatureError
+from nograd.fingerprint import of_value
 from nograd.tensors import TEXT, Array, TensorSpec
 
 __all__ = ["Tokenize"]
@@ -35,6 +36,7 @@ class Tokenize:
     def __init__(
         self, path: str | Path, *, names: Sequence[str] = ("input_ids", "attention_mask"), max_tokens: int | None = None
     ) -> None:
+        self._fingerprint = ""
         file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
         self._tokenizer = _open(file)
         self._fields = [(name, _field(name)) for name in names]
@@ -61,6 +63,12 @@ class Tokenize:
         except TypeError as error:
             raise SignatureError("the text holds half a surrogate pair; the model takes whole characters") from error
         return {name: np.array(getattr(encoding, field), dtype=np.int64) for name, field in self._fields}
+
+    def fingerprint(self) -> str:
+        """Return a digest of the tokenizer and the settings: texts with one answer here have one everywhere."""
+        if not self._fingerprint:
+            self._fingerprint = of_value(self._tokenizer.to_str(), self._fields, self.max_tokens).text
+        return self._fingerprint
 
 
 def _open(file: Path) -> Any:

@@ -65,25 +65,10 @@ def _pooling(folder: Path) -> Mapping[str, Any]:
 
 def _embedder(encoder: Any, folder: Path) -> Any:
     """Return encoder, pooling and normalisation as one module, as the folder's `modules.json` lists them."""
-    import torch
+    from nograd.pooling import MeanPooled
 
     pooling = _pooling(folder)
     if not pooling.get("pooling_mode_mean_tokens"):
         raise ModelLoadError(f"{folder} pools with {pooling}; nograd reads mean pooling")
     listed = (folder / "modules.json").read_text("utf-8") if (folder / "modules.json").is_file() else ""
-    normalise = "Normalize" in listed
-
-    class Embedder(torch.nn.Module):
-        """Mean over the real tokens, then unit length where the folder says so (Reimers and Gurevych, 2019, section 3)."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.encoder = encoder
-
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
-            hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-            mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
-            mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
-            return {"embedding": torch.nn.functional.normalize(mean, dim=1) if normalise else mean}
-
-    return Embedder()
+    return MeanPooled(encoder, normalize="Normalize" in listed)

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from nograd.errors import ConfigError
+from nograd.fingerprint import Fingerprint, of_files, of_object, of_value
 from nograd.tensors import Batch, Signature
+from nograd.threads import in_own_thread
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from torch import Tensor
 
-__all__ = ["Backend", "TorchBackend", "check_lanes"]
+__all__ = ["Backend", "FileFingerprint", "TorchBackend", "check_lanes"]
 
 
 class Backend(ABC):
@@ -48,6 +52,16 @@ class Backend(ABC):
         names = list(outputs)
         return outputs[names[0]] if names == ["output"] else dict(outputs)
 
+    def fingerprint(self) -> Fingerprint:
+        """Return a digest of all that the answers depend on beside the inputs: weights, code, precision, runtime, device.
+
+        A cache keeps answers under it, so that it must change whenever answers may. A backend that does not say gets one of
+        its own, which another process cannot have.
+        """
+        if not hasattr(self, "_fingerprint"):
+            self._fingerprint = of_object()
+        return self._fingerprint
+
     def limit_threads(self, count: int) -> None:  # noqa: B027  most backends have no such setting
         """Let a run that is called from this thread compute with at most `count` threads, where that can be set."""
 
@@ -75,6 +89,32 @@ class TorchBackend(Backend):
     @abstractmethod
     def gradients(self) -> AbstractContextManager[None]:
         """Within this context, in this thread, `forward` records gradients."""
+
+
+class FileFingerprint:
+    """The fingerprint of what was loaded from files, read beside the loading: a digest of 90 MB takes 0.1 s.
+
+    Args:
+        path: the file.
+        beside: a file with its weights, which need not be there.
+    """
+
+    def __init__(self, path: Path, beside: Path | None = None) -> None:
+        paths = [path, beside] if beside is not None and beside.is_file() else [path]
+        self._digest = in_own_thread(partial(of_files, *paths))
+        self._found: Fingerprint | None = None
+
+    def of(self, *runtime: str) -> Fingerprint:
+        """Return it, for a runtime: its name, version, device, ..."""
+        if self._found is None:
+            self._found = self._read(runtime)
+        return self._found
+
+    def _read(self, runtime: tuple[str, ...]) -> Fingerprint:
+        try:
+            return of_value(self._digest.result(), *runtime)
+        except OSError as error:
+            return Fingerprint(of_object().text, f"its file could not be read a second time: {error}")
 
 
 def check_lanes(lanes: int, num_threads: int | None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nograd.backends import Backend
+from nograd.backends import Backend, FileFingerprint
 from nograd.backends.exporting import (
     Export,
     Flat,
@@ -104,6 +104,7 @@ def load_pt2(path: str | os.PathLike[str], *, trusted: bool) -> ModuleBackend:
         ModelLoadError: the file is not there, is no such package, or was not written by nograd.
     """
     check_trusted(path, trusted=trusted, what="native code")
+    file = FileFingerprint(Path(path))
     try:
         program = torch._inductor.aoti_load_package(os.fspath(path))  # noqa: SLF001  torch documents it under this name
         metadata = program.loader.get_metadata()
@@ -112,4 +113,4 @@ def load_pt2(path: str | os.PathLike[str], *, trusted: bool) -> ModuleBackend:
     if KEY not in metadata:
         raise ModelLoadError(f"{os.fspath(path)} does not say what it takes: write it with nograd.export_to_pt2")
     device = metadata.get("AOTI_DEVICE_KEY", "cpu")
-    return program_backend(program, metadata[KEY], name="aot", device=torch.device(device))
+    return program_backend(program, metadata[KEY], name="aot", device=torch.device(device), file=file)

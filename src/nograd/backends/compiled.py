@@ -16,6 +16,7 @@ from nograd.backends import Backend, TorchBackend
 from nograd.backends.exporting import example_of, quiet, reference_of
 from nograd.backends.modules import ModuleBackend
 from nograd.errors import ConfigError, ModelError, UnsupportedError
+from nograd.fingerprint import Fingerprint, of_value
 from nograd.inputs import to_host
 from nograd.probing.samples import resized, with_rows
 from nograd.tensors import Batch, TensorSpec, cut_back, num_rows
@@ -113,6 +114,10 @@ class CompiledBackend(TorchBackend):
     def compilations(self) -> int:
         """Graphs compiled since the warm-up; above 0, users have waited for a compiler."""
         return self._compiled - self._warm_compilations
+
+    def fingerprint(self) -> Fingerprint:
+        own = self._reference.fingerprint()
+        return own if own.private_because else of_value(own.text, self.name, self._mode)
 
     # -- compiling
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nograd.backends import FileFingerprint
 from nograd.backends.modules import ModuleBackend
 from nograd.errors import ConfigError, ModelLoadError
 from nograd.manifest import Manifest
@@ -51,7 +52,9 @@ class _Program(nn.Module):
         return dict(zip(self._outputs, answers, strict=True))
 
 
-def program_backend(program: Callable[..., Any], manifest: str, *, name: str, device: torch.device | None) -> ModuleBackend:
+def program_backend(
+    program: Callable[..., Any], manifest: str, *, name: str, device: torch.device | None, file: FileFingerprint
+) -> ModuleBackend:
     """Return a backend over a program that nograd exported, as its manifest describes it.
 
     Args:
@@ -59,6 +62,7 @@ def program_backend(program: Callable[..., Any], manifest: str, *, name: str, de
         manifest: what the file says of itself.
         name: the backend's.
         device: where the program runs; None: where the parameters of the program, a module, are.
+        file: of the file that it was read from.
     """
     described = Manifest.loads(manifest)
     signature = described.signature
@@ -68,5 +72,5 @@ def program_backend(program: Callable[..., Any], manifest: str, *, name: str, de
         tensors = [*program.parameters(), *program.buffers()] if isinstance(program, nn.Module) else []
         device = tensors[0].device if tensors else torch.device("cpu")
     return ModuleBackend(
-        module, signature, call, restore_from(described.outline), name=name, device=device, has_gradients=False
+        module, signature, call, restore_from(described.outline), name=name, device=device, has_gradients=False, file=file
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from nograd.backends import TorchBackend, check_lanes
+from nograd.backends import FileFingerprint, TorchBackend, check_lanes
 from nograd.errors import ConfigError, ModelError, UnsupportedError
+from nograd.fingerprint import Fingerprint, of_value
 from nograd.inputs import is_tensor
 from nograd.module import Call, EvalMode, module_device, row_fault
 from nograd.structure import Restore, flatten
@@ -54,6 +55,7 @@ class ModuleBackend(TorchBackend):
         has_gradients: whether autograd can see through it.
         lanes: calls to `run` that may go on side by side.
         num_threads: threads that one of them computes with, on a CPU; default: as torch is set.
+        file: of a program that was read from one, and cannot be looked into.
     """
 
     def __init__(  # noqa: PLR0913
@@ -69,6 +71,7 @@ class ModuleBackend(TorchBackend):
         has_gradients: bool = True,
         lanes: int = 1,
         num_threads: int | None = None,
+        file: FileFingerprint | None = None,
     ) -> None:
         check_lanes(lanes, num_threads)
         self.name = name
@@ -82,6 +85,8 @@ class ModuleBackend(TorchBackend):
         self.device = str(self._device)
         self._has_gradients = has_gradients
         self._local = threading.local()
+        self._file = file
+        self._weights: _Weights | None = None
 
     def forward(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         recording = getattr(self._local, "gradients", False)
@@ -128,6 +133,16 @@ class ModuleBackend(TorchBackend):
         stream.synchronize()
         return {name: tensor.numpy() for name, tensor in host.items()}
 
+    def fingerprint(self) -> Fingerprint:
+        """Return a digest of the module's weights, attributes and code; a new one where weights were changed or replaced."""
+        runtime = (self.name, self._device.type, torch.__version__)
+        if self._file is not None:
+            return self._file.of(*runtime)
+        if self._weights is None or self._weights.changed():
+            self._weights = _Weights(self.model)
+            self._own_fingerprint = of_value(*runtime, self.call, self.model)
+        return self._own_fingerprint
+
     def limit_threads(self, count: int) -> None:
         torch.set_num_threads(count)
 
@@ -144,6 +159,29 @@ class ModuleBackend(TorchBackend):
             yield
         finally:
             self._local.gradients = before
+
+
+class _Weights:
+    """Notices that a module's tensors or children were changed or replaced; quick, because every cached answer asks."""
+
+    def __init__(self, model: nn.Module) -> None:
+        modules = list(model.modules())
+        self._children = [module._modules for module in modules if module._modules]  # noqa: SLF001
+        holders = [holder for module in modules for holder in (module._parameters, module._buffers) if holder]  # noqa: SLF001
+        self._holders = cast("list[dict[str, Tensor | None]]", holders)
+        self._kept = [list(holder.values()) for holder in (*self._children, *self._holders)]  # an id is theirs while they live
+        self._seen = self._look()
+
+    def changed(self) -> bool:
+        """True where something is not what it was."""
+        return self._look() != self._seen
+
+    def _look(self) -> tuple[list[int], list[tuple[int, int, int]]]:
+        tensors = [tensor for holder in self._holders for tensor in holder.values() if tensor is not None]
+        return (
+            [id(child) for children in self._children for child in children.values()],
+            [(id(tensor), tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors],  # noqa: SLF001
+        )
 
 
 def _told(error: Exception) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from nograd.backends import Backend, check_lanes
+from nograd.backends import Backend, FileFingerprint, check_lanes
 from nograd.errors import ConfigError, MissingExtraError, ModelError, ModelLoadError
+from nograd.fingerprint import Fingerprint
 from nograd.manifest import KEY, Manifest
 from nograd.structure import restore_from
 from nograd.tensors import Batch, num_rows
@@ -62,6 +63,7 @@ class OpenVinoBackend(Backend):
         check_lanes(lanes, num_threads)
         self.lanes = lanes
         self.num_threads = num_threads or max(1, len(os.sched_getaffinity(0)) // lanes)
+        self._file = FileFingerprint(Path(path), Path(path).with_suffix(".bin"))
         core = openvino.Core()
         wanted = "CPU" if device in ("auto", "cpu") else device.upper()
         if wanted.partition(".")[0] not in {name.partition(".")[0] for name in core.available_devices}:
@@ -77,6 +79,9 @@ class OpenVinoBackend(Backend):
         self._free: SimpleQueue[Any] = SimpleQueue()
         for _ in range(lanes):
             self._free.put(compiled.create_infer_request())
+
+    def fingerprint(self) -> Fingerprint:
+        return self._file.of(self.name, openvino.__version__, self.device)
 
     def run(self, batch: Batch) -> Batch:
         request = self._free.get()

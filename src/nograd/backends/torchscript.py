@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from nograd.backends import Backend
+from nograd.backends import Backend, FileFingerprint
 from nograd.backends.eager import eager_backend, unprobed_backend
 from nograd.backends.exporting import (
     Export,
@@ -99,6 +99,7 @@ def load_torchscript(path: str | os.PathLike[str], *, trusted: bool, sample: Any
         ModelLoadError: the file is not there, or is no TorchScript file.
     """
     check_trusted(path, trusted=trusted, what="TorchScript, which is a program")
+    file = FileFingerprint(Path(path))
     extra = {EXTRA_FILE: ""}
     try:
         with quiet():
@@ -108,8 +109,8 @@ def load_torchscript(path: str | os.PathLike[str], *, trusted: bool, sample: Any
         raise ModelLoadError(f"torch.jit cannot load {path}: {str(error).splitlines()[0]}") from error
     text = extra[EXTRA_FILE]
     if text:
-        return program_backend(program, text, name="torchscript", device=None)
+        return program_backend(program, text, name="torchscript", device=None, file=file)
     inner = unprobed_backend(program, sample) if sample is None else eager_backend(program, [sample])
     return ModuleBackend(
-        inner.model, inner.signature, inner.call, name="torchscript", samples=inner.samples
+        inner.model, inner.signature, inner.call, name="torchscript", samples=inner.samples, file=file
     )  # fmt: skip

@@ -280,9 +280,14 @@ class DynamicBatcher:
         counts = {name: getattr(self._counts, name) for name in _Counts.__slots__}
         return Statistics(**counts, queue_rows=self._queue.rows, running_rows=self._running_rows, reasons=dict(self._reasons))
 
+    @property
+    def seconds_per_row(self) -> float:
+        """What a row costs the device, in seconds: a running mean; 0 before the first batch."""
+        return self._seconds_per_row / self._device.lanes
+
     def predicted_wait_s(self) -> float:
         """Return how long the rows that wait now should take, from the running mean of seconds per row."""
-        return self._queue.rows * self._seconds_per_row / self._device.lanes
+        return self._queue.rows * self.seconds_per_row
 
     def _entry(self, part: Batch, rows: int, now: float, deadline: float, priority: int) -> Entry:
         shape: tuple[int, ...] = ()

@@ -81,9 +81,9 @@ def _probed(runs: Runs, samples: list[Tensors]) -> Probed:
     dims = find_dims(runs, sample, samples)
     inputs = within_limits(runs, sample, input_specs(sample, dims))
     outputs, uncuttable = output_specs(runs, sample, base, dims)
-    limit = _nothing_to_compare(base) or _state(runs, sample, base) or _row_coupling(runs, sample, base)
-    if limit:
-        signature, call = Signature(inputs, outputs, "alone", limit), runs.call
+    state = _nothing_to_compare(base) or _state(runs, sample, base)
+    if limit := state or _row_coupling(runs, sample, base):
+        signature, call = Signature(inputs, outputs, "alone", limit, repeatable=not state), runs.call
     elif not dims:
         reason = "rows do not influence each other; all inputs have one fixed shape"
         signature, call = Signature(inputs, outputs, "pad", reason), runs.call

@@ -38,13 +38,26 @@ class ServeConfig:
     max_body_bytes: int = 64 * 2**20
     """Bytes of one request's body, at most."""
 
+    cache_mb: float = 64.0
+    """Megabytes of memory for answers that may be asked for again; 0: none are kept."""
+
+    cache_url: str = ""
+    """A Redis, such as `redis://localhost:6379/0`, in which answers are kept for other servers, too; empty: none."""
+
+    cache_ttl_s: float | None = None
+    """Seconds that a kept answer lives; None: in memory until there is no room, in Redis a week. Answers do not age."""
+
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port is {self.port}; it must be from 0 to 65535")
         for name in ("max_batch_size", "max_queue_rows", "max_body_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("max_wait_ms", "grace_s"):
+        if self.cache_ttl_s is not None and not (isfinite(self.cache_ttl_s) and self.cache_ttl_s > 0):
+            raise ConfigError(f"cache_ttl_s is {self.cache_ttl_s}; it must be above 0, finite")
+        if self.cache_url and not self.cache_mb:
+            raise ConfigError("cache_url is set and cache_mb is 0; answers from Redis are kept in memory, too: give it some")
+        for name in ("max_wait_ms", "grace_s", "cache_mb"):
             if not (isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more, finite")
         if not (isfinite(self.timeout_s) and self.timeout_s > 0):

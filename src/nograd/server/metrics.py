@@ -5,7 +5,8 @@ What happens for every request only appends to a list; it is sorted into buckets
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
@@ -83,6 +84,12 @@ class Metrics:
         self.batches = Counter("nograd_batches", "Batches by why they were released.", ("model", "reason"), registry=registry)
         self.queue_rows = Gauge("nograd_queue_rows", "Rows that wait now.", model, registry=registry)
         self.ready = Gauge("nograd_model_ready", "1 when the model answers.", model, registry=registry)
+        self.cached = Counter(
+            "nograd_cache_rows", "Rows looked up, by whether the model had to run them.", ("model", "outcome"), registry=registry
+        )
+        self.saved = Counter("nograd_cache_saved_seconds", "Seconds of the device that kept answers saved.", model, registry=registry)
+        self.cache_on = Gauge("nograd_cache_on", "0 while the cache steps aside, because it costs more than it saves.", model, registry=registry)
+        self.cache_bytes = Gauge("nograd_cache_bytes", "Bytes of kept answers, of all models.", registry=registry)
         self.latency = _Histogram("nograd_request_seconds", "From body read to answer encoded.", TIMES_S, registry)
         self.queue = _Histogram("nograd_queue_seconds", "Wait of a part for its batch.", TIMES_S, registry)
         self.run = _Histogram("nograd_run_seconds", "One batch on the device.", TIMES_S, registry)
@@ -101,6 +108,7 @@ class ModelMetrics:
         self._metrics = metrics
         self._model = model
         self._answered = 0
+        self._cached: dict[str, float] = {"hit": 0, "miss": 0, "skipped": 0, "saved_s": 0}
         self._latency = metrics.latency.of(model)
         self._queue = metrics.queue.of(model)
         self._run = metrics.run.of(model)
@@ -137,3 +145,18 @@ class ModelMetrics:
         self._metrics.queue_rows.labels(self._model).set(queue_rows)
         self._metrics.requests.labels(self._model, "200").inc(self._answered)
         self._answered = 0
+
+    def refresh_cache(self, cache: Mapping[str, Any]) -> None:
+        """Bring up to date what the cache counts by itself; see `ModelCache.snapshot`."""
+        now = {
+            "hit": cache["hits"],
+            "miss": cache["misses"],
+            "skipped": cache["skipped"],
+            "saved_s": cache["saved_ms"] / 1000,
+        }
+        for outcome in ("hit", "miss", "skipped"):
+            self._metrics.cached.labels(self._model, outcome).inc(max(0, now[outcome] - self._cached[outcome]))
+        self._metrics.saved.labels(self._model).inc(now["saved_s"] - self._cached["saved_s"])
+        self._metrics.cache_on.labels(self._model).set(cache["is_on"])
+        self._metrics.cache_bytes.set(cache["bytes"])
+        self._cached = now

@@ -14,15 +14,17 @@ import orjson
 from nograd import __version__
 from nograd.batching import BatchRecord, DynamicBatcher, Statistics, measure_cost
 from nograd.batching.collate import merge, model_error
+from nograd.caching.flight import SingleFlight
 from nograd.cost import CostCurve
 from nograd.errors import ConfigError, ModelNotFoundError, NogradError, UnavailableError
 from nograd.inputs import to_host
 from nograd.predictor import Predictor
+from nograd.server.caching import ModelCache, open_caches, why_not
 from nograd.server.config import ServeConfig
 from nograd.server.live import Live
 from nograd.server.metrics import Metrics, ModelMetrics
 from nograd.server.protocol import Decoder, encode, require_datatypes, require_outputs, status_of, tensor_metadata
-from nograd.tensors import TEXT, Array, Batch, Signature, TensorSpec
+from nograd.tensors import TEXT, Array, Batch, Signature, TensorSpec, num_rows
 from nograd.threads import in_own_thread
 
 __all__ = ["InferenceService", "ServedModel"]
@@ -36,7 +38,9 @@ class ServedModel:
 
     version = "1"
 
-    def __init__(self, name: str, predictor: Predictor, config: ServeConfig, metrics: Metrics) -> None:
+    def __init__(
+        self, name: str, predictor: Predictor, config: ServeConfig, metrics: Metrics, flights: SingleFlight | None = None
+    ) -> None:
         self.name = name
         self.predictor = predictor
         self.config = config
@@ -50,6 +54,8 @@ class ServedModel:
         self._live = Live()
         self._metrics = ModelMetrics(metrics, name)
         self._batcher: DynamicBatcher | None = None
+        self._flights = flights
+        self._cache: ModelCache | None = None
         self._ids = itertools.count(1)
         self._requests = 0
         self._errors = 0
@@ -79,6 +85,8 @@ class ServedModel:
         ):  # a second thread gains nothing in so little time, and would spin between runs: 1.7 cores instead of 0.8
             self.predictor.backend.limit_threads(1)
         self._batcher = await batcher.__aenter__()
+        if self._flights is not None and not why_not(self.predictor):
+            self._cache = ModelCache(self.predictor, self._flights, batcher)
         if self.predictor.has_postprocess:
             answered = self._merged(await batcher.run(self._parts(self.example)))
             self.outputs = tuple(TensorSpec(name, _dtype(array), array.shape[1:]) for name, array in answered.items())
@@ -114,8 +122,7 @@ class ServedModel:
             request = self._decode(body)
             if request.outputs:
                 require_outputs(request.outputs, self.outputs)
-            parts = self._parts(request.inputs)
-            outputs = self._merged(await self._batcher.run(parts, timeout_s=request.timeout_s or self.config.timeout_s))
+            outputs = self._merged(await self._outputs(request.inputs, request.timeout_s or self.config.timeout_s, self._batcher))
             chosen = {name: outputs[name] for name in request.outputs} if request.outputs else outputs
             answer = encode(self.name, self.version, request.id or f"{next(self._ids)}", chosen)
         except Exception as error:
@@ -127,7 +134,19 @@ class ServedModel:
         self._metrics.note_request(now - begun)
         return answer
 
-    def _merged(self, outputs: list[Batch]) -> Mapping[str, Array]:
+    async def _outputs(self, inputs: Mapping[str, Array], timeout_s: float, batcher: DynamicBatcher) -> Sequence[Batch]:
+        """Return the outputs of a request's parts: known, or run."""
+        if not self._preprocesses:
+            part = self.inputs.check(inputs)
+            if self._cache is None or not self._cache.takes(num_rows(part)):
+                return await batcher.run([part], timeout_s=timeout_s)
+            return await self._cache.run(None, lambda: [part], timeout_s)
+        items = self._items(inputs)
+        if self._cache is None or not self._cache.takes(len(items)):
+            return await batcher.run(self._prepared(items), timeout_s=timeout_s)
+        return await self._cache.run(items, lambda: self._prepared(items), timeout_s)
+
+    def _merged(self, outputs: Sequence[Batch]) -> Mapping[str, Array]:
         """Return the parts' outputs as one; what `postprocess` makes of their rows, where there is one."""
         if not self._postprocesses:
             return merge(outputs)
@@ -139,7 +158,13 @@ class ServedModel:
     def _parts(self, inputs: Mapping[str, Array]) -> list[Batch]:
         if not self._preprocesses:
             return [self.inputs.check(inputs)]
+        return self._prepared(self._items(inputs))
+
+    def _items(self, inputs: Mapping[str, Array]) -> Array:
         (items,) = self.inputs.check({name: _one_text_a_row(array) for name, array in inputs.items()}).values()
+        return items
+
+    def _prepared(self, items: Array) -> list[Batch]:
         return [self.predictor.prepare_item(item, index) for index, item in enumerate(items)]
 
     # -- being watched
@@ -186,12 +211,15 @@ class ServedModel:
                 "batches": done.batches,
                 "refused": done.refused,
             },
+            "cache": self._cache.snapshot() if self._cache is not None else None,
             **self._live.snapshot(time.monotonic()),
         }
 
     def refresh_metrics(self) -> None:
         """Bring up to date what is only worked out when somebody asks."""
         self._metrics.refresh(self._statistics().queue_rows)
+        if self._cache is not None:
+            self._metrics.refresh_cache(self._cache.snapshot())
 
     def _statistics(self) -> Statistics:
         return self._batcher.statistics() if self._batcher is not None else Statistics()
@@ -216,11 +244,12 @@ class InferenceService:
         self.metrics = Metrics()
         self.draining = False
         self._models: dict[str, ServedModel] = {}
+        self._flights = open_caches(config)
         self._begun = time.monotonic()
 
     def add(self, name: str, predictor: Predictor) -> ServedModel:
         """Serve a model under a name; it answers after `start`."""
-        model = ServedModel(name, predictor, self.config, self.metrics)
+        model = ServedModel(name, predictor, self.config, self.metrics, self._flights)
         self._models[name] = model
         return model
 
@@ -239,6 +268,16 @@ class InferenceService:
         """Answer what was accepted, within the grace, and end."""
         self.drain()
         await asyncio.gather(*(model.stop() for model in self._models.values()))
+        if self._flights is not None:
+            await self._flights.close()
+
+    def clear_cache(self) -> int:
+        """Forget all answers that are kept in memory; return how many that were. What lies in Redis stays."""
+        if self._flights is None:
+            return 0
+        entries = self._flights.near.statistics().entries
+        self._flights.near.clear()
+        return entries
 
     @property
     def ready(self) -> bool:

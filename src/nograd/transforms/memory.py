@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nograd.backends import Backend
 from nograd.errors import ConfigError, ModelError, UnsupportedError
+from nograd.fingerprint import Fingerprint
 from nograd.tensors import Batch, join_arrays, num_rows, split
 
 __all__ = [
@@ -320,6 +321,9 @@ class Splitting(Backend):
         self.signature, self.lanes = backend.signature, backend.lanes
         self._backend = backend
         self._max_elements = inf
+
+    def fingerprint(self) -> Fingerprint:
+        return self._backend.fingerprint()
 
     def run(self, batch: Batch) -> Batch:
         rows, length = num_rows(batch), sum(self.signature.sizes_of(batch)) or 1

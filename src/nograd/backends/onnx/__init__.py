@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nograd.backends import Backend, check_lanes
+from nograd.backends import Backend, FileFingerprint, check_lanes
 from nograd.backends.coupling import how_to_batch
 from nograd.errors import ConfigError, MissingExtraError, ModelError, ModelLoadError
+from nograd.fingerprint import Fingerprint
 from nograd.inputs import by_name, to_host
 from nograd.manifest import KEY, Manifest
 from nograd.structure import Restore, restore_from
@@ -76,6 +77,7 @@ class OnnxBackend(Backend):
         self.lanes = lanes
         self.num_threads = num_threads or max(1, len(os.sched_getaffinity(0)) // lanes)
         spins = lanes == 1 and "torch" not in sys.modules if spins is None else spins
+        self._file = FileFingerprint(Path(path), Path(path).parent / f"{Path(path).name}.data")
         wanted, provider_options = providers_for(device, onnxruntime.get_available_providers())
         options = _options(self.num_threads, spins=spins)
         # A session with one thread runs in the caller's, so that one session serves all lanes.
@@ -107,6 +109,9 @@ class OnnxBackend(Backend):
             return signature
         given = signature.check(by_name(to_host(sample), signature))
         return how_to_batch(self.run, given, signature)
+
+    def fingerprint(self) -> Fingerprint:
+        return self._file.of(self.name, onnxruntime.__version__, *self.providers)
 
     def run(self, batch: Batch) -> Batch:
         rows = num_rows(batch)

@@ -1,0 +1,136 @@
+"""Answers: runs only what is not known yet. For threads, as scripts have them; an event loop has `flight`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from threading import Lock
+from typing import TypeAlias
+
+from nograd.caching.codec import CorruptValueError, decode
+from nograd.caching.keys import Keys
+from nograd.caching.store import Cache
+from nograd.caching.units import Texts, Units
+from nograd.errors import ModelError
+from nograd.fingerprint import Fingerprint
+from nograd.tensors import Batch, Signature
+
+__all__ = ["Answers", "KeyMaker"]
+
+Run: TypeAlias = Callable[[Sequence[Batch]], Sequence[Batch]]
+"""Runs parts; returns the outputs of each."""
+
+
+class KeyMaker:
+    """Keys under a fingerprint that may change: weights that are changed in place make all kept answers unreachable.
+
+    Args:
+        fingerprint: asked anew for every request.
+        version: is part of every key, too; of a model whose fingerprint no other process can have, it takes the place, so that
+            the cache can be shared.
+    """
+
+    def __init__(self, fingerprint: Callable[[], Fingerprint], version: str = "") -> None:
+        self._fingerprint = fingerprint
+        self._version = version
+        self._keys: tuple[Fingerprint, Keys] | None = None
+
+    def current(self) -> Keys:
+        """Return the keys for the model as it is now."""
+        now = self._fingerprint()
+        kept = self._keys
+        if kept is None or kept[0] != now:
+            kept = self._keys = now, Keys(f"version {self._version}" if now.private_because and self._version else now.text,
+                                          parameters={"version": self._version} if self._version else None)  # fmt: skip
+        return kept[1]
+
+
+class Answers:
+    """Outputs by content, each distinct row computed once, also where several threads ask for it at the same time.
+
+    A model that was seen to give different answers to the same input always runs.
+
+    Args:
+        cache: where they are kept.
+        keys: of the model.
+    """
+
+    def __init__(self, cache: Cache, keys: KeyMaker) -> None:
+        self._cache = cache
+        self._keys = keys
+        self._flights: dict[bytes, Future[Batch]] = {}
+        self._lock = Lock()
+
+    def close(self) -> None:
+        """Close the cache; another call opens it again."""
+        self._cache.close()
+
+    def of(self, parts: Sequence[Batch], run: Run, signature: Signature) -> Sequence[Batch]:
+        """Return the outputs of each part.
+
+        Args:
+            parts: checked batches.
+            run: runs what is not there, together.
+            signature: of the model.
+        """
+        if not signature.repeatable:
+            return run(parts)
+        return self.of_units(Units(parts, self._keys.current(), signature), run)
+
+    def of_units(self, units: Units | Texts, run: Run) -> list[Batch]:
+        """Return the outputs of units, as `Units.joined` does.
+
+        Args:
+            units: what is asked for.
+            run: runs the parts of what is not there, together.
+        """
+        found = [_decoded(value) for value in self._cache.get_many(units.keys)]
+        missing: dict[bytes, int] = {}
+        for position, unit in enumerate(found):
+            if unit is None:
+                missing.setdefault(units.keys[position], position)
+        computed = self._computed(units, missing, run) if missing else {}
+        return units.joined(
+            [computed[key] if unit is None else unit for key, unit in zip(units.keys, found, strict=True)]
+        )
+
+    def _computed(self, units: Units | Texts, missing: dict[bytes, int], run: Run) -> dict[bytes, Batch]:
+        with self._lock:
+            theirs = {key: self._flights[key] for key in missing if key in self._flights}
+            own: dict[bytes, Future[Batch]] = {key: Future() for key in missing if key not in theirs}
+            self._flights.update(own)
+        found: dict[bytes, Batch] = {}
+        try:
+            if own:
+                found = self._run(units, {key: missing[key] for key in own}, run)
+        except BaseException as error:
+            for future in own.values():
+                future.set_exception(error)
+            raise
+        else:
+            for key, future in own.items():
+                future.set_result(found[key])
+        finally:
+            with self._lock:
+                for key in own:
+                    del self._flights[key]
+        for key, future in theirs.items():  # only now: who waits owns nothing that others wait for
+            error = future.exception()
+            if isinstance(error, ModelError):  # perhaps because of another row of that batch
+                found |= self._run(units, {key: missing[key]}, run)
+            else:
+                found[key] = future.result()
+        return found
+
+    def _run(self, units: Units | Texts, wanted: dict[bytes, int], run: Run) -> dict[bytes, Batch]:
+        """Run some units, keep their answers, and return them as they are kept."""
+        values = dict(zip(wanted, units.values(run(units.take(list(wanted.values())))), strict=True))
+        self._cache.put_many(values)
+        return {key: decode(value) for key, value in values.items()}
+
+
+def _decoded(value: bytes | None) -> Batch | None:
+    try:
+        return None if value is None else decode(value)
+    except CorruptValueError:  # a cache of the user's own may give anything
+        return None

@@ -1,0 +1,100 @@
+"""Units: what one key stands for. A row, or the whole of a part where rows are not independent. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+
+from nograd.caching.codec import encode
+from nograd.caching.keys import Keys
+from nograd.tensors import Batch, Signature, join_arrays, num_rows, split
+
+__all__ = ["Texts", "Units"]
+
+
+class Texts:
+    """Texts as units: what is known needs no tokenizing.
+
+    Args:
+        texts: one for each unit.
+        keys: of the model and its tokenizer.
+        prepare: makes one checked row of a text, given its position.
+    """
+
+    def __init__(self, texts: Sequence[str], keys: Keys, prepare: Callable[[str, int], Batch]) -> None:
+        self.keys = list(map(keys.of_text, texts))
+        self._texts = texts
+        self._prepare = prepare
+
+    def take(self, positions: Sequence[int]) -> list[Batch]:
+        """Return some texts as parts of one row."""
+        return [self._prepare(self._texts[position], position) for position in positions]
+
+    def values(self, outputs: Sequence[Batch]) -> list[bytes]:
+        """Return the value to keep for each text that was taken."""
+        return list(map(encode, outputs))
+
+    def joined(self, units: Sequence[Batch]) -> list[Batch]:
+        """Return the outputs of each text; memory of their own, that the caller may write to."""
+        return list(map(_owned, units))
+
+
+class Units:
+    """The units of some parts, numbered through.
+
+    They are taken before parts are joined: padding, which depends on the company, is in no key.
+
+    `keys` holds one for each unit.
+
+    Args:
+        parts: checked batches, each of rows of one length.
+        keys: of the model.
+        signature: of the model; where its batching is `alone`, a part is one unit.
+    """
+
+    def __init__(self, parts: Sequence[Batch], keys: Keys, signature: Signature) -> None:
+        self._parts = parts
+        self._by_row = signature.batching != "alone"
+        if self._by_row:
+            by_part = [keys.of_rows(part) for part in parts]
+            self.keys: list[bytes] = by_part[0] if len(by_part) == 1 else [key for some in by_part for key in some]
+        else:
+            self.keys = [keys.of_batch(part) for part in parts]
+
+    def take(self, positions: Sequence[int]) -> list[Batch]:
+        """Return some units as parts, those of one part together; `positions` ascend."""
+        if not self._by_row:
+            return [self._parts[position] for position in positions]
+        if len(positions) == len(self.keys):
+            return list(self._parts)
+        ends = list(accumulate(map(num_rows, self._parts)))
+        rows: dict[int, list[int]] = {}
+        for position in positions:
+            part = bisect_right(ends, position)
+            rows.setdefault(part, []).append(position - (ends[part - 1] if part else 0))
+        return [{name: array[chosen] for name, array in self._parts[part].items()} for part, chosen in rows.items()]
+
+    def values(self, outputs: Sequence[Batch]) -> list[bytes]:
+        """Return the value to keep for each unit that was taken."""
+        if not self._by_row:
+            return list(map(encode, outputs))
+        return [encode(row) for output in outputs for row in split(output, [1] * num_rows(output))]
+
+    def joined(self, units: Sequence[Batch]) -> list[Batch]:
+        """Return the outputs of each part; memory of their own, that the caller may write to."""
+        if not self._by_row:
+            return list(map(_owned, units))
+        if len(units) == 1:
+            return [_owned(units[0])]
+        found, start = [], 0
+        for part in self._parts:
+            some = units[start : start + num_rows(part)]
+            start += len(some)
+            found.append({name: join_arrays([unit[name] for unit in some]) for name in some[0]})
+        return found
+
+
+def _owned(outputs: Batch) -> Batch:
+    """Return outputs in memory that may be written to: what is kept is read-only."""
+    return {name: array.copy() for name, array in outputs.items()}

@@ -1,0 +1,199 @@
+"""The cache in front of one model: by row, before anything is queued; it steps aside where it does not pay."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nograd.caching import CacheStatistics, Keys, MemoryCache, decode
+from nograd.caching.flight import SingleFlight
+from nograd.caching.units import Texts, Units
+from nograd.caching.worth import Worth
+from nograd.errors import DeadlineError, ItemError, SignatureError
+from nograd.predictor import Predictor
+from nograd.tensors import Batch
+
+if TYPE_CHECKING:
+    from nograd.batching import DynamicBatcher
+    from nograd.caching.store import Cache
+    from nograd.server.config import ServeConfig
+
+__all__ = ["ModelCache", "open_caches", "why_not"]
+
+MISS_S = 30e-6
+"""Seconds of the event loop that a request with anything missing costs beside its keys and lookups: a flight and its task."""
+
+REFUSED_TTL_S = 30.0
+"""Seconds for which an item that could not be prepared is refused without another try."""
+
+REFUSED_SHARE = 100
+"""What is known of refused items takes the cache's bytes divided by this."""
+
+INPUT_ERRORS = (SignatureError, ValueError, TypeError)
+"""What `preprocess` raises because of its item; anything else may be due to the moment."""
+
+
+def open_caches(config: ServeConfig) -> SingleFlight | None:
+    """Return what a server's settings ask for; None where it is no cache.
+
+    Raises:
+        MissingExtraError: Redis is wanted, and redis-py is not installed.
+        ConfigError: the URL cannot be read.
+    """
+    if not config.cache_mb:
+        return None
+    far: Cache | None = None
+    if config.cache_url:
+        from nograd.caching.redis import WEEK_S, RedisCache
+
+        far = RedisCache(config.cache_url, ttl_s=config.cache_ttl_s or WEEK_S)
+    return SingleFlight(MemoryCache(max(1, int(config.cache_mb * 1e6)), ttl_s=config.cache_ttl_s), far)
+
+
+def why_not(predictor: Predictor) -> str:
+    """Return why a model's answers cannot be kept, in one sentence; nothing where they can."""
+    return "" if predictor.signature.repeatable else predictor.signature.reason
+
+
+@dataclass(slots=True)
+class _Counts:
+    rows: int = 0
+    near_hits: int = 0
+    computed: int = 0
+    skipped: int = 0
+    refused: int = 0
+    saved_s: float = 0.0
+
+
+class ModelCache:
+    """Answers rows that are known, and has the batcher run the others, each once however many requests want it.
+
+    Text whose tokenizer says what it does (`fingerprint()`) is known as it came, and needs no tokenizing; anything else is known
+    by what `preprocess` made of it, because nobody can tell what a function reads beside its argument.
+
+    Args:
+        predictor: the model.
+        flights: the server's caches.
+        batcher: runs what is missing.
+        clock: gives seconds; what the cache costs is measured with it.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        flights: SingleFlight,
+        batcher: DynamicBatcher,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._predictor = predictor
+        self._flights = flights
+        self._batcher = batcher
+        self._clock = clock
+        self._by_text = callable(getattr(predictor.preprocess, "fingerprint", None))
+        found = predictor.fingerprint() if self._by_text else predictor.backend.fingerprint()
+        self._keys = Keys(found.text)
+        self._shared = not found.private_because
+        self._worth = Worth()
+        self._counts = _Counts()
+        near_bytes = flights.near.statistics().max_bytes
+        self._refused = MemoryCache(max(1, near_bytes // REFUSED_SHARE), policy="lru", ttl_s=REFUSED_TTL_S)
+
+    def takes(self, rows: int) -> bool:
+        """Whether a request should be looked up: not while the cache costs more than it saves."""
+        if self._worth.is_on:
+            return True
+        self._worth.skip(rows)
+        self._counts.skipped += rows
+        return False
+
+    async def run(self, items: Sequence[Any] | None, parts: Callable[[], list[Batch]], timeout_s: float) -> list[Batch]:
+        """Return the outputs of a request: of each item, or of each part.
+
+        Args:
+            items: what `preprocess` takes; None where there is none.
+            parts: makes the request's parts.
+            timeout_s: seconds that it has.
+
+        Raises:
+            As the batcher; and ItemError for an item that was refused a moment ago.
+        """
+        begun = self._clock()
+        units = self._units(items, parts)
+        values = self._flights.near.get_many(units.keys)
+        missing = values.count(None)
+        near_hits = len(values) - missing
+        if not missing:
+            outputs = units.joined([decode(value) for value in values if value is not None])
+            self._note(len(values), near_hits, self._clock() - begun)
+            return outputs
+        if isinstance(units, Texts):
+            self._refuse(units)
+        self._note(len(values), near_hits, self._clock() - begun + MISS_S)
+        deadline = begun + timeout_s
+
+        async def compute(positions: Sequence[int]) -> list[bytes]:
+            left_s = deadline - self._clock()
+            if left_s <= 0:
+                raise DeadlineError(f"no answer after {timeout_s:g} s")
+            self._counts.computed += len(positions)
+            return units.values(await self._batcher.run(self._taken(units, positions), timeout_s=left_s))
+
+        fetched = await self._flights.fetch(units.keys, compute, values=values, timeout_s=timeout_s, shared=self._shared)
+        return units.joined(list(map(decode, fetched)))
+
+    def _units(self, items: Sequence[Any] | None, parts: Callable[[], list[Batch]]) -> Units | Texts:
+        if self._by_text and items is not None and all(isinstance(item, str) for item in items):
+            return Texts(items, self._keys, self._predictor.prepare_item)
+        return Units(parts(), self._keys, self._predictor.signature)
+
+    def _refuse(self, texts: Texts) -> None:
+        """Raise for an item that could not be prepared a moment ago."""
+        for index, told in enumerate(self._refused.get_many(texts.keys)):
+            if told is not None:
+                self._counts.refused += 1
+                raise ItemError(f"item {index}: {told.decode()}", index)
+
+    def _taken(self, units: Units | Texts, positions: Sequence[int]) -> list[Batch]:
+        try:
+            return units.take(positions)
+        except ItemError as error:
+            if isinstance(error.__cause__, INPUT_ERRORS):
+                told = str(error).removeprefix(f"item {error.index}: ")
+                self._refused.put(units.keys[error.index], told.encode("utf-8", "replace"))
+            raise
+
+    def _note(self, rows: int, hits: int, spent_s: float) -> None:
+        row_s = self._batcher.seconds_per_row
+        counts = self._counts
+        counts.rows += rows
+        counts.near_hits += hits
+        counts.saved_s += hits * row_s
+        self._worth.note(rows, hits, spent_s, row_s)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what the live page and the metrics show: of rows looked up, those that the model did not have to run."""
+        counts = self._counts
+        near, far = self._flights.statistics()
+        return {
+            "is_on": self._worth.is_on,
+            "rows": counts.rows,
+            "hits": counts.rows - counts.computed,
+            "misses": counts.computed,
+            "memory_hits": counts.near_hits,
+            "skipped": counts.skipped,
+            "refused": counts.refused,
+            "saved_ms": counts.saved_s * 1000,
+            "entries": near.entries,
+            "bytes": near.nbytes,
+            "max_bytes": near.max_bytes,
+            "evicted": near.evicted,
+            "policy": near.policy,
+            "redis": None if far is None else _far_snapshot(far),
+        }
+
+
+def _far_snapshot(far: CacheStatistics) -> dict[str, Any]:
+    names = ("hits", "misses", "puts", "corrupt", "failures", "skipped", "last_error")
+    return {name: getattr(far, name) for name in names}
