@@ -34,7 +34,7 @@ def main() -> None:
     texts = [text for text in sentences() if 10 <= len(text.split()) <= 30][:SENTENCES]
     direct_ms: list[float] = []
     served_ms: list[float] = []
-    with running(["nograd", "serve", "minilm", "--port", "18311"], 18311, "/v2/health/ready") as server:
+    with running(["nograd", "serve", "minilm", "--port", "18311", "--cache-mb", "0"], 18311, "/v2/health/ready") as server:
         connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
 
         def direct(text: str) -> None:

@@ -161,12 +161,12 @@ class Site:
     Args:
         models: what is served, by name.
         started: within its context the models are warm and open; else the test does that itself.
-        settings: of ServeConfig.
+        settings: of ServeConfig; without `cache_mb` no answers are kept, so that equal requests are run.
     """
 
     def __init__(self, models: Mapping[str, Backend | Predictor], *, started: bool = True, **settings: Any) -> None:
         self._started = started
-        self.service = InferenceService(ServeConfig(**settings))
+        self.service = InferenceService(ServeConfig(**{"cache_mb": 0, **settings}))
         self.app = App(self.service)
         for name, model in models.items():
             self.service.add(name, model if isinstance(model, Predictor) else Predictor(model))

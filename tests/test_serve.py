@@ -46,7 +46,7 @@ class Gatekeeper:
 def gated_server(*options: str) -> Iterator[tuple[RunningServer, Gatekeeper]]:
     gate = Gatekeeper()
     try:
-        with serving("gated", *options, environment=gate.environment) as server:
+        with serving("gated", "--cache-mb", "0", *options, environment=gate.environment) as server:
             yield server, gate
     finally:
         gate.close()

@@ -140,6 +140,29 @@ def export(
         typer.echo("the file takes the model's own inputs; what is done to items before (tokenizing) is not in it")
 
 
+cache_app = typer.Typer(help="Look at, or clear, kept answers: of a server, or in Redis.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
+
+CACHE_HELP = "A server (http://127.0.0.1:8000) or a Redis (redis://localhost:6379/0)."
+
+
+@cache_app.command()
+def stats(url: Annotated[str, typer.Argument(help=CACHE_HELP)]) -> None:
+    """Print what is kept at URL, and what it saved."""
+    from nograd.cache_tools import stats
+
+    for line in stats(url):
+        typer.echo(line)
+
+
+@cache_app.command()
+def clear(url: Annotated[str, typer.Argument(help=CACHE_HELP)]) -> None:
+    """Forget what is kept at URL: of a server its memory, in Redis every answer under nograd's prefix."""
+    from nograd.cache_tools import clear
+
+    typer.echo(clear(url))
+
+
 def _name_of(model: str) -> str:
     """Return the name in the URL: the factory's, the folder's, or the model's own."""
     return PurePath(model.rpartition(":")[2]).name or "model"

@@ -103,6 +103,9 @@ class App:
 
     def _reply(self, scope: Scope) -> Reply:
         path: str = scope["path"]
+        if path == "/cache/clear":
+            _require(scope, "POST")
+            return _json(200, {"cleared": self._service.clear_cache()})
         if path in self._pages:
             answer = self._pages[path]
         elif path in self._gets:

@@ -370,13 +370,24 @@ function showAbout(model) {
   ]);
 }
 
+const TOTAL_NAMES = { requests: "answered requests", rows: "rows run" };
+
 function showTotals(model) {
-  refill(byId("totals"), model.totals, () =>
-    ["requests", "rows", "batches", "errors", "refused"].flatMap((name) => {
-      const value = element("dd", { className: "count", id: `total-${name}` }, number(model.totals[name]));
-      return [element("dt", {}, name === "requests" ? "answered requests" : name), value];
-    }),
+  const totals = ["requests", "rows", "batches", "errors", "refused"].map((name) => [name, TOTAL_NAMES[name] ?? name, number(model.totals[name])]);
+  const facts = [...totals, ...cacheTotals(model.cache)];
+  refill(byId("totals"), facts, () =>
+    facts.flatMap(([name, label, value]) => [element("dt", {}, label), element("dd", { className: "count", id: `total-${name}` }, value)]),
   );
+}
+
+/** What kept answers did: rows that were not run, the device time that saved, and the memory it takes. */
+function cacheTotals(cache) {
+  if (!cache) return [["cache", "kept answers", "none"]];
+  const share = cache.rows ? `, ${number((100 * cache.hits) / cache.rows)} %` : "";
+  const hits = ["cache-hits", "rows known already", `${number(cache.hits)}${share}`];
+  const saved = ["cache-saved", "device time saved", milliseconds(cache.saved_ms).join(" ")];
+  const size = ["cache-bytes", "kept answers", `${number(cache.entries)}, ${compact.format(cache.bytes)}B`];
+  return cache.is_on ? [hits, saved, size] : [hits, saved, size, ["cache-off", "cache", "steps aside: it costs more than it saves"]];
 }
 
 /** The last errors, newest first; equal ones once, with their number and the age of the newest. */
