@@ -26,6 +26,10 @@ def in_own_thread(work: Callable[[], Result]) -> Future[Result]:
     def run() -> None:
         try:
             future.set_result(work())
+        except StopIteration as error:  # a future that is awaited cannot hold it: who waits would wait for ever
+            stopped = RuntimeError(f"StopIteration: {error}")
+            stopped.__cause__ = error
+            future.set_exception(stopped)
         except BaseException as error:  # noqa: BLE001  handed to whoever waits
             future.set_exception(error)
 

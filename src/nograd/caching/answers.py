@@ -9,8 +9,9 @@ from typing import TypeAlias
 
 from nograd.caching.codec import CorruptValueError, decode
 from nograd.caching.keys import Keys
+from nograd.caching.memory import MemoryCache
 from nograd.caching.store import Cache
-from nograd.caching.units import Texts, Units
+from nograd.caching.units import Texts, Units, why_not
 from nograd.errors import ModelError
 from nograd.fingerprint import Fingerprint
 from nograd.tensors import Batch, Signature
@@ -48,7 +49,7 @@ class KeyMaker:
 class Answers:
     """Outputs by content, each distinct row computed once, also where several threads ask for it at the same time.
 
-    A model that was seen to give different answers to the same input always runs.
+    A model that was seen to give different answers to the same input, or that answers with text, always runs.
 
     Args:
         cache: where they are kept.
@@ -73,7 +74,7 @@ class Answers:
             run: runs what is not there, together.
             signature: of the model.
         """
-        if not signature.repeatable:
+        if why_not(signature):
             return run(parts)
         return self.of_units(Units(parts, self._keys.current(), signature), run)
 
@@ -102,7 +103,9 @@ class Answers:
         found: dict[bytes, Batch] = {}
         try:
             if own:
-                found = self._run(units, {key: missing[key] for key in own}, run)
+                found = self._just_landed(list(own))
+                left = {key: missing[key] for key in own if key not in found}
+                found |= self._run(units, left, run) if left else {}
         except BaseException as error:
             for future in own.values():
                 future.set_exception(error)
@@ -121,6 +124,13 @@ class Answers:
             else:
                 found[key] = future.result()
         return found
+
+    def _just_landed(self, keys: Sequence[bytes]) -> dict[bytes, Batch]:
+        """Return what another thread has put between our lookup and our flight."""
+        near = getattr(self._cache, "near", self._cache)
+        if not isinstance(near, MemoryCache):
+            return {}
+        return {key: decode(value) for key, value in zip(keys, near.peek_many(keys), strict=True) if value is not None}
 
     def _run(self, units: Units | Texts, wanted: dict[bytes, int], run: Run) -> dict[bytes, Batch]:
         """Run some units, keep their answers, and return them as they are kept."""

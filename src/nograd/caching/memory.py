@@ -72,6 +72,13 @@ class MemoryCache(Cache):
         with self._lock:
             return [self._get(key) for key in keys]
 
+    def peek_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return what `get_many` would, without counting it as asked for."""
+        with self._lock:
+            now, table = self._clock(), self._entries.table
+            entries = [table.get(key) for key in keys]
+            return [None if entry is None or entry.expires_at <= now else entry.value for entry in entries]
+
     def _get(self, key: bytes) -> bytes | None:
         entry = self._entries.get(key)
         if self._shadows is not None and not key[0] % SAMPLED:

@@ -8,9 +8,17 @@ from itertools import accumulate
 
 from nograd.caching.codec import encode
 from nograd.caching.keys import Keys
-from nograd.tensors import Batch, Signature, join_arrays, num_rows, split
+from nograd.tensors import TEXT, Batch, Signature, join_arrays, num_rows, split
 
-__all__ = ["Texts", "Units"]
+__all__ = ["Texts", "Units", "why_not"]
+
+
+def why_not(signature: Signature) -> str:
+    """Return why a model's answers cannot be kept, in one sentence; nothing where they can."""
+    if not signature.repeatable:
+        return signature.reason
+    text = next((spec.name for spec in signature.outputs if spec.dtype == TEXT), None)
+    return "" if text is None else f"output {text!r} is text; only numbers are kept"
 
 
 class Texts:

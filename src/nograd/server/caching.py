@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nograd.caching.store import Cache
     from nograd.server.config import ServeConfig
 
-__all__ = ["ModelCache", "open_caches", "why_not"]
+__all__ = ["ModelCache", "open_caches"]
 
 MISS_S = 30e-6
 """Seconds of the event loop that a request with anything missing costs beside its keys and lookups: a flight and its task."""
@@ -28,8 +28,8 @@ MISS_S = 30e-6
 REFUSED_TTL_S = 30.0
 """Seconds for which an item that could not be prepared is refused without another try."""
 
-REFUSED_SHARE = 100
-"""What is known of refused items takes the cache's bytes divided by this."""
+REFUSED_SHARE, REFUSED_BYTES = 100, 64 * 1024
+"""What is known of refused items takes the cache's bytes divided by the one, and never less than the other."""
 
 INPUT_ERRORS = (SignatureError, ValueError, TypeError)
 """What `preprocess` raises because of its item; anything else may be due to the moment."""
@@ -50,11 +50,6 @@ def open_caches(config: ServeConfig) -> SingleFlight | None:
 
         far = RedisCache(config.cache_url, ttl_s=config.cache_ttl_s or WEEK_S)
     return SingleFlight(MemoryCache(max(1, int(config.cache_mb * 1e6)), ttl_s=config.cache_ttl_s), far)
-
-
-def why_not(predictor: Predictor) -> str:
-    """Return why a model's answers cannot be kept, in one sentence; nothing where they can."""
-    return "" if predictor.signature.repeatable else predictor.signature.reason
 
 
 @dataclass(slots=True)
@@ -98,7 +93,7 @@ class ModelCache:
         self._worth = Worth()
         self._counts = _Counts()
         near_bytes = flights.near.statistics().max_bytes
-        self._refused = MemoryCache(max(1, near_bytes // REFUSED_SHARE), policy="lru", ttl_s=REFUSED_TTL_S)
+        self._refused = MemoryCache(max(REFUSED_BYTES, near_bytes // REFUSED_SHARE), policy="lru", ttl_s=REFUSED_TTL_S)
 
     def takes(self, rows: int) -> bool:
         """Whether a request should be looked up: not while the cache costs more than it saves."""

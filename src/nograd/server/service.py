@@ -15,11 +15,12 @@ from nograd import __version__
 from nograd.batching import BatchRecord, DynamicBatcher, Statistics, measure_cost
 from nograd.batching.collate import merge, model_error
 from nograd.caching.flight import SingleFlight
+from nograd.caching.units import why_not
 from nograd.cost import CostCurve
 from nograd.errors import ConfigError, ModelNotFoundError, NogradError, UnavailableError
 from nograd.inputs import to_host
 from nograd.predictor import Predictor
-from nograd.server.caching import ModelCache, open_caches, why_not
+from nograd.server.caching import ModelCache, open_caches
 from nograd.server.config import ServeConfig
 from nograd.server.live import Live
 from nograd.server.metrics import Metrics, ModelMetrics
@@ -85,7 +86,7 @@ class ServedModel:
         ):  # a second thread gains nothing in so little time, and would spin between runs: 1.7 cores instead of 0.8
             self.predictor.backend.limit_threads(1)
         self._batcher = await batcher.__aenter__()
-        if self._flights is not None and not why_not(self.predictor):
+        if self._flights is not None and not why_not(self.predictor.signature):
             self._cache = ModelCache(self.predictor, self._flights, batcher)
         if self.predictor.has_postprocess:
             answered = self._merged(await batcher.run(self._parts(self.example)))
