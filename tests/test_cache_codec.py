@@ -67,7 +67,9 @@ def test_a_header_that_lies_is_told(garbage: bytes, at: int) -> None:
     assert all(array.nbytes <= len(damaged) for array in found.values())
 
 
-@pytest.mark.parametrize("change", [lambda b: b[:-1], lambda b: b + b"\0", lambda b: b[:30] + b"?" + b[31:], lambda b: b"N" + b])
+@pytest.mark.parametrize(
+    "change", [lambda b: b[:-1], lambda b: b + b"\0", lambda b: b[:30] + b"?" + b[31:], lambda b: b"N" + b]
+)
 def test_a_seal_tells_what_was_changed(change) -> None:  # type: ignore[no-untyped-def]
     sealed = seal(b"key", encode({"x": np.arange(8.0)}))
     assert decode(unseal(b"key", sealed))["x"].tolist() == list(range(8))

@@ -61,7 +61,9 @@ class ListModel:
 
 
 Step = tuple[str, int, int]
-STEPS = st.lists(st.tuples(st.sampled_from(["get", "get", "put", "remove"]), st.integers(0, 12), st.integers(1, 9)), max_size=120)
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["get", "get", "put", "remove"]), st.integers(0, 12), st.integers(1, 9)), max_size=120
+)
 
 
 @pytest.mark.parametrize("policy", ["sieve", "lru"])

@@ -70,7 +70,11 @@ def test_a_batch_is_one_round_trip(server: RedisServer, cache: RedisCache) -> No
 
 
 def test_values_live_for_about_as_long_as_was_said(server: RedisServer) -> None:
-    with server.client() as client, RedisCache(server.url, ttl_s=100) as cache, RedisCache(server.url, ttl_s=None, prefix="x") as other:
+    with (
+        server.client() as client,
+        RedisCache(server.url, ttl_s=100) as cache,
+        RedisCache(server.url, ttl_s=None, prefix="x") as other,
+    ):
         cache.put_many({bytes([number]) * 16: b"v" for number in range(50)})
         cache.put_many({A: b"v"}, ttl_s=10)
         lives = [client.pttl(name) for name in client.scan_iter(b"nograd:*")]
@@ -149,7 +153,9 @@ def test_a_frozen_redis_costs_one_time_out_a_period(server: RedisServer, cache: 
     assert cache.get_many([A]) == [b"1"]
 
 
-def test_an_answer_that_came_too_late_is_not_taken_for_the_next_ones(server: RedisServer, cache: RedisCache, clock: Clock) -> None:
+def test_an_answer_that_came_too_late_is_not_taken_for_the_next_ones(
+    server: RedisServer, cache: RedisCache, clock: Clock
+) -> None:
     """A connection on which an answer is still under way must not be used again."""
     cache.put_many({A: b"of a", B: b"of b"})
     server.freeze()
@@ -164,6 +170,7 @@ def test_something_that_is_no_redis(clock: Clock, tmp_path: Path) -> None:
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
+
         def answer() -> None:
             for _ in range(2):
                 connection, _ = listener.accept()
@@ -220,7 +227,16 @@ def test_tls(tmp_path: Path) -> None:
     from tests.redis_server import _free_port
 
     port = _free_port()
-    options = ("--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-auth-clients", "no")
+    options = (
+        "--tls-port",
+        str(port),
+        "--tls-cert-file",
+        str(certificate),
+        "--tls-key-file",
+        str(key),
+        "--tls-auth-clients",
+        "no",
+    )
     with redis_server(tmp_path, *options, "--tls-ca-cert-file", str(certificate)):
         with RedisCache(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}", timeout_s=5) as cache:
             cache.put_many({A: b"1"})
@@ -328,5 +344,3 @@ def test_a_breaker_lets_one_call_try_and_waits_for_what_comes_of_it() -> None:
     breaker.succeeded()
     assert breaker.may_call(16.2)
     assert not breaker.is_open
-
-

@@ -19,9 +19,14 @@ from nograd.errors import ConfigError
 from nograd.fingerprint import Fingerprint
 from nograd.server.config import ServeConfig
 from nograd.tensors import Batch
-from tests.fakes import OUTPUT, Fake, Gate, GATE, Site, X, doubling, x
+from tests.fakes import GATE, OUTPUT, Fake, Gate, Site, X, doubling, x
 from tests.redis_server import RedisServer, redis_server
 from tests.running_server import serving
+
+
+def f32(values: Any) -> Any:
+    """An array of float32."""
+    return np.array(values, np.float32)
 
 
 def shown(site: Site, model: int = 0) -> dict[str, Any]:
@@ -144,7 +149,7 @@ class Letters:
             raise RuntimeError("the disk was busy")
         if not text.isalpha():
             raise ValueError(f"{text!r} holds what is no letter")
-        return {"x": np.float32([ord(text[0]), ord(text[-1])])}
+        return {"x": f32([ord(text[0]), ord(text[-1])])}
 
 
 def text_body(*texts: str) -> dict[str, Any]:
@@ -162,9 +167,9 @@ def test_known_text_is_not_prepared_again_and_bad_text_is_refused_from_memory() 
         replies = [site.infer("m", text_body("ab", "c1")) for _ in range(3)]
         replies.append(site.infer("m", text_body("c1")))
         assert [reply.status for reply in replies] == [400] * 4
-        assert [reply.error for reply in replies] == ["item 1: preprocess raised ValueError: 'c1' holds what is no letter"] * 3 + [
-            "item 0: preprocess raised ValueError: 'c1' holds what is no letter"
-        ]
+        assert [reply.error for reply in replies] == [
+            "item 1: preprocess raised ValueError: 'c1' holds what is no letter"
+        ] * 3 + ["item 0: preprocess raised ValueError: 'c1' holds what is no letter"]
         assert letters.calls == ["c1"]
         assert shown(site)["refused"] == 3
         for _ in range(2):
@@ -176,7 +181,10 @@ def test_any_other_preprocess_runs_every_time() -> None:
     """It may read the clock or a data base: only what it made is known."""
     offset = [0.0]
     predictor = Predictor(
-        doubling(), preprocess=lambda row: {"x": np.float32(row) + offset[0]}, sample=[[1, 2]], item=TensorSpec("row", "float32", (2,))
+        doubling(),
+        preprocess=lambda row: {"x": f32(row) + offset[0]},
+        sample=[[1, 2]],
+        item=TensorSpec("row", "float32", (2,)),
     )
     row = {"name": "row", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
     with Site({"m": predictor}, cache_mb=1) as site:
@@ -306,8 +314,8 @@ def test_the_command_line(server: RedisServer) -> None:
     assert nograd("cache", "clear", server.url) == "1 answers forgotten\n"
     assert "0 answers" in nograd("cache", "stats", server.url)
     server.kill()
-    done = subprocess.run([sys.executable, "-m", "nograd", "cache", "stats", server.url], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "nograd", "cache", "stats", server.url], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"nograd: cache {server.url} does not answer")
-
-

@@ -47,7 +47,8 @@ def _of_model(name: str, cache: dict[str, Any] | None) -> list[str]:
         return [f"{name}: keeps no answers"]
     share = cache["hits"] / max(1, cache["rows"])
     lines = [
-        f"{name}: {cache['rows']} rows looked up, {cache['hits']} known ({share:.1%}), {cache['saved_ms'] / 1000:.3g} s of the device saved",
+        f"{name}: {cache['rows']} rows looked up, {cache['hits']} known ({share:.1%}), "
+        f"{cache['saved_ms'] / 1000:.3g} s of the device saved",
         f"  memory: {cache['entries']} answers of all models, {cache['bytes'] / 1e6:.1f} of {cache['max_bytes'] / 1e6:.1f} MB, "
         f"{cache['evicted']} evicted ({cache['policy']})",
     ]
@@ -55,8 +56,9 @@ def _of_model(name: str, cache: dict[str, Any] | None) -> list[str]:
         lines.append("  it steps aside now, because it cost more than it saved; it will be tried again")
     if (far := cache["redis"]) is not None:
         lines.append(
-            f"  Redis: {far['hits']} of {far['hits'] + far['misses']} found, {far['failures']} calls failed, {far['skipped']} left out, "
-            f"{far['corrupt']} corrupt" + (f"; last error: {far['last_error']}" if far["last_error"] else "")
+            f"  Redis: {far['hits']} of {far['hits'] + far['misses']} found, {far['failures']} calls failed, "
+            f"{far['skipped']} left out, {far['corrupt']} corrupt"
+            + (f"; last error: {far['last_error']}" if far["last_error"] else "")
         )
     return lines
 

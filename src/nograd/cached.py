@@ -33,9 +33,9 @@ SAMPLE = ("A short one.", "And a text that is longer than the other, so that the
 class CachedPredictor(Predictor):
     """A Predictor that runs only rows it has not seen.
 
-    Rows are known by content, after `preprocess` and before they are padded; each is computed once, however many threads ask for
-    it. Weights that change, also in place, make all that was kept before unreachable. A model that gives different answers to
-    the same input is run every time; one whose rows depend on each other is answered for whole batches only.
+    Rows are known by content, after `preprocess` and before they are padded; each is computed once, however many threads ask
+    for it. Weights that change, also in place, make all that was kept before unreachable. A model that gives different answers
+    to the same input is run every time; one whose rows depend on each other is answered for whole batches only.
 
     >>> import torch
     >>> predictor = CachedPredictor(Predictor(torch.nn.Linear(4, 3), sample=torch.zeros(2, 4)))
@@ -55,7 +55,9 @@ class CachedPredictor(Predictor):
 
     def __init__(self, predictor: Predictor, cache: Cache | None = None, *, version: str = "") -> None:
         if not isinstance(predictor, Predictor):
-            raise ConfigError(f"predictor is {type(predictor).__name__}; give a nograd.Predictor, over a model: Predictor(model)")
+            raise ConfigError(
+                f"predictor is {type(predictor).__name__}; give a nograd.Predictor, over a model: Predictor(model)"
+            )
         example = predictor.example
         super().__init__(
             predictor.backend,
@@ -161,8 +163,9 @@ class CachedEmbedder:
             ItemError: a text cannot be tokenized.
             ModelError: the model raised.
         """
-        listed = [] if isinstance(texts, str) else list(texts)
-        wrong = type(texts) if isinstance(texts, str) else next((type(text) for text in listed if not isinstance(text, str)), None)
+        listed: list[Any] = [] if isinstance(texts, str) else list(texts)
+        kinds = [type(texts)] if isinstance(texts, str) else [type(text) for text in listed if not isinstance(text, str)]
+        wrong = next(iter(kinds), None)
         if wrong is not None:
             raise SignatureError(f"the texts are, or hold, {wrong.__name__}; embed_many takes a list of strings")
         predictor = self._predictor
@@ -213,4 +216,6 @@ def _vector(predictor: Predictor) -> tuple[str, int]:
         if isinstance(size, int):
             return found[0].name, size
     given = ", ".join(f"{spec.name} {spec}" for spec in outputs) or "nothing yet"
-    raise ConfigError(f"the model gives {given}; an embedder's takes text and gives one floating vector a row, or one named 'embedding'")
+    raise ConfigError(
+        f"the model gives {given}; an embedder's takes text and gives one floating vector a row, or one named 'embedding'"
+    )

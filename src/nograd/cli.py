@@ -73,7 +73,9 @@ def serve(
     grace_s: Annotated[float, typer.Option(help="Seconds to finish accepted requests when stopped.")] = 30.0,
     cache_mb: Annotated[float, typer.Option(help="Megabytes for answers that are asked for again; 0 keeps none.")] = 64.0,
     cache_url: Annotated[str, typer.Option(help="Keep answers in Redis, too: redis://host:6379/0.")] = "",
-    cache_ttl_s: Annotated[float | None, typer.Option(help="Seconds that a kept answer lives; default: they do not age.")] = None,
+    cache_ttl_s: Annotated[
+        float | None, typer.Option(help="Seconds that a kept answer lives; default: they do not age.")
+    ] = None,
 ) -> None:
     """Serve MODEL over HTTP: Open Inference Protocol v2, dynamic batching, metrics, a live page at /."""
     from rich.console import Console

@@ -16,7 +16,8 @@ import sysconfig
 import threading
 import types
 import uuid
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache, partial
@@ -67,7 +68,7 @@ def of_files(*paths: Path) -> str:
     hasher = blake2b(digest_size=DIGEST_BYTES)
     for path in paths:
         with path.open("rb") as file:
-            hasher.update(file_digest(file, partial(blake2b, digest_size=DIGEST_BYTES)).digest())  # type: ignore[arg-type]
+            hasher.update(file_digest(file, partial(blake2b, digest_size=DIGEST_BYTES)).digest())
     return hasher.hexdigest()
 
 
@@ -81,6 +82,7 @@ class _Reader:
     def __init__(self, feed: Callable[[bytes], object]) -> None:
         self._feed = feed
         self._seen: dict[int, int] = {}
+        self._classes: set[type] = set()
         self._kept: list[Any] = []  # what was seen stays alive: an id belongs to one object only as long as that lives
 
     def read_all(self, kind: str, values: Sequence[Any]) -> None:
@@ -94,7 +96,7 @@ class _Reader:
         Raises:
             _OpaqueError: it holds something whose content cannot be read.
         """
-        if value is None or isinstance(value, bool | int | float | complex | str | PurePath) and not isinstance(value, Enum):
+        if value is None or (isinstance(value, bool | int | float | complex | str | PurePath) and not isinstance(value, Enum)):
             self._word(f"{type(value).__name__} {value!r}")
         elif isinstance(value, bytes | bytearray):
             self._word(type(value).__name__)
@@ -106,14 +108,14 @@ class _Reader:
             self._kept.append(value)
             self._read_new(value)
 
-    def _read_new(self, value: Any) -> None:  # noqa: C901  one branch for each kind
+    def _read_new(self, value: Any) -> None:  # noqa: C901, PLR0912  one branch for each kind
         if isinstance(value, Enum):
             self._word(f"enum {type(value).__qualname__}.{value.name}")
         elif isinstance(value, Mapping):
             self.read_all("mapping", [part for item in list(value.items()) for part in item])
             self._class(type(value))
             self.read(getattr(value, "default_factory", None))
-        elif isinstance(value, Set):
+        elif isinstance(value, AbstractSet):
             self._word(f"set {sorted(of_value(member).text for member in value)}")
         elif isinstance(value, list | tuple | types.SimpleNamespace | slice | range | re.Pattern):
             self._class(type(value))
@@ -174,7 +176,7 @@ class _Reader:
             self.read_all("objects", array.ravel().tolist())
         else:
             native = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-            self._data(native.tobytes() if not native.size else memoryview(native.reshape(-1).view(np.uint8)))
+            self._data(native.tobytes() if not native.size else native.reshape(-1).view(np.uint8).data)
 
     def _tensor(self, tensor: Any) -> None:
         torch = sys.modules["torch"]
@@ -190,9 +192,9 @@ class _Reader:
     def _class(self, found: type) -> None:
         """Feed a class by name, and by its code where it is the user's own."""
         self._word(f"class {found.__module__}.{found.__qualname__} {_library(found.__module__) or ''}")
-        if _library(found.__module__) is not None or ("class", id(found)) in self._seen:
+        if _library(found.__module__) is not None or found in self._classes:
             return
-        self._seen["class", id(found)] = len(self._seen)  # type: ignore[index]
+        self._classes.add(found)
         for base in found.__bases__:
             self._class(base)
         for name, member in sorted(vars(found).items()):

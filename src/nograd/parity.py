@@ -290,10 +290,13 @@ def _failures(output: OutputParity, tolerance: Tolerance) -> list[str]:
     if not output.min_cosine >= tolerance.min_cosine:
         said = f"has a row with cosine {output.min_cosine:.6f}; {tolerance.min_cosine:g} is required"
         if output.row_size == 1:  # see `_final_cosines`
-            said = f"differs by {output.max_rel:.2e} of its largest value; {math.sqrt(2 * (1 - tolerance.min_cosine)):.2e} is allowed"
+            allowed = math.sqrt(2 * (1 - tolerance.min_cosine))
+            said = f"differs by {output.max_rel:.2e} of its largest value; {allowed:.2e} is allowed"
         found.append(f"output {name!r} {said}")
     if tolerance.max_rel is not None and not output.max_rel <= tolerance.max_rel:
-        found.append(f"output {name!r} differs by {output.max_rel:.2e} of its largest value; {tolerance.max_rel:.2e} is allowed")
+        found.append(
+            f"output {name!r} differs by {output.max_rel:.2e} of its largest value; {tolerance.max_rel:.2e} is allowed"
+        )
     if tolerance.max_abs is not None and not output.max_abs <= tolerance.max_abs:
         found.append(f"output {name!r} differs by {output.max_abs:.2e}; {tolerance.max_abs:g} is allowed")
     if tolerance.min_agreement is not None and output.agreement is not None and not output.agreement >= tolerance.min_agreement:

@@ -169,7 +169,8 @@ class _Weights:
         self._children = [module._modules for module in modules if module._modules]  # noqa: SLF001
         holders = [holder for module in modules for holder in (module._parameters, module._buffers) if holder]  # noqa: SLF001
         self._holders = cast("list[dict[str, Tensor | None]]", holders)
-        self._kept = [list(holder.values()) for holder in (*self._children, *self._holders)]  # an id is theirs while they live
+        # an id is theirs only while they live
+        self._kept = [modules, [tensor for holder in self._holders for tensor in holder.values()]]
         self._seen = self._look()
 
     def changed(self) -> bool:

@@ -91,9 +91,7 @@ class Answers:
             if unit is None:
                 missing.setdefault(units.keys[position], position)
         computed = self._computed(units, missing, run) if missing else {}
-        return units.joined(
-            [computed[key] if unit is None else unit for key, unit in zip(units.keys, found, strict=True)]
-        )
+        return units.joined([computed[key] if unit is None else unit for key, unit in zip(units.keys, found, strict=True)])
 
     def _computed(self, units: Units | Texts, missing: dict[bytes, int], run: Run) -> dict[bytes, Batch]:
         with self._lock:
@@ -118,8 +116,8 @@ class Answers:
                 for key in own:
                     del self._flights[key]
         for key, future in theirs.items():  # only now: who waits owns nothing that others wait for
-            error = future.exception()
-            if isinstance(error, ModelError):  # perhaps because of another row of that batch
+            failure = future.exception()
+            if isinstance(failure, ModelError):  # perhaps because of another row of that batch
                 found |= self._run(units, {key: missing[key]}, run)
             else:
                 found[key] = future.result()

@@ -83,6 +83,7 @@ class SingleFlight:
         self.near = near
         self._far = FarTier(far) if far is not None else None
         self._flights: dict[bytes, _Flight] = {}
+
     async def fetch(
         self,
         keys: Sequence[bytes],

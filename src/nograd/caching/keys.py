@@ -6,9 +6,9 @@
 What is equal for the model is not always equal here, never the other way round: a needless miss costs time, a wrong hit an
 answer. So -0.0 and 0.0 have different keys (1/x tells them apart), NaNs with different payloads too, and float32 1 is not
 float64 1. Text is taken as it is written: "é" as one character and as two have different keys, because a tokenizer may make
-different tokens of them. How an array lies in memory (strides, storage, byte order) makes no difference. Every part is preceded by its
-length, so that no two different inputs can give the same bytes; and the digest is a cryptographic one, so that nobody can
-look for two that collide.
+different tokens of them. How an array lies in memory (strides, storage, byte order) makes no difference. Every part is
+preceded by its length, so that no two different inputs can give the same bytes; and the digest is a cryptographic one, so that
+nobody can look for two that collide.
 """
 
 from __future__ import annotations
@@ -16,14 +16,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from nograd.tensors import Array, Batch
-
-if TYPE_CHECKING:
-    from hashlib import _BlakeHash as Hasher
 
 __all__ = ["KEY_BYTES", "Keys"]
 
@@ -51,7 +48,7 @@ class Keys:
         described = [f"{name}={value!r}" for name, value in sorted((parameters or {}).items())]
         for part in (_VERSION, fingerprint.encode(), _listed(sorted(outputs)), _listed(described)):
             self._base.update(_framed(part))
-        self._layouts: dict[tuple[str, tuple[Any, ...]], Hasher] = {}
+        self._layouts: dict[tuple[str, tuple[Any, ...]], blake2b] = {}
 
     def of_rows(self, batch: Batch) -> list[bytes]:
         """Return the key of each row of a checked batch."""
@@ -81,7 +78,7 @@ class Keys:
         hasher.update(b"text" + text.encode("utf-8", "surrogatepass"))
         return hasher.digest()
 
-    def _of_layout(self, kind: str, specs: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]) -> Hasher:
+    def _of_layout(self, kind: str, specs: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]) -> blake2b:
         """Return the digest of all but the data; it is the same for most requests."""
         found = self._layouts.get((kind, specs))
         if found is None:

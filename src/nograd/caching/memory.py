@@ -96,18 +96,22 @@ class MemoryCache(Cache):
 
     def put(self, key: bytes, value: bytes, ttl_s: float | None = None) -> None:
         """Keep one value; as `put_many`."""
-        self.put_many({key: value}, ttl_s)
+        if ttl_s is not None:
+            check_ttl(ttl_s)
+        with self._lock:
+            self._put(key, value, ttl_s)
 
     def put_many(self, items: Mapping[bytes, bytes], ttl_s: float | None = None) -> None:
         check_ttl(ttl_s)
-        lifetime_s = self._ttl_s if ttl_s is None else ttl_s
         with self._lock:
             for key, value in items.items():
-                expires_at = inf if lifetime_s is None else self._clock() + jittered(lifetime_s, self._random.random())
-                self._put(Entry(bytes(key), bytes(value), len(key) + len(value) + ENTRY_BYTES, expires_at))
+                self._put(key, value, ttl_s)
 
-    def _put(self, entry: Entry) -> None:
+    def _put(self, key: bytes, value: bytes, ttl_s: float | None) -> None:
+        lifetime_s = self._ttl_s if ttl_s is None else ttl_s
+        expires_at = inf if lifetime_s is None else self._clock() + jittered(lifetime_s, self._random.random())
         entries = self._entries
+        entry = Entry(bytes(key), bytes(value), len(key) + len(value) + ENTRY_BYTES, expires_at)
         if entry.nbytes * LARGEST_SHARE > entries.max_bytes:
             self._refused += 1
             present = entries.table.get(entry.key)
@@ -116,7 +120,7 @@ class MemoryCache(Cache):
             return
         self._puts += 1
         entries.put(entry)
-        if self._shadows is not None and not entry.key[0] % SAMPLED:
+        if self._shadows is not None and not key[0] % SAMPLED:
             self._shadows.note_put(entry.key, entry.nbytes)
 
     def _play(self, shadows: Shadows, key: bytes, entry: Entry | None) -> None:

@@ -146,8 +146,8 @@ class RedisCache(Cache):
                 count += len(names)
                 nbytes += sum(map(len, names)) + sum(lengths)
             info = _first_node(client.info("server"))
-            name = "Valkey" if "valkey_version" in info else "Redis"
-            return Usage(count, nbytes, f"{name} {info.get('valkey_version', info['redis_version'])}")
+            kind = "Valkey" if "valkey_version" in info else "Redis"
+            return Usage(count, nbytes, f"{kind} {info.get('valkey_version', info['redis_version'])}")
 
     def clear(self) -> None:
         """Forget every entry under the prefix, of all processes.
@@ -272,7 +272,7 @@ def _connector(url: str, timeout_s: float) -> Callable[[], Any]:
         "retry": Retry(NoBackoff(), 0),
     }
     try:  # what can be told of a URL without connecting
-        redis.connection.parse_url(plain)
+        redis.connection.parse_url(plain)  # type: ignore[no-untyped-call]
     except ValueError as error:
         raise ConfigError(f"the cache's URL {without_password(url)!r} cannot be read: {error}") from None
     if is_cluster:

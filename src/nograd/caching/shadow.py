@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import sqrt
+
 from nograd.caching.eviction import Bounded, Entry, Policy
 
 __all__ = ["SAMPLED", "Shadows"]
@@ -10,10 +12,14 @@ SAMPLED = 16
 """One key in so many is sampled: keys are digests, so that any bits of them are as good as random."""
 
 WINDOW = 2000
-"""Sampled lookups between two decisions. Both policies see the same ones, so that little of their difference is chance."""
+"""Sampled lookups after which counting begins anew: traffic changes."""
 
 MARGIN = 0.02
-"""How much more of all lookups the other policy must answer before it takes over."""
+"""How much more of the lookups the other policy must answer before it takes over."""
+
+SIGMAS = 4
+"""And how many standard deviations of chance that must be. Lookups that both answer, or neither, say nothing: of n others, each
+policy would answer n/2 +- sqrt(n)/2 by chance alone, so that the difference is sqrt(n) (McNemar, 1947)."""
 
 
 class Shadows:
@@ -30,8 +36,7 @@ class Shadows:
 
         share = max_bytes // SAMPLED
         self._caches: dict[Policy, Bounded] = {"sieve": Bounded(share, "sieve"), "lru": Bounded(share, "lru")}
-        self._hits: dict[Policy, int] = {"sieve": 0, "lru": 0}
-        self._lookups = 0
+        self._lookups = self._apart = self._lead = 0
 
     def note_get(self, key: bytes, nbytes: int) -> None:
         """Play one lookup.
@@ -40,14 +45,16 @@ class Shadows:
             key: a sampled one (its first byte is a multiple of `SAMPLED`).
             nbytes: of the entry that the cache itself has under it; 0 where it has none.
         """
+        found = {policy: self._look(cache, key, nbytes) for policy, cache in self._caches.items()}
         self._lookups += 1
-        for policy, cache in self._caches.items():
-            if cache.get(key) is not None:
-                self._hits[policy] += 1
-            elif nbytes:
-                self._put(cache, key, nbytes)
+        if found["sieve"] != found["lru"]:
+            self._apart += 1
+            self._lead += -1 if found[self.policy] else 1
+            if self._lead > MARGIN * self._lookups and self._lead > SIGMAS * sqrt(self._apart):
+                self.policy = "lru" if self.policy == "sieve" else "sieve"
+                self._lookups = WINDOW
         if self._lookups >= WINDOW:
-            self._decide()
+            self._lookups = self._apart = self._lead = 0
 
     def note_put(self, key: bytes, nbytes: int) -> None:
         """Play one put of a sampled key."""
@@ -60,13 +67,13 @@ class Shadows:
         for cache in self._caches.values():
             cache.clear()
 
+    def _look(self, cache: Bounded, key: bytes, nbytes: int) -> bool:
+        if cache.get(key) is not None:
+            return True
+        if nbytes:
+            self._put(cache, key, nbytes)
+        return False
+
     def _put(self, cache: Bounded, key: bytes, nbytes: int) -> None:
         if nbytes <= cache.max_bytes:
             cache.put(Entry(key, b"", nbytes, 0.0))
-
-    def _decide(self) -> None:
-        other: Policy = "lru" if self.policy == "sieve" else "sieve"
-        if self._hits[other] - self._hits[self.policy] > MARGIN * self._lookups:
-            self.policy = other
-        self._lookups = 0
-        self._hits = {"sieve": 0, "lru": 0}

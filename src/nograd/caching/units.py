@@ -95,7 +95,8 @@ class Units:
             return list(map(_owned, units))
         if len(units) == 1:
             return [_owned(units[0])]
-        found, start = [], 0
+        found: list[Batch] = []
+        start = 0
         for part in self._parts:
             some = units[start : start + num_rows(part)]
             start += len(some)

@@ -9,8 +9,9 @@ __all__ = ["Worth"]
 WINDOW = 512
 """Lookups between two decisions."""
 
-REST = 8192
-"""Lookups that are left out before it is tried again: a cache that does not pay then costs a sixteenth of what it would."""
+REST, LONGEST_REST = 8192, 32 * 8192
+"""Lookups that are left out before it is tried again: a cache that does not pay costs a sixteenth of what it would; each trial
+that fails doubles them, up to the second number."""
 
 
 @dataclass(slots=True)
@@ -28,6 +29,7 @@ class Worth:
     _hits: int = 0
     _spent_s: float = 0.0
     _rest: int = 0
+    _next_rest: int = REST
 
     def note(self, lookups: int, hits: int, spent_s: float, row_s: float) -> None:
         """Add lookups that were made, and decide after enough of them.
@@ -45,7 +47,8 @@ class Worth:
             self.is_on = self._hits * row_s >= self._spent_s
             self._lookups = self._hits = 0
             self._spent_s = 0.0
-            self._rest = 0 if self.is_on else REST
+            self._rest = 0 if self.is_on else self._next_rest
+            self._next_rest = REST if self.is_on else min(2 * self._next_rest, LONGEST_REST)
 
     def skip(self, rows: int) -> None:
         """Note rows that were not looked up; after enough of them it is on again, for a trial."""

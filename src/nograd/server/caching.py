@@ -65,8 +65,8 @@ class _Counts:
 class ModelCache:
     """Answers rows that are known, and has the batcher run the others, each once however many requests want it.
 
-    Text whose tokenizer says what it does (`fingerprint()`) is known as it came, and needs no tokenizing; anything else is known
-    by what `preprocess` made of it, because nobody can tell what a function reads beside its argument.
+    Text whose tokenizer says what it does (`fingerprint()`) is known as it came, and needs no tokenizing; anything else is
+    known by what `preprocess` made of it, because nobody can tell what a function reads beside its argument.
 
     Args:
         predictor: the model.

@@ -85,10 +85,17 @@ class Metrics:
         self.queue_rows = Gauge("nograd_queue_rows", "Rows that wait now.", model, registry=registry)
         self.ready = Gauge("nograd_model_ready", "1 when the model answers.", model, registry=registry)
         self.cached = Counter(
-            "nograd_cache_rows", "Rows looked up, by whether the model had to run them.", ("model", "outcome"), registry=registry
+            "nograd_cache_rows",
+            "Rows looked up, by whether the model had to run them.",
+            ("model", "outcome"),
+            registry=registry,
         )
-        self.saved = Counter("nograd_cache_saved_seconds", "Seconds of the device that kept answers saved.", model, registry=registry)
-        self.cache_on = Gauge("nograd_cache_on", "0 while the cache steps aside, because it costs more than it saves.", model, registry=registry)
+        self.saved = Counter(
+            "nograd_cache_saved_seconds", "Seconds of the device that kept answers saved.", model, registry=registry
+        )
+        self.cache_on = Gauge(
+            "nograd_cache_on", "0 while the cache steps aside, because it costs more than it saves.", model, registry=registry
+        )
         self.cache_bytes = Gauge("nograd_cache_bytes", "Bytes of kept answers, of all models.", registry=registry)
         self.latency = _Histogram("nograd_request_seconds", "From body read to answer encoded.", TIMES_S, registry)
         self.queue = _Histogram("nograd_queue_seconds", "Wait of a part for its batch.", TIMES_S, registry)

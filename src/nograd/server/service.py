@@ -123,7 +123,9 @@ class ServedModel:
             request = self._decode(body)
             if request.outputs:
                 require_outputs(request.outputs, self.outputs)
-            outputs = self._merged(await self._outputs(request.inputs, request.timeout_s or self.config.timeout_s, self._batcher))
+            outputs = self._merged(
+                await self._outputs(request.inputs, request.timeout_s or self.config.timeout_s, self._batcher)
+            )
             chosen = {name: outputs[name] for name in request.outputs} if request.outputs else outputs
             answer = encode(self.name, self.version, request.id or f"{next(self._ids)}", chosen)
         except Exception as error:
@@ -145,7 +147,7 @@ class ServedModel:
         items = self._items(inputs)
         if self._cache is None or not self._cache.takes(len(items)):
             return await batcher.run(self._prepared(items), timeout_s=timeout_s)
-        return await self._cache.run(items, lambda: self._prepared(items), timeout_s)
+        return await self._cache.run(list(items), lambda: self._prepared(items), timeout_s)
 
     def _merged(self, outputs: Sequence[Batch]) -> Mapping[str, Array]:
         """Return the parts' outputs as one; what `postprocess` makes of their rows, where there is one."""
