@@ -399,9 +399,11 @@ def test_an_export_that_fails_leaves_the_file_that_was_there(kind: str, tmp_path
 
 @pytest.mark.parametrize("kind", EXPORTS)
 def test_an_export_says_how_closely_it_agrees_and_where_it_lies(kind: str, tmp_path: Path) -> None:
-    file, export, _ = EXPORTS[kind]
+    file, export, load = EXPORTS[kind]
 
     made = export(nn.Linear(4, 3), torch.ones(1, 4), tmp_path / file)
+    with load(made) as backend:  # what exporting returns is a path, too
+        assert backend.run({"input": np.ones((2, 4), np.float32)})["output"].shape == (2, 3)
 
     assert Path(made) == tmp_path / file
     assert made.parity.passed

@@ -66,7 +66,7 @@ def test_lists_and_other_layouts_are_known_by_what_the_model_gets() -> None:
     predictor = cached(backend)
     for inputs in (
         [[1, 2]],
-        np.array([[1, 2]]),
+        np.array([[1.0, 2.0]]),
         np.asfortranarray(f32([[1, 2]])),
         torch.tensor([[1.0, 2.0]]),
         {"x": [[1, 2]]},
@@ -413,6 +413,20 @@ def test_an_encoder_is_averaged_under_its_mask(minilm_folder: Path) -> None:
     unit = CachedEmbedder(encoder, minilm_folder).embed("A man is eating food.")
     np.testing.assert_allclose(unit, expected / np.linalg.norm(expected), atol=1e-6)
     assert embedder.size == 8
+
+
+def test_a_tokenizer_may_be_transformers_own(minilm_folder: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    encoder = Encoder()
+    theirs = transformers.AutoTokenizer.from_pretrained(str(minilm_folder))
+    vectors = [
+        CachedEmbedder(encoder, tokenizer).embed("A man is eating.")
+        for tokenizer in (theirs, theirs.backend_tokenizer, minilm_folder)
+    ]
+    np.testing.assert_array_equal(vectors[0], vectors[1])
+    np.testing.assert_array_equal(vectors[0], vectors[2])
+    with pytest.raises(ConfigError, match="the tokenizer is int; give a"):
+        CachedEmbedder(encoder, 3)
 
 
 def test_only_texts_that_were_not_seen_run_together_and_in_order() -> None:

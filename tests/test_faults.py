@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nograd import Signature, TensorSpec
-from nograd.batching.faults import Outcome, is_device_lost, is_out_of_memory, retry_sizes, run_apart
+from nograd.batching.faults import Outcome, is_device_lost, retry_sizes, run_apart
 from nograd.errors import DeadlineError, DeviceLostError, ModelError
+from nograd.out_of_memory import is_out_of_memory
 from nograd.tensors import Batch, num_rows
 
 SIGNATURE = Signature((TensorSpec("x", "int64", (1,)),), (TensorSpec("y", "int64", (1,)),))

@@ -190,3 +190,32 @@ def test_a_refused_export_says_what_each_way_said() -> None:
 
     with pytest.raises(ExportError, match=r"dynamo=True\): .*dynamo=False\): "):
         export_to_onnx(Refused(), torch.rand(2, 3), "refused.onnx")
+
+
+@pytest.mark.parametrize("kind", [LowLatencyPredictor, HighThroughputPredictor])
+def test_presets_take_items_where_there_is_a_preprocess(kind: Any) -> None:
+    model = nn.Linear(4, 3).eval()
+    predictor = kind(
+        model,
+        [[1, 2], [3, 4]],
+        preprocess=lambda item: np.array([*item, 0, 1], np.float32),
+        postprocess=lambda row: row.argmax(),
+    )
+
+    expected = model(torch.tensor([[5.0, 6.0, 0.0, 1.0], [7.0, 8.0, 0.0, 1.0]])).argmax(1).tolist()
+    assert predictor.predict([[5, 6], [7, 8]]) == expected
+
+
+@pytest.mark.filterwarnings("ignore:8-bit integers take")  # so small a model gains nothing
+def test_an_export_in_8_bit_integers_is_onnx_and_proven(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    backend = Predictor(nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8)), sample=torch.randn(8, 64)).backend
+
+    made = export_model(backend, tmp_path / "m.onnx", to="onnx", precision="int8")
+
+    assert made.parity.passed
+    assert made.parity.min_cosine >= 0.98
+    assert "x the speed of float32 in ONNX Runtime" in made.notes[0]
+    assert ONNXPredictor(made).predict(np.zeros((3, 64), np.float32)).shape == (3, 8)
+    with pytest.raises(ConfigError, match="8-bit integers are written as onnx only"):
+        export_model(backend, tmp_path / "m.xml", to="openvino", precision="int8")

@@ -22,7 +22,7 @@ def digits_mlp() -> Case:
 
 def digits_cnn() -> Case:
     """Return two convolutions with BatchNorm and a linear layer; input `[rows, 1, 8, 8]`, 0 to 1."""
-    return _case("digits-cnn", _cnn, (1, 8, 8), epochs=12, reference=0.991, is_convolutional=True)
+    return _case("digits-cnn", _cnn, (1, 8, 8), epochs=12, reference=0.987, is_convolutional=True)
 
 
 def _mlp() -> nn.Module:

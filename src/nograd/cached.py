@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -118,7 +117,7 @@ class CachedEmbedder:
     Args:
         model: a Predictor that takes text and gives one floating vector for each (`nograd.load` makes one of a sentence
             encoder's folder); or an encoder, whose tokens' vectors are averaged under the attention mask.
-        tokenizer: for an encoder: a `nograd.text.Tokenize`, a `tokenizer.json` or the folder that holds it.
+        tokenizer: for an encoder: a `nograd.text.Tokenize`, or what that takes: a `tokenizer.json`, a folder, a fast tokenizer.
         cache: where vectors are kept; default: 256 MiB of memory.
         normalize: whether vectors get unit length. (A model that normalises does so in any case.)
         version: names the model where its fingerprint alone cannot; change it with the model.
@@ -130,7 +129,7 @@ class CachedEmbedder:
     def __init__(
         self,
         model: Predictor | nn.Module,
-        tokenizer: Tokenize | str | Path | None = None,
+        tokenizer: Any = None,
         *,
         cache: Cache | None = None,
         normalize: bool = True,
@@ -192,7 +191,7 @@ class CachedEmbedder:
         self.cache.close()
 
 
-def _text_predictor(model: Any, tokenizer: Tokenize | str | Path | None) -> Predictor:
+def _text_predictor(model: Any, tokenizer: Any) -> Predictor:
     if isinstance(model, Predictor):
         if tokenizer is not None:
             raise ConfigError("the model is a Predictor, which tokenizes itself; leave the tokenizer out")

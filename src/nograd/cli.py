@@ -115,7 +115,7 @@ def export(
     *,
     to: Annotated[str, typer.Option(help="onnx, torchscript, pt2 (AOTInductor) or openvino.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
-    precision: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+    precision: Annotated[str, typer.Option(help="float32, float16, bfloat16, or int8 (onnx only).")] = "float32",
 ) -> None:
     """Write MODEL as a file, and print how closely it agrees with the model; exit 1, writing nothing, where it does not."""
     from rich.console import Console
@@ -186,6 +186,7 @@ def _greeting(url: str, model: ServedModel) -> str:
         ]
         unit = "rows" if model.curve.unit == "rows" else "padded tokens (rows x longest)"
         lines.append(f"  measured  a run by {unit}: {', '.join(times)}")
+    lines.append(f"  cache     {model.cache_told()}")
     lines += [f"  live page {url}/", f"  metrics   {url}/metrics"]
     if (example := model.example_request()) is not None:
         body = shlex.quote(json.dumps(example, ensure_ascii=False))

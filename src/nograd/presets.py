@@ -16,7 +16,7 @@ import numpy as np
 from nograd.backends import Backend
 from nograd.backends.timing import in_turn_s
 from nograd.errors import ConfigError, ExportError, MissingExtraError
-from nograd.inputs import to_host
+from nograd.inputs import each_item, one_row, to_host
 from nograd.predictor import Predictor
 from nograd.tensors import Batch
 from nograd.threads import in_own_thread
@@ -98,12 +98,20 @@ class LowLatencyPredictor(Predictor):
 
     Args:
         model: a module.
-        sample: inputs that it can run.
+        sample: inputs that it can run; with `preprocess`, a list of items.
+        preprocess: as for `Predictor`; `postprocess` likewise.
     """
 
-    def __init__(self, model: nn.Module, sample: Any) -> None:
-        made = in_own_thread(partial(_best, model, sample, rows=1, layouts=((1, None),))).result()
-        super().__init__(made, sample=sample)
+    def __init__(
+        self,
+        model: nn.Module,
+        sample: Any,
+        *,
+        preprocess: Callable[[Any], Any] | None = None,
+        postprocess: Callable[[Any], Any] | None = None,
+    ) -> None:
+        made = in_own_thread(partial(_best, model, sample, preprocess, rows=1, layouts=((1, None),))).result()
+        super().__init__(made, preprocess=preprocess, postprocess=postprocess, sample=sample)
 
 
 class HighThroughputPredictor(Predictor):
@@ -112,23 +120,40 @@ class HighThroughputPredictor(Predictor):
 
     Args:
         model: a module.
-        sample: inputs that it can run.
+        sample: inputs that it can run; with `preprocess`, a list of items.
         batch_size: rows of one run, at which it is measured.
+        preprocess: as for `Predictor`; `postprocess` likewise.
     """
 
-    def __init__(self, model: nn.Module, sample: Any, *, batch_size: int = 32) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        sample: Any,
+        *,
+        batch_size: int = 32,
+        preprocess: Callable[[Any], Any] | None = None,
+        postprocess: Callable[[Any], Any] | None = None,
+    ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
         layouts = ((1, None), (len(os.sched_getaffinity(0)), 1))
-        made = in_own_thread(partial(_best, model, sample, rows=batch_size, layouts=layouts)).result()
-        super().__init__(made, sample=sample)
+        made = in_own_thread(partial(_best, model, sample, preprocess, rows=batch_size, layouts=layouts)).result()
+        super().__init__(made, preprocess=preprocess, postprocess=postprocess, sample=sample)
 
 
-def _best(model: nn.Module, sample: Any, *, rows: int, layouts: tuple[tuple[int, int | None], ...]) -> Backend:
+def _best(
+    model: nn.Module,
+    sample: Any,
+    preprocess: Callable[[Any], Any] | None,
+    *,
+    rows: int,
+    layouts: tuple[tuple[int, int | None], ...],
+) -> Backend:
     """Return the backend and layout with the least seconds for each row; every other is closed."""
     from nograd.backends.eager import eager_backend
 
-    reference = eager_backend(model, [sample])
+    samples = [sample] if preprocess is None else [one_row(preprocess(item)) for item in each_item(sample)]
+    reference = eager_backend(model, samples)
     candidates: list[Backend] = [reference if layout == (1, None) else _laned(reference, *layout) for layout in layouts]
     candidates += _onnx(reference, layouts)
     batch = _of_rows(reference, rows)

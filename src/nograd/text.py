@@ -20,7 +20,8 @@ class Tokenize:
     """Makes a model's inputs of one text: `{"input_ids": int64 [tokens], "attention_mask": int64 [tokens], ...}`.
 
     Args:
-        path: a `tokenizer.json`, or a folder that holds one.
+        path: a `tokenizer.json`, or a folder that holds one; or a tokenizer: the `tokenizers` library's own, or a fast one of
+            transformers. It is copied.
         names: which inputs the model takes, of `input_ids`, `attention_mask` and `token_type_ids`.
         max_tokens: longer texts are cut to this many tokens, special ones included; None takes the folder's own limit.
 
@@ -34,13 +35,12 @@ class Tokenize:
     """What one item is: a string."""
 
     def __init__(
-        self, path: str | Path, *, names: Sequence[str] = ("input_ids", "attention_mask"), max_tokens: int | None = None
+        self, path: str | Path | Any, *, names: Sequence[str] = ("input_ids", "attention_mask"), max_tokens: int | None = None
     ) -> None:
         self._fingerprint = ""
-        file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
-        self._tokenizer = _open(file)
+        self._tokenizer, known_limit = _opened(path)
         self._fields = [(name, _field(name)) for name in names]
-        self.max_tokens = max_tokens if max_tokens is not None else folder_limit(file.parent)
+        self.max_tokens = max_tokens if max_tokens is not None else known_limit
         self._tokenizer.no_padding()
         special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
         if self.max_tokens is None:
@@ -69,6 +69,20 @@ class Tokenize:
         if not self._fingerprint:
             self._fingerprint = of_value(self._tokenizer.to_str(), self._fields, self.max_tokens).text
         return self._fingerprint
+
+
+def _opened(path: Any) -> tuple[Any, int | None]:
+    """Return a tokenizer that is ours alone, and the most tokens that its model takes, where that is known."""
+    if isinstance(path, str | Path):
+        file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
+        return _open(file), folder_limit(file.parent)
+    inner = getattr(path, "backend_tokenizer", path)
+    if not hasattr(inner, "to_str"):
+        raise ConfigError(
+            f"the tokenizer is {type(path).__name__}; give a tokenizer.json, the folder of one, or a fast tokenizer object"
+        )
+    limit = getattr(path, "model_max_length", None)
+    return type(inner).from_str(inner.to_str()), int(limit) if isinstance(limit, int) and 0 < limit < 1e6 else None
 
 
 def _open(file: Path) -> Any:

@@ -8,9 +8,10 @@ from functools import cache
 
 from nograd.batching.collate import chunks, merge, model_error, run_together
 from nograd.errors import DeadlineError, DeviceLostError, NogradError
+from nograd.out_of_memory import is_out_of_memory
 from nograd.tensors import Batch, Signature, num_rows
 
-__all__ = ["Outcome", "is_device_lost", "is_out_of_memory", "retry_sizes", "run_apart"]
+__all__ = ["Outcome", "is_device_lost", "retry_sizes", "run_apart"]
 
 
 @dataclass(slots=True)
@@ -174,19 +175,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while found is not None:
         yield found
         found = found.__cause__
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """True where a smaller batch might have succeeded: torch's, Python's and ONNX Runtime's ways of saying so."""
-    return any(
-        isinstance(cause, MemoryError)
-        or type(cause).__name__ == "OutOfMemoryError"
-        or (
-            isinstance(cause, RuntimeError)
-            and _says(cause, "out of memory", "can't allocate memory", "failed to allocate memory")
-        )
-        for cause in _causes(error)
-    )
 
 
 def is_device_lost(error: BaseException) -> bool:

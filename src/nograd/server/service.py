@@ -218,6 +218,15 @@ class ServedModel:
             **self._live.snapshot(time.monotonic()),
         }
 
+    def cache_told(self) -> str:
+        """Return whether answers are kept, in one sentence."""
+        if self._cache is not None:
+            where = " and in Redis" if self.config.cache_url else ""
+            return f"answers are kept, in {self.config.cache_mb:g} MB of memory{where} (--cache-mb 0 keeps none)"
+        if self._flights is None:
+            return "no answers are kept (--cache-mb is 0)"
+        return f"no answers are kept: {why_not(self.predictor.signature)}"
+
     def refresh_metrics(self) -> None:
         """Bring up to date what is only worked out when somebody asks."""
         self._metrics.refresh(self._statistics().queue_rows)

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from nograd.backends import Backend
 from nograd.errors import ConfigError, ModelError, UnsupportedError
 from nograd.fingerprint import Fingerprint
+from nograd.out_of_memory import is_out_of_memory
 from nograd.tensors import Batch, join_arrays, num_rows, split
 
 __all__ = [
@@ -334,7 +335,7 @@ class Splitting(Backend):
         try:
             return self._backend.run(batch)
         except ModelError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         half = -(-rows // 2)  # outside of `except`: the error's traceback holds what the failed run had allocated
         outputs = self._run_pieces(batch, half)
@@ -355,19 +356,3 @@ class Splitting(Backend):
 
     def close(self) -> None:
         self._backend.close()
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Like `nograd.batching.faults.is_out_of_memory`, which is a layer above."""
-    cause: BaseException | None = error
-    while cause is not None:
-        text = str(cause).lower()
-        if isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError":
-            return True
-        if isinstance(cause, RuntimeError) and any(words in text for words in _NO_MEMORY):
-            return True
-        cause = cause.__cause__
-    return False
-
-
-_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "failed to allocate memory")
