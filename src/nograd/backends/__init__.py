@@ -1,6 +1,6 @@
 """Backends: one file per way of running a batch.
 
-`Backend` is all that the layers above know. A third party adds one by an entry point in the group `nograd.backends`.
+`Backend` is all that the layers above know: `nograd.Predictor` runs any subclass of it, also one from another package.
 """
 
 from __future__ import annotations

@@ -386,7 +386,7 @@ function cacheTotals(cache) {
   const share = cache.rows ? `, ${number((100 * cache.hits) / cache.rows)} %` : "";
   const hits = ["cache-hits", "rows known already", `${number(cache.hits)}${share}`];
   const saved = ["cache-saved", "device time saved", milliseconds(cache.saved_ms).join(" ")];
-  const size = ["cache-bytes", "kept answers", `${number(cache.entries)}, ${compact.format(cache.bytes)}B`];
+  const size = ["cache-bytes", "kept answers", `${number(cache.entries)}, ${compact.format(cache.bytes)} bytes`];
   return cache.is_on ? [hits, saved, size] : [hits, saved, size, ["cache-off", "cache", "steps aside: it costs more than it saves"]];
 }
 
