@@ -107,6 +107,19 @@ async def test_when_all_have_left_nothing_is_computed_for_nobody() -> None:
 
 
 @virtual
+async def test_who_comes_just_when_the_last_one_leaves_is_answered() -> None:
+    flights, computer = SingleFlight(MemoryCache()), Computer()
+    first = asyncio.ensure_future(ask(flights, computer, 1))
+    await asyncio.sleep(0.5)
+    first.cancel()
+    await asyncio.sleep(0)  # the first has left, its flight is told to end and has not yet
+    second = asyncio.ensure_future(ask(flights, computer, 1))
+    third = asyncio.ensure_future(ask(flights, computer, 1))
+    assert list(await asyncio.gather(second, third)) == [values(1)] * 2
+    assert (len(computer.asked), computer.cancelled) == (2, 1)
+
+
+@virtual
 async def test_an_error_is_everybodys_who_asked_for_that_row_alone_and_is_not_kept() -> None:
     flights, computer = SingleFlight(MemoryCache()), Computer()
     computer.failing[key(1)] = ModelError("poison")
@@ -273,6 +286,20 @@ def test_while_the_far_cache_is_busy_questions_gather_and_puts_are_bounded() -> 
         assert tier.dropped == 1
 
     asyncio.run(main())
+
+
+def test_a_far_cache_that_raises_costs_no_answer(caplog: pytest.LogCaptureFixture) -> None:
+    class Raising(Far):
+        def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+            raise OSError("no disk")
+
+    async def main() -> None:
+        flights, computer = SingleFlight(MemoryCache(), Raising()), Computer(0.0)
+        assert await ask(flights, computer, 1) == values(1)
+        await flights.close()
+
+    asyncio.run(main())
+    assert "the far cache raised" in caplog.text
 
 
 # -- worth

@@ -109,6 +109,19 @@ def test_what_cannot_be_read_has_a_fingerprint_of_its_own(opaque: Any) -> None:
     assert of_value(opaque).text != found.text
 
 
+def test_code_that_belongs_to_no_module_is_read_and_a_cached_function_is_its_function() -> None:
+    def made(source: str) -> Any:
+        names: dict[str, Any] = {"__name__": "nowhere"}
+        exec(source, names)
+        return names["f"]
+
+    plus, minus = made("def f(x): return x + 1"), made("def f(x): return x - 1")
+    assert of_value(plus) != of_value(minus)
+    assert of_value(plus) == of_value(made("def f(x): return x + 1"))
+    assert of_value(functools.cache(plus)) != of_value(functools.cache(minus))
+    assert not of_value(functools.cache(plus)).private_because
+
+
 def test_a_tokenizer_is_not_taken_for_an_empty_object() -> None:
     tokenizers = pytest.importorskip("tokenizers")
     found = of_value(tokenizers.Tokenizer(tokenizers.models.BPE()))

@@ -32,6 +32,8 @@ __all__ = ["Fingerprint", "of_files", "of_object", "of_value"]
 
 DIGEST_BYTES = 16
 
+_CACHED = type(cache(lambda: None))
+
 _LOCKS = (type(threading.Lock()), type(threading.RLock()), threading.local)
 
 
@@ -132,6 +134,8 @@ class _Reader:
             self._function(value)
         elif isinstance(value, types.MethodType):
             self.read_all("method", (value.__func__, value.__self__))
+        elif isinstance(value, _CACHED):
+            self.read_all("cached", (value.__wrapped__,))
         elif isinstance(value, partial):
             self.read_all("partial", (value.func, value.args, value.keywords))
         elif isinstance(value, types.BuiltinFunctionType | types.MethodDescriptorType | types.WrapperDescriptorType | np.ufunc):
@@ -316,16 +320,20 @@ def _is_torch(value: Any, name: str) -> bool:
     return isinstance(found, type) and isinstance(value, found)
 
 
-@cache
-def _library(module_name: str) -> str | None:
+def _library(module_name: str | None) -> str | None:
     """Return name and version of the library that a module belongs to; None for the user's own code."""
-    top = module_name.partition(".")[0]
+    top = (module_name or "").partition(".")[0]
+    return _installed(top) if top in sys.modules or top in sys.stdlib_module_names else None
+
+
+@cache
+def _installed(top: str) -> str | None:
     if top in sys.stdlib_module_names:
         return None if top == "__main__" else f"python {sys.version_info.major}.{sys.version_info.minor}"
-    module = sys.modules.get(top)
+    module = sys.modules[top]
     file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), None)
     if top != "nograd" and (file is None or not any(Path(file).is_relative_to(folder) for folder in _library_folders())):
-        return None if module is not None else f"{top} ?"
+        return None
     return f"{top} {getattr(module, '__version__', None) or _distribution_version(top)}"
 
 

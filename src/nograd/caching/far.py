@@ -7,12 +7,15 @@ requests. Values are put when nobody is asking, and dropped where there are too 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from nograd.caching.store import Cache
 
 __all__ = ["FarTier"]
+
+_log = logging.getLogger("nograd.caching")
 
 MAX_PENDING_BYTES = 32 * 2**20
 """Values that wait to be put; more than these are not put at all."""
@@ -67,7 +70,7 @@ class FarTier:
                 if self._asked:
                     asked, self._asked = self._asked, []
                     keys = list(dict.fromkeys(key for some, _ in asked for key in some))
-                    values = await loop.run_in_executor(self._thread, self.cache.get_many, keys)
+                    values = await loop.run_in_executor(self._thread, self._get, keys)
                     found = {key: value for key, value in zip(keys, values, strict=True) if value is not None}
                     for some, future in asked:
                         if not future.done():
@@ -80,6 +83,13 @@ class FarTier:
             for _, future in self._asked:  # only where this task is cancelled: a cache does not raise
                 if not future.done():
                     future.set_result({})
+
+    def _get(self, keys: list[bytes]) -> Sequence[bytes | None]:
+        try:
+            return self.cache.get_many(keys)
+        except Exception:  # noqa: BLE001  a cache may be the user's own; requests wait for what it says
+            _log.exception("the far cache raised; its answers are taken as misses")
+            return [None] * len(keys)
 
     async def close(self) -> None:
         """End; what waits to be put has a second."""

@@ -62,14 +62,6 @@ class _Group:
         self.flights = [_Flight(key, self) for key in keys]
         self.task: asyncio.Task[None] | None = None
 
-    def leave(self, waiter: _Waiter) -> None:
-        """Forget one who waited; with the last one, give up."""
-        for flight in self.flights:
-            if waiter in flight.waiters:
-                flight.waiters.remove(waiter)
-        if self.task is not None and not any(flight.waiters for flight in self.flights):
-            self.task.cancel()
-
 
 class SingleFlight:
     """Looks near, then far, then computes. For one event loop.
@@ -157,13 +149,28 @@ class SingleFlight:
             await waiter.future
         except BaseException as error:
             for group in {flight.group for flight in flights}:
-                group.leave(waiter)
+                self._leave(group, waiter)
             if error is not late and isinstance(error, NogradError) and _is_foreign(error, flights, own):
                 raise _ForeignFailure(error) from error
             raise
         finally:
             if timer is not None:
                 timer.cancel()
+
+    def _leave(self, group: _Group, waiter: _Waiter) -> None:
+        """Forget one who waited; with the last one, give up. Whoever comes then, before the task has ended, sets out anew."""
+        for flight in group.flights:
+            if waiter in flight.waiters:
+                flight.waiters.remove(waiter)
+        if group.task is not None and not any(flight.waiters for flight in group.flights):
+            self._forget(group.flights)
+            group.task.cancel()
+
+    def _forget(self, flights: Sequence[_Flight]) -> None:
+        """Let nobody join flights any more; a later one of the same key is not concerned."""
+        for flight in flights:
+            if self._flights.get(flight.key) is flight:
+                del self._flights[flight.key]
 
     async def _lead(self, group: _Group, positions: dict[bytes, int], compute: Compute, far: FarTier | None) -> None:
         """Bring all flights of a group home; runs as a task of its own."""
@@ -182,17 +189,16 @@ class SingleFlight:
                     far.put(computed)
         except BaseException as error:
             flights = [flight for flight in group.flights if flight.key in missing and not flight.value]
-            for flight in flights:
-                self._flights.pop(flight.key, None)
+            self._forget(flights)
             for waiter in {waiter for flight in flights for waiter in flight.waiters}:
                 waiter.failed(error)
             if not isinstance(error, Exception):
                 raise
 
     def _land(self, flights: Sequence[_Flight], values: dict[bytes, bytes]) -> None:
+        self._forget(flights)
         for flight in flights:
             flight.value = values[flight.key]
-            self._flights.pop(flight.key, None)
             for waiter in flight.waiters:
                 waiter.landed()
 

@@ -81,7 +81,7 @@ class MemoryCache(Cache):
 
     def _get(self, key: bytes) -> bytes | None:
         entry = self._entries.get(key)
-        if self._shadows is not None and not key[0] % SAMPLED:
+        if self._shadows is not None and key and not key[0] % SAMPLED:
             self._play(self._shadows, key, entry)
         if entry is None:
             self._misses += 1
@@ -120,7 +120,7 @@ class MemoryCache(Cache):
             return
         self._puts += 1
         entries.put(entry)
-        if self._shadows is not None and not key[0] % SAMPLED:
+        if self._shadows is not None and key and not key[0] % SAMPLED:
             self._shadows.note_put(entry.key, entry.nbytes)
 
     def _play(self, shadows: Shadows, key: bytes, entry: Entry | None) -> None:

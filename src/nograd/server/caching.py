@@ -127,15 +127,19 @@ class ModelCache:
             self._refuse(units)
         self._note(len(values), near_hits, self._clock() - begun + MISS_S)
         deadline = begun + timeout_s
+        ran = 0
 
         async def compute(positions: Sequence[int]) -> list[bytes]:
+            nonlocal ran
             left_s = deadline - self._clock()
             if left_s <= 0:
                 raise DeadlineError(f"no answer after {timeout_s:g} s")
+            ran += len(positions)
             self._counts.computed += len(positions)
             return units.values(await self._batcher.run(self._taken(units, positions), timeout_s=left_s))
 
         fetched = await self._flights.fetch(units.keys, compute, values=values, timeout_s=timeout_s, shared=self._shared)
+        self._counts.saved_s += max(0, missing - ran) * self._batcher.seconds_per_row  # by the far cache, or somebody's flight
         return units.joined(list(map(decode, fetched)))
 
     def _units(self, items: Sequence[Any] | None, parts: Callable[[], list[Batch]]) -> Units | Texts:
@@ -174,7 +178,7 @@ class ModelCache:
         return {
             "is_on": self._worth.is_on,
             "rows": counts.rows,
-            "hits": counts.rows - counts.computed,
+            "hits": max(0, counts.rows - counts.computed),
             "misses": counts.computed,
             "memory_hits": counts.near_hits,
             "skipped": counts.skipped,
