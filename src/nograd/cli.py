@@ -88,6 +88,7 @@ def serve(
         host=host, port=port, max_batch_size=max_batch_size, max_wait_ms=max_wait_ms, max_queue_rows=max_queue_rows,
         timeout_s=timeout_s, grace_s=grace_s, cache_mb=cache_mb, cache_url=cache_url, cache_ttl_s=cache_ttl_s,
     )  # fmt: skip
+    service = InferenceService(config)
     listener = bind(host, port)
     from nograd.sources import load
     from nograd.threads import in_own_thread
@@ -95,7 +96,6 @@ def serve(
     console = Console(stderr=True, highlight=False)
     with console.status(f"loading {model}"):
         predictor = in_own_thread(lambda: load(model, device=device, trusted=trusted)).result()
-    service = InferenceService(config)
     served = service.add(name or _name_of(model), predictor)
     url = f"http://{_in_url(host)}:{listener.getsockname()[1]}"
     warming = console.status("warming up")
