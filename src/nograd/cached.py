@@ -35,7 +35,9 @@ class CachedPredictor(Predictor):
     Rows are known by content, after `preprocess` and before they are padded; each is computed once, however many threads ask
     for it. Weights that change, also in place, make all that was kept before unreachable. A model that gives different answers
     to the same input is run every time; one whose rows depend on each other is answered for whole batches only. Half
-    precision is answered in float32. (A `DynamicBatcher` runs all that it is given; `nograd serve` has a cache of its own in front of its batcher.)
+    precision is answered in float32.
+
+    A `DynamicBatcher` over it runs all that it is given; `nograd serve` has a cache of its own in front of its batcher.
 
     >>> import torch
     >>> predictor = CachedPredictor(Predictor(torch.nn.Linear(4, 3), sample=torch.zeros(2, 4)))
