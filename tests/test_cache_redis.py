@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -166,24 +168,24 @@ def test_an_answer_that_came_too_late_is_not_taken_for_the_next_ones(
         assert cache.get_many([B]) == [b"of b"]
 
 
-def test_something_that_is_no_redis(clock: Clock, tmp_path: Path) -> None:
-    import socket
-
+def test_something_that_is_no_redis(clock: Clock) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:
-            for _ in range(2):
-                connection, _ = listener.accept()
-                with connection:
-                    connection.recv(1000)
-                    connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            with suppress(OSError):  # the listener was shut down
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.recv(1000)
+                        connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
-        thread = threading.Thread(target=answer, daemon=True)
+        thread = threading.Thread(target=answer)
         thread.start()
-        cache = RedisCache(f"redis://127.0.0.1:{listener.getsockname()[1]}/0", timeout_s=0.5, clock=clock)
-        assert cache.get_many([A]) == [None]
-        assert cache.statistics().failures == 1
-        cache.close()
+        with RedisCache(f"redis://127.0.0.1:{listener.getsockname()[1]}/0", timeout_s=0.5, clock=clock) as cache:
+            assert cache.get_many([A]) == [None]
+            assert cache.statistics().failures == 1
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
 
 
 def test_a_wrong_password_is_a_failure_that_says_so(tmp_path: Path, clock: Clock) -> None:
