@@ -43,8 +43,12 @@ class RedisServer:
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
                    "--dir", str(self._folder), "--daemonize", "no", *self._options]  # fmt: skip
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        with self.client() as client:
-            assert client.ping()
+        try:
+            with self.client() as client:
+                assert client.ping()
+        except redis.ConnectionError:
+            self.kill()
+            raise
 
     def kill(self) -> None:
         """End at once, as a crash does."""
@@ -76,8 +80,18 @@ def redis_server(folder: Path, *options: str) -> Iterator[RedisServer]:
         server.kill()
 
 
+HIGHEST_PORT = 55_535
+"""A cluster's servers talk to each other on the port that is 10,000 higher."""
+
+
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
+    taken: list[socket.socket] = []
+    try:
+        while True:
+            taken.append(socket.create_server(("127.0.0.1", 0)))
+            port: int = taken[-1].getsockname()[1]
+            if port <= HIGHEST_PORT:
+                return port
+    finally:
+        for each in taken:
+            each.close()
