@@ -34,6 +34,11 @@ class RedisServer:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
+    @property
+    def patient_url(self) -> str:
+        """A URL whose calls have time on a busy machine."""
+        return f"{self.url}?socket_timeout=10&socket_connect_timeout=10"
+
     def client(self) -> redis.Redis:
         """Return a client that is patient."""
         return redis.Redis(port=self.port, retry=Retry(ConstantBackoff(0.05), START_TRIES), socket_timeout=10)

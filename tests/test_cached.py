@@ -360,7 +360,7 @@ def test_a_redis_that_dies_freezes_and_lies_costs_no_answer(server: RedisServer)
     server.kill()
     for _ in range(20):
         np.testing.assert_array_equal(predictor.predict(x), expected)
-    assert predictor.cache.statistics().failures == 1
+    assert predictor.cache.statistics().failures >= 1
     predictor.close()
 
 

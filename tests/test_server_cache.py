@@ -252,18 +252,18 @@ def ask(predictor: Predictor, url: str, *rows: list[float]) -> tuple[Any, dict[s
 
 
 def test_a_restarted_server_finds_its_answers_and_a_changed_model_none(server: RedisServer) -> None:
-    first, _ = ask(model(0), server.url, [1, 2], [3, 4])
-    again, found = ask(model(0), server.url, [3, 4], [1, 2])
+    first, _ = ask(model(0), server.patient_url, [1, 2], [3, 4])
+    again, found = ask(model(0), server.patient_url, [3, 4], [1, 2])
     assert again == first[2:] + first[:2]
     assert (found["hits"], found["misses"], found["redis"]["hits"]) == (2, 0, 2)
-    other, found = ask(model(1), server.url, [1, 2], [3, 4])
+    other, found = ask(model(1), server.patient_url, [1, 2], [3, 4])
     assert other != first
     assert (found["hits"], found["misses"]) == (0, 2)
     assert other == pytest.approx(model(1).predict([[1, 2], [3, 4]]).ravel().tolist())
 
 
 def test_a_model_whose_fingerprint_is_its_own_sends_nothing_to_redis(server: RedisServer) -> None:
-    found = ask(Predictor(doubling()), server.url, [1, 2])
+    found = ask(Predictor(doubling()), server.patient_url, [1, 2])
     assert found[0] == [2, 4]
     with server.client() as client:
         assert client.dbsize() == 0
@@ -272,8 +272,8 @@ def test_a_model_whose_fingerprint_is_its_own_sends_nothing_to_redis(server: Red
 def test_a_backend_may_say_what_it_is(server: RedisServer) -> None:
     backend = doubling()
     backend.fingerprint = lambda: Fingerprint("doubling 1")  # type: ignore[method-assign]
-    ask(Predictor(backend), server.url, [1, 2])
-    assert ask(Predictor(backend), server.url, [1, 2])[1]["misses"] == 0
+    ask(Predictor(backend), server.patient_url, [1, 2])
+    assert ask(Predictor(backend), server.patient_url, [1, 2])[1]["misses"] == 0
 
 
 @pytest.mark.parametrize("harm", ["kill", "freeze"])
@@ -287,7 +287,7 @@ def test_requests_are_answered_whatever_becomes_of_redis(server: RedisServer, ha
             body["data"] = [number, 1]
             expected = predictor.predict([[number, 1]]).ravel().tolist()
             assert data(site.infer("m", body)) == pytest.approx(expected)
-        assert shown(site)["redis"]["failures"] == 1
+        assert shown(site)["redis"]["failures"] >= 1
         assert shown(site)["redis"]["last_error"]
 
 
@@ -300,7 +300,7 @@ def test_the_command_line(server: RedisServer) -> None:
     def nograd(*words: str) -> str:
         return subprocess.run([sys.executable, "-m", "nograd", *words], capture_output=True, text=True, check=True).stdout
 
-    with serving("tiny", "--cache-url", server.url) as running:
+    with serving("tiny", "--cache-url", server.patient_url) as running:
         name = httpx.get(f"{running.url}/live.json").json()["models"][0]
         url = f"{running.url}/v2/models/{name['name']}/infer"
         for _ in range(3):
