@@ -1,0 +1,1 @@
+"""Tuning: candidates built, proven, measured, and one chosen."""
