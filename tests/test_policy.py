@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.batching_sim.engine import Outcome, simulate
+from nograd.batching.simulation import Outcome, simulate
 from nograd import CostCurve, DeadlinePolicy
 from nograd.batching import DeadlineQueue, Decision, DeviceState, Waiting
 from nograd.errors import ConfigError

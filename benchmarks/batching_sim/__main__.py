@@ -9,7 +9,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from statistics import mean
 
-from benchmarks.batching_sim.engine import simulate
+from nograd.batching.simulation import simulate
 from benchmarks.batching_sim.peers import PEERS
 from benchmarks.batching_sim.traffic import Point, noisy, points, requests
 from benchmarks.common import report

@@ -1,1 +1,241 @@
-"""Tuning: candidates built, proven, measured, and one chosen."""
+"""Tuning: every way to run a model built, proven against eager, measured here, and the best one written as a bundle."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nograd.tuning.values import TuneReport
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nograd.bundle import ModelFactory, ModelFolder
+    from nograd.parity import Tolerance
+    from nograd.predictor import Predictor
+    from nograd.tuning.data import Sample
+    from nograd.tuning.tuner import Outcome
+
+__all__ = ["Tuned", "tune"]
+
+FEW_ROWS = 8
+"""Fewer rows prove little: that answers agree on them says nothing of others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What tuning found, and where the best lies."""
+
+    report: TuneReport
+    bundle: Path | None
+    """The bundle that was written; None where none was asked for, or nothing that one can hold was measured."""
+
+    def __str__(self) -> str:
+        from nograd.tuning.report import to_text
+
+        return to_text(self.report)
+
+
+def tune(  # noqa: PLR0913
+    model: nn.Module | Predictor | str,
+    sample: Any = None,
+    *,
+    goal: str = "latency",
+    output: str | os.PathLike[str] | None = None,
+    tolerance: str | Tolerance = "half",
+    budget_s: float = 120.0,
+    backends: Sequence[str] | None = None,
+    metric: Callable[[list[Any], list[dict[str, Any]]], float] | None = None,
+    metric_drop: float = 0.0,
+    memory_bytes: int | None = None,
+    cores: int | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    factory: str | None = None,
+    predictor: Predictor | None = None,
+    tell: Callable[[str, str], None] | None = None,
+    command: str = "",
+) -> Tuned:
+    """Build every backend and precision, prove each against eager, measure them here, and write the best as a bundle.
+
+    Every candidate runs in a process of its own: one that crashes, hangs or eats memory is a row of the report, no more. They
+    are measured in turn, in a fresh random order each round, against a run of eager in that round; rounds in which something
+    else kept the machine busy are thrown away. Of those within 2 % of the best the simplest wins. Then its cost curve is
+    measured, and it is served through the real batcher at 70 % of what it should carry. Ctrl-C writes the best so far; the
+    same call goes on from there.
+
+    Args:
+        model: a module, a Predictor over one, or a name as `nograd.load` takes it. On the CPU.
+        sample: the user's own rows, as `Predictor` takes them: `[rows, ...]`, or a list of items where there is a `preprocess`;
+            or the `pathlib.Path` of a file (see `nograd tune --help`). None: what the model was probed with, which is little.
+        goal: `latency` (one row alone), `throughput`, `slo=20ms` (most rows a second of which each is answered in that time),
+            or `memory` (least, of those not slower than eager).
+        output: the bundle to write: a folder, or a `.zip`; None writes none.
+        tolerance: how far answers may be from eager's: `exact`, `half`, `int8`, limits such as `cosine=0.99,agreement=0.98`, or
+            a `nograd.Tolerance`.
+        budget_s: seconds for all of it, about.
+        backends: names to try beside eager; None: all.
+        metric: judges instead of the tolerance: a function of answers and records (the columns of the file, such as labels),
+            row by row, to one number; higher is better.
+        metric_drop: how far below eager's the metric may be.
+        memory_bytes: by which a candidate's process may grow; None: half of what is free.
+        cores: processors to use; None: all that this process may use.
+        seed: of orders and arrivals.
+        name: of the model; default: from `model`.
+        factory: `package.module:function` that builds the module, for bundles of eager and compiled models.
+        predictor: the model that the name stands for, where it is loaded already.
+        tell: called with the phase and what just happened.
+        command: what the report says gives it again.
+
+    Raises:
+        ConfigError: a setting is out of its range; the bundle cannot be written there; `preprocess` has no name to be imported
+            by.
+        UnsupportedError: the model is no torch module on the CPU.
+        SignatureError: the model cannot run the sample.
+    """
+    from nograd.bundle import Front, check_target
+    from nograd.tuning.candidates import parse_tolerance
+    from nograd.tuning.tuner import Settings, run
+    from nograd.tuning.values import Goal
+
+    told = tolerance if isinstance(tolerance, str) else str(tolerance)
+    settings = Settings(
+        Goal.parse(goal), parse_tolerance(tolerance) if isinstance(tolerance, str) else tolerance, told, budget_s=budget_s,
+        backends=None if backends is None else tuple(backends), metric=metric, metric_drop=metric_drop,
+        memory_bytes=memory_bytes, cores=cores or len(os.sched_getaffinity(0)), seed=seed,
+    )  # fmt: skip
+    target = None if output is None else Path(output)
+    predictor = predictor or _predictor(model, sample)
+    if target is not None:
+        check_target(target)
+        Front.of(predictor).check()
+    rows = _rows(predictor, sample)
+    source = _source(model, predictor, factory)
+    with _work_folder(target) as work:
+        outcome = run(
+            predictor, rows, settings, name=name or _name(model), folder=work.path, command=command,
+            can_win=lambda entry: target is None or entry.path is not None or source is not None,
+            tell=tell or _silent,
+        )  # fmt: skip
+        bundle = None if target is None else _write(target, outcome, predictor, source)
+        work.is_done = outcome.is_whole
+    return Tuned(outcome.report, bundle)
+
+
+def _silent(phase: str, text: str) -> None:
+    """Tell nobody."""
+
+
+@dataclass(slots=True)
+class _Work:
+    """A folder for built files and measured rounds."""
+
+    path: Path
+    is_done: bool = False
+
+
+@contextmanager
+def _work_folder(target: Path | None) -> Iterator[_Work]:
+    """Give a folder beside the bundle, where an interrupted run finds its files again; removed when the work is done."""
+    if target is None:
+        with tempfile.TemporaryDirectory(prefix="nograd-tune-") as folder:
+            yield _Work(Path(folder))
+        return
+    work = _Work(target.parent / f"{target.name}.tuning")
+    work.path.mkdir(parents=True, exist_ok=True)
+    yield work
+    if work.is_done:
+        shutil.rmtree(work.path)
+
+
+def _predictor(model: nn.Module | Predictor | str, sample: Any) -> Predictor:
+    from nograd.predictor import Predictor
+    from nograd.sources import load
+    from nograd.threads import in_own_thread
+
+    if isinstance(model, Predictor):
+        return model
+    if isinstance(model, str):
+        return in_own_thread(lambda: load(model, device="cpu")).result()
+    return in_own_thread(lambda: Predictor(model, device="cpu", sample=sample)).result()
+
+
+def _rows(predictor: Predictor, sample: Any) -> Sample:
+    from nograd.tuning.data import read_sample, sample_of
+
+    if isinstance(sample, Path):
+        return read_sample(sample, predictor)
+    rows = sample_of(predictor, sample)
+    if len(rows.parts) < FEW_ROWS:
+        warnings.warn(
+            f"{rows.told} is little to prove answers with; give {FEW_ROWS} rows or more, 50 to 200 are good", stacklevel=3
+        )
+    return rows
+
+
+def _name(model: Any) -> str:
+    from pathlib import PurePath
+
+    return (
+        PurePath(model.rpartition(":")[2]).name if isinstance(model, str) else type(getattr(model, "backend", model)).__name__
+    )
+
+
+def _source(model: Any, predictor: Predictor, factory: str | None) -> ModelFactory | ModelFolder | None:
+    """Return what builds the module again; None where nothing is known that does."""
+    from nograd.backends.modules import ModuleBackend
+    from nograd.bundle import ModelFactory, ModelFolder
+    from nograd.sources import folder_of
+
+    if isinstance(model, str) and (folder := folder_of(model)) is not None:
+        return ModelFolder(folder)
+    named = factory if factory is not None else model if isinstance(model, str) and ":" in model else None
+    if named is None or not isinstance(predictor.backend, ModuleBackend):
+        return None
+    return ModelFactory(named, predictor.backend.model)
+
+
+def _write(target: Path, outcome: Outcome, predictor: Predictor, source: ModelFactory | ModelFolder | None) -> Path | None:
+    """Write the winner as a bundle; nothing where there is none."""
+    from nograd.bundle import ExportedFile, Front, Settings, write_bundle
+    from nograd.tuning.html import to_html
+    from nograd.tuning.measure import MAX_BATCH_ROWS
+    from nograd.tuning.report import dumps
+
+    winner, report = outcome.winner, outcome.report
+    model = ExportedFile(winner.path) if winner is not None and winner.path is not None else source
+    if winner is None or model is None:
+        return None
+    candidate, confirmation = winner.candidate, report.confirmation
+    settings = Settings(
+        name=report.model, backend=candidate.backend, precision=candidate.precision, lanes=candidate.lanes,
+        num_threads=candidate.num_threads, max_batch_size=MAX_BATCH_ROWS, goal=report.goal, curve=_curve(outcome),
+        parity=winner.parity, metric=winner.metric, confirmed=None if confirmation is None else confirmation.confirmed,
+        fingerprint=predictor.fingerprint().text, when=report.when,
+    )  # fmt: skip
+    reports = {"report.json": dumps(report), "report.html": to_html(report).encode()}
+    return write_bundle(
+        target, model=model, signature=predictor.signature, settings=settings, front=Front.of(predictor), reports=reports
+    )
+
+
+def _curve(outcome: Outcome) -> Any:
+    from nograd.bundle import Curve
+
+    points = outcome.winner.curve if outcome.winner is not None else ()
+    if not points or outcome.winner is None:
+        return None
+    return Curve(
+        tuple(point.size for point in points),
+        tuple(point.seconds.median for point in points),
+        tuple(point.seconds.low for point in points),
+        tuple(point.seconds.high for point in points),
+        "tokens" if outcome.winner.curve_unit == "tokens" else "rows",
+    )

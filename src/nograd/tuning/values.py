@@ -1,4 +1,4 @@
-"""What tuning speaks of: a goal, a candidate, what was measured of it, and the report. Values only; nothing here runs a model."""
+"""What tuning speaks of: a goal, a candidate, what was measured of it, the report. Values only; nothing here runs a model."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class Row:
     """Rows of a run at that rate."""
 
     ratio: Figure | None = None
-    """How many times better than the reference (eager, default layout) for the goal, paired round by round; above 1 is better."""
+    """How many times better than the reference (eager, default layout) for the goal, paired round by round."""
 
     rounds: int = 0
     """Rounds that it was measured in."""

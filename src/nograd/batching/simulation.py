@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import inf
 
-from nograd.batching import BatchPolicy, DeadlineQueue, Decision, DeviceState, Waiting
+from nograd.batching.policy import BatchPolicy, Decision, DeviceState
+from nograd.batching.queue import DeadlineQueue, Waiting
 
 __all__ = ["Outcome", "Step", "simulate"]
 

@@ -1,0 +1,229 @@
+"""One candidate at work: built, opened, compared, timed. Lives in the candidate's own process; every result is plain JSON."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from nograd.batching.collate import hand_out
+from nograd.cost import CostCurve
+from nograd.errors import ConfigError, NogradError
+from nograd.parity import Tolerance, compare
+from nograd.predictor import Predictor
+from nograd.tensors import Batch, num_rows
+from nograd.tuning.building import build, open_candidate, size_of
+from nograd.tuning.confirm import serve_under_load
+from nograd.tuning.values import Candidate
+from nograd.tuning.workload import Workload, rows_in
+
+if TYPE_CHECKING:
+    from nograd.backends import Backend
+    from nograd.backends.modules import ModuleBackend
+
+__all__ = ["Bench", "Metric", "Task"]
+
+SAMPLE_S = 0.02
+"""Seconds of one sample at least, in repeats: below, the clock and the scheduler are what is measured."""
+
+SCOUTED_ROWS = (1, 2, 4, 8, 16, 32, 64)
+"""Batch sizes of which each candidate finds its own best before the race."""
+
+CURVE_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+
+SCOUT_S = 1.0
+"""Seconds that scouting may take; larger batches are left out where smaller ones have taken them."""
+
+Metric = Callable[[list[Any], list[dict[str, Any]]], float]
+"""The user's own: answers and records, row by row, to one number; higher is better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What all candidates of one model share; children inherit it."""
+
+    predictor: Predictor
+    reference: ModuleBackend
+    workload: Workload
+    expected: Sequence[Batch]
+    """Eager's answers to `workload.proof_batches()`."""
+
+    records: tuple[dict[str, Any], ...]
+    tolerance: Tolerance
+    metric: Metric | None = None
+
+
+class Bench:
+    """Runs one candidate.
+
+    Args:
+        task: what all candidates share.
+        candidate: which one this is.
+        path: the file that it runs; None where it runs the module itself.
+    """
+
+    def __init__(self, task: Task, candidate: Candidate, path: Path | None) -> None:
+        self._task = task
+        self._candidate = candidate
+        self._path = path
+        self._backend: Backend
+        self._lanes = ThreadPoolExecutor(candidate.lanes, "nograd-lane")
+
+    def do(self, command: str, options: dict[str, Any]) -> dict[str, Any]:
+        """Carry out a command by name.
+
+        Raises:
+            NogradError: it cannot be done.
+        """
+        actions: dict[str, Callable[..., dict[str, Any]]] = {
+            "build": self.build, "open": self.open, "prove": self.prove, "scout": self.scout, "lone": self.lone,
+            "bulk": self.bulk, "curve": self.curve, "confirm": self.confirm,
+        }  # fmt: skip
+        if command not in actions:
+            raise ConfigError(f"the command is {command!r}; it must be one of {', '.join(actions)}")
+        return actions[command](**options)
+
+    # -- making it
+
+    def build(self) -> dict[str, Any]:
+        """Write the candidate's file."""
+        task, begun = self._task, time.perf_counter()
+        batches = task.workload.proof_batches()
+        notes = build(self._candidate, task.reference, batches, self._own_tolerance(), self._path)
+        return {"notes": notes, "build_s": time.perf_counter() - begun, "file_bytes": size_of(self._path)}
+
+    def _own_tolerance(self) -> Tolerance:
+        """With a metric, it is the metric that judges: a recipe is taken for its speed."""
+        return self._task.tolerance if self._task.metric is None else Tolerance(min_cosine=-1.0)
+
+    def open(self) -> dict[str, Any]:
+        """Open it, and run it once."""
+        begun = time.perf_counter()
+        self._backend = open_candidate(self._candidate, self._task.reference, self._path)
+        self._each_lane(lambda: self._backend.limit_threads(self._candidate.num_threads))
+        self._on_lane(self._task.workload.lone[0])
+        return {"open_s": time.perf_counter() - begun}
+
+    def prove(self) -> dict[str, Any]:
+        """Compare its answers with eager's, over the user's own rows."""
+        task = self._task
+        given = [self._on_lane(batch) for batch in task.workload.proof_batches()]
+        report = compare(task.expected, given, tolerance=self._own_tolerance())
+        metric = None if task.metric is None else _judged(task, task.metric, given)
+        return {"parity": report.to_json(), "passed": report.passed, "failures": report.failures, "metric": metric}
+
+    # -- timing it
+
+    def scout(self) -> dict[str, Any]:
+        """Return seconds of a lone row, and seconds a row by batch size with all lanes busy."""
+        begun = time.perf_counter()
+        lone = self.lone()["seconds"]
+        by_rows: dict[int, float] = {}
+        for rows in SCOUTED_ROWS if self._task.workload.signature.batching != "alone" else (1,):
+            if by_rows and time.perf_counter() - begun > SCOUT_S:
+                break
+            by_rows[rows] = self.bulk(rows)["seconds"]
+        return {"lone_s": lone, "by_rows": {str(rows): seconds for rows, seconds in by_rows.items()}}
+
+    def lone(self) -> dict[str, Any]:
+        """Return a sample: seconds of a row alone, in the mean over rows of several lengths, and those of every run."""
+        rows = self._task.workload.lone
+        return self._sampled(lambda: [_timed(lambda row=row: self._on_lane(row)) for row in rows], len(rows))  # type: ignore[misc]
+
+    def bulk(self, rows: int) -> dict[str, Any]:
+        """Return a sample: seconds a row in batches of `rows`, with all lanes busy."""
+        batches = self._task.workload.bulk(rows, self._candidate.lanes)
+        return self._sampled(lambda: [_timed(lambda: self._all_lanes(batches))], rows_in(batches))
+
+    def _sampled(self, work: Callable[[], list[float]], units: int) -> dict[str, Any]:
+        """Repeat work for long enough; return the median of its repeats for each unit, the processor's time, and each run's."""
+        passes: list[list[float]] = []
+        begun, cpu_begun = time.perf_counter(), time.process_time()
+        while not passes or time.perf_counter() - begun < SAMPLE_S:
+            passes.append(work())
+        cpu_s = (time.process_time() - cpu_begun) / len(passes) / units
+        seconds = median(sum(each) for each in passes) / units
+        return {"seconds": seconds, "cpu_s": cpu_s, "runs": [run for each in passes for run in each]}
+
+    def curve(self, rows: int, length: int | None = None) -> dict[str, Any]:
+        """Return a sample: seconds of one run of a size, with all lanes busy with such runs."""
+        batch = self._task.workload.of_size(rows, length)
+        size = rows if length is None else rows * sum(self._task.workload.signature.sizes_of(batch))
+        batches = [batch] * self._candidate.lanes
+        return {"size": size, **self._sampled(lambda: [_timed(lambda: self._all_lanes(batches))], 1)}
+
+    def confirm(
+        self, curve: dict[str, Any], rows_per_s: float, seconds: float, max_batch_size: int, seed: int
+    ) -> dict[str, Any]:
+        """Serve it through the real batcher, under Poisson load."""
+        cost = CostCurve(tuple(curve["sizes"]), tuple(curve["seconds"]), curve["unit"])
+        runner = Predictor(self._backend, sample=None)
+        return serve_under_load(
+            runner, self._task.workload.parts, cost, rows_per_s=rows_per_s, seconds=seconds, max_batch_size=max_batch_size,
+            seed=seed,
+        )  # fmt: skip
+
+    # -- running
+
+    def _on_lane(self, batch: Batch) -> Batch:
+        return self._lanes.submit(self._backend.run, batch).result()
+
+    def _each_lane(self, work: Callable[[], object]) -> None:
+        """Do something in every lane's thread."""
+        import threading
+
+        barrier = threading.Barrier(self._candidate.lanes)
+        for running in [self._lanes.submit(lambda: (barrier.wait(), work())) for _ in range(self._candidate.lanes)]:
+            running.result()
+
+    def _all_lanes(self, batches: Sequence[Batch]) -> None:
+        """Run batches, each lane taking the next when it is free."""
+        if self._candidate.lanes == 1:
+            self._lanes.submit(lambda: [self._backend.run(batch) for batch in batches]).result()
+            return
+        waiting: SimpleQueue[Batch] = SimpleQueue()
+        for batch in batches:
+            waiting.put(batch)
+
+        def work() -> None:
+            while True:
+                try:
+                    batch = waiting.get_nowait()
+                except Empty:
+                    return
+                self._backend.run(batch)
+
+        for running in [self._lanes.submit(work) for _ in range(self._candidate.lanes)]:
+            running.result()
+
+
+def _timed(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def _judged(task: Task, metric: Metric, outputs: Sequence[Batch]) -> float:
+    """Return what the user's metric gives for the answers to all rows, in the rows' order."""
+    workload, signature = task.workload, task.workload.signature
+    answers: dict[int, Any] = {}
+    for group, output in zip(workload.proof, outputs, strict=True):
+        parts = [workload.parts[place] for place in group]
+        for place, own in zip(group, hand_out(output, parts, signature), strict=True):
+            if num_rows(own) != 1:
+                raise ConfigError(f"row {place} was answered with {num_rows(own)} rows")
+            answers.setdefault(place, next(task.predictor.answers(own)))
+    try:
+        return float(metric([answers[place] for place in range(len(workload.parts))], list(task.records)))
+    except Exception as error:  # the metric is the user's code
+        raise ConfigError(f"the metric raised {type(error).__name__}: {error}") from error
+
+
+def failure(error: BaseException) -> str:
+    """Return what went wrong, in one sentence."""
+    return str(error) if isinstance(error, NogradError) else f"{type(error).__name__}: {error}"

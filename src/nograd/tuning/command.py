@@ -1,0 +1,105 @@
+"""`nograd tune` behind its options: what users write, read; progress on stderr, the report on stdout."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nograd.errors import ConfigError
+from nograd.tuning import Tuned, tune
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+__all__ = ["bytes_of", "metric_of", "run_command", "seconds_of"]
+
+SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+BYTES = {"": 1, "MB": 10**6, "GB": 10**9, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def seconds_of(text: str, name: str) -> float:
+    """Return a time that a user wrote: `90`, `90s`, `2m`.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    return _number(text, name, SECONDS, "a time such as 90s or 2m")
+
+
+def bytes_of(text: str, name: str) -> int:
+    """Return a size that a user wrote: `4GB`, `512MiB`.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    return int(_number(text, name, BYTES, "a size such as 4GB or 512MiB"))
+
+
+def _number(text: str, name: str, units: Any, wanted: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([A-Za-z]*)", text.strip())
+    if found is None or found[2] not in units:
+        raise ConfigError(f"{name} is {text!r}; it must be {wanted}")
+    return float(found[1]) * float(units[found[2]])
+
+
+def metric_of(name: str) -> Callable[[list[Any], list[dict[str, Any]]], float]:
+    """Return the function that `module:function` names.
+
+    Raises:
+        ConfigError: there is no such function.
+    """
+    module_name, _, function_name = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as for models: a user's own file is found where they stand
+    try:
+        found = getattr(importlib.import_module(module_name), function_name, None)
+    except Exception as error:  # importing runs the user's code
+        raise ConfigError(f"metric is {name!r}; importing {module_name} raised {type(error).__name__}: {error}") from error
+    if not callable(found):
+        raise ConfigError(f"metric is {name!r}; it must be 'module:function', a function of answers and records")
+    return found  # type: ignore[no-any-return]
+
+
+def run_command(model: str, data: Path | None, output: Path, **options: Any) -> Tuned:
+    """Tune as `nograd tune` does: say what happens on stderr, the report on stdout.
+
+    Args:
+        model: a name as `nograd.load` takes it.
+        data: file with the sample.
+        output: the bundle.
+        options: as for `nograd.tune`.
+    """
+    from rich.console import Console
+
+    from nograd.sources import load
+    from nograd.threads import in_own_thread
+
+    console = Console(stderr=True, highlight=False)
+    with console.status(f"loading {model}"):
+        loaded = in_own_thread(lambda: load(model, device="cpu")).result()
+    with _told(console) as tell:
+        tuned = tune(model, data, output=output, tell=tell, predictor=loaded, **options)
+    sys.stdout.write(f"{tuned}\n")
+    if tuned.bundle is not None:
+        sys.stdout.write(f"\nwritten: {tuned.bundle}\n")
+    sys.stdout.flush()
+    return tuned
+
+
+@contextmanager
+def _told(console: Any) -> Iterator[Callable[[str, str], None]]:
+    """Show the phase as it goes; what was built stays on the screen."""
+    status: Status = console.status("probing")
+
+    def tell(phase: str, text: str) -> None:
+        if phase == "building":
+            console.print(f"  {text}", style="dim", markup=False)
+        status.update(f"{phase}: {text}" if phase != "building" else "building")
+
+    with status:
+        yield tell

@@ -1,0 +1,131 @@
+"""The winner behind the real batcher, under load, and what the measured curve predicts for the same arrivals."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nograd.batching import BatchRecord, DynamicBatcher
+from nograd.batching.choice import policy_for
+from nograd.batching.queue import Waiting
+from nograd.batching.simulation import simulate
+from nograd.cost import CostCurve
+from nograd.errors import NogradError
+from nograd.tensors import Batch, Signature
+
+if TYPE_CHECKING:
+    from nograd.predictor import Predictor
+
+__all__ = ["arrivals_of", "predicted_s", "serve_under_load"]
+
+
+def arrivals_of(rows_per_s: float, seconds: float, seed: int) -> list[float]:
+    """Return the times of Poisson arrivals, in seconds from the start."""
+    gaps = np.random.default_rng(seed).exponential(1 / rows_per_s, max(2, int(rows_per_s * seconds)))
+    times: list[float] = np.cumsum(gaps).tolist()
+    return times
+
+
+def predicted_s(
+    arrivals: Sequence[float], lengths: Sequence[int], signature: Signature, cost: CostCurve, *, lanes: int, max_batch_size: int
+) -> list[float]:
+    """Return how long each request should take: the policy that serves, on a simulated device that keeps to the curve.
+
+    Args:
+        arrivals: seconds.
+        lengths: of each request's row; 1 where nothing varies.
+        signature: of the model.
+        cost: the curve.
+        lanes: runs side by side.
+        max_batch_size: rows in one run, at most.
+    """
+    policy = policy_for(signature, max_batch_size=max_batch_size, cost=cost)
+    requests = [Waiting(1, at, length=length, shape=(length,)) for at, length in zip(arrivals, lengths, strict=True)]
+
+    def seconds(rows: int, longest: int) -> float:
+        return cost.extended(rows * longest if cost.unit == "tokens" else rows)
+
+    done = simulate(policy, requests, seconds, lanes=lanes).done
+    return [done[request] - request.arrived for request in requests]
+
+
+def serve_under_load(
+    runner: Predictor,
+    parts: Sequence[Batch],
+    cost: CostCurve,
+    *,
+    rows_per_s: float,
+    seconds: float,
+    max_batch_size: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Return latencies, and what the runs took against what the curve says of them; open loop, so that a slow answer delays
+    no arrival (no coordinated omission).
+
+    Args:
+        runner: what serves.
+        parts: rows to send, in turn.
+        cost: its measured curve.
+        rows_per_s: load.
+        seconds: how long new rows arrive.
+        max_batch_size: rows in one run, at most.
+        seed: of the arrivals.
+    """
+    arrivals = arrivals_of(rows_per_s, seconds, seed)
+    signature = runner.signature
+    chosen = [parts[place % len(parts)] for place in np.random.default_rng(seed + 1).permutation(len(arrivals))]
+    lengths = [sum(signature.sizes_of(part)) or 1 for part in chosen]
+    records: list[BatchRecord] = []
+    latencies, span_s = asyncio.run(_drive(runner, chosen, arrivals, cost, max_batch_size, records.append))
+    predicted = predicted_s(arrivals, lengths, signature, cost, lanes=runner.lanes, max_batch_size=max_batch_size)
+    known = [record for record in records if record.predicted_s]
+    return {
+        "offered_per_s": rows_per_s,
+        "served_per_s": len(latencies) / span_s,
+        "failed": len(arrivals) - len(latencies),
+        **{f"p{q}_s": float(np.quantile(latencies, q / 100)) if latencies else 0.0 for q in (50, 99)},
+        **{f"predicted_p{q}_s": float(np.quantile(predicted, q / 100)) for q in (50, 99)},
+        "cost_ratio": _robust_ratio(known),
+        "batches": len(records),
+    }
+
+
+def _robust_ratio(records: Sequence[BatchRecord]) -> float:
+    """Return the median of real over predicted, runs weighted by their predicted time: one stolen second moves it little."""
+    if not records:
+        return 1.0
+    pairs = sorted((record.run_s / record.predicted_s, record.predicted_s) for record in records)
+    weights = np.cumsum([weight for _, weight in pairs])
+    return pairs[int(np.searchsorted(weights, weights[-1] / 2))][0]
+
+
+async def _drive(
+    runner: Predictor, parts: Sequence[Batch], arrivals: Sequence[float], cost: CostCurve, max_batch_size: int, observer: Any
+) -> tuple[list[float], float]:
+    latencies: list[float] = []
+    begun = time.perf_counter()
+
+    async def ask(batcher: DynamicBatcher, part: Batch, due: float) -> None:
+        try:
+            await batcher.run([part])
+        except NogradError:
+            return
+        latencies.append(time.perf_counter() - begun - due)
+
+    serving = partial(DynamicBatcher, max_batch_size=max_batch_size, cost=cost, observer=observer, max_queue_rows=1 << 16)
+    async with serving(runner) as batcher:
+        begun = time.perf_counter()
+        asked = []
+        for part, due in zip(parts, arrivals, strict=True):
+            wait_s = due - (time.perf_counter() - begun)
+            if wait_s > 0:
+                await asyncio.sleep(wait_s)
+            asked.append(asyncio.create_task(ask(batcher, part, due)))
+        await asyncio.gather(*asked)
+        span_s = time.perf_counter() - begun
+    return latencies, span_s

@@ -1,0 +1,182 @@
+"""The user's own sample: a file of items or rows, read into what a predictor takes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from nograd.errors import ConfigError, ItemError, NogradError
+from nograd.inputs import each_item, is_tensor, to_host
+from nograd.predictor import Predictor
+from nograd.tensors import Batch, Signature, num_rows, split
+
+__all__ = ["Sample", "read_sample", "sample_of"]
+
+MAX_READ_ROWS = 100_000
+"""Rows of a file that are looked at; of these `max_rows` are taken, evenly spread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Rows to prove and to measure with."""
+
+    parts: tuple[Batch, ...]
+    """Checked rows of the model's own inputs, one each."""
+
+    lengths: tuple[int, ...]
+    """Of each row along its varying dimensions; 1 where nothing varies."""
+
+    told: str
+    """What it is, in words."""
+
+    records: tuple[Mapping[str, Any], ...] = field(default=())
+    """For each row what else the file says of it, such as its label; empty where there is none."""
+
+
+def read_sample(path: Path, predictor: Predictor, *, max_rows: int = 256) -> Sample:
+    """Return the rows of a file.
+
+    Of text: `.txt` with an item a line; `.jsonl` with strings, or objects that hold the item under its name; `.csv` with a
+    column of that name. Of the model's own inputs: `.jsonl` with lists (one input), or objects by input name; `.npz` with
+    arrays `[rows, ...]` by input name; `.npy` for one input. Other columns are what a metric gets to see.
+
+    Args:
+        path: the file.
+        predictor: what will take the rows.
+        max_rows: of a longer file so many are taken, evenly spread.
+
+    Raises:
+        ConfigError: the file is not there, is of no such kind, is empty, or a line of it is not what the model takes.
+    """
+    if path.suffix not in READERS:
+        raise ConfigError(f"the data are {str(path)!r}; the name must end in {', '.join(READERS)}")
+    if not path.is_file():
+        raise ConfigError(f"the data are {str(path)!r}; there is no such file")
+    try:
+        records = READERS[path.suffix](path, predictor)
+    except (ValueError, OSError) as error:
+        raise error if isinstance(error, NogradError) else ConfigError(f"{path} cannot be read: {error}") from error
+    if not records:
+        raise ConfigError(f"{path} holds no rows; give some, 50 to 200 are good")
+    chosen = sorted({int(place) for place in np.linspace(0, len(records) - 1, max_rows)})
+    name = _item_name(predictor)
+    parts = []
+    for place in chosen:
+        try:
+            parts.append(predictor.prepare_item(_item(records[place], predictor, name), place))
+        except (ItemError, ConfigError) as error:
+            raise ConfigError(f"{path}, row {place + 1}: {str(error).removeprefix(f'item {place}: ')}") from error
+    return _sample(parts, predictor.signature, path.name, [records[place] for place in chosen])
+
+
+def sample_of(predictor: Predictor, inputs: Any = None) -> Sample:
+    """Return the rows of inputs as `Predictor` takes them as its sample; None: the predictor's own example.
+
+    Raises:
+        SignatureError: they are not what the model takes.
+        ItemError: `preprocess` raised on one.
+    """
+    if inputs is None:
+        return _sample([predictor.example_part], predictor.signature, "the model's own example", [])
+    items = [inputs] if isinstance(inputs, str) else inputs
+    parts, _ = predictor.prepare(list(each_item(items)) if predictor.has_preprocess else _on_host(items))
+    rows = [piece for part in parts for piece in split(part, [1] * num_rows(part))]
+    return _sample(rows, predictor.signature, "the sample given", [])
+
+
+def _on_host(inputs: Any) -> Any:
+    return to_host(inputs) if is_tensor(inputs) or isinstance(inputs, Mapping | tuple | list) else inputs
+
+
+def _sample(parts: Sequence[Batch], signature: Signature, name: str, records: Sequence[Mapping[str, Any]]) -> Sample:
+    lengths = [sum(signature.sizes_of(part)) or 1 for part in parts]
+    told = f"{len(parts)} {'row' if len(parts) == 1 else 'rows'} of {name}"
+    if signature.lengths:
+        told += f", {min(lengths)} to {max(lengths)} {' + '.join(signature.lengths)}"
+    extra = any(len(record) > 1 for record in records)
+    return Sample(tuple(parts), tuple(lengths), told, tuple(records) if extra else ())
+
+
+def _item_name(predictor: Predictor) -> str:
+    return predictor.item.name if predictor.item is not None else "text"
+
+
+def _item(record: Mapping[str, Any], predictor: Predictor, name: str) -> Any:
+    """Return what `prepare_item` takes: the item, or the model's inputs by name."""
+    if not predictor.has_preprocess:
+        names = [spec.name for spec in predictor.signature.inputs if spec.name in record]
+        if not names:
+            wanted = ", ".join(repr(spec.name) for spec in predictor.signature.inputs)
+            raise ConfigError(f"it has {', '.join(map(repr, record))}; the model takes {wanted}")
+        return {each: record[each] for each in names}
+    if name in record:
+        return record[name]
+    if predictor.item is None:
+        return record
+    raise ConfigError(f"it has {', '.join(map(repr, record))}; what the model takes must stand under {name!r}")
+
+
+def _only_input(predictor: Predictor) -> str:
+    inputs = predictor.signature.inputs
+    if len(inputs) != 1:
+        raise ConfigError(f"the file has one nameless column; the model takes {', '.join(repr(spec.name) for spec in inputs)}")
+    return inputs[0].name
+
+
+def _column(predictor: Predictor) -> str:
+    return _item_name(predictor) if predictor.has_preprocess else _only_input(predictor)
+
+
+def _read_txt(path: Path, predictor: Predictor) -> list[dict[str, Any]]:
+    name = _column(predictor)
+    with path.open(encoding="utf-8") as lines:
+        return [{name: line} for line in (each.rstrip("\r\n") for each in islice(lines, MAX_READ_ROWS)) if line.strip()]
+
+
+def _read_jsonl(path: Path, predictor: Predictor) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8") as lines:
+        return list(_json_lines(path, lines, predictor))
+
+
+def _json_lines(path: Path, lines: Iterator[str], predictor: Predictor) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(islice(lines, MAX_READ_ROWS), start=1):
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line)
+        except ValueError as error:
+            raise ConfigError(f"{path}, line {number} is not JSON: {error}") from error
+        yield found if isinstance(found, dict) else {_column(predictor): found}
+
+
+def _read_csv(path: Path, predictor: Predictor) -> list[dict[str, Any]]:  # noqa: ARG001  all readers are called alike
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return cast("list[dict[str, Any]]", list(islice(csv.DictReader(file), MAX_READ_ROWS)))
+
+
+def _read_npz(path: Path, predictor: Predictor) -> list[dict[str, Any]]:  # noqa: ARG001
+    with np.load(path, allow_pickle=False) as file:
+        columns = {name: file[name] for name in file.files}
+    if len({len(np.atleast_1d(column)) for column in columns.values()}) != 1:
+        sizes = ", ".join(f"{name} {list(column.shape)}" for name, column in columns.items())
+        raise ConfigError(f"{path} holds {sizes}; every array must be [rows, ...] with as many rows")
+    rows = len(next(iter(columns.values())))
+    return [{name: column[row] for name, column in columns.items()} for row in range(min(rows, MAX_READ_ROWS))]
+
+
+def _read_npy(path: Path, predictor: Predictor) -> list[dict[str, Any]]:
+    name = _only_input(predictor)
+    return [{name: row} for row in np.load(path, allow_pickle=False)[:MAX_READ_ROWS]]
+
+
+READERS: Mapping[str, Callable[[Path, Predictor], list[dict[str, Any]]]] = {
+    ".jsonl": _read_jsonl, ".txt": _read_txt, ".csv": _read_csv, ".npz": _read_npz, ".npy": _read_npy,
+}  # fmt: skip
+"""End of a file's name -> what reads it into rows by column."""

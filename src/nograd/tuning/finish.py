@@ -1,0 +1,122 @@
+"""After the race: the winner under load, and what candidates hold in memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+from nograd.errors import NogradError
+from nograd.tuning.bench import Task
+from nograd.tuning.candidates import simplicity
+from nograd.tuning.entries import Entry
+from nograd.tuning.measure import MAX_BATCH_ROWS, Measured
+from nograd.tuning.values import Confirmation
+from nograd.tuning.worker import WorkerError
+
+if TYPE_CHECKING:
+    from nograd.cost import CostCurve
+    from nograd.tuning.tuner import Settings
+
+__all__ = ["confirm", "footprints", "least_memory"]
+
+LOAD = 0.7
+"""Of what the winner was measured to carry."""
+
+MAX_OFFERED_PER_S = 2000.0
+"""Beyond, it is the arrivals that are measured: asking takes a process of its own 10 us a row and more."""
+
+TOO_FAR = 1.25
+"""Runs that take this much longer than the curve says were measured wrongly, or on another machine than they are served on."""
+
+SERVED = 0.95
+
+SLOWER = 1.1
+"""For the goal `memory`: a candidate may take this much longer than eager for a row."""
+
+
+def confirm(entry: Entry, cost: CostCurve, task: Task, seconds: float, settings: Settings) -> Confirmation:
+    """Serve a candidate through the real batcher at 70 % of what it was measured to carry.
+
+    Args:
+        entry: the candidate; its process lives.
+        cost: its curve.
+        task: what it runs.
+        seconds: how long rows arrive.
+        settings: the seed.
+
+    Raises:
+        WorkerError: its process failed.
+    """
+    assert entry.worker is not None  # noqa: S101  the caller's business
+    carried = 1 / median(entry.by_rows[entry.best_rows()])
+    offered = min(LOAD * carried, MAX_OFFERED_PER_S)
+    found = entry.worker.ask(
+        "confirm", limit_s=10 * seconds + 60,
+        curve={"sizes": cost.sizes, "seconds": cost.seconds, "unit": cost.unit}, rows_per_s=offered, seconds=seconds,
+        max_batch_size=MAX_BATCH_ROWS if task.workload.signature.batching != "alone" else 1, seed=settings.seed,
+    )  # fmt: skip
+    reasons = []
+    if found["cost_ratio"] > TOO_FAR:
+        reasons.append(f"runs took {found['cost_ratio']:.2f} times what the curve says")
+    if found["served_per_s"] < SERVED * offered:
+        reasons.append(f"{found['served_per_s']:.4g} rows/s were served of {offered:.4g} offered")
+    if found["failed"]:
+        reasons.append(f"{found['failed']} rows failed")
+    figures = {name: found[name] for name in (
+        "offered_per_s", "served_per_s", "p50_s", "p99_s", "predicted_p50_s", "predicted_p99_s", "cost_ratio",
+    )}  # fmt: skip
+    return Confirmation(**figures, confirmed=not reasons, reason="; ".join(reasons))
+
+
+def footprints(entries: Sequence[Entry], task: Task) -> None:
+    """Measure what a process that opens each file, and runs its largest batch, holds in memory; in a fresh process each."""
+    with tempfile.TemporaryDirectory(prefix="nograd-rss-") as folder:
+        batch = Path(folder) / "batch.npz"
+        _save(task, batch)
+        for entry in entries:
+            if entry.is_in or entry.status in ("winner", "tied"):
+                try:
+                    entry.rss_bytes = _footprint(entry, batch)
+                except (NogradError, OSError, ValueError) as error:
+                    entry.reason = f"its memory could not be measured: {error}"
+
+
+def _save(task: Task, path: Path) -> None:
+    import numpy as np
+
+    rows = MAX_BATCH_ROWS if task.workload.signature.batching != "alone" else 1
+    np.savez(path, **task.workload.of_size(rows))
+
+
+def _footprint(entry: Entry, batch: Path) -> int | None:
+    if entry.path is None:
+        return None
+    candidate = entry.candidate
+    command = [
+        sys.executable, "-m", "nograd.tuning.footprint", str(entry.path), str(candidate.lanes), str(candidate.num_threads),
+        str(batch),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)  # noqa: S603  our own module
+    if done.returncode:
+        raise WorkerError((done.stderr.strip().splitlines() or ["no output"])[-1])
+    return int(json.loads(done.stdout)["peak_bytes"])
+
+
+def least_memory(measured: Measured) -> None:
+    """Put first whoever holds least, of those that are not slower than eager by more than a tenth."""
+    order = measured.order
+    fast = [entry for entry in order if entry.rss_bytes and entry.ratio is not None and entry.ratio.median >= 1 / SLOWER]
+    if not fast:
+        return
+    for entry in order:
+        if entry.status in ("winner", "tied"):
+            entry.status = "measured"
+    fast.sort(key=lambda entry: (entry.rss_bytes or 0, simplicity(entry.candidate)))
+    fast[0].status = "winner"
+    measured.order = [*fast, *(entry for entry in order if entry not in fast)]

@@ -1,0 +1,185 @@
+"""The race run with real models: one sample of every candidate that is left, round after round, in a fresh order each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nograd.cost import CostCurve
+from nograd.tuning.candidates import simplicity
+from nograd.tuning.entries import Entry, work_of
+from nograd.tuning.prepare import MEASURE_LIMIT_S
+from nograd.tuning.racing import REFERENCE, Race, Sample
+from nograd.tuning.signs import median_figure
+from nograd.tuning.state import State
+from nograd.tuning.values import CurvePoint, Goal
+from nograd.tuning.worker import WorkerError
+from nograd.tuning.workload import Workload
+
+__all__ = ["Measured", "curve_of", "measure"]
+
+CURVE_ROUNDS = 7
+
+MIN_SIZES = 3
+"""Sizes that a curve has in any case, where there are so many."""
+
+LENGTHS = (0.0, 0.5, 1.0)
+"""Quantiles of the sample's lengths at which batches are measured."""
+
+MAX_BATCH_ROWS = 32
+
+POWERS = (1, 2, 4, 8, 16, 32)
+
+
+@dataclass(slots=True)
+class Measured:
+    """How the race went."""
+
+    race: Race
+    spent: bool = False
+    """Whether the time was up before the race was decided."""
+
+    order: list[Entry] = field(default_factory=list)
+    """Those that are left: the winner, then the others, best first."""
+
+
+def measure(
+    entries: Sequence[Entry],
+    reference: Entry,
+    goal: Goal,
+    until: float,
+    state: State,
+    tell: Callable[[str, str], None],
+    seed: int,
+) -> Measured:
+    """Race the candidates that are in; whoever loses is out, with its reason.
+
+    Args:
+        entries: all candidates.
+        reference: eager in the plain layout; a row alone on it is the clock of every round.
+        goal: what is measured.
+        until: `time.monotonic()` at which to stop.
+        state: keeps the rounds, for a run that is interrupted.
+        tell: called with the phase and what happened.
+        seed: of the order.
+    """
+    running = {str(entry.candidate): entry for entry in entries if entry.is_in}
+    race = _race_of(running, state, seed)
+    measured = Measured(race)
+    while names := race.next_round():
+        if time.monotonic() >= until:
+            measured.spent = True
+            break
+        samples = _round(names, running, reference, goal, race)
+        if REFERENCE in samples:
+            race.note(samples)
+            state.note_race(race.to_json())
+        for name, why in race.dropped.items():
+            if name in running and running[name].is_in and running[name] is not reference:
+                running[name].end("dropped", why)
+        tell("measuring", f"round {race.rounds}, {len(race.alive)} left, {race.discarded} thrown away")
+    _conclude(measured, running, reference)
+    return measured
+
+
+def _race_of(running: Mapping[str, Entry], state: State, seed: int) -> Race:
+    """Return a new race, or the one that an earlier run was interrupted in."""
+    ranks = {name: simplicity(entry.candidate) for name, entry in running.items()}
+    if state.race is not None and state.race["simplicity"] == ranks:
+        return Race.from_json(state.race)
+    return Race(list(running), simplicity=ranks, seed=seed)
+
+
+def _round(names: Sequence[str], running: dict[str, Entry], reference: Entry, goal: Goal, race: Race) -> dict[str, Sample]:
+    samples: dict[str, Sample] = {}
+    for name in names:
+        entry = reference if name == REFERENCE else running[name]
+        command, options = ("lone", {}) if name == REFERENCE else work_of(entry, goal)
+        try:
+            if entry.worker is None:
+                raise WorkerError("its process is gone")
+            found = entry.worker.ask(command, limit_s=MEASURE_LIMIT_S, **options)
+        except WorkerError as error:
+            if name == REFERENCE:
+                raise
+            entry.end("failed", str(error))
+            race.withdraw(name, str(error))
+            continue
+        samples[name] = Sample(found["seconds"], found["cpu_s"])
+        _keep(entry, command, options.get("rows"), found)
+    return samples
+
+
+def _keep(entry: Entry, command: str, rows: int | None, found: dict[str, list[float]]) -> None:
+    seconds = float(found["seconds"])  # type: ignore[arg-type]
+    if command == "lone":
+        entry.lone_s.append(seconds)
+        entry.lone_runs_s += found["runs"]
+    elif rows is not None:
+        entry.by_rows.setdefault(rows, []).append(seconds)
+
+
+def _conclude(measured: Measured, running: Mapping[str, Entry], reference: Entry) -> None:
+    """Write what the race found into the entries."""
+    race, verdict = measured.race, measured.race.verdict()
+    for name, entry in running.items():
+        own = race.ratio(name, REFERENCE)
+        entry.rounds = own.samples if own is not None else 0
+        entry.ratio = race.ratio(str(reference.candidate), name)
+        if name in race.dropped and entry.status == "measured":  # the reference, whose process is still needed
+            entry.status, entry.reason = "dropped", race.dropped[name]
+    left = [name for name in race.standings() if name in race.alive and running[name].is_in]
+    left.sort(key=lambda name: name != verdict.winner)
+    measured.order = [running[name] for name in left]
+    if measured.order:
+        measured.order[0].status = "winner"
+    for name in verdict.tied:
+        if running[name].is_in:
+            running[name].status = "tied"
+
+
+def curve_of(entry: Entry, workload: Workload, until: float) -> CostCurve:
+    """Measure a candidate's cost by size, round after round, and write it into its entry.
+
+    Args:
+        entry: the candidate; its process lives.
+        workload: what it runs.
+        until: `time.monotonic()` after which no further round begins; what the first has not reached by then, which are the
+            largest sizes, is left out.
+
+    Raises:
+        WorkerError: its process failed.
+    """
+    assert entry.worker is not None  # noqa: S101  the caller's business
+    sizes, samples = _sizes(workload), {}  # type: ignore[var-annotated]
+    for number in range(CURVE_ROUNDS):
+        if number and time.monotonic() >= until:
+            break
+        for place, (rows, length) in enumerate(sizes):
+            if not number and place >= MIN_SIZES and time.monotonic() >= until:
+                del sizes[place:]
+                break
+            found = entry.worker.ask("curve", limit_s=MEASURE_LIMIT_S, rows=rows, length=length)
+            samples.setdefault(found["size"], []).append(found["seconds"])
+    entry.curve_unit = "tokens" if workload.signature.lengths else "rows"
+    entry.curve = tuple(CurvePoint(size, median_figure(samples[size])) for size in sorted(samples))
+    return CostCurve.fit(samples, unit="tokens" if workload.signature.lengths else "rows")
+
+
+def _sizes(workload: Workload) -> list[tuple[int, int | None]]:
+    """Return what to measure, as rows and length."""
+    from nograd.tuning.bench import CURVE_ROWS
+
+    signature = workload.signature
+    rows = [size for size in CURVE_ROWS if size <= MAX_BATCH_ROWS] if signature.batching != "alone" else [1]
+    if not signature.lengths:
+        return [(size, None) for size in rows]
+    own = [sum(signature.sizes_of(part)) for part in workload.parts]
+    short, usual, long = (int(length) for length in np.quantile(own, LENGTHS, method="nearest"))
+    most = MAX_BATCH_ROWS * usual
+    grid = {(size, length) for length in (short, usual, long) for size in rows if size in POWERS}
+    fitting = [(size, length) for size, length in grid if size == 1 or size * length <= most]
+    return [*sorted(fitting, key=lambda each: each[0] * each[1])]

@@ -1,0 +1,194 @@
+"""Candidates made: built side by side, compared with eager, opened in every layout, and looked at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nograd.tuning.bench import Task
+from nograd.tuning.building import file_of
+from nograd.tuning.candidates import Variant, layouts
+from nograd.tuning.entries import Entry
+from nograd.tuning.state import State
+from nograd.tuning.values import Goal
+from nograd.tuning.worker import Worker, WorkerError, wait_any
+
+__all__ = ["Plan", "prepare"]
+
+OPEN_LIMIT_S = 120.0
+MEASURE_LIMIT_S = 60.0
+
+SCOUTS = 3
+"""Times that each candidate is looked at: the median of three survives one stolen second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What preparing needs to know."""
+
+    task: Task
+    goal: Goal
+    folder: Path
+    cores: int
+    memory_bytes: int
+    build_until: float
+    """`time.monotonic()` by which building should be done."""
+
+    least_s: float
+    """Seconds that a build has once it is begun, also where that is late: half a build is worth nothing."""
+
+    scout_until: float
+    """The same for a first look at each; everything is looked at once."""
+
+    metric_drop: float
+    """How far below eager's the user's metric may be."""
+
+    tell: Callable[[str, str], None]
+    """Called with the phase and what just happened."""
+
+    def left_s(self) -> float:
+        """Return the seconds that are left for building."""
+        return self.build_until - time.monotonic()
+
+    def worker(self, entry: Entry) -> Worker:
+        """Start a candidate's process."""
+        log = self.folder / f"{str(entry.candidate).replace(' ', '-')}.log"
+        return Worker(self.task, entry.candidate, entry.path, log=log, memory_bytes=self.memory_bytes)
+
+
+def prepare(plan: Plan, tried: Sequence[Variant], state: State, entries: list[Entry]) -> None:
+    """Add an entry for every candidate: ready to be measured, or out, with the reason.
+
+    Args:
+        plan: the settings.
+        tried: variants, most promising first.
+        state: what an earlier, interrupted run has built already.
+        entries: is added to as they come, so that who interrupts has what there was.
+    """
+    built = _build_all(plan, tried, state, entries)
+    _judge(plan, [entry for _, entry in built])
+    laid_out: list[Entry] = []
+    for variant, first in built:
+        if first.worker is None:
+            continue
+        laid_out.append(first)
+        for lanes, threads in layouts(variant, plan.goal, plan.cores)[1:]:
+            candidate = variant.candidate(lanes, threads)
+            entry = Entry(candidate, first.path, notes=first.notes, parity=first.parity, metric=first.metric)
+            entry.build_s, entry.file_bytes = first.build_s, first.file_bytes
+            entries.append(entry)
+            if _attempt(entry, lambda entry=entry: _open(plan, entry)):  # type: ignore[misc]
+                laid_out.append(entry)
+    _scout(plan, laid_out)
+
+
+def _judge(plan: Plan, entries: Sequence[Entry]) -> None:
+    """Where the user's metric judges, refuse what falls behind eager by more than is allowed."""
+    reference = entries[0].metric if entries else None
+    if reference is None:
+        return
+    for entry in entries[1:]:
+        if entry.metric is not None and not entry.metric >= reference - plan.metric_drop:
+            entry.end(
+                "refused", f"the metric is {entry.metric:.4g}; eager's {reference:.4g} less {plan.metric_drop:g} is required"
+            )
+
+
+def _attempt(entry: Entry, step: Callable[[], None]) -> bool:
+    try:
+        step()
+    except WorkerError as error:
+        entry.end("failed", str(error))
+    return entry.worker is not None
+
+
+def _open(plan: Plan, entry: Entry) -> None:
+    entry.worker = plan.worker(entry)
+    entry.worker.ask("open", limit_s=OPEN_LIMIT_S)
+
+
+def _build_all(plan: Plan, tried: Sequence[Variant], state: State, entries: list[Entry]) -> list[tuple[Variant, Entry]]:
+    """Build, as many at a time as there are cores: exporters compute with one thread for most of their time."""
+    waiting = list(tried)
+    running: dict[Worker, tuple[Variant, Entry]] = {}
+    done: list[tuple[Variant, Entry]] = []
+    while waiting or running:
+        while waiting and len(running) < max(2, plan.cores):
+            variant = waiting.pop(0)
+            entry = Entry(variant.candidate(*layouts(variant, plan.goal, plan.cores)[0]))
+            entries.append(entry)
+            if _begin(plan, variant, entry, state) and entry.worker is not None:
+                running[entry.worker] = (variant, entry)
+        if running:
+            worker = wait_any(list(running))
+            variant, entry = running.pop(worker)
+            if _attempt(entry, lambda entry=entry: _finish(entry, state)):  # type: ignore[misc]
+                done.append((variant, entry))
+            plan.tell("building", f"{entry.candidate.variant}: {_outcome(entry)}")
+    order = {id(variant): place for place, variant in enumerate(tried)}
+    return sorted(done, key=lambda each: order[id(each[0])])
+
+
+def _begin(plan: Plan, variant: Variant, entry: Entry, state: State) -> bool:
+    """Begin to build; false where it is not tried."""
+    is_first = variant.backend == "eager" and variant.precision == "float32"
+    if variant.why_not:
+        entry.end("not_tried", variant.why_not)
+    elif not is_first and plan.left_s() < max(1.0, variant.expected_build_s):
+        needs = f"it takes about {variant.expected_build_s:.0f} s to build" if variant.expected_build_s else "there was no time"
+        entry.end("not_tried", f"{needs}, and {max(0.0, plan.left_s()):.0f} s were left for building; give a larger --budget")
+    else:
+        entry.path = file_of(entry.candidate, plan.folder)
+        entry.worker = plan.worker(entry)
+        known = state.built(entry.candidate, entry.path)
+        if known is not None:
+            entry.build_s, entry.file_bytes, entry.notes = known
+            entry.worker.send("open", limit_s=OPEN_LIMIT_S)
+        else:
+            entry.worker.send("build", limit_s=max(plan.left_s(), plan.least_s))
+        return True
+    return False
+
+
+def _finish(entry: Entry, state: State) -> None:
+    """Take the result of building, then open and compare."""
+    assert entry.worker is not None  # noqa: S101  it was begun
+    found = entry.worker.receive()
+    if "build_s" in found:
+        entry.build_s, entry.file_bytes, entry.notes = found["build_s"], found["file_bytes"], tuple(found["notes"])
+        opened = entry.worker.ask("open", limit_s=OPEN_LIMIT_S)
+        if entry.path is None:
+            entry.build_s = opened["open_s"]
+        state.note_built(entry.candidate, entry.build_s or 0.0, entry.file_bytes, entry.notes)
+    proven = entry.worker.ask("prove", limit_s=OPEN_LIMIT_S)
+    entry.parity, entry.metric = proven["parity"], proven["metric"]
+    if not proven["passed"]:
+        entry.end("refused", "; ".join(proven["failures"]))
+
+
+def _outcome(entry: Entry) -> str:
+    if entry.worker is None:
+        return f"{entry.status}: {entry.reason}"
+    cosine = min((output["min_cosine"] for output in (entry.parity or {}).get("outputs", [])), default=1.0)
+    return f"built in {entry.build_s or 0:.1f} s, cosine {float(cosine):.7f}"
+
+
+def _scout(plan: Plan, entries: Sequence[Entry]) -> None:
+    """Look at each candidate in turn, with nothing else running: a row alone, and batches of several sizes."""
+    for number in range(SCOUTS):
+        if number and time.monotonic() > plan.scout_until:
+            return
+        for entry in entries:
+            if entry.worker is not None:
+                _attempt(entry, lambda entry=entry: _look(entry))  # type: ignore[misc]
+        plan.tell("scouting", f"{sum(entry.is_in for entry in entries)} candidates")
+
+
+def _look(entry: Entry) -> None:
+    assert entry.worker is not None  # noqa: S101  asked before
+    seen = entry.worker.ask("scout", limit_s=MEASURE_LIMIT_S)
+    entry.lone_s.append(seen["lone_s"])
+    for rows, seconds in seen["by_rows"].items():
+        entry.by_rows.setdefault(int(rows), []).append(seconds)

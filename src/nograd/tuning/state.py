@@ -1,0 +1,58 @@
+"""What an interrupted run leaves for the next: files that were built, and rounds that were measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nograd.tuning.values import Candidate
+
+__all__ = ["State"]
+
+
+class State:
+    """A JSON file beside the built files; of another model, sample, machine or nograd it is forgotten.
+
+    Args:
+        folder: of the work.
+        key: what the work belongs to.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self._file = folder / "state.json"
+        self._content: dict[str, Any] = {"key": key, "built": {}, "race": None}
+        try:
+            found = json.loads(self._file.read_text("utf-8"))
+        except (OSError, ValueError):
+            return
+        if isinstance(found, dict) and found.get("key") == key:
+            self._content = found
+
+    @property
+    def race(self) -> Any:
+        """What was measured, as `Race.dumps` wrote it; None where nothing was."""
+        return self._content["race"]
+
+    def built(self, candidate: Candidate, path: Path | None) -> tuple[float, int | None, tuple[str, ...]] | None:
+        """Return seconds, bytes and notes of a variant that was built before, and lies there whole; else None."""
+        known = self._content["built"].get(candidate.variant)
+        if known is None or path is None or not path.is_file():
+            return None
+        return known["build_s"], known["file_bytes"], tuple(known["notes"])
+
+    def note_built(self, candidate: Candidate, build_s: float, file_bytes: int | None, notes: Sequence[str]) -> None:
+        """Remember that a variant was built."""
+        self._content["built"][candidate.variant] = {"build_s": build_s, "file_bytes": file_bytes, "notes": list(notes)}
+        self._save()
+
+    def note_race(self, race: Any) -> None:
+        """Remember what was measured."""
+        self._content["race"] = race
+        self._save()
+
+    def _save(self) -> None:
+        beside = self._file.with_suffix(".new")
+        beside.write_text(json.dumps(self._content), "utf-8")
+        beside.replace(self._file)

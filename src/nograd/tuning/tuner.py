@@ -1,0 +1,325 @@
+"""Tuning from beginning to end: build, prove, race, curve, confirm, write. Whatever is interrupted leaves the best so far."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nograd.errors import ConfigError, UnsupportedError
+from nograd.fingerprint import of_value
+from nograd.machine import this_machine
+from nograd.threads import in_own_thread
+from nograd.tuning.bench import Metric, Task
+from nograd.tuning.candidates import Variant, variants
+from nograd.tuning.data import Sample
+from nograd.tuning.entries import Entry
+from nograd.tuning.finish import confirm, footprints, least_memory
+from nograd.tuning.measure import Measured, curve_of, measure
+from nograd.tuning.prepare import Plan, prepare
+from nograd.tuning.state import State
+from nograd.tuning.values import Confirmation, Goal, Row, TuneReport
+from nograd.tuning.worker import WorkerError
+from nograd.tuning.workload import workload_of
+
+if TYPE_CHECKING:
+    from nograd.backends.modules import ModuleBackend
+    from nograd.cost import CostCurve
+    from nograd.parity import Tolerance
+    from nograd.predictor import Predictor
+
+__all__ = ["Outcome", "Settings", "run"]
+
+BUILDING, SCOUTING, MEASURING, CURVES = 0.5, 0.55, 0.8, 0.9
+"""Shares of the budget by which each phase should be over; confirming has the rest."""
+
+LEAST = 0.1
+"""Share of the budget that measuring gets in any case, and curves half of it: where building took longer than it should."""
+
+CONFIRM_S = 5.0
+
+MIN_BUDGET_S = 5.0
+
+ORDER = ("winner", "tied", "measured", "dropped", "refused", "failed", "not_tried")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a user may say of tuning, beside the model and its sample."""
+
+    goal: Goal
+    tolerance: Tolerance
+    tolerance_told: str
+    budget_s: float = 120.0
+    backends: tuple[str, ...] | None = None
+    metric: Metric | None = None
+    metric_drop: float = 0.0
+    memory_bytes: int | None = None
+    """A candidate's process may grow by; None: half of what is free."""
+
+    cores: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not MIN_BUDGET_S <= self.budget_s < float("inf"):
+            raise ConfigError(f"the budget is {self.budget_s:g} s; it must be {MIN_BUDGET_S:g} s or more, finite")
+        if self.memory_bytes is not None and self.memory_bytes < 1:
+            raise ConfigError(f"the memory is {self.memory_bytes} bytes; it must be above 0")
+        if not self.metric_drop >= 0:
+            raise ConfigError(f"metric_drop is {self.metric_drop}; it must be 0 or more")
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of it: the report, and what writing a bundle needs."""
+
+    report: TuneReport
+    winner: Entry | None = None
+    is_whole: bool = True
+    """False where it was interrupted: files and rounds are kept, and the same call goes on from them."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """A run on its way."""
+
+    entries: list[Entry] = field(default_factory=list)
+    spent_s: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    measured: Measured | None = None
+    confirmation: Confirmation | None = None
+    winner: Entry | None = None
+    cost: CostCurve | None = None
+    is_whole: bool = True
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count the seconds of a phase, also of one that is interrupted."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.spent_s[name] = self.spent_s.get(name, 0.0) + time.monotonic() - begun
+
+
+def run(
+    predictor: Predictor, sample: Sample, settings: Settings, *, name: str, folder: Path, can_win: Callable[[Entry], bool],
+    tell: Callable[[str, str], None], command: str = "",
+) -> Outcome:  # fmt: skip
+    """Tune a model.
+
+    Args:
+        predictor: over the eager backend.
+        sample: the user's rows.
+        settings: goal, tolerance, budget, ...
+        name: the model's, for the report.
+        folder: for files that are built; an earlier run's are used again.
+        can_win: whether a bundle can hold a candidate; others are measured, and do not win.
+        tell: called with the phase and what just happened.
+        command: what gives the report again.
+
+    Raises:
+        UnsupportedError: the model is no torch module on the CPU.
+        SignatureError: it cannot run the sample.
+    """
+    reference = _reference_of(predictor)
+    begun = time.monotonic()
+    this = _Run()
+    task: Task | None = None
+    try:
+        with this.phase("probing"):
+            task = in_own_thread(lambda: _task(predictor, reference, sample, settings)).result()
+        _tune(this, task, settings, begun, folder, can_win, tell)
+    except KeyboardInterrupt:
+        this.is_whole = False
+        this.notes.append("it was interrupted: this is the best so far; the same command goes on from here")
+    finally:
+        for entry in this.entries:
+            entry.close()
+    if this.winner is None:
+        _best_so_far(this, settings.goal, can_win)
+    report = _report(this, settings, sample, name=name, command=command)
+    return Outcome(report, this.winner, this.is_whole)
+
+
+def _reference_of(predictor: Predictor) -> ModuleBackend:
+    from nograd.backends.modules import ModuleBackend
+
+    backend = predictor.backend
+    if not isinstance(backend, ModuleBackend) or backend.name != "eager":
+        raise UnsupportedError(f"the model runs on {backend.name!r}; tuning starts from a torch module")
+    if backend.device != "cpu":
+        raise UnsupportedError(
+            f"the model is on {backend.device}; tuning measures on the CPU so far: load it with device='cpu'"
+        )
+    return backend
+
+
+def _task(predictor: Predictor, reference: ModuleBackend, sample: Sample, settings: Settings) -> Task:
+    """Run eager over the sample: its answers are what all others are compared with."""
+    few = sample.parts[:8]
+    predictor.run(few[0])
+    begun = time.perf_counter()
+    for part in few:
+        predictor.run(part)
+    workload = workload_of(sample, reference.signature, (time.perf_counter() - begun) / len(few))
+    expected = [{name: array.copy() for name, array in reference.run(batch).items()} for batch in workload.proof_batches()]
+    records = tuple(dict(record) for record in sample.records)
+    return Task(predictor, reference, workload, expected, records, settings.tolerance, settings.metric)
+
+
+def _tune(
+    this: _Run, task: Task, settings: Settings, begun: float, folder: Path, can_win: Callable[[Entry], bool],
+    tell: Callable[[str, str], None],
+) -> None:  # fmt: skip
+    budget_s = settings.budget_s
+    plan = Plan(
+        task, settings.goal, folder, settings.cores, settings.memory_bytes or _free_bytes() // 2, begun + BUILDING * budget_s,
+        budget_s / 3, begun + SCOUTING * budget_s, settings.metric_drop, tell,
+    )  # fmt: skip
+    tried = variants(
+        task.reference.model, settings.tolerance, has_metric=settings.metric is not None, backends=settings.backends
+    )
+    state = State(folder, _key(task, settings, tried))
+    with this.phase("building"):
+        prepare(plan, tried, state, this.entries)
+    reference = this.entries[0]
+    if reference.worker is None:
+        raise UnsupportedError(f"eager itself cannot be measured: {reference.reason}")
+    with this.phase("measuring"):
+        until = max(begun + MEASURING * budget_s, time.monotonic() + LEAST * budget_s)
+        this.measured = measure(this.entries, reference, settings.goal, until, state, tell, settings.seed)
+    if settings.goal.kind == "memory":
+        with this.phase("measuring"):
+            footprints(this.entries, task)
+            least_memory(this.measured)
+    _note_race(this)
+    _crown(this, can_win)
+    with this.phase("curves"):
+        tell("curves", str(this.winner.candidate) if this.winner else "")
+        _measure_curve(this, task, max(begun + CURVES * budget_s, time.monotonic() + LEAST * budget_s / 2))
+    with this.phase("confirming"):
+        tell("confirming", str(this.winner.candidate) if this.winner else "")
+        _confirm(this, task, settings, begun)
+
+
+def _note_race(this: _Run) -> None:
+    measured = this.measured
+    if measured is None:
+        return
+    if measured.spent:
+        this.notes.append("the budget was spent before the race was decided: give a larger --budget for narrower intervals")
+    if measured.race.is_noisy:
+        this.notes.append("something else kept the machine busy all the time: figures are from a noisy machine")
+
+
+def _crown(this: _Run, can_win: Callable[[Entry], bool]) -> None:
+    """Take the winner of the race; where no bundle can hold it, the best that one can hold."""
+    order = this.measured.order if this.measured is not None else []
+    able = [entry for entry in order if can_win(entry)]
+    if not able:
+        _best_so_far(this, None, can_win)
+        return
+    if able[0] is not order[0]:
+        order[0].status = "measured"
+        order[0].reason = "a bundle cannot hold it: nothing says how to build the module again (give a factory, or a folder)"
+        able[0].status = "winner"
+        this.notes.append(
+            f"{order[0].candidate} was best, but a bundle cannot hold it: {able[0].candidate} is the best that it can"
+        )
+    this.winner = able[0]
+
+
+def _measure_curve(this: _Run, task: Task, until: float) -> None:
+    if this.winner is None or this.winner.worker is None:
+        return
+    try:
+        this.cost = curve_of(this.winner, task.workload, until)
+    except WorkerError as error:
+        this.notes.append(f"no cost curve: {error}")
+
+
+def _confirm(this: _Run, task: Task, settings: Settings, begun: float) -> None:
+    """Serve the winner under load; where it does not keep what was measured, twice, take the runner-up if that one does."""
+    if this.winner is None or this.cost is None or this.winner.worker is None:
+        return
+    left_s = begun + settings.budget_s - time.monotonic()
+    seconds = min(CONFIRM_S, max(1.0, left_s / 2))
+    found = confirm(this.winner, this.cost, task, seconds, settings)
+    if not found.confirmed:
+        found = confirm(this.winner, this.cost, task, seconds, replace(settings, seed=settings.seed + 1))
+    this.confirmation = found
+    if found.confirmed or this.measured is None:
+        return
+    second = next((entry for entry in this.measured.order if entry is not this.winner and entry.status == "tied"), None)
+    if second is None or second.worker is None:
+        return
+    cost = curve_of(second, task.workload, time.monotonic())
+    other = confirm(second, cost, task, seconds, settings)
+    if other.confirmed:
+        this.notes.append(
+            f"{this.winner.candidate} did not keep under load what was measured ({found.reason}): the runner-up did"
+        )
+        this.winner.status, second.status = "tied", "winner"
+        this.winner, this.cost, this.confirmation = second, cost, other
+
+
+def _best_so_far(this: _Run, goal: Goal | None, can_win: Callable[[Entry], bool]) -> None:
+    """Choose from what little was measured: the best of a first look."""
+    from statistics import median
+
+    seen = [
+        entry for entry in this.entries if entry.status in ("measured", "tied", "winner") and entry.lone_s and can_win(entry)
+    ]
+    if not seen:
+        return
+
+    def score(entry: Entry) -> float:
+        if goal is not None and goal.kind in ("throughput", "slo") and entry.by_rows:
+            return median(entry.by_rows[entry.best_rows()])
+        return median(entry.lone_s)
+
+    for entry in seen:
+        entry.status = "measured"
+    this.winner = min(seen, key=score)
+    this.winner.status = "winner"
+
+
+def _report(this: _Run, settings: Settings, sample: Sample, *, name: str, command: str) -> TuneReport:
+    from nograd import __version__
+
+    rows = sorted((entry.row() for entry in this.entries), key=_place)
+    reference = this.entries[0] if this.entries else None
+    race = this.measured.race if this.measured is not None else None
+    return TuneReport(
+        model=name, goal=str(settings.goal), tolerance=settings.tolerance_told, data=sample.told, rows=tuple(rows),
+        reference=str(reference.candidate) if reference else "", machine=this_machine().to_json(), budget_s=settings.budget_s,
+        spent_s=dict(this.spent_s), rounds=race.rounds if race else 0, discarded_rounds=race.discarded if race else 0,
+        notes=tuple(this.notes), confirmation=this.confirmation, reference_metric=reference.metric if reference else None,
+        when=time.strftime("%Y-%m-%d %H:%M", time.gmtime()), nograd=__version__, command=command,
+    )  # fmt: skip
+
+
+def _place(row: Row) -> tuple[int, float, str]:
+    return ORDER.index(row.status), -(row.ratio.median if row.ratio else 0.0), str(row.candidate)
+
+
+def _key(task: Task, settings: Settings, tried: Sequence[Variant]) -> str:
+    """Return what built files and measured rounds belong to."""
+    machine = this_machine()
+    return of_value(
+        task.predictor.fingerprint().text, [dict(part) for part in task.workload.parts], str(settings.goal),
+        settings.tolerance_told, settings.cores, machine.to_json(), [str(variant) for variant in tried],
+    ).text  # fmt: skip
+
+
+def _free_bytes() -> int:
+    """Return the memory that could be had now, in bytes."""
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+    except OSError:
+        return 8 << 30
+    return 1024 * next((int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), 8 << 20)
