@@ -14,7 +14,8 @@ from nograd import __version__
 from tests.running_server import FOLDER
 
 ACCEPTED = (
-    "the model must be a transformers folder, a .onnx, .xml, .pt2 or .pt file, 'package.module:factory', or 'minilm' (the demo)"
+    "the model must be a bundle, a transformers folder, a .onnx, .xml, .pt2 or .pt file, 'package.module:factory', "
+    "or 'minilm' (the demo)"
 )
 
 
@@ -72,7 +73,7 @@ def test_help_names_every_command_and_option(arguments: list[str], said: list[st
         ("served_models:no_model", "served_models:no_model returned str; it must return a nograd.Predictor or a torch.nn."),
         ("served_models:raising", "served_models:raising raised RuntimeError: the weights are gone"),
         ("served_models:bare", "served_models:bare returned a bare module, and nothing says what it takes; return nograd."),
-        (".", ". is a folder without config.json; the model must be a transformers folder"),
+        (".", ". is a folder without config.json or bundle.json; the model must be a bundle, a"),
     ],
 )
 def test_a_model_that_cannot_be_served_is_one_sentence_and_nothing_listens(model: str, said: str) -> None:

@@ -79,7 +79,7 @@ def test_texts_of_all_lengths_together_equal_each_alone(minilm: Predictor) -> No
         (":factory", "importing  raised ValueError"),
         (
             __file__,
-            f"{__file__} is a file; the model must be a transformers folder, a .onnx",
+            f"{__file__} is a file; the model must be a bundle, a transformers folder, a .onnx",
         ),
     ],
 )

@@ -29,7 +29,9 @@ app = typer.Typer(
 )
 
 
-MODEL_HELP = "A transformers folder, a .onnx, .xml, .pt2 or .pt file, 'package.module:factory', or 'minilm' (the demo)."
+MODEL_HELP = (
+    "A bundle, a transformers folder, a .onnx, .xml, .pt2 or .pt file, 'package.module:factory', or 'minilm' (the demo)."
+)
 
 
 def main() -> None:
@@ -65,7 +67,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port; 0 takes a free one.")] = 8000,
     device: Annotated[str, typer.Option(help="'auto' or a torch device.")] = "auto",
-    trusted: Annotated[bool, typer.Option("--trusted", help="Open a .pt2 or .pt file: it holds a program.")] = False,
+    trusted: Annotated[bool, typer.Option("--trusted", help="Open a model that holds or names code: .pt2, .pt.")] = False,
     max_batch_size: Annotated[int, typer.Option(help="Rows in one run, at most.")] = 32,
     max_wait_ms: Annotated[float, typer.Option(help="Longest wait for company, in ms; 0 runs at once.")] = 0.0,
     max_queue_rows: Annotated[int, typer.Option(help="Rows that may wait; a request beyond gets 503.")] = 1024,
@@ -142,6 +144,20 @@ def export(
         typer.echo("the file takes the model's own inputs; what is done to items before (tokenizing) is not in it")
 
 
+@app.command()
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="A bundle: a folder, or a .zip.")],
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Verify BUNDLE and print what it is: how it runs, what was measured, proof, machine, files. Nothing in it is run."""
+    from nograd.bundle import Bundle
+    from nograd.bundle.page import page
+
+    with Bundle.read(bundle) as found:
+        typer.echo(json.dumps(found.to_json(), indent=1) if as_json else page(found))
+
+
 cache_app = typer.Typer(help="Look at, or clear, kept answers: of a server, or in Redis.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
 
@@ -167,7 +183,7 @@ def clear(url: Annotated[str, typer.Argument(help=CACHE_HELP)]) -> None:
 
 def _name_of(model: str) -> str:
     """Return the name in the URL: the factory's, the folder's, or the model's own."""
-    return PurePath(model.rpartition(":")[2]).name or "model"
+    return PurePath(model.rpartition(":")[2]).name.removesuffix(".zip") or "model"
 
 
 def _in_url(host: str) -> str:
@@ -180,12 +196,15 @@ def _greeting(url: str, model: ServedModel) -> str:
         f"{model.name} is ready: {url}",
         f"  batching  {model.predictor.signature.batching}: {model.predictor.signature.reason}",
     ]
+    if model.predictor.provenance:
+        lines.append(f"  bundle    {model.predictor.provenance}")
     if model.curve is not None:
+        known = "bundle's  " if model.predictor.cost is not None else "measured  "
         times = [
             f"{size} {seconds * 1000:.3g} ms" for size, seconds in zip(model.curve.sizes, model.curve.seconds, strict=True)
         ]
         unit = "rows" if model.curve.unit == "rows" else "padded tokens (rows x longest)"
-        lines.append(f"  measured  a run by {unit}: {', '.join(times)}")
+        lines.append(f"  {known}a run by {unit}: {', '.join(times)}")
     lines.append(f"  cache     {model.cache_told()}")
     lines += [f"  live page {url}/", f"  metrics   {url}/metrics"]
     if (example := model.example_request()) is not None:

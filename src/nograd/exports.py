@@ -107,8 +107,26 @@ def _written(reference: ModuleBackend, path: Path, to: Kind) -> Export:
     return export_to_openvino(reference, None, path)
 
 
-def open_file(path: Path, *, device: str = "auto", trusted: bool = False) -> Backend:
+def open_file(
+    path: Path,
+    *,
+    device: str = "auto",
+    trusted: bool = False,
+    lanes: int = 1,
+    num_threads: int | None = None,
+    spins: bool | None = None,
+    digest: str = "",
+) -> Backend:
     """Return a backend over an exported file, by the end of its name.
+
+    Args:
+        path: the file.
+        device: `auto`, or one that the backend knows. A `.pt2` runs on the device it was compiled for.
+        trusted: for `.pt2` and `.pt`: that you know where the file comes from.
+        lanes: calls to `run` that may go on side by side.
+        num_threads: threads of one run; default: the backend's.
+        spins: for `.onnx`: see `OnnxBackend`.
+        digest: of the file and its weights, where it is known; else they are read for the fingerprint.
 
     Raises:
         ConfigError: it holds a program, and nobody said that it is trusted; or its name ends in nothing known.
@@ -117,17 +135,17 @@ def open_file(path: Path, *, device: str = "auto", trusted: bool = False) -> Bac
     if path.suffix == ".onnx":
         from nograd.backends.onnx import OnnxBackend
 
-        return OnnxBackend(path, device=device)
+        return OnnxBackend(path, device=device, lanes=lanes, num_threads=num_threads, spins=spins, digest=digest)
     if path.suffix == ".xml":
         from nograd.backends.openvino import OpenVinoBackend
 
-        return OpenVinoBackend(path, device=device)
+        return OpenVinoBackend(path, device=device, lanes=lanes, num_threads=num_threads, digest=digest)
     if path.suffix == ".pt2":
         from nograd.backends.aot import load_pt2
 
-        return load_pt2(path, trusted=trusted)
+        return load_pt2(path, trusted=trusted, lanes=lanes, num_threads=num_threads, digest=digest)
     if path.suffix == ".pt":
         from nograd.backends.torchscript import load_torchscript
 
-        return load_torchscript(path, trusted=trusted, device=device)
+        return load_torchscript(path, trusted=trusted, device=device, lanes=lanes, num_threads=num_threads, digest=digest)
     raise ConfigError(f"the file is {str(path)!r}; its name must end in {', '.join(KINDS.values())}")

@@ -15,6 +15,7 @@ import numpy as np
 from nograd.backends import Backend, TorchBackend
 from nograd.batching.collate import plan, run_together
 from nograd.caching.answers import Answers
+from nograd.cost import CostCurve
 from nograd.errors import ConfigError, ItemError, NogradError, SignatureError, UnsupportedError
 from nograd.fingerprint import Fingerprint, of_value
 from nograd.inputs import by_name, each_item, holds_tensors, is_module, is_tensor, one_row, to_host
@@ -76,6 +77,12 @@ class Predictor:
         self._has_run = False
         self._fingerprint: tuple[Fingerprint, Fingerprint] | None = None
         self._answers: Answers | None = None
+        self.cost: CostCurve | None = None
+        """Seconds of a run by its size, where they are known: a bundle brings them, and a server then measures nothing."""
+
+        self.provenance = ""
+        """How it runs and where that comes from, in one line, where a bundle says it."""
+
         self.item = item if item is not None else getattr(preprocess, "item", None)
         if isinstance(model, Backend):
             if device != "auto":

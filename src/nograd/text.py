@@ -64,6 +64,16 @@ class Tokenize:
             raise SignatureError("the text holds half a surrogate pair; the model takes whole characters") from error
         return {name: np.array(getattr(encoding, field), dtype=np.int64) for name, field in self._fields}
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The inputs that it makes."""
+        return tuple(name for name, _ in self._fields)
+
+    def dumps(self) -> str:
+        """Return the content of a `tokenizer.json` that gives the same tokenizer."""
+        content: str = self._tokenizer.to_str()
+        return content
+
     def fingerprint(self) -> str:
         """Return a digest of the tokenizer and the settings: texts with one answer here have one everywhere."""
         if not self._fingerprint:

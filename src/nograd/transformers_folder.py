@@ -51,10 +51,12 @@ def _model(folder: Path) -> Any:
         raise MissingExtraError(str(error.name), "demo") from None
     config = read_json(folder / "config.json")
     names = config.get("architectures") or ["AutoModel"]
-    kind = transformers.AutoModel if _pooling(folder) else getattr(transformers, str(names[0]), transformers.AutoModel)
+    kind: Any = transformers.AutoModel if _pooling(folder) else getattr(transformers, str(names[0]), None)
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        kind = transformers.AutoModel  # a folder's word leads to a model, and to nothing else that transformers can build
     transformers.utils.logging.disable_progress_bar()
     try:
-        return kind.from_pretrained(str(folder)).eval()
+        return kind.from_pretrained(str(folder), trust_remote_code=False).eval()
     except Exception as error:  # whatever the library raises is reported with the folder's name
         raise ModelLoadError(f"transformers cannot load {folder}: {type(error).__name__}: {error}") from error
 

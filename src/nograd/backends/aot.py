@@ -92,25 +92,34 @@ def _axes(spec: TensorSpec) -> dict[int, Any]:
     return dict.fromkeys(varying, torch.export.Dim.DYNAMIC)
 
 
-def load_pt2(path: str | os.PathLike[str], *, trusted: bool) -> ModuleBackend:
+def load_pt2(
+    path: str | os.PathLike[str], *, trusted: bool, lanes: int = 1, num_threads: int | None = None, digest: str = ""
+) -> ModuleBackend:
     """Return a backend over a package that nograd compiled.
 
     Args:
         path: the file.
         trusted: that you know where the file comes from; it holds native code, which is run.
+        lanes: calls to `run` that may go on side by side.
+        num_threads: threads that one of them computes with, on a CPU; default: as torch is set.
+        digest: of the file, where it is known; else it is read for the fingerprint.
 
     Raises:
         ConfigError: the file is not trusted.
         ModelLoadError: the file is not there, is no such package, or was not written by nograd.
     """
     check_trusted(path, trusted=trusted, what="native code")
-    file = FileFingerprint(Path(path))
+    file = FileFingerprint(Path(path), known=digest)
+    from torch._inductor.package import load_package  # type: ignore[attr-defined]  # aoti_load_package's, with its number of runners
+
     try:
-        program = torch._inductor.aoti_load_package(os.fspath(path))  # noqa: SLF001  torch documents it under this name
+        program = load_package(os.fspath(path), num_runners=lanes)
         metadata = program.loader.get_metadata()
     except Exception as error:  # the loader raises RuntimeError, and whatever unpacking a broken archive raises
         raise ModelLoadError(f"torch cannot load {os.fspath(path)}: {str(error).splitlines()[0]}") from error
     if KEY not in metadata:
         raise ModelLoadError(f"{os.fspath(path)} does not say what it takes: write it with nograd.export_to_pt2")
     device = metadata.get("AOTI_DEVICE_KEY", "cpu")
-    return program_backend(program, metadata[KEY], name="aot", device=torch.device(device), file=file)
+    return program_backend(
+        program, metadata[KEY], name="aot", device=torch.device(device), file=file, lanes=lanes, num_threads=num_threads
+    )

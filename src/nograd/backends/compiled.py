@@ -44,6 +44,7 @@ def optimize_model_compile(
     fullgraph: bool = False,
     batch_sizes: Sequence[int] = (1, 2, 4, 8, 16, 32),
     lengths: Sequence[int] = (16, 32, 64, 128, 256),
+    num_threads: int | None = None,
 ) -> CompiledBackend:
     """Return a backend that runs the model through torch.compile, compiled and warm.
 
@@ -63,6 +64,7 @@ def optimize_model_compile(
         fullgraph: never in pieces: a model that breaks its graph runs eagerly.
         batch_sizes: rows of the runs that are warmed up; without `dynamic`, all that there will be.
         lengths: the same for dimensions that vary.
+        num_threads: threads that a run computes with, on a CPU; default: as torch is set.
 
     Raises:
         ConfigError: a setting is not allowed.
@@ -73,8 +75,11 @@ def optimize_model_compile(
     for name, sizes in (("batch_sizes", batch_sizes), ("lengths", lengths)):
         if not sizes or min(sizes) < 1:
             raise ConfigError(f"{name} is {tuple(sizes)}; it must hold one size or more, each at least 1")
+    reference = reference_of(model, sample)
+    if num_threads is not None:
+        reference = reference.in_layout(1, num_threads)
     backend = CompiledBackend(
-        reference_of(model, sample), mode=mode, dynamic=dynamic, fullgraph=fullgraph, batch_sizes=batch_sizes, lengths=lengths
+        reference, mode=mode, dynamic=dynamic, fullgraph=fullgraph, batch_sizes=batch_sizes, lengths=lengths
     )
     backend.warm_up()
     return backend
@@ -143,7 +148,7 @@ class CompiledBackend(TorchBackend):
         options: dict[str, Any] = {"dynamic": self._dynamic, "fullgraph": fullgraph}
         module: Any = torch.compile(reference.model, backend=self._counted, **options)
         return ModuleBackend(module, reference.signature, reference.call, reference.restore, name=self.name,
-                             has_gradients=False)  # fmt: skip
+                             has_gradients=False, num_threads=reference.num_threads)  # fmt: skip
 
     def _counted(self, graph: Any, example_inputs: Any) -> Any:
         """Count, and hand the graph to inductor, as torch.compile does for a mode."""

@@ -53,7 +53,14 @@ class _Program(nn.Module):
 
 
 def program_backend(
-    program: Callable[..., Any], manifest: str, *, name: str, device: torch.device | None, file: FileFingerprint
+    program: Callable[..., Any],
+    manifest: str,
+    *,
+    name: str,
+    device: torch.device | None,
+    file: FileFingerprint,
+    lanes: int = 1,
+    num_threads: int | None = None,
 ) -> ModuleBackend:
     """Return a backend over a program that nograd exported, as its manifest describes it.
 
@@ -63,6 +70,8 @@ def program_backend(
         name: the backend's.
         device: where the program runs; None: where the parameters of the program, a module, are.
         file: of the file that it was read from.
+        lanes: calls to `run` that may go on side by side.
+        num_threads: threads that one of them computes with, on a CPU; default: as torch is set.
     """
     described = Manifest.loads(manifest)
     signature = described.signature
@@ -72,5 +81,6 @@ def program_backend(
         tensors = [*program.parameters(), *program.buffers()] if isinstance(program, nn.Module) else []
         device = tensors[0].device if tensors else torch.device("cpu")
     return ModuleBackend(
-        module, signature, call, restore_from(described.outline), name=name, device=device, has_gradients=False, file=file
-    )
+        module, signature, call, restore_from(described.outline), name=name, device=device, has_gradients=False,
+        lanes=lanes, num_threads=num_threads, file=file,
+    )  # fmt: skip

@@ -78,7 +78,7 @@ class ModuleBackend(TorchBackend):
         self.signature = signature
         self.model, self.call, self.samples = model, call, tuple(samples)
         self.lanes = lanes
-        self._num_threads = num_threads
+        self.num_threads = num_threads
         self._restore = restore
         self._eval_mode = EvalMode(model)
         self._device = device or module_device(model)
@@ -87,6 +87,13 @@ class ModuleBackend(TorchBackend):
         self._local = threading.local()
         self._file = file
         self._weights: _Weights | None = None
+
+    def in_layout(self, lanes: int, num_threads: int | None) -> ModuleBackend:
+        """Return a backend over the same module with other lanes and threads."""
+        return ModuleBackend(
+            self.model, self.signature, self.call, self._restore, name=self.name, samples=self.samples, device=self._device,
+            has_gradients=self._has_gradients, lanes=lanes, num_threads=num_threads, file=self._file,
+        )  # fmt: skip
 
     def forward(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         recording = getattr(self._local, "gradients", False)
@@ -108,8 +115,8 @@ class ModuleBackend(TorchBackend):
         return self.call.owned(leaves)
 
     def run(self, batch: Batch) -> Batch:
-        if self._num_threads is not None and not hasattr(self._local, "stream"):
-            torch.set_num_threads(self._num_threads)  # OpenMP's setting is the calling thread's own: each lane sets its
+        if self.num_threads is not None and not hasattr(self._local, "stream"):
+            torch.set_num_threads(self.num_threads)  # OpenMP's setting is the calling thread's own: each lane sets its
         with torch.inference_mode(), self._eval_mode():
             stream = self._stream()
             if stream is None:

@@ -48,6 +48,7 @@ class OpenVinoBackend(Backend):
         device: `auto` and `cpu` are the CPU; else an OpenVINO device, such as `GPU`.
         lanes: calls to `run` that may go on side by side, each a stream of its own.
         num_threads: threads of one run; default: the processors, shared among the lanes.
+        digest: of the files, where it is known; else they are read for the fingerprint.
 
     Raises:
         MissingExtraError: openvino is not installed.
@@ -58,12 +59,18 @@ class OpenVinoBackend(Backend):
     name = "openvino"
 
     def __init__(
-        self, path: str | os.PathLike[str], *, device: str = "auto", lanes: int = 1, num_threads: int | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        device: str = "auto",
+        lanes: int = 1,
+        num_threads: int | None = None,
+        digest: str = "",
     ) -> None:
         check_lanes(lanes, num_threads)
         self.lanes = lanes
         self.num_threads = num_threads or max(1, len(os.sched_getaffinity(0)) // lanes)
-        self._file = FileFingerprint(Path(path), Path(path).with_suffix(".bin"))
+        self._file = FileFingerprint(Path(path), Path(path).with_suffix(".bin"), known=digest)
         core = openvino.Core()
         wanted = "CPU" if device in ("auto", "cpu") else device.upper()
         if wanted.partition(".")[0] not in {name.partition(".")[0] for name in core.available_devices}:

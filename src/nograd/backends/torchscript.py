@@ -85,7 +85,16 @@ def _traced(reference: ModuleBackend) -> Any:
         return torch.jit.trace(Flat(reference), tuple(t.clone() for t in inputs), check_trace=False)  # type: ignore[no-untyped-call]
 
 
-def load_torchscript(path: str | os.PathLike[str], *, trusted: bool, sample: Any = None, device: str = "auto") -> ModuleBackend:
+def load_torchscript(
+    path: str | os.PathLike[str],
+    *,
+    trusted: bool,
+    sample: Any = None,
+    device: str = "auto",
+    lanes: int = 1,
+    num_threads: int | None = None,
+    digest: str = "",
+) -> ModuleBackend:
     """Return a backend over a TorchScript file: nograd's own, or any other.
 
     Args:
@@ -93,13 +102,16 @@ def load_torchscript(path: str | os.PathLike[str], *, trusted: bool, sample: Any
         trusted: that you know where the file comes from; TorchScript is a program.
         sample: inputs that it can run, for a file that nograd did not write: it is probed with them (see `nograd.probe`).
         device: `auto` is the device it was saved on, where torch has that; else a torch device.
+        lanes: calls to `run` that may go on side by side.
+        num_threads: threads that one of them computes with, on a CPU; default: as torch is set.
+        digest: of the file, where it is known; else it is read for the fingerprint.
 
     Raises:
         ConfigError: the file is not trusted, or torch has no such device.
         ModelLoadError: the file is not there, or is no TorchScript file.
     """
     check_trusted(path, trusted=trusted, what="TorchScript, which is a program")
-    file = FileFingerprint(Path(path))
+    file = FileFingerprint(Path(path), known=digest)
     extra = {EXTRA_FILE: ""}
     try:
         with quiet():
@@ -109,8 +121,10 @@ def load_torchscript(path: str | os.PathLike[str], *, trusted: bool, sample: Any
         raise ModelLoadError(f"torch.jit cannot load {path}: {str(error).splitlines()[0]}") from error
     text = extra[EXTRA_FILE]
     if text:
-        return program_backend(program, text, name="torchscript", device=None, file=file)
+        return program_backend(program, text, name="torchscript", device=None, file=file, lanes=lanes,
+                               num_threads=num_threads)  # fmt: skip
     inner = unprobed_backend(program, sample) if sample is None else eager_backend(program, [sample])
     return ModuleBackend(
-        inner.model, inner.signature, inner.call, name="torchscript", samples=inner.samples, file=file
+        inner.model, inner.signature, inner.call, name="torchscript", samples=inner.samples, lanes=lanes,
+        num_threads=num_threads, file=file,
     )  # fmt: skip

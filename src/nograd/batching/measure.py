@@ -13,7 +13,7 @@ from nograd.cost import CostCurve
 from nograd.errors import NogradError
 from nograd.tensors import Array, Batch, Signature
 
-__all__ = ["measure_cost"]
+__all__ = ["measure_cost", "warm_up"]
 
 BUDGET_S = 5.0
 """Seconds for running larger and larger batches; a size that would not fit in is left out."""
@@ -79,6 +79,19 @@ def measure_cost(
                 break
             by_tokens.setdefault(own * factor, []).append(found)
     return CostCurve.fit(by_tokens, unit="tokens")
+
+
+def warm_up(runner: Runnable, part: Batch, curve: CostCurve, max_batch_size: int) -> None:
+    """Run a part alone, and as the largest batch that was measured and is allowed: what happens only once happens now.
+
+    Raises:
+        NogradError: the model cannot run the part.
+    """
+    runner.run(part)
+    own = max(1, sum(runner.signature.sizes_of(part))) if curve.unit == "tokens" else 1
+    rows = min(max_batch_size, curve.max_size // own)
+    if rows > 1 and runner.signature.batching != "alone":
+        runner.run(join([part] * rows, runner.signature))
 
 
 def _by_rows(runner: Runnable, part: Batch, max_batch_size: int, until: float) -> dict[int, float]:

@@ -21,7 +21,7 @@ class ServeConfig:
     """TCP port; 0 takes a free one."""
 
     max_batch_size: int = 32
-    """Rows in one run, at most."""
+    """Rows in one run, at most. A bundle's model runs no more than its curve was measured with, where that counts rows."""
 
     max_wait_ms: float = 0.0
     """Longest wait of a request for company, in milliseconds."""

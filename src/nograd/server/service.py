@@ -14,6 +14,7 @@ import orjson
 from nograd import __version__
 from nograd.batching import BatchRecord, DynamicBatcher, Statistics, measure_cost
 from nograd.batching.collate import merge, model_error
+from nograd.batching.measure import warm_up
 from nograd.caching.flight import SingleFlight
 from nograd.caching.units import why_not
 from nograd.cost import CostCurve
@@ -75,7 +76,7 @@ class ServedModel:
         self.curve = await asyncio.wrap_future(in_own_thread(self._warm_up))
         batcher = DynamicBatcher(
             self.predictor,
-            max_batch_size=self.config.max_batch_size,
+            max_batch_size=self.max_batch_size,
             max_wait_ms=self.config.max_wait_ms,
             max_queue_rows=self.config.max_queue_rows,
             cost=self.curve,
@@ -106,7 +107,21 @@ class ServedModel:
             await self._batcher.close(self.config.grace_s)
 
     def _warm_up(self) -> CostCurve:
-        return measure_cost(self.predictor, self._parts(self.example)[0], self.config.max_batch_size)
+        """Return the cost of a run: known from a bundle, or measured."""
+        part, known = self._parts(self.example)[0], self.predictor.cost
+        if known is None:
+            return measure_cost(self.predictor, part, self.config.max_batch_size)
+        warm_up(self.predictor, part, known, self.max_batch_size)
+        return known
+
+    @property
+    def max_batch_size(self) -> int:
+        """Rows in one run, at most: as configured, and no more than the predictor's own curve tells the time of. (A curve over
+        padded tokens sets no limit: rows differ, and longer runs are reckoned at its last seconds per token.)
+        """
+        known = self.predictor.cost
+        most = known.max_size if known is not None and known.unit == "rows" else self.config.max_batch_size
+        return min(self.config.max_batch_size, most)
 
     # -- answering
 
@@ -204,7 +219,7 @@ class ServedModel:
             "batching": signature.batching,
             "batching_reason": signature.reason,
             "example": self.example_request(),
-            "limits": {name: getattr(self.config, name) for name in limits},
+            "limits": {**{name: getattr(self.config, name) for name in limits}, "max_batch_size": self.max_batch_size},
             "queue_rows": done.queue_rows,
             "running_rows": done.running_rows,
             "totals": {

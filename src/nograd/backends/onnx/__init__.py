@@ -54,6 +54,7 @@ class OnnxBackend(Backend):
             dearly (a torch operation took 43 ms instead of 17), and saves up to a fifth of a lone request's time. Default:
             only with one lane, in a process that has not imported torch.
         sample: inputs that the model can run.
+        digest: of the files, where it is known; else they are read for the fingerprint.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
@@ -72,12 +73,13 @@ class OnnxBackend(Backend):
         num_threads: int | None = None,
         spins: bool | None = None,
         sample: Any = None,
+        digest: str = "",
     ) -> None:
         check_lanes(lanes, num_threads)
         self.lanes = lanes
         self.num_threads = num_threads or max(1, len(os.sched_getaffinity(0)) // lanes)
         spins = lanes == 1 and "torch" not in sys.modules if spins is None else spins
-        self._file = FileFingerprint(Path(path), Path(path).parent / f"{Path(path).name}.data")
+        self._file = FileFingerprint(Path(path), Path(path).parent / f"{Path(path).name}.data", known=digest)
         wanted, provider_options = providers_for(device, onnxruntime.get_available_providers())
         options = _options(self.num_threads, spins=spins)
         # A session with one thread runs in the caller's, so that one session serves all lanes.

@@ -14,10 +14,13 @@ try:
 except ImportError:
     raise MissingExtraError("onnx", "onnx") from None
 
-__all__ = ["MAX_INLINE_BYTES", "finish", "load_graph", "save_graph"]
+__all__ = ["MAX_INLINE_BYTES", "finish", "load_graph", "save_graph", "save_mapped"]
 
 MAX_INLINE_BYTES = 1 << 30
 """Weights larger than this lie in a file of their own beside the graph; a protobuf message ends at 2 GiB."""
+
+MIN_MAPPED_BYTES = 1024
+"""Smaller weights stay in the graph: shapes must be seen there, and a page is 4 KiB."""
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
@@ -66,6 +69,11 @@ def save_graph(model: onnx.ModelProto, path: Path, *, weight_bytes: int) -> None
     is_large = weight_bytes > MAX_INLINE_BYTES
     options: dict[str, Any] = {"save_as_external_data": True, "location": f"{path.name}.data"} if is_large else {}
     onnx.save(model, str(path), **options)
+
+
+def save_mapped(model: onnx.ModelProto, path: Path) -> None:
+    """Write the graph with its weights in `<path>.data`, where a runtime can map them into memory."""
+    onnx.save(model, str(path), save_as_external_data=True, location=f"{path.name}.data", size_threshold=MIN_MAPPED_BYTES)
 
 
 def check_graph(path: Path) -> None:

@@ -1,0 +1,198 @@
+"""bundle.json: what a bundle is and how it runs; structs that read strictly what they write."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from nograd.cost import CostCurve
+from nograd.errors import ConfigError, ModelLoadError
+from nograd.machine import Machine
+from nograd.manifest import Manifest
+from nograd.tensors import Signature, TensorSpec
+
+__all__ = [
+    "MANIFEST",
+    "Curve",
+    "Described",
+    "FactoryStep",
+    "ImportedStep",
+    "Settings",
+    "Step",
+    "TokenizeStep",
+    "dumps",
+    "loads",
+]
+
+MANIFEST = "bundle.json"
+
+FORMAT = 1
+
+EXPORTED = {"onnx": "model.onnx", "openvino": "model.xml", "aot": "model.pt2", "torchscript": "model.pt"}
+"""Backend -> the file that it opens."""
+
+MODULES = ("eager", "compiled")
+"""Backends that run a torch module."""
+
+MODULE_PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Measured seconds of one run by its size."""
+
+    sizes: tuple[int, ...]
+    """Increasing."""
+
+    seconds: tuple[float, ...]
+    """Medians, as they were measured: they need not increase."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    """The range that holds the true median with 95 %."""
+
+    unit: Literal["rows", "tokens"] = "rows"
+    """What `sizes` counts: rows, or padded tokens (rows x longest row)."""
+
+    def __post_init__(self) -> None:
+        if not len(self.sizes) == len(self.seconds) == len(self.low) == len(self.high):
+            raise ConfigError(f"a curve has {len(self.sizes)} sizes; it needs as many seconds, and as many of `low` and `high`")
+        self.cost()
+
+    def cost(self) -> CostCurve:
+        """Return the closest curve that never decreases."""
+        return CostCurve.fit({size: [time_s] for size, time_s in zip(self.sizes, self.seconds, strict=True)}, unit=self.unit)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a bundle's model runs, and what is known of it."""
+
+    name: str
+    """The model's, in the URL of a server unless told otherwise."""
+
+    backend: str
+    precision: str = "float32"
+    lanes: int = 1
+    num_threads: int = 1
+    max_batch_size: int = 32
+    goal: str = ""
+    """What it was chosen for, such as `slo=20ms`."""
+
+    curve: Curve | None = None
+    parity: dict[str, Any] | None = None
+    """`ParityReport.to_json()`: the answers against eager's."""
+
+    metric: float | None = None
+    """What the user's own function gave; higher is better."""
+
+    confirmed: bool | None = None
+    """Whether the curve held behind a real batcher under load; None: that was not tried."""
+
+    fingerprint: str = ""
+    """Of the model that it was made from."""
+
+    machine: Machine | None = None
+    """Where it was measured; None becomes the machine that writes."""
+
+    when: str = ""
+    """UTC, `2026-11-25 19:30`; empty becomes the time of writing."""
+
+    nograd: str = ""
+    """Version that wrote it."""
+
+    def __post_init__(self) -> None:
+        known = (*EXPORTED, *MODULES)
+        if self.backend not in known:
+            raise ConfigError(f"backend is {self.backend!r}; it must be one of {', '.join(known)}")
+        for name in ("lanes", "num_threads", "max_batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.backend in MODULES and self.precision not in MODULE_PRECISIONS:
+            raise ConfigError(f"precision is {self.precision!r}; {self.backend} runs {', '.join(MODULE_PRECISIONS)}")
+        if self.backend == "compiled" and self.lanes > 1:
+            raise ConfigError(f"lanes is {self.lanes}; compiled runs one batch at a time")
+
+    @property
+    def layout(self) -> str:
+        """Lanes and threads in words."""
+        lanes, threads = self.lanes, self.num_threads
+        return f"{lanes} lane{'s' * (lanes > 1)} of {threads} thread{'s' * (threads > 1)}"
+
+
+class TokenizeStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="tokenize"):
+    """`nograd.text.Tokenize` over the bundle's `tokenizer.json`."""
+
+    names: tuple[str, ...]
+    max_tokens: int | None
+
+
+class ImportedStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="import"):
+    """A callable by module and name; the user's own code, which is not in the bundle."""
+
+    name: str
+    """`package.module:qualified.name`."""
+
+    is_instance: bool = False
+    """Whether the callable is what the named class gives when it is called without arguments."""
+
+
+class FactoryStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="factory"):
+    """What the Predictor has that the model's factory returns."""
+
+
+Step = TokenizeStep | ImportedStep | FactoryStep
+
+
+class Described(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of bundle.json but its format."""
+
+    settings: Settings
+    signature: Signature
+    factory: str = ""
+    """`package.module:function` that makes the module; empty: the bundle holds all of the model."""
+
+    preprocess: Step | None = None
+    postprocess: Step | None = None
+    item: TensorSpec | None = None
+    example: Any = None
+    """An item as plain JSON; None: it lies in `example.safetensors`, or there is none."""
+
+
+class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    format: int
+    settings: Settings
+    signature: msgspec.Raw
+    factory: str = ""
+    preprocess: Step | None = None
+    postprocess: Step | None = None
+    item: TensorSpec | None = None
+    example: Any = None
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
+def dumps(described: Described) -> bytes:
+    """Return the content of bundle.json, to be read by people, too."""
+    signature = msgspec.Raw(Manifest(described.signature, None).dumps().encode())
+    fields = {name: getattr(described, name) for name in described.__struct_fields__}
+    plain = msgspec.json.encode(_File(**{**fields, "format": FORMAT, "signature": signature}))
+    return msgspec.json.format(plain, indent=1) + b"\n"
+
+
+def loads(text: bytes, where: str) -> Described:
+    """Return what `dumps` wrote.
+
+    Raises:
+        ModelLoadError: it is not that, or of a newer format.
+    """
+    try:
+        known = msgspec.json.decode(text, type=_Format).format
+        if known > FORMAT:
+            raise ModelLoadError(f"{where} has format {known}; this nograd reads up to {FORMAT}: update nograd")
+        plain = msgspec.json.decode(text, type=_File)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ModelLoadError(f"{where}: {MANIFEST} cannot be read: {error}") from error
+    fields = {name: getattr(plain, name) for name in Described.__struct_fields__}
+    return Described(**{**fields, "signature": Manifest.loads(bytes(plain.signature)).signature})

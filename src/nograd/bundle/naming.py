@@ -1,0 +1,103 @@
+"""Callables by the name that imports them: `package.module:qualified.name`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from functools import reduce
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+from nograd.bundle.manifest import ImportedStep
+from nograd.errors import ConfigError, MissingExtraError, ModelLoadError
+from nograd.fingerprint import of_value
+
+__all__ = ["find", "imported", "named"]
+
+
+def imported(module: str) -> ModuleType:
+    """Import a module, also one that lies where the user stands, as `python -m` does."""
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    return importlib.import_module(module)
+
+
+def named(step: Any, role: str) -> ImportedStep:
+    """Return the name under which another process finds a callable.
+
+    Raises:
+        ConfigError: there is none; the message says why, and what to do.
+    """
+    shown = "a lambda" if getattr(step, "__name__", "") == "<lambda>" else repr(step)
+    if _is(step, found := _name(step)):
+        return ImportedStep(found)
+    if not isinstance(step, type) and _is(type(step), found := _name(type(step))) and _is_made_by_its_class(step):
+        return ImportedStep(found, is_instance=True)
+    raise ConfigError(
+        f"{role} is {shown}: {_why_not(step)}; a bundle finds it by module and name: make it a function at the top of a module "
+        "that can be imported (def prepare(item): ...), and give that"
+    )
+
+
+def find(step: ImportedStep) -> Any:
+    """Return the callable.
+
+    Raises:
+        ModelLoadError: there is none of that name here, or making it raised.
+        MissingExtraError: importing it needs torch.
+    """
+    module, _, qualified = step.name.partition(":")
+    try:
+        found: Any = reduce(getattr, qualified.split("."), cast("Any", imported(module)))
+        found = found() if step.is_instance else found
+    except ModuleNotFoundError as error:
+        if error.name == "torch":
+            raise MissingExtraError("torch", "torch") from error
+        raise ModelLoadError(f"{step.name} is not to be had: there is no module {error.name!r}, from {Path.cwd()}") from error
+    except Exception as error:  # importing runs the user's code
+        raise ModelLoadError(f"{step.name} is not to be had: {type(error).__name__}: {error}") from error
+    if not callable(found):
+        raise ModelLoadError(f"{step.name} is {type(found).__name__}; it must be callable")
+    return found
+
+
+def _name(value: Any) -> str:
+    return f"{getattr(value, '__module__', '')}:{getattr(value, '__qualname__', '')}"
+
+
+def _is(value: Any, name: str) -> bool:
+    """True where a name leads to the very object. What runs as a script has the name `__main__`, which leads elsewhere."""
+    module, _, qualified = name.partition(":")
+    if module in ("", "__main__") or not qualified or "<" in qualified or module not in sys.modules:
+        return False
+    try:
+        return reduce(getattr, qualified.split("."), sys.modules[module]) is value
+    except AttributeError:
+        return False
+
+
+def _is_made_by_its_class(value: Any) -> bool:
+    """True where the class, called without arguments, gives the like."""
+    try:
+        like = type(value)()
+    except Exception:  # noqa: BLE001  the class is the user's code; that it needs arguments is an answer
+        return False
+    return of_value(value).text == of_value(like).text
+
+
+def _state(value: Any) -> list[str]:
+    """Return the names of what an object holds."""
+    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
+    return sorted([*getattr(value, "__dict__", {}), *(name for name in slots if hasattr(value, name))])
+
+
+def _why_not(step: Any) -> str:
+    kind = step if isinstance(step, type) or hasattr(step, "__qualname__") else type(step)
+    if getattr(kind, "__module__", "") == "__main__":
+        return "it is defined in the script that runs"
+    if "<locals>" in getattr(kind, "__qualname__", ""):
+        return "it is defined inside of a function"
+    if not hasattr(step, "__qualname__") and (state := _state(step)):
+        return f"it is an object that holds {', '.join(state)}"
+    return "no module holds it under a name"

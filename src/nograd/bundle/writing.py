@@ -1,0 +1,158 @@
+"""write_bundle: everything beside the target, flushed, verified, and then renamed: a bundle is there whole, or as it was."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from nograd import __version__
+from nograd.bundle import archive
+from nograd.bundle.digests import verified_files, write_sums
+from nograd.bundle.front import Front
+from nograd.bundle.manifest import MANIFEST, Described, Settings, dumps
+from nograd.bundle.source import ModelFactory, Source, check_source, write_source
+from nograd.errors import ConfigError
+from nograd.machine import this_machine
+from nograd.tensors import Signature
+
+__all__ = ["REPORTS", "check_target", "is_zip", "write_bundle"]
+
+REPORTS = ("report.json", "report.html")
+
+NO_FRONT = Front()
+
+
+def is_zip(path: Path) -> bool:
+    """True for the name of a bundle in one file."""
+    return path.suffix == ".zip"
+
+
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Raise where a bundle cannot be written; ask before work that takes long.
+
+    Raises:
+        ConfigError: there is something else than a bundle, or no folder to write into.
+    """
+    target = _real(path)
+    if not target.parent.is_dir():
+        raise ConfigError(f"the bundle is {str(path)!r}; the folder {target.parent} does not exist")
+    if not target.exists():
+        return
+    if target.is_dir() and not is_zip(target):
+        if any(target.iterdir()) and not (target / MANIFEST).is_file():
+            raise ConfigError(f"{path} is a folder with something else than a bundle in it; choose another, or empty it")
+        return
+    if not is_zip(target) or target.is_dir() or not archive.holds(target, MANIFEST):
+        raise ConfigError(f"{path} is there, and no bundle; choose another name, or remove it")
+
+
+def write_bundle(
+    path: str | os.PathLike[str],
+    *,
+    model: Source,
+    signature: Signature,
+    settings: Settings,
+    front: Front = NO_FRONT,
+    reports: Mapping[str, bytes] | None = None,
+) -> Path:
+    """Write a bundle, and return where it lies. One that is there is replaced at the very end, in one step.
+
+    Args:
+        path: a folder; or a file that ends in `.zip`.
+        model: an exported file, a transformers folder, or a factory with its module.
+        signature: what the backend takes and gives.
+        settings: how the model runs, and what is known of it.
+        front: what stands before and behind it.
+        reports: `report.json` and `report.html`, where there are such.
+
+    Raises:
+        ConfigError: something else lies at `path`; the model is not what the backend needs; `preprocess` has no name; the
+            curve counts what the model does not have.
+    """
+    check_target(path)
+    check_source(model, settings)
+    check_curve(settings, signature)
+    reports = reports or {}
+    for name in reports:
+        if name not in REPORTS:
+            raise ConfigError(f"the report is named {name!r}; it must be {' or '.join(REPORTS)}")
+    target = _real(path)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".nograd-") as beside:
+        folder = Path(beside) / "bundle"
+        folder.mkdir()
+        _fill(folder, model, signature, settings, front, reports)
+        write_sums(folder)
+        if is_zip(target):
+            archive.pack(folder, Path(beside) / "bundle.zip")
+            _flush(Path(beside) / "bundle.zip")
+            os.replace(Path(beside) / "bundle.zip", target)  # noqa: PTH105  as `rename` below
+        else:
+            for file in verified_files(folder, str(folder)):
+                _flush(folder / file.name)
+            _move_in(folder, target, Path(beside) / "old")
+        _flush(target.parent)
+    return Path(path)
+
+
+def check_curve(settings: Settings, signature: Signature) -> None:
+    """Raise ConfigError where the curve counts rows, and these differ in length, or the reverse."""
+    varies = bool(signature.lengths) and signature.batching != "alone"
+    unit = "tokens" if varies else "rows"
+    if settings.curve is not None and signature.batching != "alone" and settings.curve.unit != unit:
+        raise ConfigError(f"the curve counts {settings.curve.unit}; this model's must count {unit} (see measure_cost)")
+
+
+def _fill(
+    folder: Path, model: Source, signature: Signature, settings: Settings, front: Front, reports: Mapping[str, bytes]
+) -> None:
+    is_made = isinstance(model, ModelFactory)
+    described = front.write(folder, by_factory=is_made)
+    write_source(model, settings, folder)
+    for name, content in reports.items():
+        (folder / name).write_bytes(content)
+    complete = msgspec.structs.replace(
+        settings,
+        machine=settings.machine or this_machine(),
+        when=settings.when or datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
+        nograd=settings.nograd or __version__,
+    )
+    factory = model.factory if isinstance(model, ModelFactory) else ""
+    (folder / MANIFEST).write_bytes(dumps(Described(settings=complete, signature=signature, factory=factory, **described)))
+    mode = (folder / MANIFEST).stat().st_mode
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)  # some writers let nobody else read
+
+
+def _real(path: str | os.PathLike[str]) -> Path:
+    """A link to a bundle stays a link; what it leads to is replaced."""
+    return Path(os.path.realpath(path))
+
+
+def _move_in(folder: Path, target: Path, old: Path) -> None:
+    """Rename a new folder to its place; what was there is put aside first, and back if that fails."""
+    if target.exists():
+        target.rename(old)
+    try:
+        folder.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    if old.exists():
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Have the disk hold a file, or a folder's names, before the next step."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

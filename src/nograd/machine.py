@@ -1,0 +1,189 @@
+"""Machine: what speed, and now and then an answer, depends on beside the model; and how two of them differ.
+
+Nothing is imported to find out: versions are read from what the packages say of themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from hashlib import blake2b
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nograd.errors import ConfigError
+
+__all__ = ["Machine", "differences", "this_machine"]
+
+LIBRARIES = ("nograd", "numpy", "torch", "onnxruntime", "openvino", "tokenizers", "transformers")
+"""Packages whose versions are noted, where they are installed."""
+
+RUNTIME = {"onnx": "onnxruntime", "openvino": "openvino"}
+"""Backend -> the package that computes for it; torch for any other."""
+
+TWINS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
+"""Packages that come under several names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A machine, as far as it decides how fast a model runs."""
+
+    processor: str
+    """Model name, as the processor or the system gives it."""
+
+    flags: str
+    """Digest of the processor's features (instruction sets); empty where they are not told."""
+
+    cores: float
+    """Processors that this process may use: by its affinity, and by the quota of its container."""
+
+    memory_bytes: int
+    """Of the machine, or of the container where that has less."""
+
+    system: str
+    """Such as `Linux 6.1 x86_64`."""
+
+    python: str
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    """Package -> version, of those that are installed."""
+
+    gpus: tuple[str, ...] = ()
+    """Model names of NVIDIA's."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain numbers, strings and lists."""
+        return {**asdict(self), "libraries": dict(self.libraries), "gpus": list(self.gpus)}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Machine:
+        """Return the machine that `to_json` gave.
+
+        Raises:
+            ConfigError: something in it is missing, or unknown.
+        """
+        known = {each.name for each in fields(cls)}
+        if set(plain) != known:
+            raise ConfigError(f"a machine is described by {', '.join(sorted(known))}; given are {', '.join(sorted(plain))}")
+        return cls(**{**plain, "gpus": tuple(plain["gpus"])})
+
+
+def this_machine(root: Path = Path("/")) -> Machine:
+    """Return this machine.
+
+    Args:
+        root: where `proc` and `sys` lie.
+    """
+    info = _read(root / "proc/cpuinfo")
+    flags = _entry(info, "flags") or _entry(info, "Features")
+    system = platform.uname()
+    return Machine(
+        processor=_processor(info) or system.machine,
+        flags=blake2b(" ".join(sorted(flags.split())).encode(), digest_size=8).hexdigest() if flags else "",
+        cores=min(float(len(os.sched_getaffinity(0))), _quota(root)),
+        memory_bytes=_memory_bytes(root),
+        system=f"{system.system} {system.release} {system.machine}",
+        python=platform.python_version(),
+        libraries=_libraries(),
+        gpus=_gpus(root),
+    )
+
+
+def differences(then: Machine, now: Machine, *, backend: str = "") -> list[str]:
+    """Return in what two machines differ as far as speed or answers may: one sentence each; none where a figure of one holds
+    for the other.
+
+    Args:
+        then: where something was measured.
+        now: where it shall run.
+        backend: its name: of the libraries, only the one that computes for it matters.
+    """
+    found = []
+    if then.processor != now.processor:
+        found.append(f"the processor is {now.processor}, and was {then.processor}")
+    elif then.flags != now.flags:
+        found.append(f"the processor, {now.processor}, has other features (instruction sets) than it had")
+    if then.gpus != now.gpus:
+        found.append(f"the GPUs are {', '.join(now.gpus) or 'none'}, and were {', '.join(then.gpus) or 'none'}")
+    if then.cores != now.cores:
+        found.append(f"{now.cores:g} processors may be used, and {then.cores:g} might then")
+    library = RUNTIME.get(backend, "torch")
+    before, after = then.libraries.get(library), now.libraries.get(library)
+    if before != after:
+        found.append(f"{library} is {after or 'not installed'}, and was {before or 'not installed'}")
+    return found
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _entry(info: str, name: str) -> str:
+    """Return the first value of a `name : value` line."""
+    for line in info.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return ""
+
+
+def _processor(info: str) -> str:
+    """ARM's kernels give numbers instead of a name."""
+    if name := _entry(info, "model name") or _entry(info, "Model"):
+        return name
+    numbers = [_entry(info, f"CPU {name}") for name in ("implementer", "part", "variant", "revision")]
+    return f"ARM {' '.join(numbers)}" if all(numbers) else ""
+
+
+def _quota(root: Path) -> float:
+    """Return the processors that the container's quota allows, of all groups that this process is in; infinite without."""
+    found = [float("inf")]
+    for group in _groups(root):
+        quota, _, period = _read(group / "cpu.max").strip().partition(" ")
+        if quota.isdigit() and period.isdigit():
+            found.append(int(quota) / int(period))
+    old = root / "sys/fs/cgroup/cpu"
+    quota, period = _read(old / "cpu.cfs_quota_us").strip(), _read(old / "cpu.cfs_period_us").strip()
+    if quota.isdigit() and period.isdigit():
+        found.append(int(quota) / int(period))
+    return max(min(found), 0.01)
+
+
+def _groups(root: Path) -> list[Path]:
+    """Return the folders of the process's control group (version 2) and of those around it."""
+    base = root / "sys/fs/cgroup"
+    own = next((line[3:] for line in _read(root / "proc/self/cgroup").splitlines() if line.startswith("0::")), "/")
+    parts = [part for part in own.split("/") if part not in ("", "..")]
+    return [base.joinpath(*parts[:count]) for count in range(len(parts), -1, -1)]
+
+
+def _memory_bytes(root: Path) -> int:
+    total = _entry(_read(root / "proc/meminfo"), "MemTotal").partition(" ")[0]
+    found = [int(total) * 1024] if total.isdigit() else []
+    limits = [_read(group / "memory.max").strip() for group in _groups(root)]
+    found += [int(limit) for limit in limits if limit.isdigit()]
+    return min(found, default=0)
+
+
+def _libraries() -> dict[str, str]:
+    found = {}
+    for name in LIBRARIES:
+        for package in TWINS.get(name, (name,)):
+            try:
+                found[name] = metadata.version(package)
+                break
+            except metadata.PackageNotFoundError:
+                continue
+    return found
+
+
+def _gpus(root: Path) -> tuple[str, ...]:
+    folder = root / "proc/driver/nvidia/gpus"
+    cards = sorted(folder.iterdir()) if folder.is_dir() else []
+    return tuple(_entry(_read(card / "information"), "Model") or "unknown" for card in cards)
