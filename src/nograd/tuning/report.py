@@ -1,0 +1,205 @@
+"""The report of `nograd tune` for a terminal and as a file: `to_text`, `dumps`, `loads`. The page is `nograd.tuning.html`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import isfinite
+from textwrap import wrap
+from typing import Any
+
+import msgspec
+
+from nograd.errors import ModelLoadError
+from nograd.tuning import wording
+from nograd.tuning.values import Row, TuneReport
+
+__all__ = ["dumps", "loads", "to_text"]
+
+FORMAT = 1
+KIND = "nograd tune report"
+WIDTH = 100
+"""Columns of the terminal."""
+
+OPTIONAL = ("batch", "B", "kB", "MB", "GB", "metric")
+"""Columns that go, one after the other, where the names of the candidates need their room."""
+
+INDENT = 2
+
+# As a file
+
+
+class _File(msgspec.Struct):
+    kind: str
+    format: int
+    report: msgspec.Raw
+
+
+def dumps(report: TuneReport) -> bytes:
+    """Return the report as JSON. NaN and infinities, which JSON lacks, are the strings `nan`, `inf` and `-inf`."""
+    body = msgspec.json.encode(_plain(report.to_json()))
+    return msgspec.json.format(msgspec.json.encode(_File(KIND, FORMAT, msgspec.Raw(body)))) + b"\n"
+
+
+def loads(text: bytes | str) -> TuneReport:
+    """Return the report that `dumps` wrote.
+
+    Equal to it, but for what `machine` and `parity` may hold beyond plain JSON: tuples come back as lists, NaN as its string.
+
+    Raises:
+        ModelLoadError: the text is not such a report, or of a newer format.
+    """
+    try:
+        file = msgspec.json.decode(text, type=_File)
+        if file.kind != KIND:
+            raise ModelLoadError(f"the file is a {wording.clean(file.kind)!r}; a {KIND!r} is wanted, as nograd tune writes it")
+        if file.format > FORMAT:
+            raise ModelLoadError(f"the report has format {file.format}; this nograd reads up to {FORMAT}: update nograd")
+        return msgspec.json.decode(file.report, type=TuneReport, strict=False)  # not strict: `nan` is a float too
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise ModelLoadError(f"the file is not a report of nograd tune: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_plain(key): _plain(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(child) for child in value]
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)
+    # a file name that is not UTF-8 holds lone surrogates, which JSON lacks too
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+# For a terminal
+
+
+def to_text(report: TuneReport) -> str:
+    """Return the report for a terminal of 100 columns, without colours: the verdict, the candidates from the winner down, why
+    the others are out, how it did under load, and what a reader must know.
+    """
+    parts = [_head(report), _table(report), _reasons(report), _confirmation(report), _effort(report), _notes(report)]
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+
+
+def _head(report: TuneReport) -> list[str]:
+    about = [report.model, f"goal {report.goal}", report.data, f"tolerance {report.tolerance}" if report.tolerance else ""]
+    lines = _wrapped(", ".join(wording.clean(part) for part in about if part))
+    lines += ["", *_wrapped(wording.verdict(report))]
+    return lines + _wrapped(wording.margin(report))
+
+
+def _table(report: TuneReport) -> list[str]:
+    rows = [row for _, group in wording.groups(report) for row in group if is_measured(row)]
+    columns = _columns(rows, report)
+    cells = {head: [cell(row) for row in rows] for head, cell in columns.items()}
+    cells = {head: column for head, column in cells.items() if set(column) - {wording.NONE}}
+    names = [wording.clean(row.candidate) for row in rows]
+    for optional in ("", *OPTIONAL):
+        if optional:
+            cells.pop(optional, None)
+        widths = {head: max(map(len, [head, *column])) for head, column in cells.items()}
+        room = WIDTH - INDENT - sum(widths.values()) - 2 * len(widths)
+        if max(map(len, names), default=0) <= room:
+            break
+    first = max([9, *(len(name) for name in names if len(name) <= room)])
+    lines = [_line("candidate", {head: head for head in cells}, first, widths)] if rows else []
+    for place, name in enumerate(names):
+        lines += _wrapped(name, INDENT) if len(name) > first else []
+        shown = {head: column[place] for head, column in cells.items()}
+        lines.append(_line(name if len(name) <= first else "", shown, first, widths))
+    return lines
+
+
+def is_measured(row: Row) -> bool:
+    """Whether a row has figures to show beside the others'."""
+    return any(value is not None for value in (row.ratio, row.lone_s, row.rows_per_s))
+
+
+def _columns(rows: Sequence[Row], report: TuneReport) -> dict[str, Callable[[Row], str]]:
+    unit = wording.unit_of(row.lone_s.median for row in rows if row.lone_s)
+    memory = wording.unit_of((row.rss_bytes for row in rows), wording.BYTES)
+    against = wording.clean(report.reference).partition(" ")[0]
+    against = against if 0 < len(against) <= 12 else "reference"
+    return {
+        "status": lambda row: wording.STATUSES[row.status][0],
+        f"x {against}": _ratio,
+        f"1 row {unit.name}": lambda row: unit(row.lone_s.median if row.lone_s else None),
+        "p99": lambda row: unit(row.lone_p99_s),
+        "rows/s": lambda row: wording.number(row.rows_per_s.median if row.rows_per_s else None),
+        "batch": lambda row: f"{row.batch_rows:,}" if row.batch_rows else wording.NONE,
+        memory.name: lambda row: memory(row.rss_bytes),
+        "cosine": lambda row: wording.cosine(found.min_cosine, 5) if (found := wording.parity_of(row)) else wording.NONE,
+        "metric": lambda row: wording.number(row.metric, 4),
+    }
+
+
+def _ratio(row: Row) -> str:
+    return " ".join(filter(None, [wording.times(row.ratio), wording.interval(row.ratio, say=wording.ratio)]))
+
+
+def _line(name: str, cells: Mapping[str, str], first: int, widths: Mapping[str, int]) -> str:
+    padded = [
+        cell.ljust(widths[head]) if place < 2 else cell.rjust(widths[head]) for place, (head, cell) in enumerate(cells.items())
+    ]
+    return (" " * INDENT + "  ".join([name.ljust(first), *padded])).rstrip()
+
+
+def _reasons(report: TuneReport) -> list[str]:
+    lines: list[str] = []
+    for status, rows in wording.groups(report):
+        said = {row.reason for row in rows} - {""}
+        if status in ("winner", "tied", "measured") and not said:
+            continue
+        lines.append(wording.STATUSES[status][0])
+        for reason, names in by_reason(rows):
+            lines += _wrapped(f"{wording.joined(names)}: {reason}" if reason else wording.joined(names), INDENT)
+    return lines
+
+
+def by_reason(rows: Iterable[Row]) -> list[tuple[str, list[str]]]:
+    """Return the candidates' names by their reason, in the rows' order; both cleaned."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        found.setdefault(wording.clean(row.reason), []).append(wording.clean(row.candidate))
+    return list(found.items())
+
+
+def _confirmation(report: TuneReport) -> list[str]:
+    found = report.confirmation
+    if found is None:
+        return []
+    lines = ["under load", *_wrapped(wording.confirmation_line(report), INDENT)]
+    for name, measured, predicted in (
+        ("p50", found.p50_s, found.predicted_p50_s), ("p99", found.p99_s, found.predicted_p99_s),
+    ):  # fmt: skip
+        lines.append(f"  {name} {wording.seconds(measured)}, predicted {wording.seconds(predicted)}")
+    lines.append(f"  runs took {wording.number(found.cost_ratio)} times what the cost curve says")
+    word = "confirmed" if found.confirmed else "NOT confirmed"
+    return lines + _wrapped(f"{word}: {wording.clean(found.reason)}" if found.reason else word, INDENT)
+
+
+def _effort(report: TuneReport) -> list[str]:
+    spent = ", ".join(f"{wording.clean(name)} {wording.seconds(value)}" for name, value in report.spent_s.items())
+    lines = _wrapped(f"{wording.seconds(sum(report.spent_s.values()))} spent{budget(report)}: {spent}") if spent else []
+    return lines + _wrapped(rounds(report))
+
+
+def budget(report: TuneReport) -> str:
+    """Return ` of a budget of 300 s`, or nothing where there was none."""
+    return f" of a budget of {wording.seconds(report.budget_s)}" if report.budget_s > 0 else ""
+
+
+def rounds(report: TuneReport) -> str:
+    """Return how many rounds were measured, and how many thrown away."""
+    if not report.rounds and not report.discarded_rounds:
+        return ""
+    thrown = f"; {report.discarded_rounds:,} more thrown away, since the machine was busy" if report.discarded_rounds else ""
+    return f"{wording.count(report.rounds, 'round')} measured{thrown}"
+
+
+def _notes(report: TuneReport) -> list[str]:
+    return [line for note in report.notes for line in _wrapped(f"note: {wording.clean(note)}")]
+
+
+def _wrapped(text: str, indent: int = 0) -> list[str]:
+    return wrap(text, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * (indent + (2 if indent else 0)))

@@ -1,0 +1,300 @@
+"""How a report says things: figures with their units, names, and the verdict in one sentence. Pure functions of values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import floor, isfinite, log10, nan
+from typing import Any
+
+import msgspec
+
+from nograd.parity import ParityReport
+from nograd.tuning.values import Candidate, Figure, Row, Status, TuneReport
+
+__all__ = [
+    "BYTES", "NONE", "SECONDS", "STATUSES", "Unit", "clean", "confirmation_line", "cosine", "count", "facts", "full_name", "goal_phrase", "groups",
+    "interval", "is_reference", "joined", "margin", "number", "parity_of", "ratio", "seconds", "share", "size", "spread", "standing", "times",
+    "unit_of", "verdict",
+]  # fmt: skip
+
+NONE = "\N{EN DASH}"
+"""What stands where nothing was measured."""
+
+STATUSES: dict[Status, tuple[str, str]] = {
+    "winner": ("winner", "the best for the goal; the simplest of those that tie"),
+    "tied": ("tied", "within 2 % of the best, and less simple than the winner"),
+    "measured": ("measured", "slower than the winner"),
+    "dropped": ("dropped", "slower beyond doubt, and not measured to the end"),
+    "refused": ("refused", "does not answer as the model does"),
+    "failed": ("failed", "could not be built or run"),
+    "not_tried": ("not tried", "left out"),
+}
+"""Every status in the order of the report: its name, and what it means."""
+
+GOAL_PHRASES = {
+    "latency": "for one row alone",
+    "throughput": "in rows a second",
+    "memory": "in memory",
+}
+
+ESCAPE_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+"""Colours and cursor moves of a terminal (ECMA-48, 5.4)."""
+
+
+def clean(text: object) -> str:
+    """Return a text as one line without anything that a terminal or a page could take for a command.
+
+    Colours of a terminal go, runs of white space become one space, and what cannot be printed becomes U+FFFD.
+    """
+    words = ESCAPE_SEQUENCE.sub("", str(text)).split()
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in " ".join(words))
+
+
+# Figures
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number with so many significant digits, never in powers of ten between a thousandth and a billion."""
+    if value is None or not isfinite(value):
+        return NONE
+    if value == 0:
+        return "0"
+    if not 1e-3 <= abs(value) < 1e9:
+        return f"{value:.{digits - 1}e}"
+    decimals = digits - 1 - floor(log10(abs(value)))
+    decimals = digits - 1 - floor(log10(abs(round(value, decimals))))  # 9.999 is 10.0
+    return f"{round(value, decimals):,.{max(decimals, 0)}f}"
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A unit for people: a value in the base unit, times `scale`, is a figure in it."""
+
+    name: str
+    scale: float = 1.0
+
+    def __call__(self, value: float | None) -> str:
+        """Return the figure alone, without the unit's name."""
+        return number(None if value is None else value * self.scale)
+
+
+SECONDS = (Unit("ns", 1e9), Unit("µs", 1e6), Unit("ms", 1e3), Unit("s"))
+BYTES = (Unit("B"), Unit("kB", 1e-3), Unit("MB", 1e-6), Unit("GB", 1e-9))
+
+
+def unit_of(values: Iterable[float | None], units: tuple[Unit, ...] = SECONDS) -> Unit:
+    """Return the one unit that a column or an axis of these values is best read in: the largest unit in which the largest value
+    is 1 or more and the smallest a tenth or more, but none in which the largest is 100,000 or more.
+    """
+    known = [abs(value) for value in values if value is not None and isfinite(value) and value]
+    if not known:
+        return units[2]
+    low, high = min(known), max(known)
+    fits = [unit for unit in units if high * unit.scale >= 0.9995 and low * unit.scale >= 0.1] or [units[0]]
+    readable = [unit for unit in units if high * unit.scale < 1e5] or [units[-1]]
+    return max(fits[-1], readable[0], key=units.index)
+
+
+def amount(value: float | None, units: tuple[Unit, ...] = SECONDS) -> str:
+    """Return one value in its own best unit and without needless zeros, such as `6.1 ms`."""
+    if value is None or not isfinite(value):
+        return NONE
+    unit = unit_of([value], units)
+    text = unit(value)
+    return f"{text.rstrip('0').rstrip('.') if '.' in text and 'e' not in text else text} {unit.name}"
+
+
+def seconds(value: float | None) -> str:
+    """Return a time in its own best unit; minutes from ten minutes on."""
+    if value is not None and isfinite(value) and value >= 600:
+        return amount(value / 60, (Unit("min"),) * 3)
+    return "0 s" if value == 0 else amount(value)
+
+
+def size(value: float | None) -> str:
+    """Return bytes in B, kB, MB (a million bytes) or GB."""
+    return "0 B" if value == 0 else amount(value, BYTES)
+
+
+def share(value: float | None) -> str:
+    """Return a share of one in percent, such as `99.5 %`; never `100 %` where it is less."""
+    if value is None or not isfinite(value):
+        return NONE
+    text = f"{value * 100:.4g}"
+    return f"{'> 99.99' if text == '100' and value < 1 else text} %"
+
+
+def count(value: int, thing: str) -> str:
+    """Return `1 row`, `2 rows`."""
+    return f"{value:,} {thing}{'' if value == 1 else 's'}"
+
+
+def joined(words: Iterable[str]) -> str:
+    """Return `a, b and c`."""
+    *head, last = list(words) or [""]
+    return f"{', '.join(head)} and {last}" if head else last
+
+
+def ratio(value: float | None) -> str:
+    """Return a ratio with two decimals, or three digits where that says less."""
+    if value is None or not isfinite(value):
+        return NONE
+    return f"{value:.2f}" if 0.095 <= abs(value) < 9.995 else number(value)
+
+
+def times(figure: Figure | None) -> str:
+    """Return a ratio's median, such as `2.32x`."""
+    return NONE if figure is None or not isfinite(figure.median) else f"{ratio(figure.median)}x"
+
+
+def cosine(value: float, digits: int = 7) -> str:
+    """Return a cosine, cut and not rounded, so that only 1 is shown as 1."""
+    if not isfinite(value):
+        return NONE
+    return f"{floor(value * 10**digits) / 10**digits:.{digits}f}"
+
+
+def spread(figure: Figure | None, scale: float = 1.0) -> tuple[float, float] | None:
+    """Return both ends of the interval, scaled; None where there is none to speak of."""
+    if figure is None or not (isfinite(figure.low) and isfinite(figure.high)) or figure.low >= figure.high:
+        return None
+    return figure.low * scale, figure.high * scale
+
+
+def interval(figure: Figure | None, scale: float = 1.0, say: Callable[[float], str] = number) -> str:
+    """Return `[2.21 .. 2.41]`, or nothing where there is no interval."""
+    ends = spread(figure, scale)
+    return f"[{say(ends[0])} .. {say(ends[1])}]" if ends else ""
+
+
+# Names and sentences
+
+
+def full_name(candidate: Candidate) -> str:
+    """Return `onnx float32, 1 lane x 2 threads`."""
+    layout = f"{count(candidate.lanes, 'lane')} x {count(candidate.num_threads, 'thread')}"
+    return clean(f"{candidate.backend} {candidate.precision}, {layout}")
+
+
+def goal_phrase(goal: str) -> str:
+    """Return what a ratio speaks of: `for one row alone`."""
+    kind, _, limit = goal.partition("=")
+    return f"in rows a second within {clean(limit)}" if kind == "slo" else GOAL_PHRASES.get(kind, clean(f"for {goal}"))
+
+
+def parity_of(row: Row) -> ParityReport | None:
+    """Return a row's parity; None where there is none, or where it was written by another version and cannot be read."""
+    if row.parity is None:
+        return None
+    try:
+        return msgspec.convert(dict(row.parity), ParityReport, strict=False)
+    except msgspec.ValidationError:
+        return None
+
+
+def is_reference(row: Row, report: TuneReport) -> bool:
+    """Whether the ratios of the report are relative to this row."""
+    return str(row.candidate) == report.reference
+
+
+def verdict(report: TuneReport) -> str:
+    """Return the report's sentence: `onnx float32, 1 lane x 2 threads: 2.32x eager [2.21 .. 2.41] for one row alone; confirmed
+    under load`.
+    """
+    winner = report.winner
+    if winner is None:
+        return _no_winner(report)
+    return f"{full_name(winner.candidate)}: {standing(report)}"
+
+
+def standing(report: TuneReport) -> str:
+    """Return the part of the verdict behind the winner's name."""
+    winner = report.winner
+    if winner is None:
+        return ""
+    if is_reference(winner, report):
+        said = _against_none(report)
+    elif winner.ratio is None or not isfinite(winner.ratio.median):
+        said = f"the best {goal_phrase(report.goal)}"
+    else:
+        against = clean(report.reference).partition(" ")[0] or "the reference"
+        said = " ".join(filter(None, [times(winner.ratio), against, interval(winner.ratio, say=ratio), goal_phrase(report.goal)]))
+    return f"{said}; {_confirmed(report)}"
+
+
+def _against_none(report: TuneReport) -> str:
+    if sum(row.lone_s is not None or row.rows_per_s is not None for row in report.rows) < 2:
+        return "the only one that could be measured"
+    return f"what the others are compared with, and none was more than 2 % better {goal_phrase(report.goal)}"
+
+
+def _confirmed(report: TuneReport) -> str:
+    found = report.confirmation
+    if found is None:
+        return "not tried under load"
+    return "confirmed under load" if found.confirmed else "not confirmed under load"
+
+
+def _no_winner(report: TuneReport) -> str:
+    if not report.rows:
+        return "no winner: there was no candidate"
+    tally = [f"{len(rows)} {STATUSES[status][0]}" for status, rows in groups(report)]
+    return f"no winner among {count(len(report.rows), 'candidate')}: {joined(tally)}"
+
+
+def margin(report: TuneReport) -> str:
+    """Return how far the next one is, and who ties; empty where nothing else was measured."""
+    winner = report.winner
+    if winner is None:
+        return ""
+    tied = [str(row.candidate) for row in report.rows if row.status == "tied"]
+    rest = [row for row in report.rows if row.status in ("measured", "dropped") and _ratio(row) > 0]
+    said = []
+    if tied:
+        verb = "is" if len(tied) == 1 else "are"
+        shown = joined(tied) if len(tied) <= 4 else f"{count(len(tied), 'other')}"
+        said.append(f"{clean(shown)} {verb} as good within 2 %, and less simple.")
+    if rest and _ratio(winner) > 0:
+        best = max(rest, key=_ratio)
+        said.append(f"Next is {clean(best.candidate)} at {times(best.ratio)}: {_gap(_ratio(winner) / _ratio(best))}.")
+    return " ".join(said)
+
+
+def _gap(quotient: float) -> str:
+    if quotient >= 1.995:
+        return f"the winner is {number(quotient)} times as good"
+    percent = round((quotient - 1) * 100)
+    return f"the winner is {percent} % ahead" if percent >= 1 else "less than 1 % apart"
+
+
+def _ratio(row: Row) -> float:
+    return row.ratio.median if row.ratio is not None and isfinite(row.ratio.median) else nan
+
+
+def groups(report: TuneReport) -> list[tuple[Status, list[Row]]]:
+    """Return the rows by status, in the order of `STATUSES`, each status once and none empty."""
+    found = [(status, [row for row in report.rows if row.status == status]) for status in STATUSES]
+    return [(status, rows) for status, rows in found if rows]
+
+
+def confirmation_line(report: TuneReport) -> str:
+    """Return what was offered under load, as a share of the rate that was measured where that is known."""
+    found, winner = report.confirmation, report.winner
+    if found is None:
+        return ""
+    rate = (winner.rows_per_s.median if winner is not None and winner.rows_per_s is not None else nan) or nan
+    part = f", {found.offered_per_s / rate * 100:.0f} % of the measured rate" if isfinite(found.offered_per_s / rate) else ""
+    return f"{number(found.offered_per_s)} rows/s offered (Poisson{part}), {number(found.served_per_s)} rows/s served"
+
+
+def facts(value: Any) -> str:
+    """Return a value of `TuneReport.machine` in words: lists and mappings become comma-separated."""
+    if isinstance(value, dict):
+        return ", ".join(f"{clean(key)} {facts(child)}" for key, child in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(facts, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return number(value, 6) if isinstance(value, float) else clean(value)
