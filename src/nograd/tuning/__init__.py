@@ -37,6 +37,16 @@ class Tuned:
     bundle: Path | None
     """The bundle that was written; None where none was asked for, or nothing that one can hold was measured."""
 
+    @property
+    def needs_trust(self) -> bool:
+        """Whether opening the bundle runs code that it holds or names."""
+        from nograd.bundle import Bundle
+
+        if self.bundle is None:
+            return False
+        with Bundle.read(self.bundle) as bundle:
+            return bool(bundle.trust_reasons())
+
     def __str__(self) -> str:
         from nograd.tuning.report import to_text
 

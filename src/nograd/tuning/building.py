@@ -53,8 +53,14 @@ def build(
         return ()
     path.parent.mkdir(parents=True, exist_ok=True)
     if candidate.precision.startswith("int8"):
-        return _build_int8(candidate, reference, proof, tolerance, path)
-    return export_model(reference, path, to=FILE_KINDS[candidate.backend]).notes
+        notes = _build_int8(candidate, reference, proof, tolerance, path)
+    else:
+        notes = export_model(reference, path, to=FILE_KINDS[candidate.backend]).notes
+    if path.suffix == ".onnx":
+        from nograd.backends.onnx.graph import load_graph, save_mapped
+
+        save_mapped(load_graph(path), path)  # as in a bundle, so that what is measured is what will be served
+    return notes
 
 
 def _build_int8(

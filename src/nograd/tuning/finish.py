@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nograd.errors import NogradError
 from nograd.tuning.bench import Task
@@ -91,7 +91,8 @@ def _save(task: Task, path: Path) -> None:
     import numpy as np
 
     rows = MAX_BATCH_ROWS if task.workload.signature.batching != "alone" else 1
-    np.savez(path, **task.workload.of_size(rows))
+    arrays: dict[str, Any] = dict(task.workload.of_size(rows))
+    np.savez(path, **arrays)
 
 
 def _footprint(entry: Entry, batch: Path) -> int | None:

@@ -11,7 +11,18 @@ from nograd.tuning.markup import element
 from nograd.tuning.svg import Box, Scale, is_positive, place, polyline, text_width
 from nograd.tuning.values import CurvePoint, Figure, Row, TuneReport
 
-__all__ = ["COST_SHAPES", "TRADEOFF_SHAPES", "Series", "Shape", "costs", "front", "is_drawn", "ratio_bar", "share_bar", "tradeoff"]
+__all__ = [
+    "COST_SHAPES",
+    "TRADEOFF_SHAPES",
+    "Series",
+    "Shape",
+    "costs",
+    "front",
+    "is_drawn",
+    "ratio_bar",
+    "share_bar",
+    "tradeoff",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +145,16 @@ def tradeoff(report: TuneReport, shape: Shape) -> str:
     axes = _tradeoff_axes(rows, shape)
     best = front(rows)
     marks = [_mark(row, axes, report) for row in reversed(rows)]
-    parts = [*axes.draw(), _front_line(best, axes), *(_whiskers(row, axes) for row in rows), *marks, *_names(rows, axes, report)]
-    desc = "; ".join(f"{row.candidate}: {wording.seconds(x)}, {wording.number(y)} rows/s" for row in rows for x, y in [point_of(row)])
+    parts = [
+        *axes.draw(),
+        _front_line(best, axes),
+        *(_whiskers(row, axes) for row in rows),
+        *marks,
+        *_names(rows, axes, report),
+    ]
+    desc = "; ".join(
+        f"{row.candidate}: {wording.seconds(x)}, {wording.number(y)} rows/s" for row in rows for x, y in [point_of(row)]
+    )
     return _svg(shape, "tradeoff", "Latency of one row alone against rows a second", wording.clean(desc), parts)
 
 
@@ -189,7 +208,9 @@ def _names(rows: Sequence[Row], axes: Axes, report: TuneReport) -> list[str]:
     )  # fmt: skip
     points = [(_short(str(row.candidate)), axes.x(point_of(row)[0]), axes.y(point_of(row)[1])) for row in order]
     taken = [Box(x - 6, y - 6, x + 6, y + 6) for _, x, y in points] + _whisker_boxes(rows, axes)
-    classes = {(x, y): "name winner" if row.status == "winner" else "name" for row, (_, x, y) in zip(order, points, strict=True)}
+    classes = {
+        (x, y): "name winner" if row.status == "winner" else "name" for row, (_, x, y) in zip(order, points, strict=True)
+    }
     parts = []
     for label in place(points, taken, axes.shape.frame, font_px=size, gap=size * 0.75):
         box, (x, y) = label.box, label.point

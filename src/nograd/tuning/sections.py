@@ -68,19 +68,35 @@ def _tiles(report: TuneReport) -> list[tuple[str, str, str]]:
     base = next((row for row in report.rows if wording.is_reference(row, report) and row is not winner), None)
     found, name = [], str(base.candidate) if base else ""
     if winner.lone_s:
-        found.append(("one row alone", wording.seconds(winner.lone_s.median), _versus(name, base and base.lone_s, wording.seconds)))
+        found.append(
+            ("one row alone", wording.seconds(winner.lone_s.median), _versus(name, base and base.lone_s, wording.seconds))
+        )
     if winner.lone_p99_s is not None:
-        found.append(("its 99th percentile", wording.seconds(winner.lone_p99_s), _versus(name, base and base.lone_p99_s, wording.seconds)))
+        found.append(
+            (
+                "its 99th percentile",
+                wording.seconds(winner.lone_p99_s),
+                _versus(name, base and base.lone_p99_s, wording.seconds),
+            )
+        )
     if winner.rows_per_s:
         found.append(("all lanes busy", _rate(winner.rows_per_s.median), _versus(name, base and base.rows_per_s, _rate)))
     if winner.rss_bytes:
         found.append(("memory", wording.size(winner.rss_bytes), _versus(name, base and base.rss_bytes, wording.size)))
     if winner.file_bytes:
-        found.append(("file", wording.size(winner.file_bytes), f"built in {wording.seconds(winner.build_s)}" if winner.build_s else ""))
+        found.append(
+            ("file", wording.size(winner.file_bytes), f"built in {wording.seconds(winner.build_s)}" if winner.build_s else "")
+        )
     if near := wording.parity_of(winner):
         found.append(("least cosine", wording.cosine(near.min_cosine), f"with eager, over {wording.count(near.rows, 'row')}"))
     if winner.metric is not None:
-        found.append(("your metric", wording.number(winner.metric, 4), _versus("reference", report.reference_metric, lambda v: wording.number(v, 4))))
+        found.append(
+            (
+                "your metric",
+                wording.number(winner.metric, 4),
+                _versus("reference", report.reference_metric, lambda v: wording.number(v, 4)),
+            )
+        )
     return found
 
 
@@ -183,12 +199,16 @@ def candidates(report: TuneReport) -> str:
     body = [[text(row.candidate), *(shown[head][place] for head in kept)] for place, row in enumerate(rows)]
     lead = f"Ratios are paired round by round with {report.reference}; above 1 is better {wording.goal_phrase(report.goal)}."
     layout = " 1x2 stands for one lane with two threads. Grey brackets hold the true median with 95 %."
-    return _card("Candidates", table("Candidates", heads, body, class_="candidates"), lead=(lead if report.reference else "") + layout)
+    return _card(
+        "Candidates", table("Candidates", heads, body, class_="candidates"), lead=(lead if report.reference else "") + layout
+    )
 
 
 def _candidate_columns(rows: Sequence[Row], report: TuneReport) -> dict[str, tuple[str, Callable[[Row], str]]]:
     lone = wording.unit_of(row.lone_s.median for row in rows if row.lone_s)
-    memory, file = (wording.unit_of(column, wording.BYTES) for column in ([r.rss_bytes for r in rows], [r.file_bytes for r in rows]))
+    memory, file = (
+        wording.unit_of(column, wording.BYTES) for column in ([r.rss_bytes for r in rows], [r.file_bytes for r in rows])
+    )
     ends = [value for row in rows if row.ratio for value in (row.ratio.median, *(wording.spread(row.ratio) or ()))]
     largest = max([1.0, *(value for value in ends if is_positive(value))])
     return {
@@ -232,7 +252,11 @@ def parity(report: TuneReport) -> str:
         ("variant", "name"), ("output", "name"), ("least cosine", "n"), ("mean cosine", "n"), ("max abs", "n"), ("max rel", "n"),
         ("agreement", "n"), ("NaN, inf", "n"), ("", ""),
     ]  # fmt: skip
-    kept = [place for place, (head, _) in enumerate(heads) if place < 2 or head == "" or any(row[place] != wording.NONE for row in rows)]
+    kept = [
+        place
+        for place, (head, _) in enumerate(heads)
+        if place < 2 or head == "" or any(row[place] != wording.NONE for row in rows)
+    ]
     rows = [[row[place] for place in kept] for row in rows]
     lead = f"Against eager, over {wording.count(max(near.rows for _, near in found), 'row')}. Max rel is max abs divided by the output's largest value."
     body = table("Parity with eager", [heads[place] for place in kept], rows)
@@ -296,11 +320,20 @@ def confirmation(report: TuneReport) -> str:
         [name, text(unit(measured)), text(unit(predicted)), text(_quotient(measured, predicted))]
         for name, measured, predicted in pairs
     ]
-    heads = [("latency", "name"), (f"measured, {unit.name}", "n"), (f"predicted, {unit.name}", "n"), ("measured / predicted", "n")]
+    heads = [
+        ("latency", "name"),
+        (f"measured, {unit.name}", "n"),
+        (f"predicted, {unit.name}", "n"),
+        ("measured / predicted", "n"),
+    ]
     said = element("span", "confirmed" if found.confirmed else "not confirmed", class_="good" if found.confirmed else "bad")
     reason = f": {text(found.reason)}" if found.reason else ""
     cost = f"Runs took {wording.number(found.cost_ratio)} times what the cost curve says."
-    body = element("p", said + reason) + table("Latency under load", heads, rows, class_="tight") + element("p", text(cost), class_="lead")
+    body = (
+        element("p", said + reason)
+        + table("Latency under load", heads, rows, class_="tight")
+        + element("p", text(cost), class_="lead")
+    )
     return _card("Under load", body, lead=wording.confirmation_line(report) + ", through the real batcher.")
 
 
@@ -329,12 +362,16 @@ def machine(report: TuneReport) -> str:
     facts = dict(report.machine)
     libraries = facts.pop("libraries", None)
     memory = facts.pop("memory_bytes", None)
-    items = [(key.replace("_", " "), text(wording.facts(value))) for key, value in facts.items() if value not in (None, "", [], {})]
+    items = [
+        (key.replace("_", " "), text(wording.facts(value))) for key, value in facts.items() if value not in (None, "", [], {})
+    ]
     if isinstance(memory, int | float):
         items.insert(min(2, len(items)), ("memory", text(wording.size(memory))))
     if libraries:
         items.append(("libraries", text(wording.facts(libraries))))
-    body = element("dl", [element("dt", text(key)) + element("dd", said) for key, said in items], class_="facts") if items else ""
+    body = (
+        element("dl", [element("dt", text(key)) + element("dd", said) for key, said in items], class_="facts") if items else ""
+    )
     if report.command:
         body += element("h3", "The command") + element("pre", element("code", text(report.command)), tabindex=0)
     return _card("Where this was measured", body)

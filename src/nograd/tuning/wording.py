@@ -220,7 +220,9 @@ def standing(report: TuneReport) -> str:
         said = f"the best {goal_phrase(report.goal)}"
     else:
         against = clean(report.reference).partition(" ")[0] or "the reference"
-        said = " ".join(filter(None, [times(winner.ratio), against, interval(winner.ratio, say=ratio), goal_phrase(report.goal)]))
+        said = " ".join(
+            filter(None, [times(winner.ratio), against, interval(winner.ratio, say=ratio), goal_phrase(report.goal)])
+        )
     return f"{said}; {_confirmed(report)}"
 
 
