@@ -20,7 +20,13 @@ MACHINE: dict[str, Any] = {
     "memory_bytes": 8_240_000_000,
     "system": "Linux 6.6.0, glibc 2.41",
     "python": "3.13.5",
-    "libraries": {"torch": "2.13.0+cpu", "onnxruntime": "1.24.1", "openvino": "2026.1.0", "transformers": "5.1.0", "numpy": "2.4.0"},
+    "libraries": {
+        "torch": "2.13.0+cpu",
+        "onnxruntime": "1.24.1",
+        "openvino": "2026.1.0",
+        "transformers": "5.1.0",
+        "numpy": "2.4.0",
+    },
 }
 
 
@@ -190,14 +196,30 @@ def crowded() -> TuneReport:
             why = f"{1 + place / 10:.2f}x the time of onnx 1x8 over 5 rounds" if state == "dropped" else ""
             rows.append(
                 Row(
-                    candidate, state, why, 10.0 + place, 40_000_000, 300_000_000 + place * 7_000_000, parity(0.99999, 0.999999, 1e-5),
-                    None, around(lone), lone * 1.3, around(rate), 2 ** (place % 6), around(0.012 / lone), 9,
+                    candidate,
+                    state,
+                    why,
+                    10.0 + place,
+                    40_000_000,
+                    300_000_000 + place * 7_000_000,
+                    parity(0.99999, 0.999999, 1e-5),
+                    None,
+                    around(lone),
+                    lone * 1.3,
+                    around(rate),
+                    2 ** (place % 6),
+                    around(0.012 / lone),
+                    9,
                 )  # fmt: skip
             )
         else:
             fault: Status = "failed" if place < 34 else "not_tried"
-            rows.append(Row(candidate, fault, "the compiler ran out of memory (2 GB)" if place < 34 else "the budget was spent"))
-    return replace(minilm(), model="a-model-with-many-ways", goal="throughput", rows=tuple(rows), reference="eager 1x8", notes=())
+            rows.append(
+                Row(candidate, fault, "the compiler ran out of memory (2 GB)" if place < 34 else "the budget was spent")
+            )
+    return replace(
+        minilm(), model="a-model-with-many-ways", goal="throughput", rows=tuple(rows), reference="eager 1x8", notes=()
+    )
 
 
 LONG_NAME = "an-organisation-of-renown/a-model-whose-name-has-eighty-characters-exactly-v12.3"
@@ -233,7 +255,10 @@ def awkward() -> TuneReport:
 
 def unmeasured() -> TuneReport:
     """Nothing could be measured."""
-    rows = (Row(Candidate("eager"), "failed", "the model raised ValueError: no"), Row(Candidate("onnx"), "not_tried", "eager failed"))
+    rows = (
+        Row(Candidate("eager"), "failed", "the model raised ValueError: no"),
+        Row(Candidate("onnx"), "not_tried", "eager failed"),
+    )
     return TuneReport("broken:build", "latency", "", "", rows, "eager 1x1")
 
 

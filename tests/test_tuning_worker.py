@@ -153,6 +153,6 @@ def test_a_layout_under_load_serves_all_and_keeps_to_its_curve(start: Start, tas
         max_batch_size=32, seed=3,
     )  # fmt: skip
 
-    assert (found["failed"], found["offered_per_s"]) == (0, 200.0)
+    assert (found["failed"], 100 < found["offered_per_s"] < 400) == (0, True)  # 40 arrivals by chance, of a fixed seed
     assert 0 < found["cost_ratio"] < 1  # the curve given is far too slow
     assert found["predicted_p50_s"] >= 1.0

@@ -66,6 +66,7 @@ def tune(  # noqa: PLR0913
     metric_drop: float = 0.0,
     memory_bytes: int | None = None,
     cores: int | None = None,
+    rounds: int | None = None,
     seed: int = 0,
     name: str | None = None,
     factory: str | None = None,
@@ -97,6 +98,7 @@ def tune(  # noqa: PLR0913
         metric_drop: how far below eager's the metric may be.
         memory_bytes: by which a candidate's process may grow; None: half of what is free.
         cores: processors to use; None: all that this process may use.
+        rounds: to measure, at most; None: until it is decided, or the time is up.
         seed: of orders and arrivals.
         name: of the model; default: from `model`.
         factory: `package.module:function` that builds the module, for bundles of eager and compiled models.
@@ -119,7 +121,7 @@ def tune(  # noqa: PLR0913
     settings = Settings(
         Goal.parse(goal), parse_tolerance(tolerance) if isinstance(tolerance, str) else tolerance, told, budget_s=budget_s,
         backends=None if backends is None else tuple(backends), metric=metric, metric_drop=metric_drop,
-        memory_bytes=memory_bytes, cores=cores or len(os.sched_getaffinity(0)), seed=seed,
+        memory_bytes=memory_bytes, cores=cores or len(os.sched_getaffinity(0)), rounds=rounds, seed=seed,
     )  # fmt: skip
     target = None if output is None else Path(output)
     predictor = predictor or _predictor(model, sample)
@@ -167,14 +169,22 @@ def _work_folder(target: Path | None) -> Iterator[_Work]:
 
 def _predictor(model: nn.Module | Predictor | str, sample: Any) -> Predictor:
     from nograd.predictor import Predictor
-    from nograd.sources import load
     from nograd.threads import in_own_thread
 
     if isinstance(model, Predictor):
         return model
     if isinstance(model, str):
-        return in_own_thread(lambda: load(model, device="cpu")).result()
+        return load_on_cpu(model)
     return in_own_thread(lambda: Predictor(model, device="cpu", sample=sample)).result()
+
+
+def load_on_cpu(model: str) -> Predictor:
+    """Return the Predictor that a name stands for, on the CPU where the name does not say otherwise."""
+    from nograd.sources import folder_of, load
+    from nograd.threads import in_own_thread
+
+    device = "auto" if folder_of(model) is None else "cpu"  # a factory's Predictor has its own
+    return in_own_thread(lambda: load(model, device=device)).result()
 
 
 def _rows(predictor: Predictor, sample: Any) -> Sample:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nograd.errors import ConfigError
-from nograd.tuning import Tuned, tune
+from nograd.tuning import Tuned, load_on_cpu, tune
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -76,12 +76,9 @@ def run_command(model: str, data: Path | None, output: Path, **options: Any) -> 
     """
     from rich.console import Console
 
-    from nograd.sources import load
-    from nograd.threads import in_own_thread
-
     console = Console(stderr=True, highlight=False)
     with console.status(f"loading {model}"):
-        loaded = in_own_thread(lambda: load(model, device="cpu")).result()
+        loaded = load_on_cpu(model)
     with _told(console) as tell:
         tuned = tune(model, data, output=output, tell=tell, predictor=loaded, **options)
     sys.stdout.write(f"{tuned}\n")

@@ -85,7 +85,7 @@ def serve_under_load(
     predicted = predicted_s(arrivals, lengths, signature, cost, lanes=runner.lanes, max_batch_size=max_batch_size)
     known = [record for record in records if record.predicted_s]
     return {
-        "offered_per_s": rows_per_s,
+        "offered_per_s": len(arrivals) / arrivals[-1],
         "served_per_s": len(latencies) / span_s,
         "failed": len(arrivals) - len(latencies),
         **{f"p{q}_s": float(np.quantile(latencies, q / 100)) if latencies else 0.0 for q in (50, 99)},

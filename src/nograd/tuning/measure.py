@@ -53,7 +53,9 @@ def measure(
     until: float,
     state: State,
     tell: Callable[[str, str], None],
+    *,
     seed: int,
+    rounds: int | None = None,
 ) -> Measured:
     """Race the candidates that are in; whoever loses is out, with its reason.
 
@@ -65,12 +67,13 @@ def measure(
         state: keeps the rounds, for a run that is interrupted.
         tell: called with the phase and what happened.
         seed: of the order.
+        rounds: to measure, at most.
     """
     running = {str(entry.candidate): entry for entry in entries if entry.is_in}
     race = _race_of(running, state, seed)
     measured = Measured(race)
     while names := race.next_round():
-        if time.monotonic() >= until:
+        if time.monotonic() >= until or (rounds is not None and race.rounds >= rounds):
             measured.spent = True
             break
         samples = _round(names, running, reference, goal, race)

@@ -61,6 +61,9 @@ class Settings:
     """A candidate's process may grow by; None: half of what is free."""
 
     cores: int = 1
+    rounds: int | None = None
+    """Rounds that are measured, at most."""
+
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -68,6 +71,8 @@ class Settings:
             raise ConfigError(f"the budget is {self.budget_s:g} s; it must be {MIN_BUDGET_S:g} s or more, finite")
         if self.memory_bytes is not None and self.memory_bytes < 1:
             raise ConfigError(f"the memory is {self.memory_bytes} bytes; it must be above 0")
+        if self.rounds is not None and self.rounds < 1:
+            raise ConfigError(f"rounds is {self.rounds}; it must be at least 1")
         if not self.metric_drop >= 0:
             raise ConfigError(f"metric_drop is {self.metric_drop}; it must be 0 or more")
 
@@ -210,7 +215,9 @@ def _tune(
         raise UnsupportedError(f"eager itself cannot be measured: {reference.reason}")
     with this.phase("measuring"):
         until = max(begun + MEASURING * budget_s, time.monotonic() + LEAST * budget_s)
-        this.measured = measure(this.entries, reference, settings.goal, until, state, tell, settings.seed)
+        this.measured = measure(
+            this.entries, reference, settings.goal, until, state, tell, seed=settings.seed, rounds=settings.rounds
+        )
     if settings.goal.kind == "memory":
         with this.phase("measuring"):
             footprints(this.entries, task)
