@@ -23,9 +23,9 @@ export TOKENIZERS_PARALLELISM := false
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-demo: $(VENV)/demo ## Install, then serve a sentence embedder (MiniLM) with a live page
+demo: $(VENV)/demo ## Install, tune a sentence embedder (MiniLM) in a minute, serve the best with a live page
 	@echo "starting the MiniLM sentence embedder: importing torch takes some seconds"
-	exec $(BIN)/nograd serve minilm --port $(PORT)
+	exec $(BIN)/nograd serve minilm --tune 60s --data benchmarks/data/sentences.txt --port $(PORT)
 
 serve: demo
 

@@ -14,8 +14,10 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
+import nograd
 from nograd import HighThroughputPredictor, LowLatencyPredictor, ONNXPredictor, Predictor, export_to_onnx, load
 from nograd.backends.onnx import providers_for
+from nograd.bundle import Curve, ExportedFile, Front, Settings, write_bundle
 from nograd.errors import ConfigError, ExportError, ModelLoadError
 from nograd.exports import export_model
 
@@ -219,3 +221,36 @@ def test_an_export_in_8_bit_integers_is_onnx_and_proven(tmp_path: Path) -> None:
     assert ONNXPredictor(made).predict(np.zeros((3, 64), np.float32)).shape == (3, 8)
     with pytest.raises(ConfigError, match="8-bit integers are written as onnx only"):
         export_model(backend, tmp_path / "m.xml", to="openvino", precision="int8")
+
+
+def bundled(folder: Path, goal: str) -> Path:
+    """A bundle of a small ONNX model, with a curve."""
+    model = torch.nn.Linear(4, 3)
+    made = nograd.export_to_onnx(model, torch.zeros(2, 4), folder / "m.onnx")
+    predictor = nograd.ONNXPredictor(made)
+    curve = Curve((1, 8), (0.001, 0.002), (0.001, 0.002), (0.001, 0.002))
+    settings = Settings(name="m", backend="onnx", goal=goal, curve=curve)
+    return write_bundle(
+        folder / "b", model=ExportedFile(made.path), signature=predictor.signature, settings=settings, front=Front.of(predictor)
+    )
+
+
+def test_a_preset_of_a_bundle_brings_its_measured_curve(tmp_path: Path) -> None:
+    path = bundled(tmp_path, "latency")
+    predictor = nograd.LowLatencyPredictor(path)
+
+    assert predictor.cost == nograd.CostCurve((1, 8), (0.001, 0.002))
+    assert predictor.predict(np.zeros((2, 4), np.float32)).shape == (2, 3)
+    assert nograd.BatchPredictor(predictor).predict([np.zeros(4, np.float32)]) is not None
+
+
+def test_a_preset_of_a_bundle_for_another_goal_warns(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="was tuned for latency; this predictor is for throughput"):
+        nograd.HighThroughputPredictor(str(bundled(tmp_path, "latency")))
+
+
+def test_a_preset_takes_a_module_with_a_sample_or_a_bundle_without(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no sample was given"):
+        nograd.LowLatencyPredictor(torch.nn.Linear(4, 3))
+    with pytest.raises(ConfigError, match="it brings its own sample"):
+        nograd.LowLatencyPredictor(bundled(tmp_path, "latency"), torch.zeros(2, 4))

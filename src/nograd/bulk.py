@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nograd.backends import Backend
 from nograd.batching.collate import chunks, plan
 from nograd.batching.faults import run_apart
+from nograd.batching.tracking import TokenCost
 from nograd.errors import ConfigError, ItemError, NogradError, SignatureError
 from nograd.inputs import each_item, holds_tensors, stacked
 from nograd.predictor import Predictor
@@ -88,6 +89,8 @@ class BatchPredictor:
             )
         self._predictor = predictor if isinstance(predictor, Predictor) else Predictor(predictor, **predictor_options)
         self._max_batch_size = max_batch_size
+        cost = self._predictor.cost
+        self._overhead = TokenCost(cost if cost is not None and cost.unit == "tokens" else None).overhead
         self._window_rows = max_batch_size * window_batches
         self._progress = progress
 
@@ -154,7 +157,7 @@ class BatchPredictor:
         parts, error = self._prepare(items, start)
         signature = self._predictor.signature
         runs: dict[int, tuple[Future[list[Batch | NogradError]], int]] = {}
-        for group in plan(parts, signature, self._max_batch_size) if parts else []:
+        for group in plan(parts, signature, self._max_batch_size, overhead=self._overhead) if parts else []:
             chosen = [parts[position] for position in group]
             future = device.submit(_run, chosen, self._predictor)
             runs.update({position: (future, place) for place, position in enumerate(group)})

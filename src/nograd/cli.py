@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path, PurePath
@@ -12,9 +13,10 @@ from urllib.parse import quote
 import typer
 
 from nograd import __version__
-from nograd.errors import ExportError, NogradError
+from nograd.errors import ConfigError, ExportError, NogradError
 
 if TYPE_CHECKING:
+    from nograd.server.config import ServeConfig
     from nograd.server.service import ServedModel
 
 __all__ = ["main"]
@@ -78,6 +80,11 @@ def serve(
     cache_ttl_s: Annotated[
         float | None, typer.Option(help="Seconds that a kept answer lives; default: they do not age.")
     ] = None,
+    tune: Annotated[
+        str, typer.Option(metavar="TIME", help="Tune MODEL first, in about this time (60s), and serve the bundle.")
+    ] = "",
+    data: Annotated[Path | None, typer.Option(help="With --tune: your own rows, as for `nograd tune`.")] = None,
+    goal: Annotated[str, typer.Option(help="With --tune: latency, throughput, memory, or slo=TIME.")] = "latency",
 ) -> None:
     """Serve MODEL over HTTP: Open Inference Protocol v2, dynamic batching, metrics, a live page at /."""
     from rich.console import Console
@@ -90,6 +97,10 @@ def serve(
         host=host, port=port, max_batch_size=max_batch_size, max_wait_ms=max_wait_ms, max_queue_rows=max_queue_rows,
         timeout_s=timeout_s, grace_s=grace_s, cache_mb=cache_mb, cache_url=cache_url, cache_ttl_s=cache_ttl_s,
     )  # fmt: skip
+    if tune:
+        with bind(host, port):  # whether the port is free is told before a minute has passed
+            bundle, needs_trust = _tuned(model, data, tune, goal, name or _name_of(model))
+        _serve_instead(bundle, config, trusted=trusted or needs_trust, name=name or _name_of(model))
     service = InferenceService(config)
     listener = bind(host, port)
     from nograd.sources import load
@@ -109,6 +120,27 @@ def serve(
     with warming:
         serve(service, listener, ready)
     typer.echo("stopped")
+
+
+def _tuned(model: str, data: Path | None, budget: str, goal: str, name: str) -> tuple[Path, bool]:
+    """Return a tuned bundle of the model, and whether it names code of the user's."""
+    from nograd.tuning.command import bundle_for, seconds_of
+
+    found = bundle_for(model, data, goal=goal, budget_s=seconds_of(budget, "tune"), name=name)
+    if found.bundle is None:
+        raise ConfigError(f"tuning {model} found nothing that can be served; the report above says why")
+    return found.bundle, found.needs_trust
+
+
+def _serve_instead(bundle: Path, config: ServeConfig, *, trusted: bool, name: str) -> None:
+    """Become the server of a bundle: a process that has tuned holds torch, and threads, that serving has no use for."""
+    said = {name: getattr(config, name) for name in config.__slots__ if name != "max_body_bytes"}
+    options = [f"--{option.replace('_', '-')}={value}" for option, value in said.items() if value is not None]
+    sys.stdout.flush()
+    os.execv(  # noqa: S606  no shell
+        sys.executable,
+        [sys.executable, "-m", "nograd", "serve", str(bundle), f"--name={name}", *options, *(["--trusted"] if trusted else [])],
+    )
 
 
 @app.command()
@@ -188,8 +220,8 @@ def tune(
 
     tuned = run_command(
         model, data, output, goal=goal, tolerance=tolerance, budget_s=seconds_of(budget, "budget"), seed=seed,
-        backends=[each.strip() for each in backends.split(",")] if backends else None, cores=cores, name=name or _name_of(model),
-        metric=metric_of(metric) if metric else None, metric_drop=metric_drop,
+        backends=[each.strip() for each in backends.split(",")] if backends else None, cores=cores,
+        name=name or _name_of(model), metric=metric_of(metric) if metric else None, metric_drop=metric_drop,
         memory_bytes=bytes_of(memory, "memory") if memory else None, command=shlex.join(["nograd", *sys.argv[1:]]),
     )  # fmt: skip
     if tuned.bundle is None:

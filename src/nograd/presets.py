@@ -94,51 +94,101 @@ class FP16Predictor(Predictor):
 
 
 class LowLatencyPredictor(Predictor):
-    """A Predictor whose backend answered one row fastest, here and now: eager, or ONNX Runtime where it agrees with eager.
+    """A Predictor whose backend answered one row fastest, here and now: eager, or ONNX Runtime where it agrees with eager. Of a
+    bundle, what `nograd tune` found, with its measured cost curve.
 
     Args:
-        model: a module.
-        sample: inputs that it can run; with `preprocess`, a list of items.
+        model: a module; or the path of a bundle, which brings all else.
+        sample: inputs that the module can run; with `preprocess`, a list of items.
         preprocess: as for `Predictor`; `postprocess` likewise.
+        trusted: for a bundle that holds or names code: that you know where it comes from.
+
+    Raises:
+        ConfigError: a module without a sample, a bundle with one, or one that is not trusted.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        sample: Any,
+        model: nn.Module | str | os.PathLike[str],
+        sample: Any = None,
         *,
         preprocess: Callable[[Any], Any] | None = None,
         postprocess: Callable[[Any], Any] | None = None,
+        trusted: bool = False,
     ) -> None:
+        if isinstance(model, str | os.PathLike):
+            opened = _opened(model, "latency", (sample, preprocess, postprocess), trusted=trusted)
+            super().__init__(**_parts_of(opened))
+            self.cost = opened.cost
+            return
+        _check_sample(sample)
         made = in_own_thread(partial(_best, model, sample, preprocess, rows=1, layouts=((1, None),))).result()
         super().__init__(made, preprocess=preprocess, postprocess=postprocess, sample=sample)
 
 
 class HighThroughputPredictor(Predictor):
     """A Predictor whose backend answered the most rows a second: eager or ONNX Runtime, in one lane with all threads or in
-    a lane of one thread for each processor.
+    a lane of one thread for each processor. Of a bundle, what `nograd tune` found, with its measured cost curve.
 
     Args:
-        model: a module.
-        sample: inputs that it can run; with `preprocess`, a list of items.
+        model: a module; or the path of a bundle, which brings all else.
+        sample: inputs that the module can run; with `preprocess`, a list of items.
         batch_size: rows of one run, at which it is measured.
         preprocess: as for `Predictor`; `postprocess` likewise.
+        trusted: for a bundle that holds or names code: that you know where it comes from.
+
+    Raises:
+        ConfigError: a module without a sample, a bundle with one, or one that is not trusted.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        sample: Any,
+        model: nn.Module | str | os.PathLike[str],
+        sample: Any = None,
         *,
         batch_size: int = 32,
         preprocess: Callable[[Any], Any] | None = None,
         postprocess: Callable[[Any], Any] | None = None,
+        trusted: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
+        if isinstance(model, str | os.PathLike):
+            opened = _opened(model, "throughput", (sample, preprocess, postprocess), trusted=trusted)
+            super().__init__(**_parts_of(opened))
+            self.cost = opened.cost
+            return
+        _check_sample(sample)
         layouts = ((1, None), (len(os.sched_getaffinity(0)), 1))
         made = in_own_thread(partial(_best, model, sample, preprocess, rows=batch_size, layouts=layouts)).result()
         super().__init__(made, preprocess=preprocess, postprocess=postprocess, sample=sample)
+
+
+def _check_sample(sample: Any) -> None:
+    if sample is None:
+        raise ConfigError("no sample was given; a module is measured on inputs that it can run")
+
+
+def _opened(path: str | os.PathLike[str], goal: str, given: tuple[Any, ...], *, trusted: bool) -> Predictor:
+    """Return what a bundle holds."""
+    from nograd.bundle import Bundle
+
+    if any(value is not None for value in given):
+        raise ConfigError(f"{os.fspath(path)} is a bundle; it brings its own sample, preprocess and postprocess: give none")
+    with Bundle.read(path) as bundle:
+        tuned_for = bundle.settings.goal
+        if tuned_for and tuned_for != goal:
+            warnings.warn(f"{os.fspath(path)} was tuned for {tuned_for}; this predictor is for {goal}", stacklevel=3)
+        return bundle.open(trusted=trusted)
+
+
+def _parts_of(predictor: Predictor) -> dict[str, Any]:
+    """Return what another Predictor like this one is made of."""
+    sample = [predictor.example] if predictor.has_preprocess else predictor.example
+    return {
+        "model": predictor.backend, "preprocess": predictor.preprocess, "postprocess": predictor.postprocess, "sample": sample,
+        "item": predictor.item,
+    }  # fmt: skip
 
 
 def _best(

@@ -92,7 +92,8 @@ class DynamicBatcher:
         max_queue_rows: rows that may wait; a request beyond is refused at once.
         max_queue_bytes: bytes of inputs that may wait.
         max_batch_tokens: where rows vary in length: padded elements (rows x longest) in one run, at most.
-        cost: measured seconds (see `measure_cost`). Without it, nothing is known of how late an answer will be.
+        cost: measured seconds (see `measure_cost`); default: the predictor's own, which one from a bundle has. Without it,
+            nothing is known of how late an answer will be.
         inline: runs batches in the event loop's own thread: right for a model that takes less than handing a batch to a
             thread and back does (0.1 ms), wrong for any other. None decides from the curve.
         policy: decides instead of the one that suits the model (see `policy_for`).
@@ -125,6 +126,7 @@ class DynamicBatcher:
         if not isinstance(signature, Signature):
             raise ConfigError(f"a DynamicBatcher takes a nograd.Predictor, not {type(predictor).__name__}")
         self._runner = predictor
+        cost = getattr(predictor, "cost", None) if cost is None else cost  # a runner need not know what it costs
         if cost is not None and not isinstance(cost, CostCurve):
             raise ConfigError(f"cost is {type(cost).__name__}; it must be a nograd.CostCurve, such as measure_cost returns")
         self._is_foreign = policy is not None

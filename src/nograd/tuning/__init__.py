@@ -34,8 +34,19 @@ class Tuned:
     """What tuning found, and where the best lies."""
 
     report: TuneReport
-    bundle: Path | None
+    bundle: Path | None = None
     """The bundle that was written; None where none was asked for, or nothing that one can hold was measured."""
+
+    @classmethod
+    def there(cls, bundle: Path) -> Tuned:
+        """Return what an earlier run wrote.
+
+        Raises:
+            ModelLoadError: the bundle has no report, or one that cannot be read.
+        """
+        from nograd.tuning.report import loads
+
+        return cls(loads((bundle / "report.json").read_bytes()), bundle)
 
     @property
     def needs_trust(self) -> bool:

@@ -18,7 +18,6 @@ from nograd.predictor import Predictor
 from nograd.tensors import Batch, num_rows
 from nograd.tuning.building import build, open_candidate, size_of
 from nograd.tuning.confirm import serve_under_load
-from nograd.tuning.priority import go_first
 from nograd.tuning.values import Candidate
 from nograd.tuning.workload import Workload, rows_in
 
@@ -106,9 +105,8 @@ class Bench:
         return self._task.tolerance if self._task.metric is None else Tolerance(min_cosine=-1.0)
 
     def open(self) -> dict[str, Any]:
-        """Open it, go first from now on, and run it once."""
+        """Open it, and run it once."""
         begun = time.perf_counter()
-        go_first()
         self._backend = open_candidate(self._candidate, self._task.reference, self._path)
         self._each_lane(lambda: self._backend.limit_threads(self._candidate.num_threads))
         self._on_lane(self._task.workload.lone[0])

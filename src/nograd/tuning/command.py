@@ -16,7 +16,7 @@ from nograd.tuning import Tuned, load_on_cpu, tune
 if TYPE_CHECKING:
     from rich.status import Status
 
-__all__ = ["bytes_of", "metric_of", "run_command", "seconds_of"]
+__all__ = ["bundle_for", "bytes_of", "metric_of", "run_command", "seconds_of"]
 
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 BYTES = {"": 1, "MB": 10**6, "GB": 10**9, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -86,6 +86,44 @@ def run_command(model: str, data: Path | None, output: Path, **options: Any) -> 
         sys.stdout.write(f"\nwritten: {tuned.bundle}\n")
     sys.stdout.flush()
     return tuned
+
+
+def bundle_for(model: str, data: Path | None, *, goal: str, budget_s: float, name: str) -> Tuned:
+    """Return a tuned bundle of a model, `NAME.bundle` where the user stands: one that is there, and still right, or a new one.
+
+    It is still right where it was made of the same weights and code, for the same goal, on this machine.
+
+    Args:
+        model: a name as `nograd.load` takes it.
+        data: file with the sample.
+        goal: as for `nograd.tune`.
+        budget_s: seconds, where it has to be made.
+        name: of the model.
+    """
+    target = Path(f"{name}.bundle")
+    stale = _stale(target, model, goal)
+    if not stale:
+        sys.stderr.write(f"{target} is there, made of this model on this machine; remove it to tune again\n")
+        return Tuned.there(target)
+    sys.stderr.write(f"tuning {model} for {goal}, {budget_s:.0f} s about: {stale}\n")
+    return run_command(model, data, target, goal=goal, budget_s=budget_s, name=name)
+
+
+def _stale(target: Path, model: str, goal: str) -> str:
+    """Return why a bundle has to be made; empty where one is there and right."""
+    from nograd.bundle import Bundle, is_bundle
+
+    if not is_bundle(target):
+        return f"there is no {target} yet"
+    with Bundle.read(target) as bundle:
+        settings, differences = bundle.settings, bundle.differences()
+    if settings.goal != goal:
+        return f"{target} was made for {settings.goal}"
+    if differences:
+        return f"{target} was made elsewhere ({differences[0]})"
+    if settings.fingerprint != load_on_cpu(model).fingerprint().text:
+        return f"{target} was made of another model"
+    return ""
 
 
 @contextmanager

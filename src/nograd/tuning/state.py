@@ -32,7 +32,7 @@ class State:
 
     @property
     def race(self) -> Any:
-        """What was measured, as `Race.dumps` wrote it; None where nothing was."""
+        """What was measured, as `Race.to_json` wrote it; None where nothing was."""
         return self._content["race"]
 
     def built(self, candidate: Candidate, path: Path | None) -> tuple[float, int | None, tuple[str, ...]] | None:

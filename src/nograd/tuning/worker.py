@@ -24,6 +24,7 @@ import msgspec
 from nograd.errors import NogradError
 from nograd.threads import in_own_thread
 from nograd.tuning.bench import Bench, Task, failure
+from nograd.tuning.priority import go_first
 from nograd.tuning.values import Candidate
 
 if TYPE_CHECKING:
@@ -183,6 +184,7 @@ def _main(task: Task, candidate: Candidate, path: Path | None, log: Path, connec
     with log.open("ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    go_first()
     in_own_thread(partial(_work, Bench(task, candidate, path), connection)).result()
     os._exit(0)  # threads of runtimes may hang at exit; nothing here needs them to end
 
