@@ -111,6 +111,15 @@ def test_the_leader_is_who_beats_most_others_in_most_rounds_not_who_has_the_best
     assert found.verdict() == Verdict("b", (), ("a",), decided=False)
 
 
+def test_who_beats_each_other_one_in_most_rounds_leads_even_where_another_beats_more_of_them_in_all() -> None:
+    found = among("b", "a", "c")
+
+    run(found, 3, a=1, b=1.1, c=1.2)
+    run(found, 2, a=1.2, b=1, c=1.1)  # over all rounds b has won 7 pairs, a 6
+
+    assert found.verdict() == Verdict("a", (), ("b", "c"), decided=False)
+
+
 def test_of_those_at_most_2_percent_slower_the_simplest_wins_and_the_others_are_tied() -> None:
     found = among("slow", "simple", "fast", "odd")
 
