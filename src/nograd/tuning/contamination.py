@@ -61,7 +61,7 @@ class RoundWatch:
             return False
         if not is_calm:
             self.is_noisy = True
-            self._seconds, self._idle = (_last(past, MAX_DISCARDS + 1) for past in (self._seconds, self._idle))
+            self._seconds, self._idle = (_last(past, MAX_DISCARDS) for past in (self._seconds, self._idle))
         self._in_a_row = 0
         return True
 

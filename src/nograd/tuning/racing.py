@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from math import isfinite
+from math import isfinite, nan
 from random import Random
 from typing import Any
 
@@ -97,7 +97,8 @@ class Race:
         alpha: how often one accepts to be wrong, for each of the two ways above.
 
     Raises:
-        ConfigError: there is no candidate, one is named twice or "reference" or has no simplicity, or an option is out of range.
+        ConfigError: there is no candidate, one is named twice or "reference" or has no simplicity, or an option is out of its
+            range.
     """
 
     def __init__(
@@ -221,11 +222,11 @@ class Race:
         if not alive:
             return Verdict(None, (), (), decided=False)
         leader = self._leader()
-        near = [name for name in alive if name == leader or 0 < 2 * self._num_near(name, leader) >= self.rounds]
-        winner = near[0] if self.rounds else alive[0]
+        near = [name for name in alive if name == leader or (self.rounds and 2 * self._num_near(name, leader) >= self.rounds)]
+        winner = near[0]
         needed = successes_needed(self.rounds, self._alpha)
         unsettled = tuple(name for name in alive if name != winner and self._num_near(winner, name) < needed)
-        return Verdict(winner, tuple(name for name in near if name != winner), unsettled, decided=not unsettled)
+        return Verdict(winner, tuple(near[1:]), unsettled, decided=not unsettled)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain numbers, strings and lists, for `from_json`: the options, and all that was noted."""
@@ -265,6 +266,8 @@ class Race:
         return self.rounds - self._slower[name, other]
 
     def _drop(self) -> None:
+        if not self.alive:  # all were withdrawn during this round
+            return
         leader, needed = self._leader(), successes_needed(self.rounds, self._alpha)
         for name in self.alive:
             if name != leader and (self._slower[name, leader] >= needed or self._is_hopeless(name, leader)):
@@ -277,16 +280,15 @@ class Race:
         )
 
     def _why(self, name: str, leader: str) -> str:
-        both = [taken[name].seconds / taken[leader].seconds for taken in self._rounds]
-        found = median_figure(both)
+        found = median_figure(taken[name].seconds / taken[leader].seconds for taken in self._rounds)
         return f"{found.median:.3g}x [{found.low:.3g} .. {found.high:.3g}] the time of {leader} over {found.samples} rounds"
 
 
 def _check(names: Sequence[str], simplicity: Mapping[str, float], indifference: float, alpha: float) -> None:
     if not names or len(set(names)) != len(names) or REFERENCE in names:
         raise ConfigError(f"candidates are {list(names)}; give one at least, each once, none called {REFERENCE!r}")
-    if missing := [name for name in names if name not in simplicity]:
-        raise ConfigError(f"simplicity is missing for {', '.join(missing)}; give a number for each candidate")
+    if missing := [name for name in names if not isfinite(simplicity.get(name, nan))]:
+        raise ConfigError(f"simplicity is missing for {', '.join(missing)}; give a finite number for each candidate")
     if not (isfinite(indifference) and indifference >= 0):
         raise ConfigError(f"indifference is {indifference}; it must be 0 or more, finite, such as 0.02 for 2 %")
     if not 0 < alpha < 1:
