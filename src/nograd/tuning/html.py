@@ -43,7 +43,7 @@ def _policy(style: str) -> str:
 
 
 def _header(report: TuneReport) -> str:
-    mark = f'<svg class="mark" viewBox="0 0 24 24" aria-hidden="true">{MARK}</svg>'
+    mark = f'<svg class="logo" viewBox="0 0 24 24" aria-hidden="true">{MARK}</svg>'
     when = f"{report.when} UTC" if report.when else ""
     brand = element("p", f"{mark}nograd tune " + element("span", text(report.nograd), class_="quiet"), class_="brand")
     return element("header", brand + element("p", text(when), class_="quiet"), class_="top")

@@ -8,7 +8,7 @@ from html import escape
 
 from nograd.tuning import wording
 from nograd.tuning.markup import element
-from nograd.tuning.svg import Box, Scale, is_positive, place, polyline, text_width
+from nograd.tuning.svg import Box, Label, Scale, is_positive, place, polyline, text_width
 from nograd.tuning.values import CurvePoint, Figure, Row, TuneReport
 
 __all__ = ["COST_SHAPES", "TRADEOFF_SHAPES", "Series", "Shape", "costs", "front", "is_drawn", "ratio_bar", "share_bar", "tradeoff"]
@@ -33,8 +33,8 @@ class Shape:
         return Box(self.left, self.top, self.width - self.right, self.height - self.bottom)
 
 
-TRADEOFF_SHAPES = (Shape("wide", 1060, 400, 13), Shape("medium", 680, 380), Shape("narrow", 330, 330, left=46, right=12))
-COST_SHAPES = (Shape("wide", 500, 270), Shape("small", 330, 240, left=46, right=12))
+TRADEOFF_SHAPES = (Shape("wide", 1060, 400, 13), Shape("medium", 680, 380), Shape("narrow", 330, 330, left=50, right=12))
+COST_SHAPES = (Shape("wide", 500, 270), Shape("small", 330, 240, left=50, right=12))
 """`wide` from 1000 pixels on, `medium` and `small` below it, `narrow` below 620 (see `report.css`)."""
 
 
@@ -77,7 +77,7 @@ class Axes:
         parts = [_line(frame.left, self.y(tick), frame.right, self.y(tick), "grid") for tick in self.y_ticks]
         parts += [_line(self.x(tick), frame.top, self.x(tick), frame.bottom, "grid") for tick in self.x_ticks]
         parts += [_line(frame.left, frame.bottom, frame.right, frame.bottom, "base")]
-        parts += [_text(_tick(self.y_unit, t), frame.left - 7, self.y(t) + 4, "tick", "end") for t in self.y_ticks]
+        parts += [_text(_short_tick(self.y_unit, t), frame.left - 7, self.y(t) + 4, "tick", "end") for t in self.y_ticks]
         parts += [_text(_tick(self.x_unit, t), self.x(t), frame.bottom + 18, "tick", "middle") for t in self.x_ticks]
         parts.append(_text(self.y_title + _log(self.y), 2, shape.font_px + 2, "axis"))
         parts.append(_text(self.x_title + _log(self.x), frame.right, shape.height - 7, "axis", "end"))
@@ -99,8 +99,21 @@ def _tick(unit: wording.Unit, value: float) -> str:
     return text if len(text) <= 7 else f"{value * unit.scale:.3g}"
 
 
+def _short_tick(unit: wording.Unit, value: float) -> str:
+    """In thousands or millions from 10,000 on, since it stands beside the frame."""
+    shown = value * unit.scale
+    power, letter = (6, "M") if shown >= 1e7 else (3, "k") if shown >= 1e4 else (0, "")
+    return f"{_tick(unit, value / 10**power)}{letter}"
+
+
 def _ticks(scale: Scale, shape: Shape) -> list[float]:
-    return scale.ticks(max(3, int((shape.frame.right - shape.frame.left) / 75)))
+    return scale.ticks(max(3, int((shape.frame.right - shape.frame.left) / 110)))
+
+
+def _reach(figure: Figure) -> tuple[float, ...]:
+    """What an axis shows of a figure: its median, and its interval, of which no end is shown that is further off than 3 times."""
+    middle = figure.median
+    return middle, *(min(max(end, middle / 3), middle * 3) for end in wording.spread(figure) or ())
 
 
 # Latency against throughput
@@ -140,22 +153,27 @@ def tradeoff(report: TuneReport, shape: Shape) -> str:
 
 
 def _tradeoff_axes(rows: Sequence[Row], shape: Shape) -> Axes:
-    frame, points = shape.frame, [point_of(row) for row in rows]
-    lone, rate = zip(*points, strict=True)
-    x, y = Scale.over(lone, frame.left, frame.right), Scale.over(rate, frame.bottom, frame.top, pad=0.12)
+    frame = shape.frame
+    lone = [value for row in rows if row.lone_s for value in _reach(row.lone_s)]
+    rate = [value for row in rows if row.rows_per_s for value in _reach(row.rows_per_s)]
+    x, y = Scale.over(lone, frame.left, frame.right), Scale.over(rate, frame.bottom, frame.top, pad=0.1)
     unit = wording.unit_of(lone)
     return Axes(shape, x, y, unit, wording.Unit(""), _ticks(x, shape), f"one row alone, {unit.name}", "rows a second")
 
 
 def _front_line(best: Sequence[Row], axes: Axes) -> str:
     """The edge of what is beaten: it steps from point to point, and goes on to the frame at both ends."""
-    frame, corners = axes.shape.frame, [(axes.x(x), axes.y(y)) for x, y in map(point_of, best)]
-    line = [(corners[0][0], frame.bottom)]
-    for x, y in corners:
-        line += [(x, line[-1][1]), (x, y)]
-    line.append((frame.right, line[-1][1]))
+    frame, line = axes.shape.frame, _front_corners(best, axes)
     area = polyline([*line, (frame.right, frame.bottom)], class_="beaten", closed=True)
     return area + polyline(line, class_="front")
+
+
+def _front_corners(best: Sequence[Row], axes: Axes) -> list[tuple[float, float]]:
+    frame, points = axes.shape.frame, [(axes.x(x), axes.y(y)) for x, y in map(point_of, best)]
+    line = [(points[0][0], frame.bottom)]
+    for x, y in points:
+        line += [(x, line[-1][1]), (x, y)]
+    return [*line, (frame.right, line[-1][1])]
 
 
 def _whiskers(row: Row, axes: Axes) -> str:
@@ -183,22 +201,34 @@ def _mark(row: Row, axes: Axes, report: TuneReport) -> str:
 def _names(rows: Sequence[Row], axes: Axes, report: TuneReport) -> list[str]:
     """Names beside the points: the winner's first, then those of the front; where there is no room, none."""
     best, size = front(rows), axes.shape.font_px
-    rank = {"winner": 0, "tied": 3, "measured": 4, "dropped": 5}
-    order = sorted(
-        rows, key=lambda row: rank.get(row.status, 6) and (1 if row in best else 2 if wording.is_reference(row, report) else rank[row.status])
-    )  # fmt: skip
+    order = sorted(rows, key=lambda row: _rank(row, report, is_best=row in best))
     points = [(_short(str(row.candidate)), axes.x(point_of(row)[0]), axes.y(point_of(row)[1])) for row in order]
-    taken = [Box(x - 6, y - 6, x + 6, y + 6) for _, x, y in points] + _whisker_boxes(rows, axes)
-    classes = {(x, y): "name winner" if row.status == "winner" else "name" for row, (_, x, y) in zip(order, points, strict=True)}
-    parts = []
-    for label in place(points, taken, axes.shape.frame, font_px=size, gap=size * 0.75):
-        box, (x, y) = label.box, label.point
-        if label.is_far:
-            parts.append(_line(x, y, min(max(x, box.left), box.right), min(max(y, box.top), box.bottom), "leader"))
-        middle = (box.left + box.right) / 2
-        anchor, at = ("start", box.left) if box.left > x else ("end", box.right) if box.right < x else ("middle", middle)
-        parts.append(_text(label.text, at, box.bottom - size * 0.32, classes[label.point], anchor))
-    return parts
+    radii = [13 if row.status == "winner" else 6 for row in order]
+    taken = [Box(x - r, y - r, x + r, y + r) for (_, x, y), r in zip(points, radii, strict=True)] + _whisker_boxes(rows, axes)
+    corners = _front_corners(best, axes)
+    lines = [Box(min(a, c), min(b, d) - 1, max(a, c) + 1, max(b, d)) for (a, b), (c, d) in zip(corners, corners[1:], strict=False)]
+    winners = {point[1:] for row, point in zip(order, points, strict=True) if row.status == "winner"}
+    labels = place(points, taken, axes.shape.frame, font_px=size, lines=lines)
+    return [part for label in labels for part in _name(label, size, is_winner=label.point in winners)]
+
+
+def _rank(row: Row, report: TuneReport, *, is_best: bool) -> int:
+    if row.status == "winner":
+        return 0
+    if is_best or wording.is_reference(row, report):
+        return 1 if is_best else 2
+    return 3 + ("tied", "measured", "dropped").index(row.status) if row.status in ("tied", "measured", "dropped") else 6
+
+
+def _name(label: Label, size: float, *, is_winner: bool) -> list[str]:
+    box, (x, y) = label.box, label.point
+    middle = (box.left + box.right) / 2
+    anchor, at = ("start", box.left) if box.left > x else ("end", box.right) if box.right < x else ("middle", middle)
+    said = _text(label.text, at, box.bottom - size * 0.32, "name winner" if is_winner else "name", anchor)
+    if not label.is_far:
+        return [said]
+    near = (min(max(x, box.left), box.right), min(max(y, box.top), box.bottom))
+    return [_line(x, y, *near, "leader"), said]
 
 
 def _whisker_boxes(rows: Sequence[Row], axes: Axes) -> list[Box]:
@@ -256,7 +286,7 @@ def _rate(point: CurvePoint) -> Figure:
 
 def _cost_axes(pairs: Sequence[tuple[int, Figure]], shape: Shape, unit: str, *, is_rate: bool) -> Axes:
     frame = shape.frame
-    values = [value for _, figure in pairs for value in (figure.median, *(wording.spread(figure) or ())) if is_positive(value)]
+    values = [value for _, figure in pairs for value in _reach(figure)]
     sizes = [float(size) for size, _ in pairs]
     x, y = Scale.over(sizes, frame.left, frame.right, pad=0.03), Scale.over(values, frame.bottom, frame.top, from_zero=True)
     shown = wording.Unit("") if is_rate else wording.unit_of(figure.median for _, figure in pairs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from math import isfinite
 
@@ -36,12 +37,12 @@ def _stacked(main: str, small: str) -> str:
 def verdict(report: TuneReport) -> str:
     """Return the sentence, what is next, and the winner's figures beside the reference's."""
     about = ", ".join(part for part in (f"goal {report.goal}", report.data, _tolerance(report)) if part)
-    parts = [element("p", text(about), class_="about"), element("h1", text(report.model or "a model"))]
+    parts = [element("h1", text(report.model or "a model")), element("p", text(about), class_="about")]
     parts.append(element("p", _sentence(report), class_="verdict"))
     if said := wording.margin(report):
         parts.append(element("p", text(said), class_="lead"))
     tiles = "".join(
-        element("div", element("dt", text(name)) + element("dd", text(value)) + element("dd", text(note), class_="note"))
+        element("div", element("dt", text(name)) + element("dd", text(value)) + (element("dd", text(note), class_="note") if note else ""))
         for name, value, note in _tiles(report)
     )  # fmt: skip
     return element("section", [*parts, element("dl", tiles, class_="tiles") if tiles else ""], class_="card top-card")
@@ -58,7 +59,8 @@ def _sentence(report: TuneReport) -> str:
     said, _, confirmed = wording.standing(report).rpartition("; ")
     tone = {True: "good", False: "bad"}[report.confirmation.confirmed] if report.confirmation else "quiet"
     name = element("strong", text(wording.full_name(winner.candidate)))
-    return f"{name}: {text(said)}; {element('span', text(confirmed), class_=tone)}"
+    whole = re.sub(r"\[[^\]]*\]", r'<span class="whole">\g<0></span>', text(said))  # an interval is not broken over two lines
+    return f"{name}: {whole}; {element('span', text(confirmed), class_=tone)}"
 
 
 def _tiles(report: TuneReport) -> list[tuple[str, str, str]]:
@@ -182,7 +184,7 @@ def candidates(report: TuneReport) -> str:
     heads = [("candidate", "name"), *((head, columns[head][0]) for head in kept)]
     body = [[text(row.candidate), *(shown[head][place] for head in kept)] for place, row in enumerate(rows)]
     lead = f"Ratios are paired round by round with {report.reference}; above 1 is better {wording.goal_phrase(report.goal)}."
-    layout = " 1x2 stands for one lane with two threads. Grey brackets hold the true median with 95 %."
+    layout = " 1x2 stands for one lane with two threads. Brackets are 95 % intervals of the median."
     return _card("Candidates", table("Candidates", heads, body, class_="candidates"), lead=(lead if report.reference else "") + layout)
 
 
@@ -219,12 +221,12 @@ def parity(report: TuneReport) -> str:
     found = _parities(report)
     rows = [
         [
-            text(name), text(output.name), wording.cosine(output.min_cosine), wording.cosine(output.mean_cosine),
+            element("span", text(name), class_="again" if place else None), text(output.name), wording.cosine(output.min_cosine), wording.cosine(output.mean_cosine),
             wording.number(output.max_abs), wording.number(output.max_rel),
             text(wording.NONE if output.agreement is None else wording.share(output.agreement)),
             f"{output.num_nonfinite:,}" if output.num_nonfinite else wording.NONE, _passed(near),
         ]
-        for name, near in found for output in near.outputs
+        for name, near in found for place, output in enumerate(near.outputs)
     ]  # fmt: skip
     if not rows:
         return ""
@@ -300,7 +302,7 @@ def confirmation(report: TuneReport) -> str:
     said = element("span", "confirmed" if found.confirmed else "not confirmed", class_="good" if found.confirmed else "bad")
     reason = f": {text(found.reason)}" if found.reason else ""
     cost = f"Runs took {wording.number(found.cost_ratio)} times what the cost curve says."
-    body = element("p", said + reason) + table("Latency under load", heads, rows, class_="tight") + element("p", text(cost), class_="lead")
+    body = element("p", said + reason, class_="said") + table("Latency under load", heads, rows, class_="tight") + element("p", text(cost), class_="lead")
     return _card("Under load", body, lead=wording.confirmation_line(report) + ", through the real batcher.")
 
 

@@ -29,7 +29,7 @@ STATUSES: dict[Status, tuple[str, str]] = {
     "dropped": ("dropped", "slower beyond doubt, and not measured to the end"),
     "refused": ("refused", "does not answer as the model does"),
     "failed": ("failed", "could not be built or run"),
-    "not_tried": ("not tried", "left out"),
+    "not_tried": ("not tried", "left out of this run"),
 }
 """Every status in the order of the report: its name, and what it means."""
 
@@ -181,7 +181,8 @@ def full_name(candidate: Candidate) -> str:
 def goal_phrase(goal: str) -> str:
     """Return what a ratio speaks of: `for one row alone`."""
     kind, _, limit = goal.partition("=")
-    return f"in rows a second within {clean(limit)}" if kind == "slo" else GOAL_PHRASES.get(kind, clean(f"for {goal}"))
+    limit = re.sub(r"(?<=\d)(?=m?s$)", " ", clean(limit))  # slo=20ms
+    return f"in rows a second within {limit}" if kind == "slo" else GOAL_PHRASES.get(kind, clean(f"for {goal}"))
 
 
 def parity_of(row: Row) -> ParityReport | None:
