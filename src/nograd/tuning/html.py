@@ -7,14 +7,16 @@ from hashlib import sha256
 from importlib.resources import files
 from urllib.parse import quote
 
-from nograd.tuning import sections
+from nograd.tuning import sections, tables
 from nograd.tuning.markup import element, text
 from nograd.tuning.values import TuneReport
 
 __all__ = ["to_html"]
 
 MARK = '<path d="M3.5 5h17L12 20z"/><path d="M4 21.5 20 2.5"/>'
-ICON = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24" fill="none" stroke="#1f63b5" stroke-width="2.4">{MARK}</svg>'
+ICON = (
+    f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24" fill="none" stroke="#1f63b5" stroke-width="2.4">{MARK}</svg>'
+)
 
 
 def to_html(report: TuneReport) -> str:
@@ -34,7 +36,16 @@ def to_html(report: TuneReport) -> str:
         f"<style>{style}</style>",
     ]
     body = [_header(report), element("main", [part for part in _parts(report) if part]), ""]
-    return "\n".join(["<!doctype html>", '<html lang="en">', element("head", "\n".join(head)), element("body", "\n".join(body)), "</html>", ""])
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en">',
+            element("head", "\n".join(head)),
+            element("body", "\n".join(body)),
+            "</html>",
+            "",
+        ]
+    )
 
 
 def _policy(style: str) -> str:
@@ -50,14 +61,14 @@ def _header(report: TuneReport) -> str:
 
 
 def _parts(report: TuneReport) -> list[str]:
-    halves = [part for part in (sections.confirmation(report), sections.effort(report)) if part]
+    halves = [part for part in (tables.confirmation(report), sections.effort(report)) if part]
     return [
         sections.verdict(report),
         sections.notes(report),
         sections.picture(report),
-        sections.candidates(report),
-        sections.unused(report),
-        sections.parity(report),
+        tables.candidates(report),
+        tables.unused(report),
+        tables.parity(report),
         sections.curves(report),
         element("div", halves, class_="pair cards") if halves else "",
         sections.machine(report),

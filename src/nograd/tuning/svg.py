@@ -81,7 +81,9 @@ class Scale:
     def _log_ticks(self, most: int) -> list[float]:
         decades = range(floor(log10(self.low)), ceil(log10(self.high)) + 1)
         for digits in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
-            found = [value for power, digit in product(decades, digits) if self.low <= (value := digit * 10.0**power) <= self.high]
+            found = [
+                value for power, digit in product(decades, digits) if self.low <= (value := digit * 10.0**power) <= self.high
+            ]
             if len(found) <= most:
                 return found
         return found[:: ceil(len(found) / most)]
