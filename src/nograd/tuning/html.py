@@ -7,7 +7,7 @@ from hashlib import sha256
 from importlib.resources import files
 from urllib.parse import quote
 
-from nograd.tuning import sections
+from nograd.tuning import sections, tables
 from nograd.tuning.markup import element, text
 from nograd.tuning.values import TuneReport
 
@@ -54,21 +54,21 @@ def _policy(style: str) -> str:
 
 
 def _header(report: TuneReport) -> str:
-    mark = f'<svg class="mark" viewBox="0 0 24 24" aria-hidden="true">{MARK}</svg>'
+    mark = f'<svg class="logo" viewBox="0 0 24 24" aria-hidden="true">{MARK}</svg>'
     when = f"{report.when} UTC" if report.when else ""
     brand = element("p", f"{mark}nograd tune " + element("span", text(report.nograd), class_="quiet"), class_="brand")
     return element("header", brand + element("p", text(when), class_="quiet"), class_="top")
 
 
 def _parts(report: TuneReport) -> list[str]:
-    halves = [part for part in (sections.confirmation(report), sections.effort(report)) if part]
+    halves = [part for part in (tables.confirmation(report), sections.effort(report)) if part]
     return [
         sections.verdict(report),
         sections.notes(report),
         sections.picture(report),
-        sections.candidates(report),
-        sections.unused(report),
-        sections.parity(report),
+        tables.candidates(report),
+        tables.unused(report),
+        tables.parity(report),
         sections.curves(report),
         element("div", halves, class_="pair cards") if halves else "",
         sections.machine(report),

@@ -7,7 +7,7 @@ from html import escape
 
 from nograd.tuning.wording import clean
 
-__all__ = ["element", "table", "text"]
+__all__ = ["card", "element", "table", "text"]
 
 
 def text(value: object) -> str:
@@ -50,3 +50,9 @@ def table(caption: str, heads: Sequence[tuple[str, str]], rows: Iterable[Sequenc
     return element(
         "div", element("table", inner, class_=class_ or None), class_="scroll", tabindex=0, role="region", aria_label=caption
     )  # fmt: skip
+
+
+def card(title: str, body: str, *, lead: str = "") -> str:
+    """Return a section with a title, a line on how to read it, and a body of markup; nothing where the body is empty."""
+    head = element("h2", text(title)) + (element("p", text(lead), class_="lead") if lead else "")
+    return element("section", head + body, class_="card") if body else ""

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from nograd.errors import ModelLoadError
-from nograd.tuning import wording
+from nograd.tuning import figures, wording
 from nograd.tuning.values import Row, TuneReport
 
 __all__ = ["dumps", "loads", "to_text"]
@@ -92,7 +92,7 @@ def _table(report: TuneReport) -> list[str]:
     rows = [row for _, group in wording.groups(report) for row in group if is_measured(row)]
     columns = _columns(rows, report)
     cells = {head: [cell(row) for row in rows] for head, cell in columns.items()}
-    cells = {head: column for head, column in cells.items() if set(column) - {wording.NONE}}
+    cells = {head: column for head, column in cells.items() if set(column) - {figures.NONE}}
     names = [wording.clean(row.candidate) for row in rows]
     for optional in ("", *OPTIONAL):
         if optional:
@@ -116,8 +116,8 @@ def is_measured(row: Row) -> bool:
 
 
 def _columns(rows: Sequence[Row], report: TuneReport) -> dict[str, Callable[[Row], str]]:
-    unit = wording.unit_of(row.lone_s.median for row in rows if row.lone_s)
-    memory = wording.unit_of((row.rss_bytes for row in rows), wording.BYTES)
+    unit = figures.unit_of(row.lone_s.median for row in rows if row.lone_s)
+    memory = figures.unit_of((row.rss_bytes for row in rows), figures.BYTES)
     against = wording.clean(report.reference).partition(" ")[0]
     against = against if 0 < len(against) <= 12 else "reference"
     return {
@@ -125,16 +125,16 @@ def _columns(rows: Sequence[Row], report: TuneReport) -> dict[str, Callable[[Row
         f"x {against}": _ratio,
         f"1 row {unit.name}": lambda row: unit(row.lone_s.median if row.lone_s else None),
         "p99": lambda row: unit(row.lone_p99_s),
-        "rows/s": lambda row: wording.number(row.rows_per_s.median if row.rows_per_s else None),
-        "batch": lambda row: f"{row.batch_rows:,}" if row.batch_rows else wording.NONE,
+        "rows/s": lambda row: figures.number(row.rows_per_s.median if row.rows_per_s else None),
+        "batch": lambda row: f"{row.batch_rows:,}" if row.batch_rows else figures.NONE,
         memory.name: lambda row: memory(row.rss_bytes),
-        "cosine": lambda row: wording.cosine(found.min_cosine, 5) if (found := wording.parity_of(row)) else wording.NONE,
-        "metric": lambda row: wording.number(row.metric, 4),
+        "cosine": lambda row: figures.cosine(found.min_cosine, 5) if (found := wording.parity_of(row)) else figures.NONE,
+        "metric": lambda row: figures.number(row.metric, 4),
     }
 
 
 def _ratio(row: Row) -> str:
-    return " ".join(filter(None, [wording.times(row.ratio), wording.interval(row.ratio, say=wording.ratio)]))
+    return " ".join(filter(None, [figures.times(row.ratio), figures.interval(row.ratio, say=figures.ratio)]))
 
 
 def _line(name: str, cells: Mapping[str, str], first: int, widths: Mapping[str, int]) -> str:
@@ -172,21 +172,21 @@ def _confirmation(report: TuneReport) -> list[str]:
     for name, measured, predicted in (
         ("p50", found.p50_s, found.predicted_p50_s), ("p99", found.p99_s, found.predicted_p99_s),
     ):  # fmt: skip
-        lines.append(f"  {name} {wording.seconds(measured)}, predicted {wording.seconds(predicted)}")
-    lines.append(f"  runs took {wording.number(found.cost_ratio)} times what the cost curve says")
+        lines.append(f"  {name} {figures.seconds(measured)}, predicted {figures.seconds(predicted)}")
+    lines.append(f"  runs took {figures.number(found.cost_ratio)} times what the cost curve says")
     word = "confirmed" if found.confirmed else "NOT confirmed"
     return lines + _wrapped(f"{word}: {wording.clean(found.reason)}" if found.reason else word, INDENT)
 
 
 def _effort(report: TuneReport) -> list[str]:
-    spent = ", ".join(f"{wording.clean(name)} {wording.seconds(value)}" for name, value in report.spent_s.items())
-    lines = _wrapped(f"{wording.seconds(sum(report.spent_s.values()))} spent{budget(report)}: {spent}") if spent else []
+    spent = ", ".join(f"{wording.clean(name)} {figures.seconds(value)}" for name, value in report.spent_s.items())
+    lines = _wrapped(f"{figures.seconds(sum(report.spent_s.values()))} spent{budget(report)}: {spent}") if spent else []
     return lines + _wrapped(rounds(report))
 
 
 def budget(report: TuneReport) -> str:
     """Return ` of a budget of 300 s`, or nothing where there was none."""
-    return f" of a budget of {wording.seconds(report.budget_s)}" if report.budget_s > 0 else ""
+    return f" of a budget of {figures.seconds(report.budget_s)}" if report.budget_s > 0 else ""
 
 
 def rounds(report: TuneReport) -> str:
@@ -194,7 +194,7 @@ def rounds(report: TuneReport) -> str:
     if not report.rounds and not report.discarded_rounds:
         return ""
     thrown = f"; {report.discarded_rounds:,} more thrown away, since the machine was busy" if report.discarded_rounds else ""
-    return f"{wording.count(report.rounds, 'round')} measured{thrown}"
+    return f"{figures.count(report.rounds, 'round')} measured{thrown}"
 
 
 def _notes(report: TuneReport) -> list[str]:

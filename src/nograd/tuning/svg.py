@@ -12,7 +12,7 @@ from nograd.tuning.markup import element
 
 __all__ = ["Box", "Label", "Scale", "is_positive", "place", "polyline", "text_width"]
 
-LOG_FROM = 8.0
+LOG_FROM = 4.0
 """An axis whose largest value is so many times its smallest is logarithmic."""
 
 CHAR_WIDTH = 0.6
@@ -124,7 +124,7 @@ class Label:
 
 
 def place(
-    wanted: Sequence[tuple[str, float, float]], taken: Sequence[Box], frame: Box, *, font_px: float, gap: float = 8.0
+    wanted: Sequence[tuple[str, float, float]], taken: Sequence[Box], frame: Box, *, font_px: float, lines: Sequence[Box] = ()
 ) -> list[Label]:
     """Return places for labels beside their points, the first of them first; one that finds no room is left out.
 
@@ -133,28 +133,32 @@ def place(
         taken: what no label may cover.
         frame: what no label may leave.
         font_px: size of the type.
-        gap: pixels between a point and its label.
+        lines: what a label covers only where it would else stand away from its point.
     """
     found: list[Label] = []
     for text, x, y in wanted:
-        width, height = text_width(text, font_px), font_px * 1.25
-        for far, box in _places(x, y, width, height, gap):
-            if box.within(frame) and not any(box.meets(other) for other in (*taken, *(label.box for label in found))):
-                found.append(Label(text, box, (x, y), far))
-                break
+        places = list(_places(x, y, text_width(text, font_px), font_px * 1.25, font_px * 0.75))
+        free = [
+            (far, box) for far, box in places
+            if box.within(frame) and not any(box.meets(other) for other in (*taken, *(label.box for label in found)))
+        ]  # fmt: skip
+        clear = [(far, box) for far, box in free if not far and not any(box.meets(line) for line in lines)]
+        if free:
+            far, box = (clear or free)[0]
+            found.append(Label(text, box, (x, y), far))
     return found
 
 
 def _places(x: float, y: float, width: float, height: float, gap: float) -> Iterable[tuple[bool, Box]]:
     """Right, left, above, below, the corners; then the same further away."""
     sides = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, -1), (-1, 1))
-    for reach, (right, down) in product((1.0, 2.2, 3.6, 5.2), sides):
+    for reach, (right, down) in product((1.0, 1.6, 2.4, 3.6, 5.2), sides):
         away = gap * reach
         left = x + away if right > 0 else x - away - width if right < 0 else x - width / 2
         middle = y + down * (away + height / 2) * (1 if right == 0 else 0.75)
-        if right and down and reach == 1.0:
+        if right and down and reach < 2:
             left -= right * gap * 0.4
-        yield reach > 1.0, Box(left, middle - height / 2, left + width, middle + height / 2)
+        yield reach > 2, Box(left, middle - height / 2, left + width, middle + height / 2)
 
 
 def is_positive(*values: float) -> bool:
