@@ -28,9 +28,6 @@ TOKENIZER = "tokenizer.json"
 ITEM = "item"
 """The key of an example that is one array; others have the model's input names behind a dot."""
 
-MAX_JSON_CHARS = 10_000
-"""Longer texts are no example that anybody reads."""
-
 
 @dataclass(frozen=True, slots=True)
 class Front:
@@ -128,7 +125,7 @@ def _split(example: Any) -> tuple[Any, dict[str, Any]]:
         ConfigError: it is neither.
     """
     example = to_host(example)
-    if example is None or (_is_plain(example) and len(str(example)) <= MAX_JSON_CHARS):
+    if _is_plain(example):
         return example, {}
     found = {f".{name}": value for name, value in example.items()} if isinstance(example, Mapping) else {ITEM: example}
     if isinstance(example, bytes | bytearray):

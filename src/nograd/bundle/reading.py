@@ -19,7 +19,7 @@ from nograd.bundle import archive
 from nograd.bundle.digests import BundleFile, digest_of, verified_files
 from nograd.bundle.front import EXAMPLE, TOKENIZER, read_example, read_step
 from nograd.bundle.manifest import MANIFEST, Described, ImportedStep, Settings, TokenizeStep, loads
-from nograd.bundle.source import code_in, model_files, open_source
+from nograd.bundle.source import Opened, code_in, model_files, open_factory, open_model
 from nograd.bundle.spot import FAR_OFF, scaled, spot_check
 from nograd.bundle.writing import REPORTS, is_zip
 from nograd.cost import CostCurve
@@ -138,9 +138,10 @@ class Bundle:
                 f"{self.path} holds {' and '.join(reasons)}: opening it runs that; "
                 "if you know where it comes from, open it with trusted=True (--trusted)"
             )
-        predictor = self._predictor(device, lanes or self.settings.lanes)
+        lanes = self.settings.lanes if lanes is None else lanes
+        predictor = self._predictor(device, lanes)
         predictor.cost = self.cost
-        predictor.provenance = self._told()
+        predictor.provenance = self._told(lanes)
         if found := self.differences(machine):
             _look_again(predictor, self.settings.name, found, clock)
         return predictor
@@ -148,17 +149,19 @@ class Bundle:
     def _predictor(self, device: str, lanes: int) -> Predictor:
         described, folder = self._described, self._folder
         example = read_example(described, folder)
-        is_model = model_files(described)
-        digest = digest_of(file for file in self.files if is_model(file.name))
-        opened = open_source(described, folder, device=device, lanes=lanes, digest=digest, example=example)
+        if described.factory:
+            opened = open_factory(described, folder, device=device, lanes=lanes, example=example)
+        else:
+            digest = digest_of(file for file in self.files if model_files(described)(file.name))
+            opened = Opened(open_model(described, folder, device=device, lanes=lanes, digest=digest))
         made = opened.by_factory
         preprocess = read_step(described.preprocess, folder, made.preprocess if made else None)
         postprocess = read_step(described.postprocess, folder, made.postprocess if made else None)
         sample = example if example is None or preprocess is None else [example]
         return Predictor(opened.backend, preprocess=preprocess, postprocess=postprocess, sample=sample, item=described.item)
 
-    def _told(self) -> str:
-        settings = self.settings
+    def _told(self, lanes: int) -> str:
+        settings = msgspec.structs.replace(self.settings, lanes=lanes)
         machine = f", {settings.machine.processor}" if settings.machine is not None else ""
         return f"{settings.backend} {settings.precision}, {settings.layout}; tuned {settings.when}{machine}"
 

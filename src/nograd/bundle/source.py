@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nograd.bundle.manifest import EXPORTED, MODULES, Described, ImportedStep, Settings
+from nograd.bundle.front import read_step
+from nograd.bundle.manifest import EXPORTED, MODULES, Described, FactoryStep, ImportedStep, Settings
 from nograd.bundle.naming import find
-from nograd.errors import ConfigError, MissingExtraError, ModelLoadError
+from nograd.errors import ConfigError, MissingExtraError, ModelLoadError, NogradError
 from nograd.exports import open_file
 from nograd.predictor import Predictor
 from nograd.tensors import Signature
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
     from nograd.backends import Backend
     from nograd.backends.modules import ModuleBackend
 
-__all__ = ["ExportedFile", "ModelFactory", "ModelFolder", "Opened", "Source", "check_source", "open_source", "write_source"]
+__all__ = [
+    "ExportedFile", "ModelFactory", "ModelFolder", "Opened", "Source", "check_source", "code_in", "model_files", "open_factory",
+    "open_model", "write_source",
+]  # fmt: skip
 
 FOLDER = "model"
 WEIGHTS = "weights.safetensors"
@@ -112,13 +116,12 @@ def _copy_file(source: Path, target: Path) -> None:
     if source.suffix == ".onnx" and _written_mapped(source, target):
         return
     shutil.copyfile(source, target)
-    beside = {".xml": source.with_suffix(".bin"), ".onnx": source.with_name(f"{source.name}.data")}.get(source.suffix)
-    if beside is not None and beside.is_file():
-        shutil.copyfile(beside, target.with_suffix(".bin") if source.suffix == ".xml" else target.with_name(beside.name))
+    if source.suffix == ".xml" and source.with_suffix(".bin").is_file():
+        shutil.copyfile(source.with_suffix(".bin"), target.with_suffix(".bin"))
 
 
 def _written_mapped(source: Path, target: Path) -> bool:
-    """Write an ONNX file with its weights beside it; False without the package `onnx`, which is where it was exported.
+    """Write an ONNX file with its weights beside it; False without the package `onnx`, which is there where it was exported.
 
     ONNX Runtime maps weights that lie in a file of their own into memory and lets go of what it packed anew; those inside of
     the graph it copies first. MiniLM in float32 then loads in 0.06 s of CPU instead of 0.17 and the process peaks at 100 MB
@@ -129,8 +132,14 @@ def _written_mapped(source: Path, target: Path) -> bool:
     try:
         from nograd.backends.onnx.graph import load_graph, save_mapped
     except MissingExtraError:
+        if source.with_name(f"{source.name}.data").is_file():  # the graph holds that name: it cannot be copied under another
+            raise
         return False
-    save_mapped(load_graph(source), target)
+    try:
+        graph = load_graph(source)
+    except Exception as error:  # protobuf's, or onnx's own
+        raise ConfigError(f"{source} cannot be read as ONNX: {type(error).__name__}: {error}") from error
+    save_mapped(graph, target)
     return True
 
 
@@ -170,8 +179,8 @@ def code_in(described: Described) -> Iterator[str]:
         yield f"the name of a function to call ({described.factory})"
 
 
-def open_source(described: Described, folder: Path, *, device: str, lanes: int, digest: str, example: Any) -> Opened:
-    """Return the backend, as the settings say. Whether it is trusted was asked before.
+def open_model(described: Described, folder: Path, *, device: str, lanes: int, digest: str) -> Backend:
+    """Return the backend over an exported file, or a transformers folder. Whether it is trusted was asked before.
 
     Raises:
         ModelLoadError: what lies there cannot be loaded, or is not the model that the bundle describes.
@@ -181,14 +190,37 @@ def open_source(described: Described, folder: Path, *, device: str, lanes: int, 
     if settings.backend in EXPORTED:
         spins = False if settings.backend == "onnx" else None  # as it was measured
         backend = _open_file(folder / EXPORTED[settings.backend], settings, device, lanes, digest, spins=spins)
-        return Opened(_as_described(backend, described.signature))
-    if not described.factory:
-        from nograd.transformers_folder import load_folder
+        return _as_described(backend, described.signature)
+    from nograd.transformers_folder import load_folder
 
-        return Opened(_in_precision(load_folder(folder / FOLDER, device=device).backend, settings, lanes))
-    predictor = _made(described.factory, folder, device, example)
-    made = predictor if described.factory and isinstance(predictor, Predictor) else None
-    return Opened(_in_precision(predictor.backend, settings, lanes), made)
+    return _in_precision(load_folder(folder / FOLDER, device=device).backend, settings, lanes)
+
+
+def open_factory(described: Described, folder: Path, *, device: str, lanes: int, example: Any) -> Opened:
+    """Return the backend over the module that a factory makes, with the bundle's weights in it. It is trusted.
+
+    Args:
+        described: the bundle.
+        folder: of the bundle.
+        device: for a module; a Predictor has its own.
+        lanes: runs side by side.
+        example: an item, for a module that does not say itself what it takes.
+
+    Raises:
+        ModelLoadError: the factory is not there, makes something else, or its module is of another kind than the weights.
+    """
+    from nograd.inputs import is_module
+
+    made = _called(find(ImportedStep(described.factory)), described.factory)
+    predictor = _over(made, described, folder, device, example) if is_module(made) else made
+    if not isinstance(predictor, Predictor):
+        told = type(made).__name__
+        raise ModelLoadError(f"{described.factory} returned {told}; it must return a nograd.Predictor or a torch.nn.Module")
+    if predictor is made:
+        from nograd.backends.weights import load_weights
+
+        load_weights(_module_of(predictor.backend, described.factory).model, folder / WEIGHTS)
+    return Opened(_in_precision(predictor.backend, described.settings, lanes), made if predictor is made else None)
 
 
 def _open_file(path: Path, settings: Settings, device: str, lanes: int, digest: str, *, spins: bool | None) -> Backend:
@@ -213,20 +245,27 @@ def _as_described(backend: Backend, signature: Signature) -> Backend:
     return backend
 
 
-def _made(factory: str, folder: Path, device: str, example: Any) -> Predictor:
-    """Return a Predictor over the factory's module, with the bundle's weights in it."""
-    from nograd.backends.weights import load_weights
-    from nograd.inputs import is_module
+def _called(factory: Callable[..., Any], name: str) -> Any:
+    try:
+        return factory()
+    except NogradError:
+        raise
+    except Exception as error:  # the factory is the user's code
+        raise ModelLoadError(f"{name} raised {type(error).__name__}: {error}") from error
 
-    made = find(ImportedStep(factory))()
-    if is_module(made):
-        load_weights(made, folder / WEIGHTS)
-        sample = getattr(made, "example_input_array", None)
-        return Predictor(made, device=device, sample=example if sample is None else sample)
-    if not isinstance(made, Predictor):
-        raise ModelLoadError(f"{factory} returned {type(made).__name__}; it must return a Predictor or a torch.nn.Module")
-    load_weights(_module_of(made.backend, factory).model, folder / WEIGHTS)
-    return made
+
+def _over(module: Any, described: Described, folder: Path, device: str, example: Any) -> Predictor:
+    """Return a Predictor over a factory's bare module, with the bundle's weights in it, probed."""
+    from nograd.backends.weights import load_weights
+
+    load_weights(module, folder / WEIGHTS)
+    preprocess = None if isinstance(described.preprocess, FactoryStep) else read_step(described.preprocess, folder, None)
+    own = getattr(module, "example_input_array", None)
+    if own is None and example is None:
+        raise ModelLoadError(f"{described.factory} returned a bare module, and the bundle has no example to probe it with")
+    if own is not None or preprocess is None:
+        return Predictor(module, device=device, sample=example if own is None else own)
+    return Predictor(module, device=device, preprocess=preprocess, sample=[example])
 
 
 def _module_of(backend: Backend, what: str) -> ModuleBackend:
