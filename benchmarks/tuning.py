@@ -1,0 +1,198 @@
+"""`nograd tune` against an exhaustive sweep: does it find the best, on a quiet and on a busy machine, and how much faster?
+
+`python -m benchmarks.tuning [MODEL ...]`. Each model is swept once: everything is built, whatever it takes, and every candidate
+is measured at every batch size in every round. Then it is tuned five times, two of them while two programs keep both cores
+busy. A winner is right where the sweep, on the quiet machine, finds it within 5 % of the best.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.common import HERE, report
+from nograd import Predictor, load
+from nograd.backends.eager import eager_backend
+from nograd.parity import HALF
+from nograd.threads import in_own_thread
+from nograd.tuning.candidates import variants
+from nograd.tuning.data import Sample, read_sample, sample_of
+from nograd.tuning.entries import Entry
+from nograd.tuning.prepare import Plan, prepare
+from nograd.tuning.state import State
+from nograd.tuning.tuner import Settings, _task, run
+from nograd.tuning.values import Goal
+
+CORES = 2
+RUNS, BUSY_RUNS = 5, (1, 3)
+SWEEP_ROUNDS = 8
+RIGHT = 1.05
+FASTER = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    predictor: Predictor
+    sample: Sample
+    goal: Goal
+    budget_s: float
+
+
+class Recurrent(torch.nn.Module):
+    """Two layers of LSTM over a sequence, and a class for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = torch.nn.LSTM(32, 128, num_layers=2, batch_first=True)
+        self.head = torch.nn.Linear(128, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.head(self.lstm(x)[0][:, -1])
+        return found
+
+
+def minilm() -> Subject:
+    predictor = in_own_thread(lambda: load("minilm", device="cpu")).result()
+    return Subject(predictor, read_sample(HERE / "data" / "sentences.txt", predictor, max_rows=128), Goal("latency"), 60.0)
+
+
+def efficientnet() -> Subject:
+    return _case("efficientnet-lite0", Goal("throughput"), 60.0)
+
+
+def digits() -> Subject:
+    return _case("digits-mlp", Goal("throughput"), 25.0)
+
+
+def lstm() -> Subject:
+    torch.manual_seed(0)
+    model, rows = Recurrent().eval(), torch.randn(64, 24, 32)
+    predictor = Predictor(model, device="cpu", sample=rows[:4])
+    return Subject(predictor, sample_of(predictor, rows), Goal("latency"), 25.0)
+
+
+def _case(name: str, goal: Goal, budget_s: float) -> Subject:
+    from benchmarks.zoo import CASES
+
+    case = CASES[name]()
+    predictor = Predictor(eager_backend(case.model, [case.sample], device="cpu"))
+    rows = {key: np.concatenate([batch[key] for batch in case.batches])[:64] for key in case.batches[0]}
+    return Subject(predictor, sample_of(predictor, rows), goal, budget_s)
+
+
+SUBJECTS = {"minilm": minilm, "efficientnet": efficientnet, "digits": digits, "lstm": lstm}
+
+
+def settings_of(subject: Subject, budget_s: float, seed: int = 0) -> Settings:
+    return Settings(subject.goal, HALF, "half", budget_s=budget_s, cores=CORES, seed=seed)
+
+
+def sweep(subject: Subject) -> tuple[dict[str, float], float]:
+    """Return seconds for the goal by candidate, and how long finding them took."""
+    begun = time.monotonic()
+    settings = settings_of(subject, 3600.0)
+    reference: Any = subject.predictor.backend
+    task = in_own_thread(lambda: _task(subject.predictor, reference, subject.sample, settings)).result()
+    entries: list[Entry] = []
+    with tempfile.TemporaryDirectory() as folder:
+        far = time.monotonic() + 3600.0
+        plan = Plan(task, subject.goal, Path(folder), CORES, 8 << 30, far, 600.0, far, 0.0, lambda _phase, text: note(text))
+        try:
+            prepare(plan, variants(reference.model, HALF), State(Path(folder), "sweep"), entries)
+            return _swept(entries, subject.goal), time.monotonic() - begun
+        finally:
+            for entry in entries:
+                entry.close()
+
+
+def _swept(entries: Sequence[Entry], goal: Goal) -> dict[str, float]:
+    measured = [entry for entry in entries if entry.worker is not None]
+    lone: dict[str, list[float]] = {}
+    bulk: dict[str, dict[int, list[float]]] = {}
+    for number in range(SWEEP_ROUNDS):
+        note(f"sweep: round {number + 1} of {SWEEP_ROUNDS}, {len(measured)} candidates")
+        for entry in measured:
+            assert entry.worker is not None
+            name = str(entry.candidate)
+            lone.setdefault(name, []).append(entry.worker.ask("lone", limit_s=60)["seconds"])
+            for rows in entry.by_rows:
+                found = entry.worker.ask("bulk", limit_s=60, rows=rows)["seconds"]
+                bulk.setdefault(name, {}).setdefault(rows, []).append(found)
+    if goal.kind == "latency":
+        return {name: median(samples) for name, samples in lone.items()}
+    return {name: min(median(samples) for samples in sizes.values()) for name, sizes in bulk.items()}
+
+
+@contextmanager
+def busy() -> Iterator[None]:
+    """Two programs that keep both cores busy, for ten minutes at most."""
+    code = "import time\nend = time.time() + 600\nwhile time.time() < end: pass"
+    running = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(CORES)]
+    try:
+        yield
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+def tuned(subject: Subject, seed: int) -> tuple[str, float, int]:
+    """Return the winner, the seconds that it took, and the rounds."""
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = run(
+            subject.predictor, subject.sample, settings_of(subject, subject.budget_s, seed), name="benchmark",
+            folder=Path(folder), can_win=lambda _entry: True, tell=lambda _phase, _text: None,
+        )  # fmt: skip
+    winner = outcome.report.winner
+    return str(winner.candidate) if winner is not None else "none", time.monotonic() - begun, outcome.report.rounds
+
+
+def note(text: str) -> None:
+    sys.stderr.write(f"  {text}\n")
+
+
+def main(names: Sequence[str]) -> None:
+    warnings.simplefilter("ignore")
+    rows = [["model", "goal", "run", "winner", "off the best", "rounds", "s", "sweep s", "times faster"]]
+    data: dict[str, Any] = {}
+    for name in names or SUBJECTS:
+        note(name)
+        subject = SUBJECTS[name]()
+        scores, sweep_s = sweep(subject)
+        best = min(scores, key=scores.__getitem__)
+        rows.append([name, str(subject.goal), "sweep", best, "1.000", "", "", f"{sweep_s:.0f}", ""])
+        for number in range(RUNS):
+            is_busy = number in BUSY_RUNS
+            with busy() if is_busy else nullcontext():
+                winner, spent_s, rounds = tuned(subject, number)
+            off = scores[winner] / scores[best] if winner in scores else float("inf")
+            told = "busy" if is_busy else "quiet"
+            faster = sweep_s / spent_s
+            rows.append(
+                [name, str(subject.goal), told, winner, f"{off:.3f}", f"{rounds}", f"{spent_s:.0f}", "", f"{faster:.1f}"]
+            )
+            note("  ".join(rows[-1]))
+            found = {"winner": winner, "off": off, "rounds": rounds, "s": spent_s, "busy": is_busy, "faster": faster}
+            data.setdefault(name, {"scores_s": scores, "sweep_s": sweep_s, "runs": []})["runs"].append(found)
+    runs = [each for found in data.values() for each in found["runs"]]
+    right, slowest = sum(each["off"] <= RIGHT for each in runs), min(each["faster"] for each in runs)
+    goal = f"every winner within 5 % of the best, {FASTER:g} times faster than the sweep"
+    met = right == len(runs) and slowest >= FASTER
+    report("tuning", rows, data, goal=f"{goal} (found {right} of {len(runs)}, {slowest:.1f} times)", met=met)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
