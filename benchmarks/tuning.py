@@ -37,7 +37,7 @@ from nograd.tuning.values import Goal
 
 CORES = 2
 RUNS, BUSY_RUNS = 5, (1, 3)
-SWEEP_ROUNDS = 8
+SWEEP_ROUNDS = 12
 RIGHT = 1.05
 FASTER = 4.0
 
@@ -73,14 +73,14 @@ def efficientnet() -> Subject:
 
 
 def digits() -> Subject:
-    return _case("digits-mlp", Goal("throughput"), 25.0)
+    return _case("digits-mlp", Goal("throughput"), 15.0)
 
 
 def lstm() -> Subject:
     torch.manual_seed(0)
     model, rows = Recurrent().eval(), torch.randn(64, 24, 32)
     predictor = Predictor(model, device="cpu", sample=rows[:4])
-    return Subject(predictor, sample_of(predictor, rows), Goal("latency"), 25.0)
+    return Subject(predictor, sample_of(predictor, rows), Goal("latency"), 15.0)
 
 
 def _case(name: str, goal: Goal, budget_s: float) -> Subject:
