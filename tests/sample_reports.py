@@ -137,8 +137,9 @@ def tiny() -> TuneReport:
 
 COMPILE_FAILED = (
     "InductorError: CppCompileError: C++ compile error, command: g++ /tmp/torchinductor/mk/cmkq5x.main.cpp "
-    "-D TORCH_INDUCTOR_CPP_WRAPPER -std=c++20 -fopenmp -march=native -O3: fatal error: Python.h: No such file or directory, compilation terminated; "
-    "install the headers of this Python (on Debian: apt install python3-dev), or leave this candidate out with --backends"
+    "-D TORCH_INDUCTOR_CPP_WRAPPER -std=c++20 -fopenmp -march=native -O3: fatal error: Python.h: No such file or "
+    "directory, compilation terminated; install the headers of this Python (on Debian: apt install python3-dev), or "
+    "leave this candidate out with --backends"
 )
 
 

@@ -109,7 +109,7 @@ def cosine(value: float, digits: int = 7) -> str:
     """Return a cosine, cut and not rounded, so that only 1 is shown as 1."""
     if not isfinite(value):
         return NONE
-    return f"{floor(value * 10**digits) / 10**digits:.{digits}f}"
+    return f"{floor(min(max(value, -1.0), 1.0) * 10**digits) / 10**digits:.{digits}f}"
 
 
 def spread(figure: Figure | None, scale: float = 1.0) -> tuple[float, float] | None:

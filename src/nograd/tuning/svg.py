@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import ceil, floor, isfinite, log10
+from math import ceil, floor, log10
 from typing import NamedTuple
 
 from nograd.tuning.markup import element
@@ -162,5 +162,5 @@ def _places(x: float, y: float, width: float, height: float, gap: float) -> Iter
 
 
 def is_positive(*values: float) -> bool:
-    """Whether all are finite and above 0: what an axis can show."""
-    return all(isfinite(value) and value > 0 for value in values)
+    """Whether all are above 0 and of a size that an axis can show: a trillionth to a quadrillion."""
+    return all(1e-12 <= value <= 1e15 for value in values)
