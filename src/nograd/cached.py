@@ -80,7 +80,7 @@ class RedisCachedPredictor(CachedPredictor):
     Args:
         predictor: what runs; it must know its model's inputs (`sample=`).
         url: `redis://host:6379/0`, `rediss://` for TLS, `redis+cluster://` for a cluster; see `nograd.caching.redis`.
-        ttl_s: seconds that an answer lives there; None: for ever.
+        ttl_s: seconds that an answer lives there, and in this process from when it came here; None: for ever.
         timeout_s: seconds that one call to Redis may take.
         near_bytes: of the answers kept in this process.
         version: names the model where its fingerprint alone cannot; change it with the model.
@@ -104,7 +104,7 @@ class RedisCachedPredictor(CachedPredictor):
         from nograd.caching.redis import RedisCache
 
         far = RedisCache(url, ttl_s=ttl_s, timeout_s=timeout_s)
-        super().__init__(predictor, TieredCache(MemoryCache(near_bytes), far), version=version)
+        super().__init__(predictor, TieredCache(MemoryCache(near_bytes, ttl_s=ttl_s), far), version=version)
         if reason := self.backend.fingerprint().private_because if not version else "":
             warnings.warn(f"no other process will find these answers: {reason}; name the model with version=", stacklevel=2)
 
