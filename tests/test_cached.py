@@ -379,6 +379,8 @@ def test_text_outputs_are_run_every_time() -> None:
 def test_what_is_no_predictor_and_what_knows_nothing_yet() -> None:
     with pytest.raises(ConfigError, match="predictor is Linear; give a nograd"):
         CachedPredictor(nn.Linear(2, 2))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"cache is str; give a nograd\.MemoryCache\(max_bytes\), or a"):
+        CachedPredictor(Predictor(doubling()), "redis://localhost")  # type: ignore[arg-type]
     with pytest.raises(UnsupportedError, match="give `sample=`"):
         CachedPredictor(Predictor(nn.Linear(2, 2)))
 

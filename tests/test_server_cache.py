@@ -281,12 +281,12 @@ def test_any_other_preprocess_runs_every_time() -> None:
 def test_clear() -> None:
     with Site({"doubling": doubling()}, cache_mb=1) as site:
         site.infer("doubling", x([1, 2], [3, 4]))
-        assert site.request("POST", "/cache/clear", b"").json == {"cleared": 2}
+        assert site.request("POST", "/cache/clear", b"").json == {"cleared": 2, "kept_in": ""}
         assert shown(site)["entries"] == 0
         assert site.get("/cache/clear").status == 405
         assert data(site.infer("doubling", x([1, 2]))) == [2, 4]
     with Site({"doubling": doubling()}, cache_mb=0) as site:
-        assert site.request("POST", "/cache/clear", b"").json == {"cleared": 0}
+        assert site.request("POST", "/cache/clear", b"").json == {"cleared": 0, "kept_in": ""}
 
 
 def test_a_quick_model_whose_traffic_never_repeats_is_left_alone() -> None:
@@ -393,11 +393,18 @@ def test_the_command_line(server: RedisServer) -> None:
         assert "3 rows looked up, 2 known (66.7%)" in said
         assert "memory: 1 answers of all models" in said
         assert "Redis: 0 of 1 found, 0 calls failed" in said
-        assert nograd("cache", "clear", running.url) == "1 answers forgotten\n"
+        assert nograd("cache", "clear", running.url) == (
+            f"1 answers forgotten; redis://127.0.0.1:{server.port}/0 keeps its own: clear that URL, too\n"
+        )
     assert "1 answers, 0.0 MB of keys and values" in nograd("cache", "stats", server.url)
     assert nograd("cache", "clear", server.url) == "1 answers forgotten\n"
     assert "0 answers" in nograd("cache", "stats", server.url)
     server.kill()
+    done = subprocess.run(
+        [sys.executable, "-m", "nograd", "cache", "stats", "localhost:8000"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("nograd: the URL has no scheme; give a server's, http://127.0.0.1:8000, or a Redis'")
     done = subprocess.run(
         [sys.executable, "-m", "nograd", "cache", "stats", server.url], capture_output=True, text=True, check=False
     )
