@@ -16,7 +16,6 @@ import redis
 from nograd.caching import MemoryCache
 from nograd.caching.breaker import Breaker
 from nograd.caching.codec import seal
-from nograd.caching.deadline import Deadline
 from nograd.caching.redis import MOST_BYTES, MOST_KEYS, RedisCache
 from nograd.caching.tiers import TieredCache
 from nograd.errors import ConfigError, UnavailableError
@@ -255,19 +254,6 @@ def test_an_answer_that_comes_byte_by_byte_is_too_slow_as_a_whole(clock: Clock) 
         assert cache.get_many([A]) == [None]
         assert (cache.statistics().failures, cache.statistics().hits) == (1, 0)
         assert "Timeout" in cache.statistics().last_error
-
-
-def test_a_deadline_is_one_threads_and_leaves_a_socket_that_does_not_wait_alone() -> None:
-    deadline = Deadline()
-    deadline.until = 0.0
-    with pytest.raises(TimeoutError, match="the call took longer than its time-out"):
-        deadline.left(1.0)
-    assert deadline.left(0) == 0
-    elsewhere: list[float | None] = []
-    thread = threading.Thread(target=lambda: elsewhere.append(deadline.left(1.0)))
-    thread.start()
-    thread.join()
-    assert elsewhere == [1.0]
 
 
 @pytest.mark.parametrize("refusal", ["full", "read-only"])

@@ -1,4 +1,4 @@
-"""A socket whose reads and writes end by one point in time, together: a peer that sends a byte now and then is slow, too.
+"""A socket whose answers come within one time-out, as a whole: a peer that sends a byte now and then is slow, too.
 
 A socket's own time-out begins anew with each read, so that an answer in twenty pieces may take twenty of them.
 """
@@ -7,68 +7,61 @@ from __future__ import annotations
 
 import socket
 import time
-from math import inf
-from threading import local
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-__all__ = ["Deadline", "timed"]
+__all__ = ["timed"]
 
-
-class Deadline(local):
-    """When the calling thread's call must be over; every thread has its own."""
-
-    until = inf
-    """In seconds of `time.monotonic`."""
-
-    def left(self, timeout_s: float | None) -> float | None:
-        """Return the seconds that a read or write may take, whose socket allows `timeout_s`.
-
-        Raises:
-            TimeoutError: there are none left.
-        """
-        if self.until == inf or timeout_s == 0:  # 0 does not wait at all
-            return timeout_s
-        left_s = self.until - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError("the call took longer than its time-out")
-        return left_s if timeout_s is None else min(timeout_s, left_s)
+T = TypeVar("T")
 
 
 class _TimedSocket:
-    """Delegates to a socket, within a deadline."""
+    """All that is read between two writes has one time-out, from the write on; the first read, often the only one, is plain."""
 
-    def __init__(self, inner: socket.socket, deadline: Deadline) -> None:
+    def __init__(self, inner: socket.socket) -> None:
         self._inner = inner
-        self._deadline = deadline
-        self._timeout_s = inner.gettimeout()
-
-    def settimeout(self, timeout_s: float | None) -> None:
-        self._timeout_s = timeout_s
-
-    def gettimeout(self) -> float | None:
-        return self._timeout_s
-
-    def recv(self, *args: Any) -> bytes:
-        return self._timed().recv(*args)
-
-    def recv_into(self, *args: Any) -> int:
-        return self._timed().recv_into(*args)
+        self._written_at = 0.0
+        self._is_first = True
+        self.settimeout, self.gettimeout = inner.settimeout, inner.gettimeout
 
     def sendall(self, data: bytes) -> None:
-        self._timed().sendall(data)
+        self._written_at = time.monotonic()
+        self._is_first = True
+        self._inner.sendall(data)
 
-    def _timed(self) -> socket.socket:
-        self._inner.settimeout(self._deadline.left(self._timeout_s))
-        return self._inner
+    def recv(self, *args: Any) -> bytes:
+        if self._is_first:
+            self._is_first = False
+            return self._inner.recv(*args)
+        return self._in_time(self._inner.recv, args)
+
+    def recv_into(self, *args: Any) -> int:
+        if self._is_first:
+            self._is_first = False
+            return self._inner.recv_into(*args)
+        return self._in_time(self._inner.recv_into, args)
+
+    def _in_time(self, read: Callable[..., T], args: tuple[Any, ...]) -> T:
+        timeout_s = self.gettimeout()
+        if not timeout_s:  # it waits for ever, or not at all
+            return read(*args)
+        left_s = self._written_at + timeout_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("the answer took longer than its time-out")
+        self.settimeout(left_s)
+        try:
+            return read(*args)
+        finally:
+            self.settimeout(timeout_s)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
 
-def timed(kind: Any, deadline: Deadline) -> Any:
-    """Return a subclass of redis-py's connection class, whose sockets keep a deadline."""
+def timed(kind: Any) -> Any:
+    """Return a subclass of one of redis-py's connection classes, whose sockets are timed so."""
 
     def connect(self: Any) -> _TimedSocket:
-        return _TimedSocket(kind._connect(self), deadline)  # noqa: SLF001
+        return _TimedSocket(kind._connect(self))  # noqa: SLF001
 
     return type(f"Timed{kind.__name__}", (kind,), {"_connect": connect})

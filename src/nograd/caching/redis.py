@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from math import inf, isfinite
+from math import isfinite
 from threading import Lock
 from typing import Any
 
 from nograd.caching.breaker import Breaker
 from nograd.caching.codec import FORMAT, CorruptValueError, seal, unseal
-from nograd.caching.deadline import Deadline, timed
+from nograd.caching.deadline import timed
 from nograd.caching.memory import check_ttl, jittered
 from nograd.caching.store import Cache, CacheStatistics
 from nograd.errors import ConfigError, MissingExtraError, UnavailableError
@@ -46,6 +46,8 @@ MOST_KEYS, MOST_BYTES = 256, 2**20
 
 SCANNED = 1000
 """Keys that one SCAN looks at: Redis answers others in between."""
+
+_VALUES = frozenset((bytes, type(None)))
 
 _log = logging.getLogger("nograd.caching")
 
@@ -94,8 +96,7 @@ class RedisCache(Cache):
             if not (isfinite(seconds) and seconds > 0):
                 raise ConfigError(f"{name} is {seconds}; it must be above 0, finite")
         self.url = without_password(url)
-        self._deadline = Deadline()
-        self._connect, self._timeout_s = _connector(url, timeout_s, self._deadline)
+        self._connect = _connector(url, timeout_s)
         self._client: Any = None
         self._ttl_s = ttl_s
         self._prefix = f"{prefix}:{FORMAT}:".encode()
@@ -109,7 +110,7 @@ class RedisCache(Cache):
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         values: list[bytes | None] = []
         for start in range(0, len(keys), MOST_KEYS):
-            some = keys[start : start + MOST_KEYS]
+            some = keys[start : start + MOST_KEYS] if len(keys) > MOST_KEYS else keys
             names = [self._prefix + key for key in some]
             found = self._call(partial(_mget, names=names)) or [None] * len(some)
             values += [self._opened(key, value) for key, value in zip(some, found, strict=True)]
@@ -190,10 +191,8 @@ class RedisCache(Cache):
 
     def _call(self, call: Callable[[Any], Any]) -> Any:
         """Return what a call returns; None where it fails, or fails too often to be tried."""
-        with self._lock:
-            if not self._breaker.may_call(self._clock()):
-                self._counts["skipped"] += 1
-                return None
+        if self._breaker.is_open and not self._may_try():
+            return None
         try:
             found = self._tried(call)
         except Exception as error:  # noqa: BLE001  on an answer that is not Redis' the client raises anything
@@ -201,15 +200,20 @@ class RedisCache(Cache):
             if not isinstance(error, RedisError | OSError):
                 self.close()  # what else lies in its connections cannot be told
             return None
-        with self._lock:
-            if self._breaker.is_open:
-                _log.warning("cache %s answers again", self.url)
-            self._breaker.succeeded()
+        if self._breaker.is_open:
+            with self._lock:
+                self._breaker.succeeded()
+            _log.warning("cache %s answers again", self.url)
         return found
+
+    def _may_try(self) -> bool:
+        with self._lock:
+            may = self._breaker.may_call(self._clock())
+            self._counts["skipped"] += not may
+        return may
 
     def _tried(self, call: Callable[[Any], Any]) -> Any:
         """Call; once more where the connection turns out to have been closed meanwhile: a restarted Redis costs no answer."""
-        self._deadline.until = time.monotonic() + self._timeout_s
         try:
             return call(self._connected())
         except RedisTimeoutError:
@@ -218,8 +222,6 @@ class RedisCache(Cache):
             if "Connection refused" in str(error):
                 raise
             return call(self._connected())
-        finally:
-            self._deadline.until = inf
 
     def _connected(self) -> Any:
         client = self._client
@@ -284,8 +286,8 @@ def without_password(url: str) -> str:
     return scheme + mark + re.split("[?#]", rest.rpartition("@")[2])[0]
 
 
-def _connector(url: str, timeout_s: float, deadline: Deadline) -> tuple[Callable[[], Any], float]:
-    """Return what makes the client, one that never tries again by itself, and the seconds that a call of it may take."""
+def _connector(url: str, timeout_s: float) -> Callable[[], Any]:
+    """Return what makes the client: one that never tries again by itself."""
     scheme = url.partition("://")[0]
     if scheme not in SCHEMES or "://" not in url:
         raise ConfigError(f"the cache's URL is {without_password(url)!r}; it must begin with {', '.join(SCHEMES)}, then ://")
@@ -298,9 +300,9 @@ def _connector(url: str, timeout_s: float, deadline: Deadline) -> tuple[Callable
     }
     options = _options(url, plain)
     if scheme != "rediss+cluster":  # there redis-py takes no class of ours, and each read has the time-out for itself
-        settings["connection_class"] = timed(options.get("connection_class", redis.Connection), deadline)
+        settings["connection_class"] = timed(options.get("connection_class", redis.Connection))
     kind: Any = redis.RedisCluster if is_cluster else redis.Redis
-    return partial(kind.from_url, plain, **settings), options.get("socket_timeout", timeout_s)
+    return partial(kind.from_url, plain, **settings)
 
 
 def _options(url: str, plain: str) -> dict[str, Any]:
@@ -324,10 +326,10 @@ def _mget(client: Any, names: list[bytes]) -> list[bytes | None]:
         ValueError: what came is no answer to that.
     """
     found = client.mget_nonatomic(names) if isinstance(client, redis.RedisCluster) else client.mget(names)
-    is_answer = isinstance(found, list) and len(found) == len(names)
-    if not is_answer or not all(value is None or isinstance(value, bytes) for value in found):
+    if not isinstance(found, list) or len(found) != len(names) or not _VALUES.issuperset(map(type, found)):
         raise ValueError(f"MGET of {len(names)} keys was answered with {str(found)[:100]}")
-    return list(found)
+    values: list[bytes | None] = found
+    return values
 
 
 def _portions(items: Sequence[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:
