@@ -140,6 +140,36 @@ async def test_a_bad_row_in_somebodys_company_fails_nobody_else() -> None:
     assert computer.asked == [[key(1), key(9)], [key(1)]]
 
 
+@virtual
+async def test_a_bad_row_that_several_ask_for_fails_nobody_who_does_not() -> None:
+    flights, computer = SingleFlight(MemoryCache()), Computer()
+    computer.failing[key(9)] = ModelError("poison")
+    bad, also_bad, good = await asyncio.gather(
+        outcome(ask(flights, computer, 1, 9)),
+        at(0.1, outcome(ask(flights, computer, 1, 9))),
+        at(0.2, outcome(ask(flights, computer, 1))),
+    )
+    assert [str(end) for _, end in (bad, also_bad)] == ["poison"] * 2
+    assert good == (2.0, values(1))
+
+
+@virtual
+async def test_who_waits_a_second_time_has_only_the_time_that_is_left() -> None:
+    flights = SingleFlight(MemoryCache())
+    full, slow = Computer(0.5), Computer(10.0)
+    full.failing[key(1)] = OverloadedError("full")
+    first = asyncio.ensure_future(outcome(ask(flights, full, 1)))
+    await asyncio.sleep(0.1)
+    patient = asyncio.ensure_future(ask(flights, slow, 1))
+    await asyncio.sleep(0)
+    when, end = await outcome(ask(flights, slow, 1, timeout_s=1.0))
+    assert when == pytest.approx(1.1)
+    assert isinstance(end, DeadlineError)
+    assert isinstance((await first)[1], OverloadedError)
+    assert await patient == values(1)
+    assert len(slow.asked) == 1
+
+
 @pytest.mark.parametrize("error", [DeadlineError("late"), OverloadedError("full")])
 def test_somebody_elses_time_out_is_not_mine(error: Exception) -> None:
     async def both() -> None:
@@ -288,18 +318,55 @@ def test_while_the_far_cache_is_busy_questions_gather_and_puts_are_bounded() -> 
     asyncio.run(main())
 
 
+def test_who_sets_out_waits_for_the_far_cache_no_longer_than_they_said() -> None:
+    async def main() -> None:
+        far = Far()
+        far.gate.clear()
+        flights, computer = SingleFlight(MemoryCache(), far), Computer(0.0)
+        with pytest.raises(DeadlineError, match=r"no answer after 0.01 s"):
+            await ask(flights, computer, 1, timeout_s=0.01)
+        far.gate.set()
+        await flights.close()
+        assert computer.asked == []
+
+    asyncio.run(main())
+
+
+def test_a_far_cache_that_hangs_is_left_out_until_it_answers(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        far = Far(_1=b"one", _2=b"two")
+        tier = FarTier(far, patience_s=0.01)
+        far.gate.clear()
+        assert list(await asyncio.gather(tier.get([key(1)]), tier.get([key(2)]))) == [{}, {}]
+        assert await tier.get([key(2)]) == {}
+        assert len(far.gets) == 1
+        far.gate.set()
+        while await tier.get([key(2)]) != {key(2): b"two"}:  # noqa: ASYNC110  another thread ends the call that hung
+            await asyncio.sleep(0)
+        await tier.close()
+
+    asyncio.run(main())
+    assert "a call to the far cache hangs" in caplog.text
+
+
 def test_a_far_cache_that_raises_costs_no_answer(caplog: pytest.LogCaptureFixture) -> None:
     class Raising(Far):
         def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
             raise OSError("no disk")
 
+        def put_many(self, items: Mapping[bytes, bytes], ttl_s: float | None = None) -> None:
+            raise OSError("no room")
+
     async def main() -> None:
         flights, computer = SingleFlight(MemoryCache(), Raising()), Computer(0.0)
         assert await ask(flights, computer, 1) == values(1)
+        await asyncio.sleep(0)
+        assert await ask(flights, computer, 2) == values(2)
         await flights.close()
 
     asyncio.run(main())
-    assert "the far cache raised" in caplog.text
+    assert "its answers are taken as misses" in caplog.text
+    assert "1 values are not put" in caplog.text
 
 
 # -- worth

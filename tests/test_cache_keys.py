@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nograd.caching import Keys
+from nograd.errors import SignatureError
 
 
 def f32(values: Any) -> Any:
@@ -66,6 +67,8 @@ NAN = np.array([0x7FC00000, 0x7FC00001], np.uint32).view(np.float32)
         (np.zeros(0), np.zeros((0, 1))),
         (np.array(["ab", "c"], object), np.array(["a", "bc"], object)),
         (np.array(["\u00e9"], object), np.array(["e\u0301"], object)),
+        (np.array([b"ab"], object), np.array(["b'ab'"], object)),
+        (np.array([b"ab"], object), np.array(["ab"], object)),
     ],
 )
 def test_what_may_change_the_answer_changes_the_key(one: Any, other: Any) -> None:
@@ -90,6 +93,22 @@ def test_names_fingerprint_outputs_and_parameters_change_the_key() -> None:
     found = [maker.of_rows({"x": x[None]})[0] for maker in makers]
     assert len({*found, key(x, "y"), KEYS.of_text("x")}) == len(found) + 2
     assert Keys("model", outputs=["a", "b"]).of_text("t") == Keys("model", outputs=["b", "a"]).of_text("t")
+
+
+def test_parameters_are_known_by_their_content_not_by_how_they_are_printed() -> None:
+    long = np.zeros(5000)
+    other = long.copy()
+    other[2500] = 1
+    precise = 1.0 + 1e-12
+    values = [long, other, np.array([1.0]), np.array([precise]), [1.0], (1.0,), {"a": 1}, {"a": True}]
+    assert len({Keys("model", parameters={"p": value}).of_text("x") for value in values}) == len(values)
+    assert Keys("model", parameters={"p": long}).of_text("x") == Keys("model", parameters={"p": long.copy()}).of_text("x")
+    assert Keys("model", parameters={"a": 1, "b": 2}).of_text("x") == Keys("model", parameters={"b": 2, "a": 1}).of_text("x")
+
+
+def test_what_is_neither_text_nor_numbers_has_no_key() -> None:
+    with pytest.raises(SignatureError, match="the array holds int; keys are made of numbers, strings and bytes"):
+        key(np.array([1], object))
 
 
 @given(st.lists(arrays.arrays(np.int8, arrays.array_shapes(max_dims=3, max_side=3), elements=st.integers(0, 2)), max_size=6))

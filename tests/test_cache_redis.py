@@ -8,13 +8,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 import pytest
+import redis
 
 from nograd.caching import MemoryCache
 from nograd.caching.breaker import Breaker
 from nograd.caching.codec import seal
-from nograd.caching.redis import RedisCache
+from nograd.caching.redis import MOST_BYTES, MOST_KEYS, RedisCache
 from nograd.caching.tiers import TieredCache
 from nograd.errors import ConfigError, UnavailableError
 from tests.redis_server import RedisServer, redis_server
@@ -188,6 +190,126 @@ def test_something_that_is_no_redis(clock: Clock) -> None:
         thread.join()
 
 
+class Pretender:
+    """Speaks as Redis does until it is asked for values, and then says what it was told to."""
+
+    def __init__(self, said: bytes, *, every_s: float | None = None, greets: bool = True) -> None:
+        self._said, self._every_s, self._greets = said, every_s, greets
+        self._ended = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0?protocol=2"
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                with connection, suppress(OSError):
+                    self._talk(connection)
+
+    def _talk(self, connection: socket.socket) -> None:
+        while asked := connection.recv(65536):
+            if b"MGET" not in asked and self._greets:
+                connection.sendall(b"+OK\r\n" * (asked.count(b"CLIENT") + asked.count(b"SELECT")))
+            elif self._every_s is None:
+                connection.sendall(self._said)
+            else:
+                for byte in self._said:
+                    connection.sendall(bytes([byte]))
+                    if self._ended.wait(self._every_s):
+                        return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+
+@pytest.mark.parametrize("greets", [True, False])
+@pytest.mark.parametrize(
+    "said",
+    [
+        b":5\r\n", b"*1\r\n$-1\r\n", b"*3\r\n$-1\r\n$-1\r\n$-1\r\n", b"*2\r\n:5\r\n:6\r\n", b"$5\r\nhello\r\n", b"+OK\r\n",
+        b"*-1\r\n", b"*2\r\n*1\r\n$1\r\na\r\n$-1\r\n", b"*x\r\n", b"\xff\xfe\r\n", b"-\xff\r\n", b"*2\r\n-ERR no\r\n$-1\r\n",
+    ],
+)  # fmt: skip
+def test_whatever_comes_as_an_answer_is_a_miss(said: bytes, greets: bool, clock: Clock) -> None:
+    with Pretender(said, greets=greets) as server, RedisCache(server.url, timeout_s=5, clock=clock) as cache:
+        assert cache.get_many([A, B]) == [None, None]
+        assert cache.statistics().failures == 1
+        assert cache.get_many([A]) == [None]
+        assert cache.statistics().skipped == 1
+
+
+def test_an_answer_that_comes_byte_by_byte_is_too_slow_as_a_whole(clock: Clock) -> None:
+    good = b"*1\r\n$17\r\n" + seal(A, b"value") + b"\r\n"
+    with Pretender(good) as server, RedisCache(server.url, timeout_s=5, clock=clock) as cache:
+        assert cache.get_many([A]) == [b"value"]
+    with Pretender(good, every_s=0.05) as server, RedisCache(server.url, timeout_s=0.25, clock=clock) as cache:
+        assert cache.get_many([A]) == [None]
+        assert (cache.statistics().failures, cache.statistics().hits) == (1, 0)
+        assert "Timeout" in cache.statistics().last_error
+
+
+@pytest.mark.parametrize("refusal", ["full", "read-only"])
+def test_a_redis_that_takes_no_values_is_still_asked_for_them(
+    server: RedisServer, cache: RedisCache, clock: Clock, refusal: str
+) -> None:
+    cache.put_many({A: b"1"})
+    with server.client() as client:
+        if refusal == "full":
+            client.config_set("maxmemory-policy", "noeviction")
+            client.config_set("maxmemory", "1")
+        else:
+            client.replicaof("127.0.0.1", "1")
+        for _ in range(3):
+            cache.put_many({B: b"2"})
+            assert cache.get_many([A]) == [b"1"]
+        assert (cache.statistics().failures, cache.statistics().skipped, cache.statistics().puts) == (1, 2, 1)
+        client.config_set("maxmemory", "0")
+        client.replicaof("NO", "ONE")
+    clock.now = 5.0
+    cache.put_many({B: b"2"})
+    assert cache.get_many([B]) == [b"2"]
+
+
+def test_a_data_set_goes_in_calls_that_end_in_time(server: RedisServer) -> None:
+    keys = [number.to_bytes(16, "little") for number in range(3 * MOST_KEYS + 1)]
+    with server.client() as client, RedisCache(server.url, timeout_s=5) as cache:
+        cache.put_many(dict.fromkeys(keys, b"value"))
+        cache.put_many({A: bytes(MOST_BYTES), B: bytes(MOST_BYTES)})
+        client.config_resetstat()
+        assert cache.get_many(keys) == [b"value"] * len(keys)
+        assert cache.get_many([A, B]) == [bytes(MOST_BYTES)] * 2
+        assert client.info("commandstats")["cmdstat_mget"]["calls"] == 5
+        assert cache.statistics().failures == 0
+
+
+def test_connecting_to_a_cluster_that_is_frozen_holds_up_nobody_else(tmp_path: Path, clock: Clock) -> None:
+    connecting, opened = threading.Event(), threading.Event()
+
+    def connect() -> object:
+        connecting.set()
+        assert opened.wait(10)
+        raise redis.exceptions.TimeoutError("frozen")
+
+    cache = RedisCache("redis+cluster://127.0.0.1:1", clock=clock)
+    cache._connect = connect
+    thread = threading.Thread(target=cache.get_many, args=([A],))
+    thread.start()
+    assert connecting.wait(10)
+    assert not cache._lock.locked()
+    assert cache.statistics().failures == 0
+    opened.set()
+    thread.join()
+    assert cache.statistics().failures == 1
+
+
 def test_a_wrong_password_is_a_failure_that_says_so(tmp_path: Path, clock: Clock) -> None:
     with redis_server(tmp_path) as server:
         with server.client() as client:
@@ -256,6 +378,9 @@ def test_clear_takes_its_own_prefix_only(server: RedisServer, cache: RedisCache)
         assert cache.usage().entries == 100
         assert cache.usage().nbytes == 100 * (len("nograd:1:") + 16 + 12 + 50)
         assert cache.usage().server.startswith(("Redis ", "Valkey "))
+        client.lpush("nograd:1:other", "a list under our prefix")
+        assert cache.usage().entries == 101
+        client.delete("nograd:1:other")
         other.clear()
         assert cache.usage().entries == 100
         cache.clear()
@@ -295,11 +420,26 @@ def test_threads_share_one(cache: RedisCache) -> None:
         ("http://localhost", "it must begin with redis"),
         ("redis://localhost:port/0", "cannot be read"),
         ("memcached://user:secret@host", "'memcached://host'"),
+        ("user:secret@host:6379", "'host:6379'"),
+        ("redis://:secret/more@host:6379/0", "'redis://host:6379/0' cannot be read: are the characters of its password"),
+        ("redis://:secret?more@host:6379/0", "'redis://host:6379/0' cannot be read"),
+        ("redis://:secret#more@host:6379/0", "'redis://host:6379/0' cannot be read"),
+        ("redis://host?password=secret&db=x", "'redis://host' cannot be read: Invalid value for 'db'"),
+        ("redis://host?password=secret&nonsense=1", "'redis://host' cannot be read: .* unexpected keyword argument 'nonsense'"),
+        ("redis://host?decode_responses=True", "has decode_responses; values are bytes: leave it out"),
+        ("redis+cluster://host?decode_responses=True", "has decode_responses; values are bytes: leave it out"),
     ],
 )
 def test_urls_that_are_none(url: str, sentence: str) -> None:
-    with pytest.raises(ConfigError, match=sentence):
+    with pytest.raises(ConfigError, match=sentence) as told:
         RedisCache(url)
+    assert "secret" not in str(told.value)
+
+
+def test_a_password_is_never_shown() -> None:
+    for url in ("redis://:secret@host/0", "redis://host/0?password=secret", "rediss://u:sec%40ret@host/0"):
+        assert RedisCache(url).url.endswith("://host/0")
+    assert RedisCache("unix:///run/redis.sock?password=secret").url == "unix:///run/redis.sock"
 
 
 @pytest.mark.parametrize("settings", [{"timeout_s": 0}, {"retry_after_s": -1}, {"ttl_s": 0}])

@@ -90,6 +90,18 @@ def test_tensors_come_back_as_tensors_of_their_own() -> None:
     assert predictor.cache.statistics().misses == 5
 
 
+def test_gradients_are_not_lost_in_a_cache() -> None:
+    model = nn.Linear(4, 3)
+    predictor = CachedPredictor(Predictor(model, sample=torch.zeros(2, 4)))
+    x = torch.ones(1, 4, requires_grad=True)
+    predictor.predict(x)
+    with predictor.gradients():
+        predictor.predict(x).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad[0], model.weight.sum(0).detach())
+    assert not predictor.predict(x).requires_grad
+
+
 def test_weights_changed_in_place_never_serve_an_old_answer() -> None:
     model = nn.Linear(4, 3)
     predictor = CachedPredictor(Predictor(model, sample=torch.zeros(2, 4)))
@@ -123,6 +135,27 @@ def test_a_requantised_or_changed_model_under_the_same_cache_starts_anew() -> No
     again = CachedPredictor(Predictor(nn.Linear(64, 3), sample=sample), cache)
     again.predict(x)
     assert cache.statistics().entries == len(variants) + 1
+
+
+@pytest.mark.filterwarnings("ignore:8-bit integers take")  # it is small
+def test_a_model_that_is_quantized_anew_never_serves_an_old_answer(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    from nograd import ONNXPredictor, quantize_dynamic
+
+    cache, path, sample = MemoryCache(), tmp_path / "int8.onnx", torch.randn(64, 32)
+    x = sample[:1].numpy()
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3)).eval()
+        in_float = CachedPredictor(Predictor(model, sample=sample), cache)
+        in_float.predict(x)
+        quantize_dynamic(model, sample=sample, path=path)
+        with ONNXPredictor(path).backend as backend:
+            expected = Predictor(backend).predict(x)
+            for _ in range(2):
+                np.testing.assert_array_equal(CachedPredictor(Predictor(backend), cache).predict(x), expected)
+        assert not np.array_equal(in_float.predict(x), expected)
+    assert (cache.statistics().entries, cache.statistics().hits) == (4, 4)
 
 
 def test_exported_files_are_known_by_their_content(tmp_path: Path) -> None:
@@ -255,6 +288,45 @@ def test_two_threads_that_want_each_others_rows_do_not_wait_for_ever() -> None:
     assert answers == {0: [[2, 2], [4, 4]], 1: [[6, 6], [2, 2]]}
 
 
+def waiting(predictor: CachedPredictor) -> bool:
+    """Whether a thread waits for what another computes."""
+    assert predictor._answers is not None
+    return any(future._condition._waiters for future in list(predictor._answers._flights.values()))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("error", [ModelError("poison"), MemoryError("full"), KeyboardInterrupt()])
+def test_what_fails_another_threads_request_does_not_fail_mine(error: BaseException) -> None:
+    entered, opened = threading.Event(), threading.Event()
+
+    def run(batch: Batch) -> Batch:
+        if (batch["x"] == 9).any():
+            entered.set()
+            assert opened.wait(10)
+            raise error
+        return {"output": batch["x"] * 2}
+
+    predictor = cached(Fake(run, Signature((X,), (OUTPUT,))))
+    ends: list[Any] = []
+
+    def ask_badly() -> None:
+        try:
+            predictor.predict([[1, 2], [9, 9]])
+        except BaseException as told:  # noqa: BLE001  handed to the test
+            ends.append(told)
+
+    bad = threading.Thread(target=ask_badly)
+    bad.start()
+    assert entered.wait(10)
+    good = threading.Thread(target=lambda: ends.append(predictor.predict([[1, 2]]).tolist()))
+    good.start()
+    while good.is_alive() and not waiting(predictor):
+        pass
+    opened.set()
+    bad.join()
+    good.join()
+    assert ends == [error, [[2, 4]]]
+
+
 def test_an_error_is_told_and_not_kept() -> None:
     fails = [True]
 
@@ -307,6 +379,8 @@ def test_text_outputs_are_run_every_time() -> None:
 def test_what_is_no_predictor_and_what_knows_nothing_yet() -> None:
     with pytest.raises(ConfigError, match="predictor is Linear; give a nograd"):
         CachedPredictor(nn.Linear(2, 2))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"cache is str; give a nograd\.MemoryCache\(max_bytes\), or a"):
+        CachedPredictor(Predictor(doubling()), "redis://localhost")  # type: ignore[arg-type]
     with pytest.raises(UnsupportedError, match="give `sample=`"):
         CachedPredictor(Predictor(nn.Linear(2, 2)))
 
@@ -342,6 +416,14 @@ def test_answers_are_shared_and_another_models_never_found(server: RedisServer) 
     assert all(value.startswith(b"nograd\x01") for value in server_side)
     for predictor in (one, two, other):
         predictor.close()
+
+
+def test_an_answer_lives_in_this_process_no_longer_than_was_said() -> None:
+    predictor = RedisCachedPredictor(linear(0), "redis://127.0.0.1:1/0", ttl_s=1e-6)
+    for _ in range(3):
+        predictor.predict([[1.0, 2.0]])
+    found = predictor.cache.statistics()
+    assert (found.hits, found.expired) == (0, 2)
 
 
 def test_a_redis_that_dies_freezes_and_lies_costs_no_answer(server: RedisServer) -> None:

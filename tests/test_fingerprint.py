@@ -122,6 +122,15 @@ def test_code_that_belongs_to_no_module_is_read_and_a_cached_function_is_its_fun
     assert not of_value(functools.cache(plus)).private_because
 
 
+def test_a_librarys_functions_without_a_name_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = lambda x: x + 1, lambda x: x - 1
+    for function in (one, other):
+        monkeypatch.setattr(function, "__module__", "numpy")
+        monkeypatch.setattr(function, "__qualname__", "<lambda>")
+    assert of_value(one) != of_value(other)
+    assert of_value(one) == of_value(one)
+
+
 def test_a_tokenizer_is_not_taken_for_an_empty_object() -> None:
     tokenizers = pytest.importorskip("tokenizers")
     found = of_value(tokenizers.Tokenizer(tokenizers.models.BPE()))

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,12 @@ import torch
 from torch import nn
 
 from nograd import Predictor, Signature, TensorSpec
+from nograd.caching import Cache, CacheStatistics, MemoryCache, encode
+from nograd.caching.flight import SingleFlight
+from nograd.caching.worth import WINDOW
 from nograd.errors import ConfigError
 from nograd.fingerprint import Fingerprint
+from nograd.server.caching import ModelCache
 from nograd.server.config import ServeConfig
 from nograd.tensors import Batch
 from tests.fakes import GATE, OUTPUT, Fake, Gate, Site, X, doubling, x
@@ -177,6 +182,85 @@ def test_known_text_is_not_prepared_again_and_bad_text_is_refused_from_memory() 
         assert letters.calls == ["c1", "moment", "moment"]
 
 
+def test_requests_that_wait_for_the_same_bad_text_are_each_told_where_they_have_it() -> None:
+    with Site({"m": Predictor(doubling(), preprocess=Letters(), sample=["ab"])}, cache_mb=1) as site:
+        model = site.service.model("m")
+        bodies = [json.dumps({"inputs": [text_body(*texts)]}).encode() for texts in (["c1"], ["ab", "c1"], ["ab", "cd", "c1"])]
+
+        async def together() -> list[Any]:
+            return list(await asyncio.gather(*map(model.infer, bodies), return_exceptions=True))
+
+        told = [f"item {index}: preprocess raised ValueError: 'c1' holds what is no letter" for index in range(3)]
+        assert list(map(str, site.run(together()))) == told
+
+
+class Full(Cache):
+    """Knows everything already."""
+
+    def put_many(self, items: Any, ttl_s: float | None = None) -> None:
+        raise AssertionError(f"{len(items)} values were put")
+
+    def statistics(self) -> CacheStatistics:
+        return CacheStatistics()
+
+    def clear(self) -> None:
+        """There is nothing."""
+
+
+class Untouched:
+    """A batcher that has nothing to do."""
+
+    seconds_per_row = 5e-3
+
+    async def run(self, parts: Any, *, timeout_s: float) -> Any:
+        raise AssertionError(f"{len(parts)} parts were run")
+
+
+def test_rows_that_redis_knows_are_worth_looking_up() -> None:
+    backend = doubling()
+    backend.fingerprint = lambda: Fingerprint("doubling 1")  # type: ignore[method-assign]
+    known = encode({"output": f32([[2, 4]])})
+
+    class Knowing(Full):
+        def get_many(self, keys: Any) -> list[bytes | None]:
+            return [known] * len(keys)
+
+    def part(number: int) -> list[Batch]:
+        return [{"x": f32([[number, 0]])}]
+
+    async def main() -> None:
+        flights = SingleFlight(MemoryCache(), Knowing())
+        cache = ModelCache(Predictor(backend), flights, Untouched(), clock=itertools.count(0, 1e-5).__next__)  # type: ignore[arg-type]
+        for number in range(2 * WINDOW):
+            assert cache.takes(1)
+            (answer,) = await cache.run(None, partial(part, number), 1.0)
+            assert answer["output"].tolist() == [[2, 4]]
+        found = cache.snapshot()
+        assert (found["rows"], found["hits"], found["memory_hits"], found["is_on"]) == (2 * WINDOW, 2 * WINDOW, 0, True)
+        assert found["saved_ms"] == pytest.approx(2 * WINDOW * 5)
+        await flights.close()
+
+    asyncio.run(main())
+
+
+def test_what_failed_was_no_hit() -> None:
+    def run(batch: Batch) -> Batch:
+        if (batch["x"] < 0).any():
+            raise ValueError("poison")
+        return {"output": batch["x"]}
+
+    with Site({"m": Fake(run, Signature((X,), (OUTPUT,)))}, cache_mb=1) as site:
+        assert site.infer("m", x([1, 2])).status == 200
+        model = site.service.model("m")
+        body = json.dumps({"inputs": [x([-1, 2])]}).encode()
+
+        async def together() -> None:
+            await asyncio.gather(*(model.infer(body) for _ in range(3)), return_exceptions=True)
+
+        site.run(together())
+        assert (shown(site)["rows"], shown(site)["hits"]) == (4, 0)
+
+
 def test_any_other_preprocess_runs_every_time() -> None:
     """It may read the clock or a data base: only what it made is known."""
     offset = [0.0]
@@ -197,12 +281,12 @@ def test_any_other_preprocess_runs_every_time() -> None:
 def test_clear() -> None:
     with Site({"doubling": doubling()}, cache_mb=1) as site:
         site.infer("doubling", x([1, 2], [3, 4]))
-        assert site.request("POST", "/cache/clear", b"").json == {"cleared": 2}
+        assert site.request("POST", "/cache/clear", b"").json == {"cleared": 2, "kept_in": ""}
         assert shown(site)["entries"] == 0
         assert site.get("/cache/clear").status == 405
         assert data(site.infer("doubling", x([1, 2]))) == [2, 4]
     with Site({"doubling": doubling()}, cache_mb=0) as site:
-        assert site.request("POST", "/cache/clear", b"").json == {"cleared": 0}
+        assert site.request("POST", "/cache/clear", b"").json == {"cleared": 0, "kept_in": ""}
 
 
 def test_a_quick_model_whose_traffic_never_repeats_is_left_alone() -> None:
@@ -309,11 +393,18 @@ def test_the_command_line(server: RedisServer) -> None:
         assert "3 rows looked up, 2 known (66.7%)" in said
         assert "memory: 1 answers of all models" in said
         assert "Redis: 0 of 1 found, 0 calls failed" in said
-        assert nograd("cache", "clear", running.url) == "1 answers forgotten\n"
+        assert nograd("cache", "clear", running.url) == (
+            f"1 answers forgotten; redis://127.0.0.1:{server.port}/0 keeps its own: clear that URL, too\n"
+        )
     assert "1 answers, 0.0 MB of keys and values" in nograd("cache", "stats", server.url)
     assert nograd("cache", "clear", server.url) == "1 answers forgotten\n"
     assert "0 answers" in nograd("cache", "stats", server.url)
     server.kill()
+    done = subprocess.run(
+        [sys.executable, "-m", "nograd", "cache", "stats", "localhost:8000"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("nograd: the URL has no scheme; give a server's, http://127.0.0.1:8000, or a Redis'")
     done = subprocess.run(
         [sys.executable, "-m", "nograd", "cache", "stats", server.url], capture_output=True, text=True, check=False
     )

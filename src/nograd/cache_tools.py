@@ -7,7 +7,7 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
-from nograd.errors import UnavailableError
+from nograd.errors import ConfigError, UnavailableError
 
 __all__ = ["clear", "stats"]
 
@@ -35,7 +35,8 @@ def clear(url: str) -> str:
     """Forget what is kept at a URL; return a sentence on what that was. Errors as for `stats`."""
     if url.startswith(("http://", "https://")):
         found = _ask(url.rstrip("/") + "/cache/clear", "POST")
-        return f"{found['cleared']} answers forgotten"
+        stays = f"; {found['kept_in']} keeps its own: clear that URL, too" if found.get("kept_in") else ""
+        return f"{found['cleared']} answers forgotten{stays}"
     cache = _redis(url)
     entries = cache.usage().entries
     cache.clear()
@@ -64,6 +65,10 @@ def _of_model(name: str, cache: dict[str, Any] | None) -> list[str]:
 
 
 def _redis(url: str) -> Any:
+    if "://" not in url:
+        raise ConfigError(
+            "the URL has no scheme; give a server's, http://127.0.0.1:8000, or a Redis', redis://localhost:6379/0"
+        )
     from nograd.caching.redis import RedisCache
 
     return RedisCache(url, timeout_s=TIMEOUT_S)

@@ -60,6 +60,7 @@ class CachedPredictor(Predictor):
             raise ConfigError(
                 f"predictor is {type(predictor).__name__}; give a nograd.Predictor, over a model: Predictor(model)"
             )
+        cache = _checked(cache)
         example = predictor.example
         super().__init__(
             predictor.backend,
@@ -68,7 +69,7 @@ class CachedPredictor(Predictor):
             sample=[example] if predictor.has_preprocess else example,
             item=predictor.item,
         )
-        self.cache = cache if cache is not None else MemoryCache()
+        self.cache = cache
         self._answers = Answers(self.cache, KeyMaker(predictor.backend.fingerprint, version))
 
 
@@ -80,7 +81,7 @@ class RedisCachedPredictor(CachedPredictor):
     Args:
         predictor: what runs; it must know its model's inputs (`sample=`).
         url: `redis://host:6379/0`, `rediss://` for TLS, `redis+cluster://` for a cluster; see `nograd.caching.redis`.
-        ttl_s: seconds that an answer lives there; None: for ever.
+        ttl_s: seconds that an answer lives there, and in this process from when it came here; None: for ever.
         timeout_s: seconds that one call to Redis may take.
         near_bytes: of the answers kept in this process.
         version: names the model where its fingerprint alone cannot; change it with the model.
@@ -104,7 +105,7 @@ class RedisCachedPredictor(CachedPredictor):
         from nograd.caching.redis import RedisCache
 
         far = RedisCache(url, ttl_s=ttl_s, timeout_s=timeout_s)
-        super().__init__(predictor, TieredCache(MemoryCache(near_bytes), far), version=version)
+        super().__init__(predictor, TieredCache(MemoryCache(near_bytes, ttl_s=ttl_s), far), version=version)
         if reason := self.backend.fingerprint().private_because if not version else "":
             warnings.warn(f"no other process will find these answers: {reason}; name the model with version=", stacklevel=2)
 
@@ -140,7 +141,7 @@ class CachedEmbedder:
     ) -> None:
         self._predictor = _text_predictor(model, tokenizer)
         self._output, self.size = _vector(self._predictor)
-        self.cache = cache if cache is not None else MemoryCache()
+        self.cache = _checked(cache)
         self._normalize = normalize
         self._keys = KeyMaker(self._predictor.fingerprint, version)
         self._answers = Answers(self.cache, self._keys)
@@ -192,6 +193,16 @@ class CachedEmbedder:
         """Give back what the model and the cache hold."""
         self._predictor.close()
         self.cache.close()
+
+
+def _checked(cache: Cache | None) -> Cache:
+    if cache is None:
+        return MemoryCache()
+    if not isinstance(cache, Cache):
+        raise ConfigError(
+            f"cache is {type(cache).__name__}; give a nograd.MemoryCache(max_bytes), or a nograd.caching.redis.RedisCache(url)"
+        )
+    return cache
 
 
 def _text_predictor(model: Any, tokenizer: Any) -> Predictor:

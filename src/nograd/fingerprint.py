@@ -209,12 +209,14 @@ class _Reader:
     def _function(self, function: types.FunctionType) -> None:
         library = _library(function.__module__)
         self._word(f"function {function.__module__}.{function.__qualname__} {library or ''}")
-        if library is not None and "<locals>" not in function.__qualname__:
+        if library is not None and "<" not in function.__qualname__:
             return
         self.read_all("cells", [_content(cell) for cell in function.__closure__ or ()])
         self.read_all("defaults", [function.__defaults__, function.__kwdefaults__])
         if library is None:
             self._code(function.__code__, function.__globals__)
+        else:  # one of several of that name, in this version of the library
+            self._word(" ".join(map(str, function.__code__.co_positions())))
 
     def _code(self, code: types.CodeType, names: Mapping[str, Any]) -> None:
         self._data(code.co_code)

@@ -5,6 +5,7 @@ Nothing here imports torch: a Predictor over an ONNX backend lives without it, a
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -83,6 +84,7 @@ class Predictor:
         self.provenance = ""
         """How it runs and where that comes from, in one line, where a bundle says it."""
 
+        self._local = threading.local()
         self.item = item if item is not None else getattr(preprocess, "item", None)
         if isinstance(model, Backend):
             if device != "auto":
@@ -253,7 +255,12 @@ class Predictor:
         if not isinstance(self.backend, TorchBackend):
             raise UnsupportedError(f"backend {self.backend.name!r} has no gradients; use a torch backend such as eager")
         with self.backend.gradients():
-            yield
+            before = getattr(self._local, "gradients", False)
+            self._local.gradients = True  # what a cache keeps has none
+            try:
+                yield
+            finally:
+                self._local.gradients = before
 
     # -- for batchers and servers
 
@@ -377,7 +384,7 @@ class Predictor:
         self._learn(inputs)
         named = check_tensors(by_name(inputs, self.signature), self.signature)
         origin = next(iter(named.values())).device
-        if isinstance(self.backend, TorchBackend) and self._answers is None:
+        if isinstance(self.backend, TorchBackend) and (self._answers is None or getattr(self._local, "gradients", False)):
             with self._trial():
                 outputs = self.backend.forward(named)
         else:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from nograd.backends import FileFingerprint, TorchBackend, check_lanes
+from nograd.backends.changes import Watch
 from nograd.errors import ConfigError, ModelError, UnsupportedError
 from nograd.fingerprint import Fingerprint, of_value
 from nograd.inputs import is_tensor
@@ -86,7 +87,8 @@ class ModuleBackend(TorchBackend):
         self._has_gradients = has_gradients
         self._local = threading.local()
         self._file = file
-        self._weights: _Weights | None = None
+        self._known: tuple[Watch, Fingerprint] | None = None
+        self._reading = threading.Lock()
 
     def in_layout(self, lanes: int, num_threads: int | None) -> ModuleBackend:
         """Return a backend over the same module with other lanes and threads."""
@@ -103,7 +105,8 @@ class ModuleBackend(TorchBackend):
 
     def _run(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         try:
-            output = self.call(self.model, tensors)
+            with self._known[0].running() if self._known is not None else nullcontext():
+                output = self.call(self.model, tensors)
         except Exception as error:  # a model may raise anything: the caller gets it as the cause
             given = self.call.describe(tensors)
             raise ModelError(f"the model raised {type(error).__name__} on {given}: {_told(error)}") from error
@@ -141,14 +144,18 @@ class ModuleBackend(TorchBackend):
         return {name: tensor.numpy() for name, tensor in host.items()}
 
     def fingerprint(self) -> Fingerprint:
-        """Return a digest of the module's weights, attributes and code; a new one where weights were changed or replaced."""
+        """Return a digest of the module's weights, attributes and code; a new one where they were changed: see `changes`."""
         runtime = (self.name, self._device.type, torch.__version__)
         if self._file is not None:
             return self._file.of(*runtime)
-        if self._weights is None or self._weights.changed():
-            self._weights = _Weights(self.model)
-            self._own_fingerprint = of_value(*runtime, self.call, self.model)
-        return self._own_fingerprint
+        known = self._known
+        if known is not None and not known[0].changed():
+            return known[1]
+        with self._reading:  # others wait, instead of reading it all as well
+            if self._known is None or self._known[0].changed():
+                watch = Watch(self.model)  # before it is read: what changes meanwhile is noticed the next time
+                self._known = watch, of_value(*runtime, self.call, self.model)
+            return self._known[1]
 
     def limit_threads(self, count: int) -> None:
         torch.set_num_threads(count)
@@ -166,30 +173,6 @@ class ModuleBackend(TorchBackend):
             yield
         finally:
             self._local.gradients = before
-
-
-class _Weights:
-    """Notices that a module's tensors or children were changed or replaced; quick, because every cached answer asks."""
-
-    def __init__(self, model: nn.Module) -> None:
-        modules = list(model.modules())
-        self._children = [module._modules for module in modules if module._modules]  # noqa: SLF001
-        holders = [holder for module in modules for holder in (module._parameters, module._buffers) if holder]  # noqa: SLF001
-        self._holders = cast("list[dict[str, Tensor | None]]", holders)
-        # an id is theirs only while they live
-        self._kept = [modules, [tensor for holder in self._holders for tensor in holder.values()]]
-        self._seen = self._look()
-
-    def changed(self) -> bool:
-        """True where something is not what it was."""
-        return self._look() != self._seen
-
-    def _look(self) -> tuple[list[int], list[tuple[int, int, int]]]:
-        tensors = [tensor for holder in self._holders for tensor in holder.values() if tensor is not None]
-        return (
-            [id(child) for children in self._children for child in children.values()],
-            [(id(tensor), tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors],  # noqa: SLF001
-        )
 
 
 def _told(error: Exception) -> str:

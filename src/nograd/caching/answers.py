@@ -12,7 +12,6 @@ from nograd.caching.keys import Keys
 from nograd.caching.memory import MemoryCache
 from nograd.caching.store import Cache
 from nograd.caching.units import Texts, Units, why_not
-from nograd.errors import ModelError
 from nograd.fingerprint import Fingerprint
 from nograd.tensors import Batch, Signature
 
@@ -116,11 +115,10 @@ class Answers:
                 for key in own:
                     del self._flights[key]
         for key, future in theirs.items():  # only now: who waits owns nothing that others wait for
-            failure = future.exception()
-            if isinstance(failure, ModelError):  # perhaps because of another row of that batch
-                found |= self._run(units, {key: missing[key]}, run)
-            else:
+            if future.exception() is None:
                 found[key] = future.result()
+            else:  # perhaps because of another row of theirs, or of their Ctrl-C
+                found |= self._run(units, {key: missing[key]}, run)
         return found
 
     def _just_landed(self, keys: Sequence[bytes]) -> dict[bytes, Batch]:

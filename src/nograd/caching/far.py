@@ -10,15 +10,23 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias, TypeVar
 
 from nograd.caching.store import Cache
 
 __all__ = ["FarTier"]
 
+T = TypeVar("T")
+
+_Asked: TypeAlias = list[tuple[Sequence[bytes], asyncio.Future[dict[bytes, bytes]]]]
+
 _log = logging.getLogger("nograd.caching")
 
 MAX_PENDING_BYTES = 32 * 2**20
 """Values that wait to be put; more than these are not put at all."""
+
+PATIENCE_S = 1.0
+"""Seconds after which nobody waits for a call any more, whatever it hangs in: a name server, for example, has its own time."""
 
 CLOSE_S = 1.0
 """Seconds that what waits has at the end."""
@@ -28,13 +36,16 @@ class FarTier:
     """Asks a cache in a thread of its own.
 
     Args:
-        cache: never raises, and takes a bounded time.
+        cache: what is asked.
+        patience_s: seconds that a call may take; who asks during a longer one is told that nothing is there.
     """
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: Cache, *, patience_s: float = PATIENCE_S) -> None:
         self.cache = cache
+        self._patience_s = patience_s
+        self._hangs = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="nograd-cache")
-        self._asked: list[tuple[Sequence[bytes], asyncio.Future[dict[bytes, bytes]]]] = []
+        self._asked: _Asked = []
         self._to_put: dict[bytes, bytes] = {}
         self._pending_bytes = 0
         self._worker: asyncio.Task[None] | None = None
@@ -43,6 +54,8 @@ class FarTier:
 
     async def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """Return the values that are there, by key."""
+        if self._hangs:
+            return {}
         future: asyncio.Future[dict[bytes, bytes]] = asyncio.get_running_loop().create_future()
         self._asked.append((keys, future))
         self._wake()
@@ -70,19 +83,28 @@ class FarTier:
                 if self._asked:
                     asked, self._asked = self._asked, []
                     keys = list(dict.fromkeys(key for some, _ in asked for key in some))
-                    values = await loop.run_in_executor(self._thread, self._get, keys)
+                    values = await self._in_time(loop.run_in_executor(self._thread, self._get, keys), asked)
                     found = {key: value for key, value in zip(keys, values, strict=True) if value is not None}
-                    for some, future in asked:
-                        if not future.done():
-                            future.set_result({key: found[key] for key in some if key in found})
+                    _answer(asked, found)
                 else:
                     items, self._to_put, self._pending_bytes = self._to_put, {}, 0
-                    await loop.run_in_executor(self._thread, self.cache.put_many, items)
+                    await self._in_time(loop.run_in_executor(self._thread, self._put, items), [])
         finally:
             self._worker = None
-            for _, future in self._asked:  # only where this task is cancelled: a cache does not raise
-                if not future.done():
-                    future.set_result({})
+            _answer(self._asked, {})  # there are some only where this task is cancelled
+
+    async def _in_time(self, call: asyncio.Future[T], asked: _Asked) -> T:
+        """Wait for a call to the end; let go those who wait for it, and all who come, when it has had its time."""
+        done, _ = await asyncio.wait([call], timeout=self._patience_s)
+        if not done:
+            self._hangs = True
+            _log.warning("a call to the far cache hangs; it is left out until that ends")
+            _answer([*asked, *self._asked], {})
+            self._asked = []
+        try:
+            return await call
+        finally:
+            self._hangs = False
 
     def _get(self, keys: list[bytes]) -> Sequence[bytes | None]:
         try:
@@ -91,9 +113,21 @@ class FarTier:
             _log.exception("the far cache raised; its answers are taken as misses")
             return [None] * len(keys)
 
+    def _put(self, items: Mapping[bytes, bytes]) -> None:
+        try:
+            self.cache.put_many(items)
+        except Exception:  # noqa: BLE001  as above
+            _log.exception("the far cache raised; %d values are not put", len(items))
+
     async def close(self) -> None:
         """End; what waits to be put has a second."""
         if self._worker is not None:
             await asyncio.wait([self._worker], timeout=CLOSE_S)
         self._thread.shutdown(wait=False, cancel_futures=True)
         self.cache.close()
+
+
+def _answer(asked: _Asked, found: Mapping[bytes, bytes]) -> None:
+    for keys, future in asked:
+        if not future.done():
+            future.set_result({key: found[key] for key in keys if key in found})

@@ -8,7 +8,7 @@ no moment in which it would be computed again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from typing import TypeAlias
 
 from nograd.caching.far import FarTier
@@ -62,6 +62,10 @@ class _Group:
         self.flights = [_Flight(key, self) for key in keys]
         self.task: asyncio.Task[None] | None = None
 
+    def is_within(self, keys: Container[bytes]) -> bool:
+        """True where all that is computed together is among some keys."""
+        return all(flight.key in keys for flight in self.flights)
+
 
 class SingleFlight:
     """Looks near, then far, then computes. For one event loop.
@@ -91,19 +95,25 @@ class SingleFlight:
             keys: equal ones are computed once.
             compute: is called with the positions of keys that have no value, and with no others.
             values: what the near cache has of them, where the caller has looked already.
-            timeout_s: seconds after which this caller no longer waits for what others compute; `compute` keeps its own time.
+            timeout_s: seconds after which this caller no longer waits for the far cache or for what others compute; `compute`
+                keeps its own time.
             shared: whether the far cache may have them.
 
         Raises:
             DeadlineError: `timeout_s` passed.
             Whatever `compute` raised. Where it failed for somebody else's company or time-out, this caller's own is called.
         """
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
         try:
-            return await self._fetch(keys, compute, values, timeout_s, shared=shared)
+            return await self._fetch(keys, compute, values, timeout_s, shared=shared, joins_any=True)
         except _ForeignFailure:
             pass
+        left_s = None if timeout_s is None else timeout_s - (loop.time() - begun)
+        if left_s is not None and left_s <= 0:
+            raise DeadlineError(f"no answer after {timeout_s} s")
         try:
-            return await self._fetch(keys, compute, None, timeout_s, shared=shared)
+            return await self._fetch(keys, compute, None, left_s, shared=shared, joins_any=False)
         except _ForeignFailure as failure:
             raise failure.error from failure.error.__cause__
 
@@ -115,7 +125,9 @@ class SingleFlight:
         timeout_s: float | None,
         *,
         shared: bool,
+        joins_any: bool,
     ) -> list[bytes]:
+        """As `fetch`; where not `joins_any`, only flights are joined in which there are no rows but this caller's."""
         found = values if values is not None else self.near.get_many(keys)
         positions: dict[bytes, int] = {}
         for position, value in enumerate(found):
@@ -123,10 +135,12 @@ class SingleFlight:
                 positions.setdefault(keys[position], position)
         if not positions:
             return [value for value in found if value is not None]
-        joined = {key: self._flights[key] for key in positions if key in self._flights}
+        flights = {key: self._flights[key] for key in positions if key in self._flights}
+        joined = {key: flight for key, flight in flights.items() if joins_any or flight.group.is_within(positions)}
         missing = {key: position for key, position in positions.items() if key not in joined}
-        own = self._set_out(missing, compute, self._far if shared else None)
-        await self._wait([*joined.values(), *own], own, timeout_s if joined else None)
+        far = self._far if shared else None
+        own = self._set_out(missing, compute, far)
+        await self._wait([*joined.values(), *own], own, timeout_s if joined or far is not None else None)
         landed = {flight.key: flight.value for flight in (*joined.values(), *own)}
         return [landed[key] if value is None else value for key, value in zip(keys, found, strict=True)]
 
@@ -134,7 +148,8 @@ class SingleFlight:
         if not positions:
             return []
         group = _Group(list(positions))
-        self._flights.update((flight.key, flight) for flight in group.flights)
+        for flight in group.flights:
+            self._flights.setdefault(flight.key, flight)
         group.task = asyncio.get_running_loop().create_task(self._lead(group, positions, compute, far))
         return group.flights
 
@@ -190,7 +205,7 @@ class SingleFlight:
         except BaseException as error:
             flights = [flight for flight in group.flights if flight.key in missing and not flight.value]
             self._forget(flights)
-            for waiter in {waiter for flight in flights for waiter in flight.waiters}:
+            for waiter in dict.fromkeys(waiter for flight in flights for waiter in flight.waiters):  # who came first is first
                 waiter.failed(error)
             if not isinstance(error, Exception):
                 raise

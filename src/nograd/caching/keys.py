@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from nograd.errors import SignatureError
+from nograd.fingerprint import of_value
 from nograd.tensors import Array, Batch
 
 __all__ = ["KEY_BYTES", "Keys"]
@@ -39,14 +41,15 @@ class Keys:
     Args:
         fingerprint: of the model and of what is done before and after it; see `nograd.fingerprint`.
         outputs: names of the outputs that are asked for, where that is less than all.
-        parameters: what else changes the answer, by name; compared by its `repr`.
+        parameters: what else changes the answer, by name; known by its content, as `nograd.fingerprint` reads it. What that
+            cannot read equals nothing, and makes keys that are found by this object alone.
     """
 
     def __init__(self, fingerprint: str, *, outputs: Sequence[str] = (), parameters: Mapping[str, Any] | None = None) -> None:
         self.fingerprint = fingerprint
         self._base = blake2b(digest_size=KEY_BYTES)
-        described = [f"{name}={value!r}" for name, value in sorted((parameters or {}).items())]
-        for part in (_VERSION, fingerprint.encode(), _listed(sorted(outputs)), _listed(described)):
+        described = of_value(sorted((parameters or {}).items())).text.encode()
+        for part in (_VERSION, fingerprint.encode(), _listed(sorted(outputs)), described):
             self._base.update(_framed(part))
         self._layouts: dict[tuple[str, tuple[Any, ...]], blake2b] = {}
 
@@ -95,10 +98,19 @@ def _rows_data(array: Array) -> Sequence[Any]:
     """Return each row's content in C order and native byte order; of text, each string with its length."""
     if array.dtype.hasobject:
         texts = array.reshape(len(array), prod(array.shape[1:]))
-        return [b"".join(_framed(str(text).encode("utf-8", "surrogatepass")) for text in row) for row in texts]
+        return [b"".join(map(_text_data, row)) for row in texts]
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     return np.ascontiguousarray(array).reshape(len(array), prod(array.shape[1:])).view(np.uint8)  # type: ignore[return-value]
+
+
+def _text_data(text: Any) -> bytes:
+    """Return a string's content; bytes are no string, however alike they are printed."""
+    if isinstance(text, str):
+        return b"s" + _framed(text.encode("utf-8", "surrogatepass"))
+    if isinstance(text, bytes):
+        return b"b" + _framed(text)
+    raise SignatureError(f"the array holds {type(text).__name__}; keys are made of numbers, strings and bytes")
 
 
 def _framed(part: bytes) -> bytes:

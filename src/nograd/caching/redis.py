@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from threading import Lock
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from nograd.caching.breaker import Breaker
 from nograd.caching.codec import FORMAT, CorruptValueError, seal, unseal
+from nograd.caching.deadline import timed
 from nograd.caching.memory import check_ttl, jittered
 from nograd.caching.store import Cache, CacheStatistics
 from nograd.errors import ConfigError, MissingExtraError, UnavailableError
@@ -27,7 +29,7 @@ try:
     import redis
     from redis.backoff import NoBackoff
     from redis.exceptions import ConnectionError as RedisConnectionError
-    from redis.exceptions import RedisError
+    from redis.exceptions import RedisError, ResponseError
     from redis.exceptions import TimeoutError as RedisTimeoutError
     from redis.retry import Retry
 except ImportError:
@@ -39,8 +41,13 @@ WEEK_S = 7 * 86400.0
 
 SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 
+MOST_KEYS, MOST_BYTES = 256, 2**20
+"""Keys of one call, and bytes put by one: a batch goes in one call, and a data set does not run into the time-out of one."""
+
 SCANNED = 1000
 """Keys that one SCAN looks at: Redis answers others in between."""
+
+_VALUES = frozenset((bytes, type(None)))
 
 _log = logging.getLogger("nograd.caching")
 
@@ -94,18 +101,19 @@ class RedisCache(Cache):
         self._ttl_s = ttl_s
         self._prefix = f"{prefix}:{FORMAT}:".encode()
         self._clock = clock
-        self._breaker = Breaker(retry_after_s)
+        self._breaker, self._writing = Breaker(retry_after_s), Breaker(retry_after_s)
         self._lock = Lock()
         self._random = random.Random()  # noqa: S311  spreads expiries, guards nothing
         self._counts = dict.fromkeys(("hits", "misses", "puts", "corrupt", "failures", "skipped"), 0)
         self._last_error = ""
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        found: Sequence[bytes | None] | None = None
-        if keys:
-            names = [self._prefix + key for key in keys]
-            found = self._call(lambda client: self._mget(client, names))
-        values = [self._opened(key, value) for key, value in zip(keys, found or [None] * len(keys), strict=True)]
+        values: list[bytes | None] = []
+        for start in range(0, len(keys), MOST_KEYS):
+            some = keys[start : start + MOST_KEYS] if len(keys) > MOST_KEYS else keys
+            names = [self._prefix + key for key in some]
+            found = self._call(partial(_mget, names=names)) or [None] * len(some)
+            values += [self._opened(key, value) for key, value in zip(some, found, strict=True)]
         hits = sum(value is not None for value in values)
         self._count(hits=hits, misses=len(keys) - hits)
         return values
@@ -113,18 +121,29 @@ class RedisCache(Cache):
     def put_many(self, items: Mapping[bytes, bytes], ttl_s: float | None = None) -> None:
         check_ttl(ttl_s)
         lifetime_s = self._ttl_s if ttl_s is None else ttl_s
-        sealed = {self._prefix + key: seal(key, value) for key, value in items.items()}
+        for some in _portions([(self._prefix + key, seal(key, value)) for key, value in items.items()]):
+            if not self._may_write():
+                self._count(skipped=1)
+            elif self._call(partial(self._put, some, lifetime_s)):
+                self._count(puts=len(some))
 
-        def put(client: Any) -> bool:
-            with client.pipeline(transaction=False) as pipeline:
-                for name, value in sealed.items():
-                    lifetime_ms = lifetime_s and max(1, int(1000 * jittered(lifetime_s, self._random.random())))
-                    pipeline.set(name, value, px=lifetime_ms)
+    def _put(self, sealed: Sequence[tuple[bytes, bytes]], lifetime_s: float | None, client: Any) -> bool:
+        with client.pipeline(transaction=False) as pipeline:
+            for name, value in sealed:
+                lifetime_ms = lifetime_s and max(1, int(1000 * jittered(lifetime_s, self._random.random())))
+                pipeline.set(name, value, px=lifetime_ms)
+            try:
                 pipeline.execute()
-            return True
+            except ResponseError as error:  # full, or read-only: it may be asked for values all the same
+                self._note_failure(error, self._writing)
+                return False
+        with self._lock:
+            self._writing.succeeded()
+        return True
 
-        if sealed and self._call(put):
-            self._count(puts=len(sealed))
+    def _may_write(self) -> bool:
+        with self._lock:
+            return self._writing.may_call(self._clock())
 
     def statistics(self) -> CacheStatistics:
         with self._lock:
@@ -142,9 +161,9 @@ class RedisCache(Cache):
                 with client.pipeline(transaction=False) as pipeline:
                     for name in names:
                         pipeline.strlen(name)
-                    lengths = pipeline.execute()
+                    lengths = [length for length in pipeline.execute(raise_on_error=False) if isinstance(length, int)]
                 count += len(names)
-                nbytes += sum(map(len, names)) + sum(lengths)
+                nbytes += sum(map(len, names)) + sum(lengths)  # what is no string is none of ours, and is counted without
             info = _first_node(client.info("server"))
             kind = "Valkey" if "valkey_version" in info else "Redis"
             return Usage(count, nbytes, f"{kind} {info.get('valkey_version', info['redis_version'])}")
@@ -172,20 +191,26 @@ class RedisCache(Cache):
 
     def _call(self, call: Callable[[Any], Any]) -> Any:
         """Return what a call returns; None where it fails, or fails too often to be tried."""
-        with self._lock:
-            if not self._breaker.may_call(self._clock()):
-                self._counts["skipped"] += 1
-                return None
+        if self._breaker.is_open and not self._may_try():
+            return None
         try:
             found = self._tried(call)
-        except (RedisError, OSError, ValueError) as error:  # ValueError: an answer that is not Redis' protocol
-            self._note_failure(error)
+        except Exception as error:  # noqa: BLE001  on an answer that is not Redis' the client raises anything
+            self._note_failure(error, self._breaker)
+            if not isinstance(error, RedisError | OSError):
+                self.close()  # what else lies in its connections cannot be told
             return None
-        with self._lock:
-            if self._breaker.is_open:
-                _log.warning("cache %s answers again", self.url)
-            self._breaker.succeeded()
+        if self._breaker.is_open:
+            with self._lock:
+                self._breaker.succeeded()
+            _log.warning("cache %s answers again", self.url)
         return found
+
+    def _may_try(self) -> bool:
+        with self._lock:
+            may = self._breaker.may_call(self._clock())
+            self._counts["skipped"] += not may
+        return may
 
     def _tried(self, call: Callable[[Any], Any]) -> Any:
         """Call; once more where the connection turns out to have been closed meanwhile: a restarted Redis costs no answer."""
@@ -199,19 +224,24 @@ class RedisCache(Cache):
             return call(self._connected())
 
     def _connected(self) -> Any:
-        with self._lock:
-            if self._client is None:
-                self._client = self._connect()
-            return self._client
+        client = self._client
+        if client is None:
+            made = self._connect()  # a cluster's connects: nobody waits for the lock meanwhile
+            with self._lock:
+                client = self._client = made if self._client is None else self._client
+            if client is not made:
+                made.close()
+        return client
 
-    def _note_failure(self, error: Exception) -> None:
+    def _note_failure(self, error: Exception, breaker: Breaker) -> None:
         with self._lock:
-            was_open = self._breaker.is_open
-            self._breaker.failed(self._clock())
+            was_open = breaker.is_open
+            breaker.failed(self._clock())
             self._counts["failures"] += 1
             self._last_error = f"{type(error).__name__}: {error}"
         if not was_open:
-            _log.warning("cache %s does not answer and is left out until it does: %s", self.url, error)
+            what = "takes no values" if breaker is self._writing else "does not answer"
+            _log.warning("cache %s %s and is left out until it does: %s", self.url, what, error)
 
     @contextmanager
     def _told(self) -> Iterator[Any]:
@@ -233,9 +263,6 @@ class RedisCache(Cache):
         if names:
             yield names
 
-    def _mget(self, client: Any, names: list[bytes]) -> Any:
-        return client.mget_nonatomic(names) if isinstance(client, redis.RedisCluster) else client.mget(names)
-
     def _opened(self, key: bytes, sealed: bytes | None) -> bytes | None:
         if sealed is None:
             return None
@@ -254,15 +281,15 @@ class RedisCache(Cache):
 
 
 def without_password(url: str) -> str:
-    """Return a URL as it may be shown."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="")) if "@" in parts.netloc else url
+    """Return a URL as it may be shown; of one that is none, too, because users forget to escape a password's characters."""
+    scheme, mark, rest = url.partition("://") if "://" in url else ("", "", url)
+    return scheme + mark + re.split("[?#]", rest.rpartition("@")[2])[0]
 
 
 def _connector(url: str, timeout_s: float) -> Callable[[], Any]:
     """Return what makes the client: one that never tries again by itself."""
     scheme = url.partition("://")[0]
-    if scheme not in SCHEMES:
+    if scheme not in SCHEMES or "://" not in url:
         raise ConfigError(f"the cache's URL is {without_password(url)!r}; it must begin with {', '.join(SCHEMES)}, then ://")
     is_cluster = scheme.endswith("+cluster")
     plain = url.replace("+cluster", "", 1) if is_cluster else url
@@ -271,13 +298,52 @@ def _connector(url: str, timeout_s: float) -> Callable[[], Any]:
         "socket_connect_timeout": timeout_s,
         "retry": Retry(NoBackoff(), 0),
     }
-    try:  # what can be told of a URL without connecting
-        redis.connection.parse_url(plain)  # type: ignore[no-untyped-call]
-    except ValueError as error:
-        raise ConfigError(f"the cache's URL {without_password(url)!r} cannot be read: {error}") from None
-    if is_cluster:
-        return lambda: redis.RedisCluster.from_url(plain, **settings)
-    return lambda: redis.Redis.from_url(plain, **settings)
+    options = _options(url, plain)
+    if scheme != "rediss+cluster":  # there redis-py takes no class of ours, and each read has the time-out for itself
+        settings["connection_class"] = timed(options.get("connection_class", redis.Connection))
+    kind: Any = redis.RedisCluster if is_cluster else redis.Redis
+    return partial(kind.from_url, plain, **settings)
+
+
+def _options(url: str, plain: str) -> dict[str, Any]:
+    """Return what a URL says, as far as that can be told without connecting."""
+    try:
+        options: dict[str, Any] = redis.connection.parse_url(plain)  # type: ignore[no-untyped-call]
+        pool = redis.ConnectionPool.from_url(plain)
+        pool.connection_class(**pool.connection_kwargs)
+    except (ValueError, TypeError) as error:
+        said = "are the characters of its password percent-encoded?" if "@" in url else str(error)
+        raise ConfigError(f"the cache's URL {without_password(url)!r} cannot be read: {said}") from None
+    if "decode_responses" in options:
+        raise ConfigError(f"the cache's URL {without_password(url)!r} has decode_responses; values are bytes: leave it out")
+    return options
+
+
+def _mget(client: Any, names: list[bytes]) -> list[bytes | None]:
+    """Return the values of names, in one round trip.
+
+    Raises:
+        ValueError: what came is no answer to that.
+    """
+    found = client.mget_nonatomic(names) if isinstance(client, redis.RedisCluster) else client.mget(names)
+    if not isinstance(found, list) or len(found) != len(names) or not _VALUES.issuperset(map(type, found)):
+        raise ValueError(f"MGET of {len(names)} keys was answered with {str(found)[:100]}")
+    values: list[bytes | None] = found
+    return values
+
+
+def _portions(items: Sequence[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:
+    """Yield items in portions that one call can carry in its time."""
+    some: list[tuple[bytes, bytes]] = []
+    size = 0
+    for item in items:
+        if some and (len(some) == MOST_KEYS or size + len(item[1]) > MOST_BYTES):
+            yield some
+            some, size = [], 0
+        some.append(item)
+        size += len(item[1])
+    if some:
+        yield some
 
 
 def _first_node(info: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -55,11 +55,25 @@ def open_caches(config: ServeConfig) -> SingleFlight | None:
 @dataclass(slots=True)
 class _Counts:
     rows: int = 0
+    hits: int = 0
     near_hits: int = 0
     computed: int = 0
     skipped: int = 0
     refused: int = 0
     saved_s: float = 0.0
+
+
+class _RefusedError(ItemError):
+    """An item that could not be prepared; requests that wait for it together have it at different places."""
+
+    def __init__(self, told: str, index: int, key: bytes) -> None:
+        super().__init__(told, index)
+        self._key = key
+
+    def as_of(self, keys: Sequence[bytes]) -> ItemError:
+        """Return the error for a request with these keys."""
+        index = keys.index(self._key) if self._key in keys else self.index
+        return ItemError(f"item {index}: {self}", index)
 
 
 class ModelCache:
@@ -121,13 +135,13 @@ class ModelCache:
         near_hits = len(values) - missing
         if not missing:
             outputs = units.joined([decode(value) for value in values if value is not None])
-            self._note(len(values), near_hits, self._clock() - begun)
+            self._note(len(values), near_hits, near_hits, self._clock() - begun)
             return outputs
         if isinstance(units, Texts):
             self._refuse(units)
-        self._note(len(values), near_hits, self._clock() - begun + MISS_S)
+        spent_s = self._clock() - begun + MISS_S
         deadline = begun + timeout_s
-        ran = 0
+        ran = saved = 0
 
         async def compute(positions: Sequence[int]) -> list[bytes]:
             nonlocal ran
@@ -138,8 +152,13 @@ class ModelCache:
             self._counts.computed += len(positions)
             return units.values(await self._batcher.run(self._taken(units, positions), timeout_s=left_s))
 
-        fetched = await self._flights.fetch(units.keys, compute, values=values, timeout_s=timeout_s, shared=self._shared)
-        self._counts.saved_s += max(0, missing - ran) * self._batcher.seconds_per_row  # by the far cache, or somebody's flight
+        try:
+            fetched = await self._flights.fetch(units.keys, compute, values=values, timeout_s=timeout_s, shared=self._shared)
+            saved = max(0, missing - ran)  # by the far cache, or somebody's flight
+        except _RefusedError as error:
+            raise error.as_of(units.keys) from error.__cause__
+        finally:
+            self._note(len(values), near_hits, near_hits + saved, spent_s)
         return units.joined(list(map(decode, fetched)))
 
     def _units(self, items: Sequence[Any] | None, parts: Callable[[], list[Batch]]) -> Units | Texts:
@@ -158,16 +177,18 @@ class ModelCache:
         try:
             return units.take(positions)
         except ItemError as error:
+            told = str(error).removeprefix(f"item {error.index}: ")
+            key = units.keys[error.index]
             if isinstance(error.__cause__, INPUT_ERRORS):
-                told = str(error).removeprefix(f"item {error.index}: ")
-                self._refused.put(units.keys[error.index], told.encode("utf-8", "replace"))
-            raise
+                self._refused.put(key, told.encode("utf-8", "replace"))
+            raise _RefusedError(told, error.index, key) from error.__cause__
 
-    def _note(self, rows: int, hits: int, spent_s: float) -> None:
+    def _note(self, rows: int, near_hits: int, hits: int, spent_s: float) -> None:
         row_s = self._batcher.seconds_per_row
         counts = self._counts
         counts.rows += rows
-        counts.near_hits += hits
+        counts.near_hits += near_hits
+        counts.hits += hits
         counts.saved_s += hits * row_s
         self._worth.note(rows, hits, spent_s, row_s)
 
@@ -178,7 +199,7 @@ class ModelCache:
         return {
             "is_on": self._worth.is_on,
             "rows": counts.rows,
-            "hits": max(0, counts.rows - counts.computed),
+            "hits": counts.hits,
             "misses": counts.computed,
             "memory_hits": counts.near_hits,
             "skipped": counts.skipped,

@@ -105,7 +105,7 @@ class App:
         path: str = scope["path"]
         if path == "/cache/clear":
             _require(scope, "POST")
-            return _json(200, {"cleared": self._service.clear_cache()})
+            return _json(200, {"cleared": self._service.clear_cache(), "kept_in": self._service.far_cache_url})
         if path in self._pages:
             answer = self._pages[path]
         elif path in self._gets:

@@ -298,6 +298,15 @@ class InferenceService:
         if self._flights is not None:
             await self._flights.close()
 
+    @property
+    def far_cache_url(self) -> str:
+        """Where answers are kept beside the memory, as it may be shown; empty where nowhere."""
+        if not self.config.cache_url or self._flights is None:
+            return ""
+        from nograd.caching.redis import without_password
+
+        return without_password(self.config.cache_url)
+
     def clear_cache(self) -> int:
         """Forget all answers that are kept in memory; return how many that were. What lies in Redis stays."""
         if self._flights is None:
