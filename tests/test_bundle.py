@@ -21,7 +21,17 @@ from nograd.errors import ConfigError, ModelLoadError
 from nograd.machine import Machine, this_machine
 from nograd.tensors import Signature, TensorSpec
 from tests.bundles import (
-    CURVE, ROWS, WEIGHT, Doubles, first, linear_onnx, prepare, rows, settings, write_rows, write_texts,
+    CURVE,
+    ROWS,
+    WEIGHT,
+    Doubles,
+    first,
+    linear_onnx,
+    prepare,
+    rows,
+    settings,
+    write_rows,
+    write_texts,
 )  # fmt: skip
 
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nograd.batching.simulation import Outcome, simulate
 from nograd import CostCurve, LengthPolicy
 from nograd.batching import DeadlineQueue, Decision, DeviceState, Waiting
 from nograd.batching.grouping import cheapest_groups
+from nograd.batching.simulation import Outcome, simulate
 from nograd.errors import ConfigError
 
 COST = CostCurve((1, 1000), (0.0481, 0.148), unit="tokens")

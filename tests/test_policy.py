@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nograd.batching.simulation import Outcome, simulate
 from nograd import CostCurve, DeadlinePolicy
 from nograd.batching import DeadlineQueue, Decision, DeviceState, Waiting
+from nograd.batching.simulation import Outcome, simulate
 from nograd.errors import ConfigError
 
 LINE = CostCurve((1, 8), (1.0, 4.5))

@@ -9,11 +9,11 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from statistics import mean
 
-from nograd.batching.simulation import simulate
 from benchmarks.batching_sim.peers import PEERS
 from benchmarks.batching_sim.traffic import Point, noisy, points, requests
 from benchmarks.common import report
 from nograd import DeadlinePolicy
+from nograd.batching.simulation import simulate
 
 OURS = "nograd"
 REQUESTS = 3000

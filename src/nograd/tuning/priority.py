@@ -13,9 +13,9 @@ def go_first() -> bool:
     """Give the calling process a higher priority than ordinary ones have, and the threads that it starts from now on; return
     whether it was allowed.
 
-    Root may, in most containers. MiniLM on 2 cores that two other programs kept busy all the time: one row with two threads took
-    52 ms in the median (12 to 690), and with priority 10.6 ms, as on a quiet machine (2026-11-25). Without it two threads look
-    five times slower than one, and tuning chooses for a machine that is only busy now.
+    Root may, in most containers. MiniLM on 2 cores that two other programs kept busy all the time: one row with two threads
+    took 52 ms in the median (12 to 690), and with priority 10.6 ms, as on a quiet machine (2026-11-25). Without it two threads
+    look five times slower than one, and tuning chooses for a machine that is only busy now.
     """
     try:
         os.setpriority(os.PRIO_PROCESS, 0, NICE)
