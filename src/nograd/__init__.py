@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nograd.backends.torchscript import export_to_torchscript
     from nograd.batching import BatchPolicy, DeadlinePolicy, Decision, DynamicBatcher, LengthPolicy, measure_cost
     from nograd.bulk import BatchPredictor
+    from nograd.bundle import Bundle
     from nograd.cached import CachedEmbedder, CachedPredictor, RedisCachedPredictor
     from nograd.caching import Cache, MemoryCache
     from nograd.cost import CostCurve
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from nograd.transforms.offload import offload
     from nograd.transforms.precision import to_half
     from nograd.transforms.quantize import quantize_dynamic, quantize_static
+    from nograd.tuning import tune
 
 _HOME = {
     "quantize_dynamic": "transforms.quantize",
@@ -59,6 +61,7 @@ _HOME = {
     "Batch": "tensors",
     "BatchPolicy": "batching",
     "BatchPredictor": "bulk",
+    "Bundle": "bundle",
     "CostCurve": "cost",
     "DeadlinePolicy": "batching",
     "Decision": "batching",
@@ -72,6 +75,7 @@ _HOME = {
     "load": "sources",
     "measure_cost": "batching",
     "probe": "probing",
+    "tune": "tuning",
 }
 """Public name -> the module it lives in; imported when first asked for (PEP 562), so that `import nograd` costs nothing."""
 
@@ -80,6 +84,7 @@ __all__ = [
     "Batch",
     "BatchPolicy",
     "BatchPredictor",
+    "Bundle",
     "Cache",
     "CachedEmbedder",
     "CachedPredictor",
@@ -117,6 +122,7 @@ __all__ = [
     "quantize_dynamic",
     "quantize_static",
     "to_half",
+    "tune",
 ]
 
 

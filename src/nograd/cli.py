@@ -124,9 +124,9 @@ def serve(
 
 def _tuned(model: str, data: Path | None, budget: str, goal: str, name: str) -> tuple[Path, bool]:
     """Return a tuned bundle of the model, and whether it names code of the user's."""
-    from nograd.tuning.command import bundle_for, seconds_of
+    from nograd.tuning.command import bundle_for, settings_of
 
-    found = bundle_for(model, data, goal=goal, budget_s=seconds_of(budget, "tune"), name=name)
+    found = bundle_for(model, data, settings_of(goal=goal, budget=budget), name=name)
     if found.bundle is None:
         raise ConfigError(f"tuning {model} found nothing that can be served; the report above says why")
     return found.bundle, found.needs_trust
@@ -216,14 +216,15 @@ def tune(
     seed: Annotated[int, typer.Option(help="Of random orders and arrivals.")] = 0,
 ) -> None:
     """Build, prove and measure every way to run MODEL here, and write the best as a bundle. Ctrl-C writes the best so far."""
-    from nograd.tuning.command import bytes_of, metric_of, run_command, seconds_of
+    from nograd.tuning.command import run_command, settings_of
 
-    tuned = run_command(
-        model, data, output, goal=goal, tolerance=tolerance, budget_s=seconds_of(budget, "budget"), seed=seed,
-        backends=[each.strip() for each in backends.split(",")] if backends else None, cores=cores,
-        name=name or _name_of(model), metric=metric_of(metric) if metric else None, metric_drop=metric_drop,
-        memory_bytes=bytes_of(memory, "memory") if memory else None, command=shlex.join(["nograd", *sys.argv[1:]]),
+    settings = settings_of(
+        goal=goal, budget=budget, tolerance=tolerance, backends=backends, metric=metric, metric_drop=metric_drop, memory=memory,
+        cores=cores, seed=seed,
     )  # fmt: skip
+    tuned = run_command(
+        model, data, output, settings, name=name or _name_of(model), command=shlex.join(["nograd", *sys.argv[1:]])
+    )
     if tuned.bundle is None:
         raise typer.Exit(1)
     typer.echo(f"serve it:  nograd serve {shlex.quote(str(tuned.bundle))}{' --trusted' if tuned.needs_trust else ''}")

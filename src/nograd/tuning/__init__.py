@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nograd.parity import Tolerance
     from nograd.predictor import Predictor
     from nograd.tuning.data import Sample
-    from nograd.tuning.tuner import Outcome
+    from nograd.tuning.tuner import Outcome, Settings
 
 __all__ = ["Tuned", "tune"]
 
@@ -81,9 +81,7 @@ def tune(  # noqa: PLR0913
     seed: int = 0,
     name: str | None = None,
     factory: str | None = None,
-    predictor: Predictor | None = None,
     tell: Callable[[str, str], None] | None = None,
-    command: str = "",
 ) -> Tuned:
     """Build every backend and precision, prove each against eager, measure them here, and write the best as a bundle.
 
@@ -113,9 +111,7 @@ def tune(  # noqa: PLR0913
         seed: of orders and arrivals.
         name: of the model; default: from `model`.
         factory: `package.module:function` that builds the module, for bundles of eager and compiled models.
-        predictor: the model that the name stands for, where it is loaded already.
         tell: called with the phase and what just happened.
-        command: what the report says gives it again.
 
     Raises:
         ConfigError: a setting is out of its range; the bundle cannot be written there; `preprocess` has no name to be imported
@@ -123,9 +119,8 @@ def tune(  # noqa: PLR0913
         UnsupportedError: the model is no torch module on the CPU.
         SignatureError: the model cannot run the sample.
     """
-    from nograd.bundle import Front, check_target
     from nograd.tuning.candidates import parse_tolerance
-    from nograd.tuning.tuner import Settings, run
+    from nograd.tuning.tuner import Settings
     from nograd.tuning.values import Goal
 
     told = tolerance if isinstance(tolerance, str) else str(tolerance)
@@ -135,17 +130,29 @@ def tune(  # noqa: PLR0913
         memory_bytes=memory_bytes, cores=cores or len(os.sched_getaffinity(0)), rounds=rounds, seed=seed,
     )  # fmt: skip
     target = None if output is None else Path(output)
-    predictor = predictor or _predictor(model, sample)
+    return tuned_to(target, model, sample, settings, name=name, factory=factory, tell=tell or _silent)
+
+
+def tuned_to(
+    target: Path | None, model: nn.Module | Predictor | str, sample: Any, settings: Settings, *, name: str | None = None,
+    factory: str | None = None, tell: Callable[[str, str], None], command: str = "",
+) -> Tuned:  # fmt: skip
+    """Tune with settings that were checked; `command` is what the report says gives it again. Otherwise as `tune`."""
+    from nograd.bundle import Front, check_target
+    from nograd.tuning.tuner import run
+
     if target is not None:
         check_target(target)
+    tell("loading", str(model) if isinstance(model, str) else "")
+    predictor = _predictor(model, sample)
+    if target is not None:
         Front.of(predictor).check()
     rows = _rows(predictor, sample)
     source = _source(model, predictor, factory)
     with _work_folder(target) as work:
         outcome = run(
-            predictor, rows, settings, name=name or _name(model), folder=work.path, command=command,
+            predictor, rows, settings, name=name or _name(model), folder=work.path, command=command, tell=tell,
             can_win=lambda entry: target is None or entry.path is not None or source is not None,
-            tell=tell or _silent,
         )  # fmt: skip
         bundle = None if target is None else _write(target, outcome, predictor, source)
         work.is_done = outcome.is_whole
@@ -235,7 +242,8 @@ def _source(model: Any, predictor: Predictor, factory: str | None) -> ModelFacto
 
 def _write(target: Path, outcome: Outcome, predictor: Predictor, source: ModelFactory | ModelFolder | None) -> Path | None:
     """Write the winner as a bundle; nothing where there is none."""
-    from nograd.bundle import ExportedFile, Front, Settings, write_bundle
+    from nograd.bundle import ExportedFile, Front, write_bundle
+    from nograd.bundle import Settings as BundleSettings
     from nograd.tuning.html import to_html
     from nograd.tuning.measure import MAX_BATCH_ROWS
     from nograd.tuning.report import dumps
@@ -245,7 +253,7 @@ def _write(target: Path, outcome: Outcome, predictor: Predictor, source: ModelFa
     if winner is None or model is None:
         return None
     candidate, confirmation = winner.candidate, report.confirmation
-    settings = Settings(
+    settings = BundleSettings(
         name=report.model, backend=candidate.backend, precision=candidate.precision, lanes=candidate.lanes,
         num_threads=candidate.num_threads, max_batch_size=MAX_BATCH_ROWS, goal=report.goal, curve=_curve(outcome),
         parity=winner.parity, metric=winner.metric, confirmed=None if confirmation is None else confirmation.confirmed,

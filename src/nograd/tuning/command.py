@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -11,12 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nograd.errors import ConfigError
-from nograd.tuning import Tuned, load_on_cpu, tune
+from nograd.tuning import Tuned, load_on_cpu, tuned_to
+from nograd.tuning.values import Goal
 
 if TYPE_CHECKING:
     from rich.status import Status
 
-__all__ = ["bundle_for", "bytes_of", "metric_of", "run_command", "seconds_of"]
+    from nograd.tuning.tuner import Settings
+
+__all__ = ["bundle_for", "bytes_of", "metric_of", "run_command", "seconds_of", "settings_of"]
 
 SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 BYTES = {"": 1, "MB": 10**6, "GB": 10**9, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -65,22 +69,21 @@ def metric_of(name: str) -> Callable[[list[Any], list[dict[str, Any]]], float]:
     return found  # type: ignore[no-any-return]
 
 
-def run_command(model: str, data: Path | None, output: Path, **options: Any) -> Tuned:
+def run_command(model: str, data: Path | None, output: Path, settings: Settings, *, name: str, command: str = "") -> Tuned:
     """Tune as `nograd tune` does: say what happens on stderr, the report on stdout.
 
     Args:
         model: a name as `nograd.load` takes it.
         data: file with the sample.
         output: the bundle.
-        options: as for `nograd.tune`.
+        settings: all else.
+        name: of the model.
+        command: what the report says gives it again.
     """
     from rich.console import Console
 
-    console = Console(stderr=True, highlight=False)
-    with console.status(f"loading {model}"):
-        loaded = load_on_cpu(model)
-    with _told(console) as tell:
-        tuned = tune(model, data, output=output, tell=tell, predictor=loaded, **options)
+    with _told(Console(stderr=True, highlight=False)) as tell:
+        tuned = tuned_to(output, model, data, settings, name=name, tell=tell, command=command)
     sys.stdout.write(f"{tuned}\n")
     if tuned.bundle is not None:
         sys.stdout.write(f"\nwritten: {tuned.bundle}\n")
@@ -88,7 +91,27 @@ def run_command(model: str, data: Path | None, output: Path, **options: Any) -> 
     return tuned
 
 
-def bundle_for(model: str, data: Path | None, *, goal: str, budget_s: float, name: str) -> Tuned:
+def settings_of(  # noqa: PLR0913
+    *, goal: str, budget: str, tolerance: str = "half", backends: str = "", metric: str = "", metric_drop: float = 0.0,
+    memory: str = "", cores: int | None = None, seed: int = 0,
+) -> Settings:  # fmt: skip
+    """Return the settings that a user wrote.
+
+    Raises:
+        ConfigError: one is out of its range.
+    """
+    from nograd.tuning.candidates import parse_tolerance
+    from nograd.tuning.tuner import Settings
+
+    return Settings(
+        Goal.parse(goal), parse_tolerance(tolerance), tolerance, budget_s=seconds_of(budget, "budget"),
+        backends=tuple(each.strip() for each in backends.split(",")) if backends else None,
+        metric=metric_of(metric) if metric else None, metric_drop=metric_drop,
+        memory_bytes=bytes_of(memory, "memory") if memory else None, cores=cores or len(os.sched_getaffinity(0)), seed=seed,
+    )  # fmt: skip
+
+
+def bundle_for(model: str, data: Path | None, settings: Settings, *, name: str) -> Tuned:
     """Return a tuned bundle of a model, `NAME.bundle` where the user stands: one that is there, and still right, or a new one.
 
     It is still right where it was made of the same weights and code, for the same goal, on this machine.
@@ -96,17 +119,16 @@ def bundle_for(model: str, data: Path | None, *, goal: str, budget_s: float, nam
     Args:
         model: a name as `nograd.load` takes it.
         data: file with the sample.
-        goal: as for `nograd.tune`.
-        budget_s: seconds, where it has to be made.
+        settings: of tuning, where it has to be made.
         name: of the model.
     """
     target = Path(f"{name}.bundle")
-    stale = _stale(target, model, goal)
+    stale = _stale(target, model, str(settings.goal))
     if not stale:
         sys.stderr.write(f"{target} is there, made of this model on this machine; remove it to tune again\n")
         return Tuned.there(target)
-    sys.stderr.write(f"tuning {model} for {goal}, {budget_s:.0f} s about: {stale}\n")
-    return run_command(model, data, target, goal=goal, budget_s=budget_s, name=name)
+    sys.stderr.write(f"tuning {model} for {settings.goal}, {settings.budget_s:.0f} s about: {stale}\n")
+    return run_command(model, data, target, settings, name=name)
 
 
 def _stale(target: Path, model: str, goal: str) -> str:
@@ -129,12 +151,12 @@ def _stale(target: Path, model: str, goal: str) -> str:
 @contextmanager
 def _told(console: Any) -> Iterator[Callable[[str, str], None]]:
     """Show the phase as it goes; what was built stays on the screen."""
-    status: Status = console.status("probing")
+    status: Status = console.status("loading")
 
     def tell(phase: str, text: str) -> None:
         if phase == "building":
             console.print(f"  {text}", style="dim", markup=False)
-        status.update(f"{phase}: {text}" if phase != "building" else "building")
+        status.update(phase if phase == "building" or not text else f"{phase}: {text}")
 
     with status:
         yield tell
