@@ -15,7 +15,7 @@ import pytest
 from nograd.bundle import Bundle
 from nograd.bundle.digests import SUMS, read_sums
 from nograd.errors import ModelLoadError
-from tests.bundles import write_rows, write_texts
+from tests.bundles import listed, write_rows, write_texts
 
 ROW_FILES = ["bundle.json", "example.safetensors", "model.onnx", "model.onnx.data", "report.html", "report.json"]
 TEXT_FILES = ["bundle.json", "model.onnx", "model.onnx.data", "tokenizer.json"]
@@ -50,8 +50,8 @@ def flip(path: Path, position: int) -> None:
 
 
 def test_a_bundle_holds_what_serving_needs_and_nothing_else(written: dict[str, Path]) -> None:
-    assert sorted(os.listdir(written["rows"])) == sorted([SUMS, *ROW_FILES])
-    assert sorted(os.listdir(written["texts"])) == sorted([SUMS, *TEXT_FILES])
+    assert listed(written["rows"]) == sorted([SUMS, *ROW_FILES])
+    assert listed(written["texts"]) == sorted([SUMS, *TEXT_FILES])
     assert [file.name for file in Bundle.read(written["rows"]).files] == ROW_FILES
 
 
@@ -120,7 +120,8 @@ def test_what_was_not_written_is_not_taken(rows: Path, change: Callable[[Path], 
 @pytest.mark.parametrize(
     "line",
     [
-        "../secret", "/etc/passwd", "a/../b", "./model.onnx", "a//b", "", "SHA256SUMS", "a b", "a\\b", "model.onnx", "*x", "a\x00", "é",
+        "../secret", "/etc/passwd", "a/../b", "./model.onnx", "a//b", "", "SHA256SUMS", "a b", "a\\b", "model.onnx", "*x",
+        "a\x00", "é",
     ],
 )  # fmt: skip
 def test_a_listed_name_that_cannot_be_in_a_bundle_is_refused(line: str) -> None:
