@@ -237,3 +237,24 @@ def test_a_zip_that_is_compressed_or_holds_a_link_or_overlaps_is_refused(written
     with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(twice, "a") as archive:
         archive.writestr("bundle.json", b"{}")
     assert "its files overlap" in refusal(twice)
+
+
+def test_files_that_lie_inside_of_each_other_are_refused(tmp_path: Path) -> None:
+    """How a small archive unpacks to a large one without compressing anything."""
+    inner = tmp_path / "inner.zip"
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("b", bytes(4096))
+    with zipfile.ZipFile(inner) as archive:
+        (entry,) = archive.infolist()
+        assert archive.fp is not None
+        archive.fp.seek(0)
+        content = archive.fp.read(archive.start_dir)
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a", content)
+        entry.header_offset = 30 + len("a")
+        archive.writestr(SUMS, f"{'0' * 64}  a\n{'0' * 64}  b\n")
+        archive.filelist.append(entry)
+    with zipfile.ZipFile(tmp_path / "x.zip") as archive:
+        assert archive.namelist() == ["a", SUMS, "b"]
+
+    assert "x.zip is damaged: its files overlap" in refusal(tmp_path / "x.zip")
