@@ -67,6 +67,11 @@ def _write(path: Path, nodes: list[Any], constants: dict[str, Array], signature:
     onnx.save(model, str(path))
 
 
+def listed(folder: Path) -> list[str]:
+    """Return the names in a folder, sorted."""
+    return sorted(path.name for path in folder.iterdir())
+
+
 def rows(count: int = 1) -> Batch:
     return {"x": np.random.default_rng(1).standard_normal((count, 32), dtype=np.float32)}
 
@@ -91,7 +96,7 @@ def tokenizer() -> Tokenize:
     from tokenizers.pre_tokenizers import Whitespace
 
     found = Tokenizer(WordLevel(WORDS, unk_token="[UNK]"))
-    found.pre_tokenizer = Whitespace()  # type: ignore[assignment]
+    found.pre_tokenizer = Whitespace()
     return Tokenize(found, max_tokens=8)
 
 

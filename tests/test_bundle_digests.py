@@ -15,7 +15,7 @@ import pytest
 from nograd.bundle import Bundle
 from nograd.bundle.digests import SUMS, read_sums
 from nograd.errors import ModelLoadError
-from tests.bundles import write_rows, write_texts
+from tests.bundles import listed, write_rows, write_texts
 
 ROW_FILES = ["bundle.json", "example.safetensors", "model.onnx", "model.onnx.data", "report.html", "report.json"]
 TEXT_FILES = ["bundle.json", "model.onnx", "model.onnx.data", "tokenizer.json"]
@@ -50,8 +50,8 @@ def flip(path: Path, position: int) -> None:
 
 
 def test_a_bundle_holds_what_serving_needs_and_nothing_else(written: dict[str, Path]) -> None:
-    assert sorted(os.listdir(written["rows"])) == sorted([SUMS, *ROW_FILES])
-    assert sorted(os.listdir(written["texts"])) == sorted([SUMS, *TEXT_FILES])
+    assert listed(written["rows"]) == sorted([SUMS, *ROW_FILES])
+    assert listed(written["texts"]) == sorted([SUMS, *TEXT_FILES])
     assert [file.name for file in Bundle.read(written["rows"]).files] == ROW_FILES
 
 
@@ -120,7 +120,8 @@ def test_what_was_not_written_is_not_taken(rows: Path, change: Callable[[Path], 
 @pytest.mark.parametrize(
     "line",
     [
-        "../secret", "/etc/passwd", "a/../b", "./model.onnx", "a//b", "", "SHA256SUMS", "a b", "a\\b", "model.onnx", "*x", "a\x00", "é",
+        "../secret", "/etc/passwd", "a/../b", "./model.onnx", "a//b", "", "SHA256SUMS", "a b", "a\\b", "model.onnx", "*x",
+        "a\x00", "é",
     ],
 )  # fmt: skip
 def test_a_listed_name_that_cannot_be_in_a_bundle_is_refused(line: str) -> None:
@@ -236,3 +237,24 @@ def test_a_zip_that_is_compressed_or_holds_a_link_or_overlaps_is_refused(written
     with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(twice, "a") as archive:
         archive.writestr("bundle.json", b"{}")
     assert "its files overlap" in refusal(twice)
+
+
+def test_files_that_lie_inside_of_each_other_are_refused(tmp_path: Path) -> None:
+    """How a small archive unpacks to a large one without compressing anything."""
+    inner = tmp_path / "inner.zip"
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("b", bytes(4096))
+    with zipfile.ZipFile(inner) as archive:
+        (entry,) = archive.infolist()
+        assert archive.fp is not None
+        archive.fp.seek(0)
+        content = archive.fp.read(archive.start_dir)
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a", content)
+        entry.header_offset = 30 + len("a")
+        archive.writestr(SUMS, f"{'0' * 64}  a\n{'0' * 64}  b\n")
+        archive.filelist.append(entry)
+    with zipfile.ZipFile(tmp_path / "x.zip") as archive:
+        assert archive.namelist() == ["a", SUMS, "b"]
+
+    assert "x.zip is damaged: its files overlap" in refusal(tmp_path / "x.zip")

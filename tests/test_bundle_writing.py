@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from nograd.bundle.front import read_example
 from nograd.bundle.manifest import MANIFEST, loads
 from nograd.errors import ConfigError
 from nograd.machine import this_machine
-from tests.bundles import CURVE, ROWS, TEXTS, linear_onnx, rows, settings, write_rows
+from tests.bundles import CURVE, ROWS, TEXTS, linear_onnx, listed, rows, settings, write_rows
 
 
 class CrashError(Exception):
@@ -38,7 +37,7 @@ def test_a_new_bundle_replaces_an_old_one_and_leaves_nothing_beside(tmp_path: Pa
 
     with Bundle.read(tmp_path / name) as bundle:
         assert bundle.settings.goal == "throughput"
-    assert os.listdir(tmp_path) == [name]
+    assert listed(tmp_path) == [name]
 
 
 STEPS = ["write_source", "write_sums", "dumps", "verified_files", "_flush", "_move_in"]
@@ -54,7 +53,7 @@ def test_a_crash_at_any_step_leaves_the_old_bundle_whole(tmp_path: Path, monkeyp
         write_rows(path, goal="new")
 
     assert contents(path) == before
-    assert {found for found in os.listdir(tmp_path) if found.startswith(".")} == set()
+    assert [found for found in listed(tmp_path) if found.startswith(".")] == []
     Bundle.read(path).close()
 
 
@@ -181,7 +180,7 @@ def attempt(tmp_path: Path, **changes: Any) -> str:
     linear_onnx(tmp_path / "linear.onnx")
     with pytest.raises(ConfigError) as caught:
         write_bundle(tmp_path / "bundle", **given)
-    assert os.listdir(tmp_path) == ["linear.onnx"]
+    assert listed(tmp_path) == ["linear.onnx"]
     return str(caught.value)
 
 

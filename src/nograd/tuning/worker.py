@@ -75,7 +75,7 @@ class Worker:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forking with threads: see above
             self._process: ForkProcess = context.Process(
-                target=_main, args=(task, candidate, path, log, theirs), name=f"nograd-tune {candidate}",
+                target=_main, args=(task, candidate, path, log, theirs), name=f"nograd-tune {candidate}", daemon=True,
             )  # fmt: skip
             self._process.start()
         theirs.close()
