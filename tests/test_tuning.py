@@ -203,6 +203,7 @@ def test_interrupted_before_anything_was_measured_nothing_is_written(tmp_path: P
     found = tune(Classifier(), ROWS, output=tmp_path / "b", **QUICK, cores=1, tell=interrupted_at("building"))
 
     assert (found.bundle, found.report.winner) == (None, None)
+    assert "measured" not in statuses(found.report).values()
     assert not (tmp_path / "b").exists()
 
 
