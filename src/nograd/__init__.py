@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nograd.bundle import Bundle
     from nograd.cached import CachedEmbedder, CachedPredictor, RedisCachedPredictor
     from nograd.caching import Cache, MemoryCache
+    from nograd.checks import check
     from nograd.cost import CostCurve
     from nograd.errors import NogradError
     from nograd.parity import ParityReport, Tolerance, compare
@@ -72,6 +73,7 @@ _HOME = {
     "Signature": "tensors",
     "TensorSpec": "tensors",
     "TorchBackend": "backends",
+    "check": "checks",
     "load": "sources",
     "measure_cost": "batching",
     "probe": "probing",
@@ -109,6 +111,7 @@ __all__ = [
     "Tolerance",
     "TorchBackend",
     "__version__",
+    "check",
     "compare",
     "export_to_onnx",
     "export_to_openvino",

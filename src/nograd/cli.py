@@ -230,6 +230,40 @@ def tune(
     typer.echo(f"serve it:  nograd serve {shlex.quote(str(tuned.bundle))}{' --trusted' if tuned.needs_trust else ''}")
 
 
+@app.command()
+def check(
+    target: Annotated[str, typer.Argument(help=f"{MODEL_HELP} Or the URL of a running server, or of one of its models.")],
+    *,
+    deep: Annotated[bool, typer.Option("--deep", help="Also export, trace, quantize, and start and stop a server.")] = False,
+    format: Annotated[str, typer.Option(help="text, json, sarif or junit.")] = "text",  # noqa: A002  the option's name
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file to write; default: stdout.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for a warning, too.")] = False,
+    only: Annotated[list[str] | None, typer.Option(help="A family of checks, such as batching; may be repeated.")] = None,
+    trusted: Annotated[bool, typer.Option("--trusted", help="Open a .pt2 or .pt file: it holds a program.")] = False,
+    device: Annotated[str, typer.Option(help="'auto' or a torch device.")] = "auto",
+    max_batch_size: Annotated[int, typer.Option(help="Rows in one run, at most.")] = 32,
+    memory_mb: Annotated[float | None, typer.Option(help="Megabytes it may have there; default: as here.")] = None,
+) -> None:
+    """Run the deployment checklist on TARGET: findings with evidence and what mends them; exit 1 where one is an error."""
+    from rich.console import Console
+
+    from nograd.checks import check
+    from nograd.checks.formats import writer_of
+    from nograd.threads import in_own_thread
+
+    written = writer_of(format)
+    with Console(stderr=True, highlight=False).status(f"checking {target}"):
+        report = in_own_thread(lambda: check(
+            target, deep=deep, max_batch_size=max_batch_size, only=only or (), trusted=trusted, device=device,
+            memory_bytes=None if memory_mb is None else int(memory_mb * 1e6),
+        )).result()  # fmt: skip
+    if output is None:
+        typer.echo(written(report), nl=False)
+    else:
+        output.write_text(written(report), "utf-8")
+    raise typer.Exit(report.exit_code(strict=strict))
+
+
 cache_app = typer.Typer(help="Look at, or clear, kept answers: of a server, or in Redis.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
 

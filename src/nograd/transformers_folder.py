@@ -73,4 +73,4 @@ def _embedder(encoder: Any, folder: Path) -> Any:
     if not pooling.get("pooling_mode_mean_tokens"):
         raise ModelLoadError(f"{folder} pools with {pooling}; nograd reads mean pooling")
     listed = (folder / "modules.json").read_text("utf-8") if (folder / "modules.json").is_file() else ""
-    return MeanPooled(encoder, normalize="Normalize" in listed)
+    return MeanPooled(encoder, normalize="Normalize" in listed).eval()

@@ -97,6 +97,11 @@ class ModuleBackend(TorchBackend):
             has_gradients=self._has_gradients, lanes=lanes, num_threads=num_threads, file=self._file,
         )  # fmt: skip
 
+    @property
+    def num_threads(self) -> int:
+        """Threads that one run computes with, on a CPU."""
+        return self._num_threads or torch.get_num_threads()
+
     def forward(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         recording = getattr(self._local, "gradients", False)
         with torch.inference_mode(not recording), torch.set_grad_enabled(recording), self._eval_mode():

@@ -16,7 +16,7 @@ from nograd.module import Call, EvalMode, module_device, row_fault
 from nograd.probing.samples import Tensors
 from nograd.structure import Restore, flatten
 
-__all__ = ["Runs", "undisturbed"]
+__all__ = ["Runs", "as_found", "undisturbed"]
 
 TOLERANCE = 1e-4
 """Largest difference, relative to the output's largest value, that float32 arithmetic in another order may cause.
@@ -96,7 +96,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     with (
         torch.random.fork_rng(devices=devices),
         EvalMode(model)(),
-        _as_found(model),
+        as_found(model),
         torch.inference_mode(),
         checking_ids(model, active=module_device(model).type == "cuda"),
     ):
@@ -104,7 +104,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _as_found(model: nn.Module) -> Iterator[None]:
+def as_found(model: nn.Module) -> Iterator[None]:
     """Put back attributes that were bound anew, what dicts and lists among them held, and the values of tensors."""
     attributes = [vars(module) for module in model.modules()]
     values = [value for each in attributes for value in each.values()]

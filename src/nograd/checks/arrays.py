@@ -1,0 +1,124 @@
+"""Sample rows bent into what checks need: more rows, other rows, other lengths. Pure functions of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from nograd.tensors import Array, Batch, Signature, TensorSpec, num_rows
+
+__all__ = ["changed", "describe", "difference", "lively", "longer", "padded", "resized", "row", "tiled", "varied"]
+
+
+def row(batch: Batch, index: int) -> Batch:
+    """Return one row, as a batch."""
+    return {name: array[index : index + 1] for name, array in batch.items()}
+
+
+def varied(batch: Batch, rows: int) -> Batch:
+    """Return the batch with enough rows; added ones are the first row, its values moved along by a place."""
+    return {name: _varied(array, rows) for name, array in batch.items()}
+
+
+def _varied(array: Array, rows: int) -> Array:
+    moved = [np.roll(array[:1], shift, axis=-1) if array.ndim > 1 else array[:1] for shift in range(1, rows - len(array) + 1)]
+    return np.concatenate([array, *moved]) if moved else array
+
+
+def tiled(batch: Batch, rows: int) -> Batch:
+    """Return exactly so many rows: the batch's, over and over."""
+    index = np.arange(rows) % num_rows(batch)
+    return {name: array[index] for name, array in batch.items()}
+
+
+def lively(batch: Batch, signature: Signature) -> Batch:
+    """Return the batch with other values in place of zeros, and 4 or more of every dimension that varies.
+
+    For models of which no sample is known: zeros multiply, average and pad to zeros, whatever the model does wrong.
+    """
+    for dim in signature.lengths:
+        name, axis = signature.places[dim]
+        if batch[name].shape[axis] == 1:
+            batch = resized(batch, signature.inputs, dim, min(4, signature.max_sizes.get(dim, 4)))
+    values = np.random.default_rng(0)
+    return {spec.name: _lively(batch[spec.name], spec, values) for spec in signature.inputs}
+
+
+def _lively(array: Array, spec: TensorSpec, values: np.random.Generator) -> Array:
+    if array.dtype.kind == "O" or array.any():
+        return array
+    if "float" in array.dtype.name:
+        return values.standard_normal(array.shape).astype(array.dtype)
+    if array.dtype.kind == "b" or "mask" in spec.name:
+        return np.ones_like(array)
+    low, high = spec.limits or (0, 1)
+    return values.integers(low, min(high, low + 100), array.shape, endpoint=True).astype(array.dtype)
+
+
+def changed(batch: Batch) -> Batch:
+    """Return rows of which every value is another; integers stay small and not negative, as ids and masks are."""
+    return {name: _changed(array) for name, array in batch.items()}
+
+
+def _changed(array: Array) -> Array:
+    if array.dtype.kind == "b":
+        return ~array
+    if array.dtype.kind in "iu":
+        return np.where(array > 0, array - 1, array + 1).astype(array.dtype)
+    return array if array.dtype.kind == "O" else (array * 3 + 1).astype(array.dtype)
+
+
+def resized(batch: Batch, specs: Sequence[TensorSpec], dim: str, size: int) -> Batch:
+    """Return the batch with a varying dimension at another size: cut, or repeated from its start."""
+    result = dict(batch)
+    for spec in specs:
+        for axis, name in enumerate(spec.shape, start=1):
+            if name == dim:
+                array = result[spec.name]
+                result[spec.name] = np.take(array, np.arange(size) % array.shape[axis], axis)
+    return result
+
+
+def padded(batch: Batch, specs: Sequence[TensorSpec], dim: str, size: int) -> Batch:
+    """Return the batch with a varying dimension filled up to `size`, as the specs say."""
+    result = dict(batch)
+    for spec in specs:
+        for axis, name in enumerate(spec.shape, start=1):
+            if name == dim:
+                array = result[spec.name]
+                widths = [(0, size - array.shape[axis] if at == axis else 0) for at in range(array.ndim)]
+                result[spec.name] = np.pad(array, widths, constant_values=spec.pad_value)
+    return result
+
+
+def longer(size: int, signature: Signature, dim: str) -> int:
+    """Return a size above the given one, by half or more, that the model takes; the same where it takes no larger one."""
+    return min(size + max(2, size // 2), signature.max_sizes.get(dim, size + max(2, size // 2)))
+
+
+def difference(expected: Mapping[str, Array], given: Mapping[str, Array]) -> float:
+    """Return the largest difference of any output, relative to that output's largest absolute value.
+
+    Infinite where a shape differs, or where one side is finite and the other is not; integers differ by 0 or 1.
+    """
+    return max((_difference(array, given[name]) for name, array in expected.items()), default=0.0)
+
+
+def _difference(expected: Array, given: Array) -> float:
+    if expected.shape != given.shape:
+        return float("inf")
+    if expected.dtype.kind in "OUSb" or (expected.dtype.kind in "iu" and given.dtype.kind in "iu"):
+        return float(not np.array_equal(expected, given))
+    a, b = (array.astype(np.complex128 if array.dtype.kind == "c" else np.float64) for array in (expected, given))
+    finite = np.isfinite(a)
+    if not np.array_equal(finite, np.isfinite(b)):
+        return float("inf")
+    a, b = a[finite], b[finite]
+    scale, most = float(np.abs(a).max(initial=0)), float(np.abs(a - b).max(initial=0))
+    return most / scale if scale else (float("inf") if most else 0.0)
+
+
+def describe(batch: Batch) -> str:
+    """Return names, dtypes and shapes, for people."""
+    return ", ".join(f"{name} {array.dtype.name} {list(array.shape)}" for name, array in batch.items())

@@ -1,0 +1,235 @@
+"""Batching: whether rows may share a run, and what the run costs."""
+
+from __future__ import annotations
+
+from functools import partial
+from math import isfinite
+
+from nograd.batching.collate import run_together
+from nograd.checks.arrays import changed, difference, longer, padded, resized, row, tiled, varied
+from nograd.checks.subject import ModelSubject
+from nograd.checks.timing import least_s
+from nograd.checks.verdict import Check, Verdict, error, info, passed, skipped, warning
+from nograd.cost import CostCurve
+from nograd.errors import ModelError
+from nograd.tensors import Batch, num_rows
+
+__all__ = ["CHECKS"]
+
+NOT_REPEATABLE = "the same input gave different answers, so that nothing can be compared: see batching.state and mode.random"
+
+ODD_SIZES = (1, 2, 3, 7)
+"""Rows of runs that exporters and views with fixed sizes fail at."""
+
+CURVE_INFO, CURVE_WARNING = 1.25, 2.0
+"""How many times off a cost curve may be. Two measurements of the same model on a shared 2-core machine differed by up to 20 %;
+above 2 the batcher promises deadlines that it cannot keep."""
+
+
+def check_rows(subject: ModelSubject) -> Verdict:
+    """Compare the first and the last row with themselves alone, and among other neighbours."""
+    if not subject.is_repeatable:
+        return skipped(NOT_REPEATABLE)
+    rows, last = subject.rows, num_rows(subject.rows) - 1
+    found = 0.0
+    for index in (0, last):
+        own, others = row(subject.answer, index), _with_row(changed(rows), rows, index)
+        if (alone := _attempt(subject, row(rows, index))) is None:
+            return skipped("one row alone does not run: see batching.sizes")
+        found = max(found, difference(own, alone))
+        among = _attempt(subject, others)
+        found = max(found, difference(own, row(among, index)) if among is not None else 0.0)
+    if found <= subject.tolerance:
+        return passed(f"alone, and among other rows, answers differ by {found:.1e} of the largest value", difference=found)
+    said = f"a row's answer moves by {found:.1%} of the largest value with the rows beside it"
+    if subject.signature.batching == "alone":
+        return warning(f"{said}; nograd therefore runs every request alone", difference=found)
+    return error(f"{said}, and the model is declared as one whose rows may be batched", difference=found)
+
+
+def _with_row(batch: Batch, source: Batch, index: int) -> Batch:
+    result = {name: array.copy() for name, array in batch.items()}
+    for name, array in result.items():
+        array[index] = source[name][index]
+    return result
+
+
+def _attempt(subject: ModelSubject, batch: Batch) -> Batch | None:
+    """Return the answer, None where changed values are more than the model takes (ids without an embedding)."""
+    try:
+        return subject.run(batch)
+    except ModelError:
+        return None
+
+
+def check_order(subject: ModelSubject) -> Verdict:
+    """Run the rows in reverse."""
+    if not subject.is_repeatable:
+        return skipped(NOT_REPEATABLE)
+    given = subject.run({name: array[::-1].copy() for name, array in subject.rows.items()})
+    found = difference(subject.answer, {name: array[::-1] for name, array in given.items()})
+    if found > subject.tolerance:
+        return error(f"reversed rows give answers that differ by {found:.1%} of the largest value", difference=found)
+    return passed(f"reversed rows give reversed answers, within {found:.1e} of the largest value", difference=found)
+
+
+def check_padding(subject: ModelSubject) -> Verdict:
+    """Pad a row among longer ones, as the batcher does, or would do."""
+    signature = subject.signature
+    if not signature.lengths:
+        return skipped("all inputs have one fixed shape: nothing is ever padded")
+    if not subject.is_repeatable or signature.batching == "alone":
+        return skipped(NOT_REPEATABLE if not subject.is_repeatable else "every request runs alone: nothing is ever padded")
+    dim = signature.lengths[0]
+    place = signature.places[dim]
+    size = subject.rows[place[0]].shape[place[1]]
+    target = longer(size, signature, dim)
+    for own in (size,) if target > size else (max(1, size // 2), size - 1):
+        short = resized(row(subject.rows, 0), signature.inputs, dim, own)
+        if own and (alone := _attempt(subject, short)) is not None:
+            return _padded(subject, (dim, own, target), short, alone)
+    return skipped(f"no {dim} shorter than {size} runs, and none is longer")
+
+
+def _padded(subject: ModelSubject, lengths: tuple[str, int, int], short: Batch, alone: Batch) -> Verdict:
+    """Compare a short row's answer with what it gets when it is padded; `lengths`: the dimension, its size, the longer."""
+    signature, (dim, size, target) = subject.signature, lengths
+    said = f"a row of {size} {dim}, padded to {target}"
+    if signature.batching == "pad":
+        long = resized(short, signature.inputs, dim, target)
+        found = difference(alone, run_together([short, long], subject.run, signature)[0])
+        if found > subject.tolerance:
+            return error(f"{said} among longer ones, differs by {found:.1%} of the largest value", difference=found)
+        return passed(f"{said} among longer ones, differs by {found:.1e} of the largest value", difference=found)
+    return _apart(subject, alone, padded(short, signature.inputs, dim, target), said)
+
+
+def _apart(subject: ModelSubject, alone: Batch, filled: Batch, said: str) -> Verdict:
+    """Say what batching at equal lengths costs: much for ids, whose rows nearly always differ in length; nothing for images."""
+    answer = _attempt(subject, filled)
+    found = difference(alone, answer) if answer is not None else float("inf")
+    otherwise = (
+        f"answers otherwise, by {found:.1%} of the largest value" if isfinite(found) else "gets an answer of another shape"
+    )
+    holds_ids = any(spec.varying and "int" in spec.dtype for spec in subject.signature.inputs)
+    severity = warning if holds_ids else info
+    return severity(
+        f"{said}, {otherwise}: {subject.signature.reason}; rows are batched at equal lengths only", difference=found
+    )
+
+
+def check_state(subject: ModelSubject) -> Verdict:
+    """Run the same rows three times."""
+    if subject.is_repeatable:
+        return passed("three runs of the same rows gave the same answers")
+    from nograd.checks.mode import random_difference
+    from nograd.checks.subject import torch_subject
+
+    inner = torch_subject(subject)
+    if inner is not None and random_difference(inner) is not None:
+        return skipped("the model draws random numbers: see mode.random")
+    found = difference(subject.answer, subject.run(subject.rows))
+    return error(
+        f"the same rows gave answers that differ by {found:.1%} of the largest value: the model remembers earlier calls, so "
+        "that one client's request changes another's answer",
+        difference=found,
+    )
+
+
+def check_sizes(subject: ModelSubject) -> Verdict:
+    """Run 1, 2, 3, 7 rows and as many as the cap."""
+    sizes = sorted({*(size for size in ODD_SIZES if size <= subject.max_batch_size), subject.max_batch_size})
+    failed: dict[int, str] = {}
+    for size in sizes:
+        try:
+            subject.run(tiled(subject.rows, size))
+        except ModelError as failure:
+            failed[size] = str(failure)
+    tried = ", ".join(map(str, sizes))
+    if not failed:
+        return passed(f"runs of {tried} rows are answered", largest_rows=float(sizes[-1]))
+    first = next(iter(failed))
+    severity = error if first == 1 or subject.signature.batching != "alone" else warning
+    return severity(
+        f"of runs of {tried} rows, those of {', '.join(map(str, failed))} fail: {failed[first][:240]}",
+        smallest_failing_rows=float(first), failing=float(len(failed)),
+    )  # fmt: skip
+
+
+def check_cap(subject: ModelSubject) -> Verdict:
+    """Compare every row of a full batch with itself alone."""
+    if not subject.is_repeatable:
+        return skipped(NOT_REPEATABLE)
+    if subject.signature.batching == "alone":
+        return skipped("every request runs alone: there is no full batch")
+    cap = subject.max_batch_size
+    full = tiled(varied(subject.rows, min(cap, 8)), cap)
+    together = subject.run(full)
+    checked = sorted({0, 1, cap // 2, cap - 1} & set(range(cap)))
+    found = max(difference(row(together, index), subject.run(row(full, index))) for index in checked)
+    figures = {"rows": float(cap), "difference": found}
+    if found > subject.tolerance:
+        return error(f"in a batch of {cap} rows answers differ by {found:.1%} from those alone", **figures)
+    return passed(f"in a batch of {cap} rows answers differ by {found:.1e} of the largest value from those alone", **figures)
+
+
+def check_cost(subject: ModelSubject) -> Verdict:
+    """Measure some sizes of the cost curve again, in turn."""
+    curve = subject.curve
+    if curve is None:
+        return skipped("there is no cost curve to compare with: a bundle holds one")
+    batches = _sizes_of(subject, curve)
+    if not batches:
+        return skipped(f"no batch of the sample has between 1 and {curve.max_size} {curve.unit}")
+    runs = {str(size): partial(subject.run, batch) for size, batch in batches.items()}
+    found = least_s(runs, rounds=3, clock=subject.clock)
+    ratios = {size: found[str(size)] / curve(size) for size in batches}
+    worst = max(ratios, key=lambda size: max(ratios[size], 1 / ratios[size]))
+    off = max(ratios[worst], 1 / ratios[worst])
+    figures = {f"measured_s_at_{size}": found[str(size)] for size in batches}
+    said = f"{worst} {curve.unit} take {found[str(worst)] * 1000:.3g} ms; the curve says {curve(worst) * 1000:.3g} ms"
+    if off > CURVE_WARNING:
+        return warning(f"{said}, {off:.2g} times off", off=off, **figures)
+    if off > CURVE_INFO:
+        return info(f"{said}, {off:.2g} times off: another machine, or a busy one", off=off, **figures)
+    return passed(f"{said}", off=off, **figures)
+
+
+def _sizes_of(subject: ModelSubject, curve: CostCurve) -> dict[int, Batch]:
+    """Return batches by their size in the curve's unit: one row, the knee, and the largest."""
+    one = subject.one
+    each = sum(subject.signature.sizes_of(one)) if curve.unit == "tokens" else 1
+    rows = {1, max(1, curve.knee() // each), max(1, min(curve.max_size // each, subject.max_batch_size))}
+    return {count * each: tiled(one, count) for count in sorted(rows) if 1 <= count * each <= curve.max_size}
+
+
+CHECKS: tuple[Check[ModelSubject], ...] = (
+    Check(
+        "batching.state", "The same input gives the same answer", "ran the same rows three times",
+        check_state, "pass the state in and out of forward, as inputs and outputs", "error",
+    ),
+    Check(
+        "batching.rows", "Rows do not influence each other", "ran rows alone, together, and among other rows",
+        check_rows, "normalise over the last dimensions only: x.mean(dim=-1), not x.mean()", "error",
+    ),
+    Check(
+        "batching.order", "The order of rows does not matter", "ran the rows in reverse",
+        check_order, "nothing in forward may depend on a row's index", "error",
+    ),
+    Check(
+        "batching.padding", "Padding changes no answer", "padded a row to a greater length",
+        check_padding, "forward(input_ids, attention_mask): leave padding out of every sum, mean and softmax", "error",
+    ),
+    Check(
+        "batching.sizes", "Every batch size runs", "ran 1, 2, 3 and 7 rows, and as many as the cap",
+        check_sizes, "export with 2 rows or more and a dynamic dimension 0; view(x.shape[0], ...) instead of a number", "error",
+    ),
+    Check(
+        "batching.cap", "A full batch answers as a row alone", "compared rows of a full batch with themselves alone",
+        check_cap, "nograd serve MODEL --max-batch-size 1, until the cause is found", "error",
+    ),
+    Check(
+        "batching.cost", "The cost curve is true", "measured sizes of the curve again, in turn",
+        check_cost, "nograd tune MODEL  # on this machine, when nothing else runs", "warning",
+    ),
+)  # fmt: skip

@@ -1,0 +1,141 @@
+"""Draining: a server of our own is told to stop while it works. Of the family `serving`."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+
+from nograd.checks.client import Answer, ServerSubject, read_answer, server_subject
+from nograd.checks.requests import varied
+from nograd.checks.serving import request_of
+from nograd.checks.verdict import Check, Verdict, error, passed, skipped, warning
+from nograd.errors import ModelLoadError
+
+__all__ = ["CHECKS", "StartedServer", "serve_command", "started"]
+
+START_S, END_S = 180.0, 60.0
+
+CLIENTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class StartedServer:
+    """A server that was started for its checks, and may be ended."""
+
+    server: ServerSubject
+    process: subprocess.Popen[str]
+
+
+@contextmanager
+def started(command: Sequence[str]) -> Iterator[StartedServer]:
+    """Start a server, wait until it prints its URL, and end it whatever happens.
+
+    Args:
+        command: prints, when it answers, a line that ends in its URL.
+
+    Raises:
+        ModelLoadError: it ended, or said nothing in time.
+    """
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True)  # noqa: S603  our own command
+        try:
+            url = _url_of(process)
+            if not url:
+                said.seek(0)
+                raise ModelLoadError(f"the server did not start: {' '.join(said.read().split())[-400:]}")
+            yield StartedServer(server_subject(url), process)
+        finally:
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+def serve_command(model: str, *, trusted: bool, max_batch_size: int) -> list[str]:
+    """Return what starts `nograd serve` on a free port of this machine; without a cache, so that every request is run."""
+    command = [sys.executable, "-m", "nograd", "serve", model, "--port", "0", "--cache-mb", "0"]
+    return [*command, "--max-batch-size", str(max_batch_size), *(["--trusted"] if trusted else [])]
+
+
+def _url_of(process: subprocess.Popen[str]) -> str:
+    """Return the URL that ends the first line with one; nothing where the process ends, or is too slow."""
+    late = threading.Timer(START_S, process.kill)
+    late.start()
+    try:
+        for line in process.stdout or ():
+            words = line.split()
+            if words and words[-1].startswith("http://"):
+                return words[-1]
+    finally:
+        late.cancel()
+    return ""
+
+
+def check_drain(subject: StartedServer) -> Verdict:
+    """Send requests, tell the server to stop while it holds them, and count what comes back."""
+    request = request_of(subject.server)
+    if request is None:
+        return skipped("the metadata name no inputs, so that no request can be made")
+    connections = [subject.server.connect() for _ in range(CLIENTS)]
+    try:
+        for index, connection in enumerate(connections):
+            connection.connect()
+            connection.request("POST", subject.server.infer_path, json.dumps(varied(request, index)).encode())
+        subject.server.get("/v2/health/live")  # answered in order: what was sent before is in the server's hands by now
+        subject.process.send_signal(signal.SIGTERM)
+        answers = [_read(connection) for connection in connections]
+    finally:
+        for connection in connections:
+            connection.close()
+    return _judged(answers, _exit_code(subject.process))
+
+
+def _read(connection: HTTPConnection) -> Answer:
+    begun = time.monotonic()
+    try:
+        return read_answer(connection, begun)
+    except (OSError, HTTPException) as failure:
+        return Answer(0, {}, f"{type(failure).__name__}: {failure}".encode(), time.monotonic() - begun)
+
+
+def _exit_code(process: subprocess.Popen[str]) -> int | None:
+    try:
+        return process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _judged(answers: Sequence[Answer], exit_code: int | None) -> Verdict:
+    """Decide on what came back from a server that was told to stop, and on how it ended."""
+    lost = [answer for answer in answers if answer.status != 200]
+    figures: dict[str, float | str] = {
+        "requests": float(len(answers)),
+        "answered": float(len(answers) - len(lost)),
+        "exit_code": str(exit_code),
+    }
+    said = f"{len(answers) - len(lost)} of {len(answers)} requests that it held at SIGTERM were answered"
+    if lost:
+        return error(f"{said}; the others got {lost[0].status or 'nothing'}: {lost[0].text}", **figures)
+    if exit_code is None:
+        return error(f"{said}; it had not ended {END_S:g} s later", **figures)
+    if exit_code != 0:
+        return warning(f"{said}; it ended with {exit_code}, not 0", **figures)
+    return passed(f"{said}; it ended with 0", **figures)
+
+
+CHECKS: tuple[Check[StartedServer], ...] = (
+    Check(
+        "serving.drain", "A stop loses nothing", "told a server of its own to stop while it held requests",
+        check_drain, "nograd serve MODEL --grace-s 60  # and no shell between the supervisor and the server", "error",
+        is_deep=True,
+    ),
+)  # fmt: skip

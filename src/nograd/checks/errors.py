@@ -1,0 +1,254 @@
+"""Errors: what wrong inputs do, to themselves, to their neighbours, and to the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from nograd.checks.arrays import describe, difference, resized
+from nograd.checks.subject import ModelSubject
+from nograd.checks.verdict import Check, Verdict, error, info, passed, skipped, warning
+from nograd.errors import ItemError, ModelError, NogradError, SignatureError
+from nograd.tensors import TEXT, Batch, TensorSpec
+
+__all__ = ["CHECKS"]
+
+FAR_ID = 10**9
+"""An id that no embedding has."""
+
+ODD_TEXTS = ("", " ", "a", "\u00e9\U0001f642", "\x00", "word " * 4000)
+
+
+def check_refusals(subject: ModelSubject) -> Verdict:
+    """Give what is not the model's input, and see whether it is refused before the model runs."""
+    let_through = [what for what, batch in _misfits(subject) if not _is_refused(subject, batch)]
+    count = sum(1 for _ in _misfits(subject))
+    if let_through:
+        return warning(f"{', '.join(let_through)} reaches the model: its error is answered with 500 instead of 400",
+                       let_through=float(len(let_through)), tried=float(count))  # fmt: skip
+    return passed(f"{count} kinds of wrong input were refused in a sentence, before the model ran", tried=float(count))
+
+
+def _misfits(subject: ModelSubject) -> Iterator[tuple[str, Batch]]:
+    good, spec = dict(subject.rows), subject.signature.inputs[0]
+    array = good[spec.name]
+    yield "an unknown input", {**good, "no_such_input": array}
+    yield "a missing input", {name: each for name, each in good.items() if name != spec.name} or {"no_such_input": array}
+    yield "an input without rows", {**good, spec.name: array[:0]}
+    yield "an input with a dimension too many", {**good, spec.name: array[..., None]}
+    yield "an input of another kind", {**good, spec.name: np.full(array.shape, "text", dtype=object) if spec.dtype != TEXT
+                                       else np.zeros(array.shape)}  # fmt: skip
+    if array.ndim > 1 and spec.shape:
+        wide = np.concatenate([array, array[:, :1]], axis=1)
+        sharing = [each for each in subject.signature.inputs if spec.shape[0] in each.shape]
+        if isinstance(spec.shape[0], int) or len(sharing) > 1:
+            yield "an input of another size", {**good, spec.name: wide}
+        elif not subject.signature.outputs:
+            yield "an input of any size", {**good, spec.name: wide}
+
+
+def _is_refused(subject: ModelSubject, batch: Batch) -> bool:
+    try:
+        subject.signature.check(batch)
+    except SignatureError:
+        return True
+    return False
+
+
+def check_ids(subject: ModelSubject) -> Verdict:
+    """Give ids that are out of range: refused before the model runs, or by the model, or taken."""
+    if subject.predictor.backend.device != "cpu":
+        return skipped(f"the model runs on {subject.predictor.backend.device}: a wrong id could end it")
+    specs = [spec for spec in subject.signature.inputs if _is_ids(spec, subject.rows)]
+    if not specs:
+        return skipped("no input holds ids")
+    failures: dict[str, str] = {}
+    for spec in specs:
+        for value in _edges(spec):
+            if fault := _fault(subject, spec, value):
+                failures[f"{spec.name} = {value}"] = fault
+    if failures:
+        what, fault = next(iter(failures.items()))
+        return warning(f"{', '.join(failures)} is not refused and makes the model raise (on a GPU the whole process is lost): "
+                       f"{what}: {fault}", values=float(len(failures)))  # fmt: skip
+    limits = ", ".join(f"{spec.name} {spec.limits}" for spec in specs if spec.limits)
+    return passed(f"ids out of range are refused: {limits}" if limits else "the model takes any integer")
+
+
+def _is_ids(spec: TensorSpec, rows: Batch) -> bool:
+    """Integers that are no mask: by their name, or because they are not all 0 and 1."""
+    array = rows[spec.name]
+    return array.dtype.kind in "iu" and "mask" not in spec.name and (spec.limits is not None or bool((array > 1).any()))
+
+
+def _edges(spec: TensorSpec) -> tuple[int, ...]:
+    """Return the ids to try: just inside and outside of the limits; where there are none, far out."""
+    if spec.limits is not None:
+        return spec.limits[1], spec.limits[1] + 1, spec.limits[0] - 1
+    most = int(np.iinfo(spec.dtype).max)
+    return (min(FAR_ID, most), -1) if np.dtype(spec.dtype).kind == "i" else (min(FAR_ID, most),)
+
+
+def _fault(subject: ModelSubject, spec: TensorSpec, value: int) -> str:
+    """Return what the model raised on a value that was not refused, or nothing."""
+    one = dict(subject.one)
+    one[spec.name] = one[spec.name].copy()
+    try:
+        one[spec.name].flat[0] = value
+        subject.run(subject.signature.check(one))
+    except (SignatureError, OverflowError):
+        return ""
+    except ModelError as failure:
+        return " ".join(str(failure).split())[:160]
+    return ""
+
+
+def check_nan(subject: ModelSubject) -> Verdict:
+    """Put NaN into one row, and compare the answers of the others."""
+    floating = [name for name, array in subject.rows.items() if "float" in array.dtype.name]
+    if not floating or not subject.is_repeatable or subject.signature.batching == "alone":
+        return skipped("no input is floating" if not floating else "rows never share a run, or answers are not repeatable")
+    poisoned = {name: array.copy() for name, array in subject.rows.items()}
+    for name in floating:
+        poisoned[name][0] = np.nan
+    try:
+        found = difference(_rest(subject.answer), _rest(subject.run(poisoned)))
+    except ModelError as failure:
+        return passed(f"the model refuses NaN: {' '.join(str(failure).split())[:160]}")
+    if found > subject.tolerance:
+        return error("NaN in one row changes the answers of the rows beside it: one client's bad input is everybody's",
+                     difference=found)  # fmt: skip
+    return passed("NaN in one row leaves the answers of the others as they were")
+
+
+def _rest(batch: Batch) -> Batch:
+    return {name: array[1:] for name, array in batch.items()}
+
+
+def check_lengths(subject: ModelSubject) -> Verdict:
+    """Run the lengths that the signature allows: one, two, one more and less than the sample's, and the longest."""
+    signature = subject.signature
+    if not signature.lengths:
+        return skipped("all inputs have one fixed shape")
+    failed: dict[str, str] = {}
+    tried: list[str] = []
+    shortest = True
+    for dim in signature.lengths:
+        name, axis = signature.places[dim]
+        own = subject.rows[name].shape[axis]
+        for size in _lengths(own, signature.max_sizes.get(dim)):
+            tried.append(f"{size} {dim}")
+            try:
+                subject.run(resized(subject.one, signature.inputs, dim, size))
+            except ModelError as failure:
+                failed[tried[-1]] = " ".join(str(failure).split())[:160]
+                shortest = shortest and size < own
+    if not failed:
+        return passed(f"lengths of {', '.join(tried)} are answered", tried=float(len(tried)))
+    what, fault = next(iter(failed.items()))
+    severity = info if shortest else warning
+    return severity(f"{', '.join(failed)} are allowed by the signature, and the model raises, which is answered with 500: "
+                    f"{what}: {fault}", failing=float(len(failed)), tried=float(len(tried)))  # fmt: skip
+
+
+def _lengths(own: int, most: int | None) -> list[int]:
+    sizes = {1, 2, own - 1, own + 1, most if most is not None and most <= 8 * own else own}
+    return sorted(size for size in sizes if 1 <= size <= (most or size))
+
+
+def check_items(subject: ModelSubject) -> Verdict:
+    """Give odd texts to a model that takes text: none, one letter, signs, a very long one."""
+    predictor = subject.predictor
+    if not predictor.has_preprocess:
+        return skipped("the model takes its own inputs: there is no preprocess")
+    if not isinstance(predictor.example, str):
+        return skipped(f"its items are {type(predictor.example).__name__}; only texts are tried")
+    failed = {_shown(text): fault for text in ODD_TEXTS if (fault := _item_fault(predictor, text))}
+    if failed:
+        what, fault = next(iter(failed.items()))
+        return warning(
+            f"{', '.join(failed)} is let through by preprocess and makes the model raise, which is answered with 500: "
+            f"{what}: {fault}",
+            failing=float(len(failed)), tried=float(len(ODD_TEXTS)),
+        )  # fmt: skip
+    return passed(f"{len(ODD_TEXTS)} odd texts were answered, or refused as the caller's error", tried=float(len(ODD_TEXTS)))
+
+
+def _shown(text: str) -> str:
+    return repr(text) if len(text) < 12 else f"{len(text)} letters"
+
+
+def _item_fault(predictor: Any, text: str) -> str:
+    try:
+        predictor.run(predictor.prepare_item(text, 0))
+    except (ItemError, SignatureError):
+        return ""
+    except ModelError as failure:
+        return " ".join(str(failure).split())[:160]
+    return ""
+
+
+def check_recovers(subject: ModelSubject) -> Verdict:
+    """Make the model raise, by inputs that nobody checked, and run the sample again."""
+    if subject.predictor.backend.device != "cpu" or not subject.is_repeatable:
+        return skipped("a wrong input could end the device" if subject.is_repeatable else "answers are not repeatable")
+    raised = ""
+    for batch in _bad_batches(subject):
+        if raised and subject.predictor.backend.name == "onnx":
+            break  # its sessions keep nothing of a run, and it logs each error
+        try:
+            subject.run(batch)
+        except NogradError:
+            raised = raised or describe(batch)
+    if not raised:
+        return skipped("no input could be found on which the model raises")
+    try:
+        found = difference(subject.answer, subject.run(subject.rows))
+    except NogradError as failure:
+        return error(f"after an error on {raised} the model does not answer its sample any more: {failure}")
+    if found > subject.tolerance:
+        return error(f"after an error on {raised} answers differ by {found:.1%} of the largest value", difference=found)
+    return passed(f"after an error on {raised} the model answers as before", difference=found)
+
+
+def _bad_batches(subject: ModelSubject) -> Iterator[Batch]:
+    """Yield inputs that most models raise on: another rank, another size, an id far out."""
+    for spec in subject.signature.inputs:
+        array = subject.rows[spec.name]
+        if array.dtype.kind == "O":
+            continue
+        yield {**subject.rows, spec.name: array.reshape(len(array), -1)[..., None, None, None]}
+        if array.ndim > 1:
+            yield {**subject.rows, spec.name: np.repeat(array, 2, axis=-1)[..., :-1]}
+        if array.dtype.kind == "i":
+            yield {**subject.rows, spec.name: np.full_like(array, min(FAR_ID, np.iinfo(array.dtype).max))}
+
+
+CHECKS: tuple[Check[ModelSubject], ...] = (
+    Check(
+        "errors.refusals", "Wrong inputs are refused before the model", "gave unknown, missing, empty and misshapen inputs",
+        check_refusals, "nograd.Predictor(model, sample=...)  # the sample teaches it what is allowed", "warning",
+    ),
+    Check(
+        "errors.ids", "Ids out of range are refused", "gave ids at the edges of the range and beyond",
+        check_ids, "torch._assert or clamp ids before the embedding; nothing may be computed with them first", "warning",
+    ),
+    Check(
+        "errors.nan", "NaN harms its own row only", "put NaN into one row and compared the others",
+        check_nan, "no sum, mean or product over dimension 0 in forward", "error",
+    ),
+    Check(
+        "errors.lengths", "Every allowed length runs", "ran the shortest, the longest and others",
+        check_lengths, "pad short rows in preprocess, or refuse them there with ValueError", "warning",
+    ),
+    Check(
+        "errors.items", "Odd texts are no server errors", "gave no text, one letter, signs, and a very long text",
+        check_items, "truncate in preprocess, and raise ValueError where nothing is left", "warning",
+    ),
+    Check(
+        "errors.recovers", "An error leaves the model as it was", "made the model raise, and ran the sample again",
+        check_recovers, "set no attribute in forward, or set it in try/finally", "error",
+    ),
+)  # fmt: skip

@@ -1,0 +1,94 @@
+"""Gradients: memory and time for a training that never comes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nograd.checks.resources import told
+from nograd.checks.subject import TorchSubject
+from nograd.checks.verdict import Check, Verdict, info, passed, warning
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["CHECKS"]
+
+
+def check_graph(subject: TorchSubject) -> Verdict:
+    """Call the module as a script would, without nograd, and count the bytes that it keeps for a backward pass."""
+    requires = [name for name, parameter in subject.module.named_parameters() if parameter.requires_grad]
+    if not requires:
+        return passed("no parameter requires a gradient")
+    kept = _graph_bytes(subject)
+    rows = len(next(iter(subject.sample.values())))
+    return info(
+        f"{len(requires)} parameters require gradients: called without nograd (which never records), a batch of {rows} rows "
+        f"keeps {told(kept)} of activations for a backward pass",
+        parameters=float(len(requires)), graph_bytes=float(kept), rows=float(rows),
+    )  # fmt: skip
+
+
+def _graph_bytes(subject: TorchSubject) -> int:
+    """Return the bytes of distinct memory saved for the backward pass, parameters not counted."""
+    import torch
+
+    from nograd.module import EvalMode
+
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*subject.module.parameters(), *subject.module.buffers())}
+    saved: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.layout is torch.strided and tensor.untyped_storage().data_ptr() not in own:
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with subject.as_found(), EvalMode(subject.module)(), torch.enable_grad(), hooks:
+        answer = subject.answer()  # alive until all is counted: freed memory would be counted again under its old address
+    del answer
+    return sum(saved.values())
+
+
+def check_answers(subject: TorchSubject) -> Verdict:
+    """Call the module under `torch.no_grad()`, and look whether an answer hangs on a graph all the same."""
+    import torch
+
+    from nograd.module import EvalMode
+
+    with subject.as_found(), EvalMode(subject.module)(), torch.no_grad():
+        recorded = [name for name, tensor in subject.answer().items() if tensor.requires_grad]
+    if recorded:
+        return warning(
+            f"output {', '.join(map(repr, recorded))} comes with a graph although gradients were off: forward turns them on; "
+            "memory is kept for as long as the answer lives",
+            outputs=float(len(recorded)),
+        )
+    return passed("under torch.no_grad() no answer carries a graph")
+
+
+def check_buffers(subject: TorchSubject) -> Verdict:
+    """Count the bytes of gradients that were left on parameters."""
+    gradients = [p.grad for p in subject.module.parameters() if p.grad is not None]
+    nbytes = sum(gradient.nbytes for gradient in gradients)
+    if not gradients:
+        return passed("no parameter holds a gradient")
+    return warning(
+        f"{len(gradients)} parameters still hold the gradient of their last training step: {told(nbytes)}",
+        gradients=float(len(gradients)), gradient_bytes=float(nbytes),
+    )  # fmt: skip
+
+
+CHECKS: tuple[Check[TorchSubject], ...] = (
+    Check(
+        "gradients.graph", "No parameter asks for gradients", "called the module with gradients on and counted what it kept",
+        check_graph, "model.requires_grad_(False), or `with torch.inference_mode():` around every call", "info",
+    ),
+    Check(
+        "gradients.answers", "Answers carry no graph", "called the module under torch.no_grad() and looked at its answers",
+        check_answers, "take torch.enable_grad() out of forward, or return answer.detach()", "warning",
+    ),
+    Check(
+        "gradients.buffers", "No gradients are left over", "looked for .grad on every parameter",
+        check_buffers, "model.zero_grad(set_to_none=True)", "warning",
+    ),
+)  # fmt: skip

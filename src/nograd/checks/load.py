@@ -1,0 +1,91 @@
+"""Load: a server under many requests at once: the same answers, quick refusals, alive afterwards. Of the family `serving`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from nograd.checks.client import Answer, ServerSubject
+from nograd.checks.requests import tiled, varied
+from nograd.checks.serving import request_of, same_numbers
+from nograd.checks.verdict import Check, Verdict, error, passed, skipped, warning
+
+__all__ = ["CHECKS"]
+
+CLIENTS = 16
+
+BURST, BURST_ROWS = 48, 32
+"""Requests at once, and rows of each: 1,536 rows, more than nograd's queue of 1,024 takes."""
+
+QUICK_S = 2.0
+"""A refusal that takes longer is no help: the client could have waited."""
+
+
+def check_concurrent(server: ServerSubject) -> Verdict:
+    """Send different requests alone, then all at once, and compare."""
+    request = request_of(server)
+    if request is None:
+        return skipped("the metadata name no inputs, so that no request can be made")
+    bodies = [varied(request, index) for index in range(CLIENTS)]
+    alone = [server.infer(body) for body in bodies]
+    if any(answer.status != 200 for answer in alone):
+        return skipped("varied requests are not all answered: see serving.answer")
+    together = _at_once(server, bodies)
+    pairs = zip(alone, together, strict=True)
+    wrong = [own for own, other in pairs if other.status == 200 and not same_numbers(own, other)]
+    lost = [answer for answer in together if answer.status != 200]
+    figures = {"requests": float(CLIENTS), "different": float(len(wrong)), "failed": float(len(lost))}
+    if wrong:
+        return error(f"{len(wrong)} of {CLIENTS} requests sent at once got another answer than alone", **figures)
+    if lost:
+        return error(f"{len(lost)} of {CLIENTS} requests at once failed, such as {lost[0].status}: {lost[0].text}", **figures)
+    return passed(f"{CLIENTS} requests at once got the answers that each got alone", **figures)
+
+
+def _at_once(server: ServerSubject, bodies: Sequence[Mapping[str, Any]]) -> list[Answer]:
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        return list(pool.map(server.infer, bodies))
+
+
+def check_overload(server: ServerSubject) -> Verdict:
+    """Send a burst, look at how it is refused where it is, and ask once more after it."""
+    request = request_of(server)
+    if request is None:
+        return skipped("the metadata name no inputs, so that no request can be made")
+    burst = _at_once(server, [tiled(varied(request, index % CLIENTS), BURST_ROWS) for index in range(BURST)])
+    return _judged(burst, server.infer(request))
+
+
+def _judged(burst: Sequence[Answer], after: Answer) -> Verdict:
+    """Decide on a burst's answers and the answer to a request after it."""
+    counts = Counter(answer.status for answer in burst)
+    told = ", ".join(f"{count} x {status or 'no answer'}" for status, count in sorted(counts.items()))
+    figures = {f"status_{status}": float(count) for status, count in counts.items()}
+    said = f"{len(burst)} requests of {BURST_ROWS} rows at once: {told}"
+    if after.status != 200:
+        return error(f"{said}; a request after them is answered {after.status or 'not at all'}: {after.text}", **figures)
+    bad = [answer for answer in burst if answer.status not in (200, 413, 429, 503, 504)]
+    if bad:
+        return error(f"{said}; such as: {bad[0].text}", **figures)
+    refused = [answer for answer in burst if answer.status in (429, 503)]
+    rude = [answer for answer in refused if "retry-after" not in answer.headers]
+    if rude:
+        return warning(f"{said}; {len(rude)} refusals say nothing of when to try again (Retry-After)", **figures)
+    late = [answer.seconds for answer in refused if answer.seconds > QUICK_S]
+    if late:
+        return warning(f"{said}; {len(late)} refusals took more than {QUICK_S:g} s, up to {max(late):.3g} s", **figures)
+    return passed(f"{said}; answered as before after them", **figures)
+
+
+CHECKS: tuple[Check[ServerSubject], ...] = (
+    Check(
+        "serving.concurrent", "Requests do not mix", "sent different requests alone, then at once",
+        check_concurrent, "look for state in the model and for outputs split by the wrong rows", "error",
+    ),
+    Check(
+        "serving.overload", "Overload is refused quickly, and survived", "sent a burst, then one more request",
+        check_overload, "nograd serve MODEL --max-queue-rows 256  # refuse early, with Retry-After", "error",
+    ),
+)  # fmt: skip

@@ -1,0 +1,218 @@
+"""Optimisation: speed that lies about, and speed that is lost."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nograd.checks.arrays import longer, resized, tiled
+from nograd.checks.subject import ModelSubject, TorchSubject
+from nograd.checks.timing import least_s
+from nograd.checks.verdict import Check, Verdict, info, passed, skipped, warning
+from nograd.errors import ExportError, MissingExtraError, NogradError
+from nograd.tensors import Batch
+
+if TYPE_CHECKING:
+    from nograd.backends.onnx import OnnxBackend
+
+__all__ = ["CHECKS", "MODULE_CHECKS"]
+
+WORTH_IT = 1.3
+"""How many times faster another backend must be to be named: less is within what a busy machine makes of equal ones."""
+
+
+MAX_GRAPHS = 64
+"""Torch gives up after 8 for one function, over all models of a class; here each is counted."""
+
+
+def check_threads(subject: ModelSubject) -> Verdict:
+    """Compare the threads of all lanes with the processors that the process may use."""
+    threads = _threads_of_a_run(subject)
+    if threads is None:
+        return skipped(f"backend {subject.predictor.backend.name!r} does not say how many threads it computes with")
+    lanes = subject.predictor.lanes
+    figures = {"threads": float(threads), "lanes": float(lanes), "cores": subject.cores}
+    said = f"{lanes} lanes x {threads} threads on {subject.cores:g} processors"
+    if threads * lanes > -(-subject.cores // 1):
+        per_lane = max(1, int(subject.cores // lanes))
+        return warning(
+            f"{said}: threads that wait for each other burn time (MiniLM took 15 times as long on a busy machine)", **figures
+        ).mended_by(f"OMP_NUM_THREADS={per_lane}, or torch.set_num_threads({per_lane}) before the first run; fewer lanes")
+    return passed(said, **figures)
+
+
+def _threads_of_a_run(subject: ModelSubject) -> int | None:
+    import sys
+
+    backend = subject.predictor.backend
+    if backend.device != "cpu":
+        return None
+    if "nograd.backends.modules" in sys.modules:
+        from nograd.backends.modules import ModuleBackend
+
+        if isinstance(backend, ModuleBackend):
+            return backend.num_threads
+    if backend.name == "onnx" and "nograd.backends.onnx" in sys.modules:
+        from nograd.backends.onnx import OnnxBackend
+
+        return backend.num_threads if isinstance(backend, OnnxBackend) else None
+    return None
+
+
+def check_backend(subject: TorchSubject) -> Verdict:
+    """Export to ONNX, prove it, and measure one row on both in turn."""
+    model = subject.model
+    one = model.one
+    try:
+        with _as_onnx(subject) as other:
+            found = least_s({"own": lambda: model.run(one), "onnx": lambda: other.run(one)}, rounds=9, clock=model.clock)
+    except MissingExtraError as failure:
+        return skipped(str(failure))
+    except ExportError as failure:
+        return info(f"the model cannot be exported to ONNX: {' '.join(str(failure).split())[:300]}")
+    ratio = found["own"] / found["onnx"]
+    said = f"one row takes, at best, {found['own'] * 1000:.3g} ms here and {found['onnx'] * 1000:.3g} ms in ONNX Runtime"
+    figures = {"ratio": ratio, "own_s": found["own"], "onnx_s": found["onnx"]}
+    if ratio > WORTH_IT:
+        verdict = info(f"{said}, {ratio:.2g} times as fast, with the same answers", **figures)
+        return verdict.mended_by(f"nograd export {model.name} --to onnx -o model.onnx  # or nograd tune")
+    return passed(f"{said}: {ratio:.2g} times as fast", **figures)
+
+
+@contextmanager
+def _as_onnx(subject: TorchSubject) -> Iterator[OnnxBackend]:
+    from nograd.backends.exporting import quiet
+    from nograd.backends.onnx import OnnxBackend
+    from nograd.backends.onnx.export import export_to_onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        with quiet():
+            made = export_to_onnx(subject.backend, None, Path(folder) / "model.onnx")
+        with OnnxBackend(made.path) as backend:
+            yield backend
+
+
+def traffic(subject: ModelSubject) -> tuple[list[Batch], list[Batch]]:
+    """Return batches of the sizes that a server warms up with, and batches of others that requests then bring."""
+    cap = subject.max_batch_size if subject.signature.batching != "alone" else 1
+    warm_rows = sorted({size for size in (1, 2, 4) if size <= cap} | {min(cap, 8)})
+    other_rows = [size for size in (3, 5, 7) if size <= cap]
+    warm = [tiled(subject.rows, rows) for rows in warm_rows]
+    others = [tiled(subject.rows, rows) for rows in other_rows]
+    for dim in subject.signature.lengths:
+        name, axis = subject.signature.places[dim]
+        size = subject.rows[name].shape[axis]
+        warm += [_sized(subject, dim, longer(size, subject.signature, dim), rows) for rows in warm_rows]
+        others += [_sized(subject, dim, max(2, size - 1), rows) for rows in other_rows or [1]]
+    return warm, others
+
+
+def _sized(subject: ModelSubject, dim: str, size: int, rows: int) -> Batch:
+    return tiled(resized(subject.rows, subject.signature.inputs, dim, size), rows)
+
+
+def check_recompilations(subject: TorchSubject) -> Verdict:
+    """Compile (graphs only, no code) for the sizes that a server warms up with; count the graphs that other sizes need."""
+    warm, others = traffic(subject.model)
+    try:
+        before, new = _graphs(subject, warm, others)
+    except NogradError as failure:
+        return skipped(f"torch.compile cannot take the model: {' '.join(str(failure).split())[:300]}")
+    figures = {"warm_graphs": float(before), "new_graphs": float(new), "new_shapes": float(len(others))}
+    if new:
+        return warning(
+            f"{before} graphs served {len(warm)} shapes; {len(others)} other shapes need {new} more graphs, each a wait for "
+            "the compiler in the middle of traffic",
+            **figures,
+        )
+    return passed(f"{before} graphs serve {len(warm)} shapes, and {len(others)} others without a new one", **figures)
+
+
+def _graphs(subject: TorchSubject, warm: Sequence[Batch], others: Sequence[Batch]) -> tuple[int, int]:
+    """Return how many graphs torch traces for some batches, and how many more for others."""
+    import torch
+
+    from nograd.backends.modules import ModuleBackend
+
+    graphs: list[object] = []
+
+    def count(graph: Any, example_inputs: Any) -> Any:  # noqa: ARG001  torch's way of calling
+        graphs.append(None)
+        return graph.forward
+
+    own = subject.backend
+    with subject.as_found(), _silently(), torch._dynamo.config.patch(recompile_limit=MAX_GRAPHS):  # noqa: SLF001
+        compiled: Any = torch.compile(subject.module, backend=count)
+        backend = ModuleBackend(compiled, own.signature, own.call, own.restore, name="counted", has_gradients=False)
+        _run_all(backend.run, warm)
+        before = len(graphs)
+        _run_all(backend.run, others)
+    return before, len(graphs) - before
+
+
+def _run_all(run: Callable[[Batch], Batch], batches: Iterable[Batch]) -> None:
+    for batch in batches:
+        run(batch)
+
+
+def check_graph_breaks(subject: TorchSubject) -> Verdict:
+    """Let torch trace the module once, and count where it has to stop."""
+    import torch
+
+    from nograd.module import EvalMode
+
+    call, sample = subject.backend.call, {name: tensor.clone() for name, tensor in subject.sample.items()}
+    with subject.as_found(), EvalMode(subject.module)(), torch.no_grad(), _silently():
+        try:
+            found = torch._dynamo.explain(lambda **given: call(subject.module, given))(**sample)  # noqa: SLF001
+        except Exception as failure:  # noqa: BLE001  tracing runs the model, and more
+            return skipped(f"torch cannot trace the model: {type(failure).__name__}: {' '.join(str(failure).split())[:200]}")
+    if not found.break_reasons:
+        return passed(f"one graph of {found.op_count} operations", graphs=float(found.graph_count))
+    reasons = [" ".join(str(each.reason).split())[:120] for each in found.break_reasons]
+    return info(
+        f"torch.compile would cut the model in {len(reasons)} places: {'; '.join(dict.fromkeys(reasons))}"[:500],
+        graphs=float(found.graph_count), breaks=float(len(reasons)),
+    )  # fmt: skip
+
+
+@contextmanager
+def _silently() -> Iterator[None]:
+    """Torch logs each break that it finds, with a stack; the finding tells them."""
+    from nograd.backends.exporting import quiet
+
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with quiet():
+            yield
+    finally:
+        logging.disable(before)
+
+
+CHECKS: tuple[Check[ModelSubject], ...] = (
+    Check(
+        "optimisation.threads", "Threads have processors", "compared lanes x threads with the processors allowed",
+        check_threads, "OMP_NUM_THREADS=1", "warning",
+    ),
+)  # fmt: skip
+
+MODULE_CHECKS: tuple[Check[TorchSubject], ...] = (
+    Check(
+        "optimisation.backend", "No faster backend lies idle", "exported to ONNX, proved it, and measured one row in turn",
+        check_backend, "nograd export MODEL --to onnx -o model.onnx", "info", is_deep=True,
+    ),
+    Check(
+        "optimisation.recompilations", "New shapes need no new graph", "traced for warm-up shapes, then for others",
+        check_recompilations, "torch.compile(model, dynamic=True); no Python loop over x.shape in forward", "warning",
+        is_deep=True,
+    ),
+    Check(
+        "optimisation.graph_breaks", "The model is one graph", "let torch trace the module once",
+        check_graph_breaks, "torch.where instead of `if tensor:`; no .item(), print or numpy in forward", "info", is_deep=True,
+    ),
+)  # fmt: skip

@@ -1,0 +1,240 @@
+"""Precision: numbers that are none, and what fewer bits do to the answers. Agreement with eager needs no labels."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nograd.checks.arrays import difference
+from nograd.checks.subject import ModelSubject, TorchSubject
+from nograd.checks.verdict import Check, Verdict, error, info, passed, skipped, warning
+from nograd.errors import ConfigError, ExportError, MissingExtraError, NogradError
+from nograd.parity import HALF, ParityReport, compare
+from nograd.tensors import Batch, num_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nograd.transforms.precision import HalfDtype
+
+__all__ = ["CHECKS", "MODULE_CHECKS"]
+
+DENORMAL_SHARE = 1e-3
+"""Share of a model's weights below float32's smallest normal number (1.2e-38) that is worth a word: each costs a processor
+without flush-to-zero some hundred cycles."""
+
+HALF_BUDGET_S = 0.25
+"""A sample that takes longer in float32 is not run in half precision: without hardware for it that takes 40 times as long
+(ResNet-18: 2.2 s instead of 50 ms on an AVX2 machine)."""
+
+
+def check_answers(subject: ModelSubject) -> Verdict:
+    """Look for NaN and infinity in the answers to the sample."""
+    bad = {name: int((~np.isfinite(array)).sum()) for name, array in subject.answer.items() if array.dtype.kind in "fc"}
+    bad = {name: count for name, count in bad.items() if count}
+    if bad:
+        told = ", ".join(f"{count} in output {name!r}" for name, count in bad.items())
+        values = float(sum(bad.values()))
+        return error(f"NaN or infinity: {told}; JSON cannot carry them, so that requests end in 500", values=values)
+    return passed(f"answers to {num_rows(subject.rows)} rows are finite")
+
+
+def check_weights(subject: TorchSubject) -> Verdict:
+    """Look for NaN and infinity in parameters, and for NaN in buffers: masks hold minus infinity on purpose."""
+    bad = [name for name, p in subject.module.named_parameters() if _holds(p, infinite=True)]
+    bad += [name for name, buffer in subject.module.named_buffers() if _holds(buffer, infinite=False)]
+    total = sum(1 for _ in subject.module.parameters())
+    if bad:
+        return error(f"{len(bad)} tensors hold NaN or infinity, such as {bad[0]}", tensors=float(len(bad)))
+    return passed(f"{total} parameters are finite")
+
+
+def _holds(tensor: Tensor, *, infinite: bool) -> bool:
+    if not tensor.is_floating_point() or tensor.device.type == "meta":
+        return False
+    return bool((~tensor.detach().isfinite()).any() if infinite else tensor.isnan().any())
+
+
+def check_denormals(subject: TorchSubject) -> Verdict:
+    """Count weights that are not 0 and below their dtype's smallest normal number."""
+    import torch
+
+    found = total = 0
+    for parameter in subject.module.parameters():
+        if parameter.is_floating_point() and parameter.device.type != "meta":
+            size = parameter.detach().abs()
+            found += int(((size > 0) & (size < torch.finfo(parameter.dtype).tiny)).sum())
+            total += parameter.numel()
+    share = found / total if total else 0.0
+    if share > DENORMAL_SHARE:
+        return warning(
+            f"{found} of {total} weights ({share:.1%}) are denormal: a processor computes with them many times slower",
+            denormals=float(found), share=share,
+        )  # fmt: skip
+    return passed(f"{found} of {total} weights are denormal", denormals=float(found), share=share)
+
+
+def check_hardware(subject: TorchSubject) -> Verdict:
+    """Compare the dtype of the parameters with what the processor says of itself."""
+    from nograd.transforms.precision import half_support
+
+    dtypes = {str(parameter.dtype).removeprefix("torch.") for parameter in subject.module.parameters()}
+    halves: list[HalfDtype] = [name for name in ("float16", "bfloat16") if name in dtypes]
+    if not halves:
+        return passed("no parameter is in half precision")
+    support = half_support(halves[0], subject.backend.device)
+    if support.is_fast:
+        return passed(f"parameters are {halves[0]}; {support.reason}")
+    return warning(
+        f"parameters are {halves[0]}; {support.reason}: torch computes all the same, tens of times slower than "
+        "float32, in silence",
+        dtype=halves[0],
+    )
+
+
+def check_bfloat16(subject: TorchSubject) -> Verdict:
+    """Compare the answers of a bfloat16 copy with the model's."""
+    return _half(subject, "bfloat16")
+
+
+def check_float16(subject: TorchSubject) -> Verdict:
+    """Compare the answers of a float16 copy with the model's."""
+    return _half(subject, "float16")
+
+
+def _half(subject: TorchSubject, dtype: HalfDtype) -> Verdict:
+    from nograd.module import floating_dtype
+
+    if str(floating_dtype(subject.module)) != "torch.float32":
+        return skipped("the model's parameters are not all float32")
+    model = subject.model
+    rows = {name: array[:2] for name, array in model.rows.items()}
+    begun = model.clock()
+    expected = model.run(rows)
+    if model.clock() - begun > HALF_BUDGET_S:
+        return skipped(f"two rows take more than {HALF_BUDGET_S} s in float32; `nograd tune` measures half precision, too")
+    try:
+        given = _in_half(subject, dtype, rows)
+    except ConfigError as failure:
+        return info(f"the model cannot be converted: {failure}")
+    except Exception as failure:  # noqa: BLE001  operators without a half-precision form raise anything
+        return info(f"the model does not run in {dtype}: {' '.join(str(failure).split())[:200]}")
+    return _judged(compare([expected], [given], tolerance=HALF), dtype)
+
+
+def _in_half(subject: TorchSubject, dtype: HalfDtype, rows: Batch) -> Batch:
+    from nograd.backends.modules import ModuleBackend
+    from nograd.transforms.precision import to_half
+
+    own = subject.backend
+    with subject.as_found():
+        return ModuleBackend(to_half(subject.module, dtype), own.signature, own.call, own.restore).run(rows)
+
+
+def _judged(report: ParityReport, precision: str) -> Verdict:
+    agreement = "" if report.agreement is None else f", {report.agreement:.1%} the same class"
+    said = f"{precision}: cosine at least {report.min_cosine:.5f}, {report.max_rel:.1e} of the largest value off{agreement}"
+    figures: dict[str, Any] = {"min_cosine": report.min_cosine, "max_rel": report.max_rel}
+    if report.agreement is not None:
+        figures["agreement"] = report.agreement
+    if report.passed:
+        return passed(said, **figures)
+    if any(output.num_nonfinite for output in report.outputs):
+        return warning(f"{said}; numbers leave its range: NaN or infinity where float32 has none", **figures)
+    return info(f"{said}; {report.failures[0]}", **figures)
+
+
+def check_int8(subject: TorchSubject) -> Verdict:
+    """Quantize to 8 bits in the best of several recipes, and compare with eager."""
+    from nograd.backends.exporting import quiet
+
+    try:
+        from nograd.transforms.quantize import quantize_dynamic
+
+        with tempfile.TemporaryDirectory() as folder, quiet():
+            made = quantize_dynamic(subject.backend, path=Path(folder) / "model.onnx")
+    except (MissingExtraError, ModuleNotFoundError) as failure:
+        return skipped(str(failure))
+    except ExportError as failure:
+        return info(f"no recipe in 8 bits answers as the model does: {' '.join(str(failure).split())[:300]}")
+    verdict = _judged(made.parity, f"int8 ({made.chosen.recipe})")
+    return passed(verdict.evidence, **{**verdict.figures, "speedup": made.float_s / (made.chosen.seconds or made.float_s)})
+
+
+def check_saturation(subject: ModelSubject) -> Verdict:
+    """Let ONNX Runtime sum 256 products of 8-bit numbers, of which the exact sum is known."""
+    try:
+        from nograd.transforms.int8 import saturates
+    except (MissingExtraError, ModuleNotFoundError) as failure:
+        return skipped(f"{failure}; 8-bit models are made and run with it")
+    if subject.predictor.backend.device != "cpu":
+        return skipped(f"the model runs on {subject.predictor.backend.device}, not on the processor")
+    if saturates():
+        return info("this processor loses sums of 8-bit products in silence (no VNNI): weights in 8 bits need a range of 7")
+    return passed("sums of 8-bit products are exact on this processor")
+
+
+def check_rounding(subject: ModelSubject) -> Verdict:
+    """Move every floating input by a rounding error of float32, and look how far answers move."""
+    floating = [name for name, array in subject.rows.items() if array.dtype.name == "float32"]
+    if not floating or not subject.is_repeatable:
+        return skipped("no input is float32" if not floating else "the same input gave different answers")
+    one = subject.one
+    nudged = {name: np.nextafter(array, np.float32(np.inf)) if name in floating else array for name, array in one.items()}
+    try:
+        moved = difference(subject.run(one), subject.run(nudged))
+    except NogradError as failure:
+        return skipped(f"the model does not take the nudged input: {failure}")
+    if moved > subject.tolerance:
+        return warning(
+            f"inputs moved by one rounding error of float32 move answers by {moved:.1%} of the largest value: the model "
+            "amplifies rounding, and no other backend, batch size or precision will agree with it",
+            difference=moved,
+        )
+    return passed(f"inputs moved by one rounding error move answers by {moved:.1e} of the largest value", difference=moved)
+
+
+CHECKS: tuple[Check[ModelSubject], ...] = (
+    Check(
+        "precision.answers", "Answers are finite", "looked for NaN and infinity in the answers to the sample",
+        check_answers, "eps in divisions and logarithms: x / (norm + 1e-12), log(x.clamp(min=1e-12))", "error",
+    ),
+    Check(
+        "precision.rounding", "Rounding is not amplified", "moved float32 inputs by one rounding error",
+        check_rounding, "no rounding, comparison or integer conversion of values that stand on an edge, in forward", "warning",
+    ),
+    Check(
+        "precision.saturation", "8-bit sums are exact on this processor", "summed 256 products of 8-bit numbers",
+        check_saturation, "nograd.quantize_static(...)  # takes 7 bits where it must; elsewhere reduce_range=True", "info",
+    ),
+)  # fmt: skip
+
+MODULE_CHECKS: tuple[Check[TorchSubject], ...] = (
+    Check(
+        "precision.weights", "Weights are finite", "looked for NaN and infinity in parameters and buffers",
+        check_weights, "load an earlier checkpoint; train with gradient clipping", "error",
+    ),
+    Check(
+        "precision.denormals", "Few weights are denormal", "counted weights below the smallest normal number",
+        check_denormals, "torch.set_flush_denormal(True)", "warning",
+    ),
+    Check(
+        "precision.hardware", "The processor has the model's precision", "asked the processor for half-precision arithmetic",
+        check_hardware, "model.float()", "warning",
+    ),
+    Check(
+        "precision.bfloat16", "bfloat16 would answer alike", "compared a bfloat16 copy with the model on the sample",
+        check_bfloat16, "keep float32, or nograd.transforms.precision.with_autocast(model)", "warning",
+    ),
+    Check(
+        "precision.float16", "float16 would answer alike", "compared a float16 copy with the model on the sample",
+        check_float16, "keep float32, or take bfloat16, which has float32's range", "warning",
+    ),
+    Check(
+        "precision.int8", "8 bits would answer alike", "quantized in several recipes and compared the best with eager",
+        check_int8, "nograd.quantize_static(model, calibration)  # with data, or stay with float32", "info", is_deep=True,
+    ),
+)  # fmt: skip

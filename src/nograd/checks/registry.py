@@ -1,0 +1,51 @@
+"""The checklist: every check, in the order in which they are run. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nograd.checks import (
+    batching,
+    caching,
+    devices,
+    drain,
+    errors,
+    gradients,
+    load,
+    memory,
+    mode,
+    optimisation,
+    precision,
+    serving,
+    sharing,
+    warmup,
+)
+from nograd.checks.client import ServerSubject
+from nograd.checks.drain import StartedServer
+from nograd.checks.subject import ModelSubject, TorchSubject
+from nograd.checks.verdict import Check
+
+__all__ = ["EVERY", "MODELS", "MODELS_LAST", "MODULES", "SERVERS", "STARTED"]
+
+MODULES: tuple[Check[TorchSubject], ...] = (
+    *mode.CHECKS, *gradients.CHECKS, *devices.CHECKS, *sharing.CHECKS, *caching.MODULE_CHECKS, *precision.MODULE_CHECKS,
+    *optimisation.MODULE_CHECKS,
+)  # fmt: skip
+"""Of torch modules."""
+
+MODELS: tuple[Check[ModelSubject], ...] = (
+    *warmup.CHECKS, *batching.CHECKS, *caching.CHECKS, *optimisation.CHECKS, *precision.CHECKS, *memory.CHECKS,
+)  # fmt: skip
+"""Of anything that runs."""
+
+MODELS_LAST: tuple[Check[ModelSubject], ...] = errors.CHECKS
+"""Of anything that runs, after all others: what they do to a model may stay."""
+
+SERVERS: tuple[Check[ServerSubject], ...] = (*serving.CHECKS, *load.CHECKS)
+"""Of running servers."""
+
+STARTED: tuple[Check[StartedServer], ...] = drain.CHECKS
+"""Of a server that may be stopped."""
+
+EVERY: tuple[Check[Any], ...] = (*MODELS, *MODULES, *MODELS_LAST, *SERVERS, *STARTED)
+"""All of them."""

@@ -1,0 +1,78 @@
+"""What the machine, or the container, gives this process: processors, memory, and what it uses of it. Linux; elsewhere less."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["available_bytes", "peak_bytes", "reset_peak", "resident_bytes", "told", "usable_cores"]
+
+CGROUP = Path("/sys/fs/cgroup")
+PROC = Path("/proc")
+
+
+def usable_cores(cgroup: Path = CGROUP) -> float:
+    """Return the processors that this process may use: its affinity, and the quota of its container."""
+    allowed = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return min(allowed, _quota(cgroup) or allowed)
+
+
+def _quota(cgroup: Path) -> float | None:
+    """Return the processors of a cgroup's quota, version 2 or 1; None where there is none."""
+    quota, _, period = _read(cgroup / "cpu.max").partition(" ")
+    if not quota:
+        quota, period = _read(cgroup / "cpu" / "cpu.cfs_quota_us"), _read(cgroup / "cpu" / "cpu.cfs_period_us")
+    return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(quota) > 0 else None
+
+
+def available_bytes(cgroup: Path = CGROUP, proc: Path = PROC) -> int:
+    """Return the memory that this process may still take; 0 where nothing tells."""
+    free = _field(proc / "meminfo", "MemAvailable")
+    limits = ((cgroup / "memory.max", cgroup / "memory.current"),
+              (cgroup / "memory" / "memory.limit_in_bytes", cgroup / "memory" / "memory.usage_in_bytes"))  # fmt: skip
+    for limit, used in limits:
+        if _read(limit).isdigit() and _read(used).isdigit():
+            free = min(free, max(0, int(_read(limit)) - int(_read(used))))
+    return free
+
+
+def resident_bytes(proc: Path = PROC) -> int:
+    """Return the memory that this process holds now; 0 where nothing tells."""
+    return _field(proc / "self" / "status", "VmRSS")
+
+
+def peak_bytes(proc: Path = PROC) -> int:
+    """Return the most memory that this process held since `reset_peak`; 0 where nothing tells."""
+    return _field(proc / "self" / "status", "VmHWM")
+
+
+def reset_peak(proc: Path = PROC) -> bool:
+    """Begin anew with the peak; False where the system does not allow it."""
+    try:
+        (proc / "self" / "clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def told(nbytes: float) -> str:
+    """Return a number of bytes for people: `2.42 MB`."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if abs(nbytes) >= size:
+            return f"{nbytes / size:.3g} {unit}"
+    return f"{nbytes:.0f} bytes"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _field(path: Path, name: str) -> int:
+    """Return a field of a file of /proc, which is in KiB."""
+    for line in _read(path).splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    return 0

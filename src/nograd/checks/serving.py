@@ -1,0 +1,251 @@
+"""Serving: a running server, asked what clients ask, rightly and wrongly. Nothing here knows that the server is nograd's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from nograd.checks.client import Answer, ServerSubject
+from nograd.checks.requests import example_request, numbers, rows_of, varied, with_input
+from nograd.checks.verdict import Check, Verdict, error, info, passed, skipped, warning
+
+__all__ = ["CHECKS", "request_of", "same_numbers"]
+
+HUGE_BYTES = 2**40
+"""The length of a body that is announced and never sent."""
+
+WRONG_TIMEOUT_US = 1
+
+
+def request_of(server: ServerSubject) -> Mapping[str, Any] | None:
+    """Return a request that the model should answer: the one that the server shows, or one made of its metadata."""
+    return server.example or (example_request(server.metadata) if server.metadata.get("inputs") else None)
+
+
+def check_live(server: ServerSubject) -> Verdict:
+    """Ask for liveness and readiness."""
+    answers = {path: server.get(path) for path in ("/v2/health/live", "/v2/health/ready", f"{server.model_path}/ready")}
+    bad = {path: answer for path, answer in answers.items() if answer.status != 200}
+    if bad:
+        return error("; ".join(f"{path} answers {_told(answer)}" for path, answer in bad.items()))
+    return passed("live, ready, and so is the model", slowest_s=max(answer.seconds for answer in answers.values()))
+
+
+def _told(answer: Answer) -> str:
+    return f"{answer.status or 'nothing'}: {answer.text}"
+
+
+def check_metadata(server: ServerSubject) -> Verdict:
+    """Read the model's metadata."""
+    if not server.metadata:
+        return error(f"GET {server.model_path} gives no metadata: clients cannot know what the model takes")
+    missing = [key for key in ("name", "versions", "platform", "inputs", "outputs") if not server.metadata.get(key)]
+    for tensor in (*server.metadata.get("inputs", []), *server.metadata.get("outputs", [])):
+        missing += [f"{tensor.get('name', 'a tensor')}.{key}" for key in ("name", "datatype", "shape") if not tensor.get(key)]
+    if missing:
+        return warning(f"the model's metadata lack {', '.join(missing)}", missing=float(len(missing)))
+    return passed("name, versions, platform, inputs and outputs are told")
+
+
+def check_answer(server: ServerSubject) -> Verdict:
+    """Send one request, and compare the answer with the metadata."""
+    request = request_of(server)
+    if request is None:
+        return skipped("the metadata name no inputs, so that no request can be made")
+    answer = server.infer(request)
+    if answer.status != 200:
+        return error(f"a request made of the model's own metadata is answered {_told(answer)}", status=float(answer.status))
+    faults = _faults(answer.json, server.metadata, rows_of(request))
+    if faults:
+        return warning(f"the answer is not what the metadata say: {'; '.join(faults)}", faults=float(len(faults)))
+    return passed(f"answered as the metadata say, in {answer.seconds * 1000:.3g} ms", seconds=answer.seconds)
+
+
+def _faults(answer: Any, metadata: Mapping[str, Any], rows: int) -> list[str]:
+    """Return where an infer answer and the model's metadata differ."""
+    given = {each.get("name"): each for each in (answer or {}).get("outputs", [])} if isinstance(answer, dict) else {}
+    faults = [f"output {name!r} is not in the metadata" for name in given if name not in _names(metadata)]
+    for spec in metadata.get("outputs", []):
+        found = given.get(spec["name"])
+        if found is None:
+            faults.append(f"output {spec['name']!r} is missing")
+        elif found.get("datatype") != spec["datatype"]:
+            faults.append(f"output {spec['name']!r} is {found.get('datatype')}, not {spec['datatype']}")
+        elif not found.get("shape") or found["shape"][0] != rows or len(found["shape"]) != len(spec["shape"]):
+            faults.append(
+                f"output {spec['name']!r} has shape {found.get('shape')} for {rows} rows, the metadata say {spec['shape']}"
+            )
+    return faults
+
+
+def _names(metadata: Mapping[str, Any]) -> list[str]:
+    return [spec["name"] for spec in metadata.get("outputs", [])]
+
+
+def _judged(answers: Mapping[str, Answer], wanted: Mapping[str, tuple[int, ...]]) -> Verdict:
+    """Decide on answers to wrong requests: the wanted status, with a sentence in `error`, and no traceback."""
+    errors: list[str] = []
+    warnings: list[str] = []
+    for what, answer in answers.items():
+        if answer.status not in wanted[what]:
+            named = " or ".join(map(str, wanted[what]))
+            (errors if answer.status == 0 or answer.status >= 500 or answer.status < 300 else warnings).append(
+                f"{what} is answered {_told(answer)}, not {named}"
+            )
+        elif "Traceback (most recent call last)" in answer.body.decode("utf-8", "replace"):
+            warnings.append(f"{what} is answered with a traceback")
+        elif not answer.sentence:
+            warnings.append(f"{what} is answered {answer.status} without a sentence in JSON's `error`")
+    if errors or warnings:
+        figures = {"tried": float(len(answers)), "wrong": float(len(errors) + len(warnings))}
+        return (error if errors else warning)("; ".join([*errors, *warnings]), **figures)
+    told = ", ".join(f"{what} {answer.status}" for what, answer in answers.items())
+    return passed(told, tried=float(len(answers)))
+
+
+def check_unknown(server: ServerSubject) -> Verdict:
+    """Ask for a model and a version that are not there."""
+    paths = {
+        "an unknown model": "/v2/models/no_such_model/infer",
+        "an unknown version": f"{server.model_path}/versions/999999/infer",
+    }
+    answers = {what: server.ask("POST", path, b'{"inputs": []}') for what, path in paths.items()}
+    return _judged(answers, dict.fromkeys(answers, (404,)))
+
+
+def check_bad_json(server: ServerSubject) -> Verdict:
+    """Send what is no JSON, no object, and no request."""
+    bodies = {"a body cut short": b'{"inputs": [{"name"', "bytes that are no UTF-8": b"\xff\xfe{}", "a list": b"[1, 2]",
+              "an empty object": b"{}", "deeply nested lists": b"[" * 5000}  # fmt: skip
+    answers = {what: server.ask("POST", server.infer_path, body) for what, body in bodies.items()}
+    return _judged(answers, dict.fromkeys(answers, (400,)))
+
+
+def check_bad_inputs(server: ServerSubject) -> Verdict:
+    """Send requests with a wrong name, datatype, shape, length, and kind of data."""
+    request = request_of(server)
+    if request is None:
+        return skipped("the metadata name no inputs, so that no request can be made")
+    first = request["inputs"][0]
+    other = "FP64" if first["datatype"] != "FP64" else "INT64"
+    wrong: dict[str, Mapping[str, Any]] = {
+        "an unknown input": with_input(request, name="no_such_input"),
+        "another datatype": with_input(request, datatype=other, data=[1] * len(first["data"])),
+        "an unknown datatype": with_input(request, datatype="FP1"),
+        "a shape that the data do not fill": with_input(request, shape=[first["shape"][0] + 1, *first["shape"][1:]]),
+        "a negative size": with_input(request, shape=[-1, *first["shape"][1:]]),
+        "no inputs": {"inputs": []},
+        "data of another kind": with_input(request, data=[{}] * len(first["data"])),
+    }
+    if first["datatype"] != "BYTES":  # texts in a column are what some clients send, and servers take
+        wrong["a dimension too many"] = with_input(request, shape=[*first["shape"], 1])
+    answers = {what: server.infer(body) for what, body in wrong.items()}
+    return _judged(answers, dict.fromkeys(answers, (400,)))
+
+
+def check_method(server: ServerSubject) -> Verdict:
+    """Use the wrong HTTP method."""
+    answers = {"GET of infer": server.get(server.infer_path), "DELETE of the model": server.ask("DELETE", server.model_path)}
+    verdict = _judged(answers, dict.fromkeys(answers, (405,)))
+    return verdict if verdict.severity != "error" else warning(verdict.evidence, **verdict.figures)
+
+
+def check_too_large(server: ServerSubject) -> Verdict:
+    """Announce a body of a terabyte, and send none of it."""
+    answer = server.ask("POST", server.infer_path, b"", {"Content-Length": str(HUGE_BYTES), "Expect": ""})
+    if answer.status == 413:
+        return passed(f"a body of {HUGE_BYTES} bytes is refused with 413 before it comes, in {answer.seconds * 1000:.3g} ms")
+    return warning(
+        f"a body of {HUGE_BYTES} bytes, announced and not sent, is answered {_told(answer)} after {answer.seconds:.3g} s, not "
+        "413: bodies may have no limit",
+        status=float(answer.status), seconds=answer.seconds,
+    )  # fmt: skip
+
+
+def check_timeout(server: ServerSubject) -> Verdict:
+    """Send a request that has one microsecond."""
+    request = request_of(server)
+    if request is None:
+        return skipped("the metadata name no inputs, so that no request can be made")
+    fresh = {**varied(request, 77), "parameters": {"timeout": WRONG_TIMEOUT_US}}  # one that no cache has seen
+    answer = server.infer(fresh)
+    if answer.status in (503, 504) and answer.sentence:
+        return passed(f"a time-out of 1 us is kept: {answer.status}, {answer.sentence}")
+    if answer.status == 200:
+        return info("a request with parameters.timeout of 1 us was answered all the same: the server knows no time-out of a "
+                    "request, or had the answer already")  # fmt: skip
+    return warning(
+        f"a request with parameters.timeout of 1 us is answered {_told(answer)}, not 504", status=float(answer.status)
+    )
+
+
+def check_metrics(server: ServerSubject) -> Verdict:
+    """Read /metrics."""
+    answer = server.get("/metrics")
+    lines = [line.split() for line in answer.body.decode("utf-8", "replace").splitlines() if line.startswith("# TYPE")]
+    names = {line[2] for line in lines if len(line) >= 4}
+    if answer.status != 200 or not names:
+        return warning(f"GET /metrics is answered {_told(answer)}: nobody sees what the server does")
+    if not any("histogram" in line for line in lines):
+        return info(f"{len(names)} metrics, and no histogram among them: percentiles over several servers cannot be made")
+    return passed(f"{len(names)} metrics in Prometheus' format, with histograms", metrics=float(len(names)))
+
+
+def same_numbers(first: Answer, second: Answer, tolerance: float = 1e-3) -> bool:
+    """Return whether two infer answers hold the same numbers, but for rounding."""
+    a, b = numbers(first.json), numbers(second.json)
+    if a is None or b is None or a.keys() != b.keys():
+        return False
+    return all(_same(a[name], b[name], tolerance) for name in a)
+
+
+def _same(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], tolerance: float) -> bool:
+    if a.shape != b.shape or a.dtype.kind in "OUSb":
+        return bool(np.array_equal(a, b))
+    scale = float(np.abs(a).max(initial=0))
+    return bool(np.abs(a.astype(float) - b.astype(float)).max(initial=0) <= tolerance * scale)
+
+
+CHECKS: tuple[Check[ServerSubject], ...] = (
+    Check(
+        "serving.live", "The server is live and ready", "asked for liveness and readiness",
+        check_live, "point the load balancer's probes at /v2/health/live and /v2/health/ready", "error",
+    ),
+    Check(
+        "serving.metadata", "Metadata tell what the model takes", "read the model's metadata",
+        check_metadata, "name inputs and outputs with datatype and shape", "error",
+    ),
+    Check(
+        "serving.answer", "A request is answered as the metadata say", "sent one request made of the metadata",
+        check_answer, "compare GET /v2/models/NAME with what the model takes", "error",
+    ),
+    Check(
+        "serving.unknown_model", "An unknown model is 404", "asked for a model and a version that are not there",
+        check_unknown, 'answer 404 with {"error": "..."}', "error",
+    ),
+    Check(
+        "serving.bad_json", "What is no request is 400", "sent what is no JSON, no object, no request",
+        check_bad_json, 'answer 400 with {"error": "..."}', "error",
+    ),
+    Check(
+        "serving.bad_inputs", "Wrong inputs are 400", "sent wrong names, datatypes, shapes and data",
+        check_bad_inputs, "check inputs against the metadata before the model runs", "error",
+    ),
+    Check(
+        "serving.method", "A wrong method is 405", "used the wrong HTTP methods", check_method,
+        "answer 405 with an Allow header", "warning",
+    ),
+    Check(
+        "serving.too_large", "A body that is too large is 413", "announced a terabyte",
+        check_too_large, "refuse by Content-Length, before reading", "warning",
+    ),
+    Check(
+        "serving.timeout", "A request's time-out is kept", "sent a request with a time-out of 1 us",
+        check_timeout, "nograd serve honours parameters.timeout, in microseconds", "warning",
+    ),
+    Check(
+        "serving.metrics", "Metrics are there", "read /metrics", check_metrics, "serve Prometheus' text at /metrics", "warning",
+    ),
+)  # fmt: skip

@@ -1,0 +1,74 @@
+"""Shared memory: inputs that are written to, answers that a later call overwrites. Of the family `batching`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from nograd.checks.subject import TorchSubject
+from nograd.checks.verdict import Check, Verdict, passed, warning
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["CHECKS"]
+
+
+def check_inputs(subject: TorchSubject) -> Verdict:
+    """Call the module on inputs of which a copy was kept."""
+    import torch
+
+    from nograd.probing.runs import undisturbed
+
+    given = {name: tensor.clone() for name, tensor in subject.sample.items()}
+    with undisturbed(subject.module):
+        _bare(subject, given)
+    written = [name for name, tensor in given.items() if not torch.equal(tensor, subject.sample[name])]
+    if written:
+        return warning(
+            f"forward writes to its input {', '.join(map(repr, written))}: a caller's data is lost; nograd copies it before "
+            "each run, which takes time",
+            inputs=float(len(written)),
+        )
+    return passed("inputs were the same after a call")
+
+
+def check_answers(subject: TorchSubject) -> Verdict:
+    """Call the module twice, on different rows, and look at the first answer again."""
+    import torch
+
+    from nograd.probing.runs import undisturbed
+
+    with undisturbed(subject.module):
+        answer = _bare(subject, {name: tensor.clone() for name, tensor in subject.sample.items()})
+        before = {name: tensor.clone() for name, tensor in answer.items()}
+        _bare(subject, {name: tensor.flip(0) for name, tensor in subject.sample.items()})
+        lost = [name for name, tensor in answer.items() if not torch.allclose(tensor, before[name], 0, 0, equal_nan=True)]
+    if lost:
+        return warning(
+            f"output {', '.join(map(repr, lost))} lies in memory that the next call overwrites; nograd copies it after each "
+            "run, which takes time",
+            outputs=float(len(lost)),
+        )
+    return passed("an answer was the same after another call")
+
+
+def _bare(subject: TorchSubject, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the module's own answer to these very tensors, nothing copied."""
+    from nograd.inputs import is_tensor
+    from nograd.structure import flatten
+
+    leaves, _ = flatten(replace(subject.backend.call, copies=False)(subject.module, given), is_tensor)
+    return leaves
+
+
+CHECKS: tuple[Check[TorchSubject], ...] = (
+    Check(
+        "batching.inputs", "Inputs are left alone", "compared the inputs before and after a call",
+        check_inputs, "x = x + 1 instead of x += 1; nn.ReLU(inplace=False) where it is the first layer", "warning",
+    ),
+    Check(
+        "batching.answers", "Answers are not overwritten", "looked at an answer again after the next call",
+        check_answers, "return answer.clone() instead of a buffer that is used again", "warning",
+    ),
+)  # fmt: skip

@@ -1,0 +1,93 @@
+"""Warm-up: what the first users pay for."""
+
+from __future__ import annotations
+
+import sys
+from statistics import median
+
+from nograd.checks.optimisation import traffic
+from nograd.checks.subject import ModelSubject
+from nograd.checks.verdict import Check, Verdict, info, passed, warning
+from nograd.errors import ModelError
+from nograd.tensors import Batch
+
+__all__ = ["CHECKS"]
+
+RUNS = 7
+
+NOTICED_S, LONG_S = 0.1, 1.0
+"""What a first call may cost beyond later ones: more than 0.1 s a user notices, more than 1 s ends in time-outs."""
+
+RATIO = 3.0
+"""How many times the slowest later call the first must take: a busy machine slows any call down."""
+
+
+def check_first_call(subject: ModelSubject) -> Verdict:
+    """Compare the first call with seven later ones."""
+    times = [_timed(subject, subject.one) for _ in range(RUNS)]
+    return _penalty(subject.first_s, times)
+
+
+def _timed(subject: ModelSubject, batch: Batch) -> float:
+    begun = subject.clock()
+    subject.run(batch)
+    return subject.clock() - begun
+
+
+def _penalty(first_s: float, later_s: list[float]) -> Verdict:
+    """Decide whether a first call took longer than the machine's own noise explains."""
+    usual = median(later_s)
+    ratio = first_s / usual if usual else 1.0
+    figures = {"first_s": first_s, "later_s": usual, "ratio": ratio}
+    said = f"the first call took {first_s * 1000:.3g} ms, later ones {usual * 1000:.3g} ms"
+    if first_s - usual <= NOTICED_S or first_s <= RATIO * max(later_s):
+        return passed(said, **figures)
+    severity = warning if first_s - usual > LONG_S else info
+    return severity(f"{said}: {ratio:.0f} times as long", **figures)
+
+
+def check_compilations(subject: ModelSubject) -> Verdict:
+    """Run the sizes that a server warms up with, then others, and count what torch compiled for those."""
+    if "torch._dynamo" not in sys.modules:
+        return passed("nothing in the model is compiled by torch")
+    start = _compiled()
+    warm, others = traffic(subject)
+    for batch in warm:
+        _attempt(subject, batch)
+    ready = _compiled()
+    for batch in others:
+        _attempt(subject, batch)
+    late = _compiled() - ready
+    figures = {"warm_compilations": float(ready - start), "late_compilations": float(late)}
+    if late:
+        return warning(
+            f"{late} graphs were compiled for {len(others)} shapes that came after the warm-up: users wait for a compiler",
+            **figures,
+        )
+    return passed(f"{len(others)} shapes after the warm-up: nothing was compiled for them", **figures)
+
+
+def _attempt(subject: ModelSubject, batch: Batch) -> None:
+    try:
+        subject.run(batch)
+    except ModelError:  # a size that the model does not take is another check's
+        return
+
+
+def _compiled() -> int:
+    """Return the graphs that torch has compiled in this process so far."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
+
+
+CHECKS: tuple[Check[ModelSubject], ...] = (
+    Check(
+        "warmup.first_call", "The first call costs no more than others", "compared the first call with seven later ones",
+        check_first_call, "predictor.warm_up()  # before readiness; nograd serve does so", "warning",
+    ),
+    Check(
+        "warmup.compilations", "Nothing is compiled after the warm-up", "ran warm-up shapes, then others, and counted graphs",
+        check_compilations, "nograd.optimize_model_compile(model, sample)  # warms the very shapes that come", "warning",
+    ),
+)  # fmt: skip

@@ -1,0 +1,52 @@
+"""`nograd check` finds the fault of each broken model, and nothing else; of sound ones it finds nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from nograd import check
+from nograd.checks import FAMILIES
+from nograd.checks.finding import Report
+from nograd.checks.registry import EVERY
+from tests.broken_models import BROKEN, sound, sound_text
+
+
+def faults(report: Report) -> set[str]:
+    return {finding.check for finding in report.of("error", "warning")}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_the_fault_of_a_broken_model_is_found_and_nothing_else(name: str) -> None:
+    broken = BROKEN[name]
+
+    report = check(broken.make())
+
+    assert faults(report) == broken.expected, str(report)
+
+
+def test_nothing_is_found_in_a_sound_net() -> None:
+    report = check(sound())
+
+    assert report.of("error", "warning", "info") == (), str(report)
+
+
+def test_nothing_is_found_in_a_sound_model_of_text() -> None:
+    report = check(sound_text())
+
+    assert report.of("error", "warning", "info") == (), str(report)
+
+
+def test_nothing_false_is_found_in_minilm() -> None:
+    report = check("minilm", max_batch_size=8)
+
+    assert {finding.check for finding in report.of("error", "warning", "info")} <= {"gradients.graph"}, str(report)
+
+
+def test_every_check_is_in_every_report_whether_it_could_be_run_or_not() -> None:
+    report = check(sound())
+
+    assert sorted(finding.check for finding in report.findings) == sorted(each.id for each in EVERY)
+    assert len(EVERY) >= 24
+    assert {each.family for each in EVERY} == set(FAMILIES)
+    assert all(finding.evidence for finding in report.findings)
+    assert all(each.remedy and each.done and each.title for each in EVERY)
