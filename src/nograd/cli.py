@@ -65,7 +65,7 @@ def _common(
 def serve(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     *,
-    name: Annotated[str | None, typer.Option(help="Name in the URL; default: from MODEL.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name in the URL; default: the bundle's, or from MODEL.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port; 0 takes a free one.")] = 8000,
     device: Annotated[str, typer.Option(help="'auto' or a torch device.")] = "auto",
@@ -109,7 +109,7 @@ def serve(
     console = Console(stderr=True, highlight=False)
     with console.status(f"loading {model}"):
         predictor = in_own_thread(lambda: load(model, device=device, trusted=trusted)).result()
-    served = service.add(name or _name_of(model), predictor)
+    served = service.add(name or predictor.name or _name_of(model), predictor)
     url = f"http://{_in_url(host)}:{listener.getsockname()[1]}"
     warming = console.status("warming up")
 

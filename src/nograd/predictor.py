@@ -81,6 +81,9 @@ class Predictor:
         self.cost: CostCurve | None = None
         """Seconds of a run by its size, where they are known: a bundle brings them, and a server then measures nothing."""
 
+        self.name = ""
+        """What it is called, where a bundle says it."""
+
         self.provenance = ""
         """How it runs and where that comes from, in one line, where a bundle says it."""
 

@@ -79,7 +79,7 @@ class ModuleBackend(TorchBackend):
         self.signature = signature
         self.model, self.call, self.samples = model, call, tuple(samples)
         self.lanes = lanes
-        self.num_threads = num_threads
+        self._num_threads = num_threads
         self._restore = restore
         self._eval_mode = EvalMode(model)
         self._device = device or module_device(model)
@@ -123,8 +123,8 @@ class ModuleBackend(TorchBackend):
         return self.call.owned(leaves)
 
     def run(self, batch: Batch) -> Batch:
-        if self.num_threads is not None and not hasattr(self._local, "stream"):
-            torch.set_num_threads(self.num_threads)  # OpenMP's setting is the calling thread's own: each lane sets its
+        if self._num_threads is not None and not hasattr(self._local, "stream"):
+            torch.set_num_threads(self._num_threads)  # OpenMP's setting is the calling thread's own: each lane sets its
         with torch.inference_mode(), self._eval_mode():
             stream = self._stream()
             if stream is None:

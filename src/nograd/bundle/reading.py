@@ -141,7 +141,7 @@ class Bundle:
         lanes = self.settings.lanes if lanes is None else lanes
         predictor = self._predictor(device, lanes)
         predictor.cost = self.cost
-        predictor.provenance = self._told(lanes)
+        predictor.name, predictor.provenance = self.settings.name, self._told(lanes)
         if found := self.differences(machine):
             _look_again(predictor, self.settings.name, found, clock)
         return predictor
