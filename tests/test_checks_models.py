@@ -261,6 +261,15 @@ def test_graphs_that_are_compiled_for_shapes_after_the_warm_up_are_counted() -> 
     assert good.severity == "passed", good.evidence
 
 
+def test_a_leak_is_found_that_fills_what_was_freed_before() -> None:
+    holes = [bytes([index % 250]) * 16_384 for index in range(8_000)]
+    kept = holes[::2]
+    holes.clear()
+
+    assert of_model("memory.growth", broken.BROKEN["every call leaks"].make()).severity == "error"
+    assert len(kept) == 4_000
+
+
 @pytest.mark.parametrize(
     ("sizes", "grows"),
     [

@@ -6,7 +6,7 @@ import gc
 from itertools import pairwise
 
 from nograd.checks.arrays import tiled
-from nograd.checks.resources import peak_bytes, reset_peak, resident_bytes, told
+from nograd.checks.resources import give_back_freed, peak_bytes, reset_peak, resident_bytes, told
 from nograd.checks.subject import ModelSubject
 from nograd.checks.verdict import Check, Verdict, error, passed, skipped, warning
 from nograd.errors import ModelError
@@ -29,11 +29,10 @@ def check_headroom(subject: ModelSubject) -> Verdict:
     """Run a full batch twice, and compare the most memory that it took with what is left."""
     if subject.predictor.backend.device != "cpu":
         return skipped(f"the model runs on {subject.predictor.backend.device}; only the processor's memory is measured")
+    before = _settled()
     if subject.memory_left is None or not reset_peak():
         return skipped("this system does not tell how much memory is left, or what was used")
     full = tiled(subject.rows, subject.max_batch_size)
-    gc.collect()
-    before = resident_bytes()
     try:
         for _ in range(2):
             subject.run(full)
@@ -107,6 +106,7 @@ def _sizes_over_calls(subject: ModelSubject) -> tuple[int, list[int]]:
 
 def _settled() -> int:
     gc.collect()
+    give_back_freed()
     return resident_bytes()
 
 
