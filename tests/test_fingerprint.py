@@ -7,7 +7,7 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -262,3 +262,23 @@ def test_what_is_done_before_and_after_is_part_of_a_predictors() -> None:
     ]
     assert len(set(found)) == 6
     assert not any(each.private_because for each in found)
+
+
+class Block(NamedTuple):
+    width: int
+    depth: int = 2
+
+
+BLOCKS = [Block(8), Block(16, 3)]
+
+
+def widest(row: list[int]) -> int:
+    return max(row[0], *(block.width for block in BLOCKS))
+
+
+def test_named_tuples_of_the_users_own_are_read_like_any_other_class() -> None:
+    found = of_value(widest)
+
+    assert found.private_because == ""
+    assert found == of_value(widest)
+    assert of_value(Block(8)) != of_value(Block(9))

@@ -16,6 +16,7 @@ import sysconfig
 import threading
 import types
 import uuid
+from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from functools import cache, partial
 from hashlib import blake2b, file_digest
 from importlib import metadata
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -33,6 +34,8 @@ __all__ = ["Fingerprint", "of_files", "of_object", "of_value"]
 DIGEST_BYTES = 16
 
 _CACHED = type(cache(lambda: None))
+
+_FIELD = type(namedtuple("_", "field").field)  # type: ignore[attr-defined]  # noqa: PYI024  what reads a named tuple's field
 
 _LOCKS = (type(threading.Lock()), type(threading.RLock()), threading.local)
 
@@ -146,6 +149,8 @@ class _Reader:
             self._module(value)
         elif isinstance(value, staticmethod | classmethod | property):
             self.read_all(type(value).__name__, _parts(value))
+        elif isinstance(value, _FIELD):
+            self.read_all("field", cast("tuple[Any, ...]", value.__reduce__())[1])
         elif isinstance(value, _LOCKS):
             self._word("lock")
         elif type(value).__module__ == "logging":

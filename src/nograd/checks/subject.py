@@ -132,7 +132,7 @@ def model_subject(
     left = available_bytes() or None if memory_bytes is None else max(0, memory_bytes - resident_bytes())
     return ModelSubject(
         name, predictor, rows, one, answer, is_repeatable, first_s, max_batch_size, left,
-        usable_cores() if cores is None else cores, curve or getattr(predictor, "cost", None), tolerance, clock,
+        usable_cores() if cores is None else cores, curve or predictor.cost, tolerance, clock,
     )  # fmt: skip
 
 

@@ -95,7 +95,7 @@ class Bench:
     def build(self) -> dict[str, Any]:
         """Write the candidate's file."""
         task, begun = self._task, time.perf_counter()
-        task.reference.limit_threads(1)  # as many are built at a time as there are cores
+        task.reference.limit_threads(self._threads_beside_others())
         batches = task.workload.proof_batches()
         notes = build(self._candidate, task.reference, batches, self._own_tolerance(), self._path)
         return {"notes": notes, "build_s": time.perf_counter() - begun, "file_bytes": size_of(self._path)}
@@ -107,20 +107,30 @@ class Bench:
     def open(self) -> dict[str, Any]:
         """Open it, and run it once."""
         begun = time.perf_counter()
-        self._backend = open_candidate(self._candidate, self._task.reference, self._path)
-        self._each_lane(lambda: self._backend.limit_threads(self._candidate.num_threads))
+        self._limit_threads(self._candidate.num_threads)
+        opening = self._lanes.submit(open_candidate, self._candidate, self._task.reference, self._path)
+        self._backend = opening.result()
         self._on_lane(self._task.workload.lone[0])
         return {"open_s": time.perf_counter() - begun}
 
     def prove(self) -> dict[str, Any]:
         """Compare its answers with eager's, over the user's own rows."""
         task = self._task
-        self._each_lane(lambda: self._backend.limit_threads(1))  # other candidates are being built beside
+        self._limit_threads(self._threads_beside_others())
         given = [self._on_lane(batch) for batch in task.workload.proof_batches()]
-        self._each_lane(lambda: self._backend.limit_threads(self._candidate.num_threads))
+        self._limit_threads(self._candidate.num_threads)
         report = compare(task.expected, given, tolerance=self._own_tolerance())
         metric = None if task.metric is None else _judged(task, task.metric, given)
         return {"parity": report.to_json(), "passed": report.passed, "failures": report.failures, "metric": metric}
+
+    def _threads_beside_others(self) -> int:
+        """One, because as many candidates are made at a time as there are cores; but what Inductor compiles is compiled for the
+        threads that it sees, and compiled anew when it sees others.
+        """
+        return self._candidate.num_threads if self._candidate.backend in ("aot", "compiled") else 1
+
+    def _limit_threads(self, count: int) -> None:
+        self._each_lane(lambda: self._task.reference.limit_threads(count))
 
     # -- timing it
 

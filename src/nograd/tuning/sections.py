@@ -143,7 +143,7 @@ def curves(report: TuneReport) -> str:
         ))
         for title, is_rate in (("Time of a run", False), (f"{unit.capitalize()} a second", True))
     ]  # fmt: skip
-    lead = f"One lane. Each point is a median with its 95 % interval; sizes count {_counted(unit)}."
+    lead = f"All lanes busy. Each point is a median with its 95 % interval; sizes count {_counted(unit)}."
     return card("Cost of a run", legend + element("div", pair, class_="pair") + _curve_table(rows[0]), lead=lead)
 
 
