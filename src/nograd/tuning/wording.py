@@ -183,4 +183,4 @@ def facts(value: Any) -> str:
         return ", ".join(map(facts, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return number(value, 6) if isinstance(value, float) else clean(value)
+    return f"{value:.6g}" if isinstance(value, float) else clean(value)
