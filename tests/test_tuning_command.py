@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -89,3 +95,42 @@ def test_a_wrong_option_is_one_sentence_and_exit_code_2(tmp_path: Path, argument
     assert done.stderr.strip().splitlines()[-1].startswith("nograd: ")
     assert told in done.stderr
     assert not (tmp_path / "b").exists()
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[tuple[str, str]]:
+    """`nograd serve --tune`, where the user stands; gives the address, and all that was printed until it answered."""
+    command = [sys.executable, "-m", "nograd", "serve", "served_models:tiny", "--tune=10s", "--data=rows.npy", "--port=0"]
+    environment = {"PYTHONPATH": str(HERE), "PATH": "/usr/bin:/bin"}
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        try:
+            said = "".join(iter(lambda: read_line(process.stdout), ""))
+            found = re.search(r"is ready: (http://\S+)", said)
+            assert found is not None, said
+            yield found[1], said
+        finally:
+            process.terminate()
+            assert process.wait(60) == 0
+
+
+def read_line(stream: IO[str] | None) -> str:
+    """Return the next line; nothing at the end, and after the greeting's last line."""
+    assert stream is not None
+    line = stream.readline()
+    return "" if line.startswith("stop with") else line
+
+
+def test_serve_tunes_first_and_serves_what_is_there_the_next_time(tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", EXAMPLE)
+    body = json.dumps({"inputs": [{"name": "x", "shape": [1, 16], "datatype": "FP32", "data": EXAMPLE[0].tolist()}]}).encode()
+    answers = []
+    for said_first in ("there is no tiny.bundle yet", "tiny.bundle is there, made of this model on this machine"):
+        with served(tmp_path) as (url, said):
+            assert said_first in said
+            with urlopen(f"{url}/v2/models/tiny/infer", body, timeout=30) as reply:
+                answers.append(json.load(reply)["outputs"][0]["data"])
+
+    assert np.allclose(answers[0], answers[1])

@@ -129,7 +129,8 @@ def test_inputs_in_memory_become_single_rows(rows: Predictor, texts: Predictor) 
 
     assert [only(part) for part in given.parts] == [[[0, 1, 2, 3]], [[4, 5, 6, 7]]]
     assert listed.lengths == (2, 3)
-    assert sample_of(rows).told == "1 row of the model's own example"
+    assert sample_of(rows).told == "2 rows of what the model was probed with"
+    assert len(sample_of(texts).parts) >= 2
 
 
 def test_inputs_that_are_not_the_models_are_told(rows: Predictor) -> None:

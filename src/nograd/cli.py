@@ -196,7 +196,7 @@ def tune(
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="The bundle to write: a folder, or a file ending in .zip.")],
     data: Annotated[
-        Path | None, typer.Option(help="Your own rows: .jsonl, .txt, .csv, .npz or .npy; default: the model's example.")
+        Path | None, typer.Option(help="Your own rows: .jsonl, .txt, .csv, .npz or .npy; default: what it was probed with.")
     ] = None,
     goal: Annotated[str, typer.Option(help="latency, throughput, memory, or slo=TIME such as slo=20ms.")] = "latency",
     tolerance: Annotated[

@@ -77,18 +77,28 @@ def read_sample(path: Path, predictor: Predictor, *, max_rows: int = 256) -> Sam
 
 
 def sample_of(predictor: Predictor, inputs: Any = None) -> Sample:
-    """Return the rows of inputs as `Predictor` takes them as its sample; None: the predictor's own example.
+    """Return the rows of inputs as `Predictor` takes them as its sample; None: what the model was probed with.
 
     Raises:
         SignatureError: they are not what the model takes.
         ItemError: `preprocess` raised on one.
     """
     if inputs is None:
-        return _sample([predictor.example_part], predictor.signature, "the model's own example", [])
+        rows = [piece for part in _probed(predictor) for piece in split(part, [1] * num_rows(part))]
+        return _sample(rows, predictor.signature, "what the model was probed with", [])
     items = [inputs] if isinstance(inputs, str) else inputs
     parts, _ = predictor.prepare(list(each_item(items)) if predictor.has_preprocess else _on_host(items))
     rows = [piece for part in parts for piece in split(part, [1] * num_rows(part))]
     return _sample(rows, predictor.signature, "the sample given", [])
+
+
+def _probed(predictor: Predictor) -> list[Batch]:
+    from nograd.backends.modules import ModuleBackend
+
+    backend = predictor.backend
+    if not isinstance(backend, ModuleBackend) or not backend.samples:
+        return [predictor.example_part]
+    return [predictor.signature.check(to_host(dict(sample))) for sample in backend.samples]
 
 
 def _on_host(inputs: Any) -> Any:
