@@ -33,9 +33,6 @@ SAMPLE_S = 0.02
 REPEATS = 3
 """Of short runs, at least."""
 
-SCOUTED_ROWS = (1, 2, 4, 8, 16, 32, 64)
-"""Batch sizes of which each candidate finds its own best before the race."""
-
 CURVE_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 SCOUT_S = 1.0
@@ -134,12 +131,12 @@ class Bench:
 
     # -- timing it
 
-    def scout(self) -> dict[str, Any]:
+    def scout(self, sizes: Sequence[int]) -> dict[str, Any]:
         """Return seconds of a lone row, and seconds a row by batch size with all lanes busy."""
         begun = time.perf_counter()
         lone = self.lone()["seconds"]
         by_rows: dict[int, float] = {}
-        for rows in SCOUTED_ROWS if self._task.workload.signature.batching != "alone" else (1,):
+        for rows in sizes if self._task.workload.signature.batching != "alone" else (1,):
             if by_rows and time.perf_counter() - begun > SCOUT_S:
                 break
             by_rows[rows] = self.bulk(rows)["seconds"]

@@ -20,6 +20,12 @@ __all__ = ["Plan", "prepare"]
 OPEN_LIMIT_S = 120.0
 MEASURE_LIMIT_S = 60.0
 
+SCOUTED_ROWS = (1, 2, 4, 8, 16, 32, 64)
+"""Batch sizes of which each candidate finds its own best before the race."""
+
+SCOUTED_FEW = (1, 8)
+"""The same for goals that are about a row alone: batches are looked at for the report."""
+
 SCOUTS = 3
 """Times that each candidate is looked at: the median of three survives one stolen second."""
 
@@ -177,18 +183,19 @@ def _outcome(entry: Entry) -> str:
 
 def _scout(plan: Plan, entries: Sequence[Entry]) -> None:
     """Look at each candidate in turn, with nothing else running: a row alone, and batches of several sizes."""
+    sizes = SCOUTED_FEW if plan.goal.kind in ("latency", "memory") else SCOUTED_ROWS
     for number in range(SCOUTS):
         if number and time.monotonic() > plan.scout_until:
             return
         for entry in entries:
             if entry.worker is not None:
-                _attempt(entry, lambda entry=entry: _look(entry))  # type: ignore[misc]
+                _attempt(entry, lambda entry=entry: _look(entry, sizes))  # type: ignore[misc]
         plan.tell("scouting", f"{sum(entry.is_in for entry in entries)} candidates")
 
 
-def _look(entry: Entry) -> None:
+def _look(entry: Entry, sizes: Sequence[int]) -> None:
     assert entry.worker is not None  # noqa: S101  asked before
-    seen = entry.worker.ask("scout", limit_s=MEASURE_LIMIT_S)
+    seen = entry.worker.ask("scout", limit_s=MEASURE_LIMIT_S, sizes=sizes)
     entry.lone_s.append(seen["lone_s"])
     for rows, seconds in seen["by_rows"].items():
         entry.by_rows.setdefault(int(rows), []).append(seconds)
