@@ -518,3 +518,21 @@ def test_unprobed_it_knows_names_kinds_and_ranks_and_batches_nothing() -> None:
     assert isinstance(backend.restore(backend.run(batch(3)))["aux"], tuple)
     with pytest.raises(SignatureError, match=r"input 'x' is a single number; every input must be \[rows, ...\]"):
         unprobed_backend(Heads(), {"x": 1.0, "ids": [1]})
+
+
+class Counting(nn.Module):
+    """Answers with the threads that it computes with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.full((len(x), 1), float(torch.get_num_threads()))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_run_computes_with_the_threads_asked_for_and_leaves_the_callers_setting(count: int) -> None:
+    backend = eager_backend(Counting(), [torch.ones(1, 2)], device="cpu").in_layout(1, count)
+    before = torch.get_num_threads()
+
+    answers = [backend.run({"x": np.ones((2, 2), np.float32)})["output"].tolist() for _ in range(2)]
+
+    assert answers == [[[count], [count]]] * 2
+    assert torch.get_num_threads() == before

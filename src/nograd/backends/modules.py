@@ -123,14 +123,25 @@ class ModuleBackend(TorchBackend):
         return self.call.owned(leaves)
 
     def run(self, batch: Batch) -> Batch:
-        if self._num_threads is not None and not hasattr(self._local, "stream"):
-            torch.set_num_threads(self._num_threads)  # OpenMP's setting is the calling thread's own: each lane sets its
-        with torch.inference_mode(), self._eval_mode():
+        with self._threads(), torch.inference_mode(), self._eval_mode():
             stream = self._stream()
             if stream is None:
                 leaves = self._run({name: _from_host(array) for name, array in batch.items()})
                 return {name: _to_host(leaf) for name, leaf in leaves.items()}
             return self._run_on_stream(batch, stream)
+
+    @contextmanager
+    def _threads(self) -> Iterator[None]:
+        """Compute with the threads asked for, and leave the calling thread's setting as it was: OpenMP keeps one for each."""
+        before = torch.get_num_threads()
+        if self._num_threads is None or self._num_threads == before:
+            yield
+            return
+        torch.set_num_threads(self._num_threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def _stream(self) -> torch.cuda.Stream | None:
         """Return the calling thread's own stream, so that lanes do not wait for each other."""

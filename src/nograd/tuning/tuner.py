@@ -144,6 +144,9 @@ def run(
     finally:
         for entry in this.entries:
             entry.close()
+    for entry in this.entries:
+        if entry.status == "measured" and not entry.lone_s:
+            entry.end("not_tried", "tuning ended before it was measured")
     if this.winner is None:
         _best_so_far(this, settings.goal, can_win)
     report = _report(this, settings, sample, name=name, command=command)
