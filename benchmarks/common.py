@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -58,6 +59,17 @@ def running(command: Sequence[str], port: int, ready_path: str) -> Iterator[Serv
     finally:
         process.terminate()
         process.wait(60)
+
+
+@contextmanager
+def tuned_minilm() -> Iterator[Path]:
+    """Tune MiniLM for this machine as `make demo` does, and give the bundle."""
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = Path(folder) / "minilm"
+        data = HERE / "data" / "sentences.txt"
+        command = ["tune", "minilm", "--data", str(data), "--budget", "60s", "--output", str(bundle)]
+        subprocess.run([sys.executable, "-m", "nograd", *command], check=True, stdout=sys.stderr, cwd=HERE.parent)
+        yield bundle
 
 
 def load(server: Server, path: str, bodies: Path, *, clients: int, requests: int) -> dict[str, float]:
