@@ -18,14 +18,13 @@ import nograd
 from nograd import HighThroughputPredictor, LowLatencyPredictor, ONNXPredictor, Predictor, export_to_onnx, load
 from nograd.backends.onnx import providers_for
 from nograd.bundle import Curve, ExportedFile, Front, Settings, write_bundle
-from nograd.errors import ConfigError, ExportError, ModelLoadError
+from nograd.errors import ConfigError, ExportError, ModelError, SignatureError
 from nograd.exports import export_model
 
 
-def foreign(path: Path, rows: Any = "batch", *, scalar: bool = False) -> Path:
+def foreign(path: Path, rows: Any = "batch") -> Path:
     """An ONNX file that never was a torch model: int32 ids, looked up and summed."""
     inputs = [helper.make_tensor_value_info("ids", TensorProto.INT32, [rows, "n"])]
-    inputs += [helper.make_tensor_value_info("rate", TensorProto.INT64, [])] if scalar else []
     table = helper.make_tensor("table", TensorProto.FLOAT, [9, 2], np.arange(18, dtype=np.float32))
     axes = helper.make_tensor("axes", TensorProto.INT64, [1], [1])
     nodes = [
@@ -56,11 +55,60 @@ def test_a_graph_of_one_row_runs_row_by_row(tmp_path: Path) -> None:
     assert predictor.predict([[1, 2], [3, 4]])["sum"].tolist() == [[6, 8], [14, 16]]
 
 
-def test_inputs_that_are_not_rows_are_told(tmp_path: Path) -> None:
-    with pytest.raises(
-        ModelLoadError, match=r"input 'rate' is tensor\(int64\) \[\]; nograd runs models whose inputs are all \[rows"
-    ):
-        ONNXPredictor(foreign(tmp_path / "f.onnx", scalar=True))
+def stateful(path: Path) -> Path:
+    """A step of a recurrence: the state is [2, rows, width], the rate a number; what comes out is a state and a number."""
+    inputs = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3]),
+        helper.make_tensor_value_info("state", TensorProto.FLOAT, [2, "batch", 3]),
+        helper.make_tensor_value_info("rate", TensorProto.FLOAT, []),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("next", TensorProto.FLOAT, [2, "batch", 3]),
+        helper.make_tensor_value_info("total", TensorProto.FLOAT, []),
+    ]
+    nodes = [
+        helper.make_node("Mul", ["x", "rate"], ["scaled"]),
+        helper.make_node("Add", ["state", "scaled"], ["next"]),
+        helper.make_node("ReduceSum", ["next"], ["total"], keepdims=0),
+    ]
+    graph = helper.make_graph(nodes, "stateful", inputs, outputs)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), str(path))
+    return path
+
+
+def test_of_a_graph_whose_inputs_are_not_all_rows_each_row_is_a_call(tmp_path: Path) -> None:
+    predictor = ONNXPredictor(stateful(tmp_path / "s.onnx"))
+    x = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+    state = np.ones((2, 2, 2, 3), np.float32)
+    rate = np.array([1, 10], np.float32)
+
+    answers = predictor.predict({"x": x, "state": state, "rate": rate})
+
+    np.testing.assert_array_equal(answers["next"], state + (x * rate[:, None, None])[:, None])
+    np.testing.assert_array_equal(answers["total"], answers["next"].sum((1, 2, 3)))
+    assert [str(spec) for spec in predictor.signature.inputs] == [
+        "float32 [rows, batch, 3]", "float32 [rows, 2, batch, 3]", "float32 [rows]",
+    ]  # fmt: skip
+    assert predictor.signature.batching == "alone"
+    assert predictor.signature.reason == "the graph takes or gives what is not [rows, ...]: each row is a call of its own"
+
+
+def test_sizes_that_must_agree_within_such_a_call_are_checked(tmp_path: Path) -> None:
+    sample = {"x": np.ones((1, 2, 3), np.float32), "state": np.ones((1, 2, 5, 3), np.float32), "rate": np.ones(1, np.float32)}
+
+    with pytest.raises(SignatureError, match="input 'state' has 5 batch, input 'x' has 2; they must agree"):
+        ONNXPredictor(stateful(tmp_path / "s.onnx"), sample=sample)
+
+
+def test_answers_of_different_shapes_are_not_stacked(tmp_path: Path) -> None:
+    backend = ONNXPredictor(stateful(tmp_path / "s.onnx")).backend
+    call = backend._call  # type: ignore[attr-defined]
+    backend._call = lambda batch: {"next": call(batch)["next"][: int(batch["rate"])]}  # type: ignore[attr-defined]
+    x, state = np.ones((2, 2, 3), np.float32), np.ones((2, 2, 2, 3), np.float32)
+    batch = {"x": x, "state": state, "rate": np.array([1, 2], np.float32)}
+
+    with pytest.raises(ModelError, match=r"output 'next' is \[1, 2, 3\] and \[2, 2, 3\] for different rows of one batch"):
+        backend.run(batch)
 
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"

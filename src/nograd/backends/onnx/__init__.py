@@ -43,7 +43,8 @@ class OnnxBackend(Backend):
 
     A file that nograd exported says itself what it takes and how its rows may be batched. Of any other, names, dtypes and
     shapes are read from the graph; how its rows may be batched is found out by running a sample, and without one nothing is
-    batched.
+    batched. Of a graph whose inputs or outputs are not all `[rows, ...]` (a scalar setting, a state of `[layers, rows, ...]`) a
+    row is all that one call takes: inputs get one dimension in front, and the calls are made one by one.
 
     Args:
         path: the file.
@@ -58,7 +59,7 @@ class OnnxBackend(Backend):
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
-        ModelLoadError: the file is not there, cannot be read, or takes what is not `[rows, ...]`.
+        ModelLoadError: the file is not there, cannot be read, or takes or gives what is no tensor.
         ConfigError: the device is not there, or a setting is out of its range.
     """
 
@@ -94,6 +95,7 @@ class OnnxBackend(Backend):
             self._free.put(session)
         self._shared = self._all[0] if self.num_threads == 1 else None
         self._fixed_rows = 0
+        self._row_is_a_call = False
         self._restore: Restore | None = None
         self.signature = self._described(sample)
         self._outputs = [spec.name for spec in self.signature.outputs]
@@ -105,11 +107,18 @@ class OnnxBackend(Backend):
             manifest = Manifest.loads(text)
             self._restore = restore_from(manifest.outline)
             return manifest.signature
-        signature, self._fixed_rows = _read_signature(session.get_inputs(), session.get_outputs())
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        self._row_is_a_call = not _have_rows(inputs, outputs)
+        size = inputs[0].shape[0] if inputs and inputs[0].shape else None
+        self._fixed_rows = size if isinstance(size, int) and not self._row_is_a_call else 0
+        signature = _read_signature(inputs, outputs, row_is_a_call=self._row_is_a_call)
         self._outputs = [spec.name for spec in signature.outputs]
         if sample is None:
             return signature
         given = signature.check(by_name(to_host(sample), signature))
+        if self._row_is_a_call:
+            self.run(given)
+            return signature
         return how_to_batch(self.run, given, signature)
 
     def fingerprint(self) -> Fingerprint:
@@ -117,6 +126,8 @@ class OnnxBackend(Backend):
 
     def run(self, batch: Batch) -> Batch:
         rows = num_rows(batch)
+        if self._row_is_a_call:
+            return self._call_for_each(batch)
         if not self._fixed_rows or rows == self._fixed_rows:
             return self._run(batch)
         if rows % self._fixed_rows:
@@ -127,14 +138,27 @@ class OnnxBackend(Backend):
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _run(self, batch: Batch) -> Batch:
+    def _call_for_each(self, batch: Batch) -> Batch:
+        calls = [self._call({name: array[row, ...] for name, array in batch.items()}) for row in range(num_rows(batch))]
+        for name in calls[0]:
+            shapes = sorted({call[name].shape for call in calls})
+            if len(shapes) > 1:
+                told = " and ".join(str(list(shape)) for shape in shapes[:2])
+                raise ModelError(f"output {name!r} is {told} for different rows of one batch: run them one by one")
+        return {name: np.stack([call[name] for call in calls]) for name in calls[0]}
+
+    def _call(self, batch: Batch) -> Batch:
+        """Run the graph once on just these arrays."""
         with self._session() as session:
             try:
                 arrays = _run_bound(session, batch) if self.device != "cpu" else session.run(self._outputs, batch)
             except Exception as error:  # ONNX Runtime raises a dozen kinds, none of them public
                 given = ", ".join(f"{name} {array.dtype.name} {list(array.shape)}" for name, array in batch.items())
                 raise ModelError(f"the model raised {type(error).__name__} on {given}: {error}") from error
-        outputs = dict(zip(self._outputs, map(_as_float32, arrays), strict=True))
+        return dict(zip(self._outputs, map(_as_float32, arrays), strict=True))
+
+    def _run(self, batch: Batch) -> Batch:
+        outputs = self._call(batch)
         for name, array in outputs.items():
             if array.ndim == 0 or len(array) != num_rows(batch):
                 raise ModelError(
@@ -232,23 +256,27 @@ def _as_float32(array: Array) -> Array:
     return array.astype(np.float32) if array.dtype.name in ("float16", "bfloat16") else array
 
 
-def _read_signature(inputs: Sequence[Any], outputs: Sequence[Any]) -> tuple[Signature, int]:
-    """Return the signature of a graph that says nothing of batching, and its fixed number of rows, 0 where that varies."""
-    first = [node.shape[0] if node.shape else None for node in inputs]
-    for node, size in zip(inputs, first, strict=True):
-        if not node.shape or (isinstance(size, int) and size != first[0]):
-            raise ModelLoadError(
-                f"input {node.name!r} is {node.type} {node.shape}; nograd runs models whose inputs are all [rows, ...]: "
-                "wrap the graph in one whose inputs have the row as dimension 0"
-            )
-    specs = tuple(_spec(node) for node in inputs), tuple(_spec(node) for node in outputs)
-    reason = "the file says nothing of how its rows may be batched, and no sample was given"
-    return Signature(*specs, batching="alone", reason=reason), first[0] if isinstance(first[0], int) else 0
+def _have_rows(inputs: Sequence[Any], outputs: Sequence[Any]) -> bool:
+    """Return whether all is `[rows, ...]`, as far as the graph says: no input is a number, and fixed first sizes are equal."""
+    if not all(node.shape for node in inputs):
+        return False
+    sizes = [node.shape[0] for node in (*inputs, *outputs) if node.shape]
+    return all(size == sizes[0] for size in sizes if isinstance(size, int))
 
 
-def _spec(node: Any) -> TensorSpec:
+def _read_signature(inputs: Sequence[Any], outputs: Sequence[Any], *, row_is_a_call: bool) -> Signature:
+    """Return the signature of a graph that says nothing of batching."""
+    specs = tuple(tuple(_spec(node, skip=0 if row_is_a_call else 1) for node in nodes) for nodes in (inputs, outputs))
+    if row_is_a_call:
+        reason = "the graph takes or gives what is not [rows, ...]: each row is a call of its own"
+    else:
+        reason = "the file says nothing of how its rows may be batched, and no sample was given"
+    return Signature(specs[0], specs[1], batching="alone", reason=reason)
+
+
+def _spec(node: Any, *, skip: int) -> TensorSpec:
     element = node.type.removeprefix("tensor(").removesuffix(")")
     if element not in DTYPES:
         raise ModelLoadError(f"{node.name!r} is {node.type}; nograd carries tensors of {', '.join(DTYPES)}")
     shape = tuple(size if isinstance(size, int | str) else f"{node.name}_{axis}" for axis, size in enumerate(node.shape))
-    return TensorSpec(node.name, DTYPES[element], shape[1:])
+    return TensorSpec(node.name, DTYPES[element], shape[skip:])
