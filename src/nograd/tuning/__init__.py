@@ -151,7 +151,7 @@ def tuned_to(
     source = _source(model, predictor, factory)
     with _work_folder(target) as work:
         outcome = run(
-            predictor, rows, settings, name=name or _name(model), folder=work.path, command=command, tell=tell,
+            predictor, rows, settings, name=name or _name(model, predictor), folder=work.path, command=command, tell=tell,
             can_win=lambda entry: target is None or entry.path is not None or source is not None,
         )  # fmt: skip
         bundle = None if target is None else _write(target, outcome, predictor, source)
@@ -218,12 +218,11 @@ def _rows(predictor: Predictor, sample: Any) -> Sample:
     return rows
 
 
-def _name(model: Any) -> str:
-    from pathlib import PurePath
-
-    return (
-        PurePath(model.rpartition(":")[2]).name if isinstance(model, str) else type(getattr(model, "backend", model)).__name__
-    )
+def _name(model: nn.Module | Predictor | str, predictor: Predictor) -> str:
+    """Return what the model is called: after the name it was loaded by, or the module's class."""
+    if isinstance(model, str):
+        return Path(model.rpartition(":")[2]).name
+    return predictor.name or type(getattr(predictor.backend, "model", model)).__name__
 
 
 def _source(model: Any, predictor: Predictor, factory: str | None) -> ModelFactory | ModelFolder | None:
