@@ -1,8 +1,10 @@
 """`nograd tune` against an exhaustive sweep: does it find the best, on a quiet and on a busy machine, and how much faster?
 
-`python -m benchmarks.tuning [MODEL ...]`. Each model is swept once: everything is built, whatever it takes, and every candidate
-is measured at every batch size in every round. Then it is tuned five times, two of them while two programs keep both cores
-busy. A winner is right where the sweep, on the quiet machine, finds it within 5 % of the best.
+`python -m benchmarks.tuning [MODEL ...]`. Each model is swept once: everything is built, whatever it takes, opened in every
+layout of lanes and threads, and measured with a row alone and at every batch size, all of that in each of 12 rounds (tuning
+itself decides nothing in less than 10). Then it is tuned five times, two of them while two programs keep both cores busy. A
+winner is right where the sweep, on the quiet machine, finds it within 5 % of the best. The wall time of tuning includes the
+winner's cost curve and its trial under load, which a sweep does not have.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,10 +29,10 @@ from nograd import Predictor, load
 from nograd.backends.eager import eager_backend
 from nograd.parity import HALF
 from nograd.threads import in_own_thread
-from nograd.tuning.candidates import variants
+from nograd.tuning.candidates import LAID_OUT, variants
 from nograd.tuning.data import Sample, read_sample, sample_of
 from nograd.tuning.entries import Entry
-from nograd.tuning.prepare import Plan, prepare
+from nograd.tuning.prepare import SCOUTED_ROWS, Plan, prepare
 from nograd.tuning.state import State
 from nograd.tuning.tuner import Settings, _task, run
 from nograd.tuning.values import Goal
@@ -65,22 +67,22 @@ class Recurrent(torch.nn.Module):
 
 def minilm() -> Subject:
     predictor = in_own_thread(lambda: load("minilm", device="cpu")).result()
-    return Subject(predictor, read_sample(HERE / "data" / "sentences.txt", predictor, max_rows=128), Goal("latency"), 60.0)
+    return Subject(predictor, read_sample(HERE / "data" / "sentences.txt", predictor, max_rows=128), Goal("latency"), 30.0)
 
 
 def efficientnet() -> Subject:
-    return _case("efficientnet-lite0", Goal("throughput"), 60.0)
+    return _case("efficientnet-lite0", Goal("throughput"), 45.0)
 
 
 def digits() -> Subject:
-    return _case("digits-mlp", Goal("throughput"), 15.0)
+    return _case("digits-mlp", Goal("throughput"), 10.0)
 
 
 def lstm() -> Subject:
     torch.manual_seed(0)
     model, rows = Recurrent().eval(), torch.randn(64, 24, 32)
     predictor = Predictor(model, device="cpu", sample=rows[:4])
-    return Subject(predictor, sample_of(predictor, rows), Goal("latency"), 15.0)
+    return Subject(predictor, sample_of(predictor, rows), Goal("latency"), 10.0)
 
 
 def _case(name: str, goal: Goal, budget_s: float) -> Subject:
@@ -111,10 +113,26 @@ def sweep(subject: Subject) -> tuple[dict[str, float], float]:
         plan = Plan(task, subject.goal, Path(folder), CORES, 8 << 30, far, 600.0, far, 0.0, lambda _phase, text: note(text))
         try:
             prepare(plan, variants(reference.model, HALF), State(Path(folder), "sweep"), entries)
+            entries += _other_layouts(plan, entries)
             return _swept(entries, subject.goal), time.monotonic() - begun
         finally:
             for entry in entries:
                 entry.close()
+
+
+def _other_layouts(plan: Plan, entries: Sequence[Entry]) -> list[Entry]:
+    """Open what was built in the layouts that tuning for this goal leaves out."""
+    found = {str(entry.candidate) for entry in entries}
+    added = []
+    for entry in [each for each in entries if each.worker is not None and each.candidate.backend in LAID_OUT]:
+        for lanes, threads in ((1, CORES), (1, 1), (CORES, 1)):
+            other = Entry(replace(entry.candidate, lanes=lanes, num_threads=threads), entry.path)
+            if str(other.candidate) not in found:
+                found.add(str(other.candidate))
+                other.worker = plan.worker(other)
+                other.worker.ask("open", limit_s=120)
+                added.append(other)
+    return added
 
 
 def _swept(entries: Sequence[Entry], goal: Goal) -> dict[str, float]:
@@ -127,7 +145,7 @@ def _swept(entries: Sequence[Entry], goal: Goal) -> dict[str, float]:
             assert entry.worker is not None
             name = str(entry.candidate)
             lone.setdefault(name, []).append(entry.worker.ask("lone", limit_s=60)["seconds"])
-            for rows in entry.by_rows:
+            for rows in SCOUTED_ROWS:
                 found = entry.worker.ask("bulk", limit_s=60, rows=rows)["seconds"]
                 bulk.setdefault(name, {}).setdefault(rows, []).append(found)
     if goal.kind == "latency":

@@ -30,6 +30,10 @@ SCOUTS = 3
 """Times that each candidate is looked at: the median of three survives one stolen second."""
 
 
+NEAR_BEST = 2.0
+"""A size that took a row these times as long as the best did is not looked at again: of seven sizes two or three are left."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What preparing needs to know."""
@@ -189,8 +193,16 @@ def _scout(plan: Plan, entries: Sequence[Entry]) -> None:
             return
         for entry in entries:
             if entry.worker is not None:
-                _attempt(entry, lambda entry=entry: _look(entry, sizes))  # type: ignore[misc]
+                worth = sizes if plan.goal.kind != "throughput" else _near_best(entry, sizes)
+                _attempt(entry, lambda entry=entry, worth=worth: _look(entry, worth))  # type: ignore[misc]
         plan.tell("scouting", f"{sum(entry.is_in for entry in entries)} candidates")
+
+
+def _near_best(entry: Entry, sizes: Sequence[int]) -> list[int]:
+    """Return the sizes that may still turn out to have the highest rate, after what was seen of a candidate so far."""
+    seen = {rows: min(samples) for rows, samples in entry.by_rows.items()}
+    best = min(seen.values(), default=0.0)
+    return [rows for rows in sizes if not seen or seen.get(rows, float("inf")) <= NEAR_BEST * best]
 
 
 def _look(entry: Entry, sizes: Sequence[int]) -> None:
