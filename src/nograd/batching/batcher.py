@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from math import inf
 from types import TracebackType
@@ -20,7 +21,7 @@ from typing import Any, Protocol, Self, cast
 from nograd.batching.choice import policy_for
 from nograd.batching.collate import chunks, merge, model_error
 from nograd.batching.expiry import ExpiryTimer
-from nograd.batching.jobs import Entry, Job, entry_of, record_of
+from nograd.batching.jobs import Entry, Job, Reply, entry_of, record_of
 from nograd.batching.lanes import Lanes
 from nograd.batching.policy import BatchPolicy, Decision, DeviceState
 from nograd.batching.queue import DeadlineQueue
@@ -250,32 +251,73 @@ class DynamicBatcher:
         Raises:
             As `predict`.
         """
-        if self._state != "open":
-            raise not_open(self._state)
-        if timeout_s is not None or priority != 0:
-            check_request(timeout_s, priority)
+        now, deadline = self._begin(timeout_s, priority)
         rows = num_rows(parts[0]) if len(parts) == 1 else sum(map(num_rows, parts))
         most = self._policy.chunk_rows
-        now = self._clock()
-        deadline = inf if timeout_s is None else now + timeout_s
         if len(parts) == 1 and rows <= most:
-            entry = self._entry(parts[0], rows, now, deadline, priority)
+            future = self._loop.create_future()
+            entry = self._entry(parts[0], future, rows, now, deadline, priority)
             self._admit((entry,), rows, now)
             try:
-                return [await entry.future]
+                return [await future]
             except asyncio.CancelledError:
                 self._abandon(entry)
                 raise
         cut = [chunks(part, most) for part in parts]
-        entries = [self._entry(piece, num_rows(piece), now, deadline, priority) for pieces in cut for piece in pieces]
+        pieces_of_all = [piece for pieces in cut for piece in pieces]
+        futures = [self._loop.create_future() for _ in pieces_of_all]
+        entries = [
+            self._entry(piece, future, num_rows(piece), now, deadline, priority)
+            for piece, future in zip(pieces_of_all, futures, strict=True)
+        ]
         self._admit(entries, rows, now)
         try:
-            outputs = iter(await asyncio.gather(*(entry.future for entry in entries)))
+            outputs = iter(await asyncio.gather(*futures))
             return [merge(list(islice(outputs, len(pieces)))) for pieces in cut]
         except BaseException:
             for entry in entries:
                 self._abandon(entry)
             raise
+
+    def submit(
+        self,
+        part: Batch,
+        done: Callable[[Batch | Exception], None],
+        *,
+        timeout_s: float | None = None,
+        priority: int = 0,
+    ) -> Callable[[], None] | None:
+        """Have one part run, and call back in the event loop: what `run` does, without a task that waits.
+
+        Args:
+            part: checked, one row or more.
+            done: called once with the part's outputs, or the error; never from within this call.
+            timeout_s: as for `predict`.
+            priority: as for `predict`.
+
+        Returns:
+            What makes the batcher forget the request, after which `done` is not called; None where the part has more rows than
+            one run takes: nothing was done, and `run` cuts it.
+
+        Raises:
+            As `predict`, where a request is refused at once.
+        """
+        now, deadline = self._begin(timeout_s, priority)
+        rows = num_rows(part)
+        if rows > self._policy.chunk_rows:
+            return None
+        entry = self._entry(part, Reply(done), rows, now, deadline, priority)
+        self._admit((entry,), rows, now)
+        return partial(self._abandon, entry)
+
+    def _begin(self, timeout_s: float | None, priority: int) -> tuple[float, float]:
+        """Return the time, and a new request's deadline; refuse what cannot be."""
+        if self._state != "open":
+            raise not_open(self._state)
+        if timeout_s is not None or priority != 0:
+            check_request(timeout_s, priority)
+        now = self._clock()
+        return now, inf if timeout_s is None else now + timeout_s
 
     def statistics(self) -> Statistics:
         """Return a snapshot."""
@@ -291,7 +333,15 @@ class DynamicBatcher:
         """Return how long the rows that wait now should take, from the running mean of seconds per row."""
         return self._queue.rows * self.seconds_per_row
 
-    def _entry(self, part: Batch, rows: int, now: float, deadline: float, priority: int) -> Entry:
+    def _entry(
+        self,
+        part: Batch,
+        future: asyncio.Future[Batch] | Reply,
+        rows: int,
+        now: float,
+        deadline: float,
+        priority: int,
+    ) -> Entry:
         shape: tuple[int, ...] = ()
         length, nbytes = 1, self._row_bytes * rows
         if self._varies:
@@ -299,7 +349,7 @@ class DynamicBatcher:
             length = sum(shape)
         if not nbytes:
             nbytes = sum(array.nbytes for array in part.values())
-        return Entry(part, self._loop.create_future(), rows, now, deadline, length, shape, priority, nbytes)
+        return Entry(part, future, rows, now, deadline, length, shape, priority, nbytes)
 
     def _admit(self, entries: Sequence[Entry], rows: int, now: float) -> None:
         """Queue all, or raise."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -15,18 +15,62 @@ from nograd.batching.records import BatchRecord
 from nograd.errors import DeadlineError, DeviceLostError
 from nograd.tensors import Batch
 
-__all__ = ["Entry", "Job", "entry_of", "record_of"]
+__all__ = ["Entry", "Job", "Reply", "entry_of", "record_of"]
+
+
+class Reply:
+    """What a part is answered through where nobody awaits a future: it calls back, once, at once, in the event loop.
+
+    Args:
+        done: called with the outputs, or with the error; not after `cancel`.
+    """
+
+    __slots__ = ("_cancelled", "_done")
+
+    def __init__(self, done: Callable[[Batch | Exception], None]) -> None:
+        self._done: Callable[[Batch | Exception], None] | None = done
+        self._cancelled = False
+
+    def done(self) -> bool:
+        """True once it was answered or cancelled."""
+        return self._done is None
+
+    def cancelled(self) -> bool:
+        """True once it was cancelled."""
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """Never call back."""
+        self._cancelled, self._done = True, None
+
+    def set_result(self, outputs: Batch) -> None:
+        """Call back with the outputs."""
+        self._call(outputs)
+
+    def set_exception(self, error: Exception) -> None:
+        """Call back with the error."""
+        self._call(error)
+
+    def _call(self, answer: Batch | Exception) -> None:
+        done, self._done = self._done, None
+        if done is None:
+            return
+        try:
+            done(answer)
+        except Exception as error:  # noqa: BLE001  as asyncio does for callbacks: the other parts of the batch come next
+            context = {"message": "answering a request failed", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
 
 
 class Entry(Waiting):
-    """One part in the queue, and the future that answers it."""
+    """One part in the queue, and what answers it."""
 
     __slots__ = ("future", "part")
 
     def __init__(  # noqa: PLR0913, PLR0917  one is made for every request: no keywords
         self,
         part: Batch,
-        future: asyncio.Future[Batch],
+        future: asyncio.Future[Batch] | Reply,
         rows: int,
         arrived: float,
         deadline: float,

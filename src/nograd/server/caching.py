@@ -109,6 +109,11 @@ class ModelCache:
         near_bytes = flights.near.statistics().max_bytes
         self._refused = MemoryCache(max(REFUSED_BYTES, near_bytes // REFUSED_SHARE), policy="lru", ttl_s=REFUSED_TTL_S)
 
+    @property
+    def is_on(self) -> bool:
+        """Whether requests are looked up now; see `takes`."""
+        return self._worth.is_on
+
     def takes(self, rows: int) -> bool:
         """Whether a request should be looked up: not while the cache costs more than it saves."""
         if self._worth.is_on:

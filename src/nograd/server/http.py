@@ -18,7 +18,7 @@ from nograd.server.metrics import CONTENT_TYPE
 from nograd.server.protocol import status_of
 from nograd.server.service import InferenceService
 
-__all__ = ["App"]
+__all__ = ["JSON", "App", "Headers", "Reply", "error_reply"]
 
 Reply: TypeAlias = tuple[int, bytes, bytes]
 """Status, content type, body."""
@@ -49,6 +49,8 @@ class App:
 
     def __init__(self, service: InferenceService) -> None:
         self._service = service
+        self.infer_paths = service.infer_paths
+        self.max_body_bytes = service.config.max_body_bytes
         self._watch = ClientWatch()
         self._pages = {
             path: (200, kind, files("nograd.server").joinpath("page", name).read_bytes())
@@ -79,11 +81,8 @@ class App:
                 headers = PAGE_HEADERS if scope["path"] in self._pages else ()
         except ClientLeftError:
             return
-        except Exception as error:  # noqa: BLE001  every error is told to the client; one that is not ours goes to the log, too
-            if not isinstance(error, NogradError):
-                _log(scope, error)
-            status, kind, body = _json(status_of(error), {"error": _sentence(error)})
-            headers = _error_headers(error)
+        except Exception as error:  # noqa: BLE001  every error is told to the client
+            (status, kind, body), headers = error_reply(error, f"{scope['method']} {scope['path']}")
         head = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *headers]
         await send({"type": "http.response.start", "status": status, "headers": head})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
@@ -176,14 +175,21 @@ def _error_headers(error: Exception) -> Headers:
     return ()
 
 
-def _sentence(error: Exception) -> str:
-    """What a client is told: our own errors whole, others by their kind only (their text may hold what is not the client's)."""
-    return str(error) if isinstance(error, NogradError) else f"the server failed on this request: {type(error).__name__}"
+def error_reply(error: Exception, request: str) -> tuple[Reply, Headers]:
+    """Return what a client is told: our own errors whole, others by their kind only (their text may hold what is not the
+    client's), and whole to the log.
 
-
-def _log(scope: Scope, error: Exception) -> None:
-    context = {"message": f"{scope['method']} {scope['path']} failed", "exception": error}
-    asyncio.get_running_loop().call_exception_handler(context)
+    Args:
+        error: what was raised.
+        request: method and path, for the log.
+    """
+    if isinstance(error, NogradError):
+        sentence = str(error)
+    else:
+        sentence = f"the server failed on this request: {type(error).__name__}"
+        context = {"message": f"{request} failed", "exception": error}
+        asyncio.get_running_loop().call_exception_handler(context)
+    return _json(status_of(error), {"error": sentence}), _error_headers(error)
 
 
 def _check_body_header(name: bytes, value: bytes, limit: int) -> None:

@@ -15,6 +15,7 @@ from nograd.errors import ConfigError, PortInUseError
 from nograd.server.config import ServeConfig
 from nograd.server.http import App
 from nograd.server.service import InferenceService
+from nograd.server.short_path import ShortPathProtocol
 
 __all__ = ["bind", "serve"]
 
@@ -117,7 +118,7 @@ def _uvicorn_config(service: InferenceService) -> uvicorn.Config:
     return uvicorn.Config(
         App(service),
         loop="auto",
-        http="httptools",
+        http=ShortPathProtocol,
         lifespan="off",
         ws="none",
         log_level="warning",

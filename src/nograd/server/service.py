@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import orjson
@@ -25,7 +27,7 @@ from nograd.server.caching import ModelCache, open_caches
 from nograd.server.config import ServeConfig
 from nograd.server.live import Live
 from nograd.server.metrics import Metrics, ModelMetrics
-from nograd.server.protocol import Decoder, encode, require_datatypes, require_outputs, status_of, tensor_metadata
+from nograd.server.protocol import Decoder, InferRequest, encode, require_datatypes, require_outputs, status_of, tensor_metadata
 from nograd.tensors import TEXT, Array, Batch, Signature, TensorSpec, num_rows
 from nograd.threads import in_own_thread
 
@@ -133,24 +135,78 @@ class ServedModel:
         """
         begun = time.monotonic()
         try:
-            if not self.ready or self._batcher is None:
-                raise UnavailableError(f"model {self.name!r} is not ready: it is warming up, or the server is stopping")
-            request = self._decode(body)
-            if request.outputs:
-                require_outputs(request.outputs, self.outputs)
-            outputs = self._merged(
-                await self._outputs(request.inputs, request.timeout_s or self.config.timeout_s, self._batcher)
-            )
-            chosen = {name: outputs[name] for name in request.outputs} if request.outputs else outputs
-            answer = encode(self.name, self.version, request.id or f"{next(self._ids)}", chosen)
+            batcher, request = self._accept(body)
+            timeout_s = request.timeout_s or self.config.timeout_s
+            answer = self._written(request, await self._outputs(request.inputs, timeout_s, batcher))
         except Exception as error:
             self.note_error(error)
             raise
+        self._note_answer(begun)
+        return answer
+
+    def submit(self, body: bytes, done: Callable[[bytes | Exception], None]) -> Callable[[], None] | None:
+        """Answer an infer call by calling back in the event loop, without a task; what `infer` returns or raises is the same.
+
+        Args:
+            body: JSON.
+            done: called once with the answer, or the error; perhaps from within this call.
+
+        Returns:
+            What forgets the request, after which `done` is not called; None where it takes `infer`: nothing was done.
+        """
+        if self._preprocesses or self._postprocesses or (self._cache is not None and self._cache.is_on):
+            return None
+        begun = time.monotonic()
+        try:
+            batcher, request = self._accept(body)
+            part = self.inputs.check(request.inputs)
+            if self._cache is not None and self._cache.takes(num_rows(part)):
+                return None
+            answering = partial(self._answer, request, begun, done)
+            return batcher.submit(part, answering, timeout_s=request.timeout_s or self.config.timeout_s)
+        except Exception as error:  # noqa: BLE001  the caller tells it to the client, as it does with what `infer` raises
+            self.note_error(error)
+            done(error)
+            return _nothing
+
+    def _answer(
+        self, request: InferRequest, begun: float, done: Callable[[bytes | Exception], None], outputs: Batch | Exception
+    ) -> None:
+        """Hand out what the batcher says of a request that was submitted."""
+        answer: bytes | Exception
+        if isinstance(outputs, Exception):
+            answer = outputs
+        else:
+            try:
+                answer = self._written(request, [outputs])
+            except Exception as error:  # noqa: BLE001  as above
+                answer = error
+        if isinstance(answer, Exception):
+            self.note_error(answer)
+        else:
+            self._note_answer(begun)
+        done(answer)
+
+    def _accept(self, body: bytes) -> tuple[DynamicBatcher, InferRequest]:
+        """Return the batcher and what a body asks for, where the model is ready and has such outputs."""
+        if not self.ready or self._batcher is None:
+            raise UnavailableError(f"model {self.name!r} is not ready: it is warming up, or the server is stopping")
+        request = self._decode(body)
+        if request.outputs:
+            require_outputs(request.outputs, self.outputs)
+        return self._batcher, request
+
+    def _written(self, request: InferRequest, outputs: Sequence[Batch]) -> bytes:
+        """Return the JSON answer."""
+        found = self._merged(outputs)
+        chosen = {name: found[name] for name in request.outputs} if request.outputs else found
+        return encode(self.name, self.version, request.id or f"{next(self._ids)}", chosen)
+
+    def _note_answer(self, begun: float) -> None:
         now = time.monotonic()
         self._requests += 1
         self._live.note_request(now, now - begun)
         self._metrics.note_request(now - begun)
-        return answer
 
     async def _outputs(self, inputs: Mapping[str, Array], timeout_s: float, batcher: DynamicBatcher) -> Sequence[Batch]:
         """Return the outputs of a request's parts: known, or run."""
@@ -271,6 +327,9 @@ class InferenceService:
         self.metrics = Metrics()
         self.draining = False
         self._models: dict[str, ServedModel] = {}
+        self.infer_paths: dict[bytes, ServedModel] = {}
+        """Paths of infer calls, as clients write them; the same in other letters (percent-encoded) is found by `model`."""
+
         self._flights = open_caches(config)
         self._begun = time.monotonic()
 
@@ -278,6 +337,9 @@ class InferenceService:
         """Serve a model under a name; it answers after `start`."""
         model = ServedModel(name, predictor, self.config, self.metrics, self._flights)
         self._models[name] = model
+        base = f"/v2/models/{quote(name, safe='')}"
+        for path in (f"{base}/infer", f"{base}/versions/{model.version}/infer"):
+            self.infer_paths[path.encode()] = model
         return model
 
     async def start(self) -> None:
@@ -353,6 +415,10 @@ class InferenceService:
         for model in self._models.values():
             model.refresh_metrics()
         return self.metrics.text()
+
+
+def _nothing() -> None:
+    """Forget a request that was answered at once."""
 
 
 def _item_of(name: str, predictor: Predictor) -> TensorSpec:
