@@ -110,8 +110,8 @@ class ShortPathProtocol(HttpToolsProtocol):
         call, self._call = self._call, None
         if call is not None:
             call.forget()
-            if self.cycle is call:
-                self.cycle = None
+        if isinstance(self.cycle, _Call):
+            self.cycle = None
         super().connection_lost(exc)
 
     # -- writing an answer
