@@ -20,8 +20,8 @@ __all__ = ["Plan", "prepare"]
 OPEN_LIMIT_S = 120.0
 MEASURE_LIMIT_S = 60.0
 
-SCOUTED_ROWS = (1, 2, 4, 8, 16, 32, 64)
-"""Batch sizes of which each candidate finds its own best before the race."""
+SCOUTED_ROWS = (1, 2, 4, 8, 16, 32)
+"""Batch sizes of which each candidate finds its own best before the race: up to what a bundle is served with."""
 
 SCOUTED_FEW = (1, 8)
 """The same for goals that are about a row alone: batches are looked at for the report."""
@@ -31,7 +31,7 @@ SCOUTS = 3
 
 
 NEAR_BEST = 2.0
-"""A size that took a row these times as long as the best did is not looked at again: of seven sizes two or three are left."""
+"""A size that took a row these times as long as the best did is not looked at again: of six sizes two or three are left."""
 
 
 @dataclass(frozen=True, slots=True)
