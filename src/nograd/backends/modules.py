@@ -104,7 +104,7 @@ class ModuleBackend(TorchBackend):
 
     def forward(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         recording = getattr(self._local, "gradients", False)
-        with torch.inference_mode(not recording), torch.set_grad_enabled(recording), self._eval_mode():
+        with self._threads(), torch.inference_mode(not recording), torch.set_grad_enabled(recording), self._eval_mode():
             leaves = self._run({name: tensor.to(self._device) for name, tensor in tensors.items()})
         return leaves if recording else {name: leaf.clone() if leaf.is_inference() else leaf for name, leaf in leaves.items()}
 
