@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 Manners = Callable[[int], str]
-"""Number of a request, from 0 -> what becomes of it: a status, `hang`, `close`, `nonsense`, `chunks`, `bye` (200, then closed)."""
+"""Number of a request, from 0 -> what becomes of it: a status, hang, close, nonsense, chunks, or bye (200, and closed)."""
 
 
 class RudeServer:

@@ -27,6 +27,7 @@ from nograd.bench.target import Target, bodies_of, target_of
 from nograd.errors import ConfigError, ModelLoadError, UnavailableError
 from tests.rude_server import Manners, rude_server
 from tests.running_server import RunningServer
+from tests.test_cli import nograd as command
 from tests.virtual_loop import virtual, virtual_loop
 
 TEXT = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}]}
@@ -341,6 +342,39 @@ def test_what_the_server_does_not_take_is_told_before_the_load(tiny_server: Runn
         target_of(tiny_server.url, data)
     with pytest.raises(ModelLoadError, match="nothing answers at"):
         target_of("http://127.0.0.1:9")
+
+
+def test_the_command_prints_a_table_and_writes_files(tiny_server: RunningServer, tmp_path: Path) -> None:
+    found, page = tmp_path / "load.json", tmp_path / "load.html"
+    options = [
+        "--clients",
+        "2",
+        "--rate",
+        "500",
+        "--requests",
+        "50",
+        "--warmup",
+        "0",
+        "--json",
+        str(found),
+        "--html",
+        str(page),
+    ]
+
+    ended = command("bench", tiny_server.url, *options)
+
+    assert ended.returncode == 0, ended.stderr
+    assert " 2 clients " in ended.stdout
+    assert " 500/s poisson " in ended.stdout
+    loads = json.loads(found.read_text())["loads"]
+    assert [(each["load"], each["answered"]) for each in loads] == [("2 clients", 50), ("500/s poisson", 50)]
+    assert "Latency against load" in page.read_text()
+
+
+def test_the_command_says_in_one_sentence_that_nothing_answers() -> None:
+    ended = command("bench", "http://127.0.0.1:9")
+
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
 
 
 # Told

@@ -320,6 +320,33 @@ def bench(
     raise typer.Exit(report.exit_code())
 
 
+@app.command()
+def conformance(
+    url: Annotated[str, typer.Argument(help="A server, http://127.0.0.1:8000, or one of its models, .../v2/models/NAME.")],
+    *,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A request that the model answers, as JSON in the first line. Default: made of its metadata."),
+    ] = None,
+    repository: Annotated[bool, typer.Option("--repository", help="Also load and unload the model.")] = False,
+    timeout: Annotated[str, typer.Option(help="Time that one request may take.")] = "30s",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
+    junit_file: Annotated[Path | None, typer.Option("--junit", help="Write it as JUnit XML.")] = None,
+) -> None:
+    """Examine the server at URL, ours or another's, by the Open Inference Protocol; exit 1 where it breaks the protocol."""
+    from nograd.checks.formats import to_json, to_junit
+    from nograd.conformance import conformance
+    from nograd.tuning.command import seconds_of
+
+    report = conformance(url, data=data, repository=repository, timeout_s=seconds_of(timeout, "timeout"))
+    typer.echo(str(report), nl=False)
+    if json_file is not None:
+        json_file.write_text(to_json(report), "utf-8")
+    if junit_file is not None:
+        junit_file.write_text(to_junit(report), "utf-8")
+    raise typer.Exit(report.exit_code())
+
+
 cache_app = typer.Typer(help="Look at, or clear, kept answers: of a server, or in Redis.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
 
