@@ -49,6 +49,8 @@ class Conformant:
         return reply.status, kind, extra, out + reply.tail
 
     def error(self, refusal: RefusedError) -> tuple[int, str, dict[str, str], bytes]:
+        if self.fault == "422 for malformed" and refusal.status == 400:
+            refusal.status = 422
         said = "something is wrong" if self.fault == "mute about names" else str(refusal)
         if self.fault == "html errors":
             return refusal.status, "text/html", {}, f"<h1>{said}</h1>".encode()

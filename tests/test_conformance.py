@@ -60,6 +60,7 @@ FAULTS = {
     "strict parameters": "request.I11",
     "no timeout": "request.I12",
     "500 for depth": "request.I13",
+    "422 for malformed": "request.I13-status",
     "no limit": "request.I13-limit",
     "wants a content type": "request.I14",
     "no compression": "request.I14-gzip",

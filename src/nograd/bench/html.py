@@ -18,12 +18,8 @@ def to_html(report: Report) -> str:
 
 
 def _about(report: Report) -> str:
-    listed = element("ul", [element("li", text(note)) for note in notes(report)], class_="about")
-    return card(
-        report.target,
-        listed,
-        lead="Latencies are counted from when a request was due, so that waiting for the server is in them.",
-    )
+    said = "Latencies are counted from when a request was due, so that waiting for the server is in them."
+    return card(report.target, element("p", said, class_="about"))
 
 
 def _curves(report: Report) -> str:
@@ -38,7 +34,8 @@ def _curves(report: Report) -> str:
 def _table(report: Report) -> str:
     heads = [(name, "name" if name == "load" else "n") for name in COLUMNS]
     rows = [[text(cell) for cell in cells(summary)] for summary in report.summaries]
-    return card("Figures", table("Every load", heads, rows))
+    listed = element("ul", [element("li", text(note)) for note in notes(report)], class_="about")
+    return card("Figures", table("Every load", heads, rows) + listed)
 
 
 def _spread(report: Report) -> list[str]:

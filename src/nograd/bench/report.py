@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COLUMNS", "WIDTH", "Report", "cells", "notes", "table"]
 
-WIDTH = 120
+WIDTH = 130
 """Columns that the table needs."""
 
 SHOWN = tuple(name for name in PERCENTILES if name != "p95")

@@ -12,7 +12,7 @@ import numpy as np
 from nograd.checks.client import Answer
 from nograd.checks.requests import numbers, varied
 from nograd.checks.verdict import Check, Verdict, skipped
-from nograd.conformance.item import Case, announced, answered, expect, must
+from nograd.conformance.item import Case, announced, answered, expect, must, refused
 from nograd.conformance.target import Target
 from nograd.conformance.tensors import HEADER, TYPES, parts, request, unpacked
 
@@ -92,15 +92,15 @@ def values_of(answer: Answer) -> dict[str, np.ndarray[Any, Any]] | None:
 def sizes(target: Target, _base: Answer) -> Iterator[Case]:
     """B4."""
     head, tail = everything(target)
-    yield expect("bytes left over", sent(target, head, tail + b"\0"), 400)
-    yield expect("bytes missing", sent(target, head, tail[:-1]), 400)
+    yield refused("bytes left over", sent(target, head, tail + b"\0"))
+    yield refused("bytes missing", sent(target, head, tail[:-1]))
     first = head["inputs"][0]
     for change in (-1, 1):
         wrong = {**first, "parameters": {"binary_data_size": first["parameters"]["binary_data_size"] + change}}
         body = tail + b"\0" if change > 0 else tail[1:]
-        yield expect(f"binary_data_size {change:+}", sent(target, {"inputs": [wrong, *head["inputs"][1:]]}, body), 400)
+        yield refused(f"binary_data_size {change:+}", sent(target, {"inputs": [wrong, *head["inputs"][1:]]}, body))
     if target.inputs[0]["datatype"] == "BYTES":
-        yield expect("a length prefix that lies", sent(target, head, b"\xff\xff\xff\x7f" + tail[4:]), 400)
+        yield refused("a length prefix that lies", sent(target, head, b"\xff\xff\xff\x7f" + tail[4:]))
 
 
 def outputs(target: Target, base: Answer) -> Iterator[Case]:
@@ -185,7 +185,7 @@ def headers(target: Target, _base: Answer) -> Iterator[Case]:
     """B8."""
     head, tail = everything(target)
     for length in ("999999999", "-1", "ten"):
-        yield expect(f"{HEADER}: {length}", sent(target, head, tail, length), 400)
+        yield refused(f"{HEADER}: {length}", sent(target, head, tail, length))
 
 
 SOURCE = "Triton, extension_binary_data.md"
@@ -206,7 +206,7 @@ ITEMS: tuple[Check[Target], ...] = (
     _item("binary.B3", "Bytes are little-endian and row-major", "compared JSON with binary", encoding,
           '"Tensor data represented as binary data is organized in little-endian byte order, row major, without stride '
           'or padding"'),
-    _item("binary.B4", "Sizes that do not fit are 400", "sent bytes too many, too few, and lengths that lie", sizes,
+    _item("binary.B4", "Sizes that do not fit are refused", "sent bytes too many, too few, and lengths that lie", sizes,
           '""binary_data_size" : int64 parameter indicating the size of the tensor binary data, in bytes"'),
     _item("binary.B5", "Outputs come in binary where asked for", "asked for each, for all, and for all but one", outputs,
           '""binary_data" : bool parameter that is true if the output should be returned as binary data ... If '
@@ -216,6 +216,6 @@ ITEMS: tuple[Check[Target], ...] = (
           ' provided"'),
     _item("binary.B7", "A raw request is the bytes of the one input", "sent bytes alone", raw,
           "raw binary requests: header 0, the body is the one input's bytes, batch size 1"),
-    _item("binary.B8", "A wrong header is 400", "sent lengths beyond the body, below 0, and no numbers", headers,
+    _item("binary.B8", "A wrong header is refused", "sent lengths beyond the body, below 0, and no numbers", headers,
           '"the Inference-Header-Content-Length header must be provided to give the length of the JSON object"'),
 )  # fmt: skip

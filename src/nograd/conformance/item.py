@@ -10,7 +10,21 @@ from nograd.checks.client import Answer
 from nograd.checks.verdict import Check, Verdict, error, passed, skipped
 from nograd.conformance.target import Target
 
-__all__ = ["PROBES", "Case", "Cases", "announced", "answered", "compat", "expect", "judged", "must", "probed", "told", "useful"]
+__all__ = [
+    "PROBES",
+    "Case",
+    "Cases",
+    "announced",
+    "answered",
+    "compat",
+    "expect",
+    "judged",
+    "must",
+    "probed",
+    "refused",
+    "told",
+    "useful",
+]
 
 Case: TypeAlias = tuple[str, str, Answer, bool]
 """What was sent, what was expected, what came, whether that is it."""
@@ -47,6 +61,11 @@ def told(answer: Answer) -> str:
 def expect(what: str, answer: Answer, *statuses: int) -> Case:
     """Return a case that wants one of some statuses."""
     return what, " or ".join(map(str, statuses)), answer, answer.status in statuses
+
+
+def refused(what: str, answer: Answer) -> Case:
+    """Return a case that wants a client's error, of whatever number: the protocol says "typically 400"."""
+    return what, "a 4xx status", answer, 400 <= answer.status < 500
 
 
 def judged(cases: Cases) -> Verdict:

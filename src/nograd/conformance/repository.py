@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from nograd.checks.client import Answer
 from nograd.checks.verdict import Check, Verdict
-from nograd.conformance.item import Case, announced, answered, expect, judged, must
+from nograd.conformance.item import Case, announced, answered, expect, judged, must, refused
 from nograd.conformance.server import UNKNOWN
 from nograd.conformance.target import Target
 
@@ -25,7 +25,7 @@ def index(target: Target) -> Verdict:
             answer = target.post("/v2/repository/index", body)
             yield f"index with {what}", f"a list with {target.model}, READY", answer, _lists(answer, target.model)
         wrong = target.post("/v2/repository/index", b'{"ready": "x"}')
-        yield expect('index with {"ready": "x"}', wrong, 400)
+        yield refused('index with {"ready": "x"}', wrong)
 
     return judged(cases())
 
@@ -44,8 +44,7 @@ def _lists(answer: Answer, model: str) -> bool:
 def unknown(target: Target) -> Verdict:
     """P2, of a model that is not there."""
     answer = target.post(f"/v2/repository/models/{UNKNOWN}/load", b"")
-    is_right = 400 <= answer.status < 500
-    return judged([("load of an unknown model", "400 (or 404)", answer, is_right)])
+    return judged([refused("load of an unknown model", answer)])
 
 
 def reload(target: Target, _base: Answer) -> Iterator[Case]:
