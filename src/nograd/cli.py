@@ -264,6 +264,89 @@ def check(
     raise typer.Exit(report.exit_code(strict=strict))
 
 
+@app.command()
+def bench(
+    url: Annotated[str, typer.Argument(help="A server, http://127.0.0.1:8000, or one of its models, .../v2/models/NAME.")],
+    *,
+    clients: Annotated[
+        list[int] | None,
+        typer.Option(help="Closed loop: so many clients, each waiting for its answer; may be repeated. Default: 16."),
+    ] = None,
+    rate: Annotated[
+        list[float] | None, typer.Option(help="Open loop: requests a second, whatever becomes of them; may be repeated.")
+    ] = None,
+    arrivals: Annotated[str, typer.Option(help="Of an open loop: poisson or uniform.")] = "poisson",
+    duration: Annotated[str, typer.Option(help="Time that is measured, for each load: 10s, 5m.")] = "10s",
+    requests: Annotated[int | None, typer.Option(help="Requests that are measured, instead of a time.")] = None,
+    warmup: Annotated[str, typer.Option(help="Time before, under the same load, that is not measured.")] = "1s",
+    timeout: Annotated[str, typer.Option(help="Time until a request is given up.")] = "30s",
+    data: Annotated[
+        Path | None, typer.Option(help="Requests, a JSON body a line; or texts, a line each. Default: made of the metadata.")
+    ] = None,
+    max_connections: Annotated[int, typer.Option(help="Of an open loop; a request beyond waits for one.")] = 1024,
+    seed: Annotated[int, typer.Option(help="Of random arrivals.")] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
+    html_file: Annotated[Path | None, typer.Option("--html", help="Write a page with plots to this file.")] = None,
+) -> None:
+    """Put load on the server at URL, ours or another's; print rate, latencies and errors; exit 1 where nothing is answered."""
+    from rich.console import Console
+
+    from nograd.bench import Clients, Load, Plan, bench
+    from nograd.bench.html import to_html
+    from nograd.bench.report import WIDTH, notes, table
+    from nograd.tuning.command import seconds_of
+
+    plan = Plan(
+        seconds_of(duration, "duration"),
+        seconds_of(warmup, "warmup"),
+        requests,
+        seconds_of(timeout, "timeout"),
+        max_connections,
+    )
+    loads: list[Clients | Load] = [Clients(each) for each in clients or ([] if rate else [16])]
+    loads += [Load(each, arrivals, seed) for each in rate or []]  # type: ignore[arg-type]  # it checks them
+    # no spinner: its thread would take time from the generator's
+    report = bench(url, loads, plan, data=data, on_load=lambda load: typer.echo(f"measuring {load}", err=True))
+    typer.echo(report.target)
+    console = Console(highlight=False)
+    console.width = max(console.width, WIDTH)  # a table that is cut would hide figures
+    console.print(table(report.summaries))
+    for note in notes(report):
+        typer.echo(note)
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.to_json(), indent=1) + "\n", "utf-8")
+    if html_file is not None:
+        html_file.write_text(to_html(report), "utf-8")
+    raise typer.Exit(report.exit_code())
+
+
+@app.command()
+def conformance(
+    url: Annotated[str, typer.Argument(help="A server, http://127.0.0.1:8000, or one of its models, .../v2/models/NAME.")],
+    *,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A request that the model answers, as JSON in the first line. Default: made of its metadata."),
+    ] = None,
+    repository: Annotated[bool, typer.Option("--repository", help="Also load and unload the model.")] = False,
+    timeout: Annotated[str, typer.Option(help="Time that one request may take.")] = "30s",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
+    junit_file: Annotated[Path | None, typer.Option("--junit", help="Write it as JUnit XML.")] = None,
+) -> None:
+    """Examine the server at URL, ours or another's, by the Open Inference Protocol; exit 1 where it breaks the protocol."""
+    from nograd.checks.formats import to_json, to_junit
+    from nograd.conformance import conformance
+    from nograd.tuning.command import seconds_of
+
+    report = conformance(url, data=data, repository=repository, timeout_s=seconds_of(timeout, "timeout"))
+    typer.echo(str(report), nl=False)
+    if json_file is not None:
+        json_file.write_text(to_json(report), "utf-8")
+    if junit_file is not None:
+        junit_file.write_text(to_junit(report), "utf-8")
+    raise typer.Exit(report.exit_code())
+
+
 cache_app = typer.Typer(help="Look at, or clear, kept answers: of a server, or in Redis.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
 

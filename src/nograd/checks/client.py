@@ -93,11 +93,15 @@ class ServerSubject:
         return self.ask("POST", self.infer_path, json.dumps(body).encode())
 
     def ask(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
-        """Return the answer to one request on a connection of its own; never raises for what a server or network does."""
+        """Return the answer to a request whose body is JSON; never raises for what a server or network does."""
+        return self.send(method, path, body, {"Content-Type": "application/json", **(headers or {})})
+
+    def send(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """Return the answer to one request on a connection of its own, with these headers and no others of its own making."""
         begun = time.monotonic()
         connection = self.connect()
         try:
-            connection.request(method, path, body or None, {"Content-Type": "application/json", **(headers or {})})
+            connection.request(method, path, body or None, dict(headers))
             return read_answer(connection, begun)
         except (OSError, HTTPException, ValueError) as failure:
             return Answer(0, {}, f"{type(failure).__name__}: {failure}".encode(), time.monotonic() - begun)

@@ -40,6 +40,9 @@ class Finding:
     remedy: str = ""
     """A line of code or a flag; empty where there is nothing to mend."""
 
+    rule: str = ""
+    """The sentence that asks for it, where somebody else's specification does."""
+
     @property
     def family(self) -> str:
         """The subject that the check belongs to, such as `batching`."""
@@ -47,7 +50,7 @@ class Finding:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain strings and numbers; NaN and infinities, which JSON lacks, as strings."""
-        names = ("check", "family", "severity", "title", "done", "evidence", "remedy")
+        names = ("check", "family", "severity", "title", "done", "evidence", "remedy", "rule")
         return {**{name: getattr(self, name) for name in names}, "figures": {k: _plain(v) for k, v in self.figures.items()}}
 
 
@@ -62,6 +65,8 @@ class Report:
     target: str
     findings: tuple[Finding, ...]
     spent_s: float = 0.0
+    tool: str = "check"
+    """The command that made it."""
 
     @property
     def counts(self) -> dict[Severity, int]:

@@ -16,7 +16,7 @@ __all__ = ["FORMATS", "to_json", "to_junit", "to_sarif", "to_text", "writer_of"]
 
 WIDTH = 100
 
-HOME = "https://nograd.readthedocs.io/checks/"
+HOMES = {"check": "https://nograd.readthedocs.io/checks/", "conformance": "https://nograd.readthedocs.io/conformance/"}
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 SARIF_LEVELS: dict[Severity, str] = {
@@ -46,7 +46,7 @@ def to_text(report: Report) -> str:
 
 def _paragraph(finding: Finding) -> Iterator[str]:
     yield f"{finding.severity.upper():8} {finding.check}: {finding.title}"
-    for label, text in (("done", finding.done), ("seen", finding.evidence), ("mend", finding.remedy)):
+    for label, text in (("done", finding.done), ("seen", finding.evidence), ("mend", finding.remedy), ("rule", finding.rule)):
         if text:
             yield from _wrapped(text, f"  {label:6} ")
 
@@ -86,25 +86,25 @@ def to_sarif(report: Report) -> str:
 
     A model has no lines of code: results point at the target by name, as a logical location.
     """
-    rules = [_rule(finding) for finding in report.findings]
+    rules = [_rule(finding, HOMES[report.tool]) for finding in report.findings]
     results = [_result(finding, index, report.target) for index, finding in enumerate(report.findings)]
-    driver = {"name": "nograd check", "version": __version__, "informationUri": HOME, "rules": rules}
+    driver = {"name": f"nograd {report.tool}", "version": __version__, "informationUri": HOMES[report.tool], "rules": rules}
     run = {"tool": {"driver": driver}, "columnKind": "unicodeCodePoints", "results": results}
     return json.dumps({"$schema": SARIF_SCHEMA, "version": "2.1.0", "runs": [run]}, indent=1, allow_nan=False) + "\n"
 
 
-def _rule(finding: Finding) -> dict[str, Any]:
+def _rule(finding: Finding, home: str) -> dict[str, Any]:
     return {
         "id": finding.check,
         "name": finding.check.replace(".", "_"),
         "shortDescription": {"text": finding.title},
         "fullDescription": {"text": finding.done},
-        "helpUri": f"{HOME}#{finding.check.replace('.', '')}",
+        "helpUri": f"{home}#{finding.check.replace('.', '')}",
     }
 
 
 def _result(finding: Finding, index: int, target: str) -> dict[str, Any]:
-    remedy = f" Mend: {finding.remedy}" if finding.remedy else ""
+    remedy = (f" Mend: {finding.remedy}" if finding.remedy else "") + (f" Rule: {finding.rule}" if finding.rule else "")
     plain = finding.to_json()
     return {
         "ruleId": finding.check,
@@ -121,7 +121,7 @@ def _result(finding: Finding, index: int, target: str) -> dict[str, Any]:
 
 def to_junit(report: Report) -> str:
     """Return the report as JUnit XML: one suite for each family; errors and warnings fail, infos are output."""
-    root = ET.Element("testsuites", {"name": f"nograd check {_clean(report.target)}", "time": f"{report.spent_s:.3f}"})
+    root = ET.Element("testsuites", {"name": f"nograd {report.tool} {_clean(report.target)}", "time": f"{report.spent_s:.3f}"})
     families = dict.fromkeys(finding.family for finding in report.findings)
     for family in families:
         _suite(root, family, [finding for finding in report.findings if finding.family == family])
@@ -135,7 +135,7 @@ def _suite(root: ET.Element, family: str, findings: list[Finding]) -> None:
     _count(suite, findings)
     for finding in findings:
         case = ET.SubElement(suite, "testcase", {"classname": f"nograd.{family}", "name": finding.check})
-        said = _clean(f"{finding.done}\n{finding.evidence}" + (f"\n{finding.remedy}" if finding.remedy else ""))
+        said = _clean("\n".join(filter(None, (finding.done, finding.evidence, finding.remedy, finding.rule))))
         if finding.severity in ("error", "warning"):
             fault = ET.SubElement(case, "failure", {"type": finding.severity, "message": _clean(finding.evidence)})
             fault.text = said

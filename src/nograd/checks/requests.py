@@ -20,8 +20,9 @@ def example_request(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _example(spec: Mapping[str, Any]) -> dict[str, Any]:
-    row = [size if size > 0 else FREE_SIZE for size in spec["shape"][1:]]
-    return {"name": spec["name"], "datatype": spec["datatype"], "shape": [1, *row], "data": _data(spec, prod(row))}
+    rows, row = spec["shape"][:1], [size if size > 0 else FREE_SIZE for size in spec["shape"][1:]]
+    shape = [*(size if size > 0 else 1 for size in rows), *row]  # a first dimension that is fixed is no batch
+    return {"name": spec["name"], "datatype": spec["datatype"], "shape": shape, "data": _data(spec, prod(shape))}
 
 
 def _data(spec: Mapping[str, Any], count: int) -> list[Any]:

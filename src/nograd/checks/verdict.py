@@ -76,6 +76,9 @@ class Check(Generic[Subject]):
     is_deep: bool = False
     """Whether it takes so long that it is run only when asked for."""
 
+    rule: str = ""
+    """The sentence of somebody else's specification that asks for it."""
+
     @property
     def family(self) -> str:
         """The subject that it belongs to."""
@@ -115,4 +118,13 @@ def _outcome(check: Check[Subject], subject: Subject) -> Verdict:
 def _finding(check: Check[Subject], verdict: Verdict) -> Finding:
     is_fault = verdict.severity in ("error", "warning", "info")
     remedy = (verdict.remedy or check.remedy) if is_fault else ""
-    return Finding(check.id, verdict.severity, check.title, check.done, verdict.evidence, verdict.figures, remedy)
+    return Finding(
+        check.id,
+        verdict.severity,
+        check.title,
+        check.done,
+        verdict.evidence,
+        verdict.figures,
+        remedy,
+        check.rule if is_fault else "",
+    )

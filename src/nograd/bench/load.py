@@ -1,0 +1,218 @@
+"""Closed and open loops: who sends when. The sockets are `sending`'s; what is made of the times, `summary`'s."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import inf, isfinite, nan
+
+from nograd.bench.arrivals import Arrivals, arrivals
+from nograd.bench.samples import REFUSED
+from nograd.bench.sending import Pool
+from nograd.bench.summary import Summary, summarise
+from nograd.bench.target import Target
+from nograd.bench.timer import Timer
+from nograd.errors import ConfigError
+
+__all__ = ["Clients", "Closed", "Load", "Open", "Plan", "measure"]
+
+RETRY_S = 0.05
+"""A client of a closed loop that finds no connection tries again after so many seconds, so that it does not spin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """A closed loop: so many clients, each of which sends its next request when its last was answered."""
+
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ConfigError(f"clients is {self.count}; it must be at least 1")
+
+    def __str__(self) -> str:
+        return f"{self.count} client{'' if self.count == 1 else 's'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """An open loop: requests that come when they come."""
+
+    rate: float
+    """Requests a second."""
+
+    kind: Arrivals = "poisson"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        arrivals(self.kind, self.rate)
+
+    def __str__(self) -> str:
+        return f"{self.rate:g}/s {self.kind}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long a load is put on."""
+
+    duration_s: float = 10.0
+    """Seconds that are measured."""
+
+    warmup_s: float = 1.0
+    """Seconds before, under the same load, that are not."""
+
+    requests: int | None = None
+    """Requests that are measured, instead of a time."""
+
+    timeout_s: float = 30.0
+    """Seconds until a request is given up, counted from when it was due."""
+
+    max_connections: int = 1024
+    """Of an open loop; each client of a closed one has its own."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("duration", self.duration_s), ("timeout", self.timeout_s)):
+            if not (isfinite(value) and value > 0):
+                raise ConfigError(f"{name} is {value} s; it must be above 0, finite")
+        if not (isfinite(self.warmup_s) and self.warmup_s >= 0):
+            raise ConfigError(f"warmup is {self.warmup_s} s; it must be 0 or more, finite")
+        if self.requests is not None and self.requests < 1:
+            raise ConfigError(f"requests is {self.requests}; it must be at least 1")
+        if self.max_connections < 1:
+            raise ConfigError(f"max_connections is {self.max_connections}; it must be at least 1")
+
+    @property
+    def last(self) -> tuple[float, float]:
+        """Seconds after the warm-up, and requests, of which the first that is reached ends the load."""
+        return (self.duration_s, inf) if self.requests is None else (inf, self.requests)
+
+
+class Closed:
+    """Decides, whenever a request has ended, whether another follows.
+
+    Args:
+        submit: sends a request that is due at a time.
+        later: calls back after a delay.
+        clock: in seconds.
+        begun: end of the warm-up.
+        plan: when to stop.
+    """
+
+    def __init__(
+        self, submit: Callable[[float], None], later: Callable[[float, Callable[[], None]], object],
+        clock: Callable[[], float], begun: float, plan: Plan,
+    ) -> None:  # fmt: skip
+        self._submit, self._later, self._clock, self._begun = submit, later, clock, begun
+        self._seconds, self._left = plan.last
+        self.ended = nan
+        """When the load ended."""
+
+        self.stopped = asyncio.Event()
+
+    def start(self, clients: int) -> None:
+        """Send the first request of every client."""
+        for _ in range(clients):
+            self._again()
+
+    def on_end(self, outcome: int) -> None:
+        """Send a client's next request; a client that found no server waits a little."""
+        if outcome == REFUSED:
+            self._later(RETRY_S, self._again)
+        else:
+            self._again()
+
+    def _again(self) -> None:
+        now = self._clock()
+        if now >= self._begun:
+            if self._left <= 0 or now - self._begun >= self._seconds:
+                if not self.stopped.is_set():
+                    self.ended = now
+                    self.stopped.set()
+                return
+            self._left -= 1
+        self._submit(now)
+
+
+class Open:
+    """Sends requests when they are due, and all at once those that were due while it could not.
+
+    Args:
+        submit: sends a request that is due at a time.
+        times: of arrival, in seconds from `origin`, ascending.
+        clock: in seconds.
+        origin: when the load began, the warm-up first.
+        plan: when to stop.
+    """
+
+    def __init__(
+        self, submit: Callable[[float], None], times: Iterator[float], clock: Callable[[], float], origin: float, plan: Plan
+    ) -> None:
+        self._submit, self._times, self._clock, self._origin = submit, times, clock, origin
+        self._begun = origin + plan.warmup_s
+        self._seconds, self._left = plan.last
+        self._due = origin + next(times)
+        self.ended = nan
+        self.stopped = asyncio.Event()
+
+    def pump(self) -> float | None:
+        """Send what is due; return the seconds until the next is, or None at the end."""
+        while True:
+            if self._due >= self._begun and (self._left <= 0 or self._due - self._begun >= self._seconds):
+                self.ended = self._begun + self._seconds if self._seconds < inf else self._due
+                self.stopped.set()
+                return None
+            now = self._clock()
+            if self._due > now:
+                return self._due - now
+            self._left -= self._due >= self._begun
+            self._submit(self._due)
+            self._due = self._origin + next(self._times)
+
+
+async def measure(target: Target, load: Clients | Load, plan: Plan, clock: Callable[[], float] = time.perf_counter) -> Summary:
+    """Put a load on a target and return what was measured.
+
+    Args:
+        target: where to, and what.
+        load: a closed or an open loop.
+        plan: how long.
+        clock: monotonic, in seconds.
+    """
+    connections = load.count if isinstance(load, Clients) else plan.max_connections
+    async with Pool(target, clock, timeout_s=plan.timeout_s, max_connections=connections) as pool:
+        begun, ended = await (_closed(pool, load, plan, clock) if isinstance(load, Clients) else _open(pool, load, plan, clock))
+    offered = load.rate if isinstance(load, Load) else None
+    return summarise(pool.samples, begun, ended, label=str(load), offered_per_s=offered)
+
+
+async def _closed(pool: Pool, load: Clients, plan: Plan, clock: Callable[[], float]) -> tuple[float, float]:
+    begun = clock() + plan.warmup_s
+    closed = Closed(pool.submit, asyncio.get_running_loop().call_later, clock, begun, plan)
+    pool.on_end = closed.on_end
+    closed.start(load.count)
+    await closed.stopped.wait()
+    await pool.wait_quiet()
+    return begun, closed.ended
+
+
+async def _open(pool: Pool, load: Load, plan: Plan, clock: Callable[[], float]) -> tuple[float, float]:
+    origin = clock()
+    times = arrivals(load.kind, load.rate, load.seed)
+    source = Open(pool.submit, times, clock, origin, plan)
+    timer: Timer
+
+    def pump() -> None:
+        delay = source.pump()
+        if delay is not None:
+            timer.set(delay)
+
+    timer = Timer(pump)
+    try:
+        pump()
+        await source.stopped.wait()
+        await pool.wait_quiet()
+    finally:
+        timer.close()
+    return origin + plan.warmup_s, source.ended

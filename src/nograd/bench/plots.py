@@ -1,0 +1,86 @@
+"""A load run's plots as inline SVG: latency against load, and the percentiles of each load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from nograd.bench.summary import Summary
+from nograd.tuning import figures
+from nograd.tuning.axes import Axes, Shape, drawing, text_at, ticks_of
+from nograd.tuning.markup import element
+from nograd.tuning.svg import Scale, polyline
+
+__all__ = ["SHAPES", "latency_curves", "percentile_bars"]
+
+SHAPES = (
+    Shape("wide", 1060, 340, font_px=13, left=62),
+    Shape("medium", 700, 300),
+    Shape("narrow", 330, 260, left=50, right=12),
+)
+"""One of them is shown, by the width of the page (see `report.css`)."""
+
+CLASSES: Mapping[str, str] = {"p50": "c0", "p90": "c1", "p99": "c2", "p99.9": "c3"}
+"""Percentile -> the class that colours it."""
+
+Point = tuple[float, float]
+
+
+def latency_curves(summaries: Sequence[Summary], shape: Shape) -> str:
+    """Return the percentiles of latency by the rate of answers; empty where there are not two loads with latencies.
+
+    The load is what was answered, not what was asked for: beyond the server's capacity curves go up and not to the right.
+    """
+    curves = {name: _points(summaries, name) for name in CLASSES}
+    curves = {name: points for name, points in curves.items() if points}
+    values = [y for points in curves.values() for _, y in points]
+    rates = [x for points in curves.values() for x, _ in points]
+    if len(curves.get("p50", [])) < 2:
+        return ""
+    axes = _axes(rates, values, shape)
+    parts = axes.draw()
+    for name, points in reversed(curves.items()):
+        placed = [(axes.x(x), axes.y(y)) for x, y in points]
+        marks = [element("circle", cx=x, cy=y, r=3, class_="dot") for x, y in placed]
+        parts.append(element("g", [polyline(placed, class_="line"), *marks], class_=f"curve {CLASSES[name]}"))
+    unit = axes.y_unit
+    told = "; ".join(f"{name}: " + ", ".join(f"{unit(y)} {unit.name} at {x:.4g}/s" for x, y in curves[name]) for name in curves)
+    return drawing(shape, "load", "Latency against load", told, parts)
+
+
+def _points(summaries: Sequence[Summary], name: str) -> list[Point]:
+    found = [(each.rate.per_s, each.percentiles.get(name)) for each in summaries]
+    return [(rate, value) for rate, value in found if rate > 0 and value is not None and value > 0]
+
+
+def _axes(rates: Sequence[float], values: Sequence[float], shape: Shape) -> Axes:
+    frame = shape.frame
+    x = Scale.over(rates, frame.left, frame.right, pad=0.04)
+    y = Scale.over(values, frame.bottom, frame.top, from_zero=True)
+    unit = figures.unit_of(values)
+    return Axes(shape, x, y, figures.Unit(""), unit, ticks_of(x, shape), "answers a second", f"latency, {unit.name}")
+
+
+def percentile_bars(summary: Summary, shape: Shape, key: str) -> str:
+    """Return how latencies are spread: a bar for each bucket of the histogram; empty where there are none."""
+    if len(summary.buckets) < 2:
+        return ""
+    frame = shape.frame
+    step = summary.buckets[1][0] / summary.buckets[0][0]
+    ends = [end for end, _ in summary.buckets]
+    x = Scale(ends[0] / step, ends[-1], frame.left, frame.right, is_log=True)
+    most = max(count for _, count in summary.buckets)
+    y = Scale(0.0, most * 1.08, frame.bottom, frame.top)
+    unit = figures.unit_of(ends)
+    axes = Axes(shape, x, y, unit, figures.Unit(""), ticks_of(x, shape), f"latency, {unit.name}", "requests")
+    parts = axes.draw()
+    for end, count in summary.buckets:
+        left, right, top = x(end / step), x(end), y(count)
+        if count:
+            width, height = max(right - left - 1, 1.0), max(frame.bottom - top, 1.0)
+            parts.append(element("rect", x=left, y=frame.bottom - height, width=width, height=height, class_="bar winner"))
+    for name in ("p50", "p99"):
+        if (value := summary.percentiles.get(name)) is not None:
+            parts.append(element("line", x1=x(value), y1=frame.top, x2=x(value), y2=frame.bottom, class_="one"))
+            parts.append(text_at(name, x(value) + 4, frame.top + 12, "tick"))
+    told = ", ".join(f"{count} up to {unit(end)} {unit.name}" for end, count in summary.buckets if count)
+    return drawing(shape, key, f"Latencies at {summary.label}", told, parts)

@@ -1,0 +1,82 @@
+"""A load run for people and programs: a table, JSON, and a page without scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nograd import __version__
+from nograd.bench.summary import LATE_S, PERCENTILES, Summary
+from nograd.tuning.figures import amount, number, seconds, size
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["COLUMNS", "WIDTH", "Report", "cells", "notes", "table"]
+
+WIDTH = 130
+"""Columns that the table needs."""
+
+SHOWN = tuple(name for name in PERCENTILES if name != "p95")
+
+COLUMNS = ("load", "answers/s", "95 %", *SHOWN, "max", "samples", "errors", "late")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All loads of one run."""
+
+    target: str
+    """What was sent where, in words."""
+
+    summaries: tuple[Summary, ...]
+    when: str
+    """UTC."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain numbers, strings and lists."""
+        loads = [summary.to_json() for summary in self.summaries]
+        return {"kind": "nograd bench", "nograd": __version__, "target": self.target, "when": self.when, "loads": loads}
+
+    def exit_code(self) -> int:
+        """Return 1 where a load got no answer at all; else 0."""
+        return int(any(summary.answered == 0 for summary in self.summaries))
+
+
+def cells(summary: Summary) -> tuple[str, ...]:
+    """Return a row of the table."""
+    rate = summary.rate
+    return (
+        summary.label, number(rate.per_s, 4), f"{number(rate.low)} .. {number(rate.high)}",
+        *(seconds(summary.percentiles[name]) for name in SHOWN), seconds(summary.max_s), f"{summary.num_samples:,}",
+        f"{sum(summary.errors.values()):,}", f"{summary.late:,}",
+    )  # fmt: skip
+
+
+def table(summaries: Sequence[Summary]) -> Table:
+    """Return a table for a terminal."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in COLUMNS:
+        made.add_column(name, justify="left" if name == "load" else "right", no_wrap=True)
+    for summary in summaries:
+        made.add_row(*cells(summary))
+    return made
+
+
+def notes(report: Report) -> Iterator[str]:
+    """Yield what a reader must know, one sentence each."""
+    for each in report.summaries:
+        for what, count in each.errors.items():
+            yield f"{each.label}: {count:,} of {each.requests:,} requests: {what}"
+        if each.late:
+            yield (
+                f"{each.label}: the generator came to {each.late:,} of {each.requests:,} requests more than {amount(LATE_S)} "
+                f"after they were due, at worst {amount(each.latest_s)}: this wait is in the latencies, and not the server's"
+            )
+        if missing := [name for name, value in each.percentiles.items() if value is None]:
+            yield f"{each.label}: {each.num_samples:,} samples are too few for {', '.join(missing)}"
+        yield f"{each.label}: {size(each.sent_bytes)} sent, {size(each.received_bytes)} received, {each.seconds:.4g} s measured"

@@ -1,0 +1,70 @@
+"""`nograd conformance`: the Open Inference Protocol's checklist, executed against any server."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from nograd.checks.client import server_subject
+from nograd.checks.finding import Report
+from nograd.checks.verdict import Check, run_checks
+from nograd.conformance import answers, binary, inference, models, repository, server, statistics
+from nograd.conformance.target import Target, examined
+from nograd.errors import ConfigError
+
+__all__ = ["EVERY", "conformance", "examine"]
+
+READING: tuple[Check[Target], ...] = (
+    *server.ITEMS, *models.ITEMS, *inference.ITEMS, *answers.ITEMS, *binary.ITEMS, *repository.ITEMS, *statistics.ITEMS,
+)  # fmt: skip
+"""Items that leave the server as it was."""
+
+CHANGING: tuple[Check[Target], ...] = repository.CHANGING
+"""Items that change it for a moment."""
+
+EVERY: tuple[Check[Target], ...] = (*READING, *CHANGING)
+"""All items."""
+
+NOT_ASKED = "it would load and unload the model: --repository runs it"
+
+
+def conformance(url: str, *, data: Path | None = None, repository: bool = False, timeout_s: float = 30.0) -> Report:
+    """Examine a server.
+
+    Args:
+        url: of a server, whose first model is taken, or of one of its models.
+        data: a file with a request that the model answers; default: one made of the model's metadata.
+        repository: also load and unload the model.
+        timeout_s: seconds that one request may take.
+
+    Returns:
+        A finding for each item: an error where the specification is broken, a warning where clients of Triton are.
+
+    Raises:
+        ConfigError: it is no URL of http or https, or the data hold no request.
+        ModelLoadError: nothing answers there, or nothing tells which models there are.
+    """
+    found = server_subject(url, timeout_s=timeout_s)
+    request = found.example
+    if data is not None:
+        try:
+            request = json.loads(data.read_bytes().split(b"\n", 1)[0])
+        except ValueError as failure:
+            raise ConfigError(f"the first line of {data} is no JSON: {failure}") from None
+        if not isinstance(request, dict) or not request.get("inputs"):
+            raise ConfigError(f'the first line of {data} is no infer request: a JSON object with "inputs"')
+    begun = time.monotonic()
+    report = examine(examined(found.send, found.model, request), repository=repository)
+    name = f"{found.model} at {found.url}" + (f" ({found.server})" if found.server else "")
+    return Report(name, report.findings, time.monotonic() - begun, "conformance")
+
+
+def examine(target: Target, *, repository: bool) -> Report:
+    """Return a finding for each item, in the order of the checklist; with `repository` also for what changes the server."""
+    findings = [*run_checks(READING, target, deep=True)]
+    if repository:
+        findings += run_checks(CHANGING, target, deep=True)
+    else:
+        findings += run_checks(CHANGING, None, deep=True, why_not=NOT_ASKED)
+    return Report(target.model, tuple(findings), tool="conformance")

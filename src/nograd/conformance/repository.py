@@ -1,0 +1,89 @@
+"""P: the extension model_repository. Loading and unloading happens only when it is asked for: others may use the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+from nograd.checks.client import Answer
+from nograd.checks.verdict import Check, Verdict
+from nograd.conformance.item import Case, announced, answered, expect, judged, must, refused
+from nograd.conformance.server import UNKNOWN
+from nograd.conformance.target import Target
+
+__all__ = ["CHANGING", "ITEMS"]
+
+STATES = ("UNKNOWN", "READY", "UNAVAILABLE", "LOADING", "UNLOADING")
+
+
+def index(target: Target) -> Verdict:
+    """P1."""
+
+    def cases() -> Iterator[Case]:
+        for what, body in (("an empty body", b""), ("{}", b"{}"), ('{"ready": true}', b'{"ready": true}')):
+            answer = target.post("/v2/repository/index", body)
+            yield f"index with {what}", f"a list with {target.model}, READY", answer, _lists(answer, target.model)
+        wrong = target.post("/v2/repository/index", b'{"ready": "x"}')
+        yield refused('index with {"ready": "x"}', wrong)
+
+    return judged(cases())
+
+
+def _lists(answer: Answer, model: str) -> bool:
+    found: Any = answer.json
+    if answer.status != 200 or not isinstance(found, list):
+        return False
+    if not all(isinstance(each, dict) and isinstance(each.get("name"), str) for each in found):
+        return False
+    return all(each.get("state") in STATES for each in found) and any(
+        each["name"] == model and each["state"] == "READY" for each in found
+    )
+
+
+def unknown(target: Target) -> Verdict:
+    """P2, of a model that is not there."""
+    answer = target.post(f"/v2/repository/models/{UNKNOWN}/load", b"")
+    return judged([refused("load of an unknown model", answer)])
+
+
+def reload(target: Target, _base: Answer) -> Iterator[Case]:
+    """P2."""
+    yield expect("load of a loaded model", _tell(target, "load"), 200)
+    yield expect("a request after it", target.infer(target.request), 200)
+
+
+def unload(target: Target, _base: Answer) -> Iterator[Case]:
+    """P3."""
+    yield expect("unload", _tell(target, "unload"), 200)
+    yield expect("a request after it", target.infer(target.request), 400, 404, 503)
+    yield expect("load", _tell(target, "load"), 200)
+    yield expect("a request after it", target.infer(target.request), 200)
+
+
+def _tell(target: Target, what: str) -> Answer:
+    return target.post(f"/v2/repository/models/{quote(target.model, safe='')}/{what}", b"")
+
+
+SOURCE = "Triton, extension_model_repository.md"
+
+ITEMS: tuple[Check[Target], ...] = (
+    must("repository.P1", "The index lists models and their states", "read the index", announced("model_repository", index),
+         f'{SOURCE}: "The index API returns information about every model available in a model repository, even if it is not '
+         'currently loaded"; $repository_index_response: name, version, state, reason'),
+    must("repository.P2-unknown", "A model that is not there cannot be loaded", "loaded a model that is not there",
+         announced("model_repository", unknown),
+         f'{SOURCE}: "A failed load request must be indicated by an HTTP error status (typically 400)"'),
+)  # fmt: skip
+
+CHANGING: tuple[Check[Target], ...] = (
+    must("repository.P2", "A loaded model can be loaded again", "loaded it, and sent a request",
+         announced("model_repository", answered(reload)),
+         f'{SOURCE}: "The load API requests that a model be loaded into Triton, or reloaded if the model is already loaded... '
+         'A successful load request is indicated by a 200 HTTP status"'),
+    must("repository.P3", "A model can be unloaded and loaded", "unloaded it, loaded it, and sent requests",
+         announced("model_repository", answered(unload)),
+         f'{SOURCE}: "The unload API requests that a model be unloaded... A successful unload request is indicated by a 200 '
+         'HTTP status"'),
+)  # fmt: skip
+"""What changes the server for a moment."""

@@ -1,0 +1,106 @@
+"""S: the extensions statistics and model_configuration, and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from nograd.checks.client import Answer
+from nograd.checks.requests import rows_of, varied
+from nograd.checks.verdict import Check, Verdict
+from nograd.conformance.item import Case, announced, answered, compat, judged, must
+from nograd.conformance.target import Target
+
+__all__ = ["ITEMS"]
+
+DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+BATCH_DURATIONS = ("compute_input", "compute_infer", "compute_output")
+
+
+def statistics(target: Target, _base: Answer) -> Iterator[Case]:
+    """S1."""
+    before = target.get(f"{target.path}/stats")
+    for path, answer in ((f"{target.path}/stats", before), ("/v2/models/stats", target.get("/v2/models/stats"))):
+        found = entry(answer, target.model)
+        missing = _missing(found) if found is not None else [f"model_stats with {target.model}"]
+        yield f"GET {path}", f"statistics: {', '.join(missing) or 'whole'}", answer, not missing
+    fresh = varied(target.request, 4242)  # one that no cache has seen
+    counted = target.infer(fresh)
+    after = target.get(f"{target.path}/stats")
+    grown = _inferences(after, target.model) - _inferences(before, target.model)
+    if counted.status == 200:
+        rows = rows_of(fresh) if target.is_batched else 1
+        yield "statistics after a request", f"an inference_count grown by at least {rows}, not by {grown}", after, grown >= rows
+
+
+def entry(answer: Answer, model: str) -> Mapping[str, Any] | None:
+    """Return the statistics of a model; None where they cannot be read."""
+    found = answer.json
+    listed = found.get("model_stats") if isinstance(found, dict) and answer.status == 200 else None
+    if not isinstance(listed, list):
+        return None
+    return next((each for each in listed if isinstance(each, dict) and each.get("name") == model), None)
+
+
+def _missing(found: Mapping[str, Any]) -> list[str]:
+    """Return what statistics should have and do not."""
+    missing = [key for key in ("last_inference", "inference_count", "execution_count") if not _is_count(found.get(key))]
+    times = found.get("inference_stats")
+    times = times if isinstance(times, dict) else {}
+    missing += [f"inference_stats.{key}" for key in DURATIONS if not _is_duration(times.get(key))]
+    batches = found.get("batch_stats")
+    if not isinstance(batches, list):
+        return [*missing, "batch_stats"]
+    for each in batches:
+        if not isinstance(each, dict) or not _is_count(each.get("batch_size")):
+            missing.append("batch_stats.batch_size")
+        else:
+            missing += [f"batch_stats.{key}" for key in BATCH_DURATIONS if not _is_duration(each.get(key))]
+    return missing
+
+
+def _is_count(found: Any) -> bool:
+    return type(found) is int and found >= 0
+
+
+def _is_duration(found: Any) -> bool:
+    return isinstance(found, dict) and _is_count(found.get("count")) and _is_count(found.get("ns"))
+
+
+def _inferences(answer: Answer, model: str) -> int:
+    found = entry(answer, model)
+    count = found.get("inference_count") if found is not None else None
+    return count if isinstance(count, int) else 0
+
+
+def configuration(target: Target) -> Verdict:
+    """S2."""
+    answer = target.get(f"{target.path}/config")
+    found = answer.json if answer.status == 200 and isinstance(answer.json, dict) else {}
+    is_right = (
+        found.get("name") == target.model
+        and _is_count(found.get("max_batch_size"))
+        and all(isinstance(found.get(key), list) and found[key] for key in ("input", "output"))
+        and all("name" in each and "data_type" in each and "dims" in each for key in ("input", "output") for each in found[key])
+    )
+    wanted = "name, max_batch_size, input and output with name, data_type and dims"
+    return judged([(f"GET {target.path}/config", wanted, answer, is_right)])
+
+
+def metrics(target: Target) -> Verdict:
+    """S3."""
+    answer = target.get("/metrics")
+    is_right = answer.status == 200 and b"# TYPE " in answer.body
+    return judged([("GET /metrics", "200 and Prometheus' text format", answer, is_right)])
+
+
+ITEMS: tuple[Check[Target], ...] = (
+    must("statistics.S1", "Statistics are in Triton's form, and count", "read them, before and after a request",
+         announced("statistics", answered(statistics)),
+         "Triton, extension_statistics.md, $stats_model_response: model_stats with name, version, last_inference, "
+         "inference_count, execution_count, inference_stats, batch_stats; perf_analyzer reads them"),
+    must("statistics.S2", "The configuration is in Triton's form", "read it", announced("model_configuration", configuration),
+         "Triton, extension_model_configuration.md: the JSON representation of ModelConfig (model_config.proto)"),
+    compat("statistics.S3", "Metrics are in Prometheus' format", "read /metrics", metrics,
+           "Prometheus' text format 0.0.4; Triton serves it on a port of its own"),
+)  # fmt: skip
