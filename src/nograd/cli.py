@@ -14,6 +14,7 @@ import typer
 
 from nograd import __version__
 from nograd.errors import ConfigError, ExportError, NogradError
+from nograd.openmp import spin_briefly
 
 if TYPE_CHECKING:
     from nograd.server.config import ServeConfig
@@ -38,6 +39,7 @@ MODEL_HELP = (
 
 def main() -> None:
     """Run the command; an error of ours is one sentence on stderr and exit code 2."""
+    spin_briefly(os.environ)
     try:
         app()
     except NogradError as error:
