@@ -418,6 +418,8 @@ class Predictor:
         return self.backend.restore(outputs) if self._postprocess is None else list(self.answers(outputs))
 
     def _finish_arrays(self, outputs: list[Batch]) -> Any:
+        if self._postprocess is None and self._backend is not None:  # done for every request
+            return self._backend.restore(outputs[0])
         return self._whole(outputs[0])
 
     def _finish_tensors(self, outputs: list[Batch]) -> Any:

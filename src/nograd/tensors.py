@@ -111,6 +111,9 @@ class Signature:
     places: Mapping[str, tuple[str, int]] = field(init=False, repr=False, compare=False)
     """For each varying dimension of the inputs, in order of appearance, the first input and axis that have it."""
 
+    _plain: tuple[tuple[str, np.dtype[Any], tuple[Any, ...]], ...] | None = field(init=False, repr=False, compare=False)
+    """Name, dtype and a row's shape of every input; None where one is text, varies, or has limits."""
+
     def __post_init__(self) -> None:
         places: dict[str, tuple[str, int]] = {}
         for spec in self.inputs:
@@ -118,6 +121,9 @@ class Signature:
                 if isinstance(size, str):
                     places.setdefault(size, (spec.name, axis))
         object.__setattr__(self, "places", places)
+        is_plain = not any(spec.dtype == TEXT or spec.varying or spec.limits is not None for spec in self.inputs)
+        plain = tuple([(spec.name, _numpy_dtype(spec.dtype), spec.shape) for spec in self.inputs]) if is_plain else None
+        object.__setattr__(self, "_plain", plain)
 
     @property
     def lengths(self) -> tuple[str, ...]:
@@ -158,15 +164,19 @@ class Signature:
 
     def _fits(self, batch: Mapping[str, Any]) -> bool:
         """The short way for what servers see most: every input there, an array of the right dtype and a fixed shape."""
+        plain = self._plain
+        if plain is None or len(batch) != len(plain):
+            return False
         rows = 0
-        for spec in self.inputs:
-            array = batch.get(spec.name)
-            if spec.dtype == TEXT or type(array) is not np.ndarray or array.dtype != _numpy_dtype(spec.dtype):
+        for name, dtype, shape in plain:
+            array = batch.get(name)
+            if type(array) is not np.ndarray or array.dtype != dtype or not array.flags.c_contiguous:
                 return False
-            rows = rows or (len(array) if array.ndim else 0)
-            if rows == 0 or array.shape != (rows, *spec.shape) or not array.flags.c_contiguous or spec.limits is not None:
+            found = array.shape
+            if not found or not found[0] or found[1:] != shape or (rows and found[0] != rows):
                 return False
-        return len(batch) == len(self.inputs)
+            rows = found[0]
+        return True
 
     def check_layouts(self, layouts: Mapping[str, Layout]) -> dict[str, int]:
         """Check inputs of which only dtype and shape are at hand, such as tensors on a GPU.
@@ -397,6 +407,8 @@ def split(batch: Batch, rows: Sequence[int]) -> list[Batch]:
     ends = list(accumulate(rows))
     if len(batch) == 1:  # most models have one output, and this is done for every request
         ((name, array),) = batch.items()
+        if ends[-1] == len(rows) == len(array) and min(rows) == 1:
+            return [{name: row} for row in array[:, None]]
         return [{name: array[end - count : end]} for end, count in zip(ends, rows, strict=True)]
     return [{name: array[end - count : end] for name, array in batch.items()} for end, count in zip(ends, rows, strict=True)]
 

@@ -50,8 +50,7 @@ class Backend(ABC):
 
     def restore(self, outputs: Mapping[str, Any]) -> Any:
         """Return outputs by name in the structure that the model itself returns."""
-        names = list(outputs)
-        return outputs[names[0]] if names == ["output"] else dict(outputs)
+        return outputs["output"] if len(outputs) == 1 and "output" in outputs else dict(outputs)
 
     def fingerprint(self) -> Fingerprint:
         """Return a digest of all that the answers depend on beside the inputs: weights, code, precision, runtime, device.

@@ -243,6 +243,16 @@ class DynamicBatcher:
             ModelError: the model raised on these inputs; others of the same batch are not concerned.
         """
         parts, finish = self._runner.prepare(inputs)
+        if len(parts) == 1:  # what `run` does, without a coroutine of its own
+            entry = self._queue_one(parts[0], None, timeout_s, priority)
+            if entry is not None:
+                future: Any = entry.future
+                try:
+                    outputs = await future
+                except asyncio.CancelledError:
+                    self._abandon(entry)
+                    raise
+                return finish([outputs])
         return finish(await self.run(parts, timeout_s=timeout_s, priority=priority))
 
     async def run(self, parts: Sequence[Batch], *, timeout_s: float | None = None, priority: int = 0) -> list[Batch]:
@@ -251,18 +261,19 @@ class DynamicBatcher:
         Raises:
             As `predict`.
         """
-        now, deadline = self._begin(timeout_s, priority)
-        rows = num_rows(parts[0]) if len(parts) == 1 else sum(map(num_rows, parts))
+        if len(parts) == 1:
+            entry = self._queue_one(parts[0], None, timeout_s, priority)
+            if entry is not None:
+                future: Any = entry.future
+                try:
+                    return [await future]
+                except asyncio.CancelledError:
+                    self._abandon(entry)
+                    raise
+        self._check_asked(timeout_s, priority)
+        now = self._clock()
+        deadline = inf if timeout_s is None else now + timeout_s
         most = self._policy.chunk_rows
-        if len(parts) == 1 and rows <= most:
-            future = self._loop.create_future()
-            entry = self._entry(parts[0], future, rows, now, deadline, priority)
-            self._admit((entry,), rows, now)
-            try:
-                return [await future]
-            except asyncio.CancelledError:
-                self._abandon(entry)
-                raise
         cut = [chunks(part, most) for part in parts]
         pieces_of_all = [piece for pieces in cut for piece in pieces]
         futures = [self._loop.create_future() for _ in pieces_of_all]
@@ -270,7 +281,9 @@ class DynamicBatcher:
             self._entry(piece, future, num_rows(piece), now, deadline, priority)
             for piece, future in zip(pieces_of_all, futures, strict=True)
         ]
-        self._admit(entries, rows, now)
+        self._admit(entries[0], sum(map(num_rows, parts)), sum(entry.nbytes for entry in entries), now, len(entries))
+        for entry in entries:
+            self._queue.add(entry)
         try:
             outputs = iter(await asyncio.gather(*futures))
             return [merge(list(islice(outputs, len(pieces)))) for pieces in cut]
@@ -302,22 +315,28 @@ class DynamicBatcher:
         Raises:
             As `predict`, where a request is refused at once.
         """
-        now, deadline = self._begin(timeout_s, priority)
-        rows = num_rows(part)
-        if rows > self._policy.chunk_rows:
-            return None
-        entry = self._entry(part, Reply(done), rows, now, deadline, priority)
-        self._admit((entry,), rows, now)
-        return partial(self._abandon, entry)
+        entry = self._queue_one(part, Reply(done), timeout_s, priority)
+        return None if entry is None else partial(self._abandon, entry)
 
-    def _begin(self, timeout_s: float | None, priority: int) -> tuple[float, float]:
-        """Return the time, and a new request's deadline; refuse what cannot be."""
+    def _queue_one(self, part: Batch, reply: Reply | None, timeout_s: float | None, priority: int) -> Entry | None:
+        """Queue a part, answered by a future where no reply is given, or raise; None where it must be cut: nothing was done."""
+        if self._state != "open" or priority or not (timeout_s is None or (type(timeout_s) is float and timeout_s > 0)):
+            self._check_asked(timeout_s, priority)
+        rows = num_rows(part)
+        if rows > 1 and rows > self._policy.chunk_rows:
+            return None
+        now = self._clock()
+        deadline = inf if timeout_s is None else now + timeout_s
+        entry = self._entry(part, reply or self._loop.create_future(), rows, now, deadline, priority)
+        self._admit(entry, rows, entry.nbytes, now, 1)
+        self._queue.add(entry)
+        return entry
+
+    def _check_asked(self, timeout_s: float | None, priority: int) -> None:
+        """Refuse a request that cannot be."""
         if self._state != "open":
             raise not_open(self._state)
-        if timeout_s is not None or priority != 0:
-            check_request(timeout_s, priority)
-        now = self._clock()
-        return now, inf if timeout_s is None else now + timeout_s
+        check_request(timeout_s, priority)
 
     def statistics(self) -> Statistics:
         """Return a snapshot."""
@@ -342,32 +361,39 @@ class DynamicBatcher:
         deadline: float,
         priority: int,
     ) -> Entry:
+        nbytes = self._row_bytes * rows
+        if nbytes:  # rows of a fixed shape
+            return Entry(part, future, rows, now, deadline, 1, (), priority, nbytes)
         shape: tuple[int, ...] = ()
-        length, nbytes = 1, self._row_bytes * rows
+        length = 1
         if self._varies:
             shape = self._runner.signature.sizes_of(part)
             length = sum(shape)
-        if not nbytes:
-            nbytes = sum(array.nbytes for array in part.values())
+        nbytes = sum(array.nbytes for array in part.values())
         return Entry(part, future, rows, now, deadline, length, shape, priority, nbytes)
 
-    def _admit(self, entries: Sequence[Entry], rows: int, now: float) -> None:
-        """Queue all, or raise."""
+    def _admit(self, first: Entry, rows: int, nbytes: int, now: float, parts: int) -> None:
+        """Let a request in, or raise; its parts must be queued in the same turn of the loop.
+
+        Args:
+            first: of its parts.
+            rows: of all.
+            nbytes: of all.
+            now: seconds.
+            parts: how many.
+        """
         queue = self._queue
-        nbytes = entries[0].nbytes if len(entries) == 1 else sum(entry.nbytes for entry in entries)
         if queue.rows + rows > self._max_queue_rows or queue.nbytes + nbytes > self._max_queue_bytes:
-            self._make_room(rows, nbytes, entries[0].priority)
-        wait_s = self._policy.admit(queue, entries[0], rows, now, self._device)
+            self._make_room(rows, nbytes, first.priority)
+        wait_s = self._policy.admit(queue, first, rows, now, self._device)
         if wait_s is not None:
             self._counts.refused += 1
-            raise too_late(wait_s, entries[0].slack)
-        for entry in entries:
-            queue.add(entry)
-        self._counts.requests += len(entries)
-        self._counts.rows += rows
-        deadline = entries[0].deadline
-        if deadline < self._expiry.earliest:
-            self._expiry.watch(deadline, now)
+            raise too_late(wait_s, first.slack)
+        counts = self._counts
+        counts.requests += parts
+        counts.rows += rows
+        if first.deadline < self._expiry.earliest:
+            self._expiry.watch(first.deadline, now)
         if not self._pump_scheduled and self._device.free_lanes:
             self._schedule_pump()
 
@@ -451,6 +477,8 @@ class DynamicBatcher:
                 self._fail_late(entry_of(waiting))
             if decision.take:
                 self._start(decision, now)
+                if self.inline:
+                    return  # those who were answered go on first; `_finish` has seen to the next batch
             elif decision.wake_at is not None:
                 self._wake = self._loop.call_later(max(0.0, decision.wake_at - now), self._pump)
                 return
@@ -466,7 +494,7 @@ class DynamicBatcher:
         self._note_free_at()
         if self.inline:
             self._lanes.execute(job)
-            self._loop.call_soon(self._finish, job)
+            self._finish(job)
         else:
             self._lanes.submit(job)
 
@@ -504,14 +532,15 @@ class DynamicBatcher:
         """Answer everybody of a batch."""
         for entry, answer in zip(job.entries, job.outcome.answers, strict=True):
             future = entry.future
-            if isinstance(answer, DeadlineError):
+            if not isinstance(answer, Exception):
+                if not future.done():  # cancelled or expired while it ran: the result is dropped
+                    future.set_result(answer)
+            elif isinstance(answer, DeadlineError):
                 self._fail_late(entry)
-            elif isinstance(answer, Exception):
+            else:
                 self._counts.failed += 1
                 if not future.done():
                     future.set_exception(answer)
-            elif not future.done():  # cancelled or expired while it ran: the result is dropped
-                future.set_result(answer)
         self._delivering -= 1
         self._note_idle()
         if self._observer is not None:

@@ -62,7 +62,8 @@ def join(parts: Sequence[Batch], signature: Signature) -> Batch:
 
 def hand_out(outputs: Batch, parts: Sequence[Batch], signature: Signature) -> list[Batch]:
     """Return each part's own outputs, without what padding added to them."""
-    rows = [num_rows(part) for part in parts]
+    first = next(iter(parts[0]))
+    rows = [len(part[first]) for part in parts]
     for name, array in outputs.items():
         if len(array) != sum(rows):
             raise ModelError(f"output {name!r} has {len(array)} rows for a batch of {sum(rows)}; each row needs one")

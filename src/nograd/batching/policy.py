@@ -207,7 +207,7 @@ class DeadlinePolicy:
             return None
         self.arrivals.new_rows += rows
         knee = cost.knee
-        block_s = cost.seconds(knee)
+        block_s = cost.knee_curve_s * cost.scale.factor
         if waiting.deadline - now > (2 + (queue.rows + rows) // knee) * block_s and device.free_at - now < block_s:
             return None  # it may take as long as everything that waits
         ahead = queue.position(waiting)

@@ -73,6 +73,8 @@ class RowCost:
         self.knee = bisect_left(self._best_rates, KNEE * self._best_rates[-1]) if self.known else max_rows
         """The smallest batch that reaches 99 % of the best rate; on a CPU this may be 1."""
         self.scale = Scale()
+        self.knee_curve_s = self._seconds[self.knee]
+        """The curve's seconds of that batch, without the scale: needed at every arrival."""
 
     def seconds(self, rows: int) -> float:
         """Return the predicted seconds of a batch, pessimistic."""
@@ -102,6 +104,7 @@ class RowCost:
         """Forget larger batches."""
         del self._seconds[max_rows + 1 :], self._best_rates[max_rows + 1 :], self._best_sizes[max_rows + 1 :]
         self.knee = min(self.knee, max_rows)
+        self.knee_curve_s = self._seconds[self.knee]
 
     def observe(self, rows: int, seconds: float) -> None:
         """Learn from one batch."""
