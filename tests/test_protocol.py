@@ -168,14 +168,14 @@ def test_i3_a_datatype_that_is_not_the_models_is_refused(datatype: str) -> None:
     assert refusal(body(tensor("t", datatype, [1], [1]))) == f"input 't' has datatype {datatype}; the model takes FP32"
 
 
-def test_i4_bf16_needs_binary_which_is_not_there_yet() -> None:
-    with pytest.raises(UnsupportedError, match="input 't' needs the binary tensor extension"):
+def test_i4_bf16_needs_binary() -> None:
+    with pytest.raises(ProtocolError, match="input 't' is BF16, which comes in binary only"):
         decode(body(tensor("t", "BF16", [1], [1])), [TensorSpec("t", "bfloat16")])
 
 
-def test_b2_binary_data_is_not_there_yet() -> None:
+def test_b2_binary_data_without_bytes_behind_the_json_is_refused() -> None:
     binary = {"name": "t", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}}
-    with pytest.raises(UnsupportedError, match="input 't' needs the binary tensor extension"):
+    with pytest.raises(ProtocolError, match="input 't' has binary_data_size 4; the body has 0 bytes for it"):
         decode(body(binary), [SPECS["FP32"]])
 
 

@@ -43,8 +43,8 @@ def given(name: str, array: Any, *, binary: bool = False) -> Any:
     return found
 
 
-def wanted(name: str) -> Any:
-    return triton.InferRequestedOutput(name, binary_data=False)
+def wanted(name: str, *, binary: bool = False) -> Any:
+    return triton.InferRequestedOutput(name, binary_data=binary)
 
 
 ROWS = np.arange(48, dtype=np.float32).reshape(3, 16)
@@ -59,7 +59,7 @@ def test_health(tiny: Any) -> None:
 
 
 def test_metadata(tiny: Any, text: Any) -> None:
-    assert tiny.get_server_metadata() == {"name": "nograd", "version": __version__, "extensions": []}
+    assert tiny.get_server_metadata() == {"name": "nograd", "version": __version__, "extensions": ["binary_tensor_data"]}
     assert tiny.get_model_metadata("tiny", "1") == {
         "name": "tiny",
         "versions": ["1"],
@@ -82,6 +82,27 @@ def test_infer(tiny: Any, outputs: Any) -> None:
     np.testing.assert_allclose(found[1:2], again.as_numpy("output"), rtol=1e-5)
     assert result.get_response()["id"] == "mine"
     assert result.get_response()["model_name"] == "tiny"
+
+
+@pytest.mark.parametrize("sent", [True, False], ids=["sent in binary", "sent as JSON"])
+@pytest.mark.parametrize("got", [True, False], ids=["answered in binary", "answered as JSON"])
+def test_b10_binary_and_json_are_the_same_numbers(tiny: Any, sent: bool, got: bool) -> None:
+    plain = tiny.infer("tiny", [given("x", ROWS)], outputs=[wanted("output")])
+
+    result = tiny.infer("tiny", [given("x", ROWS, binary=sent)], outputs=[wanted("output", binary=got)])
+
+    np.testing.assert_array_equal(result.as_numpy("output"), plain.as_numpy("output"))
+    (output,) = result.get_response()["outputs"]
+    assert output.get("parameters") == ({"binary_data_size": 48} if got else None)
+
+
+def test_b10_text_in_binary(text: Any) -> None:
+    texts = np.array(["hello", "Zürich", "x"], dtype=object)
+
+    found = [text.infer("echo", [given("text", texts, binary=binary)]).as_numpy("embedding") for binary in (True, False)]
+
+    assert found[0].shape == (3, 8)
+    np.testing.assert_array_equal(*found)
 
 
 def test_the_parameters_that_the_client_knows_are_no_error(tiny: Any) -> None:
@@ -126,9 +147,9 @@ def test_text(text: Any, shape: tuple[int, ...]) -> None:
         ("tiny", [given("y", ROWS)], "400", "there is no input 'y'; the model takes 'x'"),
         ("tiny", [given("x", ROWS.astype(np.float64))], "400", "input 'x' has datatype FP64; the model takes FP32"),
         ("tiny", [given("x", ROWS[:, :15])], "400", "input 'x' is float32 [3, 15]; the model takes float32 [rows, 16]"),
-        ("tiny", [given("x", ROWS, binary=True)], "501", "binary tensors are not served yet; send JSON data"),
+        ("tiny", [given("x", ROWS[:, :15], binary=True)], "400", "input 'x' is float32 [3, 15]; the model takes float32"),
     ],
-    ids=["model", "input", "datatype", "shape", "binary"],
+    ids=["model", "input", "datatype", "shape", "binary shape"],
 )
 def test_errors_come_with_their_status_and_sentence(tiny: Any, model: str, inputs: Any, status: str, said: str) -> None:
     with pytest.raises(utils.InferenceServerException) as raised:
@@ -139,12 +160,15 @@ def test_errors_come_with_their_status_and_sentence(tiny: Any, model: str, input
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
-def test_compression_is_refused_with_what_to_do(tiny: Any, algorithm: str) -> None:
-    with pytest.raises(utils.InferenceServerException) as raised:
-        tiny.infer("tiny", [given("x", ROWS)], outputs=[wanted("output")], request_compression_algorithm=algorithm)
+@pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
+def test_a_compressed_request_is_the_same_request(tiny: Any, algorithm: str, binary: bool) -> None:
+    plain = tiny.infer("tiny", [given("x", ROWS)], outputs=[wanted("output")])
 
-    assert raised.value.status() == "501"
-    assert "send the body uncompressed" in raised.value.message()
+    found = tiny.infer(
+        "tiny", [given("x", ROWS, binary=binary)], outputs=[wanted("output")], request_compression_algorithm=algorithm
+    )
+
+    np.testing.assert_array_equal(found.as_numpy("output"), plain.as_numpy("output"))
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])

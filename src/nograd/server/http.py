@@ -12,13 +12,15 @@ from urllib.parse import unquote
 
 import orjson
 
-from nograd.errors import MethodError, ModelNotFoundError, NogradError, OverloadedError, TooLargeError, UnsupportedError
+from nograd.errors import MethodError, ModelNotFoundError, NogradError, OverloadedError, UnsupportedError
 from nograd.server.asgi import ClientLeftError, ClientWatch, Receive, Scope, Send
+from nograd.server.binary import BinaryAnswer
+from nograd.server.bodies import read_body
 from nograd.server.metrics import CONTENT_TYPE
 from nograd.server.protocol import status_of
 from nograd.server.service import InferenceService
 
-__all__ = ["JSON", "App", "Headers", "Reply", "error_reply"]
+__all__ = ["JSON", "App", "Headers", "Reply", "answer_reply", "error_reply"]
 
 Reply: TypeAlias = tuple[int, bytes, bytes]
 """Status, content type, body."""
@@ -26,9 +28,7 @@ Reply: TypeAlias = tuple[int, bytes, bytes]
 Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 JSON = b"application/json"
-
-BODY_HEADERS = frozenset((b"content-length", b"content-encoding", b"inference-header-content-length"))
-"""What a request says of its body."""
+OCTETS = b"application/octet-stream"
 
 PAGES = {
     "/": ("index.html", b"text/html; charset=utf-8"),
@@ -75,7 +75,7 @@ class App:
         headers: Headers = ()
         try:
             if scope["path"].startswith("/v2/models/"):
-                status, kind, body = await self._model(scope, receive)
+                (status, kind, body), headers = await self._model(scope, receive)
             else:
                 status, kind, body = self._reply(scope)
                 headers = PAGE_HEADERS if scope["path"] in self._pages else ()
@@ -114,20 +114,20 @@ class App:
         _require(scope, "GET", "HEAD")
         return answer or self._gets[path]()
 
-    async def _model(self, scope: Scope, receive: Receive) -> Reply:
+    async def _model(self, scope: Scope, receive: Receive) -> tuple[Reply, Headers]:
         """Serve /v2/models/{name}[/versions/{version}][/ready|/infer]."""
         name, version, action = _model_path(scope.get("raw_path") or scope["path"].encode())
         if action == "infer":
             _require(scope, "POST")
             model = self._service.model(name, version)
             try:
-                body = await _read(scope, receive, self._service.config.max_body_bytes)
+                body = await read_body(scope, receive, self._service.config.max_body_bytes)
             except NogradError as error:
                 model.note_error(error)
                 raise
             worker = self._watch.begin(receive)
             try:
-                return 200, JSON, await model.infer(body)
+                return answer_reply(await (model.infer(body) if isinstance(body, bytes) else model.infer(*body)))
             except asyncio.CancelledError:
                 if self._watch.has_left(worker):
                     raise ClientLeftError from None
@@ -137,8 +137,8 @@ class App:
         _require(scope, "GET", "HEAD")
         model = self._service.model(name, version)
         if action == "ready":
-            return _json(200 if model.ready else 503, {"name": model.name, "ready": model.ready})
-        return _json(200, model.metadata())
+            return _json(200 if model.ready else 503, {"name": model.name, "ready": model.ready}), ()
+        return _json(200, model.metadata()), ()
 
     def _server_ready(self) -> Reply:
         ready = self._service.ready
@@ -192,37 +192,8 @@ def error_reply(error: Exception, request: str) -> tuple[Reply, Headers]:
     return _json(status_of(error), {"error": sentence}), _error_headers(error)
 
 
-def _check_body_header(name: bytes, value: bytes, limit: int) -> None:
-    if name == b"content-length" and value.isdigit() and int(value) > limit:
-        raise TooLargeError(f"the body has {int(value)} bytes; this server takes at most {limit}")
-    if name == b"content-encoding" and value.lower() not in (b"identity", b""):
-        raise UnsupportedError(f"content-encoding {value.decode('latin-1')!r} is not served yet; send the body uncompressed")
-    if name == b"inference-header-content-length":
-        raise UnsupportedError("binary tensors are not served yet; send JSON data (tritonclient: binary_data=False)")
-
-
-async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """Return the request's body.
-
-    Raises:
-        TooLargeError: it is longer than `limit` bytes; no more than that was kept.
-        UnsupportedError: it is compressed, or holds binary tensors.
-    """
-    for name, value in scope["headers"]:
-        if name in BODY_HEADERS:
-            _check_body_header(name, value, limit)
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if body and len(body) <= limit and not message.get("more_body"):
-        return body
-    pieces = [body]
-    size = len(body)
-    while message.get("more_body") and size <= limit:
-        message = await receive()
-        pieces.append(message.get("body", b""))
-        size += len(pieces[-1])
-    if size > limit:
-        raise TooLargeError(f"the body has more than {limit} bytes, the most that this server takes")
-    if message["type"] == "http.disconnect":
-        raise ClientLeftError
-    return b"".join(pieces)
+def answer_reply(answer: bytes | BinaryAnswer) -> tuple[Reply, Headers]:
+    """Return an infer call's answer as it is sent."""
+    if isinstance(answer, bytes):
+        return (200, JSON, answer), ()
+    return (200, OCTETS, answer.body), ((b"inference-header-content-length", b"%d" % answer.json_bytes),)

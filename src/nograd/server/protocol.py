@@ -5,7 +5,7 @@ The texts: kserve/open-inference-protocol, specification/protocol/inference_rest
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from math import hypot, prod
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from nograd.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from nograd.server.binary import BinaryAnswer, Tail, packed, raw_input
 from nograd.tensors import TEXT, Array, Batch, TensorSpec
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "datatype",
     "decode",
     "encode",
+    "encode_binary",
     "require_datatypes",
     "require_outputs",
     "status_of",
@@ -140,6 +142,17 @@ class InferRequest(NamedTuple):
     timeout_s: float | None = None
     """From `parameters.timeout`, which is in microseconds."""
 
+    is_binary: bool = False
+    """Whether outputs come in binary where `binary_by_name` does not say."""
+
+    binary_by_name: Mapping[str, bool] = {}
+
+    def binary_of(self, names: Iterable[str]) -> frozenset[str]:
+        """Return which of these outputs are to come in binary."""
+        if not self.is_binary and not self.binary_by_name:
+            return frozenset()
+        return frozenset(name for name in names if self.binary_by_name.get(name, self.is_binary))
+
 
 def datatype(spec: TensorSpec) -> str:
     """Return the protocol's name for a tensor's dtype, such as `FP32`."""
@@ -178,11 +191,11 @@ class Decoder:
         self._float32 = frozenset(spec.name for spec in inputs if spec.dtype == "float32")
         self._is_float32 = len(self._float32) == len(inputs)
 
-    def __call__(self, body: bytes) -> InferRequest:
-        """Return the request in an infer call's JSON body; errors as `decode`."""
-        if self._is_float32 and len(body) <= SHORT_BODY and (request := self._short(body)) is not None:
+    def __call__(self, body: bytes, tail: memoryview | None = None) -> InferRequest:
+        """Return the request in an infer call's body; arguments and errors as `decode`."""
+        if tail is None and self._is_float32 and len(body) <= SHORT_BODY and (request := self._short(body)) is not None:
             return request
-        return decode(body, self._inputs)
+        return decode(body, self._inputs, tail)
 
     def _short(self, body: bytes) -> InferRequest | None:
         """Return the request, or None where anything is unusual: `decode` finds out what."""
@@ -198,23 +211,27 @@ class Decoder:
             if not usual or len(values) != prod(shape) or not hypot(*values) <= FLOAT32_MAX or min(shape, default=1) < 1:
                 return None
             arrays[given.name] = np.array(values, dtype=np.float32).reshape(shape)
-        if len(arrays) != len(request.inputs) or not arrays:
+        if len(arrays) != len(request.inputs) or not arrays or "binary_data_output" in request.parameters:
+            return None
+        if request.outputs and any(output.parameters for output in request.outputs):
             return None
         wanted = tuple([output.name for output in request.outputs]) if request.outputs else ()
         return InferRequest(arrays, wanted, request.id, _timeout_s(request.parameters) if request.parameters else None)
 
 
-def decode(body: bytes, inputs: Sequence[TensorSpec]) -> InferRequest:
-    """Return the request in an infer call's JSON body.
+def decode(body: bytes, inputs: Sequence[TensorSpec], tail: memoryview | None = None) -> InferRequest:
+    """Return the request in an infer call's body.
 
     Args:
-        body: UTF-8 JSON.
+        body: UTF-8 JSON; empty where the tail is a raw request, the bytes of the one input.
         inputs: the tensors that the model takes; datatypes are compared with them, shapes are not.
+        tail: the bytes behind the JSON, where the request says that there may be some.
 
     Raises:
         ProtocolError: the body is not the protocol's, or a datatype is not the model's. Names the tensor and both sides.
-        UnsupportedError: tensors are sent in binary.
     """
+    if tail is not None and not body:
+        return InferRequest(raw_input(tail, inputs), is_binary=True)
     try:
         request = _DECODE.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
@@ -222,12 +239,24 @@ def decode(body: bytes, inputs: Sequence[TensorSpec]) -> InferRequest:
     if not request.inputs:
         raise ProtocolError(f"inputs is empty; the model takes {_names(inputs)}")
     arrays: dict[str, Array] = {}
+    octets = Tail(tail if tail is not None else memoryview(b""))
     for given in request.inputs:
         if given.name in arrays:
             raise ProtocolError(f"input {given.name!r} is given twice")
-        arrays[given.name] = _array(given, _spec_of(given, inputs))
+        arrays[given.name] = _array(given, _spec_of(given, inputs), octets)
+    octets.require_empty()
     wanted = tuple(output.name for output in request.outputs) if request.outputs else ()
-    return InferRequest(arrays, wanted, request.id, _timeout_s(request.parameters))
+    is_binary = bool(_flag(request.parameters, "binary_data_output"))
+    formats = [(output.name, _flag(output.parameters, "binary_data")) for output in request.outputs or ()]
+    by_name = {name: flag for name, flag in formats if flag is not None}
+    return InferRequest(arrays, wanted, request.id, _timeout_s(request.parameters), is_binary, by_name)
+
+
+def _flag(parameters: Parameters, name: str) -> bool | None:
+    flag = parameters.get(name)
+    if flag is not None and not isinstance(flag, bool):
+        raise ProtocolError(f"parameters.{name} is {flag!r}; it is true or false")
+    return flag
 
 
 def _names(specs: Sequence[TensorSpec]) -> str:
@@ -254,11 +283,13 @@ def _timeout_s(parameters: Parameters) -> float | None:
     return timeout / 1e6 or None
 
 
-def _array(given: _Input, spec: TensorSpec) -> Array:
-    if spec.dtype == "bfloat16" or "binary_data_size" in given.parameters:
-        raise UnsupportedError(
-            f"input {given.name!r} needs the binary tensor extension, which this server does not have yet; send JSON data"
-        )
+def _array(given: _Input, spec: TensorSpec, octets: Tail) -> Array:
+    if "binary_data_size" in given.parameters:
+        if bytes(given.data):
+            raise ProtocolError(f"input {given.name!r} has data and binary_data_size; it has one of them")
+        return octets.take(given.name, given.parameters["binary_data_size"], given.shape, _NUMPY[spec.dtype])
+    if spec.dtype == "bfloat16":
+        raise ProtocolError(f"input {given.name!r} is BF16, which comes in binary only (binary_data_size), not as JSON data")
     values = _values(given, _NUMPY[spec.dtype])
     for size in given.shape:
         if size < 0:
@@ -349,25 +380,63 @@ def encode(model_name: str, model_version: str, request_id: str, outputs: Mappin
 
     Raises:
         ModelError: an output holds NaN or infinity, which JSON cannot carry.
+        ProtocolError: an output is BF16, which JSON cannot carry, either.
     """
-    listed = []
-    for name, array in outputs.items():
-        kind = _DATATYPE_OF.get(array.dtype)
-        if kind is None:
-            raise ModelError(f"output {name!r} is {array.dtype.name}, which the protocol has no datatype for")
-        data = array.ravel() if kind != "BYTES" else array.ravel().tolist()
-        listed.append({"name": name, "datatype": kind, "shape": array.shape, "data": data})
-    answer = {"model_name": model_name, "model_version": model_version, "id": request_id, "outputs": listed}
-    body = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    listed = [_listed(name, array) for name, array in outputs.items()]
+    body = _answer(model_name, model_version, request_id, listed)
     if b"null" in body:  # orjson's word for NaN and infinity; looking for it costs nothing beside looking at every number
         _require_finite(outputs)
     return body
 
 
+def encode_binary(
+    model_name: str, model_version: str, request_id: str, outputs: Mapping[str, Array], binary: Collection[str]
+) -> BinaryAnswer:
+    """Return the body of an infer answer some of whose outputs are bytes behind the JSON; those are copied once.
+
+    Raises:
+        As `encode`, for the outputs that are not named in `binary`.
+    """
+    listed, pieces = [], []
+    for name, array in outputs.items():
+        if name in binary:
+            piece = packed(name, array)
+            pieces.append(piece)
+            parameters = {"binary_data_size": len(piece)}
+            listed.append({"name": name, "datatype": _datatype_of(name, array), "shape": array.shape, "parameters": parameters})
+        else:
+            listed.append(_listed(name, array))
+    head = _answer(model_name, model_version, request_id, listed)
+    if b"null" in head:
+        _require_finite({name: array for name, array in outputs.items() if name not in binary})
+    return BinaryAnswer(b"".join((head, *pieces)), len(head))
+
+
+def _datatype_of(name: str, array: Array) -> str:
+    kind = _DATATYPE_OF.get(array.dtype)
+    if kind is None:
+        raise ModelError(f"output {name!r} is {array.dtype.name}, which the protocol has no datatype for")
+    return kind
+
+
+def _listed(name: str, array: Array) -> dict[str, Any]:
+    """Return an output with its data."""
+    kind = _datatype_of(name, array)
+    if kind == "BF16":
+        raise ProtocolError(f"output {name!r} is BF16, which JSON cannot carry; ask for it in binary (binary_data_output)")
+    data = array.ravel() if kind != "BYTES" else array.ravel().tolist()
+    return {"name": name, "datatype": kind, "shape": array.shape, "data": data}
+
+
+def _answer(model_name: str, model_version: str, request_id: str, listed: list[dict[str, Any]]) -> bytes:
+    answer = {"model_name": model_name, "model_version": model_version, "id": request_id, "outputs": listed}
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
 def _require_finite(outputs: Mapping[str, Array]) -> None:
     for name, array in outputs.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ModelError(f"output {name!r} holds NaN or infinity, which JSON cannot carry")
+            raise ModelError(f"output {name!r} holds NaN or infinity, which JSON cannot carry; ask for it in binary")
 
 
 def require_outputs(wanted: Sequence[str], specs: Sequence[TensorSpec]) -> None:

@@ -23,15 +23,28 @@ from nograd.cost import CostCurve
 from nograd.errors import ConfigError, ModelNotFoundError, NogradError, UnavailableError
 from nograd.inputs import to_host
 from nograd.predictor import Predictor
+from nograd.server.binary import BinaryAnswer
 from nograd.server.caching import ModelCache, open_caches
 from nograd.server.config import ServeConfig
 from nograd.server.live import Live
 from nograd.server.metrics import Metrics, ModelMetrics
-from nograd.server.protocol import Decoder, InferRequest, encode, require_datatypes, require_outputs, status_of, tensor_metadata
+from nograd.server.protocol import (
+    Decoder,
+    InferRequest,
+    encode,
+    encode_binary,
+    require_datatypes,
+    require_outputs,
+    status_of,
+    tensor_metadata,
+)
 from nograd.tensors import TEXT, Array, Batch, Signature, TensorSpec, num_rows
 from nograd.threads import in_own_thread
 
 __all__ = ["InferenceService", "ServedModel"]
+
+EXTENSIONS = ("binary_tensor_data",)
+"""Of the protocol, as Triton names them: what works, and no more."""
 
 EXAMPLE_ELEMENTS = 1024
 """A larger example is not shown: nobody types an image."""
@@ -127,15 +140,19 @@ class ServedModel:
 
     # -- answering
 
-    async def infer(self, body: bytes) -> bytes:
-        """Return the JSON answer to an infer call's JSON body.
+    async def infer(self, body: bytes, tail: memoryview | None = None) -> bytes | BinaryAnswer:
+        """Return the answer to an infer call's body: JSON, or some of its tensors in binary where it asks for that.
+
+        Args:
+            body: JSON; empty for a raw request.
+            tail: the bytes behind it, where the request may have some.
 
         Raises:
             NogradError: see `protocol.status_of` for each kind's meaning to a client.
         """
         begun = time.monotonic()
         try:
-            batcher, request = self._accept(body)
+            batcher, request = self._accept(body, tail)
             timeout_s = request.timeout_s or self.config.timeout_s
             answer = self._written(request, await self._outputs(request.inputs, timeout_s, batcher))
         except Exception as error:
@@ -144,7 +161,7 @@ class ServedModel:
         self._note_answer(begun)
         return answer
 
-    def submit(self, body: bytes, done: Callable[[bytes | Exception], None]) -> Callable[[], None] | None:
+    def submit(self, body: bytes, done: Callable[[bytes | BinaryAnswer | Exception], None]) -> Callable[[], None] | None:
         """Answer an infer call by calling back in the event loop, without a task; what `infer` returns or raises is the same.
 
         Args:
@@ -170,10 +187,14 @@ class ServedModel:
             return _nothing
 
     def _answer(
-        self, request: InferRequest, begun: float, done: Callable[[bytes | Exception], None], outputs: Batch | Exception
+        self,
+        request: InferRequest,
+        begun: float,
+        done: Callable[[bytes | BinaryAnswer | Exception], None],
+        outputs: Batch | Exception,
     ) -> None:
         """Hand out what the batcher says of a request that was submitted."""
-        answer: bytes | Exception
+        answer: bytes | BinaryAnswer | Exception
         if isinstance(outputs, Exception):
             answer = outputs
         else:
@@ -187,20 +208,22 @@ class ServedModel:
             self._note_answer(begun)
         done(answer)
 
-    def _accept(self, body: bytes) -> tuple[DynamicBatcher, InferRequest]:
+    def _accept(self, body: bytes, tail: memoryview | None = None) -> tuple[DynamicBatcher, InferRequest]:
         """Return the batcher and what a body asks for, where the model is ready and has such outputs."""
         if not self.ready or self._batcher is None:
             raise UnavailableError(f"model {self.name!r} is not ready: it is warming up, or the server is stopping")
-        request = self._decode(body)
+        request = self._decode(body, tail)
         if request.outputs:
             require_outputs(request.outputs, self.outputs)
         return self._batcher, request
 
-    def _written(self, request: InferRequest, outputs: Sequence[Batch]) -> bytes:
-        """Return the JSON answer."""
+    def _written(self, request: InferRequest, outputs: Sequence[Batch]) -> bytes | BinaryAnswer:
+        """Return the answer's body."""
         found = self._merged(outputs)
         chosen = {name: found[name] for name in request.outputs} if request.outputs else found
-        return encode(self.name, self.version, request.id or f"{next(self._ids)}", chosen)
+        told = self.name, self.version, request.id or f"{next(self._ids)}"
+        binary = request.binary_of(chosen)
+        return encode_binary(*told, chosen, binary) if binary else encode(*told, chosen)
 
     def _note_answer(self, begun: float) -> None:
         now = time.monotonic()
@@ -396,8 +419,8 @@ class InferenceService:
         return model
 
     def metadata(self) -> dict[str, Any]:
-        """Return the protocol's server metadata; `extensions` lists what works beyond the protocol: nothing yet."""
-        return {"name": "nograd", "version": __version__, "extensions": []}
+        """Return the protocol's server metadata; `extensions` lists what works beyond the protocol."""
+        return {"name": "nograd", "version": __version__, "extensions": list(EXTENSIONS)}
 
     def snapshot(self) -> dict[str, Any]:
         """Return what the live page shows."""

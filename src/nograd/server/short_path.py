@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from nograd.server.http import JSON, App, Headers, error_reply
+from nograd.server.binary import BinaryAnswer
+from nograd.server.http import JSON, App, Headers, answer_reply, error_reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -160,7 +161,7 @@ class _Call:
         self._forget = forget
 
     async def _infer(self) -> None:
-        answer: bytes | Exception
+        answer: bytes | BinaryAnswer | Exception
         try:
             answer = await self._model.infer(self.body)
         except Exception as error:  # noqa: BLE001  told to the client
@@ -170,12 +171,15 @@ class _Call:
             raise
         self._done(answer)
 
-    def _done(self, answer: bytes | Exception) -> None:
+    def _done(self, answer: bytes | BinaryAnswer | Exception) -> None:
         protocol = self._protocol
         if protocol.transport.is_closing():  # the client has left
             self.response_complete = True
         elif isinstance(answer, bytes):
             protocol.write(self, 200, JSON, answer)
+        elif isinstance(answer, BinaryAnswer):
+            (status, kind, body), headers = answer_reply(answer)
+            protocol.write(self, status, kind, body, headers)
         else:
             (status, kind, body), headers = error_reply(answer, f"POST {self._path.decode('latin-1')}")
             protocol.write(self, status, kind, body, headers)

@@ -1,0 +1,138 @@
+"""Reading a request's body: within the limit, decompressed, and with its tensors where numpy wants them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from nograd.errors import ProtocolError, TooLargeError, UnsupportedError
+from nograd.server.asgi import ClientLeftError, Receive, Scope
+from nograd.server.binary import tail_offset
+
+__all__ = ["BinaryBody", "inflated", "read_body"]
+
+ALIGNMENT = 64
+"""The tensors behind the JSON begin at a multiple of this in memory: the first, and those behind whole ones, are not copied."""
+
+_WINDOW = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
+"""zlib's `wbits` by content encoding; deflate means zlib's format."""
+
+RAW_DEFLATE = -15
+"""Deflate without zlib's header, as some clients have it."""
+
+
+class BinaryBody(NamedTuple):
+    """A body with `Inference-Header-Content-Length`."""
+
+    json: bytes
+    tail: memoryview
+    """Writable, and nobody else's."""
+
+
+class _Said(NamedTuple):
+    """What a request says of its body."""
+
+    encoding: bytes = b""
+    offset: int | None = None
+    """Where the tensors begin; None without `Inference-Header-Content-Length`."""
+
+
+_PLAIN = _Said()
+_NAMES = frozenset((b"content-length", b"content-encoding", b"inference-header-content-length"))
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes | BinaryBody:
+    """Return a request's body.
+
+    Args:
+        scope: of the request.
+        receive: gives its pieces.
+        limit: bytes that it may have, both as sent and decompressed.
+
+    Raises:
+        TooLargeError: it is longer; no more than the limit was kept.
+        UnsupportedError: it is compressed in a way that is not known.
+        ProtocolError: it is not compressed as it says, or shorter than its JSON should be.
+        ClientLeftError: the client left before its end.
+    """
+    said = _PLAIN
+    for name, value in scope["headers"]:
+        if name in _NAMES:
+            said = _with_header(said, name, value, limit)
+    message = await receive()
+    pieces: list[bytes] = [message.get("body", b"")]
+    size = len(pieces[0])
+    while message.get("more_body") and size <= limit:
+        message = await receive()
+        pieces.append(message.get("body", b""))
+        size += len(pieces[-1])
+    if size > limit:
+        raise TooLargeError(f"the body has more than {limit} bytes, the most that this server takes")
+    if message["type"] == "http.disconnect":
+        raise ClientLeftError
+    if said.encoding:
+        pieces = [inflated(b"".join(pieces), said.encoding, limit)]
+    if said.offset is None:
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return _parted(pieces, said.offset)
+
+
+def _with_header(said: _Said, name: bytes, value: bytes, limit: int) -> _Said:
+    if name == b"inference-header-content-length":
+        return said._replace(offset=tail_offset(value))
+    if name == b"content-encoding":
+        encoding = value.strip().lower()
+        if encoding in (b"identity", b""):
+            return said
+        if encoding not in _WINDOW:
+            raise UnsupportedError(
+                f"content-encoding {value.decode('latin-1')!r} is not served; send gzip, deflate, or the body uncompressed"
+            )
+        return said._replace(encoding=encoding)
+    if value.isdigit() and (len(value) > 18 or int(value) > limit):
+        raise TooLargeError(f"the body has {value.decode('latin-1')} bytes; this server takes at most {limit}")
+    return said
+
+
+def _parted(pieces: Sequence[bytes], offset: int) -> BinaryBody:
+    """Join a body, so that what is behind its JSON is aligned: the one copy."""
+    size = sum(map(len, pieces))
+    if offset > size:
+        raise ProtocolError(f"Inference-Header-Content-Length is {offset}; the body has {size} bytes")
+    start = -offset % ALIGNMENT
+    whole = memoryview(bytearray().join([bytes(start), *pieces]))
+    return BinaryBody(bytes(whole[start : start + offset]), whole[start + offset :])
+
+
+def inflated(body: bytes, encoding: bytes, limit: int) -> bytes:
+    """Return a decompressed body.
+
+    Args:
+        body: as it came.
+        encoding: gzip, x-gzip or deflate.
+        limit: bytes that the result may have; no more are ever made.
+
+    Raises:
+        TooLargeError: it would have more.
+        ProtocolError: the body is not in that encoding, or cut off.
+    """
+    window = _WINDOW[encoding]
+    if encoding == b"deflate" and not _has_zlib_header(body):
+        window = RAW_DEFLATE
+    machine = zlib.decompressobj(window)
+    try:
+        found = machine.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise ProtocolError(f"the body is not {encoding.decode()}, as content-encoding says: {error}") from None
+    if len(found) > limit:
+        raise TooLargeError(f"the body has more than {limit} bytes when decompressed, the most that this server takes")
+    if not machine.eof:
+        raise ProtocolError(f"the body, {encoding.decode()}, is cut off")
+    if machine.unused_data:  # gzip allows several members; no client sends them, and millions of empty ones cost much time
+        raise ProtocolError(f"the body has {len(machine.unused_data)} bytes behind the end of its {encoding.decode()}")
+    return found
+
+
+def _has_zlib_header(body: bytes) -> bool:
+    return len(body) >= 2 and body[0] & 15 == 8 and (body[0] * 256 + body[1]) % 31 == 0
