@@ -108,6 +108,8 @@ class Infer:
         length, tail = headers.get("inference-header-content-length"), b""
         if length == "0" and self.fault != "no raw":
             (spec,) = MODELS[name]["inputs"]
+            if spec["datatype"] == "BYTES":
+                body = len(body).to_bytes(4, "little") + body
             one = {**spec, "shape": [1, *spec["shape"][1:]], "parameters": {"binary_data_size": len(body)}}
             return {"inputs": [one]}, body, True
         if length is not None:

@@ -141,6 +141,13 @@ def test_a_check_of_models_finds_its_fault_and_passes_a_sound_model(check: str) 
     assert good.severity == "passed", good.evidence
 
 
+def test_a_module_in_training_mode_without_layers_that_care_is_no_error_whatever_its_sample() -> None:
+    for sample in (torch.zeros(2, 4), torch.ones(2, 4)):
+        verdict = of_module("mode.eval", Predictor(nn.Linear(4, 3).train(), sample=sample))
+
+        assert verdict.severity == "info", verdict.evidence
+
+
 APART = {
     "batching.cost", "batching.padding", "devices.gpu", "errors.ids", "errors.items", "errors.lengths", "optimisation.backend",
     "precision.hardware", "precision.int8", "precision.saturation", "warmup.compilations", "warmup.first_call",

@@ -79,7 +79,8 @@ def test_nothing_is_found_in_nograds_own_server(tiny_server: RunningServer, text
 def test_a_model_can_be_named_in_the_url(tiny_server: RunningServer) -> None:
     assert server_subject(f"{tiny_server.url}/v2/models/tiny").model == "tiny"
     assert server_subject(tiny_server.url).model == "tiny"
-    assert server_subject(f"{tiny_server.url}/v2/models/other").metadata == {}
+    with pytest.raises(ModelLoadError, match="has no model 'other'; it serves 'tiny'"):
+        server_subject(f"{tiny_server.url}/v2/models/other")
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from nograd.caching.flight import SingleFlight
 from nograd.caching.worth import WINDOW
 from nograd.errors import ConfigError
 from nograd.fingerprint import Fingerprint
+from nograd.server.binary import BinaryAnswer
 from nograd.server.caching import ModelCache
 from nograd.server.config import ServeConfig
 from nograd.tensors import Batch
@@ -88,7 +89,7 @@ def test_a_stampede_of_equal_requests_is_one_row_of_the_model() -> None:
     with Site({"gated": backend}, cache_mb=1, max_queue_rows=4) as site:
         warm = len(backend.runs)
 
-        async def stampede() -> list[bytes]:
+        async def stampede() -> list[bytes | BinaryAnswer]:
             model = site.service.model("gated")
             body = json.dumps({"id": "1", "inputs": [x([GATE, 1])]}).encode()
             tasks = [asyncio.ensure_future(model.infer(body)) for _ in range(1000)]

@@ -174,6 +174,66 @@ def test_lengths_give_a_curve_over_padded_tokens() -> None:
     assert [point.size for point in winner.curve] == [6, 12, 24, 48, 96, 192]
 
 
+class Nothing(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.linear(x) * float("nan")
+        return found
+
+
+class Drops(Nothing):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.linear(torch.nn.functional.dropout(x, 0.5))
+        return found
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (Nothing, r"the model answers the sample with NaN \(output 'output'\)"),
+        (Drops, "the model answered the same rows differently a second time .* or draws random numbers"),
+    ],
+)
+def test_a_model_that_nothing_can_be_compared_with_is_refused_and_leaves_nothing(
+    module: type[torch.nn.Module], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UnsupportedError, match=said):
+        tune(module(), ROWS, output=tmp_path / "b", **QUICK, cores=1, backends=["eager"])
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore:.*invalid value")
+def test_a_metric_that_is_no_number_is_an_error_of_the_candidate(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="the metric is nan; it must be a finite number, higher for better answers"):
+        tune(Classifier(), ROWS, metric=lambda answers, records: float("nan"), **QUICK, cores=1, backends=["eager"])
+
+
+def test_for_memory_it_is_memory_that_is_compared_and_a_faster_one_does_not_win_by_that(tmp_path: Path) -> None:
+    found = tune(Classifier(), ROWS, goal="memory", **QUICK, cores=1, backends=["onnx", "torchscript"])
+    winner = found.report.winner
+    held = {str(row.candidate): row.rss_bytes for row in found.report.rows if row.rss_bytes}
+
+    assert winner is not None
+    assert winner.rss_bytes == min(held.values())
+    assert {"onnx 1x1", "torchscript 1x1"} >= set(held) >= {"onnx 1x1"}
+    assert "the least of those that are not slower than eager by more than a tenth" in " ".join(str(found).split())
+
+
+def test_a_time_that_nobody_answers_in_is_told_and_not_confirmed() -> None:
+    found = tune(Classifier(), ROWS, goal="slo=0.001ms", **QUICK, cores=1, backends=["eager"])
+    confirmation = found.report.confirmation
+
+    assert confirmation is not None
+    assert not confirmation.confirmed
+    assert "and answers were wanted in 0.001 ms" in confirmation.reason
+    assert any("none of them answers even a row alone within 0.001 ms" in note for note in found.report.notes)
+    assert "not confirmed under load" in str(found)
+
+
 def interrupted_at(phase: str) -> Callable[[str, str], None]:
     def tell(now: str, text: str) -> None:
         if now == phase:
@@ -215,6 +275,8 @@ def test_interrupted_before_anything_was_measured_nothing_is_written(tmp_path: P
         ({"tolerance": "loose"}, "the tolerance is 'loose'"),
         ({"metric_drop": -1.0}, "metric_drop is -1.0; it must be 0 or more"),
         ({"memory_bytes": 0}, "the memory is 0 bytes; it must be above 0"),
+        ({"cores": 0}, "cores is 0; this process may use 1 to "),
+        ({"cores": 1000}, "cores is 1000; this process may use 1 to "),
         ({"backends": ["tensorrt"]}, "backends holds 'tensorrt'; it must hold some of eager, onnx"),
     ],
 )

@@ -97,6 +97,8 @@ def serve(
     from nograd.server.run import bind, grpc_front_kind, serve
     from nograd.server.service import InferenceService
 
+    if data is not None and not tune:
+        raise ConfigError(f"data is {str(data)!r}, and there is no --tune: only tuning reads rows; add --tune 60s")
     config = ServeConfig(
         host=host, port=port, grpc_port=grpc_port, max_body_bytes=max_body_bytes,
         max_batch_size=max_batch_size, max_wait_ms=max_wait_ms, max_queue_rows=max_queue_rows,
@@ -260,6 +262,8 @@ def check(
     from nograd.threads import in_own_thread
 
     written = writer_of(format)
+    if output is not None and not output.parent.is_dir():
+        raise ConfigError(f"output is {str(output)!r}; there is no folder {str(output.parent)!r}")
     with Console(stderr=True, highlight=False).status(f"checking {target}"):
         report = in_own_thread(lambda: check(
             target, deep=deep, max_batch_size=max_batch_size, only=only or (), trusted=trusted, device=device,

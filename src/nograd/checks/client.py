@@ -150,6 +150,8 @@ def server_subject(url: str, *, timeout_s: float = TIMEOUT_S) -> ServerSubject:
         raise ModelLoadError(f"{base.url} does not list its models; give the model's own URL: {base.url}/v2/models/NAME")
     found = ServerSubject(base.url, model, server=str(told.get("name", "")), timeout_s=timeout_s)
     metadata = found.get(found.model_path)
+    if shown and model not in shown and metadata.status == 404:
+        raise ModelLoadError(f"{base.url} has no model {model!r}; it serves {', '.join(map(repr, shown))}")
     known = metadata.json if metadata.status == 200 and isinstance(metadata.json, dict) else {}
     return ServerSubject(found.url, model, known, found.server, shown.get(model, {}).get("example"), timeout_s)
 

@@ -47,7 +47,7 @@ def check_eval(subject: TorchSubject) -> Verdict:
             found = subject.answer()
         except Exception as failure:  # noqa: BLE001  batch norm refuses one row in training mode: that is the finding
             return error(f"{_listed(training)} are in training mode, in which the model cannot run its sample: {failure}")
-        distance = difference(subject.model.answer, _host(found))
+    distance = difference(_host(dict(subject.backend.forward(subject.sample))), _host(found))
     said = f"{len(training)} of {total} modules are in training mode ({_listed(training)})"
     figures = {"modules_in_training": float(len(training)), "modules": float(total), "difference": distance}
     if distance <= subject.model.tolerance:

@@ -127,7 +127,7 @@ def tune(  # noqa: PLR0913
     settings = Settings(
         Goal.parse(goal), parse_tolerance(tolerance) if isinstance(tolerance, str) else tolerance, told, budget_s=budget_s,
         backends=None if backends is None else tuple(backends), metric=metric, metric_drop=metric_drop,
-        memory_bytes=memory_bytes, cores=cores or len(os.sched_getaffinity(0)), rounds=rounds, seed=seed,
+        memory_bytes=memory_bytes, cores=len(os.sched_getaffinity(0)) if cores is None else cores, rounds=rounds, seed=seed,
     )  # fmt: skip
     target = None if output is None else Path(output)
     return tuned_to(target, model, sample, settings, name=name, factory=factory, tell=tell or _silent)
@@ -179,10 +179,16 @@ def _work_folder(target: Path | None) -> Iterator[_Work]:
             yield _Work(Path(folder))
         return
     work = _Work(target.parent / f"{target.name}.tuning")
+    was_there = work.path.exists()
     work.path.mkdir(parents=True, exist_ok=True)
-    yield work
-    if work.is_done:
-        shutil.rmtree(work.path)
+    try:
+        yield work
+    except BaseException:
+        work.is_done = not was_there  # what could not be tuned has nothing to go on from
+        raise
+    finally:
+        if work.is_done:
+            shutil.rmtree(work.path)
 
 
 def _predictor(model: nn.Module | Predictor | str, sample: Any) -> Predictor:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,9 @@ SAMPLE_S = 0.02
 
 REPEATS = 3
 """Of short runs, at least."""
+
+MOST_RUNS = 200
+"""Of one sample of the curve, in each lane."""
 
 CURVE_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
@@ -169,8 +173,12 @@ class Bench:
         """Return a sample: seconds of one run of a size, with all lanes busy with such runs."""
         batch = self._task.workload.of_size(rows, length)
         size = rows if length is None else rows * sum(self._task.workload.signature.sizes_of(batch))
-        batches = [batch] * self._candidate.lanes
-        return {"size": size, **self._sampled(lambda: [_timed(lambda: self._all_lanes(batches))], 1)}
+        lanes = self._candidate.lanes
+        once_s = _timed(lambda: self._all_lanes([batch] * lanes))
+        # Handing over to the lanes' threads is not the model's time: many runs for each.
+        runs = max(1, min(MOST_RUNS, int(SAMPLE_S / REPEATS / once_s)))
+        batches = [batch] * lanes * runs
+        return {"size": size, **self._sampled(lambda: [_timed(lambda: self._all_lanes(batches))], runs)}
 
     def confirm(
         self, curve: dict[str, Any], rows_per_s: float, seconds: float, max_batch_size: int, seed: int
@@ -233,10 +241,15 @@ def _judged(task: Task, metric: Metric, outputs: Sequence[Batch]) -> float:
             if num_rows(own) != 1:
                 raise ConfigError(f"row {place} was answered with {num_rows(own)} rows")
             answers.setdefault(place, next(task.predictor.answers(own)))
+    records = list(task.records)
     try:
-        return float(metric([answers[place] for place in range(len(workload.parts))], list(task.records)))
+        found = float(metric([answers[place] for place in range(len(workload.parts))], records))
     except Exception as error:  # the metric is the user's code
-        raise ConfigError(f"the metric raised {type(error).__name__}: {error}") from error
+        columns = f"records have {', '.join(map(repr, records[0]))}" if records else "there are no records: give a file of rows"
+        raise ConfigError(f"the metric raised {type(error).__name__}: {error} ({columns})") from error
+    if not isfinite(found):
+        raise ConfigError(f"the metric is {found}; it must be a finite number, higher for better answers")
+    return found
 
 
 def failure(error: BaseException) -> str:

@@ -107,7 +107,8 @@ def settings_of(  # noqa: PLR0913
         Goal.parse(goal), parse_tolerance(tolerance), tolerance, budget_s=seconds_of(budget, "budget"),
         backends=tuple(each.strip() for each in backends.split(",")) if backends else None,
         metric=metric_of(metric) if metric else None, metric_drop=metric_drop,
-        memory_bytes=bytes_of(memory, "memory") if memory else None, cores=cores or len(os.sched_getaffinity(0)), seed=seed,
+        memory_bytes=bytes_of(memory, "memory") if memory else None, seed=seed,
+        cores=len(os.sched_getaffinity(0)) if cores is None else cores,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,9 @@ LOAD = 0.7
 
 MAX_OFFERED_PER_S = 2000.0
 """Beyond, it is the arrivals that are measured: asking takes a process of its own 10 us a row and more."""
+
+LIGHT = 0.35
+"""Of what was measured: with less on offer, nothing is said of whether it carries that."""
 
 TOO_FAR = 1.25
 """Runs that take this much longer than the curve says were measured wrongly, or on another machine than they are served on."""
@@ -69,10 +72,19 @@ def confirm(entry: Entry, cost: CostCurve, task: Task, seconds: float, settings:
         reasons.append(f"{found['served_per_s']:.4g} rows/s were served of {found['offered_per_s']:.4g} offered")
     if found["failed"]:
         reasons.append(f"{found['failed']} rows failed")
-    figures = {name: found[name] for name in (
-        "offered_per_s", "served_per_s", "p50_s", "p99_s", "predicted_p50_s", "predicted_p99_s", "cost_ratio",
-    )}  # fmt: skip
-    return Confirmation(**figures, confirmed=not reasons, reason="; ".join(reasons))
+    slo_s = settings.goal.slo_s
+    if slo_s is not None and found["p99_s"] > slo_s:
+        reasons.append(f"p99 was {found['p99_s'] * 1e3:.3g} ms, and answers were wanted in {slo_s * 1e3:.3g} ms")
+    is_light = offered < LIGHT * carried
+    if is_light and not reasons:
+        told = f"no more than {MAX_OFFERED_PER_S:,.0f} rows/s are offered, {offered / carried:.1%} of what was measured"
+        return Confirmation(**_figures(found), confirmed=True, reason=f"{told}: that it carries more was not tried")
+    return Confirmation(**_figures(found), confirmed=not reasons, reason="; ".join(reasons))
+
+
+def _figures(found: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("offered_per_s", "served_per_s", "p50_s", "p99_s", "predicted_p50_s", "predicted_p99_s", "cost_ratio")
+    return {name: found[name] for name in names}
 
 
 def footprints(entries: Sequence[Entry], task: Task) -> None:
@@ -81,7 +93,7 @@ def footprints(entries: Sequence[Entry], task: Task) -> None:
         batch = Path(folder) / "batch.npz"
         _save(task, batch)
         for entry in entries:
-            if entry.is_in or entry.status in ("winner", "tied"):
+            if entry.ratio is not None and entry.worker is not None:
                 try:
                     entry.rss_bytes = _footprint(entry, batch)
                 except (NogradError, OSError, ValueError) as error:
@@ -110,15 +122,14 @@ def _footprint(entry: Entry, batch: Path) -> int | None:
     return int(json.loads(done.stdout)["peak_bytes"])
 
 
-def least_memory(measured: Measured) -> None:
-    """Put first whoever holds least, of those that are not slower than eager by more than a tenth."""
-    order = measured.order
-    fast = [entry for entry in order if entry.rss_bytes and entry.ratio is not None and entry.ratio.median >= 1 / SLOWER]
+def least_memory(measured: Measured, entries: Sequence[Entry]) -> None:
+    """Put first whoever holds least, of those not slower than eager by more than a tenth; who is faster plays no part."""
+    fast = [entry for entry in entries if entry.rss_bytes and entry.ratio is not None and entry.ratio.median >= 1 / SLOWER]
     if not fast:
         return
-    for entry in order:
-        if entry.status in ("winner", "tied"):
-            entry.status = "measured"
     fast.sort(key=lambda entry: (entry.rss_bytes or 0, simplicity(entry.candidate)))
+    for entry in {*measured.order, *fast}:
+        if entry.status in ("winner", "tied", "dropped"):
+            entry.status, entry.reason = "measured", ""
     fast[0].status = "winner"
-    measured.order = [*fast, *(entry for entry in order if entry not in fast)]
+    measured.order = [*fast, *(entry for entry in measured.order if entry not in fast)]

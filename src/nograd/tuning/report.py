@@ -174,8 +174,9 @@ def _confirmation(report: TuneReport) -> list[str]:
     ):  # fmt: skip
         lines.append(f"  {name} {figures.seconds(measured)}, predicted {figures.seconds(predicted)}")
     lines.append(f"  runs took {figures.number(found.cost_ratio)} times what the cost curve says")
-    word = "confirmed" if found.confirmed else "NOT confirmed"
-    return lines + _wrapped(f"{word}: {wording.clean(found.reason)}" if found.reason else word, INDENT)
+    word = "confirmed" if found.confirmed and not found.reason else "a light load" if found.confirmed else "NOT confirmed"
+    lines += _wrapped(f"{word}: {wording.clean(found.reason)}" if found.reason else word, INDENT)
+    return lines if found.confirmed else lines + _wrapped(wording.NOT_CONFIRMED, INDENT)
 
 
 def _effort(report: TuneReport) -> list[str]:

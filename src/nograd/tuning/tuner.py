@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from nograd.errors import ConfigError, UnsupportedError
 from nograd.fingerprint import of_value
@@ -73,6 +76,8 @@ class Settings:
             raise ConfigError(f"the memory is {self.memory_bytes} bytes; it must be above 0")
         if self.rounds is not None and self.rounds < 1:
             raise ConfigError(f"rounds is {self.rounds}; it must be at least 1")
+        if not 1 <= self.cores <= len(os.sched_getaffinity(0)):
+            raise ConfigError(f"cores is {self.cores}; this process may use 1 to {len(os.sched_getaffinity(0))}")
         if not self.metric_drop >= 0:
             raise ConfigError(f"metric_drop is {self.metric_drop}; it must be 0 or more")
 
@@ -194,6 +199,12 @@ def _proven_by_eager(predictor: Predictor, reference: ModuleBackend, sample: Sam
         predictor.run(part)
     workload = workload_of(sample, reference.signature, (time.perf_counter() - begun) / len(few))
     expected = [{name: array.copy() for name, array in reference.run(batch).items()} for batch in workload.proof_batches()]
+    for name, array in ((name, array) for batch in expected for name, array in batch.items()):
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            raise UnsupportedError(
+                f"the model answers the sample with NaN (output {name!r}), and nothing can be compared with that; give rows "
+                "that it has answers to"
+            )
     records = tuple(dict(record) for record in sample.records)
     return Task(predictor, reference, workload, expected, records, settings.tolerance, settings.metric)
 
@@ -214,6 +225,11 @@ def _tune(
     with this.phase("building"):
         prepare(plan, tried, state, this.entries)
     reference = this.entries[0]
+    if reference.worker is None and reference.status == "refused":
+        raise UnsupportedError(
+            f"the model answered the same rows differently a second time ({reference.reason}): it keeps state between calls, "
+            "or draws random numbers, and nothing can be compared with it; `nograd check` says where"
+        )
     if reference.worker is None:
         raise UnsupportedError(f"eager itself cannot be measured: {reference.reason}")
     with this.phase("measuring"):
@@ -224,8 +240,9 @@ def _tune(
     if settings.goal.kind == "memory":
         with this.phase("measuring"):
             footprints(this.entries, task)
-            least_memory(this.measured)
+            least_memory(this.measured, this.entries)
     _note_race(this)
+    _note_slo(this, settings.goal)
     _crown(this, can_win)
     with this.phase("curves"):
         tell("curves", str(this.winner.candidate) if this.winner else "")
@@ -243,6 +260,15 @@ def _note_race(this: _Run) -> None:
         this.notes.append("the budget was spent before the race was decided: give a larger --budget for narrower intervals")
     if measured.race.is_noisy:
         this.notes.append("something else kept the machine busy all the time: figures are from a noisy machine")
+
+
+def _note_slo(this: _Run, goal: Goal) -> None:
+    """Say so where not even a row alone is answered in the time that is wanted."""
+    order = this.measured.order if this.measured is not None else []
+    if goal.slo_s is not None and order and all(entry.rows_within(goal.slo_s) is None for entry in order):
+        this.notes.append(
+            f"none of them answers even a row alone within {goal.slo_s * 1e3:g} ms: the winner is the fastest for a row alone"
+        )
 
 
 def _crown(this: _Run, can_win: Callable[[Entry], bool]) -> None:

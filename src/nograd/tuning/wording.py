@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from nograd.parity import ParityReport
-from nograd.tuning.figures import count, interval, number, ratio, times
+from nograd.tuning.figures import count, interval, number, ratio, size, times
 from nograd.tuning.values import Candidate, Row, Status, TuneReport
 
 __all__ = [
@@ -35,6 +35,11 @@ GOAL_PHRASES = {
     "throughput": "in rows a second",
     "memory": "in memory",
 }
+
+NOT_CONFIRMED = (
+    "what was measured did not hold while it was served. Mostly something else kept the machine busy: tune again when it is "
+    "quiet. The answers are right all the same."
+)
 
 ESCAPE_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 """Colours and cursor moves of a terminal (ECMA-48, 5.4)."""
@@ -98,7 +103,9 @@ def standing(report: TuneReport) -> str:
     winner = report.winner
     if winner is None:
         return ""
-    if is_reference(winner, report):
+    if report.goal == "memory" and winner.rss_bytes:
+        said = f"{size(winner.rss_bytes)}, the least of those that are not slower than eager by more than a tenth"
+    elif is_reference(winner, report):
         said = _against_none(report)
     elif winner.ratio is None or not isfinite(winner.ratio.median):
         said = f"the best {goal_phrase(report.goal)}"
@@ -120,7 +127,9 @@ def _confirmed(report: TuneReport) -> str:
     found = report.confirmation
     if found is None:
         return "not tried under load"
-    return "confirmed under load" if found.confirmed else "not confirmed under load"
+    if found.confirmed:
+        return "tried under a light load" if found.reason else "confirmed under load"
+    return "not confirmed under load"
 
 
 def _no_winner(report: TuneReport) -> str:
@@ -133,7 +142,7 @@ def _no_winner(report: TuneReport) -> str:
 def margin(report: TuneReport) -> str:
     """Return how far the next one is, and who ties; empty where nothing else was measured."""
     winner = report.winner
-    if winner is None:
+    if winner is None or report.goal == "memory":
         return ""
     tied = [str(row.candidate) for row in report.rows if row.status == "tied"]
     rest = [row for row in report.rows if row.status in ("measured", "dropped") and _ratio(row) > 0]
