@@ -19,8 +19,14 @@ from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from nograd import __version__
+from nograd import Predictor, __version__
+from nograd.errors import PortInUseError
+from nograd.server.config import ServeConfig
 from nograd.server.grpc.messages import SERVICE
+from nograd.server.run import bind
+from nograd.server.run import serve as serve_here
+from nograd.server.service import InferenceService
+from tests.fakes import doubling
 from tests.running_server import FOLDER, RunningServer, serving
 from tests.served_models import GATE
 from tests.test_serve import gated_server
@@ -209,6 +215,37 @@ def test_x1_a_stop_answers_what_was_accepted_and_says_so_to_probes(number: signa
         np.testing.assert_array_equal(running.result(WAIT_S).as_numpy("output"), row * 2)
         assert list(watching) == []
         assert (server.process.wait(WAIT_S), server.rest(), server.stderr()) == (0, "stopped\n", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_second_signal_ends_the_server_while_a_call_runs(number: signal.Signals) -> None:
+    with (
+        gated_server("--grpc-port", "0") as (server, gate),
+        triton.InferenceServerClient(address(server)) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        running = pool.submit(client.infer, "gated", [given("x", np.array([[GATE, 1]], np.float32))])
+        with gate.accept():
+            server.process.send_signal(number)
+            while client.is_server_ready():
+                pass
+            server.process.send_signal(number)
+            assert (server.process.wait(WAIT_S), server.stderr()) == (0, "")
+        with pytest.raises(utils.InferenceServerException) as raised:
+            running.result(WAIT_S)
+        assert raised.value.status() == "StatusCode.UNAVAILABLE"
+
+
+def test_a_port_that_is_taken_meanwhile_ends_the_server(server: RunningServer) -> None:
+    model = doubling()
+    service = InferenceService(ServeConfig(grpc_port=int(address(server).rpartition(":")[2])))
+    served = service.add("doubling", Predictor(model))
+
+    with pytest.raises(PortInUseError, match="choose another with --grpc-port"):
+        serve_here(service, bind("127.0.0.1", 0), lambda _: None)
+
+    assert model.runs
+    assert not served.ready
 
 
 def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(server: RunningServer) -> None:

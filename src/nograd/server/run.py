@@ -62,6 +62,12 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """uvicorn's own; ours hold longer than HTTP does: `signals`."""
+        yield
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Hear of SIGTERM and SIGINT."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
@@ -113,14 +119,20 @@ def serve(service: InferenceService, listener: socket.socket, ready: Callable[[i
     async def main() -> None:
         await service.start()
         front = grpc_front(service) if grpc_front is not None else None
-        server = _Server(config, service, partial(ready, None if front is None else await front.start()))
         try:
-            await server.serve([listener])
-        finally:
-            with suppress(asyncio.CancelledError):  # the second signal
-                await (server.stopping or service.stop())
-            if front is not None:
-                await front.stop(0 if server.force_exit else service.config.grace_s)
+            port = None if front is None else await front.start()
+        except PortInUseError:
+            await service.stop()
+            raise
+        server = _Server(config, service, partial(ready, port))
+        with server.signals():
+            try:
+                await server.serve([listener])
+            finally:
+                with suppress(asyncio.CancelledError):  # the second signal
+                    await (server.stopping or service.stop())
+                if front is not None:
+                    await front.stop(0 if server.force_exit else service.config.grace_s)
 
     with listener, asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(main())
