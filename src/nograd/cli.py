@@ -70,6 +70,7 @@ def serve(
     name: Annotated[str | None, typer.Option(help="Name in the URL; default: the bundle's, or from MODEL.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port; 0 takes a free one.")] = 8000,
+    grpc_port: Annotated[int | None, typer.Option(help="Serve gRPC, too, on this port (8001 is usual; 0: a free one).")] = None,
     device: Annotated[str, typer.Option(help="'auto' or a torch device.")] = "auto",
     trusted: Annotated[bool, typer.Option("--trusted", help="Open a model that holds or names code: .pt2, .pt.")] = False,
     max_batch_size: Annotated[int, typer.Option(help="Rows in one run, at most.")] = 32,
@@ -77,6 +78,7 @@ def serve(
     max_queue_rows: Annotated[int, typer.Option(help="Rows that may wait; a request beyond gets 503.")] = 1024,
     timeout_s: Annotated[float, typer.Option(help="Seconds until a request is answered 504.")] = 30.0,
     grace_s: Annotated[float, typer.Option(help="Seconds to finish accepted requests when stopped.")] = 30.0,
+    max_body_bytes: Annotated[int, typer.Option(help="Bytes of one request, at most.")] = 64 * 2**20,
     cache_mb: Annotated[float, typer.Option(help="Megabytes for answers that are asked for again; 0 keeps none.")] = 64.0,
     cache_url: Annotated[str, typer.Option(help="Keep answers in Redis, too: redis://host:6379/0.")] = "",
     cache_ttl_s: Annotated[
@@ -88,19 +90,23 @@ def serve(
     data: Annotated[Path | None, typer.Option(help="With --tune: your own rows, as for `nograd tune`.")] = None,
     goal: Annotated[str, typer.Option(help="With --tune: latency, throughput, memory, or slo=TIME.")] = "latency",
 ) -> None:
-    """Serve MODEL over HTTP: Open Inference Protocol v2, dynamic batching, metrics, a live page at /."""
+    """Serve MODEL over HTTP, and gRPC where asked: Open Inference Protocol v2, dynamic batching, metrics, a live page at /."""
     from rich.console import Console
 
     from nograd.server.config import ServeConfig
-    from nograd.server.run import bind, serve
+    from nograd.server.run import bind, grpc_front_kind, serve
     from nograd.server.service import InferenceService
 
     if data is not None and not tune:
         raise ConfigError(f"data is {str(data)!r}, and there is no --tune: only tuning reads rows; add --tune 60s")
     config = ServeConfig(
-        host=host, port=port, max_batch_size=max_batch_size, max_wait_ms=max_wait_ms, max_queue_rows=max_queue_rows,
+        host=host, port=port, grpc_port=grpc_port, max_body_bytes=max_body_bytes,
+        max_batch_size=max_batch_size, max_wait_ms=max_wait_ms, max_queue_rows=max_queue_rows,
         timeout_s=timeout_s, grace_s=grace_s, cache_mb=cache_mb, cache_url=cache_url, cache_ttl_s=cache_ttl_s,
     )  # fmt: skip
+    if grpc_port is not None:
+        grpc_front_kind()
+        bind(host, grpc_port, "--grpc-port").close()
     if tune:
         with bind(host, port):  # whether the port is free is told before a minute has passed
             bundle, needs_trust = _tuned(model, data, tune, goal, name or _name_of(model))
@@ -117,9 +123,9 @@ def serve(
     url = f"http://{_in_url(host)}:{listener.getsockname()[1]}"
     warming = console.status("warming up")
 
-    def ready() -> None:
+    def ready(grpc_at: int | None) -> None:
         warming.stop()
-        typer.echo(_greeting(url, served))
+        typer.echo(_greeting(url, served, f"{_in_url(host)}:{grpc_at}" if grpc_at is not None else ""))
 
     with warming:
         serve(service, listener, ready)
@@ -138,7 +144,7 @@ def _tuned(model: str, data: Path | None, budget: str, goal: str, name: str) -> 
 
 def _serve_instead(bundle: Path, config: ServeConfig, *, trusted: bool, name: str) -> None:
     """Become the server of a bundle: a process that has tuned holds torch, and threads, that serving has no use for."""
-    said = {name: getattr(config, name) for name in config.__slots__ if name != "max_body_bytes"}
+    said = {name: getattr(config, name) for name in config.__slots__}
     options = [f"--{option.replace('_', '-')}={value}" for option, value in said.items() if value is not None]
     sys.stdout.flush()
     os.execv(  # noqa: S606  no shell
@@ -385,7 +391,7 @@ def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _greeting(url: str, model: ServedModel) -> str:
+def _greeting(url: str, model: ServedModel, grpc: str) -> str:
     """Return what to say when the server answers: what it serves, where, and a line to try."""
     lines = [
         f"{model.name} is ready: {url}",
@@ -401,6 +407,8 @@ def _greeting(url: str, model: ServedModel) -> str:
         unit = "rows" if model.curve.unit == "rows" else "padded tokens (rows x longest)"
         lines.append(f"  {known}a run by {unit}: {', '.join(times)}")
     lines.append(f"  cache     {model.cache_told()}")
+    if grpc:
+        lines.append(f"  gRPC      {grpc}")
     lines += [f"  live page {url}/", f"  metrics   {url}/metrics"]
     if (example := model.example_request()) is not None:
         body = shlex.quote(json.dumps(example, ensure_ascii=False))

@@ -15,7 +15,7 @@ import numpy as np
 from nograd.errors import ModelError, ProtocolError
 from nograd.tensors import TEXT, Array, TensorSpec
 
-__all__ = ["BinaryAnswer", "Tail", "packed", "raw_input", "tail_offset"]
+__all__ = ["BinaryAnswer", "Tail", "packed", "raw_input", "tail_offset", "tensor", "text"]
 
 LENGTH_BYTES = 4
 """Bytes of the length before each element of BYTES."""
@@ -63,7 +63,7 @@ class Tail:
             raise ProtocolError(f"input {name!r} has binary_data_size {size}; the body has {self.left} bytes for it")
         piece = self._data[self._taken : self._taken + size]
         self._taken += size
-        return _tensor(name, piece, shape, dtype)
+        return tensor(name, piece, shape, dtype)
 
     def require_empty(self) -> None:
         """Raise ProtocolError where bytes are left."""
@@ -71,7 +71,8 @@ class Tail:
             raise ProtocolError(f"the body has {self.left} bytes more than its inputs' binary_data_size add up to")
 
 
-def _tensor(name: str, piece: memoryview, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
+def tensor(name: str, piece: memoryview, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
+    """Return the tensor that bytes are; a view of them where they lie as numpy needs them. Arguments and errors as `take`."""
     if any(size < 0 for size in shape):
         raise ProtocolError(f"input {name!r} has shape {list(shape)}; sizes are 0 or more")
     if dtype.kind == "O":
@@ -111,14 +112,19 @@ def _texts(name: str, piece: memoryview, count: int) -> Array:
             raise ProtocolError(
                 f"input {name!r}: element {index} of BYTES says that it has {size} bytes; {max(0, len(piece) - end)} are left"
             )
-        texts[index] = _text(name, piece[end : end + size])
+        texts[index] = text(name, piece[end : end + size])
         start = end + size
     if start != len(piece):
         raise ProtocolError(f"input {name!r} has {len(piece) - start} bytes more than its {count} elements of BYTES")
     return texts
 
 
-def _text(name: str, octets: memoryview) -> str:
+def text(name: str, octets: memoryview) -> str:
+    """Return an element of BYTES as a string.
+
+    Raises:
+        ProtocolError: it is not UTF-8.
+    """
     try:
         return str(octets, "utf-8")
     except UnicodeDecodeError as error:
@@ -137,9 +143,9 @@ def raw_input(data: memoryview, inputs: Sequence[TensorSpec]) -> dict[str, Array
         raise ProtocolError(f"a request without JSON is for models with one input; this one takes {names}")
     (spec,) = required
     if spec.dtype == TEXT and not spec.shape:
-        text = np.empty(1, dtype=object)
-        text[0] = _text(spec.name, data)
-        return {spec.name: text}
+        row = np.empty(1, dtype=object)
+        row[0] = text(spec.name, data)
+        return {spec.name: row}
     varying = sum(isinstance(size, str) for size in spec.shape)
     if varying > 1 or spec.dtype == TEXT:
         raise ProtocolError(f"a request without JSON cannot tell the shape of input {spec.name!r}, {spec}; send JSON before it")
@@ -149,7 +155,7 @@ def raw_input(data: memoryview, inputs: Sequence[TensorSpec]) -> dict[str, Array
         wanted = f"a multiple of {step}" if varying else str(step)
         raise ProtocolError(f"the body has {len(data)} bytes; one row of input {spec.name!r}, {spec}, has {wanted}")
     shape = [1, *(len(data) // step if isinstance(size, str) else size for size in spec.shape)]
-    return {spec.name: _tensor(spec.name, data, shape, dtype)}
+    return {spec.name: tensor(spec.name, data, shape, dtype)}
 
 
 def packed(name: str, array: Array) -> memoryview | bytes:

@@ -20,6 +20,9 @@ class ServeConfig:
     port: int = 8000
     """TCP port; 0 takes a free one."""
 
+    grpc_port: int | None = None
+    """TCP port for gRPC; 0 takes a free one, None serves HTTP only."""
+
     max_batch_size: int = 32
     """Rows in one run, at most. A bundle's model runs no more than its curve was measured with, where that counts rows."""
 
@@ -48,8 +51,7 @@ class ServeConfig:
     """Seconds that a kept answer lives; None: in memory until there is no room, in Redis a week. Answers do not age."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise ConfigError(f"port is {self.port}; it must be from 0 to 65535")
+        self._check_ports()
         for name in ("max_batch_size", "max_queue_rows", "max_body_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -62,3 +64,10 @@ class ServeConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more, finite")
         if not (isfinite(self.timeout_s) and self.timeout_s > 0):
             raise ConfigError(f"timeout_s is {self.timeout_s}; it must be above 0, finite")
+
+    def _check_ports(self) -> None:
+        for name, port in (("port", self.port), ("grpc_port", self.grpc_port)):
+            if port is not None and not 0 <= port <= 65535:
+                raise ConfigError(f"{name} is {port}; it must be from 0 to 65535")
+        if self.port and self.port == self.grpc_port:
+            raise ConfigError(f"port and grpc_port are both {self.port}; HTTP and gRPC take one each")

@@ -20,7 +20,7 @@ from nograd.server.metrics import CONTENT_TYPE
 from nograd.server.protocol import status_of
 from nograd.server.service import InferenceService
 
-__all__ = ["JSON", "App", "Headers", "Reply", "answer_reply", "error_reply"]
+__all__ = ["JSON", "App", "Headers", "Reply", "answer_reply", "error_reply", "told"]
 
 Reply: TypeAlias = tuple[int, bytes, bytes]
 """Status, content type, body."""
@@ -176,6 +176,11 @@ def _error_headers(error: Exception) -> Headers:
 
 
 def error_reply(error: Exception, request: str) -> tuple[Reply, Headers]:
+    """Return the reply to a request that failed; arguments as `told`."""
+    return _json(status_of(error), {"error": told(error, request)}), _error_headers(error)
+
+
+def told(error: Exception, request: str) -> str:
     """Return what a client is told: our own errors whole, others by their kind only (their text may hold what is not the
     client's), and whole to the log.
 
@@ -184,12 +189,10 @@ def error_reply(error: Exception, request: str) -> tuple[Reply, Headers]:
         request: method and path, for the log.
     """
     if isinstance(error, NogradError):
-        sentence = str(error)
-    else:
-        sentence = f"the server failed on this request: {type(error).__name__}"
-        context = {"message": f"{request} failed", "exception": error}
-        asyncio.get_running_loop().call_exception_handler(context)
-    return _json(status_of(error), {"error": sentence}), _error_headers(error)
+        return str(error)
+    context = {"message": f"{request} failed", "exception": error}
+    asyncio.get_running_loop().call_exception_handler(context)
+    return f"the server failed on this request: {type(error).__name__}"
 
 
 def answer_reply(answer: bytes | BinaryAnswer) -> tuple[Reply, Headers]:

@@ -33,13 +33,18 @@ __all__ = [
     "InferRequest",
     "Parameters",
     "datatype",
+    "datatype_of",
     "decode",
     "encode",
     "encode_binary",
+    "numpy_dtype",
     "require_datatypes",
+    "require_inputs",
     "require_outputs",
+    "spec_of",
     "status_of",
     "tensor_metadata",
+    "timeout_of",
 ]
 
 Parameters = Mapping[str, str | int | float | bool]
@@ -216,7 +221,9 @@ class Decoder:
         if request.outputs and any(output.parameters for output in request.outputs):
             return None
         wanted = tuple([output.name for output in request.outputs]) if request.outputs else ()
-        return InferRequest(arrays, wanted, request.id, _timeout_s(request.parameters) if request.parameters else None)
+        return InferRequest(
+            arrays, wanted, request.id, timeout_of(request.parameters.get("timeout", 0)) if request.parameters else None
+        )
 
 
 def decode(body: bytes, inputs: Sequence[TensorSpec], tail: memoryview | None = None) -> InferRequest:
@@ -236,20 +243,19 @@ def decode(body: bytes, inputs: Sequence[TensorSpec], tail: memoryview | None = 
         request = _DECODE.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise ProtocolError(f"the body is not an inference request: {error}") from None
-    if not request.inputs:
-        raise ProtocolError(f"inputs is empty; the model takes {_names(inputs)}")
+    require_inputs(len(request.inputs), inputs)
     arrays: dict[str, Array] = {}
     octets = Tail(tail if tail is not None else memoryview(b""))
     for given in request.inputs:
         if given.name in arrays:
             raise ProtocolError(f"input {given.name!r} is given twice")
-        arrays[given.name] = _array(given, _spec_of(given, inputs), octets)
+        arrays[given.name] = _array(given, spec_of(given.name, given.datatype, inputs), octets)
     octets.require_empty()
     wanted = tuple(output.name for output in request.outputs) if request.outputs else ()
     is_binary = bool(_flag(request.parameters, "binary_data_output"))
     formats = [(output.name, _flag(output.parameters, "binary_data")) for output in request.outputs or ()]
     by_name = {name: flag for name, flag in formats if flag is not None}
-    return InferRequest(arrays, wanted, request.id, _timeout_s(request.parameters), is_binary, by_name)
+    return InferRequest(arrays, wanted, request.id, timeout_of(request.parameters.get("timeout", 0)), is_binary, by_name)
 
 
 def _flag(parameters: Parameters, name: str) -> bool | None:
@@ -263,21 +269,41 @@ def _names(specs: Sequence[TensorSpec]) -> str:
     return ", ".join(repr(spec.name) for spec in specs)
 
 
-def _spec_of(given: _Input, inputs: Sequence[TensorSpec]) -> TensorSpec:
+def require_inputs(count: int, inputs: Sequence[TensorSpec]) -> None:
+    """Raise ProtocolError where a request has no inputs."""
+    if not count:
+        raise ProtocolError(f"inputs is empty; the model takes {_names(inputs)}")
+
+
+def spec_of(name: str, kind: str, inputs: Sequence[TensorSpec]) -> TensorSpec:
+    """Return the model's tensor for an input of this name and datatype.
+
+    Raises:
+        ProtocolError: there is none, or its datatype is another.
+    """
     for spec in inputs:
-        if spec.name == given.name:
+        if spec.name == name:
             break
     else:
-        raise ProtocolError(f"there is no input {given.name!r}; the model takes {_names(inputs)}")
-    if given.datatype not in _DTYPES:
-        raise ProtocolError(f"input {given.name!r} has datatype {given.datatype!r}; datatypes are {', '.join(_DTYPES)}")
-    if given.datatype != datatype(spec):
-        raise ProtocolError(f"input {given.name!r} has datatype {given.datatype}; the model takes {datatype(spec)}")
+        raise ProtocolError(f"there is no input {name!r}; the model takes {_names(inputs)}")
+    if kind not in _DTYPES:
+        raise ProtocolError(f"input {name!r} has datatype {kind!r}; datatypes are {', '.join(_DTYPES)}")
+    if kind != datatype(spec):
+        raise ProtocolError(f"input {name!r} has datatype {kind}; the model takes {datatype(spec)}")
     return spec
 
 
-def _timeout_s(parameters: Parameters) -> float | None:
-    timeout = parameters.get("timeout", 0)
+def numpy_dtype(spec: TensorSpec) -> np.dtype[Any]:
+    """Return the dtype of a tensor's array; object for text."""
+    return _NUMPY[spec.dtype]
+
+
+def timeout_of(timeout: object) -> float | None:
+    """Return the seconds that `parameters.timeout` names; None where it is 0.
+
+    Raises:
+        ProtocolError: it is no whole number of microseconds.
+    """
     if type(timeout) is not int or timeout < 0:
         raise ProtocolError(f"parameters.timeout is {timeout!r}; it is a whole number of microseconds, 0 for none")
     return timeout / 1e6 or None
@@ -403,7 +429,7 @@ def encode_binary(
             piece = packed(name, array)
             pieces.append(piece)
             parameters = {"binary_data_size": len(piece)}
-            listed.append({"name": name, "datatype": _datatype_of(name, array), "shape": array.shape, "parameters": parameters})
+            listed.append({"name": name, "datatype": datatype_of(name, array), "shape": array.shape, "parameters": parameters})
         else:
             listed.append(_listed(name, array))
     head = _answer(model_name, model_version, request_id, listed)
@@ -412,7 +438,12 @@ def encode_binary(
     return BinaryAnswer(b"".join((head, *pieces)), len(head))
 
 
-def _datatype_of(name: str, array: Array) -> str:
+def datatype_of(name: str, array: Array) -> str:
+    """Return an output's datatype.
+
+    Raises:
+        ModelError: the protocol has none for it.
+    """
     kind = _DATATYPE_OF.get(array.dtype)
     if kind is None:
         raise ModelError(f"output {name!r} is {array.dtype.name}, which the protocol has no datatype for")
@@ -421,7 +452,7 @@ def _datatype_of(name: str, array: Array) -> str:
 
 def _listed(name: str, array: Array) -> dict[str, Any]:
     """Return an output with its data."""
-    kind = _datatype_of(name, array)
+    kind = datatype_of(name, array)
     if kind == "BF16":
         raise ProtocolError(f"output {name!r} is BF16, which JSON cannot carry; ask for it in binary (binary_data_output)")
     data = array.ravel() if kind != "BYTES" else array.ravel().tolist()

@@ -7,23 +7,28 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from math import ceil
+from typing import TYPE_CHECKING
 
 import uvicorn
 
-from nograd.errors import ConfigError, PortInUseError
+from nograd.errors import ConfigError, MissingExtraError, PortInUseError
 from nograd.server.config import ServeConfig
 from nograd.server.http import App
 from nograd.server.service import InferenceService
 from nograd.server.short_path import ShortPathProtocol
 
-__all__ = ["bind", "serve"]
+if TYPE_CHECKING:
+    from nograd.server.grpc.front import GrpcFront
+
+__all__ = ["bind", "grpc_front_kind", "serve"]
 
 RUNNING_BATCH_S = 30
 """Seconds beyond the grace in which the batch that runs when the grace ends may finish: a thread cannot be cancelled."""
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, option: str = "--port") -> socket.socket:
     """Return a socket bound to the address, before anything slow has begun. Clients are refused until the server listens.
 
     Raises:
@@ -39,7 +44,7 @@ def bind(host: str, port: int) -> socket.socket:
         found.close()
         if error.errno in (98, 48):  # EADDRINUSE on Linux, macOS
             raise PortInUseError(
-                f"port {port} on {host} is in use by another program; choose another with --port, or 0 for a free one"
+                f"port {port} on {host} is in use by another program; choose another with {option}, or 0 for a free one"
             ) from None
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
     return found
@@ -90,27 +95,50 @@ class _Server(uvicorn.Server):
             self._ready()
 
 
-def serve(service: InferenceService, listener: socket.socket, ready: Callable[[], None]) -> None:
+def serve(service: InferenceService, listener: socket.socket, ready: Callable[[int | None], None]) -> None:
     """Serve until told to stop by SIGTERM or SIGINT; a second signal stops at once.
 
     Args:
         service: the models; they are started here.
         listener: from `bind`; closed at the end.
-        ready: called once, when requests are answered.
+        ready: called once, when requests are answered, with gRPC's port; None where that is not served.
+
+    Raises:
+        MissingExtraError: gRPC is asked for, and not installed.
+        PortInUseError: another program has taken gRPC's port meanwhile.
     """
     config = _uvicorn_config(service)
-    server = _Server(config, service, ready)
+    grpc_front = grpc_front_kind() if service.config.grpc_port is not None else None
 
     async def main() -> None:
         await service.start()
+        front = grpc_front(service) if grpc_front is not None else None
+        server = _Server(config, service, partial(ready, None if front is None else await front.start()))
         try:
             await server.serve([listener])
         finally:
             with suppress(asyncio.CancelledError):  # the second signal
                 await (server.stopping or service.stop())
+            if front is not None:
+                await front.stop(0 if server.force_exit else service.config.grace_s)
 
     with listener, asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(main())
+
+
+def grpc_front_kind() -> type[GrpcFront]:
+    """Return the gRPC front's class, whose packages are imported now.
+
+    Raises:
+        MissingExtraError: they are not installed.
+    """
+    try:
+        from nograd.server.grpc.front import GrpcFront
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in ("grpc", "grpc_health", "grpc_reflection", "google"):
+            raise
+        raise MissingExtraError("gRPC (grpcio, grpcio-health-checking, grpcio-reflection)", "grpc") from None
+    return GrpcFront
 
 
 def _uvicorn_config(service: InferenceService) -> uvicorn.Config:

@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -42,6 +42,8 @@ from nograd.tensors import TEXT, Array, Batch, Signature, TensorSpec, num_rows
 from nograd.threads import in_own_thread
 
 __all__ = ["InferenceService", "ServedModel"]
+
+Answer = TypeVar("Answer")
 
 EXTENSIONS = ("binary_tensor_data",)
 """Of the protocol, as Triton names them: what works, and no more."""
@@ -150,11 +152,26 @@ class ServedModel:
         Raises:
             NogradError: see `protocol.status_of` for each kind's meaning to a client.
         """
+        return await self.infer_as(partial(self._decode, body, tail), _body)
+
+    async def infer_as(
+        self, read: Callable[[], InferRequest], write: Callable[[InferRequest, str, str, str, Mapping[str, Array]], Answer]
+    ) -> Answer:
+        """Return the answer to an infer call in any form.
+
+        Args:
+            read: gives the request.
+            write: makes the answer of the request, the model's name and version, the answer's id and the outputs asked for.
+
+        Raises:
+            NogradError: as `infer`; and what `read` and `write` raise.
+        """
         begun = time.monotonic()
         try:
-            batcher, request = self._accept(body, tail)
+            batcher, request = self._accept(read)
             timeout_s = request.timeout_s or self.config.timeout_s
-            answer = self._written(request, await self._outputs(request.inputs, timeout_s, batcher))
+            outputs = await self._outputs(request.inputs, timeout_s, batcher)
+            answer = write(request, *self._told(request), self._chosen(request, outputs))
         except Exception as error:
             self.note_error(error)
             raise
@@ -175,7 +192,7 @@ class ServedModel:
             return None
         begun = time.monotonic()
         try:
-            batcher, request = self._accept(body)
+            batcher, request = self._accept(partial(self._decode, body))
             part = self.inputs.check(request.inputs)
             if self._cache is not None and self._cache.takes(num_rows(part)):
                 return None
@@ -199,7 +216,7 @@ class ServedModel:
             answer = outputs
         else:
             try:
-                answer = self._written(request, [outputs])
+                answer = _body(request, *self._told(request), self._chosen(request, [outputs]))
             except Exception as error:  # noqa: BLE001  as above
                 answer = error
         if isinstance(answer, Exception):
@@ -208,22 +225,21 @@ class ServedModel:
             self._note_answer(begun)
         done(answer)
 
-    def _accept(self, body: bytes, tail: memoryview | None = None) -> tuple[DynamicBatcher, InferRequest]:
-        """Return the batcher and what a body asks for, where the model is ready and has such outputs."""
+    def _accept(self, read: Callable[[], InferRequest]) -> tuple[DynamicBatcher, InferRequest]:
+        """Return the batcher and what is asked for, where the model is ready and has such outputs."""
         if not self.ready or self._batcher is None:
             raise UnavailableError(f"model {self.name!r} is not ready: it is warming up, or the server is stopping")
-        request = self._decode(body, tail)
+        request = read()
         if request.outputs:
             require_outputs(request.outputs, self.outputs)
         return self._batcher, request
 
-    def _written(self, request: InferRequest, outputs: Sequence[Batch]) -> bytes | BinaryAnswer:
-        """Return the answer's body."""
+    def _told(self, request: InferRequest) -> tuple[str, str, str]:
+        return self.name, self.version, request.id or f"{next(self._ids)}"
+
+    def _chosen(self, request: InferRequest, outputs: Sequence[Batch]) -> Mapping[str, Array]:
         found = self._merged(outputs)
-        chosen = {name: found[name] for name in request.outputs} if request.outputs else found
-        told = self.name, self.version, request.id or f"{next(self._ids)}"
-        binary = request.binary_of(chosen)
-        return encode_binary(*told, chosen, binary) if binary else encode(*told, chosen)
+        return {name: found[name] for name in request.outputs} if request.outputs else found
 
     def _note_answer(self, begun: float) -> None:
         now = time.monotonic()
@@ -349,6 +365,7 @@ class InferenceService:
         self.config = config
         self.metrics = Metrics()
         self.draining = False
+        self.drained = asyncio.Event()
         self._models: dict[str, ServedModel] = {}
         self.infer_paths: dict[bytes, ServedModel] = {}
         """Paths of infer calls, as clients write them; the same in other letters (percent-encoded) is found by `model`."""
@@ -373,6 +390,7 @@ class InferenceService:
     def drain(self) -> None:
         """Turn readiness false and refuse new requests; what was accepted is still answered."""
         self.draining = True
+        self.drained.set()
         for model in self._models.values():
             model.drain()
 
@@ -465,6 +483,16 @@ def _example(predictor: Predictor, specs: Sequence[TensorSpec]) -> Mapping[str, 
     column = np.empty(1, dtype=object) if spec.dtype == TEXT else np.empty((1, *np.shape(predictor.example)), dtype=spec.dtype)
     column[0] = predictor.example
     return {spec.name: column}
+
+
+def _body(
+    request: InferRequest, name: str, version: str, request_id: str, outputs: Mapping[str, Array]
+) -> bytes | BinaryAnswer:
+    """Return the body of HTTP's answer."""
+    binary = request.binary_of(outputs)
+    if binary:
+        return encode_binary(name, version, request_id, outputs, binary)
+    return encode(name, version, request_id, outputs)
 
 
 def _one_text_a_row(array: Array) -> Array:

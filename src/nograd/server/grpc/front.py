@@ -1,0 +1,159 @@
+"""The gRPC server: the protocol's six methods over an InferenceService, in the same event loop as the HTTP front."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from nograd.errors import DeadlineError, PortInUseError
+from nograd.server.grpc.health import HEALTH, Health
+from nograd.server.grpc.messages import (
+    POOL,
+    SERVICE,
+    ModelInferRequest,
+    ModelMetadataRequest,
+    ModelMetadataResponse,
+    ModelReadyRequest,
+    ModelReadyResponse,
+    ServerLiveRequest,
+    ServerLiveResponse,
+    ServerMetadataRequest,
+    ServerMetadataResponse,
+    ServerReadyRequest,
+    ServerReadyResponse,
+    parse,
+)
+from nograd.server.grpc.tensors import read, write
+from nograd.server.http import told
+from nograd.server.protocol import status_of
+from nograd.server.service import InferenceService
+
+__all__ = ["GrpcFront"]
+
+CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,  # as gRPC's own limit of a message answers
+    500: grpc.StatusCode.INTERNAL,
+    501: grpc.StatusCode.UNIMPLEMENTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+"""The code for each of `protocol.status_of`'s."""
+
+DETAIL_BYTES = 1200
+"""Of an error's sentence, in UTF-8, at most: three times as many where it is percent-encoded, and clients take 8 KiB."""
+
+MOST_S = 1e6
+"""A deadline further off is none."""
+
+for _file in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):  # for reflection
+    POOL.AddSerializedFile(_file.serialized_pb)
+
+
+class GrpcFront:
+    """A gRPC server of a service's models.
+
+    Args:
+        service: its settings say where to listen; its models need not be ready.
+    """
+
+    def __init__(self, service: InferenceService) -> None:
+        self._service = service
+        self._health = Health(service)
+        self._server = grpc.aio.server(
+            options=(
+                ("grpc.max_receive_message_length", service.config.max_body_bytes),  # compressed and decompressed
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),  # two servers on one port would share its calls, and nobody would know
+            )
+        )
+        methods: dict[str, Callable[[bytes, Any], Awaitable[bytes]]] = {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelReady": self._model_ready,
+            "ModelMetadata": self._model_metadata,
+            "ModelInfer": self._model_infer,
+        }
+        handlers = {name: grpc.unary_unary_rpc_method_handler(_answering(name, method)) for name, method in methods.items()}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers), self._health.handler()))
+        reflection.enable_server_reflection((SERVICE, HEALTH, reflection.SERVICE_NAME), self._server, pool=POOL)
+
+    async def start(self) -> int:
+        """Listen; return the port.
+
+        Raises:
+            PortInUseError: it cannot be had.
+        """
+        config = self._service.config
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        try:
+            port: int = self._server.add_insecure_port(f"{host}:{config.grpc_port or 0}")
+        except RuntimeError:
+            raise PortInUseError(f"gRPC cannot listen on {host}:{config.grpc_port}; choose another with --grpc-port") from None
+        await self._server.start()
+        return port
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no more calls; give those that run `grace_s` seconds. The service is stopped before, and then there are few."""
+        self._health.close()
+        await self._server.stop(grace_s)
+
+    # -- the methods: serialized message in, serialized message out
+
+    async def _server_live(self, body: bytes, _context: Any) -> bytes:
+        parse(ServerLiveRequest, body)
+        return _done(ServerLiveResponse(live=True))
+
+    async def _server_ready(self, body: bytes, _context: Any) -> bytes:
+        parse(ServerReadyRequest, body)
+        return _done(ServerReadyResponse(ready=self._service.ready))
+
+    async def _server_metadata(self, body: bytes, _context: Any) -> bytes:
+        parse(ServerMetadataRequest, body)
+        return _done(ServerMetadataResponse(**self._service.metadata()))
+
+    async def _model_ready(self, body: bytes, _context: Any) -> bytes:
+        request = parse(ModelReadyRequest, body)
+        return _done(ModelReadyResponse(ready=self._service.model(request.name, request.version or None).ready))
+
+    async def _model_metadata(self, body: bytes, _context: Any) -> bytes:
+        request = parse(ModelMetadataRequest, body)
+        return _done(ModelMetadataResponse(**self._service.model(request.name, request.version or None).metadata()))
+
+    async def _model_infer(self, body: bytes, context: Any) -> bytes:
+        request = parse(ModelInferRequest, body)
+        model = self._service.model(request.model_name, request.model_version or None)
+        return await model.infer_as(partial(_read, request, model.inputs.inputs, context), write)
+
+
+def _read(request: Any, inputs: Any, context: Any) -> Any:
+    left_s = context.time_remaining()
+    if left_s is not None and left_s <= 0:
+        raise DeadlineError("the call's deadline has passed")
+    return read(request, inputs, None if left_s is None or left_s > MOST_S else left_s)
+
+
+def _done(message: Any) -> bytes:
+    done: bytes = message.SerializeToString()
+    return done
+
+
+def _answering(name: str, method: Callable[[bytes, Any], Awaitable[bytes]]) -> Callable[[bytes, Any], Awaitable[bytes]]:
+    """Return the method with every error told as a code and HTTP's sentence."""
+
+    async def answer(body: bytes, context: Any) -> bytes:
+        try:
+            return await method(body, context)
+        except Exception as error:
+            sentence = told(error, f"gRPC {name}").encode()[:DETAIL_BYTES].decode(errors="ignore")
+            await context.abort(CODES[status_of(error)], sentence)
+            raise
+
+    return answer

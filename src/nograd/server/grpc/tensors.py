@@ -1,0 +1,130 @@
+"""Infer calls of gRPC: messages to arrays and back. Pure functions; no server, no models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from nograd.errors import ProtocolError
+from nograd.server.binary import packed, tensor, text
+from nograd.server.grpc.messages import ModelInferResponse
+from nograd.server.protocol import InferRequest, datatype_of, numpy_dtype, require_inputs, spec_of, timeout_of
+from nograd.tensors import Array, TensorSpec
+
+__all__ = ["read", "write"]
+
+CONTENTS = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents", "INT64": "int64_contents",
+    "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents", "UINT64": "uint64_contents",
+    "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",
+}  # fmt: skip
+"""The field of each datatype's elements; FP16 and BF16 have none."""
+
+
+def read(request: Any, inputs: Sequence[TensorSpec], left_s: float | None) -> InferRequest:
+    """Return what an infer call asks for.
+
+    Args:
+        request: a ModelInferRequest.
+        inputs: the tensors that the model takes; datatypes are compared with them, shapes are not.
+        left_s: seconds until the call's deadline, where it has one; a shorter `parameters.timeout` goes before it.
+
+    Raises:
+        ProtocolError: the message is not the protocol's, or a datatype is not the model's. Names the tensor and both sides.
+    """
+    given_inputs, raw = request.inputs, request.raw_input_contents
+    require_inputs(len(given_inputs), inputs)
+    if raw and len(raw) != len(given_inputs):
+        raise ProtocolError(
+            f"raw_input_contents has {len(raw)} entries for {len(given_inputs)} inputs; there is one for each, or none at all"
+        )
+    arrays: dict[str, Array] = {}
+    for index, given in enumerate(given_inputs):
+        name = given.name
+        if name in arrays:
+            raise ProtocolError(f"input {name!r} is given twice")
+        spec = spec_of(name, given.datatype, inputs)
+        if not raw:
+            arrays[name] = _typed(given, numpy_dtype(spec))
+            continue
+        if given.HasField("contents"):
+            raise ProtocolError(f"input {name!r} has contents, and there are raw_input_contents; a request has one of them")
+        arrays[name] = tensor(name, memoryview(raw[index]), list(given.shape), numpy_dtype(spec))
+    wanted = tuple([output.name for output in request.outputs])
+    return InferRequest(arrays, wanted, request.id or None, _shorter(_timeout_s(request), left_s), is_binary=bool(raw))
+
+
+def write(request: InferRequest, model_name: str, model_version: str, request_id: str, outputs: Mapping[str, Array]) -> bytes:
+    """Return the serialized ModelInferResponse: raw where the request was raw, or an output's datatype has no other way.
+
+    Raises:
+        ModelError: an output is of a kind that the protocol has no datatype for, or text that has no UTF-8.
+    """
+    answer = ModelInferResponse(model_name=model_name, model_version=model_version, id=request_id)
+    kinds = {name: datatype_of(name, array) for name, array in outputs.items()}
+    is_raw = request.is_binary or not all(kind in CONTENTS for kind in kinds.values())
+    for name, array in outputs.items():
+        kind = kinds[name]
+        told = answer.outputs.add(name=name, datatype=kind, shape=array.shape)
+        if is_raw:
+            answer.raw_output_contents.append(bytes(packed(name, array)))
+        else:
+            getattr(told.contents, CONTENTS[kind]).extend(_elements(array))
+    done: bytes = answer.SerializeToString()
+    return done
+
+
+def _timeout_s(request: Any) -> float | None:
+    if "timeout" not in request.parameters:  # a look-up in protobuf's map would make it
+        return None
+    given = request.parameters["timeout"]
+    choice = given.WhichOneof("parameter_choice")
+    return timeout_of(getattr(given, choice) if choice else None)
+
+
+def _shorter(a: float | None, b: float | None) -> float | None:
+    return a if b is None else b if a is None else min(a, b)
+
+
+def _typed(given: Any, dtype: np.dtype[Any]) -> Array:
+    """Return the tensor in a request's `contents`."""
+    name, kind, shape = given.name, given.datatype, list(given.shape)
+    if kind not in CONTENTS:
+        raise ProtocolError(f"input {name!r} is {kind}, which comes in raw_input_contents only")
+    for field, _ in given.contents.ListFields():
+        if field.name != CONTENTS[kind]:
+            raise ProtocolError(f"input {name!r} has {field.name}; {kind} comes in {CONTENTS[kind]}")
+    for size in shape:
+        if size < 0:
+            raise ProtocolError(f"input {name!r} has shape {shape}; sizes are 0 or more")
+    values, count = getattr(given.contents, CONTENTS[kind]), prod(shape)
+    if count != len(values):
+        raise ProtocolError(f"input {name!r} has shape {shape}, so {count} elements; its contents have {len(values)}")
+    try:
+        return _array(name, kind, values, dtype).reshape(shape)
+    except (ValueError, OverflowError) as error:  # no elements, in a shape that no array can have
+        raise ProtocolError(f"input {name!r} has shape {shape}: {error}") from None
+
+
+def _array(name: str, kind: str, values: Any, dtype: np.dtype[Any]) -> Array:
+    if dtype.kind == "O":
+        texts = np.empty(len(values), dtype=object)
+        texts[:] = [text(name, memoryview(value)) for value in values]
+        return texts
+    if dtype.kind not in "iu" or dtype.itemsize >= 4:
+        return np.fromiter(values, dtype, len(values))
+    wide, limits = np.fromiter(values, np.int64, len(values)), np.iinfo(dtype)
+    beyond = wide[(wide < limits.min) | (wide > limits.max)]
+    if beyond.size:
+        raise ProtocolError(f"input {name!r} holds {beyond[0]}; {kind} goes from {limits.min} to {limits.max}")
+    return wide.astype(dtype)
+
+
+def _elements(array: Array) -> Any:
+    if array.dtype.kind != "O":
+        return array.ravel().tolist()
+    return [value if isinstance(value, bytes) else str(value).encode() for value in array.ravel()]

@@ -1,0 +1,83 @@
+"""The protocol's messages: the committed descriptor, and its company in a process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool
+
+from nograd.errors import ProtocolError
+from nograd.server.grpc import messages
+from nograd.server.grpc.messages import POOL, SERVICE, ModelInferRequest, parse
+
+FOLDER = Path(messages.__file__).parent
+
+
+def test_the_committed_descriptor_is_the_proto_file_s(tmp_path: Path) -> None:
+    protoc = pytest.importorskip("grpc_tools.protoc", reason="grpcio-tools is not installed; run: pip install 'nograd[dev]'")
+    out = tmp_path / "inference.binpb"
+
+    assert protoc.main(["protoc", f"-I{FOLDER}", f"--descriptor_set_out={out}", "inference.proto"]) == 0
+
+    made, kept = (descriptor_pb2.FileDescriptorSet.FromString(path.read_bytes()) for path in (out, FOLDER / out.name))
+    assert made == kept
+
+
+def fields(message: Any) -> dict[str, tuple[Any, ...]]:
+    """Every field of a message and of the messages in it: number, kind, repeated, the oneof it is in."""
+    found = {}
+    for field in message.fields:
+        inside = field.message_type.full_name if field.message_type else None
+        oneof = field.containing_oneof.name if field.containing_oneof else None
+        found[field.full_name] = (field.number, field.type, field.is_repeated, inside, oneof)
+    for nested in message.nested_types:
+        found |= fields(nested)
+    return found
+
+
+def test_g1_names_and_numbers_are_those_that_tritonclient_has() -> None:
+    pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed; run: pip install 'nograd[dev]'")
+    theirs = descriptor_pool.Default()
+    file = POOL.FindFileByName("inference.proto")
+
+    for name, message in file.message_types_by_name.items():
+        ours = fields(message)
+        ours.pop("inference.ModelMetadataResponse.properties", None)  # the protocol's, not Triton's
+        ours = {key: value for key, value in ours.items() if "PropertiesEntry" not in key}
+        assert ours == fields(theirs.FindMessageTypeByName(f"inference.{name}")), name
+    their_methods = theirs.FindServiceByName(SERVICE).methods_by_name
+    for name, method in POOL.FindServiceByName(SERVICE).methods_by_name.items():
+        their = their_methods[name]
+        assert method.input_type.full_name == their.input_type.full_name
+        assert method.output_type.full_name == their.output_type.full_name
+
+
+@pytest.mark.parametrize(
+    "order", [("tritonclient.grpc", "front"), ("front", "tritonclient.grpc")], ids=["theirs first", "ours first"]
+)
+def test_the_client_and_the_server_live_in_one_process(order: tuple[str, str]) -> None:
+    pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed; run: pip install 'nograd[dev]'")
+    lines = [f"import {name}" if name != "front" else "import nograd.server.grpc.front" for name in order]
+
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=60, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_serving_http_imports_nothing_of_grpc() -> None:
+    program = (
+        "import sys, nograd, nograd.server.run, nograd.cli; print([n for n in sys.modules if n.startswith(('grpc', 'google'))])"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.stdout == "[]\n"
+
+
+def test_bytes_that_are_no_message_are_the_caller_s_error() -> None:
+    with pytest.raises(ProtocolError, match="the message is not a ModelInferRequest"):
+        parse(ModelInferRequest, b"\x0a\xff")
