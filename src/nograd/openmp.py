@@ -9,8 +9,9 @@ __all__ = ["SPINS", "spin_briefly"]
 SPINS = 1000
 """Looks that a thread of libgomp takes at what it waits for before it sleeps. Its own number is 300,000, a millisecond: while a
 thread that something else has pushed aside is waited for, all others burn their processors, and push it aside for longer.
-MiniLM, one sentence, two threads on two cores that two other programs kept busy: p50 9.2 ms and p99 26 instead of 21.8 and 212;
-on a quiet machine the same 7.3 ms; with 300 a sixth slower there (2026-11-26; `python -m benchmarks.busy`)."""
+A server of MiniLM on two cores that two other programs kept busy: p50 28 ms [27.8 .. 29.3] and p99 82 instead of 47 [41 .. 48]
+and 268, for a third of the processor's time; on a quiet machine 10.6 ms instead of 9.9; with 300 a sixth slower there
+(2026-11-26, `python -m benchmarks.busy`)."""
 
 
 def spin_briefly(environment: MutableMapping[str, str]) -> None:
