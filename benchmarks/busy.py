@@ -7,33 +7,17 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from statistics import median
 from unittest.mock import patch
 
-from benchmarks.common import RESULTS, load, report, running, sentences, spread
+from benchmarks.common import RESULTS, busy, load, report, running, sentences, spread
 
 ROUNDS, REQUESTS = 3, 200
 OWN = "300000"
 """What libgomp does where nothing is set and no thread is too many."""
 
 GOAL = 2.0
-
-
-@contextmanager
-def busy() -> Iterator[None]:
-    """Two programs that keep both cores busy, for ten minutes at most."""
-    code = "import time\nend = time.time() + 600\nwhile time.time() < end: pass"
-    others = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
-    try:
-        yield
-    finally:
-        for process in others:
-            process.kill()
-            process.wait()
 
 
 def main() -> None:

@@ -62,6 +62,19 @@ def running(command: Sequence[str], port: int, ready_path: str) -> Iterator[Serv
 
 
 @contextmanager
+def busy(programs: int = 2) -> Iterator[None]:
+    """Programs beside that keep a core busy each, for ten minutes at most."""
+    code = "import time\nend = time.time() + 600\nwhile time.time() < end: pass"
+    others = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(programs)]
+    try:
+        yield
+    finally:
+        for process in others:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
 def tuned_minilm() -> Iterator[Path]:
     """Tune MiniLM for this machine as `make demo` does, and give the bundle."""
     with tempfile.TemporaryDirectory() as folder:

@@ -9,13 +9,12 @@ winner's cost curve and its trial under load, which a sweep does not have.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import HERE, report
+from benchmarks.common import HERE, busy, report
 from nograd import Predictor, load
 from nograd.backends.eager import eager_backend
 from nograd.parity import HALF
@@ -151,19 +150,6 @@ def _swept(entries: Sequence[Entry], goal: Goal) -> dict[str, float]:
     if goal.kind == "latency":
         return {name: median(samples) for name, samples in lone.items()}
     return {name: min(median(samples) for samples in sizes.values()) for name, sizes in bulk.items()}
-
-
-@contextmanager
-def busy() -> Iterator[None]:
-    """Two programs that keep both cores busy, for ten minutes at most."""
-    code = "import time\nend = time.time() + 600\nwhile time.time() < end: pass"
-    running = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(CORES)]
-    try:
-        yield
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
 
 
 def tuned(subject: Subject, seed: int) -> tuple[str, float, int]:

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -75,16 +75,12 @@ def confirm(entry: Entry, cost: CostCurve, task: Task, seconds: float, settings:
     slo_s = settings.goal.slo_s
     if slo_s is not None and found["p99_s"] > slo_s:
         reasons.append(f"p99 was {found['p99_s'] * 1e3:.3g} ms, and answers were wanted in {slo_s * 1e3:.3g} ms")
-    is_light = offered < LIGHT * carried
-    if is_light and not reasons:
+    confirmed = not reasons
+    if confirmed and offered < LIGHT * carried:
         told = f"no more than {MAX_OFFERED_PER_S:,.0f} rows/s are offered, {offered / carried:.1%} of what was measured"
-        return Confirmation(**_figures(found), confirmed=True, reason=f"{told}: that it carries more was not tried")
-    return Confirmation(**_figures(found), confirmed=not reasons, reason="; ".join(reasons))
-
-
-def _figures(found: Mapping[str, Any]) -> dict[str, Any]:
+        reasons.append(f"{told}: that it carries more was not tried")
     names = ("offered_per_s", "served_per_s", "p50_s", "p99_s", "predicted_p50_s", "predicted_p99_s", "cost_ratio")
-    return {name: found[name] for name in names}
+    return Confirmation(**{name: found[name] for name in names}, confirmed=confirmed, reason="; ".join(reasons))
 
 
 def footprints(entries: Sequence[Entry], task: Task) -> None:

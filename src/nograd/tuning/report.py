@@ -174,7 +174,7 @@ def _confirmation(report: TuneReport) -> list[str]:
     ):  # fmt: skip
         lines.append(f"  {name} {figures.seconds(measured)}, predicted {figures.seconds(predicted)}")
     lines.append(f"  runs took {figures.number(found.cost_ratio)} times what the cost curve says")
-    word = "confirmed" if found.confirmed and not found.reason else "a light load" if found.confirmed else "NOT confirmed"
+    word = wording.outcome(found).replace("not", "NOT")
     lines += _wrapped(f"{word}: {wording.clean(found.reason)}" if found.reason else word, INDENT)
     return lines if found.confirmed else lines + _wrapped(wording.NOT_CONFIRMED, INDENT)
 

@@ -167,11 +167,12 @@ def confirmation(report: TuneReport) -> str:
         (f"predicted, {unit.name}", "n"),
         ("measured / predicted", "n"),
     ]
-    said = element("span", "confirmed" if found.confirmed else "not confirmed", class_="good" if found.confirmed else "bad")
+    said = element("span", wording.outcome(found), class_="good" if found.confirmed else "bad")
     reason = f": {text(found.reason)}" if found.reason else ""
     cost = f"Runs took {figures.number(found.cost_ratio)} times what the cost curve says."
     body = (
         element("p", said + reason, class_="said")
+        + ("" if found.confirmed else element("p", text(wording.NOT_CONFIRMED), class_="lead"))
         + table("Latency under load", heads, rows, class_="tight")
         + element("p", text(cost), class_="lead")
     )

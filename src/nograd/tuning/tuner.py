@@ -199,12 +199,12 @@ def _proven_by_eager(predictor: Predictor, reference: ModuleBackend, sample: Sam
         predictor.run(part)
     workload = workload_of(sample, reference.signature, (time.perf_counter() - begun) / len(few))
     expected = [{name: array.copy() for name, array in reference.run(batch).items()} for batch in workload.proof_batches()]
-    for name, array in ((name, array) for batch in expected for name, array in batch.items()):
-        if array.dtype.kind == "f" and np.isnan(array).any():
-            raise UnsupportedError(
-                f"the model answers the sample with NaN (output {name!r}), and nothing can be compared with that; give rows "
-                "that it has answers to"
-            )
+    bad = {name for batch in expected for name, array in batch.items() if array.dtype.kind == "f" and np.isnan(array).any()}
+    if bad:
+        raise UnsupportedError(
+            f"the model answers the sample with NaN (output {min(bad)!r}), and nothing can be compared with that; give rows "
+            "that it has answers to"
+        )
     records = tuple(dict(record) for record in sample.records)
     return Task(predictor, reference, workload, expected, records, settings.tolerance, settings.metric)
 

@@ -11,11 +11,11 @@ import msgspec
 
 from nograd.parity import ParityReport
 from nograd.tuning.figures import count, interval, number, ratio, size, times
-from nograd.tuning.values import Candidate, Row, Status, TuneReport
+from nograd.tuning.values import Candidate, Confirmation, Row, Status, TuneReport
 
 __all__ = [
     "STATUSES", "clean", "confirmation_line", "facts", "full_name", "goal_phrase", "groups", "is_reference", "joined", "margin",
-    "parity_of", "standing", "verdict",
+    "outcome", "parity_of", "standing", "verdict",
 ]  # fmt: skip
 
 
@@ -123,13 +123,19 @@ def _against_none(report: TuneReport) -> str:
     return f"what the others are compared with, and none was more than 2 % better {goal_phrase(report.goal)}"
 
 
+def outcome(found: Confirmation) -> str:
+    """Return what came of serving the winner: `confirmed`, `a light load`, or `not confirmed`."""
+    if not found.confirmed:
+        return "not confirmed"
+    return "a light load" if found.reason else "confirmed"
+
+
 def _confirmed(report: TuneReport) -> str:
     found = report.confirmation
     if found is None:
         return "not tried under load"
-    if found.confirmed:
-        return "tried under a light load" if found.reason else "confirmed under load"
-    return "not confirmed under load"
+    said = outcome(found)
+    return f"tried under {said}" if said == "a light load" else f"{said} under load"
 
 
 def _no_winner(report: TuneReport) -> str:
