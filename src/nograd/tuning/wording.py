@@ -37,7 +37,7 @@ GOAL_PHRASES = {
 }
 
 NOT_CONFIRMED = (
-    "what was measured did not hold while it was served. Mostly something else kept the machine busy: tune again when it is "
+    "What was measured did not hold while it was served. Mostly something else kept the machine busy: tune again when it is "
     "quiet. The answers are right all the same."
 )
 
