@@ -282,7 +282,7 @@ def test_a_long_body_and_a_client_that_does_not_read_go_the_ordinary_way() -> No
 
 
 def test_an_error_that_is_not_ours_is_told_by_its_kind_and_logged_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nograd.server.service.encode", lambda *_: 1 / 0)
+    monkeypatch.setattr("nograd.server.served.encode", lambda *_: 1 / 0)
     logged: list[dict[str, Any]] = []
     with sites() as (one, _):
         one.run(set_handler(logged))

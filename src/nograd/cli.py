@@ -18,7 +18,7 @@ from nograd.openmp import spin_briefly
 
 if TYPE_CHECKING:
     from nograd.server.config import ServeConfig
-    from nograd.server.service import ServedModel
+    from nograd.server.served import ServedModel
 
 __all__ = ["main"]
 

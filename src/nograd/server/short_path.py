@@ -18,7 +18,7 @@ from nograd.server.http import JSON, App, Headers, answer_reply, error_reply
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nograd.server.service import ServedModel
+    from nograd.server.served import ServedModel
 
 __all__ = ["ShortPathProtocol"]
 

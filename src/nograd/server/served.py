@@ -1,0 +1,424 @@
+"""One model and its life: warm, answer, drain. No HTTP here; `http` is a thin front of it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import orjson
+
+from nograd.batching import BatchRecord, DynamicBatcher, Statistics, measure_cost
+from nograd.batching.collate import merge, model_error
+from nograd.batching.measure import warm_up
+from nograd.caching.flight import SingleFlight
+from nograd.caching.units import why_not
+from nograd.cost import CostCurve
+from nograd.errors import ConfigError, NogradError, UnavailableError
+from nograd.inputs import to_host
+from nograd.predictor import Predictor
+from nograd.server.binary import BinaryAnswer
+from nograd.server.caching import ModelCache
+from nograd.server.config import ServeConfig
+from nograd.server.live import Live
+from nograd.server.metrics import Metrics, ModelMetrics
+from nograd.server.protocol import (
+    Decoder,
+    InferRequest,
+    encode,
+    encode_binary,
+    require_datatypes,
+    require_outputs,
+    status_of,
+    tensor_metadata,
+)
+from nograd.tensors import TEXT, Array, Batch, Signature, TensorSpec, num_rows
+from nograd.threads import in_own_thread
+
+__all__ = ["ServedModel"]
+
+Answer = TypeVar("Answer")
+
+EXAMPLE_ELEMENTS = 1024
+"""A larger example is not shown: nobody types an image."""
+
+
+class ServedModel:
+    """One model behind its batcher."""
+
+    version = "1"
+
+    def __init__(
+        self, name: str, predictor: Predictor, config: ServeConfig, metrics: Metrics, flights: SingleFlight | None = None
+    ) -> None:
+        self.name = name
+        self.predictor = predictor
+        self.config = config
+        self.curve: CostCurve | None = None
+        self._open = False
+        self.example: Mapping[str, Array] = {}
+        self.inputs = Signature((_item_of(name, predictor),)) if predictor.has_preprocess else predictor.signature
+        self.outputs: tuple[TensorSpec, ...] = predictor.signature.outputs
+        self._preprocesses, self._postprocesses = predictor.has_preprocess, predictor.has_postprocess
+        self._decode = Decoder(self.inputs.inputs)
+        self._live = Live()
+        self._metrics = ModelMetrics(metrics, name)
+        self._batcher: DynamicBatcher | None = None
+        self._flights = flights
+        self._cache: ModelCache | None = None
+        self._ids = itertools.count(1)
+        self._requests = 0
+        self._errors = 0
+
+    # -- life
+
+    @property
+    def ready(self) -> bool:
+        """True while it answers: warm, not draining, and its device alive."""
+        return self._open and self._batcher is not None and self._batcher.is_open
+
+    async def start(self) -> None:
+        """Warm the model, measure its cost by batch size, and open."""
+        require_datatypes(self.inputs.inputs, self.outputs)
+        self.example = _example(self.predictor, self.inputs.inputs)
+        self.curve = await asyncio.wrap_future(in_own_thread(self._warm_up))
+        batcher = DynamicBatcher(
+            self.predictor,
+            max_batch_size=self.max_batch_size,
+            max_wait_ms=self.config.max_wait_ms,
+            max_queue_rows=self.config.max_queue_rows,
+            cost=self.curve,
+            observer=self._note_batch,
+        )
+        if (
+            batcher.inline
+        ):  # a second thread gains nothing in so little time, and would spin between runs: 1.7 cores instead of 0.8
+            self.predictor.backend.limit_threads(1)
+        self._batcher = await batcher.__aenter__()
+        if self._flights is not None and not why_not(self.predictor.signature):
+            self._cache = ModelCache(self.predictor, self._flights, batcher)
+        if self.predictor.has_postprocess:
+            answered = self._merged(await batcher.run(self._parts(self.example)))
+            self.outputs = tuple(TensorSpec(name, _dtype(array), array.shape[1:]) for name, array in answered.items())
+        self._open = True
+        self._metrics.note_ready(ready=True)
+
+    def drain(self) -> None:
+        """Refuse new requests from now on; what was accepted is still answered."""
+        self._open = False
+        self._metrics.note_ready(ready=False)
+
+    async def stop(self) -> None:
+        """Answer what was accepted, within the grace, and end."""
+        self.drain()
+        if self._batcher is not None:
+            await self._batcher.close(self.config.grace_s)
+
+    def _warm_up(self) -> CostCurve:
+        """Return the cost of a run: known from a bundle, or measured."""
+        part, known = self._parts(self.example)[0], self.predictor.cost
+        if known is None:
+            return measure_cost(self.predictor, part, self.config.max_batch_size)
+        warm_up(self.predictor, part, known, self.max_batch_size)
+        return known
+
+    @property
+    def max_batch_size(self) -> int:
+        """Rows in one run, at most: as configured, and no more than the predictor's own curve tells the time of. (A curve over
+        padded tokens sets no limit: rows differ, and longer runs are reckoned at its last seconds per token.)
+        """
+        known = self.predictor.cost
+        most = known.max_size if known is not None and known.unit == "rows" else self.config.max_batch_size
+        return min(self.config.max_batch_size, most)
+
+    # -- answering
+
+    async def infer(self, body: bytes, tail: memoryview | None = None) -> bytes | BinaryAnswer:
+        """Return the answer to an infer call's body: JSON, or some of its tensors in binary where it asks for that.
+
+        Args:
+            body: JSON; empty for a raw request.
+            tail: the bytes behind it, where the request may have some.
+
+        Raises:
+            NogradError: see `protocol.status_of` for each kind's meaning to a client.
+        """
+        return await self.infer_as(partial(self._decode, body, tail), _body)
+
+    async def infer_as(
+        self, read: Callable[[], InferRequest], write: Callable[[InferRequest, str, str, str, Mapping[str, Array]], Answer]
+    ) -> Answer:
+        """Return the answer to an infer call in any form.
+
+        Args:
+            read: gives the request.
+            write: makes the answer of the request, the model's name and version, the answer's id and the outputs asked for.
+
+        Raises:
+            NogradError: as `infer`; and what `read` and `write` raise.
+        """
+        begun = time.monotonic()
+        try:
+            batcher, request = self._accept(read)
+            timeout_s = request.timeout_s or self.config.timeout_s
+            outputs = await self._outputs(request.inputs, timeout_s, batcher)
+            answer = write(request, *self._told(request), self._chosen(request, outputs))
+        except Exception as error:
+            self.note_error(error)
+            raise
+        self._note_answer(begun)
+        return answer
+
+    def submit(self, body: bytes, done: Callable[[bytes | BinaryAnswer | Exception], None]) -> Callable[[], None] | None:
+        """Answer an infer call by calling back in the event loop, without a task; what `infer` returns or raises is the same.
+
+        Args:
+            body: JSON.
+            done: called once with the answer, or the error; perhaps from within this call.
+
+        Returns:
+            What forgets the request, after which `done` is not called; None where it takes `infer`: nothing was done.
+        """
+        if self._preprocesses or self._postprocesses or (self._cache is not None and self._cache.is_on):
+            return None
+        begun = time.monotonic()
+        try:
+            batcher, request = self._accept(partial(self._decode, body))
+            part = self.inputs.check(request.inputs)
+            if self._cache is not None and self._cache.takes(num_rows(part)):
+                return None
+            answering = partial(self._answer, request, begun, done)
+            return batcher.submit(part, answering, timeout_s=request.timeout_s or self.config.timeout_s)
+        except Exception as error:  # noqa: BLE001  the caller tells it to the client, as it does with what `infer` raises
+            self.note_error(error)
+            done(error)
+            return _nothing
+
+    def _answer(
+        self,
+        request: InferRequest,
+        begun: float,
+        done: Callable[[bytes | BinaryAnswer | Exception], None],
+        outputs: Batch | Exception,
+    ) -> None:
+        """Hand out what the batcher says of a request that was submitted."""
+        answer: bytes | BinaryAnswer | Exception
+        if isinstance(outputs, Exception):
+            answer = outputs
+        else:
+            try:
+                answer = _body(request, *self._told(request), self._chosen(request, [outputs]))
+            except Exception as error:  # noqa: BLE001  as above
+                answer = error
+        if isinstance(answer, Exception):
+            self.note_error(answer)
+        else:
+            self._note_answer(begun)
+        done(answer)
+
+    def _accept(self, read: Callable[[], InferRequest]) -> tuple[DynamicBatcher, InferRequest]:
+        """Return the batcher and what is asked for, where the model is ready and has such outputs."""
+        if not self.ready or self._batcher is None:
+            raise UnavailableError(f"model {self.name!r} is not ready: it is warming up, or the server is stopping")
+        request = read()
+        if request.outputs:
+            require_outputs(request.outputs, self.outputs)
+        return self._batcher, request
+
+    def _told(self, request: InferRequest) -> tuple[str, str, str]:
+        return self.name, self.version, request.id or f"{next(self._ids)}"
+
+    def _chosen(self, request: InferRequest, outputs: Sequence[Batch]) -> Mapping[str, Array]:
+        found = self._merged(outputs)
+        return {name: found[name] for name in request.outputs} if request.outputs else found
+
+    def _note_answer(self, begun: float) -> None:
+        now = time.monotonic()
+        self._requests += 1
+        self._live.note_request(now, now - begun)
+        self._metrics.note_request(now - begun)
+
+    async def _outputs(self, inputs: Mapping[str, Array], timeout_s: float, batcher: DynamicBatcher) -> Sequence[Batch]:
+        """Return the outputs of a request's parts: known, or run."""
+        if not self._preprocesses:
+            part = self.inputs.check(inputs)
+            if self._cache is None or not self._cache.takes(num_rows(part)):
+                return await batcher.run([part], timeout_s=timeout_s)
+            return await self._cache.run(None, lambda: [part], timeout_s)
+        items = self._items(inputs)
+        if self._cache is None or not self._cache.takes(len(items)):
+            return await batcher.run(self._prepared(items), timeout_s=timeout_s)
+        return await self._cache.run(list(items), lambda: self._prepared(items), timeout_s)
+
+    def _merged(self, outputs: Sequence[Batch]) -> Mapping[str, Array]:
+        """Return the parts' outputs as one; what `postprocess` makes of their rows, where there is one."""
+        if not self._postprocesses:
+            return merge(outputs)
+        try:
+            return _answers_as_arrays([answer for output in outputs for answer in self.predictor.answers(output)])
+        except Exception as error:  # postprocess is the user's code
+            raise model_error("postprocess", error) from error
+
+    def _parts(self, inputs: Mapping[str, Array]) -> list[Batch]:
+        if not self._preprocesses:
+            return [self.inputs.check(inputs)]
+        return self._prepared(self._items(inputs))
+
+    def _items(self, inputs: Mapping[str, Array]) -> Array:
+        (items,) = self.inputs.check({name: _one_text_a_row(array) for name, array in inputs.items()}).values()
+        return items
+
+    def _prepared(self, items: Array) -> list[Batch]:
+        return [self.predictor.prepare_item(item, index) for index, item in enumerate(items)]
+
+    # -- being watched
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the protocol's model metadata."""
+        return {
+            "name": self.name,
+            "versions": [self.version],
+            "platform": f"pytorch_{self.predictor.backend.name}",
+            "inputs": tensor_metadata(self.inputs.inputs),
+            "outputs": tensor_metadata(self.outputs),
+        }
+
+    def example_request(self) -> dict[str, Any] | None:
+        """Return a body that `infer` takes, or None where it would be too long to read."""
+        if sum(array.size for array in self.example.values()) > EXAMPLE_ELEMENTS:
+            return None
+        specs = {spec.name: spec for spec in self.inputs.inputs}
+        listed = [(tensor_metadata([specs[name]])[0], array) for name, array in self.example.items()]
+        return {"inputs": [{**meta, "shape": list(array.shape), "data": array.ravel().tolist()} for meta, array in listed]}
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what the live page shows of this model."""
+        done = self._statistics()
+        signature = self.predictor.signature
+        limits = ("max_batch_size", "max_wait_ms", "max_queue_rows", "timeout_s")
+        return {
+            **{name: value for name, value in self.metadata().items() if name in ("name", "inputs", "outputs")},
+            "version": self.version,
+            "ready": self.ready,
+            "backend": self.predictor.backend.name,
+            "device": self.predictor.backend.device,
+            "batching": signature.batching,
+            "batching_reason": signature.reason,
+            "example": self.example_request(),
+            "limits": {**{name: getattr(self.config, name) for name in limits}, "max_batch_size": self.max_batch_size},
+            "queue_rows": done.queue_rows,
+            "running_rows": done.running_rows,
+            "totals": {
+                "requests": self._requests,
+                "errors": self._errors,
+                "rows": done.rows,
+                "batches": done.batches,
+                "refused": done.refused,
+            },
+            "cache": self._cache.snapshot() if self._cache is not None else None,
+            **self._live.snapshot(time.monotonic()),
+        }
+
+    def cache_told(self) -> str:
+        """Return whether answers are kept, in one sentence."""
+        if self._cache is not None:
+            where = " and in Redis" if self.config.cache_url else ""
+            return f"answers are kept, in {self.config.cache_mb:g} MB of memory{where} (--cache-mb 0 keeps none)"
+        if self._flights is None:
+            return "no answers are kept (--cache-mb is 0)"
+        return f"no answers are kept: {why_not(self.predictor.signature)}"
+
+    def refresh_metrics(self) -> None:
+        """Bring up to date what is only worked out when somebody asks."""
+        self._metrics.refresh(self._statistics().queue_rows)
+        if self._cache is not None:
+            self._metrics.refresh_cache(self._cache.snapshot())
+
+    def _statistics(self) -> Statistics:
+        return self._batcher.statistics() if self._batcher is not None else Statistics()
+
+    def _note_batch(self, record: BatchRecord) -> None:
+        self._live.note_batch(time.monotonic(), record, self._statistics().queue_rows)
+        self._metrics.note_batch(record)
+
+    def note_error(self, error: Exception) -> None:
+        """Count a request that is answered with an error."""
+        self._errors += 1
+        status = status_of(error)
+        self._live.note_error(time.monotonic(), status, str(error) if isinstance(error, NogradError) else repr(error))
+        self._metrics.note_error(status)
+
+
+def _nothing() -> None:
+    """Forget a request that was answered at once."""
+
+
+def _item_of(name: str, predictor: Predictor) -> TensorSpec:
+    """Return what one item is: as declared, or text where the sample's items are strings."""
+    if predictor.item is not None:
+        return predictor.item
+    if isinstance(predictor.example, str):
+        return TensorSpec("text", TEXT)
+    raise ConfigError(
+        f"model {name!r} has a preprocess, and nothing says what one item is; "
+        "give the Predictor `item=nograd.TensorSpec(name, dtype, shape)`, with dtype 'bytes' for strings"
+    )
+
+
+def _example(predictor: Predictor, specs: Sequence[TensorSpec]) -> Mapping[str, Array]:
+    """Return one row of real input by name, as a client would send it."""
+    if not predictor.has_preprocess:
+        arrays: Mapping[str, Array] = predictor.example
+        return arrays
+    spec = specs[0]
+    column = np.empty(1, dtype=object) if spec.dtype == TEXT else np.empty((1, *np.shape(predictor.example)), dtype=spec.dtype)
+    column[0] = predictor.example
+    return {spec.name: column}
+
+
+def _body(
+    request: InferRequest, name: str, version: str, request_id: str, outputs: Mapping[str, Array]
+) -> bytes | BinaryAnswer:
+    """Return the body of HTTP's answer."""
+    binary = request.binary_of(outputs)
+    if binary:
+        return encode_binary(name, version, request_id, outputs, binary)
+    return encode(name, version, request_id, outputs)
+
+
+def _one_text_a_row(array: Array) -> Array:
+    """Take text `[rows, 1]` as `[rows]`: some clients send strings in a column."""
+    return array.ravel() if array.dtype == object and array.ndim > 1 and array.size == len(array) else array
+
+
+def _dtype(array: Array) -> str:
+    return TEXT if array.dtype == object else array.dtype.name
+
+
+def _answers_as_arrays(answers: Sequence[Any]) -> dict[str, Array]:
+    """Return postprocessed answers as tensors: by key where they are dicts, else as `answer`."""
+    if isinstance(answers[0], Mapping):
+        return {str(key): _column([answer[key] for answer in answers]) for key in answers[0]}
+    return {"answer": _column(answers)}
+
+
+def _column(values: Sequence[Any]) -> Array:
+    """Numbers and arrays of one shape become a tensor, strings text, anything else JSON text."""
+    if not isinstance(values[0], str):
+        try:
+            array = np.asarray([to_host(value) for value in values])
+        except ValueError:  # lists of several lengths
+            array = np.empty(0, dtype=object)
+        if array.dtype.kind in "fiub":
+            return array
+    texts = np.empty(len(values), dtype=object)
+    texts[:] = [value if isinstance(value, str) else _json_text(value) for value in values]
+    return texts
+
+
+def _json_text(value: Any) -> str:
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode()
