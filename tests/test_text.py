@@ -34,6 +34,13 @@ def test_long_texts_are_cut_at_the_limit_and_nothing_is_padded() -> None:
     assert Tokenize(FOLDER)("")["input_ids"].tolist() == [101, 102]
 
 
+@pytest.mark.parametrize("text", ["A man is eating food.", "", "word " * 1000], ids=len)
+def test_tokens_are_counted_as_the_model_reads_them(text: str) -> None:
+    tokenize = Tokenize(FOLDER)
+
+    assert tokenize.num_tokens(text) == len(tokenize(text)["input_ids"])
+
+
 @pytest.mark.parametrize(
     ("files", "limit"),
     [

@@ -64,6 +64,10 @@ class Tokenize:
             raise SignatureError("the text holds half a surrogate pair; the model takes whole characters") from error
         return {name: np.array(getattr(encoding, field), dtype=np.int64) for name, field in self._fields}
 
+    def num_tokens(self, text: str) -> int:
+        """Return how many tokens the model reads of a text: special ones included, and none beyond the limit."""
+        return len(self._tokenizer.encode(text))
+
     @property
     def names(self) -> tuple[str, ...]:
         """The inputs that it makes."""

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from importlib.resources import files
 from math import ceil
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import unquote
 
 import orjson
 
-from nograd.errors import MethodError, ModelNotFoundError, NogradError, OverloadedError, UnsupportedError
+from nograd.errors import MethodError, ModelNotFoundError, NogradError, OverloadedError, ProtocolError, UnsupportedError
 from nograd.server.asgi import ClientLeftError, ClientWatch, Receive, Scope, Send
 from nograd.server.binary import BinaryAnswer
 from nograd.server.bodies import read_body
+from nograd.server.embeddings import Embeddings, error_form
 from nograd.server.metrics import CONTENT_TYPE
+from nograd.server.openapi import document
 from nograd.server.protocol import status_of
 from nograd.server.service import InferenceService
 
 __all__ = ["JSON", "App", "Headers", "Reply", "answer_reply", "error_reply", "told"]
+
+Answer = TypeVar("Answer")
 
 Reply: TypeAlias = tuple[int, bytes, bytes]
 """Status, content type, body."""
@@ -43,15 +47,19 @@ PAGE_HEADERS: Headers = (
     (b"cache-control", b"no-cache"),
 )
 
+MODEL_ACTIONS = {"": "GET", "ready": "GET", "infer": "POST"}
+"""What is below a model's path, and its method."""
+
 
 class App:
-    """ASGI application: health, metadata, infer, metrics and the live page."""
+    """ASGI application: health, metadata, infer, embeddings, metrics, its own description and the live page."""
 
     def __init__(self, service: InferenceService) -> None:
         self._service = service
         self.infer_paths = service.infer_paths
         self.max_body_bytes = service.config.max_body_bytes
         self._watch = ClientWatch()
+        self._embeddings = Embeddings(service)
         self._pages = {
             path: (200, kind, files("nograd.server").joinpath("page", name).read_bytes())
             for path, (name, kind) in PAGES.items()
@@ -63,7 +71,21 @@ class App:
             "/v2/health/ready": self._server_ready,
             "/metrics": lambda: (200, CONTENT_TYPE.encode(), service.metrics_text()),
             "/live.json": lambda: _json(200, service.snapshot()),
+            "/openapi.json": lambda: _json(200, document(service, self.routes)),
+            "/v1/models": lambda: _json(200, self._embeddings.models()),
         }
+        self._posts: dict[str, Callable[[Scope, Receive], Awaitable[Reply]]] = {
+            "/cache/clear": self._clear_cache,
+            "/v1/embeddings": self._embed,
+        }
+
+    @property
+    def routes(self) -> list[tuple[str, str]]:
+        """Method and path of all that is answered; `{model}` and `{version}` stand for names. What GET answers, HEAD does."""
+        bases = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+        below = [(method, f"{base}/{action}".rstrip("/")) for base in bases for action, method in MODEL_ACTIONS.items()]
+        gets = [("GET", path) for path in (*self._pages, *self._gets, "/v1/models/{model}")]
+        return [*gets, *(("POST", path) for path in self._posts), *below]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI connection."""
@@ -77,12 +99,13 @@ class App:
             if scope["path"].startswith("/v2/models/"):
                 (status, kind, body), headers = await self._model(scope, receive)
             else:
-                status, kind, body = self._reply(scope)
+                status, kind, body = await self._reply(scope, receive)
                 headers = PAGE_HEADERS if scope["path"] in self._pages else ()
         except ClientLeftError:
             return
         except Exception as error:  # noqa: BLE001  every error is told to the client
-            (status, kind, body), headers = error_reply(error, f"{scope['method']} {scope['path']}")
+            form = error_form if scope["path"].startswith("/v1/") else _error_form
+            (status, kind, body), headers = error_reply(error, f"{scope['method']} {scope['path']}", form)
         head = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *headers]
         await send({"type": "http.response.start", "status": status, "headers": head})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
@@ -100,19 +123,28 @@ class App:
         await self._service.stop()
         await send({"type": "lifespan.shutdown.complete"})
 
-    def _reply(self, scope: Scope) -> Reply:
+    async def _reply(self, scope: Scope, receive: Receive) -> Reply:
         path: str = scope["path"]
-        if path == "/cache/clear":
+        if path in self._posts:
             _require(scope, "POST")
-            return _json(200, {"cleared": self._service.clear_cache(), "kept_in": self._service.far_cache_url})
-        if path in self._pages:
-            answer = self._pages[path]
-        elif path in self._gets:
-            answer = None
-        else:
-            raise ModelNotFoundError(f"there is nothing at {path}; the protocol's paths begin with /v2")
+            return await self._posts[path](scope, receive)
+        if path not in self._pages and path not in self._gets and not path.startswith("/v1/models/"):
+            raise ModelNotFoundError(f"there is nothing at {path}; the protocol's paths begin with /v2, /openapi.json has all")
         _require(scope, "GET", "HEAD")
-        return answer or self._gets[path]()
+        if path in self._pages:
+            return self._pages[path]
+        return (
+            self._gets[path]() if path in self._gets else _json(200, self._embeddings.model(path.removeprefix("/v1/models/")))
+        )
+
+    async def _clear_cache(self, _scope: Scope, _receive: Receive) -> Reply:
+        return _json(200, {"cleared": self._service.clear_cache(), "kept_in": self._service.far_cache_url})
+
+    async def _embed(self, scope: Scope, receive: Receive) -> Reply:
+        body = await read_body(scope, receive, self._service.config.max_body_bytes)
+        if not isinstance(body, bytes):
+            raise ProtocolError("a request for embeddings is JSON alone; leave Inference-Header-Content-Length out")
+        return 200, JSON, await self._while_there(receive, self._embeddings.answer(body))
 
     async def _model(self, scope: Scope, receive: Receive) -> tuple[Reply, Headers]:
         """Serve /v2/models/{name}[/versions/{version}][/ready|/infer]."""
@@ -125,20 +157,29 @@ class App:
             except NogradError as error:
                 model.note_error(error)
                 raise
-            worker = self._watch.begin(receive)
-            try:
-                return answer_reply(await (model.infer(body) if isinstance(body, bytes) else model.infer(*body)))
-            except asyncio.CancelledError:
-                if self._watch.has_left(worker):
-                    raise ClientLeftError from None
-                raise
-            finally:
-                self._watch.end(worker)
+            answering = model.infer(body) if isinstance(body, bytes) else model.infer(*body)
+            return answer_reply(await self._while_there(receive, answering))
         _require(scope, "GET", "HEAD")
         model = self._service.model(name, version)
         if action == "ready":
             return _json(200 if model.ready else 503, {"name": model.name, "ready": model.ready}), ()
         return _json(200, model.metadata()), ()
+
+    async def _while_there(self, receive: Receive, answering: Awaitable[Answer]) -> Answer:
+        """Return the answer to a request whose body was read, unless the client leaves meanwhile.
+
+        Raises:
+            ClientLeftError: it did.
+        """
+        worker = self._watch.begin(receive)
+        try:
+            return await answering
+        except asyncio.CancelledError:
+            if self._watch.has_left(worker):
+                raise ClientLeftError from None
+            raise
+        finally:
+            self._watch.end(worker)
 
     def _server_ready(self) -> Reply:
         ready = self._service.ready
@@ -152,9 +193,11 @@ def _model_path(raw: bytes) -> tuple[str, str | None, str]:
     name, *rest = (unquote(part) for part in path.split("/")[3:])
     version = rest[1] if len(rest) > 1 and rest[0] == "versions" else None
     action = rest[2:] if version is not None else rest
-    if action not in ([], ["ready"], ["infer"]):
-        raise ModelNotFoundError(f"there is nothing at {unquote(path)}; a model has '', '/ready' and '/infer'")
-    return name, version, action[0] if action else ""
+    found = "/".join(action)
+    if found not in MODEL_ACTIONS or action == [""]:
+        known = " and ".join(f"'/{each}'" for each in MODEL_ACTIONS if each)
+        raise ModelNotFoundError(f"there is nothing at {unquote(path)}; a model has '', {known}")
+    return name, version, found
 
 
 def _json(status: int, value: Any) -> Reply:
@@ -175,9 +218,15 @@ def _error_headers(error: Exception) -> Headers:
     return ()
 
 
-def error_reply(error: Exception, request: str) -> tuple[Reply, Headers]:
-    """Return the reply to a request that failed; arguments as `told`."""
-    return _json(status_of(error), {"error": told(error, request)}), _error_headers(error)
+def _error_form(_error: Exception, sentence: str) -> Mapping[str, Any]:
+    return {"error": sentence}
+
+
+def error_reply(
+    error: Exception, request: str, form: Callable[[Exception, str], Mapping[str, Any]] = _error_form
+) -> tuple[Reply, Headers]:
+    """Return the reply to a request that failed; arguments as `told`, and the form of the body."""
+    return _json(status_of(error), form(error, told(error, request))), _error_headers(error)
 
 
 def told(error: Exception, request: str) -> str:

@@ -29,6 +29,7 @@ from nograd.server.binary import BinaryAnswer, Tail, packed, raw_input
 from nograd.tensors import TEXT, Array, Batch, TensorSpec
 
 __all__ = [
+    "DATATYPES",
     "Decoder",
     "InferRequest",
     "Parameters",
@@ -39,6 +40,7 @@ __all__ = [
     "encode_binary",
     "numpy_dtype",
     "require_datatypes",
+    "require_finite",
     "require_inputs",
     "require_outputs",
     "spec_of",
@@ -62,6 +64,9 @@ SHORT_BODY = 4096
 _NUMPY = {dtype: np.dtype(object if dtype == TEXT else dtype) for dtype in _DATATYPES}
 _DATATYPE_OF = {_NUMPY[dtype]: name for dtype, name in _DATATYPES.items()}
 _DTYPES = {name: dtype for dtype, name in _DATATYPES.items()}
+
+DATATYPES = tuple(_DTYPES)
+"""The protocol's names of datatypes."""
 
 _STATUS: tuple[tuple[type[NogradError], int], ...] = (
     (ModelNotFoundError, 404),
@@ -411,7 +416,7 @@ def encode(model_name: str, model_version: str, request_id: str, outputs: Mappin
     listed = [_listed(name, array) for name, array in outputs.items()]
     body = _answer(model_name, model_version, request_id, listed)
     if b"null" in body:  # orjson's word for NaN and infinity; looking for it costs nothing beside looking at every number
-        _require_finite(outputs)
+        require_finite(outputs)
     return body
 
 
@@ -434,7 +439,7 @@ def encode_binary(
             listed.append(_listed(name, array))
     head = _answer(model_name, model_version, request_id, listed)
     if b"null" in head:
-        _require_finite({name: array for name, array in outputs.items() if name not in binary})
+        require_finite({name: array for name, array in outputs.items() if name not in binary})
     return BinaryAnswer(b"".join((head, *pieces)), len(head))
 
 
@@ -464,7 +469,12 @@ def _answer(model_name: str, model_version: str, request_id: str, listed: list[d
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _require_finite(outputs: Mapping[str, Array]) -> None:
+def require_finite(outputs: Mapping[str, Array]) -> None:
+    """Check that JSON can carry the numbers.
+
+    Raises:
+        ModelError: an output holds NaN or infinity.
+    """
     for name, array in outputs.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ModelError(f"output {name!r} holds NaN or infinity, which JSON cannot carry; ask for it in binary")

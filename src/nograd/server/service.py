@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -80,6 +81,11 @@ class InferenceService:
         entries = self._flights.near.statistics().entries
         self._flights.near.clear()
         return entries
+
+    @property
+    def models(self) -> Sequence[ServedModel]:
+        """All models, in the order in which they were added."""
+        return tuple(self._models.values())
 
     @property
     def ready(self) -> bool:
