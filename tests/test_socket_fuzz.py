@@ -1,0 +1,276 @@
+"""Changed requests on real connections: never a fault of the server, never a hang, and never somebody else's answer.
+
+Beside every one of them a well-formed call is made on another connection, and its answer is compared bit for bit (X4).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import grpc
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from nograd.server.grpc.messages import SERVICE
+from nograd.tensors import Array
+from tests.grpc_site import raw_request
+from tests.running_server import RunningServer, serving
+from tests.test_grpc_clients import address
+from tests.wire import WAIT_S, Answer, Wire, cut, request
+
+PATH = "/v2/models/scaled/infer"
+EMBEDDINGS = "/v1/embeddings"
+METHOD = f"/{SERVICE}/ModelInfer"
+
+GRPC_MAY_SAY = {"INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED", "DEADLINE_EXCEEDED"}
+"""How a changed message may be refused; a changed time-out may have passed."""
+
+ROWS = np.random.default_rng(0).standard_normal((8, 16), dtype=np.float32)
+
+changes = st.lists(st.tuples(st.integers(0, 2**16), st.binary(max_size=3)), min_size=1, max_size=4)
+places = st.lists(st.integers(0, 2**16), max_size=3)
+numbers = st.integers(0, len(ROWS) - 1)
+
+LIMIT_BYTES = 20_000
+
+LAST = b"\r\n" * LIMIT_BYTES + request("/v2/health/live", b"", b"connection: close", method=b"GET")
+"""Ends a connection: longer than any body that is taken, so that nobody waits for the rest of one; what is left is skipped."""
+
+often = settings(max_examples=400)
+
+
+def json_body(row: Array, identifier: str = "1") -> bytes:
+    one = {"name": "x", "datatype": "FP32", "shape": [1, 16], "data": row.tolist()}
+    return json.dumps({"id": identifier, "inputs": [one]}).encode()
+
+
+def binary_request(row: Array) -> bytes:
+    one = {"name": "x", "datatype": "FP32", "shape": [1, 16], "parameters": {"binary_data_size": 64}}
+    head = json.dumps({"inputs": [one], "parameters": {"binary_data_output": True}}).encode()
+    return request(PATH, head + row.tobytes(), b"inference-header-content-length: %d" % len(head))
+
+
+def changed(message: bytes, replaced: list[tuple[int, bytes]]) -> bytes:
+    """Return the message with single bytes replaced by none, one or more."""
+    made = bytearray(message)
+    for place, replacement in replaced:
+        at = place % max(1, len(made))
+        made[at : at + 1] = replacement
+    return bytes(made)
+
+
+class Witness(NamedTuple):
+    """A connection of its own, on which nothing but well-formed calls are made."""
+
+    wire: Wire
+    expected: list[bytes]
+    """The answer to each of ROWS when nobody else was there."""
+
+    def ask(self, number: int) -> None:
+        """Ask for one row, whose answer `heard` compares."""
+        self.wire.send(request(PATH, json_body(ROWS[number], str(number))))
+
+    def heard(self, number: int) -> bool:
+        """Whether the answer is that row's, bit for bit."""
+        answer = self.wire.answer()
+        return answer is not None and answer.status == 200 and answer.body == self.expected[number]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    with serving(
+        "scaled", "--name", "scaled", "--grpc-port", "0", "--cache-mb", "0", "--max-body-bytes", str(LIMIT_BYTES)
+    ) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def witness(server: RunningServer) -> Iterator[Witness]:
+    with Wire(server.url) as wire:
+        expected = []
+        for number, row in enumerate(ROWS):
+            wire.send(request(PATH, json_body(row, str(number))))
+            answer = wire.answer()
+            assert answer is not None
+            assert answer.status == 200
+            expected.append(answer.body)
+        yield Witness(wire, expected)
+
+
+def is_no_fault(answer: Answer) -> bool:
+    """Whether an answer is no 5xx, but for the model's own: numbers so large that its answer is infinite."""
+    if answer.status < 500 or answer.status == 501:
+        return True
+    return answer.status == 500 and answer.json["error"].startswith("output 'output' holds NaN or infinity")
+
+
+def all_answers(wire: Wire) -> list[Answer]:
+    """Return the answers until the server closes; or refuses a body for its length, which it then waits for the end of."""
+    found = []
+    while (answer := wire.answer()) is not None:
+        found.append(answer)
+        if answer.status == 413:
+            break
+    return found
+
+
+def test_the_requests_that_are_changed_below_are_answered(server: RunningServer, witness: Witness) -> None:
+    with Wire(server.url) as wire:
+        wire.send(binary_request(ROWS[3]))
+        answer = wire.answer()
+
+    assert answer is not None
+    size = int(answer.headers["inference-header-content-length"])
+    found = np.frombuffer(answer.body[size:], np.float32).tolist()
+    assert np.array(json.loads(witness.expected[3])["outputs"][0]["data"], np.float32).tolist() == found
+
+
+@often
+@given(changes, places, numbers)
+def test_a_changed_body_of_the_right_length_is_answered_in_one_piece_or_many(
+    server: RunningServer, witness: Witness, replaced: list[tuple[int, bytes]], split: list[int], number: int
+) -> None:
+    first, *rest = cut(request(PATH, changed(json_body(ROWS[0]), replaced)), split)
+
+    with Wire(server.url) as wire:
+        wire.send(first)
+        witness.ask(number)
+        wire.send(*rest)
+        answer = wire.answer()
+
+    assert witness.heard(number)
+    assert answer is not None
+    assert is_no_fault(answer), answer
+
+
+@often
+@given(changes, places, numbers, st.sampled_from(["json", "binary", "embeddings", "get"]))
+@example([(0, b"")], [], 0, "json")
+def test_a_request_changed_anywhere_is_answered_or_the_connection_ends(
+    server: RunningServer, witness: Witness, replaced: list[tuple[int, bytes]], split: list[int], number: int, kind: str
+) -> None:
+    valid = {
+        "json": request(PATH, json_body(ROWS[0])),
+        "binary": binary_request(ROWS[0]),
+        "embeddings": request(EMBEDDINGS, b'{"model": "scaled", "input": "a"}'),
+        "get": request("/v2/models/scaled/ready", b"", method=b"GET"),
+    }
+    first, *rest = cut(changed(valid[kind], replaced), split)
+
+    with Wire(server.url) as wire:
+        wire.send(first)
+        witness.ask(number)
+        wire.send(*rest, LAST)
+        answers = all_answers(wire)
+
+    assert witness.heard(number)
+    assert answers
+    assert all(map(is_no_fault, answers)), answers
+
+
+@often
+@given(st.lists(st.tuples(numbers, changes | st.none()), min_size=2, max_size=6), places, numbers)
+def test_pipelined_calls_are_answered_in_order_with_a_changed_body_among_them(
+    server: RunningServer,
+    witness: Witness,
+    calls: list[tuple[int, list[tuple[int, bytes]] | None]],
+    split: list[int],
+    number: int,
+) -> None:
+    bodies = [json_body(ROWS[each], str(each)) for each, _ in calls]
+    sent = [body if replaced is None else changed(body, replaced) for body, (_, replaced) in zip(bodies, calls, strict=True)]
+    first, *rest = cut(b"".join(request(PATH, body) for body in sent), split)
+
+    with Wire(server.url) as wire:
+        wire.send(first)
+        witness.ask(number)
+        wire.send(*rest)
+        answers = [wire.answer() for _ in calls]
+
+    assert witness.heard(number)
+    for (each, replaced), answer in zip(calls, answers, strict=True):
+        assert answer is not None
+        assert is_no_fault(answer), answer
+        assert replaced is not None or answer.body == witness.expected[each]
+
+
+@often
+@given(
+    st.integers(-2, 2**64) | st.sampled_from(["", "x", "+5", "0x10", "5, 5", "1e3", "²"]),
+    st.sampled_from(["content-length", "Inference-Header-Content-Length"]),
+    st.booleans(),
+    numbers,
+)
+@example(10**30, "content-length", False, 0)
+@example(0, "content-length", True, 0)
+def test_a_length_that_lies_harms_nobody(
+    server: RunningServer, witness: Witness, length: int | str, name: str, twice: bool, number: int
+) -> None:
+    body = json_body(ROWS[0])
+    told = f"{name}: {length}".encode()
+    head = [b"POST %b HTTP/1.1" % PATH.encode(), b"host: x", told]
+    if twice or name != "content-length":
+        head.append(b"content-length: %d" % len(body))
+
+    with Wire(server.url) as wire:
+        wire.send(b"\r\n".join(head) + b"\r\n\r\n", body)
+        witness.ask(number)
+        wire.send(LAST)
+        answers = all_answers(wire)
+
+    assert witness.heard(number)
+    assert answers
+    assert all(map(is_no_fault, answers)), answers
+
+
+@often
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([b"5", b"0", b"fff", b"-1", b"x", b"ffffffffffffffffff", b""]), st.binary(max_size=9)),
+        max_size=4,
+    ),
+    numbers,
+)
+def test_a_body_in_chunks_that_lie_harms_nobody(
+    server: RunningServer, witness: Witness, chunks: list[tuple[bytes, bytes]], number: int
+) -> None:
+    head = b"POST %b HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n" % PATH.encode()
+
+    with Wire(server.url) as wire:
+        wire.send(head, *(b"%b\r\n%b\r\n" % chunk for chunk in chunks), b"0\r\n\r\n")
+        witness.ask(number)
+        wire.send(LAST)
+        answers = all_answers(wire)
+
+    assert witness.heard(number)
+    assert answers
+    assert all(map(is_no_fault, answers)), answers
+
+
+@pytest.fixture(scope="module")
+def channel(server: RunningServer) -> Iterator[Any]:
+    with grpc.insecure_channel(address(server)) as channel:
+        yield channel
+
+
+@often
+@given(changes, numbers)
+def test_a_changed_message_over_grpc_is_answered_or_refused(
+    server: RunningServer, witness: Witness, channel: Any, replaced: list[tuple[int, bytes]], number: int
+) -> None:
+    message = changed(raw_request("scaled", {"x": ROWS[:1]}, id="1").SerializeToString(), replaced)
+
+    witness.ask(number)
+    call = channel.unary_unary(METHOD)
+    running = call.future(message, timeout=WAIT_S)
+    good = call(raw_request("scaled", {"x": ROWS[number : number + 1]}, id=str(number)).SerializeToString(), timeout=WAIT_S)
+    code = running.code().name
+
+    assert witness.heard(number)
+    expected = np.array(json.loads(witness.expected[number])["outputs"][0]["data"], np.float32)
+    assert expected.tobytes() in good
+    assert code == "OK" or code in GRPC_MAY_SAY, running.details()
