@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nograd.server.protocol import DATATYPES, tensor_metadata
+from nograd.server.protocol import DATATYPES, datatype
 from nograd.tensors import TensorSpec
 
 __all__ = ["HEADERS", "SCHEMAS", "Schema", "by_inputs", "by_outputs", "ref"]
@@ -139,18 +139,18 @@ SCHEMAS: Schema = {
 
 def by_inputs(specs: Sequence[TensorSpec]) -> Schema:
     """Return the schema of an infer request to a model that takes these tensors."""
-    one = [_object(("name", "shape", "datatype"), **{**_INPUT, **_tensor(meta)}) for meta in tensor_metadata(specs)]
+    one = [_object(("name", "shape", "datatype"), **{**_INPUT, **_tensor(spec)}) for spec in specs]
     return _object(("inputs",), inputs=_list({"anyOf": one}, 1), **_REQUEST)
 
 
 def by_outputs(specs: Sequence[TensorSpec]) -> Schema:
     """Return the schema of the answer of a model that gives these tensors."""
-    one = [{**ref("Output"), "properties": _tensor(meta)} for meta in tensor_metadata(specs)]
+    one = [{**ref("Output"), "properties": _tensor(spec)} for spec in specs]
     return {**ref("InferAnswer"), "properties": {"outputs": _list({"anyOf": one} if one else ref("Output"))}}
 
 
-def _tensor(meta: Schema) -> Schema:
-    """Return name, datatype and shape of one tensor, as far as they are fixed."""
-    sizes = [{"const": size} if size >= 0 else _COUNT for size in meta["shape"]]
-    shape = {"type": "array", "prefixItems": sizes, "minItems": len(sizes), "maxItems": len(sizes)}
-    return {"name": {"const": meta["name"]}, "datatype": {"const": meta["datatype"]}, "shape": shape}
+def _tensor(spec: TensorSpec) -> Schema:
+    """Return name, datatype and number of dimensions of one tensor; their sizes are told in words."""
+    rank = 1 + len(spec.shape)
+    shape = {**_list(_COUNT, rank), "maxItems": rank, "description": str(spec)}
+    return {"name": {"const": spec.name}, "datatype": {"const": datatype(spec)}, "shape": shape}
