@@ -50,9 +50,11 @@ bench: $(VENV)/dev redis ## Run all benchmarks; JSON goes to benchmarks/results
 	  echo "== $$name"; $(BIN)/python -m benchmarks.$$name
 	done
 
-clients: $(VENV)/dev ## Test with clients that need an environment of their own (kserve: 450 MB, two minutes)
-	test -x .clients/kserve/bin/python || $(PYTHON) -m venv .clients/kserve
-	.clients/kserve/bin/python -m pip --disable-pip-version-check install 'kserve>=0.15'
+clients: $(VENV)/dev ## Test with clients that need environments of their own: kserve (450 MB, two minutes), one made of /openapi.json
+	for made in kserve:kserve generator:openapi-python-client; do
+	  test -x .clients/$${made%%:*}/bin/python || $(PYTHON) -m venv .clients/$${made%%:*}
+	  .clients/$${made%%:*}/bin/python -m pip --disable-pip-version-check install $${made##*:}
+	done
 	$(BIN)/python -m pytest tests/clients
 
 proto: $(VENV)/dev ## Write gRPC's descriptor anew, after a change of inference.proto

@@ -31,10 +31,10 @@ def client(text_server: RunningServer) -> Iterator[Any]:
         yield client
 
 
-def inferred(server: RunningServer, texts: list[str]) -> Any:
-    """What /v2 answers, float32 `[rows, 8]`."""
+def inferred(server: RunningServer, texts: list[str], model: str = "echo") -> Any:
+    """What /v2 answers, float32 `[rows, d]`."""
     body = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [len(texts)], "data": texts}]}
-    (output,) = httpx.post(f"{server.url}/v2/models/echo/infer", json=body, timeout=WAIT_S).json()["outputs"]
+    (output,) = httpx.post(f"{server.url}/v2/models/{model}/infer", json=body, timeout=WAIT_S).json()["outputs"]
     return np.array(output["data"], np.float32).reshape(output["shape"])
 
 
@@ -68,6 +68,23 @@ def test_many_calls_at_once_from_asyncio_get_their_own_answers(text_server: Runn
             return [answer.data[0].embedding for answer in await asyncio.gather(*calls)]
 
     np.testing.assert_allclose(asyncio.run(main()), inferred(text_server, texts), rtol=1e-5, atol=1e-6)
+
+
+def test_minilm_embeds_and_counts_tokens() -> None:
+    texts = ["A man is eating food.", "A man eats something.", "word " * 1000]
+    server = RunningServer("minilm")
+    try:
+        with openai.OpenAI(**settings(server)) as client:
+            answer = client.embeddings.create(model="minilm", input=texts)
+        expected = inferred(server, texts, "minilm")
+    finally:
+        server.close()
+
+    found = np.array([each.embedding for each in answer.data], np.float32)
+    np.testing.assert_array_equal(found, expected)
+    assert found.shape == (3, 384)
+    assert found[0] @ found[1] > 2 * found[0] @ found[2]
+    assert answer.usage.total_tokens == 8 + 7 + 256  # with [CLS] and [SEP]; the last is cut
 
 
 def test_models(client: Any) -> None:

@@ -90,6 +90,9 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
 READY = ("server_ready", "model_ready", "model_ready_version")
 """Operations that answer 503 with the same body when the answer is no."""
 
+_PLAIN = {"schema": {"type": "string"}}
+_BYTES = {"schema": {"type": "string", "format": "binary"}}
+
 _UNKNOWN = Operation("", "Not described", "Document")
 
 
@@ -129,7 +132,7 @@ def _operation(operation: Operation, path: str, names: Sequence[str]) -> dict[st
     if operation.body:
         made["requestBody"] = {"required": True, "content": {JSON: {"schema": ref(operation.body)}}}
     if operation.body == "InferRequest":
-        made["requestBody"]["content"][OCTETS] = {}
+        made["requestBody"]["content"][OCTETS] = _BYTES
         parameters.append(_HEADER_LENGTH)
     if parameters:
         made["parameters"] = parameters
@@ -152,11 +155,11 @@ _HEADER_LENGTH = {
 
 def _responses(operation: Operation, error: str) -> dict[str, Any]:
     is_json = "/" not in operation.answer
-    content = {JSON: {"schema": ref(operation.answer)}} if is_json else {operation.answer: {}}
+    content = {JSON: {"schema": ref(operation.answer)}} if is_json else {operation.answer: _PLAIN}
     answered: dict[str, Any] = {"description": operation.summary, "content": content}
     made: dict[str, Any] = {"200": answered}
     if operation.answer == "InferAnswer":
-        content[OCTETS] = {}
+        content[OCTETS] = _BYTES
         answered["headers"] = {"Inference-Header-Content-Length": {"$ref": "#/components/headers/HeaderLength"}}
     if operation.name in READY:
         made["503"] = {"description": "not ready", "content": content}

@@ -64,7 +64,7 @@ _INPUT: Schema = {
     "name": _TEXT,
     "datatype": _DATATYPE,
     "shape": _list(_COUNT),
-    "data": {"type": "array", "description": "row-major: flat, or nested as the shape"},
+    "data": {"type": "array", "items": {}, "description": "row-major: flat, or nested as the shape"},
     "parameters": _parameters(binary_data_size={**_COUNT, "description": "bytes behind the JSON; there is no data then"}),
 }
 
@@ -96,7 +96,7 @@ SCHEMAS: Schema = {
         name=_TEXT,
         shape=_list(_COUNT),
         datatype=_DATATYPE,
-        data={"type": "array", "description": "row-major, flat"},
+        data={"type": "array", "items": {}, "description": "row-major, flat"},
         parameters=_parameters(binary_data_size={**_COUNT, "description": "bytes behind the JSON; there is no data then"}),
     ),
     "Cleared": _object(("cleared", "kept_in"), cleared=_COUNT, kept_in=_TEXT),
