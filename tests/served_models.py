@@ -122,6 +122,30 @@ def lengths() -> Predictor:
     return Predictor(Lengths())
 
 
+class Columns(Backend):
+    """How bright each column of a grey picture is, as scores: the lightest column is the likeliest class."""
+
+    name = "columns"
+    device = "cpu"
+    signature = Signature((TensorSpec("image", "float32", (1, 8, 8)),), (TensorSpec("scores", "float32", (8,)),))
+
+    def run(self, batch: Batch) -> Batch:
+        return {"scores": batch["image"].mean(axis=(1, 2))}
+
+
+def columns() -> Predictor:
+    return Predictor(Columns())
+
+
+def telling() -> Predictor:
+    """Numbers to text: input `x` FP32 [-1, 2], outputs `word` and `facts` BYTES [-1]; the facts are JSON."""
+
+    def tell(row: Any) -> dict[str, Any]:
+        return {"word": "<b>much</b>" if row[0] > 1 else "little", "facts": {"largest": float(max(row))}}
+
+    return Predictor(Gated(), postprocess=tell)
+
+
 def raising() -> Predictor:
     raise RuntimeError("the weights are gone")
 

@@ -149,12 +149,13 @@ def test_a_reason_that_many_share_is_said_once() -> None:
 
 
 def test_the_palette_is_that_of_the_servers_page() -> None:
-    def palette(package: str, *name: str) -> list[dict[str, str]]:
-        css = files(package).joinpath(*name).read_text("utf-8")
+    def palette(css: str) -> list[dict[str, str]]:
         roots = re.findall(r":root \{(.*?)\}", css, re.DOTALL)[:2]
         return [dict(re.findall(r"(--[\w-]+): (.*?);", root)) for root in roots]
 
-    ours, theirs = palette("nograd.tuning", "report.css"), palette("nograd.server", "page", "page.css")
+    ours = palette(files("nograd.tuning").joinpath("report.css").read_text("utf-8"))
+    pages = files("nograd.server").joinpath("page")
+    theirs = [palette(pages.joinpath(name).read_text("utf-8"))[0] for name in ("light.css", "dark.css")]
 
     assert len(ours) == len(theirs) == 2
     for mine, other in zip(ours, theirs, strict=True):

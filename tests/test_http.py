@@ -83,7 +83,9 @@ def test_a_body_in_many_pieces_is_one_body(site: Site) -> None:
     assert site.request("POST", INFER, [body[i : i + 1] for i in range(len(body))]).data() == [2, 4]
 
 
-@pytest.mark.parametrize("path", ["/v2", "/v2/health/live", "/v2/models/doubling", "/live.json", "/metrics", "/", "/page.css"])
+@pytest.mark.parametrize(
+    "path", ["/v2", "/v2/health/live", "/v2/models/doubling", "/live.json", "/metrics", "/", "/page/page.css"]
+)
 def test_head_is_get_without_its_body(site: Site, path: str) -> None:
     head, get = site.request("HEAD", path), site.get(path)
 
@@ -94,7 +96,12 @@ def test_head_is_get_without_its_body(site: Site, path: str) -> None:
 
 @pytest.mark.parametrize(
     ("path", "kind"),
-    [("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "text/javascript"), ("/icon.svg", "image/svg+xml")],
+    [
+        ("/", "text/html"),
+        ("/page/page.css", "text/css"),
+        ("/page/main.js", "text/javascript"),
+        ("/page/icon.svg", "image/svg+xml"),
+    ],
 )
 def test_the_page_comes_with_headers_that_keep_others_out(site: Site, path: str, kind: str) -> None:
     reply = site.get(path)

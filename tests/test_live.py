@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from typing import Any
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 
 from nograd import __version__
 from nograd.batching import BatchRecord
-from nograd.server.live import Live, LogHistogram
+from nograd.server.histogram import LogHistogram, RunTimes
+from nograd.server.live import LONGEST_ERROR, Live
 from tests.fakes import Site, doubling, x
 
-SERIES = ("requests", "errors", "rows", "p50_ms", "p95_ms", "p99_ms", "queue_rows", "batch_rows")
+SERIES = ("requests", "errors", "faults", "rows", "p50_ms", "p95_ms", "p99_ms", "queue_rows", "batch_rows")
 
 
 def record(
@@ -45,17 +47,63 @@ def test_a_percentile_is_at_most_four_percent_too_high_and_never_above_the_maxim
 def test_merged_histograms_are_the_histogram_of_all(first: list[float], second: list[float]) -> None:
     apart, whole = [LogHistogram(), LogHistogram()], LogHistogram()
     for histogram, times in zip(apart, (first, second), strict=True):
-        for seconds in times:
-            histogram.add(seconds)
-            whole.add(seconds)
-    apart[0].merge(apart[1])
+        histogram.extend(times)
+        whole.extend(times)
+    merged = LogHistogram.merged(apart)
 
-    assert apart[0].counts == whole.counts
-    assert (apart[0].total, apart[0].maximum) == (whole.total, whole.maximum)
+    assert [merged.percentile_ms(each) for each in range(1, 101)] == [whole.percentile_ms(each) for each in range(1, 101)]
+    assert (merged.total, merged.maximum) == (whole.total, whole.maximum)
+
+
+@given(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=30), st.integers(0, 30))
+def test_when_times_are_sorted_in_makes_no_difference(times: list[float], until: int) -> None:
+    looked_at, whole = LogHistogram(), LogHistogram()
+    looked_at.extend(times[:until])
+    assert looked_at.total == len(times[:until])
+    looked_at.extend(times[until:])
+    whole.extend(times)
+
+    assert [looked_at.percentile_ms(each) for each in (1, 50, 100)] == [whole.percentile_ms(each) for each in (1, 50, 100)]
 
 
 def test_an_empty_histogram_has_no_percentile() -> None:
     assert LogHistogram().percentile_ms(50) is None
+
+
+# -- times of runs by size
+
+
+def test_runs_are_told_by_their_size_with_the_middle_and_the_spread() -> None:
+    runs = RunTimes()
+    for ms in range(1, 101):
+        runs.add(4, ms / 1000)
+    runs.add(2, 0.5)
+
+    two, four = runs.by_size()
+
+    assert (two["size"], two["count"]) == (2, 1)
+    assert two["p10_ms"] == two["p50_ms"] == two["p90_ms"] == pytest.approx(500, rel=0.04)
+    assert (four["size"], four["count"]) == (4, 100)
+    assert [four[name] for name in ("p10_ms", "p50_ms", "p90_ms")] == pytest.approx([10, 50, 90], rel=0.04)
+
+
+@given(st.lists(st.integers(1, 1_000_000), max_size=40))
+def test_sizes_up_to_64_are_told_apart_and_larger_ones_within_a_fifteenth(sizes: list[int]) -> None:
+    for size in sizes:
+        runs = RunTimes()
+        runs.add(size, 0.001)
+        (group,) = runs.by_size()
+        assert group["size"] == size if size <= 64 else group["size"] == pytest.approx(size, rel=1 / 15)
+
+
+def test_merged_runs_are_the_runs_of_all() -> None:
+    first, second, whole = RunTimes(), RunTimes(), RunTimes()
+    for number in range(50):
+        (first if number % 3 else second).add(number % 5 + 1, number / 100)
+        whole.add(number % 5 + 1, number / 100)
+
+    assert RunTimes.merged([first, second]).by_size() == whole.by_size()
+    assert RunTimes.merged([]).by_size() == []
 
 
 # -- the last minute
@@ -65,8 +113,8 @@ def test_series_are_the_sixty_whole_seconds_before_now() -> None:
     live = Live()
     live.note_request(100.2, 0.010)
     live.note_request(100.9, 0.030)
-    live.note_batch(100.9, record(3), queue_rows=5)
-    live.note_batch(100.95, record(1), queue_rows=2)
+    live.note_batch(100.9, record(3), queue_rows=5, size=1)
+    live.note_batch(100.95, record(1), queue_rows=2, size=1)
     live.note_error(101.5, 503, "the queue is full")
     live.note_request(103.0, 0.020)  # this second is not over at 103.9
 
@@ -98,9 +146,9 @@ def test_what_is_older_than_a_minute_is_forgotten() -> None:
 
 def test_batches_are_summed_up_by_size_reason_and_padding() -> None:
     live = Live()
-    live.note_batch(10.0, record(4, reason="full", waits=(0.5, 0.125), padding=0.5), 0)
-    live.note_batch(10.5, record(1), 0)
-    live.note_batch(11.5, record(1), 0)
+    live.note_batch(10.0, record(4, reason="full", waits=(0.5, 0.125), padding=0.5), 0, 4)
+    live.note_batch(10.5, record(1), 0, 1)
+    live.note_batch(11.5, record(1), 0, 1)
 
     shown = live.snapshot(12.0)
 
@@ -119,14 +167,57 @@ def test_the_last_errors_are_the_newest_eight_newest_first() -> None:
     errors = live.snapshot(10.5)["last_errors"]
 
     assert [each["error"] for each in errors] == [f"error {number}" for number in range(9, 1, -1)]
-    assert errors[0] == {"age_s": 1.5, "status": 400, "error": "error 9"}
+    assert errors[0] == {"age_s": 1.5, "first_s": 1.5, "count": 1, "status": 400, "error": "error 9"}
+
+
+def test_equal_errors_are_one_with_their_number() -> None:
+    live = Live()
+    for number in range(100):
+        live.note_error(float(number), 504, "no answer after 1 s")
+        live.note_error(float(number), 503, "no answer after 1 s")
+
+    errors = live.snapshot(100.0)["last_errors"]
+
+    assert errors == [
+        {"age_s": 1.0, "first_s": 100.0, "count": 100, "status": status, "error": "no answer after 1 s"}
+        for status in (503, 504)
+    ]
+
+
+def test_what_a_client_sent_is_kept_within_bounds_where_an_error_quotes_it() -> None:
+    live = Live()
+    live.note_error(1.0, 400, "x" * 1_000_000)
+
+    assert [len(each["error"]) for each in live.snapshot(2.0)["last_errors"]] == [LONGEST_ERROR]
+
+
+def test_errors_from_500_on_are_the_servers_fault() -> None:
+    live = Live()
+    for status in (400, 404, 500, 503, 504):
+        live.note_error(10.0, status, "an error")
+
+    series = live.snapshot(11.0)["series"]
+
+    assert (series["errors"][-1], series["faults"][-1]) == (5, 3)
+
+
+def test_runs_of_the_last_minute_are_told_by_size_and_failed_batches_are_none() -> None:
+    live = Live()
+    live.note_batch(1.0, record(2), 0, 2)
+    live.note_batch(100.0, record(3), 0, 96)
+    live.note_batch(100.5, dataclasses.replace(record(4), runs=3), 0, 4)
+
+    (run,) = live.snapshot(101.0)["runs"]
+
+    assert (run["size"], run["count"]) == (100, 1)
+    assert run["p50_ms"] == pytest.approx(250, rel=0.04)
 
 
 def test_nothing_happened_is_shown_as_nothing_rather_than_zero() -> None:
     shown = Live().snapshot(50.0)
 
     assert shown["padding_share"] is None
-    assert (shown["batch_rows"], shown["release_reasons"], shown["last_errors"]) == ([], {}, [])
+    assert (shown["batch_rows"], shown["release_reasons"], shown["last_errors"], shown["runs"]) == ([], {}, [], [])
 
 
 # -- the contract
@@ -150,7 +241,7 @@ def test_live_json_is_what_the_page_was_promised() -> None:
     assert set(model) == {
         "name", "version", "ready", "backend", "device", "batching", "batching_reason", "inputs", "outputs", "example",
         "limits", "queue_rows", "running_rows", "totals", "series", "latency", "batch_rows", "release_reasons",
-        "padding_share", "run_ms", "wait_ms", "last_errors", "cache",
+        "padding_share", "run_ms", "wait_ms", "last_errors", "cache", "cost", "runs",
     }  # fmt: skip
     fixed = ("name", "version", "ready", "backend", "device", "batching", "batching_reason", "queue_rows", "running_rows")
     assert [model[name] for name in fixed] == ["doubling", "1", True, "fake", "cpu", "pad", "rows are independent", 0, 0]
@@ -167,7 +258,13 @@ def test_live_json_is_what_the_page_was_promised() -> None:
     assert model["batch_rows"] == [[1, 2], [4, 1]]
     assert sum(model["release_reasons"].values()) == 3
     assert model["padding_share"] == 0.0
+    assert set(model["cost"]) == {"unit", "source", "sizes", "ms"}
+    assert (model["cost"]["unit"], model["cost"]["source"]) == ("rows", "measured at the start")
+    assert len(model["cost"]["sizes"]) == len(model["cost"]["ms"])
+    assert model["cost"]["sizes"][-1] == 4
+    assert [(run["size"], run["count"]) for run in model["runs"]] == [(1, 2), (4, 1)]
     (error,) = model["last_errors"]
+    assert (error["count"], error["first_s"]) == (1, error["age_s"])
     assert (error["status"], error["error"].split(";")[0]) == (413, "the request has 9 rows")
     assert error["age_s"] >= 0
     assert example == 200

@@ -133,4 +133,5 @@ def record_of(job: Job) -> BatchRecord:
         else 0,
         predicted_s=job.predicted_s,
         runs=job.outcome.runs,
+        longest=max(lengths),
     )

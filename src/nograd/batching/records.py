@@ -33,6 +33,9 @@ class BatchRecord:
     runs: int = 1
     """Times that the model was called; more than 1 where the batch failed."""
 
+    longest: int = 1
+    """Elements of its longest row along what varies, such as tokens; `rows * longest` was computed, padding included."""
+
 
 @dataclass(frozen=True, slots=True)
 class Statistics:

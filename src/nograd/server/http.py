@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
-from importlib.resources import files
 from math import ceil
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import unquote
@@ -19,6 +18,7 @@ from nograd.server.bodies import read_body
 from nograd.server.embeddings import Embeddings, error_form
 from nograd.server.metrics import CONTENT_TYPE
 from nograd.server.openapi import document
+from nograd.server.pages import PAGE_HEADERS, page_replies
 from nograd.server.protocol import status_of
 from nograd.server.service import InferenceService
 
@@ -34,19 +34,6 @@ Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 JSON = b"application/json"
 OCTETS = b"application/octet-stream"
 
-PAGES = {
-    "/": ("index.html", b"text/html; charset=utf-8"),
-    "/page.css": ("page.css", b"text/css; charset=utf-8"),
-    "/page.js": ("page.js", b"text/javascript; charset=utf-8"),
-    "/icon.svg": ("icon.svg", b"image/svg+xml"),
-}
-
-PAGE_HEADERS: Headers = (
-    (b"content-security-policy", b"default-src 'self'"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"cache-control", b"no-cache"),
-)
-
 MODEL_ACTIONS = {"": "GET", "ready": "GET", "infer": "POST"}
 """What is below a model's path, and its method."""
 
@@ -60,10 +47,7 @@ class App:
         self.max_body_bytes = service.config.max_body_bytes
         self._watch = ClientWatch()
         self._embeddings = Embeddings(service)
-        self._pages = {
-            path: (200, kind, files("nograd.server").joinpath("page", name).read_bytes())
-            for path, (name, kind) in PAGES.items()
-        }
+        self._pages = page_replies()
         self._gets: dict[str, Callable[[], Reply]] = {
             "/v2": lambda: _json(200, service.metadata()),
             "/v2/": lambda: _json(200, service.metadata()),
@@ -84,7 +68,7 @@ class App:
         """Method and path of all that is answered; `{model}` and `{version}` stand for names. What GET answers, HEAD does."""
         bases = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
         below = [(method, f"{base}/{action}".rstrip("/")) for base in bases for action, method in MODEL_ACTIONS.items()]
-        gets = [("GET", path) for path in (*self._pages, *self._gets, "/v1/models/{model}")]
+        gets = [("GET", path) for path in ("/", "/page/{file}", *self._gets, "/v1/models/{model}")]
         return [*gets, *(("POST", path) for path in self._posts), *below]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,75 +1,29 @@
-"""What happened in the last minute, second by second, for the live page. No clock of its own: time comes in."""
+"""What happened in the last minute, second by second, for the live page. No clock of its own: time comes in.
+
+A request only appends to the second that it falls into. A second that is over is summed up once, and what it holds is then
+as small as it will be looked at; what the page asks for is put together of these sums, however much traffic there was.
+"""
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import log
 from typing import Any
 
-import numpy as np
-
 from nograd.batching import BatchRecord
+from nograd.server.histogram import LogHistogram, RunTimes
 
-__all__ = ["Live", "LogHistogram"]
+__all__ = ["Live"]
 
 SECONDS = 60
 
 LAST_ERRORS = 8
 
+LONGEST_ERROR = 600
+"""Characters kept of an error's sentence: it may quote what a client sent."""
 
-class LogHistogram:
-    """Times in logarithmic buckets of 4 %: a percentile read from it is at most 4 % too high.
-
-    (DDSketch's idea: Masson, Rim and Lee, VLDB 2019, section 2.) `add` only remembers; times are sorted into buckets
-    many at once, when somebody asks, so that a request does not pay for being watched.
-    """
-
-    __slots__ = ("_counts", "_new", "add", "extend", "maximum", "total")
-
-    STEP = log(1.04)
-    SMALLEST_S = 1e-6
-    LARGEST_S = 1e6
-
-    def __init__(self) -> None:
-        self._new: list[float] = []
-        self.add = self._new.append
-        """Count one time, in seconds."""
-        self.extend = self._new.extend
-        """Count several times, in seconds."""
-        self._counts: Counter[int] = Counter()
-        self.total = 0
-        self.maximum = 0.0
-
-    @property
-    def counts(self) -> Counter[int]:
-        """Times by bucket; bucket b holds those up to `SMALLEST_S * 1.04**b` seconds."""
-        if self._new:
-            times = np.clip(self._new, self.SMALLEST_S, self.LARGEST_S)
-            buckets, counts = np.unique(np.ceil(np.log(times / self.SMALLEST_S) / self.STEP).astype(int), return_counts=True)
-            self._counts.update(dict(zip(buckets.tolist(), counts.tolist(), strict=True)))
-            self.total += len(self._new)
-            self.maximum = max(self.maximum, *self._new)
-            self._new.clear()
-        return self._counts
-
-    def merge(self, other: LogHistogram) -> None:
-        """Count all of the other's times."""
-        self._counts.update(other.counts)
-        self.total += other.total
-        self.maximum = max(self.maximum, other.maximum)
-
-    def percentile_ms(self, percent: float) -> float | None:
-        """Return the smallest bucket bound that `percent` of the times do not exceed, in milliseconds; None while empty."""
-        counts = self.counts
-        needed = self.total * percent / 100
-        seen = 0
-        for bucket in sorted(counts):
-            seen += counts[bucket]
-            if seen >= needed:
-                return min(self.SMALLEST_S * 1.04**bucket, self.maximum) * 1000
-        return None
+PERCENTS = (50, 95, 99)
 
 
 @dataclass(slots=True)
@@ -79,13 +33,34 @@ class _Second:
     second: int
     requests: int = 0
     errors: int = 0
+    faults: int = 0
     latency: LogHistogram = field(default_factory=LogHistogram)
     wait: LogHistogram = field(default_factory=LogHistogram)
     run: LogHistogram = field(default_factory=LogHistogram)
+    runs: RunTimes = field(default_factory=RunTimes)
     batch_rows: Counter[int] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     padding: float = 0.0
     queue_rows: int = 0
+    percentiles: tuple[float | None, ...] | None = None
+
+    def close(self) -> None:
+        """Sum up: the second is over."""
+        if self.percentiles is None:
+            self.percentiles = tuple(self.latency.percentile_ms(percent) for percent in PERCENTS)
+            self.wait.folded()
+            self.run.folded()
+            self.runs.folded()
+
+
+@dataclass(slots=True)
+class _Error:
+    """Equal errors, since the start."""
+
+    status: int
+    first: float
+    last: float
+    count: int = 1
 
 
 class Live:
@@ -93,7 +68,7 @@ class Live:
 
     def __init__(self) -> None:
         self._seconds: deque[_Second] = deque(maxlen=SECONDS + 1)
-        self._errors: deque[tuple[float, int, str]] = deque(maxlen=LAST_ERRORS)
+        self._errors: OrderedDict[tuple[int, str], _Error] = OrderedDict()
 
     def note_request(self, now: float, latency_s: float) -> None:
         """Count one answered request."""
@@ -102,12 +77,23 @@ class Live:
         second.latency.add(latency_s)
 
     def note_error(self, now: float, status: int, error: str) -> None:
-        """Count one request that was answered with an error."""
-        self._at(now).errors += 1
-        self._errors.appendleft((now, status, error))
+        """Count one request that was answered with an error; from status 500 on it is the server's fault."""
+        second = self._at(now)
+        second.errors += 1
+        second.faults += status >= 500
+        key = (status, error[:LONGEST_ERROR])
+        known = self._errors.get(key)
+        if known is None:
+            self._errors[key] = _Error(status, now, now)
+        else:
+            known.last = now
+            known.count += 1
+        self._errors.move_to_end(key)
+        if len(self._errors) > LAST_ERRORS:
+            self._errors.popitem(last=False)
 
-    def note_batch(self, now: float, record: BatchRecord, queue_rows: int) -> None:
-        """Count one batch."""
+    def note_batch(self, now: float, record: BatchRecord, queue_rows: int, size: int) -> None:
+        """Count one batch; its size in the unit of the cost curve."""
         second = self._at(now)
         second.batch_rows[record.rows] += 1
         second.reasons[record.reason] += 1
@@ -115,58 +101,65 @@ class Live:
         second.padding += record.padding_share * record.rows
         second.queue_rows = max(second.queue_rows, queue_rows)
         second.wait.extend(record.waited_s)
+        if record.runs == 1:
+            second.runs.add(size, record.run_s)
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """Return series, percentiles and histograms of the last 60 s, as the live page reads them."""
         first = int(now) - SECONDS
-        known = {second.second: second for second in self._seconds}
-        seconds = [known.get(number, _Second(number)) for number in range(first, int(now))]
         recent = [second for second in self._seconds if second.second >= first]
+        latency = LogHistogram.merged(second.latency for second in recent)
         rows, reasons = Counter[int](), Counter[str]()
         for second in recent:
             rows.update(second.batch_rows)
             reasons.update(second.reasons)
         total_rows = sum(size * count for size, count in rows.items())
         return {
-            "series": _series(seconds),
-            "latency": {"count": _merged(recent, "latency").total, **_percentiles(_merged(recent, "latency"))},
-            "wait_ms": _percentiles(_merged(recent, "wait")),
-            "run_ms": _percentiles(_merged(recent, "run")),
+            "series": _series(recent, range(first, int(now))),
+            "latency": {"count": latency.total, **_percentiles(latency)},
+            "wait_ms": _percentiles(LogHistogram.merged(second.wait for second in recent)),
+            "run_ms": _percentiles(LogHistogram.merged(second.run for second in recent)),
+            "runs": RunTimes.merged(second.runs for second in recent).by_size(),
             "batch_rows": sorted(rows.items()),
             "release_reasons": dict(reasons.most_common()),
             "padding_share": sum(second.padding for second in recent) / total_rows if total_rows else None,
-            "last_errors": [{"age_s": now - when, "status": status, "error": error} for when, status, error in self._errors],
+            "last_errors": [
+                {"age_s": now - each.last, "first_s": now - each.first, "count": each.count, "status": status, "error": error}
+                for (status, error), each in reversed(self._errors.items())
+            ],
         }
 
     def _at(self, now: float) -> _Second:
         second = int(now)
         if not self._seconds or self._seconds[-1].second != second:
+            if self._seconds:
+                self._seconds[-1].close()
             self._seconds.append(_Second(second))
         return self._seconds[-1]
 
 
-def _merged(seconds: Sequence[_Second], name: str) -> LogHistogram:
-    merged = LogHistogram()
-    for second in seconds:
-        merged.merge(getattr(second, name))
-    return merged
-
-
 def _percentiles(histogram: LogHistogram) -> dict[str, float | None]:
-    found = {f"p{percent}_ms": histogram.percentile_ms(percent) for percent in (50, 95, 99)}
+    found = {f"p{percent}_ms": histogram.percentile_ms(percent) for percent in PERCENTS}
     return {**found, "max_ms": histogram.maximum * 1000 if histogram.total else None}
 
 
-def _series(seconds: Sequence[_Second]) -> dict[str, Any]:
-    batches = [sum(second.batch_rows.values()) for second in seconds]
+def _series(recent: Sequence[_Second], numbers: range) -> dict[str, Any]:
+    """Return what each second held that is over; nothing where nothing happened."""
+    known = {second.second: second for second in recent}
+    nothing = _Second(0)
+    seconds = [known.get(number, nothing) for number in numbers]
+    for second in seconds:
+        second.close()
     rows = [sum(size * count for size, count in second.batch_rows.items()) for second in seconds]
-    percentiles = {f"p{p}_ms": [second.latency.percentile_ms(p) for second in seconds] for p in (50, 95, 99)}
+    batches = [second.batch_rows.total() for second in seconds]
+    latencies = zip(*(second.percentiles or () for second in seconds), strict=True)
     return {
         "seconds": SECONDS,
         "requests": [second.requests for second in seconds],
         "errors": [second.errors for second in seconds],
+        "faults": [second.faults for second in seconds],
         "rows": rows,
-        **percentiles,
+        **{f"p{percent}_ms": list(values) for percent, values in zip(PERCENTS, latencies, strict=True)},
         "queue_rows": [second.queue_rows for second in seconds],
         "batch_rows": [row / batch if batch else None for row, batch in zip(rows, batches, strict=True)],
     }

@@ -65,9 +65,7 @@ _MODEL = {
 
 OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("GET", "/"): Operation("live_page", "The live page", "text/html"),
-    ("GET", "/page.css"): Operation("page_css", "Its style", "text/css"),
-    ("GET", "/page.js"): Operation("page_js", "Its program", "text/javascript"),
-    ("GET", "/icon.svg"): Operation("icon", "Its icon", "image/svg+xml"),
+    ("GET", "/page/{file}"): Operation("page_file", "A file of it", "application/octet-stream", (404,)),
     ("GET", "/live.json"): Operation("live", "What the live page shows", "Live"),
     ("GET", "/openapi.json"): Operation("openapi", "This document", "Document"),
     ("GET", "/metrics"): Operation("metrics", "Metrics in Prometheus' text format", "text/plain"),
@@ -141,7 +139,7 @@ def _operation(operation: Operation, path: str, names: Sequence[str]) -> dict[st
 
 def _path_parameter(name: str, models: Sequence[str]) -> dict[str, Any]:
     made: dict[str, Any] = {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-    known = models if name == "model" else ["1"]
+    known = {"model": models, "version": ["1"], "file": ["main.js"]}[name]
     return {**made, "examples": {_word(value): {"value": value} for value in known}} if known else made
 
 

@@ -320,8 +320,17 @@ class ServedModel:
                 "refused": done.refused,
             },
             "cache": self._cache.snapshot() if self._cache is not None else None,
+            "cost": self._cost(),
             **self._live.snapshot(time.monotonic()),
         }
+
+    def _cost(self) -> dict[str, Any] | None:
+        """Return what a run should take by its size; None before it is known."""
+        if self.curve is None:
+            return None
+        source = "measured at the start" if self.predictor.cost is None else "measured for its bundle"
+        points = {"sizes": self.curve.sizes, "ms": [seconds * 1000 for seconds in self.curve.seconds]}
+        return {"unit": self.curve.unit, "source": source, **points}
 
     def cache_told(self) -> str:
         """Return whether answers are kept, in one sentence."""
@@ -342,7 +351,8 @@ class ServedModel:
         return self._batcher.statistics() if self._batcher is not None else Statistics()
 
     def _note_batch(self, record: BatchRecord) -> None:
-        self._live.note_batch(time.monotonic(), record, self._statistics().queue_rows)
+        size = record.rows * record.longest if self.curve is not None and self.curve.unit == "tokens" else record.rows
+        self._live.note_batch(time.monotonic(), record, self._statistics().queue_rows, size)
         self._metrics.note_batch(record)
 
     def note_error(self, error: Exception) -> None:

@@ -1,0 +1,14 @@
+// The same request from a shell.
+
+const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`);
+
+export const PICTURE_FILE = "request.bin";
+
+/** A curl line that sends `request` to `url`: JSON in the line itself, a binary body from a file beside it. */
+export function curlLine(url, request) {
+  if (request.body) {
+    const header = `-H 'Inference-Header-Content-Length: ${request.jsonLength}'`;
+    return `curl -s ${quoted(url)} -H 'Content-Type: application/octet-stream' ${header} --data-binary @${PICTURE_FILE}`;
+  }
+  return `curl -s ${quoted(url)} -H 'Content-Type: application/json' --data-raw ${quoted(request.text ?? "")}`;
+}
