@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -144,6 +145,41 @@ def telling() -> Predictor:
         return {"word": "<b>much</b>" if row[0] > 1 else "little", "facts": {"largest": float(max(row))}}
 
     return Predictor(Gated(), postprocess=tell)
+
+
+LIFE_VARIABLE = "NOGRAD_TEST_LIFE"
+"""Environment variable with the rows that `mortal` runs before its process gets a signal, and the signal: `100 SIGKILL`."""
+
+
+class Mortal(Backend):
+    """Answers `x` FP32 [-1, 2] with its sum, and with the company that it had: other batches would give other answers."""
+
+    name = "mortal"
+    device = "cpu"
+    signature = Signature(
+        (TensorSpec("x", "float32", (2,)),),
+        (TensorSpec("sum", "float32"), TensorSpec("company", "float32", (3,))),
+        reason="rows are independent",
+    )
+
+    def __init__(self) -> None:
+        life, _, name = os.environ.get(LIFE_VARIABLE, "").partition(" ")
+        self._rows_left = int(life or -1)
+        self._signal = signal.Signals[name or "SIGKILL"]
+
+    def run(self, batch: Batch) -> Batch:
+        rows = batch["x"]
+        if (rows[:, 0] == GATE).any():
+            raise ValueError("42 is not served here")
+        if 0 < self._rows_left <= len(rows):
+            os.kill(os.getpid(), self._signal)
+        self._rows_left -= len(rows)
+        company = np.tile([len(rows), rows.sum(), rows[:, 0].max()], (len(rows), 1)).astype(np.float32)
+        return {"sum": rows.sum(1), "company": company}
+
+
+def mortal() -> Predictor:
+    return Predictor(Mortal())
 
 
 def raising() -> Predictor:

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from nograd.errors import ConfigError
-from nograd.tuning.command import bytes_of, metric_of, seconds_of, settings_of
+from nograd.tuning.command import metric_of, settings_of
+from nograd.units import bytes_of, seconds_of
 
 HERE = Path(__file__).parent
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
+from operator import mul
 from typing import TYPE_CHECKING, Any
 
 from nograd.backends import Backend
-from nograd.batching.collate import chunks, plan
+from nograd.batching.collate import chunks, padding_share, plan
 from nograd.batching.faults import run_apart
 from nograd.batching.tracking import TokenCost
 from nograd.errors import ConfigError, ItemError, NogradError, SignatureError
@@ -22,7 +24,7 @@ from nograd.tensors import Batch, num_rows, split
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["BatchPredictor"]
+__all__ = ["BatchPredictor", "WindowAnswers"]
 
 SAMPLE_ITEMS = 2
 """Items that teach the signature where no sample was given."""
@@ -32,18 +34,34 @@ WINDOWS_AHEAD = 2
 
 
 @dataclass(frozen=True, slots=True)
+class WindowAnswers:
+    """What became of the items of one window."""
+
+    rows: list[Batch | ItemError]
+    """For each item, in order, its outputs by name, `[1, ...]`; or why it has none, with its place in the window."""
+
+    elements: int
+    """Of the runs, padding left out: rows x length, summed; 0 for models whose rows are all of one length."""
+
+    padding: float
+    """Of the runs: elements that were padding."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Window:
     """A stretch of the input on its way through the device: its parts in order, and each part's run."""
 
     start: int
     """Position of its first item in the input."""
 
-    parts: list[Batch]
-    runs: list[tuple[Future[list[Batch | NogradError]], int]]
+    parts: list[Batch | ItemError]
+    """An item that could not be prepared is its error."""
+
+    runs: dict[int, tuple[Future[list[Batch | NogradError]], int]]
     """For each part the run that it is in, and its place there."""
 
-    error: ItemError | None
-    """The item that ended the window early; the answers before it are delivered first."""
+    elements: int = 0
+    padding: float = 0.0
 
 
 class BatchPredictor:
@@ -63,6 +81,8 @@ class BatchPredictor:
         max_batch_size: rows in one run, at most.
         window_batches: batches sorted together; memory holds three windows.
         progress: shows a bar with the rate and the time left, on standard error.
+        overhead: what starting a run costs, in padded elements: where rows differ in length, that decides which of a window run
+            together. None: what the predictor's cost curve says, else what was measured for MiniLM.
         predictor_options: for the Predictor that is made of a module: `sample`, `preprocess`, `postprocess`, `device`.
             Without `sample`, the first two items are the sample.
 
@@ -77,6 +97,7 @@ class BatchPredictor:
         max_batch_size: int = 32,
         window_batches: int = 16,
         progress: bool = False,
+        overhead: float | None = None,
         **predictor_options: Any,
     ) -> None:
         for name, value in (("max_batch_size", max_batch_size), ("window_batches", window_batches)):
@@ -85,12 +106,16 @@ class BatchPredictor:
         if isinstance(predictor, Predictor) and predictor_options:
             name = next(iter(predictor_options))
             raise ConfigError(
-                f"there is no option {name!r} beside a Predictor; options here are max_batch_size, window_batches, progress"
+                f"there is no option {name!r} beside a Predictor; options here are "
+                "max_batch_size, window_batches, progress, overhead"
             )
         self._predictor = predictor if isinstance(predictor, Predictor) else Predictor(predictor, **predictor_options)
         self._max_batch_size = max_batch_size
         cost = self._predictor.cost
-        self._overhead = TokenCost(cost if cost is not None and cost.unit == "tokens" else None).overhead
+        known = TokenCost(cost if cost is not None and cost.unit == "tokens" else None).overhead
+        self.overhead = known if overhead is None else overhead
+        """What starting a run costs, in padded elements."""
+
         self._window_rows = max_batch_size * window_batches
         self._progress = progress
 
@@ -118,13 +143,48 @@ class BatchPredictor:
                 raise reader.error
             return
         self._learn_from(first)
+        as_tensors = holds_tensors(first[0])
+        with self._threads() as (preparing, device), _progress_bar(total, shown=self._progress) as advance:
+            send = partial(self._send, device=device, until_error=True)
+            for window in _ahead(reader.windows(self._window_rows), send, preparing):
+                for outputs in self._outcomes(window, device):
+                    if isinstance(outputs, ItemError):
+                        raise outputs
+                    yield from self._predictor.answers(outputs, as_tensors=as_tensors)
+                    advance(num_rows(outputs))
+        if reader.error is not None:
+            raise reader.error
+
+    def run_windows(self, windows: Iterable[Sequence[Any]]) -> Generator[WindowAnswers]:
+        """Yield what became of each window: a window is batched for itself, so that its answers depend on nothing else.
+
+        Two windows more than were taken are read, prepared and run ahead. A bad item costs nobody else its answer.
+        Windows of equal items are run in equal batches, whatever comes before and behind them.
+
+        Args:
+            windows: items each, as `predict` takes them; one may be empty. The predictor must know the model: by a sample, or
+                by `Predictor.learn_from`.
+
+        Yields:
+            One for each window, in order: outputs as the backend gives them, not postprocessed.
+
+        Raises:
+            UnsupportedError: nothing is known of the model yet.
+            DeviceLostError: no run will succeed any more.
+        """
+        with self._threads() as (preparing, device):
+            send = partial(self._send, device=device, until_error=False)
+            for window in _ahead(((0, items) for items in windows), send, preparing):
+                rows = [row for outputs in self._outcomes(window, device) for row in _one_by_one(outputs)]
+                yield WindowAnswers(rows, window.elements, window.padding)
+
+    @contextmanager
+    def _threads(self) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor]]:
+        """Own the thread that prepares, and those that run."""
         preparing = ThreadPoolExecutor(1, "nograd-prepare")
         device = ThreadPoolExecutor(self._predictor.lanes, "nograd-device")
         try:
-            with _progress_bar(total, shown=self._progress) as advance:
-                for window in self._windows(reader, preparing, device):
-                    yield from self._answers(window, device, as_tensors=holds_tensors(first[0]))
-                    advance(sum(map(num_rows, window.parts)))
+            yield preparing, device
         finally:
             preparing.shutdown(cancel_futures=True)
             device.shutdown(cancel_futures=True)
@@ -139,59 +199,80 @@ class BatchPredictor:
             except SignatureError as error:
                 raise ItemError(f"item 0: {error}", 0) from error
 
-    def _windows(self, reader: _Reader, preparing: ThreadPoolExecutor, device: ThreadPoolExecutor) -> Iterator[_Window]:
-        ahead: deque[Future[_Window]] = deque()
-        start = 0
-        while window := reader.read(self._window_rows):
-            ahead.append(preparing.submit(self._send, window, start, device))
-            start += len(window)
-            if len(ahead) > WINDOWS_AHEAD:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-        if reader.error is not None:
-            raise reader.error
-
-    def _send(self, items: list[Any], start: int, device: ThreadPoolExecutor) -> _Window:
+    def _send(self, start: int, items: Sequence[Any], *, device: ThreadPoolExecutor, until_error: bool) -> _Window:
         """Prepare a window and queue its runs; in the preparing thread."""
-        parts, error = self._prepare(items, start)
+        parts = self._prepare(items, start, until_error=until_error)
         signature = self._predictor.signature
+        good = {position: part for position, part in enumerate(parts) if not isinstance(part, ItemError)}
+        places, chosen = list(good), list(good.values())
         runs: dict[int, tuple[Future[list[Batch | NogradError]], int]] = {}
-        for group in plan(parts, signature, self._max_batch_size, overhead=self._overhead) if parts else []:
-            chosen = [parts[position] for position in group]
-            future = device.submit(_run, chosen, self._predictor)
-            runs.update({position: (future, place) for place, position in enumerate(group)})
-        return _Window(start, parts, [runs[position] for position in range(len(parts))], error)
+        elements, padding = 0, 0.0
+        for group in plan(chosen, signature, self._max_batch_size, overhead=self.overhead) if chosen else []:
+            together = [chosen[position] for position in group]
+            future = device.submit(_run, together, self._predictor)
+            runs.update({places[position]: (future, place) for place, position in enumerate(group)})
+            if signature.lengths:
+                rows, lengths = [num_rows(part) for part in together], [sum(signature.sizes_of(part)) for part in together]
+                share, real = padding_share(rows, lengths), sum(map(mul, rows, lengths))
+                elements, padding = elements + real, padding + real * share / (1 - share)
+        return _Window(start, parts, runs, elements, padding)
 
-    def _prepare(self, items: list[Any], start: int) -> tuple[list[Batch], ItemError | None]:
-        """Return the window as parts: many rows each where they stack, else one row each up to the first that fails."""
-        if not self._predictor.has_preprocess and self._predictor.signature.batching != "alone":
+    def _prepare(self, items: Sequence[Any], start: int, *, until_error: bool) -> list[Batch | ItemError]:
+        """Return the window as parts: many rows each where they stack, else one row each, or its error."""
+        if items and not self._predictor.has_preprocess and self._predictor.signature.batching != "alone":
             try:
-                return chunks(self._predictor.check(stacked(items)), self._max_batch_size), None
+                return [*chunks(self._predictor.check(stacked(items)), self._max_batch_size)]
             except (SignatureError, ValueError):
                 pass  # rows of several lengths, or a bad one among them: take them one by one
-        parts: list[Batch] = []
+        parts: list[Batch | ItemError] = []
         for index, item in enumerate(items, start):
             try:
                 parts.append(self._predictor.prepare_item(item, index))
             except ItemError as error:
-                return parts, error
-        return parts, None
+                parts.append(error)
+                if until_error:
+                    break
+        return parts
 
-    def _answers(self, window: _Window, device: ThreadPoolExecutor, *, as_tensors: bool) -> Iterator[Any]:
+    def _outcomes(self, window: _Window, device: ThreadPoolExecutor) -> Iterator[Batch | ItemError]:
+        """Yield outputs in order, of one or more rows; an item's error in its place."""
         index = window.start
-        for part, (run, place) in zip(window.parts, window.runs, strict=True):
+        for position, part in enumerate(window.parts):
+            if isinstance(part, ItemError):
+                yield part
+                index += 1
+                continue
+            run, place = window.runs[position]
             pieces = [run.result()[place]]
             if isinstance(pieces[0], NogradError) and num_rows(part) > 1:  # which of its rows was it?
                 rows = split(part, [1] * num_rows(part))
                 pieces = device.submit(_run, rows, self._predictor).result()
             for outputs in pieces:
-                if isinstance(outputs, NogradError):
-                    raise ItemError(f"item {index}: {outputs}", index) from outputs
-                yield from self._predictor.answers(outputs, as_tensors=as_tensors)
-                index += num_rows(outputs)
-        if window.error is not None:
-            raise window.error
+                yield _named(outputs, index) if isinstance(outputs, NogradError) else outputs
+                index += 1 if isinstance(outputs, NogradError) else num_rows(outputs)
+
+
+def _ahead(
+    windows: Iterable[tuple[int, Sequence[Any]]], send: Callable[[int, Sequence[Any]], _Window], preparing: ThreadPoolExecutor
+) -> Iterator[_Window]:
+    """Yield the windows sent, in order, `WINDOWS_AHEAD` of them later than they were read."""
+    ahead: deque[Future[_Window]] = deque()
+    for start, items in windows:
+        ahead.append(preparing.submit(send, start, items))
+        if len(ahead) > WINDOWS_AHEAD:
+            yield ahead.popleft().result()
+    while ahead:
+        yield ahead.popleft().result()
+
+
+def _named(error: NogradError, index: int) -> ItemError:
+    named = ItemError(f"item {index}: {error}", index)
+    named.__cause__ = error
+    return named
+
+
+def _one_by_one(outputs: Batch | ItemError) -> list[Batch | ItemError]:
+    return [outputs] if isinstance(outputs, ItemError) else [*split(outputs, [1] * num_rows(outputs))]
 
 
 def _run(parts: Sequence[Batch], predictor: Predictor) -> list[Batch | NogradError]:
@@ -213,6 +294,13 @@ class _Reader:
         except Exception as error:  # noqa: BLE001  the items are the caller's code, and the caller gets it
             self._items, self.error = iter(()), error
         return found
+
+    def windows(self, rows: int) -> Iterator[tuple[int, list[Any]]]:
+        """Yield the items in windows, with the position of the first."""
+        start = 0
+        while window := self.read(rows):
+            yield start, window
+            start += len(window)
 
     def peek(self, count: int) -> list[Any]:
         """Return the next items, and leave them to be read."""

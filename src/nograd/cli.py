@@ -13,7 +13,7 @@ from urllib.parse import quote
 import typer
 
 from nograd import __version__
-from nograd.errors import ConfigError, ExportError, NogradError
+from nograd.errors import ConfigError, ExportError, JobError, NogradError
 from nograd.openmp import spin_briefly
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def main() -> None:
         app()
     except NogradError as error:
         sys.stderr.write(f"nograd: {error}\n")
-        raise SystemExit(1 if isinstance(error, ExportError) else 2) from None
+        raise SystemExit(1 if isinstance(error, ExportError | JobError) else 2) from None
 
 
 def _version(value: bool) -> None:  # noqa: FBT001  typer's way of calling
@@ -241,6 +241,43 @@ def tune(
 
 
 @app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    input: Annotated[  # noqa: A002  what users read
+        str, typer.Argument(help=".jsonl, .txt, .csv (also .gz, .zst), .parquet, .arrow, a folder of images, or - for stdin.")
+    ],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write: .jsonl, .csv, .parquet or .arrow.")],
+    map: Annotated[  # noqa: A002  the option's name
+        list[str] | None,
+        typer.Option(metavar="INPUT=COLUMN", help="The column of an input; may be repeated. Default: by name."),
+    ] = None,
+    keep: Annotated[str | None, typer.Option(help="Columns to carry through, with commas. Default: all but tensors.")] = None,
+    drop: Annotated[str, typer.Option(help="Columns to leave out, with commas.")] = "",
+    format: Annotated[  # noqa: A002  the option's name
+        str, typer.Option(help="Of INPUT: jsonl, text, csv, parquet, arrow. Default: by its name; jsonl from stdin.")
+    ] = "",
+    on_error: Annotated[str, typer.Option(help="A bad row: fail, or skip it and tell it in OUTPUT.errors.jsonl.")] = "fail",
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever is there.")] = False,
+    memory: Annotated[str, typer.Option(help="Rows on their way take at most so much; the model comes on top.")] = "2GiB",
+    max_batch_size: Annotated[int, typer.Option(help="Rows in one run, at most.")] = 32,
+    commit_s: Annotated[float, typer.Option(help="Seconds of work that a crash costs, about; 0 keeps every window.")] = 1.0,
+    device: Annotated[str, typer.Option(help="'auto' or a torch device.")] = "auto",
+    trusted: Annotated[bool, typer.Option("--trusted", help="Open a model that holds or names code: .pt2, .pt.")] = False,
+) -> None:
+    """Run MODEL over every row of INPUT. Killed at any time, the same command goes on, and OUTPUT is the same to the byte."""
+    from nograd.jobs.command import predict_command, wanted_of
+    from nograd.jobs.run import Job
+    from nograd.units import bytes_of
+
+    job = Job(
+        model, input, output, wanted_of(map or [], keep, drop), format=format, memory_bytes=bytes_of(memory, "memory"),
+        max_batch_size=max_batch_size, on_error=on_error, commit_s=commit_s, restart=restart,  # type: ignore[arg-type]  # it checks
+    )  # fmt: skip
+    raise typer.Exit(predict_command(job, device=device, trusted=trusted))
+
+
+@app.command()
 def check(
     target: Annotated[str, typer.Argument(help=f"{MODEL_HELP} Or the URL of a running server, or of one of its models.")],
     *,
@@ -306,7 +343,7 @@ def bench(
     from nograd.bench import Clients, Load, Plan, bench
     from nograd.bench.html import to_html
     from nograd.bench.report import WIDTH, notes, table
-    from nograd.tuning.command import seconds_of
+    from nograd.units import seconds_of
 
     plan = Plan(
         seconds_of(duration, "duration"),
@@ -348,7 +385,7 @@ def conformance(
     """Examine the server at URL, ours or another's, by the Open Inference Protocol; exit 1 where it breaks the protocol."""
     from nograd.checks.formats import to_json, to_junit
     from nograd.conformance import conformance
-    from nograd.tuning.command import seconds_of
+    from nograd.units import seconds_of
 
     report = conformance(url, data=data, repository=repository, timeout_s=seconds_of(timeout, "timeout"))
     typer.echo(str(report), nl=False)

@@ -8,6 +8,7 @@ keeps handlers written for that built-in working.
     ├── MissingExtraError (ImportError)     an optional dependency is not installed          exit 2
     ├── ModelLoadError (RuntimeError)       a model could not be found or built              exit 2
     ├── ExportError (RuntimeError)          an export is refused, or answers otherwise       exit 1, has .parity
+    ├── JobError (RuntimeError)             a run over a data set stopped; what is done is kept  exit 1
     ├── PortInUseError (OSError)            somebody else listens on the server's address    exit 2
     ├── SignatureError (ValueError)         the inputs are not the model's                   HTTP 400
     ├── ProtocolError (ValueError)          a request is malformed                           HTTP 400
@@ -36,6 +37,7 @@ __all__ = [
     "DeviceLostError",
     "ExportError",
     "ItemError",
+    "JobError",
     "MethodError",
     "MissingExtraError",
     "ModelError",
@@ -78,6 +80,10 @@ class ExportError(NogradError, RuntimeError):
         super().__init__(message)
         self.parity = parity
         """The comparison that failed, where there was one."""
+
+
+class JobError(NogradError, RuntimeError):
+    """A run over a data set could not go on; what was done is kept, and the same command goes on behind it."""
 
 
 class PortInUseError(NogradError, OSError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,41 +13,14 @@ from typing import TYPE_CHECKING, Any
 from nograd.errors import ConfigError
 from nograd.tuning import Tuned, load_on_cpu, tuned_to
 from nograd.tuning.values import Goal
+from nograd.units import bytes_of, seconds_of
 
 if TYPE_CHECKING:
     from rich.status import Status
 
     from nograd.tuning.tuner import Settings
 
-__all__ = ["bundle_for", "bytes_of", "metric_of", "run_command", "seconds_of", "settings_of"]
-
-SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-BYTES = {"": 1, "MB": 10**6, "GB": 10**9, "MiB": 1 << 20, "GiB": 1 << 30}
-
-
-def seconds_of(text: str, name: str) -> float:
-    """Return a time that a user wrote: `90`, `90s`, `2m`.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    return _number(text, name, SECONDS, "a time such as 90s or 2m")
-
-
-def bytes_of(text: str, name: str) -> int:
-    """Return a size that a user wrote: `4GB`, `512MiB`.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    return int(_number(text, name, BYTES, "a size such as 4GB or 512MiB"))
-
-
-def _number(text: str, name: str, units: Any, wanted: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([A-Za-z]*)", text.strip())
-    if found is None or found[2] not in units:
-        raise ConfigError(f"{name} is {text!r}; it must be {wanted}")
-    return float(found[1]) * float(units[found[2]])
+__all__ = ["bundle_for", "metric_of", "run_command", "settings_of"]
 
 
 def metric_of(name: str) -> Callable[[list[Any], list[dict[str, Any]]], float]:

@@ -1,0 +1,57 @@
+"""A row of the model's outputs as columns of the output file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from nograd.inputs import to_host
+from nograd.jobs.columns import RowFaultError
+from nograd.predictor import Predictor
+from nograd.tensors import Batch
+
+__all__ = ["ANSWER", "predictions_of"]
+
+ANSWER = "answer"
+"""The column of what `postprocess` makes, where that is no dict; a server calls it so, too."""
+
+INT64 = range(-(2**63), 2**63)
+
+
+def predictions_of(predictor: Predictor, outputs: Batch) -> dict[str, Any]:
+    """Return one row's predictions by name: the model's outputs, or what `postprocess` makes of them.
+
+    Args:
+        predictor: whose outputs they are.
+        outputs: of one row, `[1, ...]`.
+
+    Raises:
+        RowFaultError: `postprocess` raised, or made what no file can hold.
+    """
+    if not predictor.has_postprocess:
+        return {name: _plain(array[0]) for name, array in outputs.items()}
+    try:
+        answer = to_host(next(predictor.answers(outputs)))
+    except Exception as error:  # the user's code; the user reads it beside the row
+        raise RowFaultError(f"postprocess raised {type(error).__name__}: {error}") from error
+    return {str(key): _plain(value) for key, value in (answer if isinstance(answer, Mapping) else {ANSWER: answer}).items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as numbers, text, arrays of numbers, lists and dicts."""
+    value = to_host(value)
+    if isinstance(value, np.ndarray | np.generic):
+        if value.dtype.kind in "fiub":
+            return value
+        return _plain(value.astype(np.float32) if "float" in value.dtype.name else value.tolist())
+    if isinstance(value, Mapping):
+        return {str(key): _plain(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(child) for child in value]
+    if isinstance(value, int) and value not in INT64:
+        raise RowFaultError(f"the answer holds {value}; a file holds integers of 64 bits")
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise RowFaultError(f"the answer holds a {type(value).__name__}; a file holds numbers, text, arrays, lists and dicts")

@@ -1,0 +1,170 @@
+"""Which column goes into which input, and which are carried through. Pure: decided once, from what the input begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from nograd.errors import ConfigError
+from nograd.jobs.records import Reader, Record, value_of
+from nograd.tensors import TEXT, TensorSpec
+
+__all__ = ["Columns", "RowFaultError", "Takes", "Wanted", "check_collisions", "choose"]
+
+
+class RowFaultError(Exception):
+    """A row cannot be used; the message is the reason, and the row is told as a bad one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Takes:
+    """What a model takes of one row."""
+
+    inputs: tuple[TensorSpec, ...]
+    """The model's own inputs; where it takes an item, that one alone."""
+
+    is_item: bool = False
+    """Whether `preprocess` makes the inputs of one item."""
+
+    is_declared: bool = True
+    """False where nothing says what an item is: then a whole row may be one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the user said about columns."""
+
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    """Input -> column."""
+
+    keep: tuple[str, ...] | None = None
+    drop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What becomes of a record's columns."""
+
+    sources: tuple[tuple[TensorSpec, str], ...]
+    """Each input with its column; none: the whole record is the item."""
+
+    is_item: bool
+    is_text: bool
+    """Whether the input holds numbers as text."""
+
+    keep: tuple[str, ...] | None
+    drop: frozenset[str]
+
+    def item_of(self, record: Record) -> Any:
+        """Return what the model is given for a record: an item, or its inputs by name.
+
+        Raises:
+            RowFaultError: the record is a bad one, lacks a column, or has null there.
+        """
+        if record.fault:
+            raise RowFaultError(record.fault)
+        if not self.sources:
+            return {name: _read(record, name) for name in record.columns}
+        given = {
+            spec.name: self._given(record, spec, column) for spec, column in self.sources if _is_there(record, spec, column)
+        }
+        return next(iter(given.values())) if self.is_item else given
+
+    def _given(self, record: Record, spec: TensorSpec, column: str) -> Any:
+        if column not in record.columns:
+            raise RowFaultError(f"it has no {column!r}")
+        value = _read(record, column)
+        if value is None:
+            raise RowFaultError(f"{column!r} is null")
+        if not self.is_text or spec.dtype == TEXT:
+            return value
+        try:
+            return msgspec.json.decode(value)
+        except msgspec.MsgspecError:
+            raise RowFaultError(
+                f"{column!r} is {value[:50]!r}; the model takes {spec.dtype}: a number, or a JSON list"
+            ) from None
+
+    def kept_of(self, record: Record) -> tuple[str, ...]:
+        """Return the columns of a record that are carried through."""
+        if self.keep is not None:
+            return tuple(name for name in self.keep if name in record.columns)
+        return tuple(name for name in record.columns if name not in self.drop)
+
+
+def choose(takes: Takes, wanted: Wanted, reader: Reader, head: Sequence[Record]) -> Columns:
+    """Return what becomes of the columns.
+
+    Args:
+        takes: what the model takes.
+        wanted: what the user said.
+        reader: of the input.
+        head: its first records.
+
+    Raises:
+        ConfigError: an input has no column, or a name that the user gave is none.
+    """
+    good = [record for record in head if not record.fault]
+    seen = tuple(
+        dict.fromkeys(reader.columns if reader.columns is not None else (name for record in good for name in record.columns))
+    )
+    names = [spec.name for spec in takes.inputs]
+    for name, column in wanted.mapping.items():
+        if name not in names:
+            raise ConfigError(f"--map {name}={column}: there is no input {name!r}; the model takes {_listed(names)}")
+    told = (*wanted.mapping.values(), *(wanted.keep or ()), *wanted.drop)
+    for column in told if seen else ():
+        if column not in seen:
+            raise ConfigError(f"there is no column {column!r}; the input has {_listed(seen)}")
+    sources = tuple((spec, column) for spec in takes.inputs if (column := _source(spec, takes, wanted, reader, good, seen)))
+    numbers = {column for spec, column in sources if spec.dtype != TEXT and takes.is_declared}
+    return Columns(sources, takes.is_item, reader.is_text, wanted.keep, frozenset({*wanted.drop, *numbers, *reader.hidden}))
+
+
+def _source(spec: TensorSpec, takes: Takes, wanted: Wanted, reader: Reader, good: Sequence[Record], seen: Sequence[str]) -> str:
+    """Return the column of one input; nothing where it has none and needs none."""
+    if spec.name in wanted.mapping:
+        return wanted.mapping[spec.name]
+    if spec.name in seen or not seen:
+        return spec.name
+    free = [name for name in seen if name not in wanted.mapping.values()]
+    if len(takes.inputs) == 1:
+        pixels = [name for name in free if name in reader.hidden]
+        if len(found := pixels or free) == 1:
+            return found[0]
+        if spec.dtype == TEXT and takes.is_declared and len(found := [name for name in free if _is_text(name, good)]) == 1:
+            return found[0]
+    if spec.default is not None or not takes.is_declared:
+        return ""
+    raise ConfigError(f"input {spec.name!r} has no column; the input has {_listed(seen)}: say which, --map {spec.name}=COLUMN")
+
+
+def check_collisions(columns: Columns, head: Iterable[Record], predictions: Iterable[str]) -> None:
+    """Raise ConfigError where a column that is carried through has the name of a prediction."""
+    kept = {name for record in head if not record.fault for name in columns.kept_of(record)}
+    for name in predictions:
+        if name in kept:
+            raise ConfigError(f"column {name!r} of the input has the name of a prediction; leave it out with --drop {name}")
+
+
+def _is_there(record: Record, spec: TensorSpec, column: str) -> bool:
+    return spec.default is None or column in record.columns
+
+
+def _read(record: Record, column: str) -> Any:
+    try:
+        return value_of(record.columns[column])
+    except msgspec.MsgspecError as error:
+        raise RowFaultError(f"{column!r} cannot be read: {error}") from None
+
+
+def _is_text(name: str, good: Sequence[Record]) -> bool:
+    values = [_read(record, name) for record in good if name in record.columns]
+    return any(isinstance(value, str) for value in values) and all(value is None or isinstance(value, str) for value in values)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names)) or "none"

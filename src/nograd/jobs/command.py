@@ -1,0 +1,77 @@
+"""`nograd predict` behind its options: what the user writes, reads, and gets as exit code."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+
+from nograd.errors import ConfigError
+from nograd.jobs.columns import Wanted
+from nograd.jobs.keeping import Files
+from nograd.jobs.opening import STDIN
+from nograd.jobs.progress import shown_on, summary_of
+from nograd.jobs.run import Job, run
+from nograd.predictor import Predictor
+from nograd.sources import load
+from nograd.threads import in_own_thread
+
+__all__ = ["predict_command", "wanted_of"]
+
+INTERRUPTED = 130
+
+
+def wanted_of(mapping: Sequence[str], keep: str | None, drop: str) -> Wanted:
+    """Return what the user said about columns.
+
+    Args:
+        mapping: `input=column` each.
+        keep: names with commas; None keeps all.
+        drop: names with commas.
+
+    Raises:
+        ConfigError: one cannot be read.
+    """
+    found = {}
+    for each in mapping:
+        name, equals, column = each.partition("=")
+        if not (name and equals and column):
+            raise ConfigError(f"map is {each!r}; it must be INPUT=COLUMN")
+        found[name] = column
+    return Wanted(found, None if keep is None else _names(keep), _names(drop))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for each in text.split(",") if (name := each.strip()))
+
+
+def predict_command(job: Job, *, device: str, trusted: bool) -> int:
+    """Predict, say what happens on stderr and what became of it on stdout; return the exit code.
+
+    Args:
+        job: what to do.
+        device: `auto`, or a torch device.
+        trusted: for models that hold or name code.
+
+    Returns:
+        0: the output is whole; 130: Ctrl-C, and the same command goes on.
+
+    Raises:
+        ConfigError: nothing was begun.
+        JobError: it stopped; what was done is kept.
+    """
+
+    def opened() -> Predictor:
+        return in_own_thread(lambda: load(job.model, device=device, trusted=trusted)).result()
+
+    try:
+        with shown_on(sys.stderr, time.monotonic) as shown:
+            summary = run(job, opened, shown, time.monotonic)
+    except KeyboardInterrupt:
+        goes_on = "nothing is kept: standard input cannot be read twice" if job.input == STDIN else "the same command goes on"
+        sys.stderr.write(f"stopped; {goes_on}{' (without --restart)' if job.restart and job.input != STDIN else ''}\n")
+        return INTERRUPTED
+    sys.stdout.write(f"{summary_of(summary, shlex.quote(str(job.output)), str(Files(job.output).errors))}\n")
+    sys.stdout.flush()
+    return 0

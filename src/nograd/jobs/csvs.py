@@ -1,0 +1,76 @@
+"""CSV: a header, then a record a row; cells are text, and read as JSON where the model takes numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import zlib
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import BinaryIO
+
+from nograd.errors import ConfigError, JobError
+from nograd.jobs.identity import file_identity
+from nograd.jobs.lines import opened, share_read
+from nograd.jobs.records import Place, Reader, Record
+
+__all__ = ["CsvRows"]
+
+
+class CsvRows(Reader):
+    """Reads a CSV file with a header, in UTF-8, also compressed.
+
+    Args:
+        path: the file.
+        max_row_bytes: the longest cell.
+
+    Raises:
+        ConfigError: the header names a column twice.
+    """
+
+    is_text = True
+
+    def __init__(self, path: Path, *, max_row_bytes: int) -> None:
+        self._path = path
+        self._size = path.stat().st_size
+        self._file: BinaryIO | None = None
+        csv.field_size_limit(max_row_bytes)
+        with closing(self._rows()) as rows:
+            self.columns = tuple(next(rows, []))
+        for name in self.columns:
+            if self.columns.count(name) > 1:
+                raise ConfigError(f"the header of {path} names {name!r} twice; every column needs a name of its own")
+
+    def read(self, after: Place) -> Iterator[Record]:
+        with closing(self._rows()) as rows:
+            next(rows, None)
+            for number, cells in enumerate((row for row in rows if row), start=1):
+                if number > after.number:
+                    yield self._record(cells, Place(number))
+
+    def _record(self, cells: list[str], place: Place) -> Record:
+        names = self.columns or ()
+        raw = ",".join(cells) if len(cells) != len(names) else dict(zip(names, cells, strict=True))
+        fault = ""
+        if len(cells) != len(names):
+            fault = f"it has {len(cells)} fields; the header names {len(names)}"
+        elif any("\udc80" <= character <= "\udcff" for cell in cells if not cell.isascii() for character in cell):
+            fault = "it is not UTF-8"
+        columns = raw if isinstance(raw, dict) and not fault else {}
+        return Record(place, sum(map(len, cells)), columns, raw, fault)
+
+    def _rows(self) -> Generator[list[str]]:
+        stream, self._file = opened(self._path)
+        with self._file, stream, io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="") as text:
+            rows = csv.reader(text)
+            try:
+                yield from rows
+            except (csv.Error, OSError, EOFError, zlib.error) as error:
+                raise JobError(f"{self._path} cannot be read behind line {rows.line_num}: {error}") from error
+
+    def fraction(self, place: Place) -> float | None:  # noqa: ARG002  what was read says more: rows differ in length
+        return share_read(self._file, self._size)
+
+    def identity(self) -> dict[str, str]:
+        return file_identity(self._path)

@@ -1,0 +1,42 @@
+"""What makes a run the same run: the input, the options, the model, what it answers. Pure, but for looking at a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from hashlib import blake2b
+from pathlib import Path
+from typing import TypeAlias
+
+__all__ = ["Identity", "differences", "digest", "file_identity"]
+
+HEAD_BYTES = 1 << 16
+
+Identity: TypeAlias = Mapping[str, Mapping[str, str]]
+"""Part of the run (input, options, ...) -> what it is, by name."""
+
+
+def digest(data: bytes) -> str:
+    """Return a short name of bytes."""
+    return blake2b(data, digest_size=16).hexdigest()
+
+
+def file_identity(path: Path) -> dict[str, str]:
+    """Return by what it is told whether a file is the same: its size, when it was written, how it begins."""
+    state = path.stat()
+    with path.open("rb") as file:
+        head = digest(file.read(HEAD_BYTES))
+    written = datetime.fromtimestamp(state.st_mtime, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return {"size": f"{state.st_size} bytes", "time": f"{written}.{state.st_mtime_ns % 10**9:09d} UTC", "beginning": head}
+
+
+def differences(then: Identity, now: Identity) -> list[str]:
+    """Return in what two runs differ, one phrase each: `max_batch_size was 32 and is 16`; none where they are one run."""
+    found = []
+    for part in [*then, *(part for part in now if part not in then)]:
+        old, new = then.get(part, {}), now.get(part, {})
+        for name in [*old, *(name for name in new if name not in old)]:
+            if old.get(name) != new.get(name):
+                what = name if part == "options" else f"{part}: {name}"
+                found.append(f"{what} was {old.get(name, 'not there')} and is {new.get(name, 'not there')}")
+    return found

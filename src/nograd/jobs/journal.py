@@ -1,0 +1,162 @@
+"""The journal: how far a run is, in a file that may be cut off anywhere.
+
+Each line has a checksum before it. The first says what is run, every other what was safe on disk when it was written. Reading
+ends at the first line that is not whole: one that was being written when the machine stopped was never there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import msgspec
+
+from nograd.errors import ConfigError
+from nograd.jobs.disk import write_all
+from nograd.jobs.records import Place
+from nograd.jobs.windows import Layout
+
+__all__ = ["Commit", "Found", "Header", "Journal", "read"]
+
+
+class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is run."""
+
+    identity: Mapping[str, Mapping[str, str]]
+    layout: Layout
+    version: int = 1
+
+
+class Commit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is safe on disk."""
+
+    place: Place = Place()
+    """In the input: the last record whose row is written, or told as bad."""
+
+    rows: int = 0
+    bad: int = 0
+    part_bytes: int = 0
+    error_bytes: int = 0
+    elements: int = 0
+    """Of all runs, padding left out."""
+
+    padding: float = 0.0
+    """Elements that were padding."""
+
+    ended: bool = False
+    """Whether there is nothing more to read."""
+
+    written_bytes: int | None = None
+    """Size of the output, once it is there whole."""
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What a journal says."""
+
+    header: Header | None = None
+    commit: Commit = Commit()
+    length: int = 0
+    """Bytes of its whole lines."""
+
+
+T = TypeVar("T")
+
+
+def line_of(value: Header | Commit) -> bytes:
+    """Return a line."""
+    body = msgspec.json.encode(value)
+    return b"%08x %s\n" % (zlib.crc32(body), body)
+
+
+def read(content: bytes) -> Found:
+    """Return what the whole lines at the beginning of a journal say."""
+    found = Found()
+    for line in content.split(b"\n")[:-1]:
+        length = found.length + len(line) + 1
+        if found.header is None:
+            header = _value(line, Header)
+            if header is None:
+                return found
+            found = Found(header, length=length)
+        else:
+            commit = _value(line, Commit)
+            if commit is None:
+                return found
+            found = Found(found.header, commit, length)
+    return found
+
+
+def _value(line: bytes, kind: type[T]) -> T | None:
+    checksum, _, body = line.partition(b" ")
+    if checksum != b"%08x" % zlib.crc32(body):
+        return None
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.MsgspecError:
+        return None
+
+
+class Journal:
+    """The file, locked as long as it is open.
+
+    Args:
+        path: of the journal; made where there is none.
+
+    Raises:
+        ConfigError: another process has it open.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._file)
+            raise ConfigError(
+                f"another nograd predict is writing {path.with_suffix('')} now; wait until it has ended"
+            ) from None
+        self.found = read(path.read_bytes())
+
+    def begin(self, header: Header) -> None:
+        """Forget everything, and write the first line."""
+        self.found = Found()
+        self._cut()
+        self._append(header)
+        self.found = Found(header, length=len(line_of(header)))
+
+    def add(self, commit: Commit) -> None:
+        """Write a line, and return when it is safe on disk."""
+        self._cut()
+        self._append(commit)
+        self.found = Found(self.found.header, commit, self.found.length + len(line_of(commit)))
+
+    def _cut(self) -> None:
+        """Forget a line that was not written whole."""
+        os.ftruncate(self._file, self.found.length)
+        os.lseek(self._file, 0, os.SEEK_END)
+
+    def _append(self, value: Header | Commit) -> None:
+        write_all(self._file, line_of(value))
+        os.fsync(self._file)
+
+    def remove(self) -> None:
+        """Remove a journal that nothing was written into."""
+        if not self.found.length:
+            self._path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let others have it."""
+        os.close(self._file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.remove()
+        self.close()

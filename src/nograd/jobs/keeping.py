@@ -1,0 +1,181 @@
+"""The files of a run: the part that grows, the bad rows, the journal; and what is left of them at the end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from nograd.errors import ConfigError, JobError
+from nograd.jobs.disk import replace, sync, write_all
+from nograd.jobs.journal import Commit, Header, Journal
+from nograd.jobs.outputs import Output
+
+__all__ = ["Files", "Keeping"]
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Where a run keeps what."""
+
+    output: Path
+
+    @property
+    def part(self) -> Path:
+        """Grows by a window at a time; the output is made of it."""
+        return self.output.with_name(f"{self.output.name}.part")
+
+    @property
+    def errors(self) -> Path:
+        """The bad rows, with reasons."""
+        return self.output.with_name(f"{self.output.name}.errors.jsonl")
+
+    @property
+    def journal(self) -> Path:
+        """How far the run is; stays beside the output, and says what made it."""
+        return self.output.with_name(f"{self.output.name}.journal")
+
+
+class Keeping:
+    """Writes windows, and makes them safe; a context manager.
+
+    Args:
+        output: the file that is to be there at the end.
+        restart: forget what an earlier run left.
+
+    Raises:
+        ConfigError: there is no such folder, or another process writes it.
+    """
+
+    def __init__(self, output: Path, *, restart: bool) -> None:
+        if not output.parent.is_dir():
+            raise ConfigError(f"the output is {str(output)!r}; there is no folder {str(output.parent)!r}")
+        self.files = Files(output)
+        try:
+            self._journal = Journal(self.files.journal)
+        except OSError as error:
+            raise ConfigError(f"{self.files.journal} cannot be written: {error.strerror}") from error
+        found = self._journal.found
+        self.header = None if restart or found.commit == Commit() else found.header
+        """Of the run that is gone on with; None begins one."""
+
+        self.now = Commit() if self.header is None else found.commit
+        """What was written so far, safe or not."""
+
+        self._safe = self.now
+        self._part = self._errors = -1
+
+    @property
+    def is_whole(self) -> bool:
+        """True where the output is there, made by an earlier run to its end."""
+        return self.files.output.is_file() and self.now.written_bytes == _size(self.files.output)
+
+    def forget(self) -> None:
+        """Go on with nothing: the run begins anew."""
+        self.header, self.now = None, Commit()
+
+    def begin(self, header: Header) -> None:
+        """Begin a run, or go on with the one that the journal tells of.
+
+        Raises:
+            ConfigError: what an earlier run left is not what its journal says.
+        """
+        with self._told():
+            if self.header is None or self.now.written_bytes is not None:
+                self.now = self._safe = Commit()
+                for path in (self.files.part, self.files.errors):
+                    path.unlink(missing_ok=True)
+                self._journal.begin(header)
+                sync(self.files.output.parent)
+            if self._has_new_name:
+                return
+            self._part = self._opened(self.files.part, self.now.part_bytes)
+            self._errors = self._opened(self.files.errors, self.now.error_bytes)
+
+    @property
+    def _has_new_name(self) -> bool:
+        """True where the part has become the output already, and only the journal does not know."""
+        is_there = self.files.output.is_file() and not self.files.part.exists()
+        return is_there and self.now.ended and _size(self.files.output) == self.now.part_bytes
+
+    def _opened(self, path: Path, size: int) -> int:
+        """Open a file behind what is safe in it; what was written later is forgotten."""
+        if _size(path) < size:
+            raise ConfigError(f"{path} has {_size(path)} bytes, and its journal says {size}; --restart begins anew")
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        os.ftruncate(file, size)
+        os.lseek(file, size, os.SEEK_SET)
+        return file
+
+    def add(self, now: Commit, rows: bytes, errors: bytes) -> None:
+        """Append a window.
+
+        Args:
+            now: how far the run is with it; sizes of files are filled in.
+            rows: for the part.
+            errors: for the file of bad rows.
+        """
+        with self._told():
+            write_all(self._part, rows)
+            write_all(self._errors, errors)
+        self.now = msgspec.structs.replace(
+            now, part_bytes=self.now.part_bytes + len(rows), error_bytes=self.now.error_bytes + len(errors)
+        )
+
+    def tell_bad(self, errors: bytes) -> None:
+        """Write a row that ends the run into the file of bad rows, for the user to see; the next run forgets it."""
+        with suppress(OSError):
+            write_all(self._errors, errors)
+
+    def commit(self) -> None:
+        """Make safe what was added."""
+        if self.now == self._safe:
+            return
+        with self._told():
+            os.fsync(self._part)
+            os.fsync(self._errors)
+            self._journal.add(self.now)
+        self._safe = self.now
+
+    def finish(self, output: Output) -> None:
+        """Make the output of the part, and remove what it needs no more."""
+        with self._told():
+            if not self._has_new_name:
+                self.now = msgspec.structs.replace(self.now, ended=True)
+                self.commit()
+                replace(output.finish(self.files.part), self.files.output)
+            size = _size(self.files.output)
+            self._journal.add(msgspec.structs.replace(self.now, written_bytes=size))
+            self.files.part.unlink(missing_ok=True)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise JobError(
+                f"{self.files.output} cannot be written: {error.strerror}; what is done is kept: "
+                "mend that, and give the same command again"
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for file in (self._part, self._errors):
+            if file >= 0:
+                os.close(file)
+        for path in (self.files.part, self.files.errors):
+            if path.is_file() and not _size(path) and not (path == self.files.part and self._journal.found.header):
+                path.unlink()
+        self._journal.__exit__(kind, error, trace)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0

@@ -1,0 +1,118 @@
+"""Which reader and which output: by the ends of names, or as the user says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nograd.errors import ConfigError
+from nograd.jobs.csvs import CsvRows
+from nograd.jobs.images import Images
+from nograd.jobs.lines import JsonLines, TextLines
+from nograd.jobs.outputs import CsvOutput, JsonOutput, Output
+from nograd.jobs.records import Reader
+from nograd.tensors import Signature
+
+__all__ = ["STDIN", "open_output", "open_reader", "output_kind"]
+
+STDIN = "-"
+
+INPUTS = {".jsonl": "jsonl", ".txt": "text", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
+OUTPUTS = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
+COMPRESSED = (".gz", ".zst")
+LINES_SHARE = 32
+"""A line may take so small a share of the memory."""
+
+
+def open_reader(name: str, kind: str, memory_bytes: int) -> Reader:
+    """Return what reads an input.
+
+    Args:
+        name: a file, a folder of images, or `-` for standard input.
+        kind: jsonl, text, csv, parquet, arrow, images; empty: by the end of the name, and jsonl from standard input.
+        memory_bytes: that the run may take.
+
+    Raises:
+        ConfigError: there is no such file, or nothing says what it holds.
+        MissingExtraError: reading it needs a package that is not installed.
+        JobError: it cannot be read.
+    """
+    kinds = (*dict.fromkeys(INPUTS.values()), "images")
+    if kind and kind not in kinds:
+        raise ConfigError(f"format is {kind!r}; it must be one of {', '.join(kinds)}")
+    most = memory_bytes // LINES_SHARE
+    if name == STDIN:
+        if kind not in ("", "jsonl", "text"):
+            raise ConfigError(f"format is {kind!r}; from standard input it must be jsonl or text")
+        return (TextLines if kind == "text" else JsonLines)(None, max_line_bytes=most)
+    path = Path(name)
+    if path.is_dir():
+        if kind not in ("", "images"):
+            raise ConfigError(f"format is {kind!r}, and {name} is a folder; a folder holds images")
+        return Images(path)
+    if not path.is_file():
+        raise ConfigError(f"{name} {'is no plain file; give - for standard input' if path.exists() else 'is not there'}")
+    return _of_file(path, kind or _kind_of(path), most)
+
+
+def _kind_of(path: Path) -> str:
+    """Return what a file's name says that it holds."""
+    endings = [each for each in path.suffixes if each not in COMPRESSED]
+    kind = INPUTS.get(endings[-1] if endings else "")
+    if kind is None:
+        raise ConfigError(
+            f"the input is {str(path)!r}; the name must end in {_listed(INPUTS)}, with .gz or .zst behind the first three, "
+            "or say --format"
+        )
+    return kind
+
+
+def _of_file(path: Path, kind: str, most: int) -> Reader:
+    if kind == "jsonl":
+        return JsonLines(path, max_line_bytes=most)
+    if kind == "text":
+        return TextLines(path, max_line_bytes=most)
+    if kind == "csv":
+        return CsvRows(path, max_row_bytes=most)
+    if kind == "images":
+        raise ConfigError(f"format is 'images', and {path} is no folder")
+    from nograd.jobs.arrow import ArrowRows, ParquetRows
+
+    return (ParquetRows if kind == "parquet" else ArrowRows)(path)
+
+
+def output_kind(path: Path) -> str:
+    """Return what the name of an output says that it is to be.
+
+    Raises:
+        ConfigError: it says nothing.
+        MissingExtraError: writing it needs pyarrow, which is not installed.
+    """
+    kind = OUTPUTS.get(path.suffix)
+    if kind is None:
+        raise ConfigError(f"the output is {str(path)!r}; the name must end in {_listed(OUTPUTS)}")
+    if kind in ("parquet", "arrow"):
+        import nograd.jobs.arrow  # noqa: F401  it says what is missing
+    return kind
+
+
+def open_output(kind: str, signature: Signature, predictions: Sequence[str], memory_bytes: int) -> Output:
+    """Return what writes an output.
+
+    Args:
+        kind: see `output_kind`.
+        signature: of the model.
+        predictions: names of their columns, as far as they are known.
+        memory_bytes: that the run may take.
+    """
+    if kind == "jsonl":
+        return JsonOutput()
+    if kind == "csv":
+        return CsvOutput(predictions)
+    from nograd.jobs.arrow_out import ArrowOutput, ParquetOutput
+
+    return (ParquetOutput if kind == "parquet" else ArrowOutput)(signature, memory_bytes=memory_bytes // 8)
+
+
+def _listed(endings: Sequence[str] | dict[str, str]) -> str:
+    return ", ".join(endings)

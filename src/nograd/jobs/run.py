@@ -1,0 +1,339 @@
+"""The loop of `nograd predict`: windows of records in, windows of rows out, and what is done is never done again (ADR 16)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from nograd import __version__
+from nograd.bulk import BatchPredictor, WindowAnswers
+from nograd.errors import ConfigError, DeviceLostError, ItemError, JobError
+from nograd.jobs.answers import predictions_of
+from nograd.jobs.columns import Columns, RowFaultError, Wanted, check_collisions, choose
+from nograd.jobs.identity import Identity, differences
+from nograd.jobs.journal import Header
+from nograd.jobs.keeping import Keeping
+from nograd.jobs.opening import open_output, open_reader, output_kind
+from nograd.jobs.outputs import Output, OutputRow, to_json
+from nograd.jobs.records import Place, Reader, Record
+from nograd.jobs.trial import learn, takes_of, try_out
+from nograd.jobs.windows import IN_FLIGHT, Layout, cut, layout_for
+from nograd.predictor import Predictor
+
+__all__ = ["Job", "Shown", "Summary", "run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the user asked for."""
+
+    model: str
+    input: str
+    output: Path
+    columns: Wanted = field(default_factory=Wanted)
+    format: str = ""
+    """Of the input; empty: by the end of its name."""
+
+    memory_bytes: int = 2 << 30
+    """Of rows on their way, at most; the model's own memory comes on top."""
+
+    max_batch_size: int = 32
+    on_error: Literal["fail", "skip"] = "fail"
+    commit_s: float = 1.0
+    """Seconds of work that a crash may cost, about; 0 makes every window safe."""
+
+    restart: bool = False
+
+    def __post_init__(self) -> None:
+        if self.on_error not in ("fail", "skip"):
+            raise ConfigError(f"on_error is {self.on_error!r}; it must be fail or skip")
+        if self.max_batch_size < 1:
+            raise ConfigError(f"max_batch_size is {self.max_batch_size}; it must be at least 1")
+        if self.memory_bytes < 1 << 20:
+            raise ConfigError(f"memory is {self.memory_bytes} bytes; it must be at least 1MiB")
+        if not 0 <= self.commit_s < float("inf"):
+            raise ConfigError(f"commit_s is {self.commit_s}; it must be 0 or more, finite")
+
+
+class Shown(Protocol):
+    """What the user sees meanwhile."""
+
+    def note(self, text: str) -> None:
+        """Say a sentence."""
+
+    def update(self, rows: int, fraction: float | None) -> None:
+        """Say how far it is: rows of this run, and the share of the input, where that is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What became of a run."""
+
+    rows: int
+    """In the output."""
+
+    rows_now: int
+    """Of those, written since the command was given."""
+
+    bad: int
+    padding_share: float
+    """Of all elements that were run; 0 for models whose rows are all of one length."""
+
+    seconds: float
+    """Since the first window was read; loading the model is not in it."""
+
+    was_whole: bool = False
+    """Whether there was nothing to do."""
+
+
+def run(job: Job, load: Callable[[], Predictor], shown: Shown, clock: Callable[[], float]) -> Summary:
+    """Predict, or go on predicting, until the output is whole.
+
+    Args:
+        job: what to do.
+        load: gives the model.
+        shown: what the user sees.
+        clock: gives seconds.
+
+    Raises:
+        ConfigError: an option is not allowed, or what is there belongs to another run.
+        JobError: a row is bad and `on_error` is `fail`; or input, output or device failed on the way. What was done is kept.
+    """
+    kind = output_kind(job.output)
+    reader = open_reader(job.input, job.format, job.memory_bytes)
+    try:
+        with Keeping(job.output, restart=job.restart) as kept:
+            return _Run(job, kind, reader, kept, shown, clock).run(load)
+    finally:
+        reader.close()
+
+
+class _Run:
+    """One run; its parts share what they were given."""
+
+    def __init__(self, job: Job, kind: str, reader: Reader, kept: Keeping, shown: Shown, clock: Callable[[], float]) -> None:
+        self._job, self._kind, self._reader, self._kept, self._shown, self._clock = job, kind, reader, kept, shown, clock
+
+    def run(self, load: Callable[[], Predictor]) -> Summary:
+        """Do all of it."""
+        given: Identity = {"input": self._reader.identity(), "options": self._options()}
+        self._check(given)
+        predictor = load()
+        records = self._reader.read(Place())
+        head = list(_beginning(records, self._job))
+        columns = choose(takes_of(predictor, self._job.model), self._job.columns, self._reader, head)
+        learn(predictor, columns, head)
+        known = self._kept.header
+        overhead = known.layout.overhead if known is not None else None
+        bulk = BatchPredictor(predictor, max_batch_size=self._job.max_batch_size, overhead=overhead)
+        trial = try_out(predictor, bulk, columns, head, self._job.max_batch_size)
+        check_collisions(columns, head, trial.predictions)
+        layout = layout_for(self._job.memory_bytes, self._job.max_batch_size, bulk.overhead, trial.held)
+        identity = {**given, "model": self._model(predictor), "answers": {"first rows": trial.answers or "vary"}}
+        if not trial.answers:
+            self._shown.note(
+                "the same rows get different answers: a run that is cut off and goes on gives others than one that is not"
+            )
+        header = self._header(Header(identity, layout))
+        if self._kept.is_whole and not self._job.restart:
+            return self._summary(0, 0.0, was_whole=True)
+        self._kept.begin(header)
+        names = trial.predictions or tuple(spec.name for spec in predictor.signature.outputs if not predictor.has_postprocess)
+        output = open_output(self._kind, predictor.signature, names, self._job.memory_bytes)
+        begun, before = self._clock(), self._kept.now.rows
+        if self._kept.now.place == Place():
+            records = chain(head, records)
+        else:
+            self._shown.note(f"going on behind {self._reader.word} {self._kept.now.place.number}")
+            records = self._reader.read(self._kept.now.place)
+        self._loop(records, header.layout, predictor, bulk, columns, output)
+        if self._reader.identity() != given["input"]:
+            raise JobError(f"{self._job.input} was changed while it was read; --restart begins anew")
+        self._kept.finish(output)
+        return self._summary(before, self._clock() - begun)
+
+    # -- whether this is the run that was begun
+
+    def _check(self, given: Identity) -> None:
+        """Refuse what can be refused before the model is loaded."""
+        header, output = self._kept.header, self._job.output
+        if header is not None:
+            self._refuse({part: header.identity.get(part, {}) for part in given}, given)
+        if output.exists() and not self._job.restart:
+            is_ours = header is not None and self._reader.resumable
+            if not is_ours:
+                raise ConfigError(f"{output} is there already; choose another name, or --restart to replace it")
+            if self._kept.now.written_bytes is not None and not self._kept.is_whole:
+                raise ConfigError(f"{output} is not as it was written: it was changed since; --restart replaces it")
+        if not self._reader.resumable:
+            self._shown.note("standard input cannot be read twice: should this be cut off, it begins anew")
+            self._kept.forget()
+
+    def _header(self, wanted: Header) -> Header:
+        """Return the header of the run that is there, if it is this one; else the wanted one."""
+        header = self._kept.header
+        if header is None:
+            return wanted
+        self._refuse(header.identity, wanted.identity)
+        return header
+
+    def _refuse(self, then: Identity, now: Identity) -> None:
+        if found := differences(then, now):
+            what = "made" if self._kept.is_whole else "begun"
+            raise ConfigError(f"{self._job.output} was {what} otherwise: {'; '.join(found)}; --restart begins anew")
+
+    def _options(self) -> dict[str, str]:
+        job, columns = self._job, self._job.columns
+        return {
+            "map": ",".join(f"{name}={column}" for name, column in sorted(columns.mapping.items())) or "by name",
+            "keep": "all" if columns.keep is None else ",".join(columns.keep),
+            "drop": ",".join(columns.drop) or "none",
+            "format": job.format or "by name",
+            "memory": f"{job.memory_bytes} bytes",
+            "max_batch_size": f"{job.max_batch_size}",
+        }
+
+    def _model(self, predictor: Predictor) -> dict[str, str]:
+        """Return by what the model is known; where its content cannot be read that is its name, and what it answers."""
+        made_by = {"nograd": __version__}
+        if self._kind in ("parquet", "arrow"):
+            from nograd.jobs.arrow import pa
+
+            made_by["pyarrow"] = pa.__version__
+        found = predictor.fingerprint()
+        if not found.private_because:
+            return {"fingerprint": found.text, **made_by}
+        self._shown.note(
+            f"{self._job.model} is known by its name and its answers to the first rows only: {found.private_because}"
+        )
+        return {"name": self._job.model, **made_by}
+
+    # -- the loop
+
+    def _loop(
+        self,
+        records: Iterator[Record],
+        layout: Layout,
+        predictor: Predictor,
+        bulk: BatchPredictor,
+        columns: Columns,
+        output: Output,
+    ) -> None:
+        source = _Source(cut(records, layout), columns)
+        answers = bulk.run_windows(source.items())
+        safe_at, rows_before = self._clock(), self._kept.now.rows
+        try:
+            for answered in answers:
+                window, faults = source.sent.popleft()
+                self._write(window, faults, answered, predictor, columns, output)
+                self._shown.update(self._kept.now.rows - rows_before, self._reader.fraction(self._kept.now.place))
+                if self._clock() - safe_at >= self._job.commit_s:
+                    self._kept.commit()
+                    safe_at = self._clock()
+        except DeviceLostError as error:
+            raise JobError(f"{error}; what is done is kept: the same command goes on") from error
+        finally:
+            answers.close()
+            self._kept.commit()
+        if source.error is not None:
+            raise source.error
+
+    def _write(
+        self, window: Sequence[Record], faults: Mapping[int, str], answered: WindowAnswers, predictor: Predictor,
+        columns: Columns, output: Output,
+    ) -> None:  # fmt: skip
+        outcomes = iter(answered.rows)
+        rows, errors, bad = [], [], 0
+        for index, record in enumerate(window):
+            found = faults.get(index) or _row(record, next(outcomes), predictor, columns)
+            if isinstance(found, OutputRow):
+                rows.append(found)
+                continue
+            bad += 1
+            errors.append(_told(self._reader.word, record, found))
+            if self._job.on_error == "fail":
+                self._kept.tell_bad(errors[-1])
+                raise JobError(
+                    f"{self._job.input}, {self._reader.word} {record.place.number}: {found}; the row is in "
+                    f"{self._kept.files.errors}. The same command with --on-error skip goes on without such rows"
+                )
+        now = self._kept.now
+        self._kept.add(
+            msgspec.structs.replace(
+                now, place=window[-1].place, rows=now.rows + len(rows), bad=now.bad + bad,
+                elements=now.elements + answered.elements, padding=now.padding + answered.padding,
+            ),
+            output.encode(rows) if rows else b"", b"".join(errors),
+        )  # fmt: skip
+
+    def _summary(self, before: int, seconds: float, *, was_whole: bool = False) -> Summary:
+        now = self._kept.now
+        share = now.padding / (now.padding + now.elements) if now.elements else 0.0
+        return Summary(now.rows, 0 if was_whole else now.rows - before, now.bad, share, seconds, was_whole)
+
+
+class _Source:
+    """Hands out the items of windows, and remembers the windows until their answers come."""
+
+    def __init__(self, windows: Iterator[list[Record]], columns: Columns) -> None:
+        self._windows, self._columns = windows, columns
+        self.sent: deque[tuple[list[Record], dict[int, str]]] = deque()
+        """Windows on their way, each with the records that cannot be used, and why."""
+
+        self.error: JobError | None = None
+        """Why nothing more can be read; told when what was read before is written."""
+
+    def items(self) -> Iterator[list[Any]]:
+        """Yield the items of each window."""
+        try:
+            for window in self._windows:
+                items, faults = [], {}
+                for index, record in enumerate(window):
+                    try:
+                        items.append(self._columns.item_of(record))
+                    except RowFaultError as fault:
+                        faults[index] = str(fault)
+                self.sent.append((window, faults))
+                yield items
+        except JobError as error:
+            self.error = error
+
+
+def _beginning(records: Iterator[Record], job: Job) -> Iterator[Record]:
+    """Yield the first records, as far as they fit into a window's share of the memory."""
+    room = job.memory_bytes // IN_FLIGHT
+    for record in islice(records, 2 * job.max_batch_size):
+        yield record
+        room -= 2 * record.size_bytes
+        if room <= 0:
+            return
+
+
+def _row(record: Record, outputs: Any, predictor: Predictor, columns: Columns) -> OutputRow | str:
+    """Return a row of the output, or why there is none."""
+    if isinstance(outputs, ItemError):
+        return str(outputs).removeprefix(f"item {outputs.index}: ")
+    try:
+        predictions = predictions_of(predictor, outputs)
+    except RowFaultError as fault:
+        return str(fault)
+    kept = columns.kept_of(record)
+    for name in kept:
+        if name in predictions:
+            return f"its column {name!r} has the name of a prediction; leave it out with --drop {name}"
+    return OutputRow(record.columns, kept, predictions)
+
+
+def _told(word: str, record: Record, reason: str) -> bytes:
+    raw = dict(record.raw) if isinstance(record.raw, Mapping) else record.raw
+    try:
+        shown = to_json(raw)
+    except TypeError:  # surrogates, of what was not UTF-8
+        shown = to_json(repr(raw))
+    return b'{"' + word.encode() + b'":%d,"reason":%b,"raw":%b}\n' % (record.place.number, to_json(reason), shown)

@@ -1,0 +1,128 @@
+"""Before a run: what the model is asked and answers for the first rows, twice, so that what a run cannot know is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from nograd.bulk import BatchPredictor
+from nograd.errors import ConfigError, ItemError, NogradError, UnsupportedError
+from nograd.jobs.answers import predictions_of
+from nograd.jobs.columns import Columns, RowFaultError, Takes
+from nograd.jobs.identity import digest
+from nograd.jobs.outputs import to_json
+from nograd.jobs.records import Record
+from nograd.predictor import Predictor
+from nograd.tensors import TEXT, Batch, TensorSpec
+
+__all__ = ["Trial", "learn", "takes_of", "try_out"]
+
+RECORD_BYTES = 1000
+"""What Python's objects for a row take beside its content, about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What was learned."""
+
+    predictions: tuple[str, ...]
+    """Names of the columns that the model adds."""
+
+    answers: str
+    """A digest of the answers, which an equal run gives again bit for bit; empty where not even the second time did."""
+
+    held: tuple[tuple[int, int], ...]
+    """Of each row the bytes that were read, and those that it came to hold in memory."""
+
+
+def takes_of(predictor: Predictor, model: str) -> Takes:
+    """Return what a model takes of one row.
+
+    Raises:
+        ConfigError: nothing says it.
+    """
+    if predictor.has_preprocess:
+        return Takes((predictor.item or TensorSpec("text", TEXT),), is_item=True, is_declared=predictor.item is not None)
+    try:
+        return Takes(predictor.signature.inputs)
+    except UnsupportedError:
+        raise ConfigError(f"nothing says what {model} takes; give its Predictor a sample=") from None
+
+
+def learn(predictor: Predictor, columns: Columns, head: Sequence[Record]) -> None:
+    """Teach the predictor by the first good rows, where its factory gave it no sample.
+
+    Raises:
+        ConfigError: it cannot be taught.
+    """
+    try:
+        _ = predictor.backend
+    except UnsupportedError:
+        pass
+    else:
+        return
+    items = [item for _, item in _items(columns, head)]
+    reason = "there is no good row"
+    for some in (items[:2], *([item] for item in items)):
+        try:
+            predictor.learn_from(some)
+        except NogradError as error:
+            reason = str(error)
+        else:
+            if some:
+                return
+    raise ConfigError(f"nothing says what the model takes, and the first rows do not teach it: {reason}")
+
+
+def try_out(predictor: Predictor, bulk: BatchPredictor, columns: Columns, head: Sequence[Record], max_rows: int) -> Trial:
+    """Run the first good rows twice, as one window.
+
+    Args:
+        predictor: the model.
+        bulk: over it.
+        columns: what of a record it is given.
+        head: records at the beginning of the input.
+        max_rows: of them, at most.
+    """
+    chosen = list(islice(_items(columns, head), max_rows))
+    items = [item for _, item in chosen]
+    rows: list[dict[str, Any]] = []
+    held = []
+    first, second = (next(bulk.run_windows([items])).rows for _ in range(2))
+    for (record, item), outputs in zip(chosen, first, strict=True):
+        found = _predictions(predictor, outputs)
+        if found is not None and not isinstance(outputs, ItemError):
+            rows.append(found)
+            held.append((record.size_bytes, _held(predictor, record, item, outputs, found)))
+    told = [_told(predictor, each) for each in (first, second)]
+    names = tuple(dict.fromkeys(name for row in rows for name in row))
+    return Trial(names, digest(told[0]) if told[0] == told[1] else "", tuple(held))
+
+
+def _items(columns: Columns, head: Sequence[Record]) -> Any:
+    for record in head:
+        try:
+            item = columns.item_of(record)
+        except RowFaultError:
+            continue
+        yield record, item
+
+
+def _predictions(predictor: Predictor, outputs: Batch | ItemError) -> dict[str, Any] | None:
+    try:
+        return None if isinstance(outputs, ItemError) else predictions_of(predictor, outputs)
+    except RowFaultError:
+        return None
+
+
+def _told(predictor: Predictor, rows: Sequence[Batch | ItemError]) -> bytes:
+    return b"\n".join(to_json(_predictions(predictor, each)) for each in rows)
+
+
+def _held(predictor: Predictor, record: Record, item: Any, outputs: Batch, found: dict[str, Any]) -> int:
+    """Return the bytes of a row as it was read, prepared (and joined with others), answered and written."""
+    prepared = predictor.prepare_item(item, 0)
+    arrays = sum(array.nbytes for batch in (prepared, outputs) for array in batch.values())
+    return RECORD_BYTES + 2 * record.size_bytes + 2 * arrays + 2 * len(to_json(found))
