@@ -28,6 +28,9 @@ OPTIONS = (
     "--max-examples=20",
     "--continue-on-failure",
     "--warnings=off",
+    "--suppress-health-check=all",
+    "--request-timeout=120",
+    "--request-retries=3",
 )
 
 

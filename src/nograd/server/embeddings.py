@@ -30,7 +30,14 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 USUAL_NAMES = ("embedding", "sentence_embedding", "embeddings")
 """Of several vectors, the one that is called so, in this order, is the embedding."""
 
-CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 503: "unavailable", 504: "deadline_exceeded"}
+CODES = {
+    401: "invalid_api_key",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    503: "unavailable",
+    504: "deadline_exceeded",
+}
 """`error.code` by status, where there is no better."""
 
 
