@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ import pytest
 
 from nograd import Backend, Predictor, TensorSpec
 from nograd.server.embeddings import Embeddings
-from tests.fakes import Reply, Site, doubling, tensor
+from nograd.tensors import Batch
+from tests.fakes import GATE, Gate, Reply, Site, asgi, doubling, tensor
 from tests.text_models import VECTOR, constant, counted, embedder, vectors
 
 LOGITS = TensorSpec("logits", "float32", (2,))
@@ -30,6 +32,7 @@ def site() -> Iterator[Site]:
         "several": embedder(LOGITS, TensorSpec("pooled", "float32", (3,))),
         "half": embedder(TensorSpec("embedding", "float16", (3,))),
         "double": embedder(TensorSpec("embedding", "float64", (3,))),
+        "brain": embedder(TensorSpec("embedding", "bfloat16", (3,))),
         "broken": constant(np.nan),
         "numbers": doubling(),
         "labels": embedder(IDS),
@@ -85,9 +88,9 @@ def test_base64_is_little_endian_float32(site: Site) -> None:
     assert b"".join(found) == vectors(texts).tobytes()
 
 
-@pytest.mark.parametrize("model", ["half", "double"])
-def test_other_floats_are_answered_as_float32(site: Site, model: str) -> None:
-    expected = vectors(["four"]).astype({"half": np.float16, "double": np.float64}[model]).astype(np.float32)
+@pytest.mark.parametrize(("model", "dtype"), [("half", "float16"), ("double", "float64"), ("brain", "bfloat16")])
+def test_other_floats_are_answered_as_float32(site: Site, model: str, dtype: str) -> None:
+    expected = vectors(["four"]).astype(dtype).astype(np.float32)
 
     (found,) = numbers(embed(site, model, "four", encoding_format="base64"))
 
@@ -147,7 +150,7 @@ def test_models_that_give_embeddings_are_listed(site: Site) -> None:
     listed = site.get("/v1/models").json
 
     assert listed["object"] == "list"
-    names = ["embedder", "a b/ü%", "counted", "classifier", "both", "several", "half", "double", "broken"]
+    names = ["embedder", "a b/ü%", "counted", "classifier", "both", "several", "half", "double", "brain", "broken"]
     assert [each["id"] for each in listed["data"]] == names
     assert site.get("/v1/models/embedder").json == listed["data"][0]
     assert site.get("/v1/models/a%20b%2F%C3%BC%25").json == listed["data"][1]
@@ -248,6 +251,46 @@ def test_what_json_cannot_carry_is_the_model_s_fault_and_comes_in_base64(site: S
 
     assert (as_json.status, refusal(as_json)["type"]) == (500, "server_error")
     assert np.isnan(np.frombuffer(base64.b64decode(numbers(in_base64)[0]), "<f4")).all()
+
+
+def test_a_count_of_tokens_that_raises_is_the_model_s_fault(site: Site) -> None:
+    reply = embed(site, "counted", "?")
+
+    assert (reply.status, refusal(reply)["message"]) == (500, "num_tokens raised KeyError: '?'")
+
+
+def test_a_client_that_leaves_while_it_waits_never_reaches_the_model() -> None:
+    gate = Gate()
+    model = embedder()
+    inner = model._function
+
+    def run(batch: Batch) -> Batch:
+        np.sort(np.arange(200_000) * 7919 % 200_003)  # longer than a hand-over: such a model gets a thread of its own
+        gate.pass_through(np.array([GATE if text == "gate" else 0 for text in batch["text"]]))
+        return inner(batch)
+
+    model._function = run
+    with Site({"embedder": model}) as site:
+        warm = len(model.runs)
+
+        async def call(text: str, left: Any = None) -> Reply | None:
+            return await asgi(
+                site.app, "POST", "/v1/embeddings", json.dumps({"model": "embedder", "input": text}).encode(), left=left
+            )
+
+        async def traffic() -> tuple[Reply | None, Reply | None]:
+            running = asyncio.create_task(call("gate"))
+            await gate.wait_entered()
+            left = await call("never", asyncio.sleep(0))
+            gate.opened.set()
+            return await running, left
+
+        answered, left = site.run(traffic())
+
+    assert left is None
+    assert answered is not None
+    assert answered.status == 200
+    assert [list(batch["text"]) for batch in model.runs[warm:]] == [["gate"]]
 
 
 def test_a_model_that_is_not_ready_says_when_to_come_back() -> None:

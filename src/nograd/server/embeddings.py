@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import orjson
 
+from nograd.batching.collate import model_error
 from nograd.errors import ModelNotFoundError, ProtocolError
 from nograd.server.protocol import InferRequest, require_finite, status_of
 from nograd.tensors import TEXT, Array, TensorSpec
@@ -221,4 +222,9 @@ def _write(
 def _num_tokens(model: ServedModel, texts: Array) -> int:
     """Return how many tokens the model read; 0 where its `preprocess` does not say (`num_tokens(text)`, as Tokenize has it)."""
     count = getattr(model.predictor.preprocess, "num_tokens", None)
-    return sum(map(count, texts)) if callable(count) else 0
+    if not callable(count):
+        return 0
+    try:
+        return sum(int(count(text)) for text in texts)
+    except Exception as error:  # the user's code
+        raise model_error("num_tokens", error) from error

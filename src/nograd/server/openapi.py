@@ -65,7 +65,7 @@ _MODEL = {
 
 OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("GET", "/"): Operation("live_page", "The live page", "text/html"),
-    ("GET", "/page/{file}"): Operation("page_file", "A file of it", "application/octet-stream", (404,)),
+    ("GET", "/page/{file}"): Operation("page_file", "A file of it", "*/*", (404,)),
     ("GET", "/live.json"): Operation("live", "What the live page shows", "Live"),
     ("GET", "/openapi.json"): Operation("openapi", "This document", "Document"),
     ("GET", "/metrics"): Operation("metrics", "Metrics in Prometheus' text format", "text/plain"),
