@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import socket
 import time
@@ -21,7 +22,7 @@ from nograd.bench import Clients, Load, Plan, Report, bench, measure
 from nograd.bench.arrivals import arrivals
 from nograd.bench.html import to_html
 from nograd.bench.load import Closed, Open
-from nograd.bench.plots import SHAPES, latency_curves, percentile_bars
+from nograd.bench.plots import SHAPES, by_kind, latency_curves, percentile_bars
 from nograd.bench.report import cells, notes
 from nograd.bench.samples import CLOSED, REFUSED, TIMED_OUT, Samples, name_of
 from nograd.bench.summary import PERCENTILES, Summary, histogram, percentile, rate_of, summarise
@@ -443,6 +444,21 @@ def test_the_page_holds_a_plot_of_latency_against_load_and_one_for_each_load() -
         drawn = latency_curves(report.summaries, shape)
         assert len(ET.fromstring(drawn).findall("g")) == 4
         ET.fromstring(percentile_bars(report.summaries[0], shape, "key"))
+
+
+def test_closed_and_open_loops_are_lines_of_their_own_and_a_line_goes_by_what_was_asked_for() -> None:
+    closed = [dataclasses.replace(summary(rate, 0.02), offered_per_s=None) for rate in (100.0, 50.0)]
+    opened = [summary(rate, 0.01) for rate in (300.0, 100.0, 200.0)]
+
+    kinds = by_kind([closed[0], *opened, closed[1]])
+    drawn = latency_curves([closed[0], *opened, closed[1]], SHAPES[0])
+
+    assert kinds["closed"] == closed
+    assert [each.offered_per_s for each in kinds["open"]] == [100, 200, 300]
+    lines = {g.get("class"): g[0].get("points", "").split() for g in ET.fromstring(drawn).iter("g")}
+    assert {name: len(lines[f"curve {name} c0"]) for name in ("closed", "open")} == {"closed": 2, "open": 3}
+    assert "closed loops" in to_html(Report("t", (*closed, *opened), "now"))
+    assert "closed loops" not in to_html(Report("t", tuple(opened), "now"))
 
 
 def test_a_page_of_one_load_or_of_none_answered_has_no_curves() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nograd import __version__
-from nograd.bench.plots import CLASSES, SHAPES, latency_curves, percentile_bars
+from nograd.bench.plots import CLASSES, SHAPES, by_kind, latency_curves, percentile_bars
 from nograd.bench.report import COLUMNS, Report, cells, notes
 from nograd.tuning.markup import card, element, table, text
 from nograd.tuning.page import header, page
@@ -24,6 +24,8 @@ def _about(report: Report) -> str:
 
 def _curves(report: Report) -> str:
     legend = [element("span", element("i", class_=f"key line {kind}") + text(name)) for name, kind in CLASSES.items()]
+    if all(by_kind(report.summaries).values()):
+        legend.append(element("span", text("dashed: closed loops, whose clients wait for their answers")))
     plots = "".join(latency_curves(report.summaries, shape) for shape in SHAPES)
     body = element("p", legend, class_="legend") + plots if plots else ""
     return card(

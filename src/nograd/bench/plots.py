@@ -10,7 +10,7 @@ from nograd.tuning.axes import Axes, Shape, drawing, text_at, ticks_of
 from nograd.tuning.markup import element
 from nograd.tuning.svg import Scale, polyline
 
-__all__ = ["SHAPES", "latency_curves", "percentile_bars"]
+__all__ = ["SHAPES", "by_kind", "latency_curves", "percentile_bars"]
 
 SHAPES = (
     Shape("wide", 1060, 340, font_px=13, left=62),
@@ -22,6 +22,9 @@ SHAPES = (
 CLASSES: Mapping[str, str] = {"p50": "c0", "p90": "c1", "p99": "c2", "p99.9": "c3"}
 """Percentile -> the class that colours it."""
 
+FEWEST_COLUMNS = 14
+"""Of a histogram: two buckets that fill the frame say nothing of how narrow they are."""
+
 Point = tuple[float, float]
 
 
@@ -29,22 +32,35 @@ def latency_curves(summaries: Sequence[Summary], shape: Shape) -> str:
     """Return the percentiles of latency by the rate of answers; empty where there are not two loads with latencies.
 
     The load is what was answered, not what was asked for: beyond the server's capacity curves go up and not to the right.
+    Closed and open loops are lines of their own: what a client that waits sees says nothing of one that does not.
     """
-    curves = {name: _points(summaries, name) for name in CLASSES}
-    curves = {name: points for name, points in curves.items() if points}
+    curves = {(name, kind): _points(each, name) for kind, each in by_kind(summaries).items() for name in CLASSES}
+    curves = {key: points for key, points in curves.items() if points}
     values = [y for points in curves.values() for _, y in points]
     rates = [x for points in curves.values() for x, _ in points]
-    if len(curves.get("p50", [])) < 2:
+    if sum(len(points) for (name, _), points in curves.items() if name == "p50") < 2:
         return ""
     axes = _axes(rates, values, shape)
     parts = axes.draw()
-    for name, points in reversed(curves.items()):
+    for (name, kind), points in reversed(curves.items()):
         placed = [(axes.x(x), axes.y(y)) for x, y in points]
         marks = [element("circle", cx=x, cy=y, r=3, class_="dot") for x, y in placed]
-        parts.append(element("g", [polyline(placed, class_="line"), *marks], class_=f"curve {CLASSES[name]}"))
+        parts.append(element("g", [polyline(placed, class_="line"), *marks], class_=f"curve {kind} {CLASSES[name]}"))
     unit = axes.y_unit
-    told = "; ".join(f"{name}: " + ", ".join(f"{unit(y)} {unit.name} at {x:.4g}/s" for x, y in curves[name]) for name in curves)
+    told = "; ".join(
+        f"{name}, {kind} loop: " + ", ".join(f"{unit(y)} {unit.name} at {x:.4g}/s" for x, y in points)
+        for (name, kind), points in curves.items()
+    )
     return drawing(shape, "load", "Latency against load", told, parts)
+
+
+def by_kind(summaries: Sequence[Summary]) -> dict[str, list[Summary]]:
+    """Return `closed` loops as they were run, and `open` ones by what was asked for."""
+    opened = [(each.offered_per_s, each) for each in summaries if each.offered_per_s is not None]
+    return {
+        "closed": [each for each in summaries if each.offered_per_s is None],
+        "open": [each for _, each in sorted(opened, key=lambda pair: pair[0])],
+    }
 
 
 def _points(summaries: Sequence[Summary], name: str) -> list[Point]:
@@ -67,7 +83,8 @@ def percentile_bars(summary: Summary, shape: Shape, key: str) -> str:
     frame = shape.frame
     step = summary.buckets[1][0] / summary.buckets[0][0]
     ends = [end for end, _ in summary.buckets]
-    x = Scale(ends[0] / step, ends[-1], frame.left, frame.right, is_log=True)
+    room = step ** max(0.0, (FEWEST_COLUMNS - len(ends)) / 2)
+    x = Scale(ends[0] / step / room, ends[-1] * room, frame.left, frame.right, is_log=True)
     most = max(count for _, count in summary.buckets)
     y = Scale(0.0, most * 1.08, frame.bottom, frame.top)
     unit = figures.unit_of(ends)
@@ -78,9 +95,10 @@ def percentile_bars(summary: Summary, shape: Shape, key: str) -> str:
         if count:
             width, height = max(right - left - 1, 1.0), max(frame.bottom - top, 1.0)
             parts.append(element("rect", x=left, y=frame.bottom - height, width=width, height=height, class_="bar winner"))
-    for name in ("p50", "p99"):
+    for at, name in enumerate(("p50", "p99")):
         if (value := summary.percentiles.get(name)) is not None:
             parts.append(element("line", x1=x(value), y1=frame.top, x2=x(value), y2=frame.bottom, class_="one"))
-            parts.append(text_at(name, x(value) + 4, frame.top + 12, "tick"))
+            side, anchor = (-4, "end") if x(value) > frame.right - 40 else (4, "start")
+            parts.append(text_at(name, x(value) + side, frame.top + 12 + 15 * at, "tick", anchor))
     told = ", ".join(f"{count} up to {unit(end)} {unit.name}" for end, count in summary.buckets if count)
     return drawing(shape, key, f"Latencies at {summary.label}", told, parts)

@@ -24,7 +24,7 @@ export function showFigures(model) {
   setText("queue-note", `${number(model.running_rows)} running`);
   setText("batch-rows", number(meanBatch(model.batch_rows)));
   setText("batch-note", `of ${number(limits.max_batch_size)} at most`);
-  setText("padding-share", number(model.padding_share === null ? null : Math.round(model.padding_share * 1000) / 10));
+  setText("padding-share", percent(model.padding_share).split(" ")[0]);
   setText("padding-note", "of the work");
   showCacheFigure(model.cache);
 }
@@ -34,7 +34,7 @@ function showCacheFigure(cache) {
   setText("cache-share", share);
   setText("cache-unit", unit ?? "%");
   const saved = cache ? `saved ${spelledMs(cache.saved_ms)}` : "";
-  setText("cache-note", !cache ? "no answers are kept" : cache.is_on ? (cache.hits ? saved : "rows known already") : "off: costs more");
+  setText("cache-note", !cache ? "no answers are kept" : cache.is_on ? (cache.hits ? saved : "of the rows") : "off: costs more");
 }
 
 function meanBatch(counts) {

@@ -73,7 +73,7 @@ function showServer(live, model) {
   document.title = model?.series ? `${model.name}, ${number(last(model.series.requests))}/s, nograd` : "nograd";
   if (ills.length) setNotice(ills[0][0], ...ills.map(([, sentence]) => element("p", {}, sentence)));
   else if (!model) setNotice("plain", "The server holds no model.");
-  else if (!hasTraffic(model)) setNotice("plain", "No traffic yet: ", element("a", { href: "#try" }, "press Send below"), ", or paste the curl line beside it into a shell, and watch this page move.");
+  else if (!hasTraffic(model)) setNotice("plain", "No traffic yet: ", element("a", { href: "#try" }, "press Send below"), ", or paste the curl line below it into a shell, and watch this page move.");
   else setNotice("plain");
 }
 

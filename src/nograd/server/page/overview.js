@@ -34,7 +34,7 @@ function newRow(key, pick) {
   const button = element("button", { type: "button", className: "pick" });
   const name = element("th", { scope: "row" }, button);
   const state = element("td", {}, element("span", { className: "dot-state" }));
-  const cells = Object.fromEntries(["rate", "p50", "p99", "queue", "errors", "minute"].map((each) => [each, element("td", { className: each })]));
+  const cells = Object.fromEntries(["rate", "p50", "p99", "queue", "errors", "minute"].map((each) => [each, element("td", { className: `of-${each}` })]));
   const row = element("tr", {}, name, state, ...Object.values(cells));
   row.addEventListener("click", () => pick(key));
   return { row, button, state: state.firstChild, cells };

@@ -23,8 +23,9 @@ export function linearScale(most, { least = 4, steps = 5 } = {}) {
 /** Logarithmic, from a round number below `values` to one above; `at` maps a value to 0..1. */
 export function logScale(values) {
   const seen = values.filter((value) => value !== null && value > 0);
-  const low = index125(seen.length ? Math.min(...seen) : 1);
-  const high = Math.max(index125(seen.length ? Math.max(...seen) : 99) + 1, low + 3);
+  let low = index125(seen.length ? Math.min(...seen) : 1);
+  let high = Math.max(index125(seen.length ? Math.max(...seen) : 99) + 1, low + 3);
+  if (high - low > 6) [low, high] = [3 * Math.floor(low / 3), 3 * Math.ceil(high / 3)]; // whole decades
   const all = Array.from({ length: high - low + 1 }, (_, i) => round125(low + i));
   const ticks = all.length > 7 ? all.filter((tick) => Number.isInteger(Math.log10(tick))) : all;
   const height = Math.log(all[all.length - 1] / all[0]);
