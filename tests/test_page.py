@@ -194,6 +194,13 @@ def test_every_model_has_a_row_and_is_shown_when_it_is_picked(page: Page, tiny_s
     expect(page.locator("#model-name")).to_have_text("other")
 
 
+def test_an_address_that_names_no_model_shows_the_first(page: Page, tiny_server: Server) -> None:
+    for fragment in ("%", "gone%2F1", "try"):
+        page.goto(f"{tiny_server.url}/#{fragment}")
+        page.reload()
+        expect(page.locator("#model-name")).to_have_text("tiny")
+
+
 def test_models_appear_and_vanish_and_what_is_typed_stays(page: Page, tiny_server: Server) -> None:
     shown = live_json(tiny_server)
     (model,) = shown["models"]

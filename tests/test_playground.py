@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, FilePayload, Page, expect
+from playwright.sync_api import Browser, FilePayload, Page, Route, expect
 
 from tests.chromium import Server, browser, infer, live_json, open_page, page, tiny_body
 from tests.running_server import RunningServer, serving
@@ -92,6 +92,32 @@ def test_a_server_that_does_not_answer_is_said_in_a_sentence(page: Page, tiny_se
     page.click("#try-send")
 
     expect(page.locator("#try-error")).to_have_text("no answerthe server does not answer")
+
+
+def test_a_server_that_wants_a_key_is_given_the_one_that_is_typed(page: Page, tiny_server: Server) -> None:
+    keys: list[str | None] = []
+
+    def door(route: Route) -> None:
+        keys.append(route.request.headers.get("x-api-key"))
+        if keys[-1] == "secret":
+            route.continue_()
+        else:
+            route.fulfill(status=401, json={"error": "this server needs an API key"})
+
+    page.route("**/infer", door)
+    open_page(page, tiny_server)
+    expect(page.locator("#try-key-field")).to_be_hidden()
+
+    page.click("#try-send")
+    expect(page.locator("#try-error")).to_have_text("401this server needs an API key")
+    expect(page.locator("#try-key")).to_be_focused()
+    expect(page.locator("#try-curl")).to_contain_text('-H "X-API-Key: $API_KEY"')
+    page.fill("#try-key", "secret")
+    page.press("#try-key", "Enter")
+
+    expect(page.locator("#try-answer")).to_contain_text("4 values, L2 norm")
+    expect(page.locator("#try-curl")).not_to_contain_text("secret")
+    assert keys == [None, "secret"]
 
 
 def test_the_curl_line_of_the_editor_gives_the_same_answer(page: Page, tiny_server: Server) -> None:

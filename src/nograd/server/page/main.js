@@ -14,10 +14,19 @@ const POLL_TIMEOUT_MS = 5000;
 
 const page = {
   live: null, // the last live.json
-  modelKey: decodeURIComponent(location.hash.slice(1)) || null, // the model on screen, or to be
+  modelKey: keyInAddress(), // the model on screen, or to be
   triedKey: null, // what the form below was made for: a model and its Signature
   reachedAt: null, // when the server last answered
 };
+
+/** The model that the address names, as `pick` writes it; null where it names none. */
+function keyInAddress() {
+  try {
+    return decodeURIComponent(location.hash.slice(1)) || null;
+  } catch {
+    return null; // no percent-encoding
+  }
+}
 
 /** The picked model; the first when none is picked or it is gone; null when there is none. */
 function currentModel() {

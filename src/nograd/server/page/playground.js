@@ -43,7 +43,7 @@ function useEditor(kind) {
 function showCurl() {
   if (!tried.editor) return;
   const request = tried.editor.request();
-  if (!request.problem) setText("try-curl", curlLine(inferUrl(tried.model), request));
+  if (!request.problem) setText("try-curl", curlLine(inferUrl(tried.model), request, { needsKey: !byId("try-key-field").hidden }));
   byId("try-save").hidden = !request.body;
 }
 
@@ -58,9 +58,17 @@ async function send() {
   byId("try-send").disabled = false;
   if (tried.editor !== editor) return; // another model was picked meanwhile
   setText("try-status", `${reply.status}, ${spelledMs(reply.ms)} round trip`);
+  if (reply.status === 401) askForKey();
   if (!reply.ok) showFailure(reply.status, reply.json?.error ?? (reply.text || "the server gave no reason"));
   else if (!Array.isArray(reply.json?.outputs)) showFailure(reply.status, "the answer holds no outputs");
   else showAnswer(answerElements(reply, request.names ?? [], kind === "text"));
+}
+
+/** The server wants an API key: it stays in this field, and the curl line reads it from the shell. */
+function askForKey() {
+  byId("try-key-field").hidden = false;
+  byId("try-key").focus();
+  showCurl();
 }
 
 /** POST a request; the reply's status, text, JSON (null when it is none) and round-trip time. */
@@ -70,8 +78,10 @@ async function post(url, request, timeoutS) {
   const signal = AbortSignal.timeout(((timeoutS ?? 60) + 5) * 1000);
   const json = { "Content-Type": "application/json" };
   const binary = { "Content-Type": "application/octet-stream", "Inference-Header-Content-Length": String(request.jsonLength) };
+  const key = byId("try-key").value ? { "X-API-Key": byId("try-key").value } : {};
+  const headers = { ...(request.body ? binary : json), ...key };
   try {
-    const response = await fetch(url, { method: "POST", headers: request.body ? binary : json, body: request.body ?? request.text, signal });
+    const response = await fetch(url, { method: "POST", headers, body: request.body ?? request.text, signal });
     const text = await response.text();
     return { ok: response.ok, status: response.status, text, json: parsed(text), ms: elapsed() };
   } catch (error) {
