@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nograd import CostCurve, DeadlinePolicy, Decision, DynamicBatcher
-from nograd.batching import DeadlineQueue, DeviceState, Waiting
+from nograd.batching import BatchRecord, DeadlineQueue, DeviceState, Execution, Spent, Waiting
 from nograd.errors import (
     ConfigError,
     DeadlineError,
@@ -21,7 +22,7 @@ from nograd.errors import (
     SignatureError,
     TooLargeError,
 )
-from nograd.tensors import Batching
+from nograd.tensors import Batch, Batching
 from tests.virtual_loop import Device, at, outcome, statistics_of, virtual, virtual_loop
 
 THREAD_OR_INLINE = pytest.mark.parametrize("inline", [False, True], ids=["thread", "inline"])
@@ -530,3 +531,58 @@ async def test_a_run_that_failed_tells_nothing_of_speed() -> None:
         assert policy.cost.scale.value == 1.0
         await outcome(batcher.predict(rows(1)))
         assert policy.cost.scale.value > 1.0
+
+
+# -- where the time goes
+
+
+def part(*values: float) -> Batch:
+    return {"x": np.array(rows(*values), np.float32)}
+
+
+@virtual
+async def test_a_request_is_told_where_its_time_went_and_a_record_tells_it_of_all() -> None:
+    device, records, spent = Device(seconds=1.0, seconds_per_row=0.5), list[BatchRecord](), Spent()
+    async with device.batcher(max_batch_size=4, observer=records.append) as batcher:
+        await asyncio.gather(
+            batcher.predict(rows(1)),
+            at(0.25, batcher.run([part(2, 3)], spent=spent)),
+            at(0.5, batcher.predict(rows(4))),
+        )
+
+    assert spent == Spent(queue_s=1.25, input_s=0.0, infer_s=2.5, output_s=0.0, batch_rows=3)
+    assert [each.executions for each in records] == [(Execution(1, 0.0, 1.5, 0.0),), (Execution(3, 0.0, 2.5, 0.0),)]
+    assert [each.answered_s for each in records] == [(0.0,), (1.25, 1.0)]
+
+
+@virtual
+async def test_a_request_in_parts_waits_until_its_last_part_runs_and_is_one_request() -> None:
+    device, records, spent = Device(seconds=1.0), list[BatchRecord](), Spent()
+    async with device.batcher(max_batch_size=2, observer=records.append) as batcher:
+        await batcher.run([part(1, 2, 3, 4, 5)], spent=spent)
+
+    assert spent == Spent(queue_s=2.0, infer_s=1.0, batch_rows=1)
+    assert [each.answered_s for each in records] == [(), (), (2.0,)]
+
+
+@virtual
+async def test_a_batch_that_is_run_again_in_pieces_tells_the_calls_that_succeeded() -> None:
+    device, records = Device(seconds=1.0, poison={13.0}), list[BatchRecord]()
+    async with device.batcher(observer=records.append) as batcher:
+        found = await gathered(*(batcher.predict(rows(value)) for value in (1, 13, 2)))
+
+    assert [isinstance(answer, ModelError) for _, answer in found] == [False, True, False]
+    (record,) = records
+    assert record.answered_s == (0.0, 0.0)
+    assert sum(each.rows for each in record.executions) == 2
+    assert sum(each.input_s + each.infer_s + each.output_s for each in record.executions) == record.run_s
+
+
+@virtual
+async def test_whoever_left_or_was_late_is_not_told_of_as_answered() -> None:
+    device, records = Device(seconds=1.0), list[BatchRecord]()
+    async with device.batcher(observer=records.append) as batcher:
+        found = await gathered(batcher.predict(rows(1), timeout_s=0.5), batcher.predict(rows(2)))
+
+    assert isinstance(found[0][1], DeadlineError)
+    assert [each.answered_s for each in records] == [(0.0,)]

@@ -77,7 +77,7 @@ def test_g1_metadata_is_http_s(site: GrpcSite) -> None:
         assert [{"name": each.name, "datatype": each.datatype, "shape": list(each.shape)} for each in ours] == theirs
 
 
-@pytest.mark.parametrize("method", ["ModelConfig", "ModelStatistics", "RepositoryIndex", "ModelStreamInfer", "Nothing"])
+@pytest.mark.parametrize("method", ["RepositoryIndex", "SystemSharedMemoryStatus", "Nothing"])
 def test_g9_what_there_is_not_is_unimplemented(site: GrpcSite, method: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         site.run(site.bytes_call(b"", f"/{SERVICE}/{method}"))

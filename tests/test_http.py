@@ -15,7 +15,7 @@ from tests.fakes import GATE, OUTPUT, Fake, Gate, Reply, Site, X, asgi, doubling
 
 INFER = "/v2/models/doubling/infer"
 
-EXTENSIONS = ["binary_tensor_data"]
+EXTENSIONS = ["binary_tensor_data", "statistics", "model_configuration", "schedule_policy"]
 
 
 @pytest.fixture(scope="module")

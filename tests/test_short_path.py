@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from nograd import Signature
+from nograd import Signature, TensorSpec
 from nograd.errors import NogradError
 from nograd.server import http
+from nograd.server.encodings import compressed
 from nograd.server.short_path import LONGEST_BODY, ShortPathProtocol
 from nograd.tensors import Batch
 from tests.fakes import GATE, OUTPUT, Fake, Gate, Site, X, doubling, x
@@ -164,6 +166,16 @@ REQUESTS: dict[str, list[bytes]] = {
     "length given twice": [post(ONE, PATH, f"content-length: {len(ONE)}")],
     "a length that is no number": [post(ONE).replace(b"content-length: ", b"content-length: x")],
     "no HTTP": [b"hello\r\n\r\n"],
+    "a usual client's encodings": [post(ONE, PATH, "Accept-Encoding: gzip, deflate, br")],
+    "encodings given twice": [post(ONE, PATH, "accept-encoding: gzip", "accept-encoding: deflate")],
+    "plain answers refused": [post(ONE, PATH, "accept-encoding: identity;q=0, gzip")],
+    "a priority": [post(infer_body([1, 2], parameters={"priority": 1}))],
+    "no such priority": [post(infer_body([1, 2], parameters={"priority": 6}))],
+    "a deadline in a header": [post(ONE, PATH, "x-envoy-expected-rq-timeout-ms: 9000")],
+    "no deadline in a header": [post(ONE, PATH, "x-envoy-expected-rq-timeout-ms: soon")],
+    "an id in a header": [post(ONE, PATH, "X-Request-Id: 7f-1")],
+    "an id and a mistake": [post(b"{", PATH, "x-request-id: 7f-1", "accept-encoding: gzip")],
+    "an id that is none": [post(ONE, PATH, "x-request-id: a b")],
     "another path": [b"GET /v2/health/ready HTTP/1.1\r\nhost: x\r\n\r\n"],
 }
 
@@ -246,6 +258,8 @@ PAIR: list[Site] = []
 @pytest.mark.parametrize(
     ("request_", "calls"),
     [("one row", 0), ("an id", 0), ("no JSON", 0), ("a version", 0), ("in pieces", 0), ("more rows than a run", 0),
+     ("a usual client's encodings", 0), ("a deadline in a header", 0), ("an id in a header", 0), ("a priority", 0),
+     ("no deadline in a header", 1), ("plain answers refused", 1),
      ("a query", 1), ("in chunks", 1), ("compressed", 1), ("HTTP/1.0", 1), ("a wrong method", 1), ("longer than allowed", 1)],
 )  # fmt: skip
 def test_plain_infer_calls_take_the_short_path_and_others_do_not(
@@ -279,6 +293,71 @@ def test_a_long_body_and_a_client_that_does_not_read_go_the_ordinary_way() -> No
             return found
 
         assert one.run(talk()) == [True, True]
+
+
+WIDE = TensorSpec("x", "float32", ("n",))
+
+
+def wide() -> Fake:
+    return Fake(lambda batch: {"output": batch["x"]}, Signature((WIDE,), (TensorSpec("output", "float32", ("n",)),)))
+
+
+def wide_post(*headers: str, **more: Any) -> bytes:
+    data = [value / 7 for value in range(4000)]
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 4000], "data": data}
+    text = json.dumps({"inputs": [tensor], "id": "mine", **more}).encode()
+    return post(text, "/v2/models/wide/infer", *headers)
+
+
+@pytest.mark.parametrize("cache_mb", [0, 1])
+@pytest.mark.parametrize(
+    ("request_", "is_short"),
+    [
+        (wide_post(), False),
+        (wide_post("accept-encoding: gzip, deflate", "x-request-id: 7"), True),
+        (wide_post("accept-encoding: deflate", "connection: close"), True),
+        (wide_post("accept-encoding: br"), False),
+        (wide_post("accept-encoding: gzip", parameters={"binary_data_output": True}), False),
+    ],
+    ids=["plain", "gzip", "deflate", "br", "binary"],
+)
+def test_a_long_answer_is_compressed_on_both_ways(
+    request_: bytes, is_short: bool, cache_mb: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("encodings", "http", "short_path"):
+        monkeypatch.setattr(f"nograd.server.{module}.COMPRESSED_FROM", 4096)
+    with Site({"wide": wide()}, cache_mb=cache_mb) as one, Site({"wide": wide()}, cache_mb=cache_mb) as other:
+        short, ordinary = said(one, ShortPathProtocol, request_), said(other, HttpToolsProtocol, request_)
+
+    assert short == ordinary
+    assert (b"\r\ncontent-encoding: " in short[0]) is is_short
+
+
+def test_a_client_that_leaves_while_its_answer_is_compressed_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("encodings", "http", "short_path"):
+        monkeypatch.setattr(f"nograd.server.{module}.COMPRESSED_FROM", 4096)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def held(body: bytes, coding: bytes) -> bytes:
+        begun.set()
+        go_on.wait(10)
+        return compressed(body, coding)
+
+    monkeypatch.setattr("nograd.server.http.compressed", held)
+    with Site({"wide": wide()}) as site:
+
+        async def talk() -> Transport:
+            leaver = Wire(site, ShortPathProtocol)
+            leaver.protocol.data_received(wide_post("accept-encoding: gzip"))
+            assert await asyncio.to_thread(begun.wait, 10)
+            leaver.transport.close()
+            leaver.protocol.connection_lost(None)
+            while leaver.state.tasks:  # noqa: ASYNC110  no event tells of it
+                await asyncio.sleep(0)
+            go_on.set()
+            return leaver.transport
+
+        assert site.run(talk()).written == b""
 
 
 def test_an_error_that_is_not_ours_is_told_by_its_kind_and_logged_whole(monkeypatch: pytest.MonkeyPatch) -> None:

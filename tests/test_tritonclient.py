@@ -47,6 +47,7 @@ def wanted(name: str, *, binary: bool = False) -> Any:
     return triton.InferRequestedOutput(name, binary_data=binary)
 
 
+EXTENSIONS = ["binary_tensor_data", "statistics", "model_configuration", "schedule_policy"]
 ROWS = np.arange(48, dtype=np.float32).reshape(3, 16)
 
 
@@ -59,7 +60,7 @@ def test_health(tiny: Any) -> None:
 
 
 def test_metadata(tiny: Any, text: Any) -> None:
-    assert tiny.get_server_metadata() == {"name": "nograd", "version": __version__, "extensions": ["binary_tensor_data"]}
+    assert tiny.get_server_metadata() == {"name": "nograd", "version": __version__, "extensions": EXTENSIONS}
     assert tiny.get_model_metadata("tiny", "1") == {
         "name": "tiny",
         "versions": ["1"],
@@ -131,6 +132,34 @@ def test_requests_at_once_get_their_own_answers(tiny: Any, tiny_server: RunningS
     np.testing.assert_allclose(found, [whole[i % 3] for i in range(24)], rtol=1e-5)
 
 
+def test_s1_statistics_count_what_was_asked(tiny: Any) -> None:
+    (before,) = tiny.get_inference_statistics("tiny", "1")["model_stats"]
+    rows = np.random.default_rng(1).random((3, 16), np.float32)  # that nobody has asked for
+    tiny.infer("tiny", [given("x", rows)])
+    tiny.infer("tiny", [given("x", rows)])
+
+    (after,) = tiny.get_inference_statistics()["model_stats"]
+
+    def grown(name: str) -> int:
+        return int(after["inference_stats"][name]["count"] - before["inference_stats"][name]["count"])
+
+    assert after["inference_count"] - before["inference_count"] == 3
+    assert after["execution_count"] - before["execution_count"] == 1
+    assert [grown(name) for name in ("success", "fail", "queue", "compute_infer", "cache_hit", "cache_miss")] == [
+        2, 0, 2, 1, 1, 1,
+    ]  # fmt: skip
+    assert after["last_inference"] >= before["last_inference"]
+
+
+def test_s2_the_configuration_is_what_metadata_say(tiny: Any, text: Any) -> None:
+    found, of_text = tiny.get_model_config("tiny"), text.get_model_config("echo", "1")
+
+    assert (found["name"], found["max_batch_size"]) == ("tiny", 32)
+    assert [(each["name"], each["data_type"], each["dims"]) for each in found["input"]] == [("x", "TYPE_FP32", [16])]
+    assert [(each["name"], each["data_type"], each["dims"]) for each in found["output"]] == [("output", "TYPE_FP32", [4])]
+    assert [(each["name"], each["data_type"], each["dims"]) for each in of_text["input"]] == [("text", "TYPE_STRING", [])]
+
+
 @pytest.mark.parametrize("shape", [(2,), (2, 1)], ids=str)
 def test_text(text: Any, shape: tuple[int, ...]) -> None:
     texts = np.array(["hello", "Zürich"], dtype=object).reshape(shape)
@@ -178,7 +207,7 @@ def test_a_client_that_would_take_a_compressed_answer_gets_a_plain_one(tiny: Any
     assert result.as_numpy("output").shape == (3, 4)
 
 
-@pytest.mark.parametrize("call", ["get_model_repository_index", "get_inference_statistics", "get_trace_settings"])
+@pytest.mark.parametrize("call", ["get_model_repository_index", "get_trace_settings"])
 def test_an_extension_that_is_not_announced_is_a_404(tiny: Any, call: str) -> None:
     with pytest.raises(utils.InferenceServerException) as raised:
         getattr(tiny, call)()

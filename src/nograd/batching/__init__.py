@@ -6,7 +6,7 @@ from nograd.batching.lengths import LengthPolicy
 from nograd.batching.measure import measure_cost
 from nograd.batching.policy import BatchPolicy, DeadlinePolicy, Decision, DeviceState
 from nograd.batching.queue import DeadlineQueue, Waiting
-from nograd.batching.records import BatchRecord, Statistics
+from nograd.batching.records import BatchRecord, Execution, Spent, Statistics
 
 __all__ = [
     "BatchPolicy",
@@ -16,8 +16,10 @@ __all__ = [
     "Decision",
     "DeviceState",
     "DynamicBatcher",
+    "Execution",
     "LengthPolicy",
     "Runner",
+    "Spent",
     "Statistics",
     "Waiting",
     "measure_cost",

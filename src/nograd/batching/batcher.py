@@ -25,7 +25,7 @@ from nograd.batching.jobs import Entry, Job, Reply, entry_of, record_of
 from nograd.batching.lanes import Lanes
 from nograd.batching.policy import BatchPolicy, Decision, DeviceState
 from nograd.batching.queue import DeadlineQueue
-from nograd.batching.records import BatchRecord, Statistics
+from nograd.batching.records import BatchRecord, Spent, Statistics
 from nograd.batching.refusals import again, check_request, full, late, not_open, too_large, too_late
 from nograd.cost import CostCurve
 from nograd.errors import ConfigError, DeadlineError, DeviceLostError, NogradError, UnavailableError
@@ -255,8 +255,16 @@ class DynamicBatcher:
                 return finish([outputs])
         return finish(await self.run(parts, timeout_s=timeout_s, priority=priority))
 
-    async def run(self, parts: Sequence[Batch], *, timeout_s: float | None = None, priority: int = 0) -> list[Batch]:
+    async def run(
+        self, parts: Sequence[Batch], *, timeout_s: float | None = None, priority: int = 0, spent: Spent | None = None
+    ) -> list[Batch]:
         """Return the outputs of prepared parts, one for each; all are admitted or none.
+
+        Args:
+            parts: checked, each of one row or more.
+            timeout_s: as for `predict`.
+            priority: as for `predict`.
+            spent: is told where the time went.
 
         Raises:
             As `predict`.
@@ -264,6 +272,7 @@ class DynamicBatcher:
         if len(parts) == 1:
             entry = self._queue_one(parts[0], None, timeout_s, priority)
             if entry is not None:
+                entry.spent = spent
                 future: Any = entry.future
                 try:
                     return [await future]
@@ -282,7 +291,9 @@ class DynamicBatcher:
             for piece, future in zip(pieces_of_all, futures, strict=True)
         ]
         self._admit(entries[0], sum(map(num_rows, parts)), sum(entry.nbytes for entry in entries), now, len(entries))
+        entries[-1].spent = spent
         for entry in entries:
+            entry.follows = entry is not entries[-1]
             self._queue.add(entry)
         try:
             outputs = iter(await asyncio.gather(*futures))
@@ -320,7 +331,8 @@ class DynamicBatcher:
 
     def _queue_one(self, part: Batch, reply: Reply | None, timeout_s: float | None, priority: int) -> Entry | None:
         """Queue a part, answered by a future where no reply is given, or raise; None where it must be cut: nothing was done."""
-        if self._state != "open" or priority or not (timeout_s is None or (type(timeout_s) is float and timeout_s > 0)):
+        is_usual = (timeout_s is None or (type(timeout_s) is float and timeout_s > 0)) and type(priority) is int
+        if self._state != "open" or not is_usual or priority < 0:
             self._check_asked(timeout_s, priority)
         rows = num_rows(part)
         if rows > 1 and rows > self._policy.chunk_rows:
@@ -534,6 +546,10 @@ class DynamicBatcher:
             future = entry.future
             if not isinstance(answer, Exception):
                 if not future.done():  # cancelled or expired while it ran: the result is dropped
+                    if not entry.follows:
+                        job.answered_s.append(job.started - entry.arrived)
+                        if entry.spent is not None:
+                            job.tell(entry.spent, entry)
                     future.set_result(answer)
             elif isinstance(answer, DeadlineError):
                 self._fail_late(entry)

@@ -11,7 +11,7 @@ from nograd.batching.collate import padding_share
 from nograd.batching.faults import Outcome
 from nograd.batching.policy import Reason
 from nograd.batching.queue import Waiting
-from nograd.batching.records import BatchRecord
+from nograd.batching.records import BatchRecord, Execution, Spent
 from nograd.errors import DeadlineError, DeviceLostError
 from nograd.tensors import Batch
 
@@ -65,7 +65,7 @@ class Reply:
 class Entry(Waiting):
     """One part in the queue, and what answers it."""
 
-    __slots__ = ("future", "part")
+    __slots__ = ("follows", "future", "part", "spent")
 
     def __init__(  # noqa: PLR0913, PLR0917  one is made for every request: no keywords
         self,
@@ -89,6 +89,10 @@ class Entry(Waiting):
         self.priority = priority
         self.nbytes = nbytes
         self.queued = False
+        self.follows = False
+        """Whether another part of the same request comes behind it."""
+        self.spent: Spent | None = None
+        """Filled in where somebody wants to know."""
 
 
 @dataclass(slots=True, eq=False)
@@ -105,7 +109,17 @@ class Job:
     predicted_s: float
     outcome: Outcome = field(default_factory=Outcome)
     run_s: float = 0.0
+    executions: tuple[Execution, ...] = ()
+    answered_s: list[float] = field(default_factory=list)
     lost: DeviceLostError | None = None
+
+    def tell(self, spent: Spent, entry: Entry) -> None:
+        """Say where the time of one of its parts went."""
+        spent.queue_s = self.started - entry.arrived
+        spent.input_s = sum([each.input_s for each in self.executions])
+        spent.infer_s = sum([each.infer_s for each in self.executions])
+        spent.output_s = sum([each.output_s for each in self.executions])
+        spent.batch_rows = self.rows
 
 
 def entry_of(waiting: Waiting) -> Entry:
@@ -134,4 +148,6 @@ def record_of(job: Job) -> BatchRecord:
         predicted_s=job.predicted_s,
         runs=job.outcome.runs,
         longest=max(lengths),
+        executions=job.executions,
+        answered_s=tuple(job.answered_s),
     )

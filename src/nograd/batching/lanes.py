@@ -12,8 +12,9 @@ from typing import Protocol
 from nograd.batching.collate import model_error
 from nograd.batching.faults import Outcome, run_apart
 from nograd.batching.jobs import Job
+from nograd.batching.records import Execution
 from nograd.errors import DeviceLostError
-from nograd.tensors import Batch, Signature
+from nograd.tensors import Batch, Signature, num_rows
 from nograd.threads import in_own_thread
 
 __all__ = ["Lanes"]
@@ -105,10 +106,11 @@ class Lanes:
         """Run a job here and now."""
         begun = self._clock()
         entries = job.entries
+        watched = _Watched(self._runner.run, self._clock)
         try:
             job.outcome = run_apart(
                 [entry.part for entry in entries],
-                self._runner.run,
+                watched.run,
                 self._runner.signature,
                 seconds=self._seconds,
                 is_due=lambda position: entries[position].deadline >= self._clock() and not entries[position].future.done(),
@@ -117,4 +119,37 @@ class Lanes:
             job.lost = error
         except BaseException as error:  # noqa: BLE001  nothing may end the thread that serves the others
             job.outcome = Outcome([model_error("the model", error) for _ in entries], runs=2)
-        job.run_s = self._clock() - begun
+        ended = self._clock()
+        job.run_s = ended - begun
+        job.executions = watched.executions(begun, ended)
+
+
+class _Watched:
+    """A model's `run`, and when each call of it began and ended."""
+
+    __slots__ = ("_calls", "_clock", "_run")
+
+    def __init__(self, run: Callable[[Batch], Batch], clock: Callable[[], float]) -> None:
+        self._run = run
+        self._clock = clock
+        self._calls: list[tuple[int, float, float]] = []
+
+    def run(self, batch: Batch) -> Batch:
+        """Run one batch; a call that raises is not counted."""
+        begun = self._clock()
+        outputs = self._run(batch)
+        self._calls.append((num_rows(batch), begun, self._clock()))
+        return outputs
+
+    def executions(self, begun: float, ended: float) -> tuple[Execution, ...]:
+        """Return the calls, given when the job began and ended."""
+        if len(self._calls) == 1:
+            rows, start, end = self._calls[0]
+            return (Execution(rows, start - begun, end - start, ended - end),)
+        found = []
+        for rows, start, end in self._calls:
+            found.append(Execution(rows, start - begun, end - start, 0.0))
+            begun = end
+        if found:
+            found[-1] = found[-1]._replace(output_s=ended - begun)
+        return tuple(found)

@@ -4,10 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from nograd.batching.policy import Reason
 
-__all__ = ["BatchRecord", "Statistics"]
+__all__ = ["BatchRecord", "Execution", "Spent", "Statistics"]
+
+
+class Execution(NamedTuple):
+    """One call of the model that succeeded."""
+
+    rows: int
+    input_s: float
+    """Joining and padding what it was given; where a batch was run again in pieces, also what failed before this call."""
+
+    infer_s: float
+    """In the model's `run`."""
+
+    output_s: float
+    """Giving each part its own rows, behind the batch's last call."""
+
+
+@dataclass(slots=True)
+class Spent:
+    """Where one request's time went in the batcher, in seconds; filled in when its answer is there. All 0 before.
+
+    Of a request that was cut into parts it is the last part's: until that one's batch began, the request waited.
+    """
+
+    queue_s: float = 0.0
+    input_s: float = 0.0
+    infer_s: float = 0.0
+    output_s: float = 0.0
+    batch_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +64,12 @@ class BatchRecord:
 
     longest: int = 1
     """Elements of its longest row along what varies, such as tokens; `rows * longest` was computed, padding included."""
+
+    executions: tuple[Execution, ...] = ()
+    """The calls that succeeded."""
+
+    answered_s: tuple[float, ...] = ()
+    """How long each request waited whose last part was answered with this batch."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 from nograd.errors import ProtocolError, TooLargeError, UnsupportedError
@@ -60,22 +60,32 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes | Binar
     for name, value in scope["headers"]:
         if name in _NAMES:
             said = _with_header(said, name, value, limit)
-    message = await receive()
-    pieces: list[bytes] = [message.get("body", b"")]
-    size = len(pieces[0])
-    while message.get("more_body") and size <= limit:
-        message = await receive()
-        pieces.append(message.get("body", b""))
-        size += len(pieces[-1])
-    if size > limit:
-        raise TooLargeError(f"the body has more than {limit} bytes, the most that this server takes")
-    if message["type"] == "http.disconnect":
-        raise ClientLeftError
+    if said.offset is not None and not said.encoding:
+        return await _parted(_pieces(receive, limit), said.offset)
+    pieces = [piece async for piece in _pieces(receive, limit)]
+    body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     if said.encoding:
-        pieces = [inflated(b"".join(pieces), said.encoding, limit)]
-    if said.offset is None:
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-    return _parted(pieces, said.offset)
+        del pieces
+        body = inflated(body, said.encoding, limit)
+    return body if said.offset is None else await _parted(_one(body), said.offset)
+
+
+async def _pieces(receive: Receive, limit: int) -> AsyncIterator[bytes]:
+    """Yield a body as it comes, until it is too long."""
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeftError
+        piece: bytes = message.get("body", b"")
+        size, more = size + len(piece), message.get("more_body", False)
+        if size > limit:
+            raise TooLargeError(f"the body has more than {limit} bytes, the most that this server takes")
+        yield piece
+
+
+async def _one(body: bytes) -> AsyncIterator[bytes]:
+    yield body
 
 
 def _with_header(said: _Said, name: bytes, value: bytes, limit: int) -> _Said:
@@ -95,13 +105,16 @@ def _with_header(said: _Said, name: bytes, value: bytes, limit: int) -> _Said:
     return said
 
 
-def _parted(pieces: Sequence[bytes], offset: int) -> BinaryBody:
-    """Join a body, so that what is behind its JSON is aligned: the one copy."""
-    size = sum(map(len, pieces))
+async def _parted(pieces: AsyncIterator[bytes], offset: int) -> BinaryBody:
+    """Join a body as it comes, so that what is behind its JSON is aligned: the one copy, with room for an eighth more."""
+    start = -offset % ALIGNMENT
+    joined = bytearray(start)
+    async for piece in pieces:
+        joined += piece
+    size = len(joined) - start
     if offset > size:
         raise ProtocolError(f"Inference-Header-Content-Length is {offset}; the body has {size} bytes")
-    start = -offset % ALIGNMENT
-    whole = memoryview(bytearray().join([bytes(start), *pieces]))
+    whole = memoryview(joined)
     return BinaryBody(bytes(whole[start : start + offset]), whole[start + offset :])
 
 

@@ -13,12 +13,15 @@ from nograd.caching.units import Texts, Units
 from nograd.caching.worth import Worth
 from nograd.errors import DeadlineError, ItemError, SignatureError
 from nograd.predictor import Predictor
+from nograd.server.protocol import DEFAULT_PRIORITY
+from nograd.server.statistics import Looked
 from nograd.tensors import Batch
 
 if TYPE_CHECKING:
     from nograd.batching import DynamicBatcher
     from nograd.caching.store import Cache
     from nograd.server.config import ServeConfig
+    from nograd.server.timing import Timing
 
 __all__ = ["ModelCache", "open_caches"]
 
@@ -61,6 +64,10 @@ class _Counts:
     skipped: int = 0
     refused: int = 0
     saved_s: float = 0.0
+    hit_requests: int = 0
+    hit_s: float = 0.0
+    miss_requests: int = 0
+    miss_s: float = 0.0
 
 
 class _RefusedError(ItemError):
@@ -122,13 +129,22 @@ class ModelCache:
         self._counts.skipped += rows
         return False
 
-    async def run(self, items: Sequence[Any] | None, parts: Callable[[], list[Batch]], timeout_s: float) -> list[Batch]:
+    async def run(
+        self,
+        items: Sequence[Any] | None,
+        parts: Callable[[], list[Batch]],
+        timeout_s: float,
+        priority: int = DEFAULT_PRIORITY - 1,
+        timing: Timing | None = None,
+    ) -> list[Batch]:
         """Return the outputs of a request: of each item, or of each part.
 
         Args:
             items: what `preprocess` takes; None where there is none.
             parts: makes the request's parts.
             timeout_s: seconds that it has.
+            priority: its class, for what has to be run.
+            timing: is told where the time went.
 
         Raises:
             As the batcher; and ItemError for an item that was refused a moment ago.
@@ -141,10 +157,12 @@ class ModelCache:
         if not missing:
             outputs = units.joined([decode(value) for value in values if value is not None])
             self._note(len(values), near_hits, near_hits, self._clock() - begun)
+            self._note_request(begun, None, timing, len(values), len(values))
             return outputs
         if isinstance(units, Texts):
             self._refuse(units)
-        spent_s = self._clock() - begun + MISS_S
+        looked_s = self._clock() - begun
+        spent_s = looked_s + MISS_S
         deadline = begun + timeout_s
         ran = saved = 0
 
@@ -155,7 +173,8 @@ class ModelCache:
                 raise DeadlineError(f"no answer after {timeout_s:g} s")
             ran += len(positions)
             self._counts.computed += len(positions)
-            return units.values(await self._batcher.run(self._taken(units, positions), timeout_s=left_s))
+            taken, spent = self._taken(units, positions), timing.spent if timing is not None else None
+            return units.values(await self._batcher.run(taken, timeout_s=left_s, priority=priority, spent=spent))
 
         try:
             fetched = await self._flights.fetch(units.keys, compute, values=values, timeout_s=timeout_s, shared=self._shared)
@@ -164,7 +183,9 @@ class ModelCache:
             raise error.as_of(units.keys) from error.__cause__
         finally:
             self._note(len(values), near_hits, near_hits + saved, spent_s)
-        return units.joined(list(map(decode, fetched)))
+        outputs = units.joined(list(map(decode, fetched)))
+        self._note_request(begun, looked_s if ran else None, timing, len(values), near_hits + saved)
+        return outputs
 
     def _units(self, items: Sequence[Any] | None, parts: Callable[[], list[Batch]]) -> Units | Texts:
         if self._by_text and items is not None and all(isinstance(item, str) for item in items):
@@ -196,6 +217,23 @@ class ModelCache:
         counts.hits += hits
         counts.saved_s += hits * row_s
         self._worth.note(rows, hits, spent_s, row_s)
+
+    def _note_request(self, begun: float, looked_s: float | None, timing: Timing | None, rows: int, hits: int) -> None:
+        """Count a request that was answered: all from what is kept, or else the seconds of looking for it."""
+        counts = self._counts
+        if looked_s is None:
+            counts.hit_requests += 1
+            counts.hit_s += self._clock() - begun
+        else:
+            counts.miss_requests += 1
+            counts.miss_s += looked_s
+        if timing is not None:
+            timing.rows, timing.hits = rows, hits
+
+    def looked(self) -> Looked:
+        """Return how many requests were answered from what is kept, and how many not."""
+        counts = self._counts
+        return Looked(counts.hit_requests, counts.hit_s, counts.miss_requests, counts.miss_s)
 
     def snapshot(self) -> dict[str, Any]:
         """Return what the live page and the metrics show: of rows looked up, those that the model did not have to run."""

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from math import ceil
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import unquote
 
 import orjson
 
 from nograd.errors import MethodError, ModelNotFoundError, NogradError, OverloadedError, ProtocolError, UnsupportedError
 from nograd.server.asgi import ClientLeftError, ClientWatch, Receive, Scope, Send
+from nograd.server.asked import Asked, asked_of
 from nograd.server.binary import BinaryAnswer
 from nograd.server.bodies import read_body
 from nograd.server.embeddings import Embeddings, error_form
+from nograd.server.encodings import COMPRESSED_FROM, coding_of, compressed
 from nograd.server.metrics import CONTENT_TYPE
 from nograd.server.openapi import document
 from nograd.server.pages import PAGE_HEADERS, page_replies
 from nograd.server.protocol import status_of
 from nograd.server.service import InferenceService
+from nograd.server.timing import Timing
 
-__all__ = ["JSON", "App", "Headers", "Reply", "answer_reply", "error_reply", "told"]
+if TYPE_CHECKING:
+    from nograd.server.served import ServedModel
+
+__all__ = ["JSON", "App", "Headers", "Reply", "answer_reply", "encoded", "error_reply", "told"]
 
 Answer = TypeVar("Answer")
 
@@ -34,7 +41,7 @@ Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 JSON = b"application/json"
 OCTETS = b"application/octet-stream"
 
-MODEL_ACTIONS = {"": "GET", "ready": "GET", "infer": "POST"}
+MODEL_ACTIONS = {"": "GET", "ready": "GET", "infer": "POST", "stats": "GET", "config": "GET"}
 """What is below a model's path, and its method."""
 
 
@@ -53,6 +60,7 @@ class App:
             "/v2/": lambda: _json(200, service.metadata()),
             "/v2/health/live": lambda: _json(200, {"live": True}),
             "/v2/health/ready": self._server_ready,
+            "/v2/models/stats": lambda: _json(200, service.statistics()),
             "/metrics": lambda: (200, CONTENT_TYPE.encode(), service.metrics_text()),
             "/live.json": lambda: _json(200, service.snapshot()),
             "/openapi.json": lambda: _json(200, document(service, self.routes)),
@@ -79,9 +87,10 @@ class App:
         if scope["type"] != "http":
             raise UnsupportedError(f"connections of type {scope['type']!r} are not served")
         headers: Headers = ()
+        asked = asked_of(scope["headers"])
         try:
-            if scope["path"].startswith("/v2/models/"):
-                (status, kind, body), headers = await self._model(scope, receive)
+            if scope["path"].startswith("/v2/models/") and scope["path"] not in self._gets:
+                (status, kind, body), headers = await self._model(scope, receive, asked)
             else:
                 status, kind, body = await self._reply(scope, receive)
                 headers = PAGE_HEADERS if scope["path"] in self._pages else ()
@@ -90,7 +99,10 @@ class App:
         except Exception as error:  # noqa: BLE001  every error is told to the client
             form = error_form if scope["path"].startswith("/v1/") else _error_form
             (status, kind, body), headers = error_reply(error, f"{scope['method']} {scope['path']}", form)
-        head = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *headers]
+        if scope["method"] != "HEAD":
+            body, coding = await encoded(body, kind, asked.accepts)
+            headers += coding
+        head = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *headers, *asked.echoed]
         await send({"type": "http.response.start", "status": status, "headers": head})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
@@ -130,24 +142,32 @@ class App:
             raise ProtocolError("a request for embeddings is JSON alone; leave Inference-Header-Content-Length out")
         return 200, JSON, await self._while_there(receive, self._embeddings.answer(body))
 
-    async def _model(self, scope: Scope, receive: Receive) -> tuple[Reply, Headers]:
-        """Serve /v2/models/{name}[/versions/{version}][/ready|/infer]."""
+    async def _model(self, scope: Scope, receive: Receive, asked: Asked) -> tuple[Reply, Headers]:
+        """Serve /v2/models/{name}[/versions/{version}][/ready|/infer|/stats|/config]."""
         name, version, action = _model_path(scope.get("raw_path") or scope["path"].encode())
         if action == "infer":
             _require(scope, "POST")
-            model = self._service.model(name, version)
-            try:
-                body = await read_body(scope, receive, self._service.config.max_body_bytes)
-            except NogradError as error:
-                model.note_error(error)
-                raise
-            answering = model.infer(body) if isinstance(body, bytes) else model.infer(*body)
-            return answer_reply(await self._while_there(receive, answering))
+            return await self._infer(self._service.model(name, version), scope, receive, asked)
         _require(scope, "GET", "HEAD")
         model = self._service.model(name, version)
         if action == "ready":
             return _json(200 if model.ready else 503, {"name": model.name, "ready": model.ready}), ()
-        return _json(200, model.metadata()), ()
+        if action == "stats":
+            return _json(200, self._service.statistics(name, version)), ()
+        return _json(200, model.configuration() if action == "config" else model.metadata()), ()
+
+    async def _infer(self, model: ServedModel, scope: Scope, receive: Receive, asked: Asked) -> tuple[Reply, Headers]:
+        try:
+            timeout_s = asked.timeout_s
+            body = await read_body(scope, receive, self._service.config.max_body_bytes)
+        except NogradError as error:
+            model.note_error(error)
+            raise
+        timing = Timing(time.monotonic) if asked.times else None
+        json, tail = (body, None) if isinstance(body, bytes) else body
+        answering = model.infer(json, tail, timeout_s=timeout_s, timing=timing)
+        reply, headers = answer_reply(await self._while_there(receive, answering))
+        return reply, headers if timing is None else (*headers, (b"server-timing", timing.header()))
 
     async def _while_there(self, receive: Receive, answering: Awaitable[Answer]) -> Answer:
         """Return the answer to a request whose body was read, unless the client leaves meanwhile.
@@ -172,7 +192,7 @@ class App:
 
 @lru_cache(maxsize=1024)
 def _model_path(raw: bytes) -> tuple[str, str | None, str]:
-    """Return name, version and action ('', 'ready' or 'infer') of a path below /v2/models/; names may be percent-encoded."""
+    """Return name, version and action ('' or one of `ACTIONS`) of a path below /v2/models/; names may be percent-encoded."""
     path = raw.split(b"?")[0].decode("latin-1")
     name, *rest = (unquote(part) for part in path.split("/")[3:])
     version = rest[1] if len(rest) > 1 and rest[0] == "versions" else None
@@ -182,6 +202,22 @@ def _model_path(raw: bytes) -> tuple[str, str | None, str]:
         known = " and ".join(f"'/{each}'" for each in MODEL_ACTIONS if each)
         raise ModelNotFoundError(f"there is nothing at {unquote(path)}; a model has '', {known}")
     return name, version, found
+
+
+async def encoded(body: bytes, kind: bytes, accepts: bytes | None) -> tuple[bytes, Headers]:
+    """Return an answer's body as it is sent, and the headers that say how; where it is long, a thread compresses it.
+
+    Args:
+        body: of the answer.
+        kind: its content type.
+        accepts: `Accept-Encoding` of the request; None without.
+    """
+    coding = coding_of(accepts, kind, len(body))
+    if coding.name and len(body) < COMPRESSED_FROM:
+        body = compressed(body, coding.name)
+    elif coding.name:
+        body = await asyncio.to_thread(compressed, body, coding.name)
+    return body, coding.headers
 
 
 def _json(status: int, value: Any) -> Reply:

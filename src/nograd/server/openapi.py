@@ -60,6 +60,11 @@ class Operation(NamedTuple):
 _MODEL = {
     "": ("GET", Operation("model_metadata", "Name, versions and tensors of a model", "ModelMetadata", (404,))),
     "/ready": ("GET", Operation("model_ready", "Whether a model answers", "ModelReady", (404,))),
+    "/stats": ("GET", Operation("model_statistics", "Counts and times of a model, in Triton's form", "Statistics", (404,))),
+    "/config": (
+        "GET",
+        Operation("model_configuration", "How it is served, as Triton's ModelConfig", "ModelConfig", (404,)),
+    ),
     "/infer": ("POST", Operation("infer", "Run a model", "InferAnswer", CALL, "InferRequest")),
 }
 
@@ -74,6 +79,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("GET", "/v2/"): Operation("server_metadata_too", "The same", "ServerMetadata"),
     ("GET", "/v2/health/live"): Operation("server_live", "Whether the server runs", "ServerLive"),
     ("GET", "/v2/health/ready"): Operation("server_ready", "Whether all models answer; 503 where not", "ServerReady"),
+    ("GET", "/v2/models/stats"): Operation("statistics", "Counts and times of all models, in Triton's form", "Statistics"),
     ("GET", "/v1/models"): Operation("list_models", "The models that give embeddings", "OpenAIModels"),
     ("GET", "/v1/models/{model}"): Operation("retrieve_model", "One of them", "OpenAIModel", (404,)),
     ("POST", "/v1/embeddings"): Operation("create_embeddings", "Texts to vectors", "Embeddings", CALL, "EmbeddingsRequest"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nograd.server.protocol import DATATYPES, datatype
+from nograd.server.protocol import DATATYPES, DEFAULT_PRIORITY, PRIORITY_LEVELS, datatype
 from nograd.tensors import TensorSpec
 
 __all__ = ["HEADERS", "SCHEMAS", "Schema", "by_inputs", "by_outputs", "ref"]
@@ -51,11 +51,27 @@ def _parameters(**known: Schema) -> Schema:
 _DATATYPE: Schema = {"type": "string", "enum": list(DATATYPES)}
 _METADATA: Schema = _object(("name", "datatype", "shape"), name=_TEXT, datatype=_DATATYPE, shape=_SIZES)
 
+_TIME: Schema = _object(("count", "ns"), count=_COUNT, ns=_COUNT)
+_COMPUTE = ("compute_input", "compute_infer", "compute_output")
+_TIMES = ("success", "fail", "queue", *_COMPUTE, "cache_hit", "cache_miss")
+
+_STATISTICS: Schema = _object(
+    ("name", "version", "last_inference", "inference_count", "execution_count", "inference_stats", "batch_stats"),
+    name=_TEXT,
+    version=_TEXT,
+    last_inference={**_COUNT, "description": "milliseconds since 1970; 0: never"},
+    inference_count=_COUNT,
+    execution_count=_COUNT,
+    inference_stats=_object(_TIMES, **dict.fromkeys(_TIMES, _TIME)),
+    batch_stats=_list(_object(("batch_size", *_COMPUTE), batch_size=_COUNT, **dict.fromkeys(_COMPUTE, _TIME))),
+)
+
 _REQUEST: Schema = {
     "id": _or_null(_TEXT),
     "outputs": {**_or_null(_list(ref("WantedOutput"))), "description": "which outputs, in which order; none: all"},
     "parameters": _parameters(
         timeout={**_COUNT, "maximum": 2**63 - 1, "description": "microseconds; 0: the server's own"},
+        priority={**_COUNT, "maximum": PRIORITY_LEVELS, "description": f"1 goes first; 0: {DEFAULT_PRIORITY}"},
         binary_data_output={**_FLAG, "description": "outputs come in binary"},
     ),
 }
@@ -82,6 +98,16 @@ SCHEMAS: Schema = {
         platform=_TEXT,
         inputs=_list(ref("TensorMetadata")),
         outputs=_list(ref("TensorMetadata")),
+    ),
+    "Statistics": _object(("model_stats",), model_stats=_list(_STATISTICS)),
+    "ModelConfig": _object(
+        ("name", "platform", "backend", "max_batch_size", "input", "output"),
+        name=_TEXT,
+        platform=_TEXT,
+        backend=_TEXT,
+        max_batch_size=_COUNT,
+        input=_list({"type": "object"}),
+        output=_list({"type": "object"}),
     ),
     "InferRequest": _object(("inputs",), inputs=_list(ref("Input"), 1), **_REQUEST),
     "Input": _object(("name", "shape", "datatype"), **_INPUT),

@@ -30,6 +30,8 @@ from nograd.tensors import TEXT, Array, Batch, TensorSpec
 
 __all__ = [
     "DATATYPES",
+    "DEFAULT_PRIORITY",
+    "PRIORITY_LEVELS",
     "Decoder",
     "InferRequest",
     "Parameters",
@@ -39,10 +41,12 @@ __all__ = [
     "encode",
     "encode_binary",
     "numpy_dtype",
+    "priority_of",
     "require_datatypes",
     "require_finite",
     "require_inputs",
     "require_outputs",
+    "shorter",
     "spec_of",
     "status_of",
     "tensor_metadata",
@@ -57,6 +61,12 @@ _DATATYPES = {
     "float16": "FP16", "bfloat16": "BF16", "float32": "FP32", "float64": "FP64", TEXT: "BYTES",
 }  # fmt: skip
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+PRIORITY_LEVELS = 5
+"""`parameters.priority` goes from 1, the first, to this, the last."""
+
+DEFAULT_PRIORITY = 3
+"""Of a request that names none, or 0: some may go before it, and some behind it."""
 
 SHORT_BODY = 4096
 """Bytes of a body that may go the short way: a longer one costs more to look through twice."""
@@ -156,6 +166,8 @@ class InferRequest(NamedTuple):
     """Whether outputs come in binary where `binary_by_name` does not say."""
 
     binary_by_name: Mapping[str, bool] = {}
+    priority: int = DEFAULT_PRIORITY - 1
+    """Its class, as the batcher counts: 0 goes first. From `parameters.priority`, which counts from 1."""
 
     def binary_of(self, names: Iterable[str]) -> frozenset[str]:
         """Return which of these outputs are to come in binary."""
@@ -226,9 +238,11 @@ class Decoder:
         if request.outputs and any(output.parameters for output in request.outputs):
             return None
         wanted = tuple([output.name for output in request.outputs]) if request.outputs else ()
-        return InferRequest(
-            arrays, wanted, request.id, timeout_of(request.parameters.get("timeout", 0)) if request.parameters else None
-        )
+        if not request.parameters:
+            return InferRequest(arrays, wanted, request.id)
+        told = request.parameters
+        timeout_s, priority = timeout_of(told.get("timeout", 0)), priority_of(told.get("priority", 0))
+        return InferRequest(arrays, wanted, request.id, timeout_s, priority=priority)
 
 
 def decode(body: bytes, inputs: Sequence[TensorSpec], tail: memoryview | None = None) -> InferRequest:
@@ -260,7 +274,9 @@ def decode(body: bytes, inputs: Sequence[TensorSpec], tail: memoryview | None = 
     is_binary = bool(_flag(request.parameters, "binary_data_output"))
     formats = [(output.name, _flag(output.parameters, "binary_data")) for output in request.outputs or ()]
     by_name = {name: flag for name, flag in formats if flag is not None}
-    return InferRequest(arrays, wanted, request.id, timeout_of(request.parameters.get("timeout", 0)), is_binary, by_name)
+    told = request.parameters
+    timeout_s, priority = timeout_of(told.get("timeout", 0)), priority_of(told.get("priority", 0))
+    return InferRequest(arrays, wanted, request.id, timeout_s, is_binary, by_name, priority)
 
 
 def _flag(parameters: Parameters, name: str) -> bool | None:
@@ -312,6 +328,25 @@ def timeout_of(timeout: object) -> float | None:
     if type(timeout) is not int or timeout < 0:
         raise ProtocolError(f"parameters.timeout is {timeout!r}; it is a whole number of microseconds, 0 for none")
     return timeout / 1e6 or None
+
+
+def shorter(a: float | None, b: float | None) -> float | None:
+    """Return the shorter of two time-outs, either of which may be none."""
+    return a if b is None else b if a is None else min(a, b)
+
+
+def priority_of(priority: object) -> int:
+    """Return the class, as the batcher counts them, that `parameters.priority` names; 0 is the default.
+
+    Raises:
+        ProtocolError: it is none of them.
+    """
+    if type(priority) is not int or not 0 <= priority <= PRIORITY_LEVELS:
+        raise ProtocolError(
+            f"parameters.priority is {priority!r}; it goes from 1, the first, to {PRIORITY_LEVELS}, the last; "
+            f"0 or none is {DEFAULT_PRIORITY}"
+        )
+    return (priority or DEFAULT_PRIORITY) - 1
 
 
 def _array(given: _Input, spec: TensorSpec, octets: Tail) -> Array:

@@ -24,6 +24,7 @@ from nograd.predictor import Predictor
 from nograd.server.binary import BinaryAnswer
 from nograd.server.caching import ModelCache
 from nograd.server.config import ServeConfig
+from nograd.server.configuration import configuration
 from nograd.server.live import Live
 from nograd.server.metrics import Metrics, ModelMetrics
 from nograd.server.protocol import (
@@ -33,9 +34,12 @@ from nograd.server.protocol import (
     encode_binary,
     require_datatypes,
     require_outputs,
+    shorter,
     status_of,
     tensor_metadata,
 )
+from nograd.server.statistics import Looked, Tally
+from nograd.server.timing import Timing
 from nograd.tensors import TEXT, Array, Batch, Signature, TensorSpec, num_rows
 from nograd.threads import in_own_thread
 
@@ -71,8 +75,7 @@ class ServedModel:
         self._flights = flights
         self._cache: ModelCache | None = None
         self._ids = itertools.count(1)
-        self._requests = 0
-        self._errors = 0
+        self._tally = Tally()
 
     # -- life
 
@@ -104,6 +107,7 @@ class ServedModel:
         if self.predictor.has_postprocess:
             answered = self._merged(await batcher.run(self._parts(self.example)))
             self.outputs = tuple(TensorSpec(name, _dtype(array), array.shape[1:]) for name, array in answered.items())
+        self._tally = Tally()  # of what clients ask for
         self._open = True
         self._metrics.note_ready(ready=True)
 
@@ -137,26 +141,44 @@ class ServedModel:
 
     # -- answering
 
-    async def infer(self, body: bytes, tail: memoryview | None = None) -> bytes | BinaryAnswer:
+    async def infer(
+        self,
+        body: bytes,
+        tail: memoryview | None = None,
+        *,
+        timeout_s: float | None = None,
+        timing: Timing | None = None,
+    ) -> bytes | BinaryAnswer:
         """Return the answer to an infer call's body: JSON, or some of its tensors in binary where it asks for that.
 
         Args:
             body: JSON; empty for a raw request.
             tail: the bytes behind it, where the request may have some.
+            timeout_s: seconds that the client waits, where more than the body says so; the shorter goes before.
+            timing: is told where the time went.
 
         Raises:
             NogradError: see `protocol.status_of` for each kind's meaning to a client.
         """
-        return await self.infer_as(partial(self._decode, body, tail), _body)
+
+        def read() -> InferRequest:
+            request = self._decode(body, tail)
+            return request if timeout_s is None else request._replace(timeout_s=shorter(timeout_s, request.timeout_s))
+
+        return await self.infer_as(read, _body, timing)
 
     async def infer_as(
-        self, read: Callable[[], InferRequest], write: Callable[[InferRequest, str, str, str, Mapping[str, Array]], Answer]
+        self,
+        read: Callable[[], InferRequest],
+        write: Callable[[InferRequest, str, str, str, Mapping[str, Array]], Answer],
+        timing: Timing | None = None,
     ) -> Answer:
         """Return the answer to an infer call in any form.
 
         Args:
             read: gives the request.
             write: makes the answer of the request, the model's name and version, the answer's id and the outputs asked for.
+            timing: is told where the time went.
 
         Raises:
             NogradError: as `infer`; and what `read` and `write` raise.
@@ -164,21 +186,29 @@ class ServedModel:
         begun = time.monotonic()
         try:
             batcher, request = self._accept(read)
-            timeout_s = request.timeout_s or self.config.timeout_s
-            outputs = await self._outputs(request.inputs, timeout_s, batcher)
+            if timing is not None:
+                timing.decoded()
+            outputs = await self._outputs(request, batcher, timing)
+            if timing is not None:
+                timing.outputs()
             answer = write(request, *self._told(request), self._chosen(request, outputs))
+            if timing is not None:
+                timing.encoded()
         except Exception as error:
-            self.note_error(error)
+            self.note_error(error, begun)
             raise
         self._note_answer(begun)
         return answer
 
-    def submit(self, body: bytes, done: Callable[[bytes | BinaryAnswer | Exception], None]) -> Callable[[], None] | None:
+    def submit(
+        self, body: bytes, done: Callable[[bytes | BinaryAnswer | Exception], None], timeout_s: float | None = None
+    ) -> Callable[[], None] | None:
         """Answer an infer call by calling back in the event loop, without a task; what `infer` returns or raises is the same.
 
         Args:
             body: JSON.
             done: called once with the answer, or the error; perhaps from within this call.
+            timeout_s: as for `infer`.
 
         Returns:
             What forgets the request, after which `done` is not called; None where it takes `infer`: nothing was done.
@@ -192,9 +222,12 @@ class ServedModel:
             if self._cache is not None and self._cache.takes(num_rows(part)):
                 return None
             answering = partial(self._answer, request, begun, done)
-            return batcher.submit(part, answering, timeout_s=request.timeout_s or self.config.timeout_s)
+            if timeout_s is not None:
+                request = request._replace(timeout_s=shorter(timeout_s, request.timeout_s))
+            allowed_s = request.timeout_s or self.config.timeout_s
+            return batcher.submit(part, answering, timeout_s=allowed_s, priority=request.priority)
         except Exception as error:  # noqa: BLE001  the caller tells it to the client, as it does with what `infer` raises
-            self.note_error(error)
+            self.note_error(error, begun)
             done(error)
             return _nothing
 
@@ -215,7 +248,7 @@ class ServedModel:
             except Exception as error:  # noqa: BLE001  as above
                 answer = error
         if isinstance(answer, Exception):
-            self.note_error(answer)
+            self.note_error(answer, begun)
         else:
             self._note_answer(begun)
         done(answer)
@@ -237,22 +270,27 @@ class ServedModel:
         return {name: found[name] for name in request.outputs} if request.outputs else found
 
     def _note_answer(self, begun: float) -> None:
-        now = time.monotonic()
-        self._requests += 1
+        tally, now = self._tally, time.monotonic()
+        tally.answered += 1
+        tally.answered_s += now - begun
+        tally.last = now
         self._live.note_request(now, now - begun)
         self._metrics.note_request(now - begun)
 
-    async def _outputs(self, inputs: Mapping[str, Array], timeout_s: float, batcher: DynamicBatcher) -> Sequence[Batch]:
+    async def _outputs(self, request: InferRequest, batcher: DynamicBatcher, timing: Timing | None) -> Sequence[Batch]:
         """Return the outputs of a request's parts: known, or run."""
+        timeout_s, priority = request.timeout_s or self.config.timeout_s, request.priority
+        cache, spent = self._cache, timing.spent if timing is not None else None
         if not self._preprocesses:
-            part = self.inputs.check(inputs)
-            if self._cache is None or not self._cache.takes(num_rows(part)):
-                return await batcher.run([part], timeout_s=timeout_s)
-            return await self._cache.run(None, lambda: [part], timeout_s)
-        items = self._items(inputs)
-        if self._cache is None or not self._cache.takes(len(items)):
-            return await batcher.run(self._prepared(items), timeout_s=timeout_s)
-        return await self._cache.run(list(items), lambda: self._prepared(items), timeout_s)
+            part = self.inputs.check(request.inputs)
+            if cache is None or not cache.takes(num_rows(part)):
+                return await batcher.run([part], timeout_s=timeout_s, priority=priority, spent=spent)
+            return await cache.run(None, lambda: [part], timeout_s, priority, timing)
+        items = self._items(request.inputs)
+        if cache is None or not cache.takes(len(items)):
+            parts = self._prepared(items, timing)
+            return await batcher.run(parts, timeout_s=timeout_s, priority=priority, spent=spent)
+        return await cache.run(list(items), lambda: self._prepared(items, timing), timeout_s, priority, timing)
 
     def _merged(self, outputs: Sequence[Batch]) -> Mapping[str, Array]:
         """Return the parts' outputs as one; what `postprocess` makes of their rows, where there is one."""
@@ -272,8 +310,12 @@ class ServedModel:
         (items,) = self.inputs.check({name: _one_text_a_row(array) for name, array in inputs.items()}).values()
         return items
 
-    def _prepared(self, items: Array) -> list[Batch]:
-        return [self.predictor.prepare_item(item, index) for index, item in enumerate(items)]
+    def _prepared(self, items: Array, timing: Timing | None = None) -> list[Batch]:
+        begun = timing.now() if timing is not None else 0.0
+        parts = [self.predictor.prepare_item(item, index) for index, item in enumerate(items)]
+        if timing is not None:
+            timing.prepare_s += timing.now() - begun
+        return parts
 
     # -- being watched
 
@@ -286,6 +328,25 @@ class ServedModel:
             "inputs": tensor_metadata(self.inputs.inputs),
             "outputs": tensor_metadata(self.outputs),
         }
+
+    def statistics(self) -> dict[str, Any]:
+        """Return the statistics of this model, as the extension of that name has them."""
+        looked = self._cache.looked() if self._cache is not None else Looked()
+        found = self._tally.told(looked, time.monotonic(), time.time())
+        return {"name": self.name, "version": self.version, **found}
+
+    def configuration(self) -> dict[str, Any]:
+        """Return how this model is served, as the extension model_configuration has it."""
+        return configuration(
+            self.metadata(),
+            self.version,
+            self.inputs.inputs,
+            self.outputs,
+            backend=self.predictor.backend,
+            max_batch_size=self.max_batch_size,
+            limits=self.config,
+            is_cached=self._cache is not None,
+        )
 
     def example_request(self) -> dict[str, Any] | None:
         """Return a body that `infer` takes, or None where it would be too long to read."""
@@ -313,8 +374,8 @@ class ServedModel:
             "queue_rows": done.queue_rows,
             "running_rows": done.running_rows,
             "totals": {
-                "requests": self._requests,
-                "errors": self._errors,
+                "requests": self._tally.answered,
+                "errors": self._tally.failed,
                 "rows": done.rows,
                 "batches": done.batches,
                 "refused": done.refused,
@@ -354,12 +415,14 @@ class ServedModel:
         size = record.rows * record.longest if self.curve is not None and self.curve.unit == "tokens" else record.rows
         self._live.note_batch(time.monotonic(), record, self._statistics().queue_rows, size)
         self._metrics.note_batch(record)
+        self._tally.note_batch(record)
 
-    def note_error(self, error: Exception) -> None:
-        """Count a request that is answered with an error."""
-        self._errors += 1
-        status = status_of(error)
-        self._live.note_error(time.monotonic(), status, str(error) if isinstance(error, NogradError) else repr(error))
+    def note_error(self, error: Exception, begun: float | None = None) -> None:
+        """Count a request that is answered with an error; it was read by `begun`, on the monotonic clock, if at all."""
+        status, now = status_of(error), time.monotonic()
+        self._tally.failed += 1
+        self._tally.failed_s += 0.0 if begun is None else now - begun
+        self._live.note_error(now, status, str(error) if isinstance(error, NogradError) else repr(error))
         self._metrics.note_error(status)
 
 

@@ -18,7 +18,7 @@ from nograd.server.served import ServedModel
 
 __all__ = ["InferenceService"]
 
-EXTENSIONS = ("binary_tensor_data",)
+EXTENSIONS = ("binary_tensor_data", "statistics", "model_configuration", "schedule_policy")
 """Of the protocol, as Triton names them: what works, and no more."""
 
 
@@ -108,6 +108,15 @@ class InferenceService:
     def metadata(self) -> dict[str, Any]:
         """Return the protocol's server metadata; `extensions` lists what works beyond the protocol."""
         return {"name": "nograd", "version": __version__, "extensions": list(EXTENSIONS)}
+
+    def statistics(self, name: str = "", version: str | None = None) -> dict[str, Any]:
+        """Return the statistics of a model, or of all where no name is given.
+
+        Raises:
+            ModelNotFoundError: as `model`.
+        """
+        models = [self.model(name, version)] if name else self._models.values()
+        return {"model_stats": [model.statistics() for model in models]}
 
     def snapshot(self) -> dict[str, Any]:
         """Return what the live page shows."""

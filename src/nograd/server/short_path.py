@@ -1,8 +1,8 @@
 """The short path from a socket to the batcher and back: plain infer calls without an ASGI scope, cycle or task for each.
 
 Everything else, and whatever is unusual about an infer call (a body in chunks, compressed, or long; `Expect`; HTTP/1.0; a
-pipelined request; a client that does not read), goes uvicorn's ordinary way. Both ways are answered by the same functions,
-with the same bytes (docs/adr/0010).
+pipelined request; a client that does not read, that weighs encodings, or wants to know its times), goes uvicorn's ordinary
+way. Both ways are answered by the same functions, with the same bytes (docs/adr/0010).
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from nograd.errors import ProtocolError
+from nograd.server.asked import ACCEPTED, DEADLINE, PLAIN, REQUEST_ID, TIMING, Asked, asked_of
 from nograd.server.binary import BinaryAnswer
-from nograd.server.http import JSON, App, Headers, answer_reply, error_reply
+from nograd.server.encodings import COMPRESSED_FROM, coding_of
+from nograd.server.http import JSON, App, Headers, Reply, answer_reply, encoded, error_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from nograd.server.served import ServedModel
 
@@ -25,7 +28,11 @@ __all__ = ["ShortPathProtocol"]
 LONGEST_BODY = 65536
 """Bytes; uvicorn stops reading beyond, until the application asks for more."""
 
-UNUSUAL = frozenset((b"expect", b"upgrade", b"transfer-encoding", b"content-encoding", b"inference-header-content-length"))
+UNUSUAL = frozenset(
+    (b"expect", b"upgrade", b"transfer-encoding", b"content-encoding", b"inference-header-content-length", TIMING)
+)
+
+LOOKED_AT = UNUSUAL | {ACCEPTED, DEADLINE, REQUEST_ID}
 
 
 class ShortPathProtocol(HttpToolsProtocol):
@@ -44,6 +51,8 @@ class ShortPathProtocol(HttpToolsProtocol):
         self._call: _Call | None = None
         self._length: bytes | None = None
         self._is_usual = True
+        self._accepts: bytes | None = None
+        self._asks = False
         self._said: tuple[Any, bytes] = (None, b"")
 
     # -- reading a request
@@ -54,6 +63,8 @@ class ShortPathProtocol(HttpToolsProtocol):
         self.headers = []
         self._length = None
         self._is_usual = True
+        self._accepts = None
+        self._asks = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
@@ -61,21 +72,43 @@ class ShortPathProtocol(HttpToolsProtocol):
         if name == b"content-length":
             self._is_usual = self._is_usual and self._length is None
             self._length = value
+        elif name in LOOKED_AT:
+            self._look_at(name, value)
+
+    def _look_at(self, name: bytes, value: bytes) -> None:
+        """Note a header that says how an infer call is to be answered, or that it is none of the usual ones."""
+        if name == ACCEPTED:
+            self._is_usual = self._is_usual and self._accepts is None and b";" not in value
+            self._accepts = value
         elif name in UNUSUAL:
             self._is_usual = False
             if name == b"expect" and value.lower() == b"100-continue":
                 self.expect_100_continue = True
+        else:
+            self._asks = True
 
     def on_headers_complete(self) -> None:
         model = self._paths.get(self.url)
-        if model is not None and self._may_be_short():
-            self._call = self.cycle = _Call(self, model, self.url, keep_alive=self.parser.should_keep_alive())
+        if model is not None and self._may_be_short() and (asked := self._asked()) is not None:
+            keep_alive = self.parser.should_keep_alive()
+            self._call = self.cycle = _Call(self, model, self.url, asked, self._accepts, keep_alive=keep_alive)
             return
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.headers, self.expect_100_continue = url, headers, expects
         self.scope["headers"] = headers
         super().on_headers_complete()
+
+    def _asked(self) -> Asked | None:
+        """Return what the headers ask for; None where that is a mistake, of which the ordinary way tells."""
+        if not self._asks:
+            return PLAIN
+        asked = asked_of(self.headers)
+        try:
+            asked.timeout_s  # noqa: B018  it raises
+        except ProtocolError:
+            return None
+        return asked
 
     def _may_be_short(self) -> bool:
         length, parser = self._length, self.parser
@@ -138,12 +171,25 @@ class ShortPathProtocol(HttpToolsProtocol):
 class _Call:
     """One infer call; stands where uvicorn has its cycle, and has of it what `HttpToolsProtocol` looks at."""
 
-    __slots__ = ("_forget", "_model", "_path", "_protocol", "body", "keep_alive", "response_complete")
+    __slots__ = (
+        "_accepts", "_asked", "_forget", "_model", "_path", "_protocol", "body", "keep_alive", "response_complete",
+    )  # fmt: skip
 
-    def __init__(self, protocol: ShortPathProtocol, model: ServedModel, path: bytes, *, keep_alive: bool) -> None:
+    def __init__(
+        self,
+        protocol: ShortPathProtocol,
+        model: ServedModel,
+        path: bytes,
+        asked: Asked,
+        accepts: bytes | None,
+        *,
+        keep_alive: bool,
+    ) -> None:
         self._protocol = protocol
         self._model = model
         self._path = path
+        self._asked = asked
+        self._accepts = accepts
         self._forget: Callable[[], object] | None = None
         self.body = b""
         self.keep_alive = keep_alive
@@ -151,38 +197,59 @@ class _Call:
 
     def begin(self) -> None:
         """Have it answered: its body was read."""
-        forget: Callable[[], object] | None = self._model.submit(self.body, self._done)
-        if forget is None:
-            task = self._protocol.loop.create_task(self._infer())
-            tasks = self._protocol.tasks
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-            forget = task.cancel
-        self._forget = forget
+        timeout_s = self._asked.timeout_s if self._asked is not PLAIN else None
+        forget: Callable[[], object] | None = self._model.submit(self.body, self._done, timeout_s)
+        self._forget = self._go_on(self._infer(timeout_s)) if forget is None else forget
 
-    async def _infer(self) -> None:
+    def _go_on(self, work: Coroutine[Any, Any, None]) -> Callable[[], object]:
+        """Have the rest of the call done by a task; return what cancels it."""
+
+        async def rest() -> None:
+            try:
+                await work
+            except asyncio.CancelledError:  # the client has left; or uvicorn ends, and has waited long enough
+                self._protocol.transport.close()
+                raise
+
+        task = self._protocol.loop.create_task(rest())
+        tasks = self._protocol.tasks
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        return task.cancel
+
+    async def _infer(self, timeout_s: float | None) -> None:
         answer: bytes | BinaryAnswer | Exception
         try:
-            answer = await self._model.infer(self.body)
+            answer = await self._model.infer(self.body, timeout_s=timeout_s)
         except Exception as error:  # noqa: BLE001  told to the client
             answer = error
-        except asyncio.CancelledError:  # the client has left; or uvicorn ends, and has waited long enough
-            self._protocol.transport.close()
-            raise
         self._done(answer)
 
     def _done(self, answer: bytes | BinaryAnswer | Exception) -> None:
         protocol = self._protocol
         if protocol.transport.is_closing():  # the client has left
             self.response_complete = True
-        elif isinstance(answer, bytes):
-            protocol.write(self, 200, JSON, answer)
-        elif isinstance(answer, BinaryAnswer):
-            (status, kind, body), headers = answer_reply(answer)
-            protocol.write(self, status, kind, body, headers)
+        elif isinstance(answer, bytes) and len(answer) < COMPRESSED_FROM:
+            protocol.write(self, 200, JSON, answer, self._asked.echoed if self._asked is not PLAIN else ())
+        elif isinstance(answer, Exception):
+            self._write(*error_reply(answer, f"POST {self._path.decode('latin-1')}"))
         else:
-            (status, kind, body), headers = error_reply(answer, f"POST {self._path.decode('latin-1')}")
-            protocol.write(self, status, kind, body, headers)
+            self._write(*answer_reply(answer))
+
+    def _write(self, reply: Reply, headers: Headers) -> None:
+        """Write an answer that is an error, in binary or long; that last one compressed, where the client takes it."""
+        status, kind, body = reply
+        coding = coding_of(self._accepts, kind, len(body))
+        if coding.name:
+            self._forget = self._go_on(self._write_compressed(reply, headers))
+        else:
+            self._protocol.write(self, status, kind, body, (*headers, *coding.headers, *self._asked.echoed))
+
+    async def _write_compressed(self, reply: Reply, headers: Headers) -> None:
+        status, kind, body = reply
+        body, coding = await encoded(body, kind, self._accepts)
+        if not self._protocol.transport.is_closing():
+            self._protocol.write(self, status, kind, body, (*headers, *coding, *self._asked.echoed))
 
     def forget(self) -> None:
         """The client has left: nothing is computed for nobody."""

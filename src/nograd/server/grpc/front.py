@@ -1,8 +1,8 @@
-"""The gRPC server: the protocol's six methods over an InferenceService, in the same event loop as the HTTP front."""
+"""The gRPC server: the protocol's methods over an InferenceService, in the same event loop as the HTTP front."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -15,20 +15,27 @@ from nograd.server.grpc.health import HEALTH, Health
 from nograd.server.grpc.messages import (
     POOL,
     SERVICE,
+    ModelConfigRequest,
+    ModelConfigResponse,
     ModelInferRequest,
     ModelMetadataRequest,
     ModelMetadataResponse,
     ModelReadyRequest,
     ModelReadyResponse,
+    ModelStatisticsRequest,
+    ModelStatisticsResponse,
+    ModelStreamInferResponse,
     ServerLiveRequest,
     ServerLiveResponse,
     ServerMetadataRequest,
     ServerMetadataResponse,
     ServerReadyRequest,
     ServerReadyResponse,
+    filled,
     parse,
 )
-from nograd.server.grpc.tensors import read, write
+from nograd.server.grpc.stream import in_order
+from nograd.server.grpc.tensors import message, read, write
 from nograd.server.http import told
 from nograd.server.protocol import status_of
 from nograd.server.service import InferenceService
@@ -80,8 +87,11 @@ class GrpcFront:
             "ModelReady": self._model_ready,
             "ModelMetadata": self._model_metadata,
             "ModelInfer": self._model_infer,
+            "ModelConfig": self._model_config,
+            "ModelStatistics": self._model_statistics,
         }
         handlers = {name: grpc.unary_unary_rpc_method_handler(_answering(name, method)) for name, method in methods.items()}
+        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._model_stream_infer)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers), self._health.handler()))
         reflection.enable_server_reflection((SERVICE, HEALTH, reflection.SERVICE_NAME), self._server, pool=POOL)
 
@@ -131,6 +141,34 @@ class GrpcFront:
         request = parse(ModelInferRequest, body)
         model = self._service.model(request.model_name, request.model_version or None)
         return await model.infer_as(partial(_read, request, model.inputs.inputs, context), write)
+
+    async def _model_config(self, body: bytes, _context: Any) -> bytes:
+        request = parse(ModelConfigRequest, body)
+        found = self._service.model(request.name, request.version or None).configuration()
+        return _done(filled(ModelConfigResponse, {"config": found}))
+
+    async def _model_statistics(self, body: bytes, _context: Any) -> bytes:
+        request = parse(ModelStatisticsRequest, body)
+        return _done(filled(ModelStatisticsResponse, self._service.statistics(request.name, request.version or None)))
+
+    async def _model_stream_infer(self, bodies: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        async for answer in in_order(bodies, partial(self._streamed, context=context)):
+            yield answer
+
+    async def _streamed(self, body: bytes, context: Any) -> bytes:
+        """Return the answer to one request of a stream, which may be an error."""
+        request_id = ""
+        try:
+            request = parse(ModelInferRequest, body)
+            request_id = request.id
+            model = self._service.model(request.model_name, request.model_version or None)
+            answer = await model.infer_as(partial(_read, request, model.inputs.inputs, context), message)
+        except Exception as error:  # noqa: BLE001  told to the client; the stream goes on
+            failed = ModelStreamInferResponse(error_message=told(error, "gRPC ModelStreamInfer"))
+            failed.infer_response.id = request_id
+            return _done(failed)
+        answer.parameters["triton_final_response"].bool_param = True  # each request has one answer
+        return _done(ModelStreamInferResponse(infer_response=answer))
 
 
 def _read(request: Any, inputs: Any, context: Any) -> Any:

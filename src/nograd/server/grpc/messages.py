@@ -6,10 +6,11 @@ error; and code that protoc generates is for some versions of protobuf only, whi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 from google.protobuf.message import DecodeError
 
 from nograd.errors import ProtocolError
@@ -17,18 +18,24 @@ from nograd.errors import ProtocolError
 __all__ = [
     "POOL",
     "SERVICE",
+    "ModelConfigRequest",
+    "ModelConfigResponse",
     "ModelInferRequest",
     "ModelInferResponse",
     "ModelMetadataRequest",
     "ModelMetadataResponse",
     "ModelReadyRequest",
     "ModelReadyResponse",
+    "ModelStatisticsRequest",
+    "ModelStatisticsResponse",
+    "ModelStreamInferResponse",
     "ServerLiveRequest",
     "ServerLiveResponse",
     "ServerMetadataRequest",
     "ServerMetadataResponse",
     "ServerReadyRequest",
     "ServerReadyResponse",
+    "filled",
     "parse",
 ]
 
@@ -51,6 +58,14 @@ ModelReadyRequest, ModelReadyResponse = _message("ModelReadyRequest"), _message(
 ServerMetadataRequest, ServerMetadataResponse = _message("ServerMetadataRequest"), _message("ServerMetadataResponse")
 ModelMetadataRequest, ModelMetadataResponse = _message("ModelMetadataRequest"), _message("ModelMetadataResponse")
 ModelInferRequest, ModelInferResponse = _message("ModelInferRequest"), _message("ModelInferResponse")
+ModelStreamInferResponse = _message("ModelStreamInferResponse")
+ModelConfigRequest, ModelConfigResponse = _message("ModelConfigRequest"), _message("ModelConfigResponse")
+ModelStatisticsRequest, ModelStatisticsResponse = _message("ModelStatisticsRequest"), _message("ModelStatisticsResponse")
+
+
+def filled(kind: Any, value: Mapping[str, Any]) -> Any:
+    """Return a message of one of the kinds above with what a JSON object of the same fields says."""
+    return json_format.ParseDict(value, kind())
 
 
 def parse(kind: Any, body: bytes) -> Any:

@@ -11,10 +11,19 @@ import numpy as np
 from nograd.errors import ProtocolError
 from nograd.server.binary import packed, tensor, text
 from nograd.server.grpc.messages import ModelInferResponse
-from nograd.server.protocol import InferRequest, datatype_of, numpy_dtype, require_inputs, spec_of, timeout_of
+from nograd.server.protocol import (
+    InferRequest,
+    datatype_of,
+    numpy_dtype,
+    priority_of,
+    require_inputs,
+    shorter,
+    spec_of,
+    timeout_of,
+)
 from nograd.tensors import Array, TensorSpec
 
-__all__ = ["read", "write"]
+__all__ = ["message", "read", "write"]
 
 CONTENTS = {
     "BOOL": "bool_contents",
@@ -55,11 +64,19 @@ def read(request: Any, inputs: Sequence[TensorSpec], left_s: float | None) -> In
             raise ProtocolError(f"input {name!r} has contents, and there are raw_input_contents; a request has one of them")
         arrays[name] = tensor(name, memoryview(raw[index]), list(given.shape), numpy_dtype(spec))
     wanted = tuple([output.name for output in request.outputs])
-    return InferRequest(arrays, wanted, request.id or None, _shorter(_timeout_s(request), left_s), is_binary=bool(raw))
+    timeout_s = shorter(timeout_of(_parameter(request, "timeout")), left_s)
+    priority = priority_of(_parameter(request, "priority"))
+    return InferRequest(arrays, wanted, request.id or None, timeout_s, is_binary=bool(raw), priority=priority)
 
 
 def write(request: InferRequest, model_name: str, model_version: str, request_id: str, outputs: Mapping[str, Array]) -> bytes:
-    """Return the serialized ModelInferResponse: raw where the request was raw, or an output's datatype has no other way.
+    """Return the serialized ModelInferResponse; as `message`."""
+    done: bytes = message(request, model_name, model_version, request_id, outputs).SerializeToString()
+    return done
+
+
+def message(request: InferRequest, model_name: str, model_version: str, request_id: str, outputs: Mapping[str, Array]) -> Any:
+    """Return the ModelInferResponse: raw where the request was raw, or an output's datatype has no other way.
 
     Raises:
         ModelError: an output is of a kind that the protocol has no datatype for, or text that has no UTF-8.
@@ -74,20 +91,16 @@ def write(request: InferRequest, model_name: str, model_version: str, request_id
             answer.raw_output_contents.append(bytes(packed(name, array)))
         else:
             getattr(told.contents, CONTENTS[kind]).extend(_elements(array))
-    done: bytes = answer.SerializeToString()
-    return done
+    return answer
 
 
-def _timeout_s(request: Any) -> float | None:
-    if "timeout" not in request.parameters:  # a look-up in protobuf's map would make it
-        return None
-    given = request.parameters["timeout"]
+def _parameter(request: Any, name: str) -> Any:
+    """Return a parameter's value; 0 where it is not there."""
+    if name not in request.parameters:  # a look-up in protobuf's map would make it
+        return 0
+    given = request.parameters[name]
     choice = given.WhichOneof("parameter_choice")
-    return timeout_of(getattr(given, choice) if choice else None)
-
-
-def _shorter(a: float | None, b: float | None) -> float | None:
-    return a if b is None else b if a is None else min(a, b)
+    return getattr(given, choice) if choice else None
 
 
 def _typed(given: Any, dtype: np.dtype[Any]) -> Array:

@@ -1,0 +1,66 @@
+"""Where the time of one request went, for the header Server-Timing (W3C) of its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nograd.batching import Spent
+
+__all__ = ["Timing"]
+
+
+class Timing:
+    """The times of one request, in seconds; it is made only where a client asks.
+
+    Args:
+        clock: gives seconds.
+    """
+
+    __slots__ = ("_begun", "_clock", "_decoded", "_encoded", "_outputs", "hits", "prepare_s", "rows", "spent")
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._begun = self._decoded = self._outputs = self._encoded = clock()
+        self.spent = Spent()
+        self.prepare_s = 0.0
+        """In `preprocess`, such as a tokenizer."""
+        self.rows = 0
+        """Looked up in the cache."""
+        self.hits = 0
+        """Of them, those that had not to be run for this request."""
+
+    def decoded(self) -> None:
+        """The request was read."""
+        self._decoded = self._outputs = self._encoded = self._clock()
+
+    def outputs(self) -> None:
+        """The outputs are there."""
+        self._outputs = self._encoded = self._clock()
+
+    def encoded(self) -> None:
+        """The answer is written."""
+        self._encoded = self._clock()
+
+    def now(self) -> float:
+        """Return the clock's seconds."""
+        return self._clock()
+
+    def header(self) -> bytes:
+        """Return the header's value; durations are in milliseconds, as it wants them."""
+        spent = self.spent
+        parts = {
+            "decode": self._decoded - self._begun,
+            "prepare": self.prepare_s,
+            "queue": spent.queue_s,
+            "join": spent.input_s,
+            "run": spent.infer_s,
+            "part": spent.output_s,
+            "encode": self._encoded - self._outputs,
+            "total": self._encoded - self._begun,
+        }
+        told = [f"{name};dur={1000 * seconds:.3f}" for name, seconds in parts.items()]
+        if spent.batch_rows:
+            told.append(f'batch;desc="{spent.batch_rows} rows"')
+        if self.rows:
+            told.append(f'cache;desc="{self.hits} of {self.rows} rows"')
+        return ", ".join(told).encode()
