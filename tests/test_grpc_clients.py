@@ -83,7 +83,7 @@ def test_g1_health_and_metadata(client: Any) -> None:
     assert client.get_server_metadata(as_json=True) == {
         "name": "nograd",
         "version": __version__,
-        "extensions": ["binary_tensor_data"],
+        "extensions": ["binary_tensor_data", "statistics", "model_configuration", "schedule_policy"],
     }
     assert client.get_model_metadata("tiny", "1", as_json=True) == {
         "name": "tiny",
