@@ -1,9 +1,9 @@
 """`nograd predict` over 100,000 texts against sentence-transformers' encode loop: rows/s and peak memory, answers compared.
 
 `python -m benchmarks.predict [ROWS [ROUNDS]]`: 100000 and 3 without. Both run MiniLM in float32 with torch's own number of
-threads, from a JSONL file to a Parquet file of embeddings, a process each, in turn. Each is timed as a user waits for it, start and
-loading included; the rate leaves those out, by a second, short run over the first texts. The texts are sentences of the
-docstrings of what is installed here. sentence-transformers has an environment of its own, over our torch and transformers.
+threads, from a JSONL file to a Parquet file of embeddings, a process each, in turn. Each is timed as a user waits for it,
+start and loading included; the rate leaves those out, by a second, short run over the first texts. The texts are sentences of
+the docstrings of what is installed here. sentence-transformers has an environment of its own, over our torch and transformers.
 
 On two cores the whole takes about two hours, so `make bench` leaves it out; 400 rows and 1 round show that it works.
 """

@@ -22,7 +22,7 @@ from nograd.jobs.keeping import Keeping
 from nograd.jobs.opening import open_output, open_reader, output_kind
 from nograd.jobs.outputs import Output, OutputRow, to_json
 from nograd.jobs.records import Place, Reader, Record
-from nograd.jobs.trial import learn, takes_of, try_out
+from nograd.jobs.trial import Trial, learn, takes_of, try_out
 from nograd.jobs.windows import IN_FLIGHT, Layout, cut, layout_for
 from nograd.predictor import Predictor
 
@@ -114,6 +114,21 @@ def run(job: Job, load: Callable[[], Predictor], shown: Shown, clock: Callable[[
         reader.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """All that a run needs, before its first window."""
+
+    predictor: Predictor
+    bulk: BatchPredictor
+    columns: Columns
+    output: Output
+    trial: Trial
+    head: Sequence[Record]
+    """The first records; they are read, and `records` has them no more."""
+
+    records: Iterator[Record]
+
+
 class _Run:
     """One run; its parts share what they were given."""
 
@@ -124,39 +139,40 @@ class _Run:
         """Do all of it."""
         given: Identity = {"input": self._reader.identity(), "options": self._options()}
         self._check(given)
-        predictor = load()
-        records = self._reader.read(Place())
-        head = list(_beginning(records, self._job))
-        columns = choose(takes_of(predictor, self._job.model), self._job.columns, self._reader, head)
-        learn(predictor, columns, head)
-        known = self._kept.header
-        overhead = known.layout.overhead if known is not None else None
-        bulk = BatchPredictor(predictor, max_batch_size=self._job.max_batch_size, overhead=overhead)
-        trial = try_out(predictor, bulk, columns, head, self._job.max_batch_size)
-        check_collisions(columns, head, trial.predictions)
-        layout = layout_for(self._job.memory_bytes, self._job.max_batch_size, bulk.overhead, trial.held)
-        identity = {**given, "model": self._model(predictor), "answers": {"first rows": trial.answers or "vary"}}
-        if not trial.answers:
-            self._shown.note(
-                "the same rows get different answers: a run that is cut off and goes on gives others than one that is not"
-            )
-        header = self._header(Header(identity, layout))
+        ready = self._ready(load())
+        header = self._header(self._wanted(given, ready))
         if self._kept.is_whole and not self._job.restart:
             return self._summary(0, 0.0, was_whole=True)
         self._kept.begin(header)
-        names = trial.predictions or tuple(spec.name for spec in predictor.signature.outputs if not predictor.has_postprocess)
-        output = open_output(self._kind, predictor.signature, names, self._job.memory_bytes)
         begun, before = self._clock(), self._kept.now.rows
-        if self._kept.now.place == Place():
-            records = chain(head, records)
-        else:
-            self._shown.note(f"going on behind {self._reader.word} {self._kept.now.place.number}")
-            records = self._reader.read(self._kept.now.place)
-        self._loop(records, header.layout, predictor, bulk, columns, output)
+        self._loop(self._rest(ready), header.layout, ready)
         if self._reader.identity() != given["input"]:
             raise JobError(f"{self._job.input} was changed while it was read; --restart begins anew")
-        self._kept.finish(output)
+        self._kept.finish(ready.output)
         return self._summary(before, self._clock() - begun)
+
+    def _ready(self, predictor: Predictor) -> _Ready:
+        """Look at the first records, and try the model on them."""
+        job, known = self._job, self._kept.header
+        records = self._reader.read(Place())
+        head = list(_beginning(records, job))
+        columns = choose(takes_of(predictor, job.model), job.columns, self._reader, head)
+        learn(predictor, columns, head)
+        overhead = known.layout.overhead if known is not None else None
+        bulk = BatchPredictor(predictor, max_batch_size=job.max_batch_size, overhead=overhead)
+        trial = try_out(predictor, bulk, columns, head, job.max_batch_size)
+        check_collisions(columns, head, trial.predictions)
+        names = trial.predictions or tuple(spec.name for spec in predictor.signature.outputs if not predictor.has_postprocess)
+        output = open_output(self._kind, predictor.signature, names, job.memory_bytes)
+        return _Ready(predictor, bulk, columns, output, trial, head, records)
+
+    def _rest(self, ready: _Ready) -> Iterator[Record]:
+        """Return the records that are not done yet."""
+        place = self._kept.now.place
+        if place == Place():
+            return chain(ready.head, ready.records)
+        self._shown.note(f"going on behind {self._reader.word} {place.number}")
+        return self._reader.read(place)
 
     # -- whether this is the run that was begun
 
@@ -174,6 +190,17 @@ class _Run:
         if not self._reader.resumable:
             self._shown.note("standard input cannot be read twice: should this be cut off, it begins anew")
             self._kept.forget()
+
+    def _wanted(self, given: Identity, ready: _Ready) -> Header:
+        """Return what a run that begins now is."""
+        job, answers = self._job, ready.trial.answers
+        if not answers:
+            self._shown.note(
+                "the same rows get different answers: a run that is cut off and goes on gives others than one that is not"
+            )
+        layout = layout_for(job.memory_bytes, job.max_batch_size, ready.bulk.overhead, ready.trial.held)
+        model = self._model(ready.predictor)
+        return Header({**given, "model": model, "answers": {"first rows": answers or "vary"}}, layout)
 
     def _header(self, wanted: Header) -> Header:
         """Return the header of the run that is there, if it is this one; else the wanted one."""
@@ -216,22 +243,14 @@ class _Run:
 
     # -- the loop
 
-    def _loop(
-        self,
-        records: Iterator[Record],
-        layout: Layout,
-        predictor: Predictor,
-        bulk: BatchPredictor,
-        columns: Columns,
-        output: Output,
-    ) -> None:
-        source = _Source(cut(records, layout), columns)
-        answers = bulk.run_windows(source.items())
+    def _loop(self, records: Iterator[Record], layout: Layout, ready: _Ready) -> None:
+        source = _Source(cut(records, layout), ready.columns)
+        answers = ready.bulk.run_windows(source.items())
         safe_at, rows_before = self._clock(), self._kept.now.rows
         try:
             for answered in answers:
                 window, faults = source.sent.popleft()
-                self._write(window, faults, answered, predictor, columns, output)
+                self._write(window, faults, answered, ready)
                 self._shown.update(self._kept.now.rows - rows_before, self._reader.fraction(self._kept.now.place))
                 if self._clock() - safe_at >= self._job.commit_s:
                     self._kept.commit()
@@ -244,14 +263,11 @@ class _Run:
         if source.error is not None:
             raise source.error
 
-    def _write(
-        self, window: Sequence[Record], faults: Mapping[int, str], answered: WindowAnswers, predictor: Predictor,
-        columns: Columns, output: Output,
-    ) -> None:  # fmt: skip
+    def _write(self, window: Sequence[Record], faults: Mapping[int, str], answered: WindowAnswers, ready: _Ready) -> None:
         outcomes = iter(answered.rows)
         rows, errors, bad = [], [], 0
         for index, record in enumerate(window):
-            found = faults.get(index) or _row(record, next(outcomes), predictor, columns)
+            found = faults.get(index) or _row(record, next(outcomes), ready.predictor, ready.columns)
             if isinstance(found, OutputRow):
                 rows.append(found)
                 continue
@@ -269,7 +285,7 @@ class _Run:
                 now, place=window[-1].place, rows=now.rows + len(rows), bad=now.bad + bad,
                 elements=now.elements + answered.elements, padding=now.padding + answered.padding,
             ),
-            output.encode(rows) if rows else b"", b"".join(errors),
+            ready.output.encode(rows) if rows else b"", b"".join(errors),
         )  # fmt: skip
 
     def _summary(self, before: int, seconds: float, *, was_whole: bool = False) -> Summary:
