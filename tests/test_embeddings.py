@@ -14,7 +14,7 @@ import pytest
 from nograd import Backend, Predictor, TensorSpec
 from nograd.server.embeddings import Embeddings
 from nograd.tensors import Batch
-from tests.fakes import GATE, Gate, Reply, Site, asgi, doubling, tensor
+from tests.fakes import GATE, Fake, Gate, Reply, Site, asgi, doubling, tensor
 from tests.text_models import VECTOR, constant, counted, embedder, vectors
 
 LOGITS = TensorSpec("logits", "float32", (2,))
@@ -259,38 +259,57 @@ def test_a_count_of_tokens_that_raises_is_the_model_s_fault(site: Site) -> None:
     assert (reply.status, refusal(reply)["message"]) == (500, "num_tokens raised KeyError: '?'")
 
 
-def test_a_client_that_leaves_while_it_waits_never_reaches_the_model() -> None:
-    gate = Gate()
+def gated(gate: Gate) -> Fake:
+    """An embedder that keeps the text "gate" until it is let out."""
     model = embedder()
-    inner = model._function
+    run = model._function
 
-    def run(batch: Batch) -> Batch:
+    def run_gated(batch: Batch) -> Batch:
         np.sort(np.arange(200_000) * 7919 % 200_003)  # longer than a hand-over: such a model gets a thread of its own
         gate.pass_through(np.array([GATE if text == "gate" else 0 for text in batch["text"]]))
-        return inner(batch)
+        return run(batch)
 
-    model._function = run
-    with Site({"embedder": model}) as site:
+    model._function = run_gated
+    return model
+
+
+def behind_the_gate(**late: Any) -> tuple[Reply | None, Reply | None, list[list[str]]]:
+    """Return the answers to a text that keeps the model busy and to one that waits meanwhile, and what was run."""
+    gate = Gate()
+    model = gated(gate)
+    with Site({"embedder": model}, max_batch_size=1) as site:
         warm = len(model.runs)
 
-        async def call(text: str, left: Any = None) -> Reply | None:
-            return await asgi(
-                site.app, "POST", "/v1/embeddings", json.dumps({"model": "embedder", "input": text}).encode(), left=left
-            )
+        async def call(text: str, **more: Any) -> Reply | None:
+            body = json.dumps({"model": "embedder", "input": text}).encode()
+            return await asgi(site.app, "POST", "/v1/embeddings", body, **more)
 
         async def traffic() -> tuple[Reply | None, Reply | None]:
             running = asyncio.create_task(call("gate"))
             await gate.wait_entered()
-            left = await call("never", asyncio.sleep(0))
+            waited = await call("late", **late)
             gate.opened.set()
-            return await running, left
+            return await running, waited
 
-        answered, left = site.run(traffic())
+        answered, waited = site.run(traffic())
+    return answered, waited, [list(batch["text"]) for batch in model.runs[warm:]]
 
-    assert left is None
+
+def test_a_client_that_leaves_while_it_waits_never_reaches_the_model() -> None:
+    answered, waited, runs = behind_the_gate(left=asyncio.sleep(0))
+
     assert answered is not None
-    assert answered.status == 200
-    assert [list(batch["text"]) for batch in model.runs[warm:]] == [["gate"]]
+    assert (answered.status, waited, runs) == (200, None, [["gate"]])
+
+
+def test_a_deadline_in_a_header_is_one_here_too() -> None:
+    answered, waited, runs = behind_the_gate(headers={"x-envoy-expected-rq-timeout-ms": "1"})
+
+    assert answered is not None
+    assert waited is not None
+    assert (answered.status, runs) == (200, [["gate"]])
+    assert waited.status in (503, 504)  # refused on arrival where its turn is known to come too late
+    assert refusal(waited)["type"] == "server_error"
 
 
 def test_a_model_that_is_not_ready_says_when_to_come_back() -> None:

@@ -79,8 +79,12 @@ class Embeddings:
         self._service = service
         self._created = int(time.time()) if created is None else created
 
-    async def answer(self, body: bytes) -> bytes:
+    async def answer(self, body: bytes, timeout_s: float | None = None) -> bytes:
         """Return the answer to a call of `/v1/embeddings`: JSON.
+
+        Args:
+            body: of the call.
+            timeout_s: seconds that the client waits, where it says so.
 
         Raises:
             ProtocolError: the body is not such a call, or the model gives no embeddings.
@@ -88,7 +92,7 @@ class Embeddings:
         """
         request = _read(body)
         model = self._model(request.model)
-        return await model.infer_as(partial(_as_infer, request, model), partial(_write, request, model))
+        return await model.infer_as(partial(_as_infer, request, model, timeout_s), partial(_write, request, model))
 
     def models(self) -> dict[str, Any]:
         """Return OpenAI's list of models: those that give embeddings."""
@@ -148,7 +152,7 @@ def _read(body: bytes) -> _Request:
         raise ProtocolError(f"the body is not a request for embeddings: {error}") from None
 
 
-def _as_infer(request: _Request, model: ServedModel) -> InferRequest:
+def _as_infer(request: _Request, model: ServedModel, timeout_s: float | None) -> InferRequest:
     output = _output(request, model)
     if request.dimensions not in (None, output.shape[0]):
         raise _FieldError(
@@ -156,7 +160,7 @@ def _as_infer(request: _Request, model: ServedModel) -> InferRequest:
             "says that a part of its vector is an embedding, too: leave dimensions out",
             "dimensions",
         )
-    return InferRequest({model.inputs.inputs[0].name: _texts(request.input)}, (output.name,))
+    return InferRequest({model.inputs.inputs[0].name: _texts(request.input)}, (output.name,), timeout_s=timeout_s)
 
 
 def _output(request: _Request, model: ServedModel) -> TensorSpec:

@@ -137,10 +137,11 @@ class App:
         return _json(200, {"cleared": self._service.clear_cache(), "kept_in": self._service.far_cache_url})
 
     async def _embed(self, scope: Scope, receive: Receive) -> Reply:
+        timeout_s = asked_of(scope["headers"]).timeout_s
         body = await read_body(scope, receive, self._service.config.max_body_bytes)
         if not isinstance(body, bytes):
             raise ProtocolError("a request for embeddings is JSON alone; leave Inference-Header-Content-Length out")
-        return 200, JSON, await self._while_there(receive, self._embeddings.answer(body))
+        return 200, JSON, await self._while_there(receive, self._embeddings.answer(body, timeout_s))
 
     async def _model(self, scope: Scope, receive: Receive, asked: Asked) -> tuple[Reply, Headers]:
         """Serve /v2/models/{name}[/versions/{version}][/ready|/infer|/stats|/config]."""
