@@ -55,9 +55,8 @@ class _Second:
 
 @dataclass(slots=True)
 class _Error:
-    """Equal errors, since the start."""
+    """When equal errors came, and how many."""
 
-    status: int
     first: float
     last: float
     count: int = 1
@@ -84,7 +83,7 @@ class Live:
         key = (status, error[:LONGEST_ERROR])
         known = self._errors.get(key)
         if known is None:
-            self._errors[key] = _Error(status, now, now)
+            self._errors[key] = _Error(now, now)
         else:
             known.last = now
             known.count += 1
