@@ -18,7 +18,7 @@ from nograd.errors import ConfigError, ItemError
 from nograd.jobs.progress import Course, Lines, shown_on, summary_of
 from nograd.jobs.records import Place, Record
 from nograd.jobs.run import Job, Summary
-from nograd.jobs.windows import IN_FLIGHT, Layout, cut, layout_for
+from nograd.jobs.windows import IN_FLIGHT, Held, Layout, cut, layout_for
 from nograd.tensors import Batch
 from tests.fakes import Fake, doubling
 from tests.predicting import Seen, predict, read_jsonl, write_jsonl
@@ -55,14 +55,24 @@ def test_what_is_cut_behind_a_window_is_cut_as_it_was_before(sizes: list[int], l
     assert list(cut(iter(rest), layout)) == windows[done:]
 
 
-@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**9)), max_size=20), st.integers(1 << 20, 1 << 32))
-def test_a_layout_counts_at_least_what_was_seen_of_every_record(seen: list[tuple[int, int]], memory_bytes: int) -> None:
+SIZES = st.integers(0, 10**9)
+
+
+@given(st.lists(st.builds(Held, SIZES, SIZES, SIZES), max_size=20), st.integers(1 << 20, 1 << 32))
+def test_a_layout_counts_at_least_what_was_seen_of_every_record(seen: list[Held], memory_bytes: int) -> None:
     layout = layout_for(memory_bytes, 32, 48.0, seen)
 
     assert layout.max_rows == 512
     assert layout.max_bytes * IN_FLIGHT <= memory_bytes
-    for size, held in seen:
-        assert layout.bytes_of(Record(Place(1), size, {}, None)) >= held
+    for read, fixed, growing in seen:
+        assert layout.bytes_of(Record(Place(1), read, {}, None)) >= fixed + growing
+
+
+def test_a_text_that_is_longer_than_those_seen_counts_as_more_and_its_answer_as_one() -> None:
+    layout = layout_for(1 << 30, 32, 48.0, [Held(9, 5000, 400)])
+
+    assert layout.bytes_of(Record(Place(1), 9, {}, None)) == 5400
+    assert layout.bytes_of(Record(Place(1), 9999, {}, None)) == 405_000
 
 
 WIDE = 4096

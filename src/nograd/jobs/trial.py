@@ -14,6 +14,7 @@ from nograd.jobs.columns import Columns, RowFaultError, Takes
 from nograd.jobs.identity import digest
 from nograd.jobs.outputs import to_json
 from nograd.jobs.records import Record
+from nograd.jobs.windows import Held
 from nograd.predictor import Predictor
 from nograd.tensors import TEXT, Batch, TensorSpec
 
@@ -33,8 +34,8 @@ class Trial:
     answers: str
     """A digest of the answers, which an equal run gives again bit for bit; empty where not even the second time did."""
 
-    held: tuple[tuple[int, int], ...]
-    """Of each row the bytes that were read, and those that it came to hold in memory."""
+    held: tuple[Held, ...]
+    """What each row came to hold in memory."""
 
 
 def takes_of(predictor: Predictor, model: str) -> Takes:
@@ -95,7 +96,7 @@ def try_out(predictor: Predictor, bulk: BatchPredictor, columns: Columns, head: 
         found = _predictions(predictor, outputs)
         if found is not None and not isinstance(outputs, ItemError):
             rows.append(found)
-            held.append((record.size_bytes, _held(predictor, record, item, outputs, found)))
+            held.append(_held(predictor, record, item, outputs, found))
     told = [_told(predictor, each) for each in (first, second)]
     names = tuple(dict.fromkeys(name for row in rows for name in row))
     return Trial(names, digest(told[0]) if told[0] == told[1] else "", tuple(held))
@@ -121,8 +122,10 @@ def _told(predictor: Predictor, rows: Sequence[Batch | ItemError]) -> bytes:
     return b"\n".join(to_json(_predictions(predictor, each)) for each in rows)
 
 
-def _held(predictor: Predictor, record: Record, item: Any, outputs: Batch, found: dict[str, Any]) -> int:
+def _held(predictor: Predictor, record: Record, item: Any, outputs: Batch, found: dict[str, Any]) -> Held:
     """Return the bytes of a row as it was read, prepared (and joined with others), answered and written."""
-    prepared = predictor.prepare_item(item, 0)
-    arrays = sum(array.nbytes for batch in (prepared, outputs) for array in batch.values())
-    return RECORD_BYTES + 2 * record.size_bytes + 2 * arrays + 2 * len(to_json(found))
+    prepared = sum(array.nbytes for array in predictor.prepare_item(item, 0).values())
+    answered = 2 * sum(array.nbytes for array in outputs.values()) + 2 * len(to_json(found))
+    grows = any(spec.varying for spec in predictor.signature.outputs)
+    growing = 2 * record.size_bytes + 2 * prepared + (answered if grows else 0)
+    return Held(record.size_bytes, RECORD_BYTES + (0 if grows else answered), growing)

@@ -9,15 +9,27 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from nograd.jobs.records import Record
 
-__all__ = ["IN_FLIGHT", "Layout", "cut", "layout_for"]
+__all__ = ["IN_FLIGHT", "Held", "Layout", "cut", "layout_for"]
 
 IN_FLIGHT = 4
 """Windows in memory at most: one that is read, two that are prepared and run, one that is written."""
 
 WINDOW_BATCHES = 16
+
+
+class Held(NamedTuple):
+    """Bytes that a record came to hold in memory, from when it was read until it was written."""
+
+    read: int
+    fixed: int
+    """Of what is as large for every record: answers of one shape."""
+
+    growing: int
+    """Of what is larger for a record of which more was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +56,18 @@ class Layout:
         return self.fixed_bytes + self.growth * (record.size_bytes + 1)
 
 
-def layout_for(memory_bytes: int, max_batch_size: int, overhead: float, seen: Sequence[tuple[int, int]]) -> Layout:
+def layout_for(memory_bytes: int, max_batch_size: int, overhead: float, seen: Sequence[Held]) -> Layout:
     """Return the layout whose windows fit into memory.
 
     Args:
         memory_bytes: for all windows together.
         max_batch_size: rows in one run, at most.
         overhead: what starting a run costs, in padded elements.
-        seen: of some records the bytes that were read, and those that they came to hold in memory.
+        seen: what some records came to hold.
     """
-    fixed = min((held for _, held in seen), default=0)
-    growth = max((math.ceil((held - fixed) / (size + 1)) for size, held in seen), default=0)
-    return Layout(max_batch_size * WINDOW_BATCHES, max(1, memory_bytes // IN_FLIGHT), fixed, max(1, growth), overhead)
+    fixed = max((each.fixed for each in seen), default=0)
+    growth = max((math.ceil(each.growing / (each.read + 1)) for each in seen), default=1)
+    return Layout(max_batch_size * WINDOW_BATCHES, max(1, memory_bytes // IN_FLIGHT), fixed, growth, overhead)
 
 
 def cut(records: Iterable[Record], layout: Layout) -> Iterator[list[Record]]:
