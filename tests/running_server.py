@@ -54,6 +54,10 @@ class RunningServer:
         """Return what the server has written to stderr."""
         return Path(self._stderr.name).read_text()
 
+    def complaints(self) -> str:
+        """Return what the server has written to stderr beside the events of a good life."""
+        return "".join(line for line in self.stderr().splitlines(keepends=True) if line.split(" ")[1:2] != ["info"])
+
     def stop(self) -> int:
         """Send SIGTERM; return the exit code."""
         if self.process.poll() is None:

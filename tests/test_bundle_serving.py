@@ -68,7 +68,7 @@ def test_a_bundle_is_served_and_its_greeting_says_what_it_is(tmp_path: Path) -> 
         reply = httpx.post(f"{server.url}/v2/models/tiny/infer", json=body, timeout=30)
         assert reply.json()["outputs"][0]["data"] == [0.0] * 64
         assert server.stop() == 0
-        assert server.stderr() == ""
+        assert server.complaints() == ""
     finally:
         server.close()
 

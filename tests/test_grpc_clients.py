@@ -214,7 +214,7 @@ def test_x1_a_stop_answers_what_was_accepted_and_says_so_to_probes(number: signa
             assert raised.value.status() == "StatusCode.UNAVAILABLE"
         np.testing.assert_array_equal(running.result(WAIT_S).as_numpy("output"), row * 2)
         assert list(watching) == []
-        assert (server.process.wait(WAIT_S), server.rest(), server.stderr()) == (0, "stopped\n", "")
+        assert (server.process.wait(WAIT_S), server.rest(), server.complaints()) == (0, "stopped\n", "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
@@ -230,7 +230,7 @@ def test_a_second_signal_ends_the_server_while_a_call_runs(number: signal.Signal
             while client.is_server_ready():
                 pass
             server.process.send_signal(number)
-            assert (server.process.wait(WAIT_S), server.stderr()) == (0, "")
+            assert (server.process.wait(WAIT_S), server.complaints()) == (0, "")
         with pytest.raises(utils.InferenceServerException) as raised:
             running.result(WAIT_S)
         assert raised.value.status() == "StatusCode.UNAVAILABLE"

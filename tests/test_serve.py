@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,7 +19,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.running_server import RunningServer, serving
+from tests.running_server import FOLDER, RunningServer, serving
 from tests.served_models import GATE, GATE_VARIABLE
 
 WAIT_S = 30.0
@@ -176,6 +179,56 @@ def test_x2_a_body_over_the_limit_is_refused_by_its_announcement(tiny_server: Ru
     assert answer.json() == {"error": "the body has 999999999 bytes; this server takes at most 67108864"}
 
 
+# -- the log
+
+
+def test_a_servers_life_is_in_its_log(stoppable_server: RunningServer) -> None:
+    assert stoppable_server.stop() == 0
+
+    events = [line.split(" ")[2] for line in stoppable_server.stderr().splitlines()]
+
+    assert events == ["starting", "warming", "model_ready", "ready", "draining", "stopped"]
+    assert re.search(r"Z info ready url=http://127\.0\.0\.1:\d+ models=", stoppable_server.stderr())
+
+
+def test_as_json_every_line_of_the_output_is_an_object_and_stdout_is_empty() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "nograd",
+        "serve",
+        "served_models:gated",
+        "--port",
+        "0",
+        "--log-format",
+        "json",
+        "--access-log",
+    ]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    with subprocess.Popen(
+        command, cwd=FOLDER, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        assert process.stdout is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(json.loads(line))
+            if lines[-1]["event"] == "ready":
+                break
+        answer = httpx.post(f"{lines[-1]['url']}/v2/models/gated/infer", json=body([1.0, 2.0]) | {"id": "mine"}, timeout=WAIT_S)
+        process.send_signal(signal.SIGTERM)
+        lines += [json.loads(line) for line in process.stderr]
+        assert process.wait(WAIT_S) == 0
+        assert process.stdout.read() == ""
+
+    assert answer.status_code == 200
+    (access,) = [line for line in lines if line["event"] == "access"]
+    assert (access["id"], access["status"], access["model"], access["client"]) == ("mine", 200, "gated", "127.0.0.1")
+    assert [line["event"] for line in lines if line is not access] == [
+        "starting", "warming", "model_ready", "ready", "draining", "stopped",
+    ]  # fmt: skip
+
+
 # -- leaving and stopping
 
 
@@ -222,7 +275,7 @@ def test_x1_a_stop_answers_what_was_accepted_and_refuses_what_comes(number: sign
         code = server.process.wait(WAIT_S)
 
         assert answers == [[2 * GATE, 2.0], [6.0, 8.0]]
-        assert (code, server.rest(), server.stderr()) == (0, "stopped\n", "")
+        assert (code, server.rest(), server.complaints()) == (0, "stopped\n", "")
 
 
 def test_x1_a_request_on_an_open_connection_is_refused_with_503_while_the_server_stops() -> None:

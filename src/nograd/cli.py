@@ -84,6 +84,17 @@ def serve(
     cache_ttl_s: Annotated[
         float | None, typer.Option(help="Seconds that a kept answer lives; default: they do not age.")
     ] = None,
+    log_format: Annotated[str, typer.Option(help="Of the log's lines, on stderr: text or json.")] = "text",
+    log_level: Annotated[str, typer.Option(help="Least level logged: debug, info, warning, error.")] = "info",
+    access_log: Annotated[bool, typer.Option(help="Log every request.")] = False,
+    tls_cert: Annotated[str, typer.Option(metavar="FILE", help="Certificate (PEM): HTTPS, and TLS for gRPC.")] = "",
+    tls_key: Annotated[str, typer.Option(metavar="FILE", help="Its private key (PEM).")] = "",
+    tls_ca: Annotated[str, typer.Option(metavar="FILE", help="Clients need a certificate of these authorities (PEM).")] = "",
+    api_keys_file: Annotated[
+        str, typer.Option(metavar="FILE", help="API keys, one a line, KEY or NAME: KEY; also in NOGRAD_API_KEYS.")
+    ] = "",
+    open_without_key: Annotated[str, typer.Option(help="What needs no API key: metrics, page, or both with a comma.")] = "",
+    stuck_after_s: Annotated[float, typer.Option(help="Seconds of one run, at least, until liveness fails.")] = 30.0,
     tune: Annotated[
         str, typer.Option(metavar="TIME", help="Tune MODEL first, in about this time (60s), and serve the bundle.")
     ] = "",
@@ -94,6 +105,7 @@ def serve(
     from rich.console import Console
 
     from nograd.server.config import ServeConfig
+    from nograd.server.logs import configure, event
     from nograd.server.run import bind, grpc_front_kind, serve
     from nograd.server.service import InferenceService
 
@@ -103,7 +115,12 @@ def serve(
         host=host, port=port, grpc_port=grpc_port, max_body_bytes=max_body_bytes,
         max_batch_size=max_batch_size, max_wait_ms=max_wait_ms, max_queue_rows=max_queue_rows,
         timeout_s=timeout_s, grace_s=grace_s, cache_mb=cache_mb, cache_url=cache_url, cache_ttl_s=cache_ttl_s,
+        log_format=log_format, log_level=log_level, access_log=access_log, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca,
+        api_keys_file=api_keys_file, open_without_key=open_without_key, stuck_after_s=stuck_after_s,
     )  # fmt: skip
+    configure(log_format, log_level)
+    if config.tls is not None:
+        config.tls.context()  # a wrong file is told before anything slow begins
     if grpc_port is not None:
         grpc_front_kind()
         bind(host, grpc_port, "--grpc-port").close()
@@ -113,6 +130,7 @@ def serve(
         _serve_instead(bundle, config, trusted=trusted or needs_trust, name=name or _name_of(model))
     service = InferenceService(config)
     listener = bind(host, port)
+    event("starting", version=__version__, model=model, pid=os.getpid())
     from nograd.sources import load
     from nograd.threads import in_own_thread
 
@@ -120,16 +138,21 @@ def serve(
     with console.status(f"loading {model}"):
         predictor = in_own_thread(lambda: load(model, device=device, trusted=trusted)).result()
     served = service.add(name or predictor.name or _name_of(model), predictor)
-    url = f"http://{_in_url(host)}:{listener.getsockname()[1]}"
+    url = f"http{'s' if tls_cert else ''}://{_in_url(host)}:{listener.getsockname()[1]}"
     warming = console.status("warming up")
 
     def ready(grpc_at: int | None) -> None:
         warming.stop()
-        typer.echo(_greeting(url, served, f"{_in_url(host)}:{grpc_at}" if grpc_at is not None else ""))
+        grpc = f"{_in_url(host)}:{grpc_at}" if grpc_at is not None else ""
+        event("ready", url=url, grpc=grpc or None, models=[served.name])
+        if log_format == "text":  # else what reads the output reads JSON only
+            typer.echo(_greeting(url, served, grpc))
 
     with warming:
         serve(service, listener, ready)
-    typer.echo("stopped")
+    event("stopped")
+    if log_format == "text":
+        typer.echo("stopped")
 
 
 def _tuned(model: str, data: Path | None, budget: str, goal: str, name: str) -> tuple[Path, bool]:
@@ -145,12 +168,18 @@ def _tuned(model: str, data: Path | None, budget: str, goal: str, name: str) -> 
 def _serve_instead(bundle: Path, config: ServeConfig, *, trusted: bool, name: str) -> None:
     """Become the server of a bundle: a process that has tuned holds torch, and threads, that serving has no use for."""
     said = {name: getattr(config, name) for name in config.__slots__}
-    options = [f"--{option.replace('_', '-')}={value}" for option, value in said.items() if value is not None]
+    options = [_as_option(option.replace("_", "-"), value) for option, value in said.items() if value is not None]
     sys.stdout.flush()
     os.execv(  # noqa: S606  no shell
         sys.executable,
         [sys.executable, "-m", "nograd", "serve", str(bundle), f"--name={name}", *options, *(["--trusted"] if trusted else [])],
     )
+
+
+def _as_option(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name}={value}"
 
 
 @app.command()

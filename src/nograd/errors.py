@@ -13,6 +13,7 @@ keeps handlers written for that built-in working.
     ├── SignatureError (ValueError)         the inputs are not the model's                   HTTP 400
     ├── ProtocolError (ValueError)          a request is malformed                           HTTP 400
     ├── ItemError (ValueError)              one item of many could not be prepared           has .index
+    ├── UnauthorizedError (PermissionError) no API key, or one that is not known             HTTP 401
     ├── ModelNotFoundError (LookupError)    no such model, version or path                   HTTP 404
     ├── MethodError (ValueError)            this path has no such method                     HTTP 405
     ├── TooLargeError (ValueError)          more bytes or rows than the limit                HTTP 413
@@ -49,6 +50,7 @@ __all__ = [
     "ProtocolError",
     "SignatureError",
     "TooLargeError",
+    "UnauthorizedError",
     "UnavailableError",
     "UnsupportedError",
 ]
@@ -109,6 +111,10 @@ class ItemError(NogradError, ValueError):
 
 class ModelNotFoundError(NogradError, LookupError):
     """No model, version or path of that name is served here."""
+
+
+class UnauthorizedError(NogradError, PermissionError):
+    """The server needs an API key, and the request has none that it knows."""
 
 
 class MethodError(NogradError, ValueError):

@@ -6,7 +6,7 @@ from nograd.batching.lengths import LengthPolicy
 from nograd.batching.measure import measure_cost
 from nograd.batching.policy import BatchPolicy, DeadlinePolicy, Decision, DeviceState
 from nograd.batching.queue import DeadlineQueue, Waiting
-from nograd.batching.records import BatchRecord, Execution, Spent, Statistics
+from nograd.batching.records import BatchRecord, Execution, RunningBatch, Spent, Statistics
 
 __all__ = [
     "BatchPolicy",
@@ -19,6 +19,7 @@ __all__ = [
     "Execution",
     "LengthPolicy",
     "Runner",
+    "RunningBatch",
     "Spent",
     "Statistics",
     "Waiting",

@@ -25,7 +25,7 @@ from nograd.batching.jobs import Entry, Job, Reply, entry_of, record_of
 from nograd.batching.lanes import Lanes
 from nograd.batching.policy import BatchPolicy, Decision, DeviceState
 from nograd.batching.queue import DeadlineQueue
-from nograd.batching.records import BatchRecord, Spent, Statistics
+from nograd.batching.records import BatchRecord, RunningBatch, Spent, Statistics
 from nograd.batching.refusals import again, check_request, full, late, not_open, too_large, too_late
 from nograd.cost import CostCurve
 from nograd.errors import ConfigError, DeadlineError, DeviceLostError, NogradError, UnavailableError
@@ -174,6 +174,16 @@ class DynamicBatcher:
     def is_open(self) -> bool:
         """True while requests are taken; false before and after, and once the device or its thread is lost."""
         return self._state == "open"
+
+    @property
+    def is_lost(self) -> bool:
+        """True once the device or its thread is lost: only another process helps."""
+        return self._state == "lost"
+
+    def running(self) -> list[RunningBatch]:
+        """Return the batches that are on the device now; where they run in the event loop, nobody can ask meanwhile."""
+        now = self._clock()
+        return [RunningBatch(now - job.started, job.predicted_s) for job in self._running]
 
     async def __aenter__(self) -> Self:
         if self._state != "new":

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from nograd.batching.policy import Reason
 
-__all__ = ["BatchRecord", "Execution", "Spent", "Statistics"]
+__all__ = ["BatchRecord", "Execution", "RunningBatch", "Spent", "Statistics"]
 
 
 class Execution(NamedTuple):
@@ -70,6 +70,17 @@ class BatchRecord:
 
     answered_s: tuple[float, ...] = ()
     """How long each request waited whose last part was answered with this batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningBatch:
+    """A batch that is on the device now."""
+
+    running_s: float
+    """Since it was handed over."""
+
+    predicted_s: float
+    """What the cost curve says; 0 where there is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from math import isfinite
 
 from nograd.errors import ConfigError
+from nograd.server.keys import AREAS
+from nograd.server.logs import FORMATS, LEVELS
+from nograd.server.tls import Tls
 
 __all__ = ["ServeConfig"]
 
@@ -50,8 +53,36 @@ class ServeConfig:
     cache_ttl_s: float | None = None
     """Seconds that a kept answer lives; None: in memory until there is no room, in Redis a week. Answers do not age."""
 
+    log_format: str = "text"
+    """Of the log's lines, on stderr: `text` or `json`."""
+
+    log_level: str = "info"
+    """The least level that is logged: debug, info, warning or error."""
+
+    access_log: bool = False
+    """Whether every request is a line of the log, whatever its level."""
+
+    tls_cert: str = ""
+    """PEM file of the server's certificate, and of those between it and its authority; empty: no TLS."""
+
+    tls_key: str = ""
+    """PEM file of its private key."""
+
+    tls_ca: str = ""
+    """PEM file of authorities: clients need a certificate of one of them; empty: they need none."""
+
+    api_keys_file: str = ""
+    """File of API keys, one a line, `KEY` or `NAME: KEY`; empty: those in NOGRAD_API_KEYS, or none are needed."""
+
+    open_without_key: str = ""
+    """What needs no API key, beside health: `metrics`, `page`, or both with a comma."""
+
+    stuck_after_s: float = 30.0
+    """Seconds of one run after which the device counts as stuck, and liveness fails; or 20 times the prediction, if more."""
+
     def __post_init__(self) -> None:
         self._check_ports()
+        self._check_operation()
         for name in ("max_batch_size", "max_queue_rows", "max_body_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -64,6 +95,26 @@ class ServeConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more, finite")
         if not (isfinite(self.timeout_s) and self.timeout_s > 0):
             raise ConfigError(f"timeout_s is {self.timeout_s}; it must be above 0, finite")
+
+    @property
+    def tls(self) -> Tls | None:
+        """Certificate and key; None without TLS."""
+        return Tls(self.tls_cert, self.tls_key, self.tls_ca) if self.tls_cert else None
+
+    def _check_operation(self) -> None:
+        for name, value, allowed in (("log_format", self.log_format, FORMATS), ("log_level", self.log_level, LEVELS)):
+            if value not in allowed:
+                raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
+        if bool(self.tls_cert) != bool(self.tls_key):
+            given, missing = ("tls_cert", "tls_key") if self.tls_cert else ("tls_key", "tls_cert")
+            raise ConfigError(f"{given} is set and {missing} is not; TLS takes a certificate and its key")
+        if self.tls_ca and not self.tls_cert:
+            raise ConfigError("tls_ca is set and tls_cert is not; clients' certificates are asked for over TLS only")
+        for area in filter(None, (word.strip() for word in self.open_without_key.split(","))):
+            if area not in AREAS:
+                raise ConfigError(f"open_without_key has {area!r}; it takes {' and '.join(AREAS)}, with a comma")
+        if not (isfinite(self.stuck_after_s) and self.stuck_after_s > 0):
+            raise ConfigError(f"stuck_after_s is {self.stuck_after_s}; it must be above 0, finite")
 
     def _check_ports(self) -> None:
         for name, port in (("port", self.port), ("grpc_port", self.grpc_port)):

@@ -12,13 +12,24 @@ from urllib.parse import unquote
 
 import orjson
 
-from nograd.errors import MethodError, ModelNotFoundError, NogradError, OverloadedError, ProtocolError, UnsupportedError
+from nograd.errors import (
+    MethodError,
+    ModelError,
+    ModelNotFoundError,
+    NogradError,
+    OverloadedError,
+    ProtocolError,
+    UnauthorizedError,
+    UnsupportedError,
+)
+from nograd.server.access import CLIENT_LEFT, Facts, http_access, sentence
 from nograd.server.asgi import ClientLeftError, ClientWatch, Receive, Scope, Send
 from nograd.server.asked import Asked, asked_of
 from nograd.server.binary import BinaryAnswer
 from nograd.server.bodies import read_body
 from nograd.server.embeddings import Embeddings, error_form
 from nograd.server.encodings import COMPRESSED_FROM, coding_of, compressed
+from nograd.server.logs import failure
 from nograd.server.metrics import CONTENT_TYPE
 from nograd.server.openapi import document
 from nograd.server.pages import PAGE_HEADERS, page_replies
@@ -45,11 +56,14 @@ MODEL_ACTIONS = {"": "GET", "ready": "GET", "infer": "POST", "stats": "GET", "co
 """What is below a model's path, and its method."""
 
 
+CHALLENGE: Headers = ((b"www-authenticate", b'Bearer realm="nograd"'),)
+
+
 class App:
     """ASGI application: health, metadata, infer, embeddings, metrics, its own description and the live page."""
 
     def __init__(self, service: InferenceService) -> None:
-        self._service = service
+        self.service = self._service = service
         self.infer_paths = service.infer_paths
         self.max_body_bytes = service.config.max_body_bytes
         self._watch = ClientWatch()
@@ -58,7 +72,7 @@ class App:
         self._gets: dict[str, Callable[[], Reply]] = {
             "/v2": lambda: _json(200, service.metadata()),
             "/v2/": lambda: _json(200, service.metadata()),
-            "/v2/health/live": lambda: _json(200, {"live": True}),
+            "/v2/health/live": self._server_live,
             "/v2/health/ready": self._server_ready,
             "/v2/models/stats": lambda: _json(200, service.statistics()),
             "/metrics": lambda: (200, CONTENT_TYPE.encode(), service.metrics_text()),
@@ -88,15 +102,20 @@ class App:
             raise UnsupportedError(f"connections of type {scope['type']!r} are not served")
         headers: Headers = ()
         asked = asked_of(scope["headers"])
+        facts = scope["nograd"] = Facts()
         try:
+            facts.key = self._service.door.enter(scope["headers"], scope["path"])
             if scope["path"].startswith("/v2/models/") and scope["path"] not in self._gets:
                 (status, kind, body), headers = await self._model(scope, receive, asked)
             else:
                 status, kind, body = await self._reply(scope, receive)
                 headers = PAGE_HEADERS if scope["path"] in self._pages else ()
         except ClientLeftError:
+            facts.request_id = None  # what was answered last was another's
+            self._note(scope, facts, CLIENT_LEFT, 0)
             return
         except Exception as error:  # noqa: BLE001  every error is told to the client
+            facts.error = sentence(error)
             form = error_form if scope["path"].startswith("/v1/") else _error_form
             (status, kind, body), headers = error_reply(error, f"{scope['method']} {scope['path']}", form)
         if scope["method"] != "HEAD":
@@ -105,6 +124,11 @@ class App:
         head = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *headers, *asked.echoed]
         await send({"type": "http.response.start", "status": status, "headers": head})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+        self._note(scope, facts, status, len(body))
+
+    def _note(self, scope: Scope, facts: Facts, status: int, bytes_out: int) -> None:
+        if self._service.access is not None:
+            self._service.access.note(http_access(scope, facts, status, bytes_out))
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         """Start and stop the models, for servers that speak ASGI's lifespan protocol."""
@@ -117,6 +141,7 @@ class App:
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self._service.stop()
+        self._service.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _reply(self, scope: Scope, receive: Receive) -> Reply:
@@ -139,6 +164,7 @@ class App:
     async def _embed(self, scope: Scope, receive: Receive) -> Reply:
         timeout_s = asked_of(scope["headers"]).timeout_s
         body = await read_body(scope, receive, self._service.config.max_body_bytes)
+        scope["nograd"].bytes_in = len(body)
         if not isinstance(body, bytes):
             raise ProtocolError("a request for embeddings is JSON alone; leave Inference-Header-Content-Length out")
         return 200, JSON, await self._while_there(receive, self._embeddings.answer(body, timeout_s))
@@ -158,6 +184,8 @@ class App:
         return _json(200, model.configuration() if action == "config" else model.metadata()), ()
 
     async def _infer(self, model: ServedModel, scope: Scope, receive: Receive, asked: Asked) -> tuple[Reply, Headers]:
+        facts: Facts = scope["nograd"]
+        facts.model = model.name
         try:
             timeout_s = asked.timeout_s
             body = await read_body(scope, receive, self._service.config.max_body_bytes)
@@ -167,7 +195,11 @@ class App:
         timing = Timing(time.monotonic) if asked.times else None
         json, tail = (body, None) if isinstance(body, bytes) else body
         answering = model.infer(json, tail, timeout_s=timeout_s, timing=timing)
-        reply, headers = answer_reply(await self._while_there(receive, answering))
+        facts.bytes_in = len(json) + len(tail or b"")
+        try:
+            reply, headers = answer_reply(await self._while_there(receive, answering))
+        finally:
+            facts.request_id = model.answered_id
         return reply, headers if timing is None else (*headers, (b"server-timing", timing.header()))
 
     async def _while_there(self, receive: Receive, answering: Awaitable[Answer]) -> Answer:
@@ -186,9 +218,13 @@ class App:
         finally:
             self._watch.end(worker)
 
+    def _server_live(self) -> Reply:
+        trouble = self._service.trouble()
+        return _json(503, {"live": False, "error": trouble}) if trouble else _json(200, {"live": True})
+
     def _server_ready(self) -> Reply:
         ready = self._service.ready
-        return _json(200 if ready else 503, {"ready": ready, "live": True})
+        return _json(200 if ready else 503, {"ready": ready, "live": not self._service.trouble()})
 
 
 @lru_cache(maxsize=1024)
@@ -233,6 +269,8 @@ def _require(scope: Scope, *methods: str) -> None:
 def _error_headers(error: Exception) -> Headers:
     if isinstance(error, MethodError):
         return ((b"allow", ", ".join(error.allowed).encode()),)
+    if isinstance(error, UnauthorizedError):
+        return CHALLENGE
     if status_of(error) == 503:
         wait_s = error.retry_after_s if isinstance(error, OverloadedError) else 1.0
         return ((b"retry-after", b"%d" % ceil(max(1.0, wait_s))),)
@@ -252,13 +290,15 @@ def error_reply(
 
 def told(error: Exception, request: str) -> str:
     """Return what a client is told: our own errors whole, others by their kind only (their text may hold what is not the
-    client's), and whole to the log.
+    client's). What the model or we have raised goes to the log, with its traceback.
 
     Args:
         error: what was raised.
         request: method and path, for the log.
     """
     if isinstance(error, NogradError):
+        if isinstance(error, ModelError):
+            failure(request, error)
         return str(error)
     context = {"message": f"{request} failed", "exception": error}
     asyncio.get_running_loop().call_exception_handler(context)

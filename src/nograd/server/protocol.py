@@ -22,6 +22,7 @@ from nograd.errors import (
     OverloadedError,
     ProtocolError,
     TooLargeError,
+    UnauthorizedError,
     UnavailableError,
     UnsupportedError,
 )
@@ -79,6 +80,7 @@ DATATYPES = tuple(_DTYPES)
 """The protocol's names of datatypes."""
 
 _STATUS: tuple[tuple[type[NogradError], int], ...] = (
+    (UnauthorizedError, 401),
     (ModelNotFoundError, 404),
     (MethodError, 405),
     (TooLargeError, 413),

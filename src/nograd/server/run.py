@@ -18,6 +18,7 @@ from nograd.server.config import ServeConfig
 from nograd.server.http import App
 from nograd.server.service import InferenceService
 from nograd.server.short_path import ShortPathProtocol
+from nograd.server.tls import reload_certificate
 
 if TYPE_CHECKING:
     from nograd.server.grpc.front import GrpcFront
@@ -57,6 +58,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._ready = ready
+        self._tls = service.config.tls
         self.stopping: asyncio.Task[None] | None = None
         self._told: asyncio.Event | None = None
 
@@ -67,14 +69,15 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """Hear of SIGTERM and SIGINT."""
+        """Hear of SIGTERM, SIGINT, and SIGHUP."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop)
+        heard = {signal.SIGTERM: self._stop, signal.SIGINT: self._stop, signal.SIGHUP: self._reload}
+        for number, told in heard.items():
+            loop.add_signal_handler(number, told)
         try:
             yield
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in heard:
                 loop.remove_signal_handler(number)
 
     async def main_loop(self) -> None:
@@ -83,6 +86,12 @@ class _Server(uvicorn.Server):
         while not await self.on_tick(0):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._told.wait(), 1.0)
+
+    def _reload(self) -> None:
+        """Read again what may have changed: API keys, certificates."""
+        self._service.reload_keys()
+        if self._tls is not None and self.config.ssl is not None:
+            reload_certificate(self._tls, self.config.ssl)
 
     def _stop(self) -> None:
         """Answer what waits while uvicorn closes its connections; at the second signal, just end."""
@@ -110,6 +119,7 @@ def serve(service: InferenceService, listener: socket.socket, ready: Callable[[i
         ready: called once, when requests are answered, with gRPC's port; None where that is not served.
 
     Raises:
+        ConfigError: TLS is asked for, and a file of it is not what it should be.
         MissingExtraError: gRPC is asked for, and not installed.
         PortInUseError: another program has taken gRPC's port meanwhile.
     """
@@ -133,6 +143,7 @@ def serve(service: InferenceService, listener: socket.socket, ready: Callable[[i
                     await (server.stopping or service.stop())
                 if front is not None:
                     await front.stop(0 if server.force_exit else service.config.grace_s)
+                service.close()
 
     with listener, asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(main())
@@ -155,11 +166,12 @@ def grpc_front_kind() -> type[GrpcFront]:
 
 def _uvicorn_config(service: InferenceService) -> uvicorn.Config:
     settings: ServeConfig = service.config
-    return uvicorn.Config(
+    config = uvicorn.Config(
         App(service),
         loop="auto",
         http=ShortPathProtocol,
         lifespan="off",
+        log_config=None,
         ws="none",
         log_level="warning",
         access_log=False,
@@ -167,3 +179,7 @@ def _uvicorn_config(service: InferenceService) -> uvicorn.Config:
         proxy_headers=False,
         timeout_graceful_shutdown=ceil(settings.grace_s + RUNNING_BATCH_S),
     )
+    if settings.tls is not None:
+        config.load()
+        config.ssl = settings.tls.context()
+    return config

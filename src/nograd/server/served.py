@@ -26,6 +26,8 @@ from nograd.server.caching import ModelCache
 from nograd.server.config import ServeConfig
 from nograd.server.configuration import configuration
 from nograd.server.live import Live
+from nograd.server.liveness import stuck
+from nograd.server.logs import event
 from nograd.server.metrics import Metrics, ModelMetrics
 from nograd.server.protocol import (
     Decoder,
@@ -76,6 +78,8 @@ class ServedModel:
         self._cache: ModelCache | None = None
         self._ids = itertools.count(1)
         self._tally = Tally()
+        self.answered_id: str | None = None
+        """Of the request that is answered, or refused, in this very turn of the loop; for the access log."""
 
     # -- life
 
@@ -84,8 +88,20 @@ class ServedModel:
         """True while it answers: warm, not draining, and its device alive."""
         return self._open and self._batcher is not None and self._batcher.is_open
 
+    def trouble(self) -> str:
+        """Return why only a restart would help, in one sentence: the device is lost, or hangs; empty where it works."""
+        batcher = self._batcher
+        if batcher is None:
+            return ""
+        if batcher.is_lost:
+            return f"model {self.name!r} has lost its device"
+        wrong = stuck(batcher.running(), self.config.stuck_after_s, is_first=not batcher.statistics().batches)
+        return f"model {self.name!r}: {wrong}" if wrong else ""
+
     async def start(self) -> None:
         """Warm the model, measure its cost by batch size, and open."""
+        begun = time.monotonic()
+        event("warming", model=self.name, backend=self.predictor.backend.name, device=self.predictor.backend.device)
         require_datatypes(self.inputs.inputs, self.outputs)
         self.example = _example(self.predictor, self.inputs.inputs)
         self.curve = await asyncio.wrap_future(in_own_thread(self._warm_up))
@@ -110,6 +126,7 @@ class ServedModel:
         self._tally = Tally()  # of what clients ask for
         self._open = True
         self._metrics.note_ready(ready=True)
+        event("model_ready", model=self.name, seconds=round(time.monotonic() - begun, 3))
 
     def drain(self) -> None:
         """Refuse new requests from now on; what was accepted is still answered."""
@@ -184,6 +201,7 @@ class ServedModel:
             NogradError: as `infer`; and what `read` and `write` raise.
         """
         begun = time.monotonic()
+        request = None
         try:
             batcher, request = self._accept(read)
             if timing is not None:
@@ -195,7 +213,7 @@ class ServedModel:
             if timing is not None:
                 timing.encoded()
         except Exception as error:
-            self.note_error(error, begun)
+            self.note_error(error, begun, request)
             raise
         self._note_answer(begun)
         return answer
@@ -216,6 +234,7 @@ class ServedModel:
         if self._preprocesses or self._postprocesses or (self._cache is not None and self._cache.is_on):
             return None
         begun = time.monotonic()
+        request = None
         try:
             batcher, request = self._accept(partial(self._decode, body))
             part = self.inputs.check(request.inputs)
@@ -227,7 +246,7 @@ class ServedModel:
             allowed_s = request.timeout_s or self.config.timeout_s
             return batcher.submit(part, answering, timeout_s=allowed_s, priority=request.priority)
         except Exception as error:  # noqa: BLE001  the caller tells it to the client, as it does with what `infer` raises
-            self.note_error(error, begun)
+            self.note_error(error, begun, request)
             done(error)
             return _nothing
 
@@ -248,7 +267,7 @@ class ServedModel:
             except Exception as error:  # noqa: BLE001  as above
                 answer = error
         if isinstance(answer, Exception):
-            self.note_error(answer, begun)
+            self.note_error(answer, begun, request)
         else:
             self._note_answer(begun)
         done(answer)
@@ -263,7 +282,8 @@ class ServedModel:
         return self._batcher, request
 
     def _told(self, request: InferRequest) -> tuple[str, str, str]:
-        return self.name, self.version, request.id or f"{next(self._ids)}"
+        self.answered_id = request.id or f"{next(self._ids)}"
+        return self.name, self.version, self.answered_id
 
     def _chosen(self, request: InferRequest, outputs: Sequence[Batch]) -> Mapping[str, Array]:
         found = self._merged(outputs)
@@ -417,8 +437,9 @@ class ServedModel:
         self._metrics.note_batch(record)
         self._tally.note_batch(record)
 
-    def note_error(self, error: Exception, begun: float | None = None) -> None:
+    def note_error(self, error: Exception, begun: float | None = None, request: InferRequest | None = None) -> None:
         """Count a request that is answered with an error; it was read by `begun`, on the monotonic clock, if at all."""
+        self.answered_id = request.id if request is not None else None
         status, now = status_of(error), time.monotonic()
         self._tally.failed += 1
         self._tally.failed_s += 0.0 if begun is None else now - begun

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
 from nograd import __version__
-from nograd.errors import ModelNotFoundError
+from nograd.errors import ConfigError, ModelNotFoundError
 from nograd.predictor import Predictor
+from nograd.server.access import AccessLog
 from nograd.server.caching import open_caches
 from nograd.server.config import ServeConfig
+from nograd.server.keys import open_door
+from nograd.server.liveness import device_stacks
+from nograd.server.logs import event, write
 from nograd.server.metrics import Metrics
 from nograd.server.served import ServedModel
 
@@ -30,10 +36,13 @@ class InferenceService:
         self.metrics = Metrics()
         self.draining = False
         self.drained = asyncio.Event()
+        self.door = open_door(config.api_keys_file, config.open_without_key, os.environ)
+        self.access = AccessLog(config.log_format, write) if config.access_log else None
         self._models: dict[str, ServedModel] = {}
         self.infer_paths: dict[bytes, ServedModel] = {}
         """Paths of infer calls, as clients write them; the same in other letters (percent-encoded) is found by `model`."""
 
+        self._is_troubled = False
         self._flights = open_caches(config)
         self._begun = time.monotonic()
 
@@ -48,11 +57,15 @@ class InferenceService:
 
     async def start(self) -> None:
         """Warm all models and open them."""
+        if self.access is not None:
+            self.access.open()
         for model in self._models.values():
             await model.start()
 
     def drain(self) -> None:
         """Turn readiness false and refuse new requests; what was accepted is still answered."""
+        if not self.draining:
+            event("draining", grace_s=self.config.grace_s)
         self.draining = True
         self.drained.set()
         for model in self._models.values():
@@ -64,6 +77,20 @@ class InferenceService:
         await asyncio.gather(*(model.stop() for model in self._models.values()))
         if self._flights is not None:
             await self._flights.close()
+
+    def close(self) -> None:
+        """Write the last lines of the access log: behind `stop`, and behind the last answers."""
+        if self.access is not None:
+            self.access.close()
+
+    def reload_keys(self) -> None:
+        """Read the API keys anew; where they cannot be read, those that there are stay."""
+        try:
+            self.door = open_door(self.config.api_keys_file, self.config.open_without_key, os.environ)
+        except ConfigError as error:
+            event("keys_not_reloaded", logging.ERROR, error=str(error))
+            return
+        event("keys_reloaded", keys=self.door.size)
 
     @property
     def far_cache_url(self) -> str:
@@ -90,7 +117,18 @@ class InferenceService:
     @property
     def ready(self) -> bool:
         """True when every model answers."""
-        return not self.draining and all(model.ready for model in self._models.values())
+        return not self.draining and all(model.ready for model in self._models.values()) and not self.trouble()
+
+    def trouble(self) -> str:
+        """Return why only a restart would help, in one sentence; empty where nothing is wrong. The log hears of it once."""
+        troubles = [trouble for model in self._models.values() if (trouble := model.trouble())]
+        if bool(troubles) != self._is_troubled:
+            self._is_troubled = bool(troubles)
+            if troubles:
+                event("not_live", logging.ERROR, error="; ".join(troubles), stacks=device_stacks() or None)
+            else:
+                event("live_again", logging.WARNING)
+        return "; ".join(troubles)
 
     def model(self, name: str, version: str | None = None) -> ServedModel:
         """Return a model by name.

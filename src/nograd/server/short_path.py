@@ -8,11 +8,13 @@ way. Both ways are answered by the same functions, with the same bytes (docs/adr
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from nograd.errors import ProtocolError
+from nograd.errors import ProtocolError, UnauthorizedError
+from nograd.server.access import CLIENT_LEFT, Access, sentence
 from nograd.server.asked import ACCEPTED, DEADLINE, PLAIN, REQUEST_ID, TIMING, Asked, asked_of
 from nograd.server.binary import BinaryAnswer
 from nograd.server.encodings import COMPRESSED_FROM, coding_of
@@ -47,12 +49,14 @@ class ShortPathProtocol(HttpToolsProtocol):
         # What uvicorn would do on the way, and this does not: log accesses, count concurrency, add a prefix to paths.
         is_plain = not any((self.access_log, self.root_path, self.limit_concurrency))
         self._paths = app.infer_paths if isinstance(app, App) and is_plain else {}
+        self._service = app.service if isinstance(app, App) else None
         self._longest = min(LONGEST_BODY, app.max_body_bytes) if isinstance(app, App) else 0
         self._call: _Call | None = None
         self._length: bytes | None = None
         self._is_usual = True
         self._accepts: bytes | None = None
         self._asks = False
+        self._key: str | None = None
         self._said: tuple[Any, bytes] = (None, b"")
 
     # -- reading a request
@@ -89,9 +93,10 @@ class ShortPathProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         model = self._paths.get(self.url)
-        if model is not None and self._may_be_short() and (asked := self._asked()) is not None:
+        if model is not None and self._may_be_short() and (asked := self._asked()) is not None and self._may_enter():
             keep_alive = self.parser.should_keep_alive()
             self._call = self.cycle = _Call(self, model, self.url, asked, self._accepts, keep_alive=keep_alive)
+            self._call.key = self._key
             return
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
@@ -123,6 +128,16 @@ class ShortPathProtocol(HttpToolsProtocol):
             and parser.get_method() == b"POST"
             and parser.get_http_version() == "1.1"
         )
+
+    def _may_enter(self) -> bool:
+        """True with an API key, or where none is needed; without one the ordinary way refuses."""
+        if self._service is None or self._service.door.is_open:
+            return True
+        try:
+            self._key = self._service.door.enter(self.headers, self.url.decode("latin-1"))
+        except UnauthorizedError:
+            return False
+        return True
 
     def on_body(self, body: bytes) -> None:
         call = self._call
@@ -163,16 +178,42 @@ class ShortPathProtocol(HttpToolsProtocol):
         self._call = None
         call.response_complete = True
         self.transport.write(b"".join(head))
+        self.note(call, status, len(body))
         if not call.keep_alive:
             self.transport.close()
         self.on_response_complete()
+
+    def note(self, call: _Call, status: int, bytes_out: int) -> None:
+        """Tell the access log, where there is one."""
+        if self._service is None or (log := self._service.access) is None:
+            return
+        client = self.client[0] if self.client else None
+        request_id = call.request_id if status != CLIENT_LEFT else None
+        log.note(
+            Access(
+                time.time(),
+                "http",
+                "POST",
+                call.path.decode("latin-1"),
+                call.model.name,
+                request_id,
+                status,
+                time.monotonic() - call.begun,
+                len(call.body),
+                bytes_out,
+                client,
+                call.key,
+                None if call.error is None else sentence(call.error),
+            )  # fmt: skip
+        )
 
 
 class _Call:
     """One infer call; stands where uvicorn has its cycle, and has of it what `HttpToolsProtocol` looks at."""
 
     __slots__ = (
-        "_accepts", "_asked", "_forget", "_model", "_path", "_protocol", "body", "keep_alive", "response_complete",
+        "_accepts", "_asked", "_forget", "_protocol", "begun", "body", "error", "keep_alive", "key", "model", "path",
+        "request_id", "response_complete",
     )  # fmt: skip
 
     def __init__(
@@ -186,10 +227,14 @@ class _Call:
         keep_alive: bool,
     ) -> None:
         self._protocol = protocol
-        self._model = model
-        self._path = path
+        self.model = model
+        self.path = path
         self._asked = asked
         self._accepts = accepts
+        self.key: str | None = None
+        self.request_id: str | None = None
+        self.error: Exception | None = None
+        self.begun = time.monotonic()
         self._forget: Callable[[], object] | None = None
         self.body = b""
         self.keep_alive = keep_alive
@@ -198,7 +243,7 @@ class _Call:
     def begin(self) -> None:
         """Have it answered: its body was read."""
         timeout_s = self._asked.timeout_s if self._asked is not PLAIN else None
-        forget: Callable[[], object] | None = self._model.submit(self.body, self._done, timeout_s)
+        forget: Callable[[], object] | None = self.model.submit(self.body, self._done, timeout_s)
         self._forget = self._go_on(self._infer(timeout_s)) if forget is None else forget
 
     def _go_on(self, work: Coroutine[Any, Any, None]) -> Callable[[], object]:
@@ -220,19 +265,22 @@ class _Call:
     async def _infer(self, timeout_s: float | None) -> None:
         answer: bytes | BinaryAnswer | Exception
         try:
-            answer = await self._model.infer(self.body, timeout_s=timeout_s)
+            answer = await self.model.infer(self.body, timeout_s=timeout_s)
         except Exception as error:  # noqa: BLE001  told to the client
             answer = error
         self._done(answer)
 
     def _done(self, answer: bytes | BinaryAnswer | Exception) -> None:
         protocol = self._protocol
+        self.request_id = self.model.answered_id
         if protocol.transport.is_closing():  # the client has left
             self.response_complete = True
+            protocol.note(self, CLIENT_LEFT, 0)
         elif isinstance(answer, bytes) and len(answer) < COMPRESSED_FROM:
             protocol.write(self, 200, JSON, answer, self._asked.echoed if self._asked is not PLAIN else ())
         elif isinstance(answer, Exception):
-            self._write(*error_reply(answer, f"POST {self._path.decode('latin-1')}"))
+            self.error = answer
+            self._write(*error_reply(answer, f"POST {self.path.decode('latin-1')}"))
         else:
             self._write(*answer_reply(answer))
 
@@ -253,6 +301,8 @@ class _Call:
 
     def forget(self) -> None:
         """The client has left: nothing is computed for nobody."""
+        if not self.response_complete:
+            self._protocol.note(self, CLIENT_LEFT, 0)
         self.response_complete = True
         if self._forget is not None:
             self._forget()

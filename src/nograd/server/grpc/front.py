@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from nograd.errors import DeadlineError, PortInUseError
+from nograd.errors import DeadlineError, PortInUseError, UnauthorizedError
+from nograd.server.access import CLIENT_LEFT
+from nograd.server.grpc.calls import Call, Guard
 from nograd.server.grpc.health import HEALTH, Health
 from nograd.server.grpc.messages import (
     POOL,
@@ -44,6 +47,7 @@ __all__ = ["GrpcFront"]
 
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
     404: grpc.StatusCode.NOT_FOUND,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,  # as gRPC's own limit of a message answers
     500: grpc.StatusCode.INTERNAL,
@@ -63,6 +67,10 @@ for _file in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):  # for reflecti
     POOL.AddSerializedFile(_file.serialized_pb)
 
 
+Method: TypeAlias = Callable[[bytes, Call], Awaitable[bytes]]
+"""Serialized message in, serialized message out."""
+
+
 class GrpcFront:
     """A gRPC server of a service's models.
 
@@ -74,13 +82,14 @@ class GrpcFront:
         self._service = service
         self._health = Health(service)
         self._server = grpc.aio.server(
+            interceptors=() if service.door.is_open else (Guard(service),),
             options=(
                 ("grpc.max_receive_message_length", service.config.max_body_bytes),  # compressed and decompressed
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),  # two servers on one port would share its calls, and nobody would know
-            )
+            ),
         )
-        methods: dict[str, Callable[[bytes, Any], Awaitable[bytes]]] = {
+        methods: dict[str, Method] = {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
             "ServerMetadata": self._server_metadata,
@@ -90,7 +99,9 @@ class GrpcFront:
             "ModelConfig": self._model_config,
             "ModelStatistics": self._model_statistics,
         }
-        handlers = {name: grpc.unary_unary_rpc_method_handler(_answering(name, method)) for name, method in methods.items()}
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(self._answering(name, method)) for name, method in methods.items()
+        }
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._model_stream_infer)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers), self._health.handler()))
         reflection.enable_server_reflection((SERVICE, HEALTH, reflection.SERVICE_NAME), self._server, pool=POOL)
@@ -104,10 +115,20 @@ class GrpcFront:
         config = self._service.config
         host = f"[{config.host}]" if ":" in config.host else config.host
         try:
-            port: int = self._server.add_insecure_port(f"{host}:{config.grpc_port or 0}")
+            port = self._listen(f"{host}:{config.grpc_port or 0}")
         except RuntimeError:
             raise PortInUseError(f"gRPC cannot listen on {host}:{config.grpc_port}; choose another with --grpc-port") from None
         await self._server.start()
+        return port
+
+    def _listen(self, address: str) -> int:
+        tls = self._service.config.tls
+        if tls is None:
+            port: int = self._server.add_insecure_port(address)
+        else:
+            key, cert, ca = tls.read()
+            credentials = grpc.ssl_server_credentials([(key, cert)], root_certificates=ca, require_client_auth=ca is not None)
+            port = self._server.add_secure_port(address, credentials)
         return port
 
     async def stop(self, grace_s: float) -> None:
@@ -117,58 +138,87 @@ class GrpcFront:
 
     # -- the methods: serialized message in, serialized message out
 
-    async def _server_live(self, body: bytes, _context: Any) -> bytes:
+    async def _server_live(self, body: bytes, _call: Call) -> bytes:
         parse(ServerLiveRequest, body)
-        return _done(ServerLiveResponse(live=True))
+        return _done(ServerLiveResponse(live=not self._service.trouble()))
 
-    async def _server_ready(self, body: bytes, _context: Any) -> bytes:
+    async def _server_ready(self, body: bytes, _call: Call) -> bytes:
         parse(ServerReadyRequest, body)
         return _done(ServerReadyResponse(ready=self._service.ready))
 
-    async def _server_metadata(self, body: bytes, _context: Any) -> bytes:
+    async def _server_metadata(self, body: bytes, _call: Call) -> bytes:
         parse(ServerMetadataRequest, body)
         return _done(ServerMetadataResponse(**self._service.metadata()))
 
-    async def _model_ready(self, body: bytes, _context: Any) -> bytes:
+    async def _model_ready(self, body: bytes, _call: Call) -> bytes:
         request = parse(ModelReadyRequest, body)
         return _done(ModelReadyResponse(ready=self._service.model(request.name, request.version or None).ready))
 
-    async def _model_metadata(self, body: bytes, _context: Any) -> bytes:
+    async def _model_metadata(self, body: bytes, _call: Call) -> bytes:
         request = parse(ModelMetadataRequest, body)
         return _done(ModelMetadataResponse(**self._service.model(request.name, request.version or None).metadata()))
 
-    async def _model_infer(self, body: bytes, context: Any) -> bytes:
+    async def _model_infer(self, body: bytes, call: Call) -> bytes:
         request = parse(ModelInferRequest, body)
-        model = self._service.model(request.model_name, request.model_version or None)
-        return await model.infer_as(partial(_read, request, model.inputs.inputs, context), write)
+        call.model = model = self._service.model(request.model_name, request.model_version or None)
+        return await model.infer_as(partial(_read, request, model.inputs.inputs, call.context), write)
 
-    async def _model_config(self, body: bytes, _context: Any) -> bytes:
+    def _answering(self, name: str, method: Method) -> Callable[[bytes, Any], Awaitable[bytes]]:
+        """Return the method with every error told as a code and HTTP's sentence, and every call to the access log."""
+
+        async def answer(body: bytes, context: Any) -> bytes:
+            call = Call(name, body, context)
+            try:
+                call.enter(self._service.door)
+                answer = await method(body, call)
+            except asyncio.CancelledError:
+                call.note(self._service, CLIENT_LEFT)
+                raise
+            except Exception as error:
+                call.note(self._service, status_of(error), error=error)
+                said = told(error, f"gRPC {name}").encode()[:DETAIL_BYTES].decode(errors="ignore")
+                await context.abort(CODES[status_of(error)], said)
+                raise
+            call.note(self._service, 200, len(answer))
+            return answer
+
+        return answer
+
+    async def _model_config(self, body: bytes, _call: Call) -> bytes:
         request = parse(ModelConfigRequest, body)
         found = self._service.model(request.name, request.version or None).configuration()
         return _done(filled(ModelConfigResponse, {"config": found}))
 
-    async def _model_statistics(self, body: bytes, _context: Any) -> bytes:
+    async def _model_statistics(self, body: bytes, _call: Call) -> bytes:
         request = parse(ModelStatisticsRequest, body)
         return _done(filled(ModelStatisticsResponse, self._service.statistics(request.name, request.version or None)))
 
     async def _model_stream_infer(self, bodies: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        try:
+            Call("ModelStreamInfer", b"", context).enter(self._service.door)
+        except UnauthorizedError as error:
+            await context.abort(CODES[401], str(error))
         async for answer in in_order(bodies, partial(self._streamed, context=context)):
             yield answer
 
     async def _streamed(self, body: bytes, context: Any) -> bytes:
         """Return the answer to one request of a stream, which may be an error."""
-        request_id = ""
+        request_id, call = "", Call("ModelStreamInfer", body, context)
         try:
+            call.enter(self._service.door)  # for its name, in the log
             request = parse(ModelInferRequest, body)
             request_id = request.id
-            model = self._service.model(request.model_name, request.model_version or None)
+            call.model = model = self._service.model(request.model_name, request.model_version or None)
             answer = await model.infer_as(partial(_read, request, model.inputs.inputs, context), message)
         except Exception as error:  # noqa: BLE001  told to the client; the stream goes on
+            call.note(self._service, status_of(error), error=error)
             failed = ModelStreamInferResponse(error_message=told(error, "gRPC ModelStreamInfer"))
             failed.infer_response.id = request_id
             return _done(failed)
         answer.parameters["triton_final_response"].bool_param = True  # each request has one answer
-        return _done(ModelStreamInferResponse(infer_response=answer))
+        said = _done(ModelStreamInferResponse(infer_response=answer))
+        call.note(self._service, 200, len(said))
+        return said
 
 
 def _read(request: Any, inputs: Any, context: Any) -> Any:
@@ -181,17 +231,3 @@ def _read(request: Any, inputs: Any, context: Any) -> Any:
 def _done(message: Any) -> bytes:
     done: bytes = message.SerializeToString()
     return done
-
-
-def _answering(name: str, method: Callable[[bytes, Any], Awaitable[bytes]]) -> Callable[[bytes, Any], Awaitable[bytes]]:
-    """Return the method with every error told as a code and HTTP's sentence."""
-
-    async def answer(body: bytes, context: Any) -> bytes:
-        try:
-            return await method(body, context)
-        except Exception as error:
-            sentence = told(error, f"gRPC {name}").encode()[:DETAIL_BYTES].decode(errors="ignore")
-            await context.abort(CODES[status_of(error)], sentence)
-            raise
-
-    return answer

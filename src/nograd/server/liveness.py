@@ -1,0 +1,59 @@
+"""Whether the device still works. Pure: what runs and for how long comes in as values.
+
+That the event loop works is proven by any answer at all. A thread that hangs in a run is not seen that way: requests would
+be taken and time out, and only a restart helps. So the liveness probe fails then, and the orchestrator restarts.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+
+from nograd.batching import RunningBatch
+
+__all__ = ["TIMES", "device_stacks", "stuck", "stuck_after"]
+
+TIMES = 20.0
+"""A run is stuck after so many times the seconds that were predicted: the scale of predictions follows a device that slows
+down, up to this factor (`batching.tracking.SCALE_RANGE`)."""
+
+FIRST_TIMES = 10.0
+"""How much longer it is waited for while no batch has ended: the first may compile, load kernels or page in weights."""
+
+
+def stuck_after(predicted_s: float, least_s: float, *, is_first: bool) -> float:
+    """Return the seconds after which a run counts as stuck.
+
+    Args:
+        predicted_s: of this run.
+        least_s: whatever was predicted, not before.
+        is_first: no batch has ended yet.
+    """
+    limit = max(least_s, TIMES * predicted_s)
+    return limit * FIRST_TIMES if is_first else limit
+
+
+def stuck(running: Sequence[RunningBatch], least_s: float, *, is_first: bool) -> str:
+    """Return what is wrong, in one sentence; empty where nothing is.
+
+    Args:
+        running: every batch on the device.
+        least_s: as for `stuck_after`.
+        is_first: as for `stuck_after`.
+    """
+    for batch in running:
+        limit_s = stuck_after(batch.predicted_s, least_s, is_first=is_first)
+        if batch.running_s > limit_s:
+            known = f", predicted {batch.predicted_s:.3g} s" if batch.predicted_s else ""
+            return f"a batch has run for {batch.running_s:.0f} s{known}; it counts as stuck after {limit_s:.0f} s"
+    return ""
+
+
+def device_stacks() -> str:
+    """Return where this process' device threads are, for the log."""
+    frames = sys._current_frames()  # noqa: SLF001  there is no other way to another thread's stack
+    threads = [each for each in threading.enumerate() if each.name.startswith("nograd-device") and each.ident in frames]
+    stacks = [f"{each.name}:\n{''.join(traceback.format_stack(frames[each.ident or 0]))}" for each in threads]
+    return "\n".join(stacks).rstrip()
