@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 
+import numpy as np
 import pytest
 
-from nograd import DynamicBatcher
-from nograd.batching import BatchRecord
+from nograd import Backend, DynamicBatcher, Predictor, Signature
+from nograd.batching import BatchRecord, Execution
 from nograd.errors import UnavailableError
+from nograd.tensors import Batch
+from tests.fakes import OUTPUT, X
 from tests.virtual_loop import Device, at, outcome, run, statistics_of, virtual, virtual_loop
 
 
@@ -153,8 +157,30 @@ async def test_every_batch_is_told_to_the_observer() -> None:
         )
 
     assert records == [
-        BatchRecord(rows=1, requests=1, reason="device free", run_s=1.0, waited_s=(0.0,), padding_share=0.0, failed=0),
-        BatchRecord(2, 2, "device free", run_s=3.0, waited_s=(0.75, 0.5), padding_share=3 / 8, failed=1, runs=3),
+        BatchRecord(
+            rows=1,
+            requests=1,
+            reason="device free",
+            run_s=1.0,
+            waited_s=(0.0,),
+            padding_share=0.0,
+            failed=0,
+            executions=(Execution(1, input_s=0.0, infer_s=1.0, output_s=0.0),),
+            answered_s=(0.0,),
+        ),
+        BatchRecord(
+            2,
+            2,
+            "device free",
+            run_s=3.0,
+            waited_s=(0.75, 0.5),
+            padding_share=3 / 8,
+            failed=1,
+            runs=3,
+            longest=4,
+            executions=(Execution(1, input_s=1.0, infer_s=1.0, output_s=1.0),),
+            answered_s=(0.75,),
+        ),
     ]
 
 
@@ -228,3 +254,27 @@ async def test_an_observer_that_raises_costs_nobody_an_answer() -> None:
 
     assert answers == [[[2]], [[4]]]
     assert problems == ["the observer's own fault"] * 2
+
+
+class Forgetful(Backend):
+    """Doubles, and remembers nothing."""
+
+    name = "forgetful"
+    device = "cpu"
+    signature = Signature((X,), (OUTPUT,))
+
+    def run(self, batch: Batch) -> Batch:
+        return {"output": batch["x"] * 2}
+
+
+def test_a_device_that_waits_keeps_nothing_of_what_it_ran() -> None:
+    async def story() -> None:
+        async with DynamicBatcher(Predictor(Forgetful()), inline=False) as batcher:
+            array = np.ones((1, 2), np.float32)
+            kept = weakref.ref(array)
+            await batcher.run([{"x": array}])
+            del array
+            while kept() is not None:  # noqa: ASYNC110  no event tells of it
+                await asyncio.sleep(0)
+
+    asyncio.run(story())

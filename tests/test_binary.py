@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import tracemalloc
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from nograd import Backend, Signature, TensorSpec
 from nograd.server.binary import Tail
 from nograd.server.bodies import BinaryBody, read_body
 from nograd.server.protocol import decode, encode_binary
-from nograd.tensors import Array
+from nograd.tensors import Array, Batch
 from tests.fakes import DATATYPES, Fake, Message, Reply, Site, doubling, echoing
 
 HEADER = "Inference-Header-Content-Length"
@@ -276,6 +277,61 @@ def test_b9_ten_megabytes_are_copied_once_on_the_way_in_and_once_on_the_way_out(
 
     assert answer_bytes > size
     assert peak < 2.1 * size  # the pieces were there before
+
+
+@pytest.mark.parametrize("cache_mb", [0, 64])
+def test_b9_beside_the_model_a_request_takes_less_than_three_times_its_tensor(cache_mb: float) -> None:
+    size = 10 * 2**20
+    spec = TensorSpec("t", "float32", (size // 4,))
+    inputs: list[int] = []
+
+    def run(batch: Batch) -> Batch:
+        inputs.append(batch["t"].nbytes)
+        return {"output": batch["t"] * 2}  # one tensor, the model's own
+
+    model = Fake(run, Signature((spec,), (TensorSpec("output", "float32", spec.shape),)))
+    with Site({"wide": model}, cache_mb=cache_mb, max_batch_size=1) as site:
+        model.run = run  # type: ignore[method-assign]
+        model.runs.clear()
+        request = {
+            "inputs": [entry("t", "FP32", np.ones((1, size // 4), np.float32))],
+            "parameters": {"binary_data_output": True},
+        }
+        text = json.dumps(request).encode()
+        whole = text + np.full(size // 4, 3, np.float32).tobytes()
+        coming = [
+            {"type": "http.request", "body": whole[start : start + 65536], "more_body": start + 65536 < len(whole)}
+            for start in range(0, len(whole), 65536)
+        ]
+        sent: list[int] = []
+
+        async def receive() -> Message:
+            if not coming:
+                await asyncio.Event().wait()
+            return coming.pop(0)
+
+        async def send(message: Any) -> None:
+            if "body" in message:
+                sent.append(len(message["body"]))
+
+        async def ask() -> None:
+            headers = [(HEADER.lower().encode(), b"%d" % len(text))]
+            path = "/v2/models/wide/infer"
+            scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "headers": headers}
+            await site.app(scope, receive, send)
+
+        before = len(inputs)
+        tracemalloc.start()
+        try:
+            site.run(ask())
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+
+    assert inputs[before:] == [size]
+    assert sent[0] > size
+    not_its_own = 2 if cache_mb else 1  # the model's output, and the answer that is kept
+    assert peak / size - not_its_own < 3  # the body as it came, the answer's body
 
 
 # -- whatever a client sends

@@ -95,6 +95,7 @@ class Lanes:
                 self.execute(job)
                 with suppress(RuntimeError):  # the loop was closed without closing the batcher: nobody is left to answer
                     self._loop.call_soon_threadsafe(self._finished, job)
+                job = None  # its arrays are the callers'; this thread may wait long for the next
         finally:
             if job is not None:
                 with suppress(RuntimeError):

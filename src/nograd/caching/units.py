@@ -43,9 +43,9 @@ class Texts:
         """Return the value to keep for each text that was taken."""
         return list(map(encode, outputs))
 
-    def joined(self, units: Sequence[Batch]) -> list[Batch]:
-        """Return the outputs of each text; memory of their own, that the caller may write to."""
-        return list(map(_owned, units))
+    def joined(self, units: Sequence[Batch], *, writable: bool = True) -> list[Batch]:
+        """Return the outputs of each text; memory of their own, where the caller says that it may write to it."""
+        return list(map(_owned, units)) if writable else list(units)
 
 
 class Units:
@@ -89,12 +89,10 @@ class Units:
             return list(map(encode, outputs))
         return [encode(row) for output in outputs for row in split(output, [1] * num_rows(output))]
 
-    def joined(self, units: Sequence[Batch]) -> list[Batch]:
-        """Return the outputs of each part; memory of their own, that the caller may write to."""
-        if not self._by_row:
-            return list(map(_owned, units))
-        if len(units) == 1:
-            return [_owned(units[0])]
+    def joined(self, units: Sequence[Batch], *, writable: bool = True) -> list[Batch]:
+        """Return the outputs of each part; memory of their own, where the caller says that it may write to it."""
+        if not self._by_row or len(units) == 1:
+            return list(map(_owned, units)) if writable else list(units)
         found: list[Batch] = []
         start = 0
         for part in self._parts:

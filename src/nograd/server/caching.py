@@ -111,6 +111,7 @@ class ModelCache:
         found = predictor.fingerprint() if self._by_text else predictor.backend.fingerprint()
         self._keys = Keys(found.text)
         self._shared = not found.private_because
+        self._writes = predictor.has_postprocess  # the user's code; else outputs are only encoded
         self._worth = Worth()
         self._counts = _Counts()
         near_bytes = flights.near.statistics().max_bytes
@@ -155,7 +156,7 @@ class ModelCache:
         missing = values.count(None)
         near_hits = len(values) - missing
         if not missing:
-            outputs = units.joined([decode(value) for value in values if value is not None])
+            outputs = units.joined([decode(value) for value in values if value is not None], writable=self._writes)
             self._note(len(values), near_hits, near_hits, self._clock() - begun)
             self._note_request(begun, None, timing, len(values), len(values))
             return outputs
@@ -183,7 +184,7 @@ class ModelCache:
             raise error.as_of(units.keys) from error.__cause__
         finally:
             self._note(len(values), near_hits, near_hits + saved, spent_s)
-        outputs = units.joined(list(map(decode, fetched)))
+        outputs = units.joined(list(map(decode, fetched)), writable=self._writes)
         self._note_request(begun, looked_s if ran else None, timing, len(values), near_hits + saved)
         return outputs
 
