@@ -172,6 +172,59 @@ def test_x2_a_client_may_ask_before_it_sends(tiny_server: RunningServer) -> None
     assert (go_on.status_code, answer.status_code) == (100, 200)
 
 
+def binary(value: float) -> tuple[bytes, bytes]:
+    """Return the headers and the body of a request whose 16 numbers are in binary, as its answer's will be."""
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 16], "parameters": {"binary_data_size": 64}}
+    text = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}, "id": f"{value}"}).encode()
+    return HEAD + b"Inference-Header-Content-Length: %d\r\n" % len(text), text + np.full(16, value, np.float32).tobytes()
+
+
+def outputs(answer: httpx.Response) -> tuple[str, list[float]]:
+    """Return the id and the numbers of an answer in binary."""
+    assert answer.status_code == 200, answer.text
+    length = int(answer.headers["inference-header-content-length"])
+    return json.loads(answer.content[:length])["id"], np.frombuffer(answer.content[length:], np.float32).tolist()
+
+
+def whole(value: float) -> bytes:
+    head, body = binary(value)
+    return head + b"content-length: %d\r\n\r\n" % len(body) + body
+
+
+def test_x2_requests_in_binary_may_follow_each_other_without_waiting_json_among_them(tiny_server: RunningServer) -> None:
+    alone = [outputs(talk(tiny_server, whole(value), 1)[0]) for value in (1.0, 2.0)]
+    plain = HEAD + b"content-length: %d\r\n\r\n" % len(REQUEST) + REQUEST
+
+    first, between, second = talk(tiny_server, whole(1.0) + plain + whole(2.0), 3)
+
+    assert between.json()["outputs"][0]["name"] == "output"
+    assert [found[0] for found in alone] == ["1.0", "2.0"]
+    for answer, (id_, values) in zip((first, second), alone, strict=True):
+        assert outputs(answer)[0] == id_
+        np.testing.assert_allclose(outputs(answer)[1], values, rtol=1e-5)
+
+
+@pytest.mark.parametrize("piece", [1, 7, 4096])
+def test_x2_tensors_may_come_in_chunks_that_cut_numbers(tiny_server: RunningServer, piece: int) -> None:
+    head, body = binary(3.0)
+    pieces = [body[start : start + piece] for start in range(0, len(body), piece)]
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(each), each) for each in pieces) + b"0\r\n\r\n"
+
+    (answer,) = talk(tiny_server, head + b"transfer-encoding: chunked\r\n\r\n" + chunks, 1)
+
+    np.testing.assert_allclose(outputs(answer)[1], outputs(talk(tiny_server, whole(3.0), 1)[0])[1], rtol=1e-5)
+
+
+def test_x2_a_client_with_tensors_may_ask_before_it_sends(tiny_server: RunningServer) -> None:
+    head, body = binary(4.0)
+    asking = head + b"expect: 100-continue\r\ncontent-length: %d\r\n\r\n" % len(body)
+
+    go_on, answer, again = talk(tiny_server, asking + body + whole(4.0), 3)
+
+    assert go_on.status_code == 100
+    assert outputs(answer)[0] == outputs(again)[0] == "4.0"
+
+
 def test_x2_a_body_over_the_limit_is_refused_by_its_announcement(tiny_server: RunningServer) -> None:
     (answer,) = talk(tiny_server, HEAD + b"content-length: 999999999\r\n\r\n", 1)
 

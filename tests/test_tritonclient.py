@@ -207,6 +207,17 @@ def test_a_client_that_would_take_a_compressed_answer_gets_a_plain_one(tiny: Any
     assert result.as_numpy("output").shape == (3, 4)
 
 
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_a_long_answer_comes_compressed_and_is_the_same(tiny: Any, algorithm: str) -> None:
+    many = np.random.default_rng(2).random((1000, 16), np.float32)
+    inputs, outputs = [given("x", many, binary=True)], [wanted("output")]
+    plain = tiny.infer("tiny", inputs, outputs=outputs)
+
+    result = tiny.infer("tiny", inputs, outputs=outputs, response_compression_algorithm=algorithm)
+
+    np.testing.assert_allclose(result.as_numpy("output"), plain.as_numpy("output"), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("call", ["get_model_repository_index", "get_trace_settings"])
 def test_an_extension_that_is_not_announced_is_a_404(tiny: Any, call: str) -> None:
     with pytest.raises(utils.InferenceServerException) as raised:
