@@ -107,6 +107,20 @@ def test_the_example_of_each_model_is_answered(site: Site, found: Any) -> None:
     )
 
 
+def test_a_server_with_keys_says_where_they_go_and_who_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOGRAD_API_KEYS", "secret")
+    with Site({"embedder": embedder()}) as site:
+        found = site.request("GET", "/openapi.json", headers={"authorization": "Bearer secret"}).json
+        without = {path: site.get(path).status for path, operations in found["paths"].items() if "get" in operations}
+
+    openapi_spec_validator.validate(found)
+    assert found["security"] == [{"bearer": []}, {"key": []}]
+    told = {path: "401" in operations["get"]["responses"] for path, operations in found["paths"].items() if "get" in operations}
+    assert {path: status == 401 for path, status in without.items()} == told
+    assert told["/v2"]
+    assert found["paths"]["/v2/health/live"]["get"]["security"] == []
+
+
 def test_embeddings_name_the_models_that_give_them(site: Site, found: Any) -> None:
     schema = found["paths"]["/v1/embeddings"]["post"]["requestBody"]["content"]["application/json"]["schema"]
 

@@ -82,6 +82,10 @@ class Door:
         """How many keys there are."""
         return 0 if self._keys is None else len(self._keys)
 
+    def needs_key(self, path: str) -> bool:
+        """True where only who has a key gets in."""
+        return not (self._keys is None or path in self._open or path.startswith(PAGE_FILES))
+
     def enter(self, headers: Iterable[tuple[bytes, bytes]], path: str) -> str | None:
         """Return the name of the key with which a request comes; None where it needs none.
 
@@ -92,7 +96,7 @@ class Door:
         Raises:
             UnauthorizedError: it has no key, or one that is not known.
         """
-        if self._keys is None or path in self._open or path.startswith(PAGE_FILES):
+        if self._keys is None or not self.needs_key(path):
             return None
         given = _given(headers)
         for key in given:

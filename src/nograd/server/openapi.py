@@ -15,6 +15,7 @@ from nograd.server.embeddings import vectors_of
 from nograd.server.openapi_schemas import HEADERS, SCHEMAS, by_inputs, by_outputs, ref
 
 if TYPE_CHECKING:
+    from nograd.server.keys import Door
     from nograd.server.served import ServedModel
     from nograd.server.service import InferenceService
 
@@ -30,8 +31,14 @@ whose length the header Inference-Header-Content-Length gives, and behind it the
 `binary_data_size` among its parameters, in order; little-endian, row-major.\
 """
 
+SECURITY = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
+
 REFUSALS = {
     400: "what was sent is not what the path or the model takes; the sentence names both",
+    401: "the request has no API key, or one that is not known here",
     404: "there is no such model or version",
     413: "the body, or the number of rows, is beyond the server's limit",
     500: "the model raised",
@@ -91,7 +98,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
 }
 """By method and path."""
 
-READY = ("server_ready", "model_ready", "model_ready_version")
+READY = ("server_live", "server_ready", "model_ready", "model_ready_version")
 """Operations that answer 503 with the same body when the answer is no."""
 
 _PLAIN = {"schema": {"type": "string"}}
@@ -115,12 +122,29 @@ def document(service: InferenceService, routes: Iterable[tuple[str, str]]) -> di
     for index, model in enumerate(service.models):
         paths[f"/v2/models/{quote(model.name, safe='')}/infer"] = {"post": _infer(model, index)}
     paths["/v1/embeddings"]["post"]["requestBody"]["content"][JSON]["schema"] = _embeddings_request(service.models)
-    return {
+    made = {
         "openapi": "3.1.0",
         "info": {"title": "nograd", "version": __version__, "description": ABOUT},
         "servers": [{"url": "/"}],
         "paths": paths,
         "components": {"schemas": SCHEMAS, "headers": HEADERS},
+    }
+    return made if service.door.is_open else _locked(made, service.door)
+
+
+def _locked(made: dict[str, Any], door: Door) -> dict[str, Any]:
+    """Return the description of a server that wants an API key, with the paths that need none."""
+    for path, operations in made["paths"].items():
+        error = "OpenAIError" if path.startswith("/v1/") else "Error"
+        for operation in operations.values():
+            if door.needs_key(path):
+                operation["responses"]["401"] = _refusal(401, error)
+            else:
+                operation["security"] = []
+    return {
+        **made,
+        "components": {**made["components"], "securitySchemes": SECURITY},
+        "security": [{way: []} for way in SECURITY],
     }
 
 
@@ -168,10 +192,14 @@ def _responses(operation: Operation, error: str) -> dict[str, Any]:
     if operation.name in READY:
         made["503"] = {"description": "not ready", "content": content}
     for status in operation.refusals:
-        made[str(status)] = {"description": REFUSALS[status], "content": {JSON: {"schema": ref(error)}}}
+        made[str(status)] = _refusal(status, error)
         if status == 503:
             made["503"]["headers"] = {"Retry-After": {"$ref": "#/components/headers/RetryAfter"}}
     return made
+
+
+def _refusal(status: int, error: str) -> dict[str, Any]:
+    return {"description": REFUSALS[status], "content": {JSON: {"schema": ref(error)}}}
 
 
 def _infer(model: ServedModel, index: int) -> dict[str, Any]:
