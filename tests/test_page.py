@@ -169,6 +169,24 @@ def test_a_server_that_is_gone_is_called_unreachable_until_it_is_back(page: Page
         expect(page.locator("#notice")).not_to_contain_text("does not answer")
 
 
+def test_a_server_with_keys_shows_itself_to_those_who_have_one(page: Page) -> None:
+    with serving("tiny", "--name", "tiny", environment={"NOGRAD_API_KEYS": "secret"}) as server:
+        page.goto(server.url)
+        expect(page.locator("#state")).to_have_text("locked")
+        expect(page.locator("#notice")).to_contain_text("shows its figures to those who have an API key")
+
+        page.fill("#key", "guess")
+        page.press("#key", "Enter")
+        expect(page.locator("#notice")).to_have_text("This API key is not known here.")
+        page.fill("#key", "secret")
+        page.press("#key", "Enter")
+
+        expect(page.locator("#state")).to_have_text("ready")
+        expect(page.locator("#key-form")).to_be_hidden()
+        page.click("#try-send")
+        expect(page.locator("#try-answer")).to_contain_text("4 values, L2 norm")
+
+
 # -- several models
 
 

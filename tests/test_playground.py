@@ -106,14 +106,15 @@ def test_a_server_that_wants_a_key_is_given_the_one_that_is_typed(page: Page, ti
 
     page.route("**/infer", door)
     open_page(page, tiny_server)
-    expect(page.locator("#try-key-field")).to_be_hidden()
+    expect(page.locator("#key-form")).to_be_hidden()
 
     page.click("#try-send")
     expect(page.locator("#try-error")).to_have_text("401this server needs an API key")
-    expect(page.locator("#try-key")).to_be_focused()
+    expect(page.locator("#key")).to_be_focused()
     expect(page.locator("#try-curl")).to_contain_text('-H "X-API-Key: $API_KEY"')
-    page.fill("#try-key", "secret")
-    page.press("#try-key", "Enter")
+    page.fill("#key", "secret")
+    page.press("#key", "Enter")
+    page.click("#try-send")
 
     expect(page.locator("#try-answer")).to_contain_text("4 values, L2 norm")
     expect(page.locator("#try-curl")).not_to_contain_text("secret")

@@ -6,6 +6,7 @@ import { showAbout, showCache, showErrors, showReasons, showTimes, showTotals } 
 import { hasTraffic, showCharts, showFigures } from "./figures.js";
 import { last, number, span } from "./format.js";
 import { ailments, modelState, serverState } from "./health.js";
+import { askForKey, keyHeaders, listenToKey } from "./key.js";
 import { modelKey, showOverview } from "./overview.js";
 import { listenToTry, prepareTry } from "./playground.js";
 
@@ -107,11 +108,22 @@ function showUnreachable(reason) {
   setNotice("bad", `${location.host} ${reason}.${since} Trying again every second.`);
 }
 
+/** The server wants a key, or another one; the promise ends when one is given. */
+function showLocked() {
+  setState("locked", "warn");
+  document.title = "locked, nograd";
+  byId("live").dataset.stale = "true";
+  const isRefused = Object.keys(keyHeaders()).length > 0;
+  setNotice("warn", isRefused ? "This API key is not known here." : `${location.host} shows its figures to those who have an API key.`);
+  return askForKey();
+}
+
 /** Ask once; every outcome ends on the page. */
 async function refresh() {
   let response;
   try {
-    response = await fetch("live.json", { cache: "no-store", signal: AbortSignal.timeout(POLL_TIMEOUT_MS) });
+    response = await fetch("live.json", { cache: "no-store", headers: keyHeaders(), signal: AbortSignal.timeout(POLL_TIMEOUT_MS) });
+    if (response.status === 401) return showLocked();
     if (!response.ok) return showUnreachable(`answers live.json with ${response.status}`);
     const live = await response.json();
     page.reachedAt = new Date();
@@ -158,4 +170,5 @@ for (const id of ["throughput-chart", "latency-chart", "queue-chart"]) {
 }
 new ResizeObserver(redraw).observe(byId("live"));
 listenToTry();
+listenToKey();
 poll();

@@ -5,6 +5,7 @@ import { PICTURE_FILE, curlLine } from "./curl.js";
 import { byId, element, setText } from "./dom.js";
 import { EDITORS, EDITOR_NAMES } from "./editors.js";
 import { spelledMs } from "./format.js";
+import { askForKey, isKeyWanted, keyHeaders } from "./key.js";
 import { editorsFor } from "./kinds.js";
 
 const tried = { model: null, kind: "json", editor: null };
@@ -43,7 +44,7 @@ function useEditor(kind) {
 function showCurl() {
   if (!tried.editor) return;
   const request = tried.editor.request();
-  if (!request.problem) setText("try-curl", curlLine(inferUrl(tried.model), request, { needsKey: !byId("try-key-field").hidden }));
+  if (!request.problem) setText("try-curl", curlLine(inferUrl(tried.model), request, { needsKey: isKeyWanted() }));
   byId("try-save").hidden = !request.body;
 }
 
@@ -58,17 +59,13 @@ async function send() {
   byId("try-send").disabled = false;
   if (tried.editor !== editor) return; // another model was picked meanwhile
   setText("try-status", `${reply.status}, ${spelledMs(reply.ms)} round trip`);
-  if (reply.status === 401) askForKey();
+  if (reply.status === 401) {
+    askForKey();
+    showCurl();
+  }
   if (!reply.ok) showFailure(reply.status, reply.json?.error ?? (reply.text || "the server gave no reason"));
   else if (!Array.isArray(reply.json?.outputs)) showFailure(reply.status, "the answer holds no outputs");
   else showAnswer(answerElements(reply, request.names ?? [], kind === "text"));
-}
-
-/** The server wants an API key: it stays in this field, and the curl line reads it from the shell. */
-function askForKey() {
-  byId("try-key-field").hidden = false;
-  byId("try-key").focus();
-  showCurl();
 }
 
 /** POST a request; the reply's status, text, JSON (null when it is none) and round-trip time. */
@@ -78,8 +75,7 @@ async function post(url, request, timeoutS) {
   const signal = AbortSignal.timeout(((timeoutS ?? 60) + 5) * 1000);
   const json = { "Content-Type": "application/json" };
   const binary = { "Content-Type": "application/octet-stream", "Inference-Header-Content-Length": String(request.jsonLength) };
-  const key = byId("try-key").value ? { "X-API-Key": byId("try-key").value } : {};
-  const headers = { ...(request.body ? binary : json), ...key };
+  const headers = { ...(request.body ? binary : json), ...keyHeaders() };
   try {
     const response = await fetch(url, { method: "POST", headers, body: request.body ?? request.text, signal });
     const text = await response.text();
