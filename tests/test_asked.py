@@ -17,10 +17,16 @@ from nograd.server.asked import PLAIN, Asked, asked_of
 from nograd.server.protocol import DEFAULT_PRIORITY, PRIORITY_LEVELS, decode, priority_of, shorter
 from nograd.server.served import ServedModel
 from nograd.server.timing import Timing
-from tests.fakes import GATE, OUTPUT, Fake, Gate, Site, X, asgi, doubling, x
+from tests.fakes import GATE, OUTPUT, Fake, Gate, Site, X, asgi, doubling, flat_cost, x
 
 DEADLINE = "x-envoy-expected-rq-timeout-ms"
 INFER = "/v2/models/doubling/infer"
+
+
+@pytest.fixture(autouse=True)
+def _flat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No request is cut but by the settings."""
+    monkeypatch.setattr("nograd.server.served.measure_cost", flat_cost)
 
 
 def body(*rows: list[float], **more: Any) -> bytes:

@@ -16,11 +16,17 @@ from nograd.server.config import ServeConfig
 from nograd.server.configuration import configuration
 from nograd.server.statistics import FOLD_AT, Looked, Tally
 from nograd.tensors import Batch
-from tests.fakes import GATE, OUTPUT, Fake, Gate, Site, X, asgi, doubling, x
+from tests.fakes import GATE, OUTPUT, Fake, Gate, Site, X, asgi, doubling, flat_cost, x
 
 DURATIONS = (
     "success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss",
 )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _flat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No request is cut but by the settings."""
+    monkeypatch.setattr("nograd.server.served.measure_cost", flat_cost)
 
 
 def record(*executions: Execution, waited_s: tuple[float, ...]) -> BatchRecord:
