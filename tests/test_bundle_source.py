@@ -92,7 +92,7 @@ def test_a_compiled_model_is_compiled_again(tmp_path: Path) -> None:
 
     assert predictor.backend.name == "compiled"
     torch.testing.assert_close(predictor.predict(ids())["logits"], answers(trained())["logits"])
-    assert predictor.backend.compilations == 0  # type: ignore[attr-defined]
+    assert predictor.backend.compilations == 0
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from nograd import __version__
 from nograd.batching import BatchRecord
 from nograd.server.metrics import FOLD_AT, Metrics, ModelMetrics
 from tests.fakes import Reply, Site, doubling, x
@@ -80,11 +84,15 @@ def test_what_is_refused_before_it_is_read_is_counted_too(site: Site) -> None:
 
 def test_counters_never_go_back_and_asking_changes_nothing(site: Site) -> None:
     site.infer("doubling", x([1, 2]))
-    first = scrape(site)
-    assert scrape(site) == {**first, **{key: value for key, value in scrape(site).items() if key[0].endswith("_created")}}
+
+    def is_ours(key: tuple[str, ...]) -> bool:
+        return not key[0].endswith("_created") and not key[0].startswith("process_")
+
+    first = {key: value for key, value in scrape(site).items() if is_ours(key)}
+    assert {key: value for key, value in scrape(site).items() if is_ours(key)} == first
     site.infer("doubling", x([1, 2]))
 
-    assert all(value >= first.get(key, 0) for key, value in scrape(site).items())
+    assert all(value >= first.get(key, 0) for key, value in scrape(site).items() if is_ours(key))
 
 
 def test_readiness_is_a_gauge_that_falls_when_the_server_drains(site: Site) -> None:
@@ -93,6 +101,68 @@ def test_readiness_is_a_gauge_that_falls_when_the_server_drains(site: Site) -> N
     after = scrape(site)
 
     assert [each["nograd_model_ready", "doubling"] for each in (before, after)] == [1, 0]
+
+
+def test_predictions_are_held_against_what_runs_took() -> None:
+    metrics = Metrics()
+    model = ModelMetrics(metrics, "m")
+    for run_s, predicted_s, runs in ((0.02, 0.01, 1), (0.009, 0.01, 1), (5.0, 0.0, 1), (9.0, 0.01, 3)):
+        model.note_batch(BatchRecord(1, 1, "full", run_s, (0.0,), 0.0, 0, predicted_s=predicted_s, runs=runs))
+
+    found = samples(metrics.text())
+
+    assert found["nograd_cost_error_ratio_count", "m"] == 2
+    assert found["nograd_cost_error_ratio_sum", "m"] == pytest.approx(2.9)
+    assert [found["nograd_cost_error_ratio_bucket", bound, "m"] for bound in ("0.8", "0.9", "1.5", "2.0")] == [0, 1, 1, 2]
+
+
+def test_compilations_and_backlog_are_what_backend_and_batcher_say() -> None:
+    metrics = Metrics()
+    model = ModelMetrics(metrics, "m")
+    for compilations in (0, 2, 2, 3):
+        model.refresh_device(0.25, compilations)
+
+    found = samples(metrics.text())
+
+    assert (found["nograd_compilations_total", "m"], found["nograd_backlog_seconds", "m"]) == (3, 0.25)
+
+
+def test_the_process_its_version_and_its_liveness_are_there(site: Site) -> None:
+    found = scrape(site)
+
+    assert found["nograd_build_info", __version__] == 1
+    assert found["nograd_live",] == 1
+    assert found["process_resident_memory_bytes",] > 0
+    assert found["process_open_fds",] > 0
+
+
+DOCS = (Path(__file__).parent.parent / "docs" / "operations.md").read_text("utf-8")
+DASHBOARD = json.loads((Path(__file__).parent.parent / "deploy" / "grafana" / "nograd.json").read_text("utf-8"))
+
+
+def test_every_metric_is_in_the_docs_and_every_one_in_the_docs_exists(site: Site) -> None:
+    families = text_string_to_metric_families(site.get("/metrics").body.decode())
+    there = {f"{each.name}_total" if each.type == "counter" else each.name for each in families}
+    ours = {name for name in there if name.startswith("nograd_") and not name.endswith("_created")}
+
+    assert set(re.findall(r"^\| `(nograd_\w+)`", DOCS, re.MULTILINE)) == ours
+
+
+def test_every_metric_that_the_dashboard_asks_for_is_there_after_traffic() -> None:
+    with Site({"doubling": doubling()}, cache_mb=1, access_log=True) as site:
+        for _ in range(2):
+            assert site.infer("doubling", x([1, 2])).status == 200
+        there = {key[0] for key in scrape(site)}
+        site.service.close()
+    asked = {
+        name
+        for panel in DASHBOARD["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"\b(?:nograd|process)_\w+", target["expr"])
+    }
+
+    assert len(asked) > 10
+    assert asked <= there, asked - there
 
 
 def test_the_content_type_is_prometheus_text_format(site: Site) -> None:

@@ -62,6 +62,11 @@ class Backend(ABC):
             self._fingerprint = of_object()
         return self._fingerprint
 
+    @property
+    def compilations(self) -> int:
+        """Graphs compiled since the warm-up; above 0, users have waited for a compiler. Most backends compile none."""
+        return 0
+
     def limit_threads(self, count: int) -> None:  # noqa: B027  most backends have no such setting
         """Let a run that is called from this thread compute with at most `count` threads, where that can be set."""
 

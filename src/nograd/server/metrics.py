@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from nograd import __version__
 from nograd.batching import BatchRecord
 
 __all__ = ["CONTENT_TYPE", "Metrics", "ModelMetrics"]
@@ -22,6 +23,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 TIMES_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75)
+
+RATIOS = (0.25, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0)
 
 FOLD_AT = 4096
 """Values kept before they are sorted into buckets, if nobody asks earlier."""
@@ -102,6 +105,21 @@ class Metrics:
         self.run = _Histogram("nograd_run_seconds", "One batch on the device.", TIMES_S, registry)
         self.batch_rows = _Histogram("nograd_batch_rows", "Rows in a batch.", ROWS, registry)
         self.padding = _Histogram("nograd_padding_ratio", "Share of a batch that is padding.", SHARES, registry)
+        self.cost_error = _Histogram(
+            "nograd_cost_error_ratio",
+            "Time of a run, divided by what was predicted: 1 is right, above is slower.",
+            RATIOS,
+            registry,
+        )
+        self.backlog = Gauge("nograd_backlog_seconds", "Time that what waits now should take.", model, registry=registry)
+        self.compilations = Counter(
+            "nograd_compilations", "Graphs compiled since the warm-up: clients waited for each.", model, registry=registry
+        )
+        self.live = Gauge("nograd_live", "0 where only a restart helps: a device hangs or is lost.", registry=registry)
+        self.dropped = Counter("nograd_access_log_dropped", "Lines of the access log that were dropped.", registry=registry)
+        build = Gauge("nograd_build_info", "Always 1; the version is in a label.", ("version",), registry=registry)
+        build.labels(__version__).set(1)
+        ProcessCollector(registry=registry)
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
@@ -121,6 +139,8 @@ class ModelMetrics:
         self._run = metrics.run.of(model)
         self._batch_rows = metrics.batch_rows.of(model)
         self._padding = metrics.padding.of(model)
+        self._cost_error = metrics.cost_error.of(model)
+        self._compilations = 0
 
     def note_ready(self, *, ready: bool) -> None:
         """Say whether the model answers."""
@@ -143,8 +163,10 @@ class ModelMetrics:
         self._batch_rows.new.append(record.rows)
         self._padding.new.append(record.padding_share)
         self._queue.new.extend(record.waited_s)
+        if record.predicted_s and record.runs == 1:  # a batch that failed tells nothing of speed
+            self._cost_error.new.append(record.run_s / record.predicted_s)
         if len(self._latency.new) + len(self._queue.new) > FOLD_AT:
-            for buckets in (self._latency, self._queue, self._run, self._batch_rows, self._padding):
+            for buckets in (self._latency, self._queue, self._run, self._batch_rows, self._padding, self._cost_error):
                 buckets.fold()
 
     def refresh(self, queue_rows: int) -> None:
@@ -152,6 +174,17 @@ class ModelMetrics:
         self._metrics.queue_rows.labels(self._model).set(queue_rows)
         self._metrics.requests.labels(self._model, "200").inc(self._answered)
         self._answered = 0
+
+    def refresh_device(self, backlog_s: float, compilations: int) -> None:
+        """Bring up to date what batcher and backend know by themselves.
+
+        Args:
+            backlog_s: seconds that the rows that wait should take.
+            compilations: graphs compiled since the warm-up.
+        """
+        self._metrics.backlog.labels(self._model).set(backlog_s)
+        self._metrics.compilations.labels(self._model).inc(max(0, compilations - self._compilations))
+        self._compilations = compilations
 
     def refresh_cache(self, cache: Mapping[str, Any]) -> None:
         """Bring up to date what the cache counts by itself; see `ModelCache.snapshot`."""

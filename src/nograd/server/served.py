@@ -425,6 +425,8 @@ class ServedModel:
     def refresh_metrics(self) -> None:
         """Bring up to date what is only worked out when somebody asks."""
         self._metrics.refresh(self._statistics().queue_rows)
+        backlog_s = self._batcher.predicted_wait_s() if self._batcher is not None else 0.0
+        self._metrics.refresh_device(backlog_s, self.predictor.backend.compilations)
         if self._cache is not None:
             self._metrics.refresh_cache(self._cache.snapshot())
 

@@ -43,6 +43,7 @@ class InferenceService:
         """Paths of infer calls, as clients write them; the same in other letters (percent-encoded) is found by `model`."""
 
         self._is_troubled = False
+        self._dropped_told = 0
         self._flights = open_caches(config)
         self._begun = time.monotonic()
 
@@ -171,4 +172,8 @@ class InferenceService:
         """Return all metrics in Prometheus' text format."""
         for model in self._models.values():
             model.refresh_metrics()
+        self.metrics.live.set(not self.trouble())
+        if self.access is not None:
+            self.metrics.dropped.inc(self.access.dropped - self._dropped_told)
+            self._dropped_told = self.access.dropped
         return self.metrics.text()
