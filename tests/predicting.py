@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -52,8 +53,13 @@ def nograd_predict(*arguments: str | Path, stdin: str | None = None, **environme
     return subprocess.run(
         [sys.executable, "-m", "nograd", "predict", *map(str, arguments)], cwd=FOLDER, input=stdin,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment}, capture_output=True, text=True,
-        timeout=300, check=False,
+        timeout=300, check=False, preexec_fn=heed_ctrl_c,
     )  # fmt: skip
+
+
+def heed_ctrl_c() -> None:
+    """A shell lets what it runs in the background ignore Ctrl-C, and tests may be run there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def write_jsonl(path: Path, rows: Sequence[Any]) -> Path:
