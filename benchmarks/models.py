@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from nograd import Predictor
+import numpy as np
+
+from nograd import Backend, Predictor, Signature, TensorSpec
+from nograd.tensors import Batch
 
 
 def tiny() -> Predictor:
@@ -13,6 +16,21 @@ def tiny() -> Predictor:
 
     torch.manual_seed(0)
     return Predictor(torch.nn.Linear(16, 4), sample=torch.zeros(2, 16))
+
+
+class Shift(Backend):
+    """Adds 1 to every number of rows of any length."""
+
+    name, device, lanes = "numpy", "cpu", 1
+    signature = Signature((TensorSpec("input", "float32", ("n",)),), (TensorSpec("output", "float32", ("n",)),))
+
+    def run(self, batch: Batch) -> Batch:
+        return {"output": batch["input"] + np.float32(1)}
+
+
+def payload() -> Predictor:
+    """What a large tensor costs on its way: hardly anything is done to it."""
+    return Predictor(Shift(), sample={"input": np.zeros((1, 4), np.float32)})
 
 
 ANSWER = b'{"model_name":"m","outputs":[{"name":"output","datatype":"FP32","shape":[1,4],"data":[0.1,0.2,0.3,0.4]}]}'

@@ -6,6 +6,8 @@ import zlib
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
+import numpy as np
+
 from nograd.errors import ProtocolError, TooLargeError, UnsupportedError
 from nograd.server.asgi import ClientLeftError, Receive, Scope
 from nograd.server.binary import tail_offset
@@ -37,6 +39,9 @@ class _Said(NamedTuple):
     offset: int | None = None
     """Where the tensors begin; None without `Inference-Header-Content-Length`."""
 
+    length: int | None = None
+    """Bytes of the body; None where it comes in chunks."""
+
 
 _PLAIN = _Said()
 _NAMES = frozenset((b"content-length", b"content-encoding", b"inference-header-content-length"))
@@ -61,13 +66,13 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes | Binar
         if name in _NAMES:
             said = _with_header(said, name, value, limit)
     if said.offset is not None and not said.encoding:
-        return await _parted(_pieces(receive, limit), said.offset)
+        return await _parted(_pieces(receive, limit), said.offset, said.length)
     pieces = [piece async for piece in _pieces(receive, limit)]
     body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     if said.encoding:
         del pieces
         body = inflated(body, said.encoding, limit)
-    return body if said.offset is None else await _parted(_one(body), said.offset)
+    return body if said.offset is None else await _parted(_one(body), said.offset, len(body))
 
 
 async def _pieces(receive: Receive, limit: int) -> AsyncIterator[bytes]:
@@ -100,22 +105,33 @@ def _with_header(said: _Said, name: bytes, value: bytes, limit: int) -> _Said:
                 f"content-encoding {value.decode('latin-1')!r} is not served; send gzip, deflate, or the body uncompressed"
             )
         return said._replace(encoding=encoding)
-    if value.isdigit() and (len(value) > 18 or int(value) > limit):
+    if not value.isdigit():
+        return said
+    if len(value) > 18 or int(value) > limit:
         raise TooLargeError(f"the body has {value.decode('latin-1')} bytes; this server takes at most {limit}")
-    return said
+    return said._replace(length=int(value))
 
 
-async def _parted(pieces: AsyncIterator[bytes], offset: int) -> BinaryBody:
-    """Join a body as it comes, so that what is behind its JSON is aligned: the one copy, with room for an eighth more."""
+async def _parted(pieces: AsyncIterator[bytes], offset: int, length: int | None) -> BinaryBody:
+    """Join a body as it comes, so that what is behind its JSON is aligned: the one copy.
+
+    A length that the request tells is reserved, and takes memory only as it is filled; without one there is room for an
+    eighth more, and the body moves when it outgrows that.
+    """
     start = -offset % ALIGNMENT
-    joined = bytearray(start)
-    async for piece in pieces:
-        joined += piece
-    size = len(joined) - start
-    if offset > size:
-        raise ProtocolError(f"Inference-Header-Content-Length is {offset}; the body has {size} bytes")
-    whole = memoryview(joined)
-    return BinaryBody(bytes(whole[start : start + offset]), whole[start + offset :])
+    if length is None:
+        grown = bytearray(start)
+        async for piece in pieces:
+            grown += piece
+        whole, end = memoryview(grown), len(grown)
+    else:
+        whole, end = np.empty(start + length, np.uint8).data, start
+        async for piece in pieces:
+            whole[end : end + len(piece)] = piece
+            end += len(piece)
+    if offset > end - start:
+        raise ProtocolError(f"Inference-Header-Content-Length is {offset}; the body has {end - start} bytes")
+    return BinaryBody(bytes(whole[start : start + offset]), whole[start + offset : end])
 
 
 def inflated(body: bytes, encoding: bytes, limit: int) -> bytes:
