@@ -19,22 +19,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import HERE, RESULTS, report, spread
+from benchmarks.models import Executor
 from benchmarks.open_loop import CAP, GOAL_S, drive, execute, lone
-from nograd import Backend, DynamicBatcher, Predictor, Signature, TensorSpec, measure_cost
-from nograd.tensors import Batch, num_rows
+from nograd import DynamicBatcher, Predictor, measure_cost
 
 ROUNDS, SECONDS, RATES = 3, 5.0, (20, 400, 700, 1200)
-
-
-class Executor(Backend):
-    """Takes its time."""
-
-    name, device, lanes = "simulated", "none", 1
-    signature = Signature((TensorSpec("x", "float32", (1,)),), (TensorSpec("y", "float32", (1,)),))
-
-    def run(self, batch: Batch) -> Batch:
-        execute(num_rows(batch))
-        return {"y": batch["x"]}
 
 
 def bentoml_python() -> str:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from nograd import CostCurve, LengthPolicy
 from nograd.batching import DeadlineQueue, Decision, DeviceState, Waiting
+from nograd.batching.booking import OVERBOOKING
 from nograd.batching.grouping import cheapest_groups
 from nograd.batching.simulation import Outcome, simulate
 from nograd.errors import ConfigError
@@ -155,6 +156,23 @@ def test_a_request_that_would_be_late_is_not_let_in() -> None:
     assert policy.admit(queue, waiting(100, 5.0), 1, 0.0, busy) is None
     assert policy.admit(queue, waiting(100, 1.0), 1, 0.95, busy) is not None
     assert policy.admit(queue, waiting(100), 1, 0.95, busy) is None
+
+
+def test_after_one_was_given_up_requests_are_let_in_more_strictly() -> None:
+    policy = LengthPolicy(4, cost=COST)
+    policy._mean_length = 100.0
+    queue = DeadlineQueue(waiting(100, 1.0) for _ in range(40))
+
+    def waits() -> float | None:
+        return policy.admit(queue, waiting(100, 1.0), 1, 0.95, DeviceState(free_lanes=0, free_at=0.1))
+
+    lenient_s = waits()
+    late = decided(policy, [waiting(100, 0.1)], now=0.1).late
+    strict_s = waits()
+
+    assert [each.slack for each in late] == [0.1]
+    assert lenient_s is not None
+    assert strict_s == pytest.approx(OVERBOOKING * lenient_s)
 
 
 @pytest.mark.parametrize("setting", [{"max_batch_size": 0}, {"max_wait_ms": -1.0}, {"max_batch_tokens": 0}])

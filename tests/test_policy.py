@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from nograd import CostCurve, DeadlinePolicy
 from nograd.batching import DeadlineQueue, Decision, DeviceState, Waiting
+from nograd.batching.booking import STRICT_GOALS
 from nograd.batching.simulation import Outcome, simulate
 from nograd.errors import ConfigError
 
@@ -155,6 +156,22 @@ def test_a_request_that_would_be_late_even_on_a_faster_device_is_not_let_in(dead
     wait_s = policy.admit(queue, waiting(deadline=deadline), 1, 0.0, DeviceState(free_lanes=0, free_at=1.0))
 
     assert wait_s == waits
+
+
+def test_after_one_was_given_up_who_should_be_late_in_a_full_batch_is_not_let_in_for_a_while() -> None:
+    policy = exact(DeadlinePolicy(8, cost=LINE))
+    queue = DeadlineQueue(waiting(deadline=3.0) for _ in range(16))
+
+    def waits(now: float) -> float | None:
+        return policy.admit(queue, waiting(deadline=now + 10.0), 1, now, DeviceState(free_lanes=0, free_at=now + 1.0))
+
+    before = waits(0.0)
+    late = decided(policy, [waiting(deadline=0.1), waiting(deadline=30.0)]).late
+    then = [waits(after) for after in (0.0, STRICT_GOALS * 0.1 - 0.01, STRICT_GOALS * 0.1)]
+
+    assert [each.slack for each in late] == [0.1]
+    assert before is None  # 1 s, 2 x 4.5 s on a faster device, 1 s to run alone
+    assert then == [1 + 2 * 4.5, 1 + 2 * 4.5, None]  # and 4.5 s in a batch of 8
 
 
 def test_a_request_without_a_deadline_is_always_let_in() -> None:

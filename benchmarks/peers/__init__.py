@@ -153,10 +153,11 @@ def installed(name: str) -> str:
 
 def environment_of(peer: Peer, folder: str, workload: str, port: int) -> dict[str, str]:
     """Return the environment variables of a server."""
+    path = f"{HERE}:{HERE.parent.parent}:{HERE.parent.parent / 'src'}"
     ports = {variable: str(port + each) for each, variable in enumerate(peer.port_variables)}
     return {
         **os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
-        "PEER_WORKLOAD": workload, "PYTHONPATH": f"{HERE}:{HERE.parent.parent}", "NO_PROXY": "*", **peer.environment, **ports,
+        "PEER_WORKLOAD": workload, "PYTHONPATH": path, "NO_PROXY": "*", **peer.environment, **ports,
     }  # fmt: skip
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
+from nograd.batching.booking import Booking
 from nograd.batching.grouping import cheapest_groups
-from nograd.batching.policy import OVERBOOKING, ArrivalRate, Decision, DeviceState, Reason, checked_limits
+from nograd.batching.policy import ArrivalRate, Decision, DeviceState, Reason, checked_limits
 from nograd.batching.queue import DeadlineQueue, Waiting
 from nograd.batching.tracking import TokenCost
 from nograd.cost import CostCurve
@@ -69,6 +70,7 @@ class LengthPolicy:
         self._equal = equal
         self.cost = TokenCost(cost)
         self.arrivals = ArrivalRate(0.05)
+        self.booking = Booking()
         self._mean_length = 1.0
 
     @property
@@ -77,7 +79,7 @@ class LengthPolicy:
         return self._max_batch_size
 
     def admit(self, queue: DeadlineQueue, waiting: Waiting, rows: int, now: float, device: DeviceState) -> float | None:
-        """Refuse a request that would be late even if the device were half as fast again as predicted."""
+        """Refuse a request that would be late (see `Booking`)."""
         alone = self.cost.seconds(waiting.length * min(rows, self._max_batch_size))
         self.arrivals.new_rows += rows
         self._mean_length += 0.05 * (waiting.length - self._mean_length)
@@ -86,8 +88,9 @@ class LengthPolicy:
         ahead = queue.position(waiting)
         full = (ahead + rows - 1) // self._max_batch_size
         block = self.cost.seconds(int(self._mean_length * self._max_batch_size))
-        wait = max(0.0, device.free_at - now) + full * block / (OVERBOOKING * device.lanes)
-        return wait if now + wait + alone > waiting.deadline else None
+        ahead_s, own_s = self.booking.wait_s(full, block / device.lanes, alone, now)
+        wait = max(0.0, device.free_at - now) + ahead_s
+        return wait if now + wait + own_s > waiting.deadline else None
 
     def decide(self, queue: DeadlineQueue, now: float, device: DeviceState) -> Decision:
         """Return the group to run, or when its waiting ends."""
@@ -98,6 +101,7 @@ class LengthPolicy:
             hopeless = set(map(id, late))
             items = [item for item in items if id(item) not in hopeless]
             if not items:
+                self.booking.given_up(late, now)
                 return Decision(late=late)
         groups = self._groups(items[:WINDOW], now, device)
         urgent = next(group for group in groups if items[0] in group.members)
@@ -108,6 +112,7 @@ class LengthPolicy:
             end = now + chosen.seconds
             kept = set(map(id, chosen.take))
             late += [item for item in items if id(item) not in kept and item.deadline < end + self._seconds((item,))]
+        self.booking.given_up(late, now)
         everything = len(chosen.take) == len(items)
         return self._released(chosen, late, now, device, everything=everything)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from math import exp, inf, isfinite
 from typing import Literal, Protocol
 
+from nograd.batching.booking import Booking
 from nograd.batching.queue import DeadlineQueue, Waiting
 from nograd.batching.tracking import RowCost
 from nograd.cost import CostCurve
@@ -22,9 +23,6 @@ __all__ = ["BatchPolicy", "DeadlinePolicy", "Decision", "DeviceState", "Reason",
 Reason = Literal["full", "device free", "lengths", "deadline", "waited", "draining"]
 """Why a batch was released as it is: no room for more, or more would not be faster; nothing else waits; what else waits is of
 other lengths; one more would make the first late; the oldest waited the window; the batcher closes."""
-
-OVERBOOKING = 1.5
-"""Requests are let in as if the device were this much faster than predicted: some will be given up, or cancelled."""
 
 LOOK_AHEADS = 8
 """Heads of the queue for which a decision looks whether all behind them can wait."""
@@ -194,6 +192,7 @@ class DeadlinePolicy:
         self._alone = alone
         self.cost = RowCost(cost, max_batch_size)
         self.arrivals = ArrivalRate(4 * self.cost.seconds(1) or 0.05)
+        self.booking = Booking()
 
     @property
     def chunk_rows(self) -> int:
@@ -201,7 +200,7 @@ class DeadlinePolicy:
         return self._max_batch_size if self._alone else self.cost.knee
 
     def admit(self, queue: DeadlineQueue, waiting: Waiting, rows: int, now: float, device: DeviceState) -> float | None:
-        """Refuse a request that would be late even if the device were half as fast again as predicted."""
+        """Refuse a request that would be late (see `Booking`)."""
         cost = self.cost
         if not cost.known:
             return None
@@ -214,8 +213,9 @@ class DeadlinePolicy:
         if queue.rows != len(queue.items):
             ahead = ahead * queue.rows // len(queue.items)
         full = (ahead + rows - 1) // knee
-        wait = max(0.0, device.free_at - now) + full * block_s / (OVERBOOKING * device.lanes)
-        return wait if now + wait + cost.seconds(min(rows, knee)) > waiting.deadline else None
+        ahead_s, own_s = self.booking.wait_s(full, block_s / device.lanes, cost.seconds(min(rows, knee)), now)
+        wait = max(0.0, device.free_at - now) + ahead_s
+        return wait if now + wait + own_s > waiting.deadline else None
 
     def decide(self, queue: DeadlineQueue, now: float, device: DeviceState) -> Decision:
         """Return the batch of the earliest deadlines, or when its waiting ends."""
@@ -223,6 +223,7 @@ class DeadlinePolicy:
         if self.cost.known:
             self.arrivals.update(now, items[0].slack, 4 * self.cost.seconds(1))
         chosen = self._select(queue, now, device)
+        self.booking.given_up(items[: chosen.start], now)
         if not chosen.count:
             return Decision(late=items[: chosen.start])
         take = items[chosen.start : chosen.start + chosen.count]
