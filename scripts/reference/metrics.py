@@ -1,0 +1,81 @@
+"""Every metric, as a server that has answered a request, and refused one, shows them."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from nograd import Backend, Batch, Predictor, Signature, TensorSpec
+from nograd.errors import NogradError
+from nograd.server.config import ServeConfig
+from nograd.server.service import InferenceService
+from scripts.reference.tables import MADE, table
+
+__all__ = ["families", "metrics"]
+
+
+class _Same(Backend):
+    """Answers `x` FP32 [-1, 1] with itself."""
+
+    name, device = "same", "cpu"
+    signature = Signature(
+        (TensorSpec("x", "float32", (1,)),), (TensorSpec("y", "float32", (1,)),), reason="rows are independent"
+    )
+
+    def run(self, batch: Batch) -> Batch:
+        return {"y": batch["x"]}
+
+
+GOOD = b'{"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [1]}]}'
+
+
+async def _scrape() -> str:
+    service = InferenceService(ServeConfig())
+    model = service.add("same", Predictor(_Same()))
+    await service.start()
+    for body in (GOOD, b"{}"):
+        with suppress(NogradError):
+            await model.infer(body)
+    text = service.metrics_text().decode()
+    await service.stop()
+    return text
+
+
+def families() -> list[Metric]:
+    """Return every metric with its samples; when a counter began is no metric of its own."""
+    found = text_string_to_metric_families(asyncio.run(_scrape()))
+    return [family for family in found if not family.name.endswith("_created")]
+
+
+def metrics() -> str:
+    """Return the page."""
+    found = families()
+    rows = ([f"`{_name(each)}`", each.type, _labels(each), each.documentation] for each in found)
+    bounds = ([f"`{each.name}`", _bounds(each)] for each in found if each.type == "histogram")
+    return f"""{MADE}
+# Metrics
+
+`/metrics` has them in Prometheus' text format. Times are in seconds. A counter's name ends in `_total`, and `_created` beside
+it says since when it counts; a histogram has `_bucket`, `_sum` and `_count`. For a dashboard see
+[operation](../operations.md#metrics).
+
+{table(["metric", "kind", "labels", "tells"], rows)}
+## Buckets
+
+{table(["histogram", "upper bounds"], bounds)}"""
+
+
+def _name(family: Metric) -> str:
+    return f"{family.name}_total" if family.type == "counter" else family.name
+
+
+def _labels(family: Metric) -> str:
+    found = dict.fromkeys(label for sample in family.samples for label in sample.labels if label != "le")
+    return ", ".join(f"`{label}`" for label in found)
+
+
+def _bounds(family: Metric) -> str:
+    return ", ".join(dict.fromkeys(f"{float(sample.labels['le']):g}" for sample in family.samples if "le" in sample.labels))
