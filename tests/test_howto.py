@@ -1,4 +1,4 @@
-"""The Python of the tutorial and of the how-to pages runs, and prints what it says."""
+"""The Python of the first page, the tutorial and the how-to pages runs, and prints what it says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.redis_server import redis_server
 pytestmark = pytest.mark.filterwarnings("ignore:8-bit integers take")  # tiny models may be slower; this says so
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = (DOCS / "tutorial.md", *sorted((DOCS / "howto").glob("*.md")))
+PAGES = (DOCS / "index.md", DOCS / "tutorial.md", *sorted((DOCS / "howto").glob("*.md")))
 BLOCKS = [
     (f"{page.stem}-{number}", code)
     for page in PAGES

@@ -11,7 +11,7 @@ from unittest import mock
 from nograd import cli, errors
 from nograd.server.grpc.front import CODES
 from nograd.server.protocol import status_of
-from scripts.reference.tables import MADE, table
+from scripts.reference.tables import MADE, WIDE, table
 
 __all__ = ["exit_code", "failures", "is_of_requests", "made"]
 
@@ -42,7 +42,7 @@ def is_of_requests(name: str) -> bool:
 def failures() -> str:
     """Return the page."""
     rows = [_row(name) for name in errors.__all__ if name != "NogradError"]
-    return f"""{MADE}
+    return f"""{WIDE}{MADE}
 # Errors
 
 Every error that nograd raises on purpose is a `nograd.NogradError`, and in `nograd.errors`; the built-in that it also is
@@ -51,7 +51,7 @@ client can be told one, its status is below; on the command line any of them is 
 `nograd predict` has [exit codes of its own](../predict.md#exit-codes) beside; `check`, `bench` and `conformance` end with 1
 where they found something wrong.
 
-{table(["error", "means", "is also", "HTTP", "gRPC", "exit code"], rows)}
+{table(["error", "HTTP", "gRPC", "exit code", "means"], rows)}
 """
 
 
@@ -62,4 +62,5 @@ def _row(name: str) -> list[str]:
     code = CODES.get(status) if status is not None else None
     means = (type(error).__doc__ or "").partition("\n")[0]
     told = [str(status), code.name if code else ""] if status is not None else ["", ""]
-    return [f"`{name}`", means, ", ".join(f"`{base}`" for base in bases), *told, str(exit_code(error))]
+    also = " and ".join(f"`{base}`" for base in bases)
+    return [f"`{name}`", *told, str(exit_code(error)), f"{means} Also {also}."]

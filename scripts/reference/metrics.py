@@ -12,7 +12,7 @@ from nograd import Backend, Batch, Predictor, Signature, TensorSpec
 from nograd.errors import NogradError
 from nograd.server.config import ServeConfig
 from nograd.server.service import InferenceService
-from scripts.reference.tables import MADE, table
+from scripts.reference.tables import MADE, WIDE, table
 
 __all__ = ["families", "metrics"]
 
@@ -55,7 +55,7 @@ def metrics() -> str:
     found = families()
     rows = ([f"`{_name(each)}`", each.type, _labels(each), each.documentation] for each in found)
     bounds = ([f"`{each.name}`", _bounds(each)] for each in found if each.type == "histogram")
-    return f"""{MADE}
+    return f"""{WIDE}{MADE}
 # Metrics
 
 `/metrics` has them in Prometheus' text format. Times are in seconds. A counter's name ends in `_total`, and `_created` beside

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-__all__ = ["MADE", "table"]
+__all__ = ["MADE", "WIDE", "table"]
 
 MADE = "<!-- Made from the code by `make reference`; a change here is lost. -->\n"
+
+WIDE = "---\nhide: [toc]\n---\n\n"
+"""Before everything else in a page: there is no table of contents beside it."""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
