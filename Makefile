@@ -90,7 +90,7 @@ $(VENV)/dev: pyproject.toml $(VENV)/demo
 	touch $@
 
 $(VENV)/docs: pyproject.toml | $(BIN)/python
-	$(PIP) 'mkdocs-material>=9.6' 'mkdocstrings[python]>=0.29'
+	$(PIP) 'mkdocs-material>=9.6' 'mkdocstrings[python]>=0.29' ruff
 	touch $@
 
 .PHONY: chromium
