@@ -19,6 +19,16 @@ def tiny() -> Predictor:
     return Predictor(torch.nn.Linear(16, 4), sample=torch.zeros(2, 16))
 
 
+def wide() -> Predictor:
+    """Three layers, 16 -> 1024 -> 1024 -> 4: enough for batches to pay."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    layers = nn.Linear(16, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 4)
+    return Predictor(nn.Sequential(*layers), sample=torch.zeros(2, 16))
+
+
 class Shift(Backend):
     """Adds 1 to every number of rows of any length."""
 
