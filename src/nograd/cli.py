@@ -95,6 +95,9 @@ def serve(
     ] = "",
     open_without_key: Annotated[str, typer.Option(help="What needs no API key: metrics, page, or both with a comma.")] = "",
     stuck_after_s: Annotated[float, typer.Option(help="Seconds of one run, at least, until liveness fails.")] = 30.0,
+    traces: Annotated[
+        str, typer.Option(metavar="URL", envvar="OTEL_EXPORTER_OTLP_ENDPOINT", help="Send traces there, OTLP over HTTP.")
+    ] = "",
     tune: Annotated[
         str, typer.Option(metavar="TIME", help="Tune MODEL first, in about this time (60s), and serve the bundle.")
     ] = "",
@@ -108,6 +111,7 @@ def serve(
     from nograd.server.logs import configure, event
     from nograd.server.run import bind, grpc_front_kind, serve
     from nograd.server.service import InferenceService
+    from nograd.server.tracing import require_otel
 
     if data is not None and not tune:
         raise ConfigError(f"data is {str(data)!r}, and there is no --tune: only tuning reads rows; add --tune 60s")
@@ -116,11 +120,13 @@ def serve(
         max_batch_size=max_batch_size, max_wait_ms=max_wait_ms, max_queue_rows=max_queue_rows,
         timeout_s=timeout_s, grace_s=grace_s, cache_mb=cache_mb, cache_url=cache_url, cache_ttl_s=cache_ttl_s,
         log_format=log_format, log_level=log_level, access_log=access_log, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca,
-        api_keys_file=api_keys_file, open_without_key=open_without_key, stuck_after_s=stuck_after_s,
+        api_keys_file=api_keys_file, open_without_key=open_without_key, stuck_after_s=stuck_after_s, traces=traces,
     )  # fmt: skip
     configure(log_format, log_level)
     if config.tls is not None:
         config.tls.context()  # a wrong file is told before anything slow begins
+    if traces:
+        require_otel()
     if grpc_port is not None:
         grpc_front_kind()
         bind(host, grpc_port, "--grpc-port").close()

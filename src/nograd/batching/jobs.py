@@ -150,4 +150,5 @@ def record_of(job: Job) -> BatchRecord:
         longest=max(lengths),
         executions=job.executions,
         answered_s=tuple(job.answered_s),
+        told=tuple([entry.spent for entry in job.entries if entry.spent is not None]),
     )

@@ -37,6 +37,8 @@ class Spent:
     infer_s: float = 0.0
     output_s: float = 0.0
     batch_rows: int = 0
+    owner: object = None
+    """Whose time it is, for who hears of batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,9 @@ class BatchRecord:
 
     answered_s: tuple[float, ...] = ()
     """How long each request waited whose last part was answered with this batch."""
+
+    told: tuple[Spent, ...] = ()
+    """Of the parts whose requests want to know where their time went."""
 
 
 @dataclass(frozen=True, slots=True)

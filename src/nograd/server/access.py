@@ -12,11 +12,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from nograd.errors import NogradError
 from nograd.server.asgi import Scope
 from nograd.server.logs import line_of
+
+if TYPE_CHECKING:
+    from nograd.server.tracing import Trace
 
 __all__ = ["CLIENT_LEFT", "Access", "AccessLog", "Facts", "http_access", "sentence"]
 
@@ -74,6 +77,7 @@ class Facts:
     request_id: str | None = None
     bytes_in: int | None = None
     error: str | None = None
+    trace: Trace | None = None
 
 
 def http_access(scope: Scope, facts: Facts, status: int, bytes_out: int) -> Access:

@@ -80,6 +80,9 @@ class ServeConfig:
     stuck_after_s: float = 30.0
     """Seconds of one run after which the device counts as stuck, and liveness fails; or 20 times the prediction, if more."""
 
+    traces: str = ""
+    """Where OpenTelemetry's traces are sent, OTLP over HTTP, such as `http://localhost:4318`; empty: nowhere."""
+
     def __post_init__(self) -> None:
         self._check_ports()
         self._check_operation()
@@ -110,6 +113,8 @@ class ServeConfig:
             raise ConfigError(f"{given} is set and {missing} is not; TLS takes a certificate and its key")
         if self.tls_ca and not self.tls_cert:
             raise ConfigError("tls_ca is set and tls_cert is not; clients' certificates are asked for over TLS only")
+        if self.traces and not self.traces.startswith(("http://", "https://")):
+            raise ConfigError(f"traces is {self.traces!r}; it is the URL of a collector, such as http://localhost:4318")
         for area in filter(None, (word.strip() for word in self.open_without_key.split(","))):
             if area not in AREAS:
                 raise ConfigError(f"open_without_key has {area!r}; it takes {' and '.join(AREAS)}, with a comma")

@@ -18,6 +18,7 @@ import orjson
 from nograd.batching.collate import model_error
 from nograd.errors import ModelNotFoundError, ProtocolError
 from nograd.server.protocol import InferRequest, require_finite, status_of
+from nograd.server.timing import Timing
 from nograd.tensors import TEXT, Array, TensorSpec
 
 if TYPE_CHECKING:
@@ -79,12 +80,13 @@ class Embeddings:
         self._service = service
         self._created = int(time.time()) if created is None else created
 
-    async def answer(self, body: bytes, timeout_s: float | None = None) -> bytes:
+    async def answer(self, body: bytes, timeout_s: float | None = None, timing: Timing | None = None) -> bytes:
         """Return the answer to a call of `/v1/embeddings`: JSON.
 
         Args:
             body: of the call.
             timeout_s: seconds that the client waits, where it says so.
+            timing: is told where the time went.
 
         Raises:
             ProtocolError: the body is not such a call, or the model gives no embeddings.
@@ -92,7 +94,7 @@ class Embeddings:
         """
         request = _read(body)
         model = self._model(request.model)
-        return await model.infer_as(partial(_as_infer, request, model, timeout_s), partial(_write, request, model))
+        return await model.infer_as(partial(_as_infer, request, model, timeout_s), partial(_write, request, model), timing)
 
     def models(self) -> dict[str, Any]:
         """Return OpenAI's list of models: those that give embeddings."""

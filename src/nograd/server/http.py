@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from math import ceil
@@ -35,7 +34,7 @@ from nograd.server.openapi import document
 from nograd.server.pages import PAGE_HEADERS, page_replies
 from nograd.server.protocol import status_of
 from nograd.server.service import InferenceService
-from nograd.server.timing import Timing
+from nograd.server.tracing import Trace, Tracing, timing_for
 
 if TYPE_CHECKING:
     from nograd.server.served import ServedModel
@@ -103,6 +102,8 @@ class App:
         headers: Headers = ()
         asked = asked_of(scope["headers"])
         facts = scope["nograd"] = Facts()
+        if self._service.tracing is not None and scope["method"] == "POST":
+            facts.trace = self._trace(self._service.tracing, scope)
         try:
             facts.key = self._service.door.enter(scope["headers"], scope["path"])
             if scope["path"].startswith("/v2/models/") and scope["path"] not in self._gets:
@@ -129,6 +130,16 @@ class App:
     def _note(self, scope: Scope, facts: Facts, status: int, bytes_out: int) -> None:
         if self._service.access is not None:
             self._service.access.note(http_access(scope, facts, status, bytes_out))
+        if facts.trace is not None:
+            more = {"http.response.status_code": status}
+            facts.trace.end(status, model=facts.model, request_id=facts.request_id, error=facts.error, more=more)
+
+    def _trace(self, tracing: Tracing, scope: Scope) -> Trace:
+        """Return the trace of a POST: what models are run for."""
+        path: str = scope["path"]
+        route = "/v2/models/{model}/infer" if path.startswith("/v2/models/") else path if path in self._posts else ""
+        known = {"http.request.method": "POST", "url.path": path, "url.scheme": scope.get("scheme", "http")}
+        return tracing.begin(f"POST {route}".strip(), scope["headers"], {**known, **({"http.route": route} if route else {})})
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         """Start and stop the models, for servers that speak ASGI's lifespan protocol."""
@@ -167,7 +178,8 @@ class App:
         scope["nograd"].bytes_in = len(body)
         if not isinstance(body, bytes):
             raise ProtocolError("a request for embeddings is JSON alone; leave Inference-Header-Content-Length out")
-        return 200, JSON, await self._while_there(receive, self._embeddings.answer(body, timeout_s))
+        timing = timing_for(scope["nograd"].trace, asked=False)
+        return 200, JSON, await self._while_there(receive, self._embeddings.answer(body, timeout_s, timing))
 
     async def _model(self, scope: Scope, receive: Receive, asked: Asked) -> tuple[Reply, Headers]:
         """Serve /v2/models/{name}[/versions/{version}][/ready|/infer|/stats|/config]."""
@@ -192,7 +204,7 @@ class App:
         except NogradError as error:
             model.note_error(error)
             raise
-        timing = Timing(time.monotonic) if asked.times else None
+        timing = timing_for(facts.trace, asked=asked.times)
         json, tail = (body, None) if isinstance(body, bytes) else body
         answering = model.infer(json, tail, timeout_s=timeout_s, timing=timing)
         facts.bytes_in = len(json) + len(tail or b"")
@@ -200,7 +212,7 @@ class App:
             reply, headers = answer_reply(await self._while_there(receive, answering))
         finally:
             facts.request_id = model.answered_id
-        return reply, headers if timing is None else (*headers, (b"server-timing", timing.header()))
+        return reply, headers if timing is None or not asked.times else (*headers, (b"server-timing", timing.header()))
 
     async def _while_there(self, receive: Receive, answering: Awaitable[Answer]) -> Answer:
         """Return the answer to a request whose body was read, unless the client leaves meanwhile.

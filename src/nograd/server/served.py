@@ -42,6 +42,7 @@ from nograd.server.protocol import (
 )
 from nograd.server.statistics import Looked, Tally
 from nograd.server.timing import Timing
+from nograd.server.tracing import note_batch
 from nograd.tensors import TEXT, Array, Batch, Signature, TensorSpec, num_rows
 from nograd.threads import in_own_thread
 
@@ -438,6 +439,8 @@ class ServedModel:
         self._live.note_batch(time.monotonic(), record, self._statistics().queue_rows, size)
         self._metrics.note_batch(record)
         self._tally.note_batch(record)
+        if record.told:
+            note_batch(self.name, record)
 
     def note_error(self, error: Exception, begun: float | None = None, request: InferRequest | None = None) -> None:
         """Count a request that is answered with an error; it was read by `begun`, on the monotonic clock, if at all."""

@@ -21,6 +21,7 @@ from nograd.server.liveness import device_stacks
 from nograd.server.logs import event, write
 from nograd.server.metrics import Metrics
 from nograd.server.served import ServedModel
+from nograd.server.tracing import open_tracing
 
 __all__ = ["InferenceService"]
 
@@ -38,6 +39,7 @@ class InferenceService:
         self.drained = asyncio.Event()
         self.door = open_door(config.api_keys_file, config.open_without_key, os.environ)
         self.access = AccessLog(config.log_format, write) if config.access_log else None
+        self.tracing = open_tracing(config.traces)
         self._models: dict[str, ServedModel] = {}
         self.infer_paths: dict[bytes, ServedModel] = {}
         """Paths of infer calls, as clients write them; the same in other letters (percent-encoded) is found by `model`."""
@@ -80,9 +82,11 @@ class InferenceService:
             await self._flights.close()
 
     def close(self) -> None:
-        """Write the last lines of the access log: behind `stop`, and behind the last answers."""
+        """Write the last lines of the access log, send the last spans: behind `stop`, and behind the last answers."""
         if self.access is not None:
             self.access.close()
+        if self.tracing is not None:
+            self.tracing.close()
 
     def reload_keys(self) -> None:
         """Read the API keys anew; where they cannot be read, those that there are stay."""

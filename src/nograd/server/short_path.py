@@ -2,7 +2,7 @@
 
 Everything else, and whatever is unusual about an infer call (a body in chunks, compressed, or long; `Expect`; HTTP/1.0; a
 pipelined request; a client that does not read, that weighs encodings, or wants to know its times), goes uvicorn's ordinary
-way. Both ways are answered by the same functions, with the same bytes (docs/adr/0010).
+way; so does all where traces are sent. Both ways are answered by the same functions, with the same bytes (docs/adr/0010).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ShortPathProtocol(HttpToolsProtocol):
         app = self.config.app
         # What uvicorn would do on the way, and this does not: log accesses, count concurrency, add a prefix to paths.
         is_plain = not any((self.access_log, self.root_path, self.limit_concurrency))
-        self._paths = app.infer_paths if isinstance(app, App) and is_plain else {}
+        self._paths = app.infer_paths if isinstance(app, App) and is_plain and app.service.tracing is None else {}
         self._service = app.service if isinstance(app, App) else None
         self._longest = min(LONGEST_BODY, app.max_body_bytes) if isinstance(app, App) else 0
         self._call: _Call | None = None

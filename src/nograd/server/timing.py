@@ -45,6 +45,20 @@ class Timing:
         """Return the clock's seconds."""
         return self._clock()
 
+    def stages(self) -> list[tuple[str, float, float]]:
+        """Return name, begin and end of each stage that took time, in seconds of the clock.
+
+        What was spent before the outputs is known as durations only: these stages are told one behind the other.
+        """
+        spent, at = self.spent, self._decoded
+        found = [("decode", self._begun, self._decoded)]
+        run_s = spent.input_s + spent.infer_s + spent.output_s
+        for name, seconds in (("prepare", self.prepare_s), ("queue", spent.queue_s), ("run", run_s)):
+            found.append((name, at, at + seconds))
+            at += seconds
+        found.append(("encode", self._outputs, self._encoded))
+        return [stage for stage in found if stage[2] > stage[1]]
+
     def header(self) -> bytes:
         """Return the header's value; durations are in milliseconds, as it wants them."""
         spent = self.spent

@@ -16,8 +16,24 @@ from nograd.server.grpc.messages import SERVICE
 from nograd.server.keys import Door
 from nograd.server.served import ServedModel
 from nograd.server.service import InferenceService
+from nograd.server.timing import Timing
+from nograd.server.tracing import Tracing, timing_for
 
-__all__ = ["Call", "Guard"]
+__all__ = ["CODES", "Call", "Guard"]
+
+CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,  # as gRPC's own limit of a message answers
+    500: grpc.StatusCode.INTERNAL,
+    501: grpc.StatusCode.UNIMPLEMENTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+"""The code for each of `protocol.status_of`'s."""
+
+TOLD = {**CODES, 200: grpc.StatusCode.OK, CLIENT_LEFT: grpc.StatusCode.CANCELLED}
 
 PROBES = {"ServerLive": "/v2/health/live", "ServerReady": "/v2/health/ready"}
 """Methods that are HTTP's probes, which need no key."""
@@ -26,9 +42,9 @@ PROBES = {"ServerLive": "/v2/health/live", "ServerReady": "/v2/health/ready"}
 class Call:
     """One call of the protocol's service."""
 
-    __slots__ = ("_begun", "_body", "_key", "_name", "context", "model")
+    __slots__ = ("_begun", "_body", "_key", "_name", "_trace", "context", "model")
 
-    def __init__(self, name: str, body: bytes, context: Any) -> None:
+    def __init__(self, name: str, body: bytes, context: Any, tracing: Tracing | None = None) -> None:
         self._name = name
         self._body = body
         self.context = context
@@ -36,6 +52,15 @@ class Call:
         self._begun = time.monotonic()
         self.model: ServedModel | None = None
         """Which is asked, once that is known."""
+
+        self._trace = None
+        if tracing is not None:
+            known = {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": name}
+            self._trace = tracing.begin(f"{SERVICE}/{name}", _headers(context.invocation_metadata()), known)
+
+    def timing(self) -> Timing | None:
+        """Return what the call's times are kept in; None where nobody wants them."""
+        return timing_for(self._trace, asked=False)
 
     def enter(self, door: Door) -> None:
         """Come in with the API key of the call's metadata, where one is needed.
@@ -47,11 +72,15 @@ class Call:
             self._key = door.enter(_headers(self.context.invocation_metadata()), PROBES.get(self._name, self._name))
 
     def note(self, service: InferenceService, status: int, bytes_out: int = 0, error: Exception | None = None) -> None:
-        """Tell the access log, where there is one."""
-        if service.access is None:
-            return
+        """Tell the access log and the trace, where there are any."""
         model = self.model
         request_id = model.answered_id if model is not None and status != CLIENT_LEFT else None
+        if self._trace is not None:
+            name, said = (None if model is None else model.name), (None if error is None else sentence(error))
+            more = {"rpc.grpc.status_code": TOLD[status].value[0]}
+            self._trace.end(status, model=name, request_id=request_id, error=said, more=more)
+        if service.access is None:
+            return
         service.access.note(
             Access(
                 time.time(),

@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from nograd.errors import DeadlineError, PortInUseError, UnauthorizedError
 from nograd.server.access import CLIENT_LEFT
-from nograd.server.grpc.calls import Call, Guard
+from nograd.server.grpc.calls import CODES, Call, Guard
 from nograd.server.grpc.health import HEALTH, Health
 from nograd.server.grpc.messages import (
     POOL,
@@ -44,18 +44,6 @@ from nograd.server.protocol import status_of
 from nograd.server.service import InferenceService
 
 __all__ = ["GrpcFront"]
-
-CODES = {
-    400: grpc.StatusCode.INVALID_ARGUMENT,
-    401: grpc.StatusCode.UNAUTHENTICATED,
-    404: grpc.StatusCode.NOT_FOUND,
-    413: grpc.StatusCode.RESOURCE_EXHAUSTED,  # as gRPC's own limit of a message answers
-    500: grpc.StatusCode.INTERNAL,
-    501: grpc.StatusCode.UNIMPLEMENTED,
-    503: grpc.StatusCode.UNAVAILABLE,
-    504: grpc.StatusCode.DEADLINE_EXCEEDED,
-}
-"""The code for each of `protocol.status_of`'s."""
 
 DETAIL_BYTES = 1200
 """Of an error's sentence, in UTF-8, at most: three times as many where it is percent-encoded, and clients take 8 KiB."""
@@ -161,13 +149,13 @@ class GrpcFront:
     async def _model_infer(self, body: bytes, call: Call) -> bytes:
         request = parse(ModelInferRequest, body)
         call.model = model = self._service.model(request.model_name, request.model_version or None)
-        return await model.infer_as(partial(_read, request, model.inputs.inputs, call.context), write)
+        return await model.infer_as(partial(_read, request, model.inputs.inputs, call.context), write, call.timing())
 
     def _answering(self, name: str, method: Method) -> Callable[[bytes, Any], Awaitable[bytes]]:
         """Return the method with every error told as a code and HTTP's sentence, and every call to the access log."""
 
         async def answer(body: bytes, context: Any) -> bytes:
-            call = Call(name, body, context)
+            call = Call(name, body, context, self._service.tracing if name == "ModelInfer" else None)
             try:
                 call.enter(self._service.door)
                 answer = await method(body, call)
@@ -203,13 +191,13 @@ class GrpcFront:
 
     async def _streamed(self, body: bytes, context: Any) -> bytes:
         """Return the answer to one request of a stream, which may be an error."""
-        request_id, call = "", Call("ModelStreamInfer", body, context)
+        request_id, call = "", Call("ModelStreamInfer", body, context, self._service.tracing)
         try:
             call.enter(self._service.door)  # for its name, in the log
             request = parse(ModelInferRequest, body)
             request_id = request.id
             call.model = model = self._service.model(request.model_name, request.model_version or None)
-            answer = await model.infer_as(partial(_read, request, model.inputs.inputs, context), message)
+            answer = await model.infer_as(partial(_read, request, model.inputs.inputs, context), message, call.timing())
         except Exception as error:  # noqa: BLE001  told to the client; the stream goes on
             call.note(self._service, status_of(error), error=error)
             failed = ModelStreamInferResponse(error_message=told(error, "gRPC ModelStreamInfer"))
