@@ -413,6 +413,7 @@ def conformance(
         typer.Option(help="A request that the model answers, as JSON in the first line. Default: made of its metadata."),
     ] = None,
     repository: Annotated[bool, typer.Option("--repository", help="Also load and unload the model.")] = False,
+    grpc: Annotated[str, typer.Option(metavar="HOST:PORT", help="Also examine gRPC, which the server speaks there.")] = "",
     timeout: Annotated[str, typer.Option(help="Time that one request may take.")] = "30s",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
     junit_file: Annotated[Path | None, typer.Option("--junit", help="Write it as JUnit XML.")] = None,
@@ -422,7 +423,7 @@ def conformance(
     from nograd.conformance import conformance
     from nograd.units import seconds_of
 
-    report = conformance(url, data=data, repository=repository, timeout_s=seconds_of(timeout, "timeout"))
+    report = conformance(url, data=data, repository=repository, grpc=grpc, timeout_s=seconds_of(timeout, "timeout"))
     typer.echo(str(report), nl=False)
     if json_file is not None:
         json_file.write_text(to_json(report), "utf-8")

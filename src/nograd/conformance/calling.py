@@ -1,0 +1,74 @@
+"""Calls of gRPC: one function that sends a message and returns what came. No generated code: bytes in, bytes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from nograd.errors import MissingExtraError, ModelLoadError
+
+__all__ = ["Call", "Called", "calling"]
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """What came back of a call."""
+
+    code: str
+    """gRPC's, such as OK and NOT_FOUND."""
+
+    details: str = ""
+    body: bytes = b""
+    """The answer's message."""
+
+    @property
+    def text(self) -> str:
+        """It in short."""
+        return f"{self.code}: {' '.join(self.details.split())[:160]}" if self.details else self.code
+
+
+Call: TypeAlias = Callable[[str, bytes], Called]
+"""Path of a method, message -> what came back; never raises for what a server does."""
+
+
+@contextmanager
+def calling(address: str, timeout_s: float) -> Iterator[Call]:
+    """Give what calls a server, over a connection without TLS.
+
+    Args:
+        address: host and port.
+        timeout_s: seconds that one call may take.
+
+    Raises:
+        MissingExtraError: grpcio is not installed.
+        ModelLoadError: nothing that speaks gRPC answers there.
+    """
+    try:
+        import grpc
+
+        import nograd.server.grpc.messages  # noqa: F401  what the items need
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in ("grpc", "google"):
+            raise
+        raise MissingExtraError("gRPC (grpcio, protobuf)", "grpc") from None
+
+    def call(path: str, body: bytes) -> Called:
+        # a stream of one message is what a call of one message is, on the wire; and reflection is a stream
+        answers: Any = channel.stream_stream(path)(iter([body]), timeout=timeout_s)
+        try:
+            first = next(answers, b"")
+            for _ in answers:
+                pass
+        except grpc.RpcError as error:
+            return Called(error.code().name, error.details() or "")
+        return Called("OK", body=first)
+
+    channel = grpc.insecure_channel(address, [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")])
+    with channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout_s)
+        except grpc.FutureTimeoutError:
+            raise ModelLoadError(f"nothing answers gRPC at {address} within {timeout_s:g} s") from None
+        yield call
