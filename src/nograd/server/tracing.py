@@ -39,8 +39,11 @@ FLUSH_S = 5.0
 EXPORTER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 """Module and logger of what sends spans."""
 
+TALKERS = (EXPORTER, "opentelemetry.sdk._shared_internal")
+"""Loggers of what sends and what holds spans; where the second has another name some day, it only says more."""
+
 COMPLAIN_EVERY_S = 60.0
-"""Seconds in which the exporter says a thing once: a collector that is gone shall not fill the log."""
+"""Seconds in which these say a thing once: a collector that is gone shall not fill the log."""
 
 
 class Tracing:
@@ -57,7 +60,8 @@ class Tracing:
         self._tracer = provider.get_tracer("nograd", __version__)
         self._carrier = TraceContextTextMapPropagator()
         self._seldom = _Seldom()
-        logging.getLogger(EXPORTER).addFilter(self._seldom)
+        for name in TALKERS:
+            logging.getLogger(name).addFilter(self._seldom)
 
     def begin(self, name: str, headers: Headers, attributes: Mapping[str, Value]) -> Trace:
         """Return the trace of a request that begins now.
@@ -81,7 +85,8 @@ class Tracing:
         ending = threading.Thread(target=self._provider.shutdown, name="nograd-traces-end", daemon=True)
         ending.start()
         ending.join(FLUSH_S)
-        logging.getLogger(EXPORTER).removeFilter(self._seldom)
+        for name in TALKERS:
+            logging.getLogger(name).removeFilter(self._seldom)
 
 
 class _Seldom(logging.Filter):
