@@ -9,7 +9,7 @@ from typing import Any
 from unittest import mock
 
 from nograd import cli, errors
-from nograd.server.grpc.front import CODES
+from nograd.server.grpc.calls import CODES
 from nograd.server.protocol import status_of
 from scripts.reference.tables import MADE, WIDE, table
 
