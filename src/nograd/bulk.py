@@ -110,7 +110,9 @@ class BatchPredictor:
                 "max_batch_size, window_batches, progress, overhead"
             )
         self._predictor = predictor if isinstance(predictor, Predictor) else Predictor(predictor, **predictor_options)
-        self._max_batch_size = max_batch_size
+        self.max_batch_size = max_batch_size
+        """Rows in one run, at most."""
+
         cost = self._predictor.cost
         known = TokenCost(cost if cost is not None and cost.unit == "tokens" else None).overhead
         self.overhead = known if overhead is None else overhead
@@ -207,7 +209,7 @@ class BatchPredictor:
         places, chosen = list(good), list(good.values())
         runs: dict[int, tuple[Future[list[Batch | NogradError]], int]] = {}
         elements, padding = 0, 0.0
-        for group in plan(chosen, signature, self._max_batch_size, overhead=self.overhead) if chosen else []:
+        for group in plan(chosen, signature, self.max_batch_size, overhead=self.overhead) if chosen else []:
             together = [chosen[position] for position in group]
             future = device.submit(_run, together, self._predictor)
             runs.update({places[position]: (future, place) for place, position in enumerate(group)})
@@ -221,7 +223,7 @@ class BatchPredictor:
         """Return the window as parts: many rows each where they stack, else one row each, or its error."""
         if items and not self._predictor.has_preprocess and self._predictor.signature.batching != "alone":
             try:
-                return [*chunks(self._predictor.check(stacked(items)), self._max_batch_size)]
+                return [*chunks(self._predictor.check(stacked(items)), self.max_batch_size)]
             except (SignatureError, ValueError):
                 pass  # rows of several lengths, or a bad one among them: take them one by one
         parts: list[Batch | ItemError] = []

@@ -299,6 +299,9 @@ def predict(
     commit_s: Annotated[float, typer.Option(help="Seconds of work that a crash costs, about; 0 keeps every window.")] = 1.0,
     device: Annotated[str, typer.Option(help="'auto' or a torch device.")] = "auto",
     trusted: Annotated[bool, typer.Option("--trusted", help="Open a model that holds or names code: .pt2, .pt.")] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="Run on a Ray cluster: RAY_ADDRESS, or one of this machine.")] = False,
+    ray_address: Annotated[str, typer.Option(help="The same, on the cluster at this address.")] = "",
+    ray_actors: Annotated[int | None, typer.Option(help="Processes with --ray; default: as many as there is room.")] = None,
 ) -> None:
     """Run MODEL over every row of INPUT. Killed at any time, the same command goes on, and OUTPUT is the same to the byte."""
     from nograd.jobs.command import predict_command, wanted_of
@@ -309,6 +312,12 @@ def predict(
         model, input, output, wanted_of(map or [], keep, drop), format=format, memory_bytes=bytes_of(memory, "memory"),
         max_batch_size=max_batch_size, on_error=on_error, commit_s=commit_s, restart=restart,  # type: ignore[arg-type]  # it checks
     )  # fmt: skip
+    if ray or ray_address:
+        from nograd.ray.command import predict_on_ray
+
+        raise typer.Exit(predict_on_ray(job, device=device, trusted=trusted, actors=ray_actors, address=ray_address))
+    if ray_actors is not None:
+        raise ConfigError(f"ray_actors is {ray_actors}, and there is no --ray")
     raise typer.Exit(predict_command(job, device=device, trusted=trusted))
 
 

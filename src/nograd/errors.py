@@ -27,7 +27,7 @@ keeps handlers written for that built-in working.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nograd.parity import ParityReport
@@ -57,7 +57,17 @@ __all__ = [
 
 
 class NogradError(Exception):
-    """The base of every error that nograd raises on purpose."""
+    """The base of every error that nograd raises on purpose. It can be handed to another process, with all that it tells."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[NogradError], args: tuple[Any, ...], told: dict[str, Any]) -> NogradError:
+    """Return an error as it was raised elsewhere; its own `__init__` makes a message, and is left out."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(told)
+    return error
 
 
 class ConfigError(NogradError, ValueError):

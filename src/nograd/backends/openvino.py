@@ -16,6 +16,7 @@ from nograd.fingerprint import Fingerprint
 from nograd.manifest import KEY, Manifest
 from nograd.structure import restore_from
 from nograd.tensors import Batch, num_rows
+from nograd.threads import processors
 
 _telemetry = sys.modules.get("openvino_telemetry")
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # openvino then takes its own stub, and reports nothing home
@@ -69,7 +70,7 @@ class OpenVinoBackend(Backend):
     ) -> None:
         check_lanes(lanes, num_threads)
         self.lanes = lanes
-        self.num_threads = num_threads or max(1, len(os.sched_getaffinity(0)) // lanes)
+        self.num_threads = num_threads or max(1, processors() // lanes)
         self._file = FileFingerprint(Path(path), Path(path).with_suffix(".bin"), known=digest)
         core = openvino.Core()
         wanted = "CPU" if device in ("auto", "cpu") else device.upper()

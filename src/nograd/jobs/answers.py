@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from nograd.errors import ItemError
 from nograd.inputs import to_host
-from nograd.jobs.columns import RowFaultError
+from nograd.jobs.columns import Columns, RowFaultError
+from nograd.jobs.outputs import OutputRow
+from nograd.jobs.records import Record
 from nograd.predictor import Predictor
 from nograd.tensors import Batch
 
-__all__ = ["ANSWER", "predictions_of"]
+__all__ = ["ANSWER", "predictions_of", "row_of"]
 
 ANSWER = "answer"
 """The column of what `postprocess` makes, where that is no dict; a server calls it so, too."""
@@ -37,6 +40,21 @@ def predictions_of(predictor: Predictor, outputs: Batch) -> dict[str, Any]:
     except Exception as error:  # the user's code; the user reads it beside the row
         raise RowFaultError(f"postprocess raised {type(error).__name__}: {error}") from error
     return {str(key): _plain(value) for key, value in (answer if isinstance(answer, Mapping) else {ANSWER: answer}).items()}
+
+
+def row_of(record: Record, outputs: Batch | ItemError, predictor: Predictor, columns: Columns) -> OutputRow | str:
+    """Return a row of the output, or why there is none."""
+    if isinstance(outputs, ItemError):
+        return str(outputs).removeprefix(f"item {outputs.index}: ")
+    try:
+        predictions = predictions_of(predictor, outputs)
+    except RowFaultError as fault:
+        return str(fault)
+    kept = columns.kept_of(record)
+    for name in kept:
+        if name in predictions:
+            return f"its column {name!r} has the name of a prediction; leave it out with --drop {name}"
+    return OutputRow(record.columns, kept, predictions)
 
 
 def _plain(value: Any) -> Any:

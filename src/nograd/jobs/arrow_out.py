@@ -44,16 +44,20 @@ class ArrowOutput(Output):
         self._memory_bytes = memory_bytes
 
     def encode(self, rows: Sequence[OutputRow]) -> bytes:
+        batch = self.batch(rows)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema) as stream:
+            stream.write_batch(batch)
+        content: bytes = sink.getvalue().to_pybytes()
+        return len(content).to_bytes(LENGTH_BYTES, "little") + content
+
+    def batch(self, rows: Sequence[OutputRow]) -> Any:
+        """Return rows as a record batch; what fields are, beside their types, is in their metadata."""
         names = list(dict.fromkeys(name for row in rows for name in row.predictions))
         carried = self._carried(rows) if rows else []
         predicted = [self._predicted(name, [row.predictions.get(name) for row in rows]) for name in names]
         schema = pa.schema([field for field, _ in carried] + [_marked(field, PREDICTED) for field, _ in predicted])
-        batch = pa.record_batch([array for _, array in (*carried, *predicted)], schema=schema)
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, schema) as stream:
-            stream.write_batch(batch)
-        content: bytes = sink.getvalue().to_pybytes()
-        return len(content).to_bytes(LENGTH_BYTES, "little") + content
+        return pa.record_batch([array for _, array in (*carried, *predicted)], schema=schema)
 
     def _carried(self, rows: Sequence[OutputRow]) -> list[tuple[Any, Any]]:
         names = list(dict.fromkeys(name for row in rows for name in row.kept))

@@ -12,7 +12,7 @@ from nograd.errors import ConfigError
 from nograd.jobs.records import Reader, Record, value_of
 from nograd.tensors import TEXT, TensorSpec
 
-__all__ = ["Columns", "RowFaultError", "Takes", "Wanted", "check_collisions", "choose"]
+__all__ = ["Columns", "RowFaultError", "Takes", "Wanted", "check_collisions", "choose", "items_of"]
 
 
 class RowFaultError(Exception):
@@ -93,6 +93,17 @@ class Columns:
         if self.keep is not None:
             return tuple(name for name in self.keep if name in record.columns)
         return tuple(name for name in record.columns if name not in self.drop)
+
+
+def items_of(records: Sequence[Record], columns: Columns) -> tuple[list[Any], dict[int, str]]:
+    """Return the items of those records that can be used; and for each other one, by its position, why it cannot."""
+    items, faults = [], {}
+    for index, record in enumerate(records):
+        try:
+            items.append(columns.item_of(record))
+        except RowFaultError as fault:
+            faults[index] = str(fault)
+    return items, faults
 
 
 def choose(takes: Takes, wanted: Wanted, reader: Reader, head: Sequence[Record]) -> Columns:

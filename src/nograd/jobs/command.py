@@ -13,6 +13,7 @@ from nograd.jobs.keeping import Files
 from nograd.jobs.opening import STDIN
 from nograd.jobs.progress import shown_on, summary_of
 from nograd.jobs.run import Job, run
+from nograd.jobs.trial import Over
 from nograd.predictor import Predictor
 from nograd.sources import load
 from nograd.threads import in_own_thread
@@ -46,13 +47,14 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name for each in text.split(",") if (name := each.strip()))
 
 
-def predict_command(job: Job, *, device: str, trusted: bool) -> int:
+def predict_command(job: Job, *, device: str, trusted: bool, over: Over | None = None) -> int:
     """Predict, say what happens on stderr and what became of it on stdout; return the exit code.
 
     Args:
         job: what to do.
         device: `auto`, or a torch device.
         trusted: for models that hold or name code.
+        over: gives what runs the windows; None: this process does.
 
     Returns:
         0: the output is whole; 130: Ctrl-C, and the same command goes on.
@@ -67,7 +69,7 @@ def predict_command(job: Job, *, device: str, trusted: bool) -> int:
 
     try:
         with shown_on(sys.stderr, time.monotonic) as shown:
-            summary = run(job, opened, shown, time.monotonic)
+            summary = run(job, opened, shown, time.monotonic, over)
     except KeyboardInterrupt:
         goes_on = "nothing is kept: standard input cannot be read twice" if job.input == STDIN else "the same command goes on"
         sys.stderr.write(f"stopped; {goes_on}{' (without --restart)' if job.restart and job.input != STDIN else ''}\n")

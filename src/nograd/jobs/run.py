@@ -13,16 +13,16 @@ import msgspec
 
 from nograd import __version__
 from nograd.bulk import BatchPredictor, WindowAnswers
-from nograd.errors import ConfigError, DeviceLostError, ItemError, JobError
-from nograd.jobs.answers import predictions_of
-from nograd.jobs.columns import Columns, RowFaultError, Wanted, check_collisions, choose
+from nograd.errors import ConfigError, DeviceLostError, JobError
+from nograd.jobs.answers import row_of
+from nograd.jobs.columns import Columns, Wanted, check_collisions, choose, items_of
 from nograd.jobs.identity import Identity, differences
 from nograd.jobs.journal import Header
 from nograd.jobs.keeping import Keeping
 from nograd.jobs.opening import open_output, open_reader, output_kind
 from nograd.jobs.outputs import Output, OutputRow, to_json
 from nograd.jobs.records import Place, Reader, Record
-from nograd.jobs.trial import Trial, learn, takes_of, try_out
+from nograd.jobs.trial import Over, Runs, Trial, learn, takes_of, try_out
 from nograd.jobs.windows import IN_FLIGHT, Layout, cut, layout_for
 from nograd.predictor import Predictor
 
@@ -92,7 +92,13 @@ class Summary:
     """Whether there was nothing to do."""
 
 
-def run(job: Job, load: Callable[[], Predictor], shown: Shown, clock: Callable[[], float]) -> Summary:
+def run(
+    job: Job,
+    load: Callable[[], Predictor],
+    shown: Shown,
+    clock: Callable[[], float],
+    over: Over | None = None,
+) -> Summary:
     """Predict, or go on predicting, until the output is whole.
 
     Args:
@@ -100,6 +106,7 @@ def run(job: Job, load: Callable[[], Predictor], shown: Shown, clock: Callable[[
         load: gives the model.
         shown: what the user sees.
         clock: gives seconds.
+        over: gives what runs the windows; None: this process does.
 
     Raises:
         ConfigError: an option is not allowed, or what is there belongs to another run.
@@ -109,7 +116,7 @@ def run(job: Job, load: Callable[[], Predictor], shown: Shown, clock: Callable[[
     reader = open_reader(job.input, job.format, job.memory_bytes)
     try:
         with Keeping(job.output, restart=job.restart) as kept:
-            return _Run(job, kind, reader, kept, shown, clock).run(load)
+            return _Run(job, kind, reader, kept, shown, clock).run(load, over)
     finally:
         reader.close()
 
@@ -119,7 +126,8 @@ class _Ready:
     """All that a run needs, before its first window."""
 
     predictor: Predictor
-    bulk: BatchPredictor
+    overhead: float
+    runs: Runs
     columns: Columns
     output: Output
     trial: Trial
@@ -135,11 +143,11 @@ class _Run:
     def __init__(self, job: Job, kind: str, reader: Reader, kept: Keeping, shown: Shown, clock: Callable[[], float]) -> None:
         self._job, self._kind, self._reader, self._kept, self._shown, self._clock = job, kind, reader, kept, shown, clock
 
-    def run(self, load: Callable[[], Predictor]) -> Summary:
+    def run(self, load: Callable[[], Predictor], over: Over | None) -> Summary:
         """Do all of it."""
         given: Identity = {"input": self._reader.identity(), "options": self._options()}
         self._check(given)
-        ready = self._ready(load())
+        ready = self._ready(load(), over)
         header = self._header(self._wanted(given, ready))
         if self._kept.is_whole and not self._job.restart:
             return self._summary(0, 0.0, was_whole=True)
@@ -151,20 +159,21 @@ class _Run:
         self._kept.finish(ready.output)
         return self._summary(before, self._clock() - begun)
 
-    def _ready(self, predictor: Predictor) -> _Ready:
+    def _ready(self, predictor: Predictor, over: Over | None) -> _Ready:
         """Look at the first records, and try the model on them."""
         job, known = self._job, self._kept.header
         records = self._reader.read(Place())
         head = list(_beginning(records, job))
         columns = choose(takes_of(predictor, job.model), job.columns, self._reader, head)
-        learn(predictor, columns, head)
+        taught = learn(predictor, columns, head)
         overhead = known.layout.overhead if known is not None else None
         bulk = BatchPredictor(predictor, max_batch_size=job.max_batch_size, overhead=overhead)
-        trial = try_out(predictor, bulk, columns, head, job.max_batch_size)
+        runs = bulk if over is None else over(bulk, taught)
+        trial = try_out(predictor, runs, columns, head, job.max_batch_size)
         check_collisions(columns, head, trial.predictions)
         names = trial.predictions or tuple(spec.name for spec in predictor.signature.outputs if not predictor.has_postprocess)
         output = open_output(self._kind, predictor.signature, names, job.memory_bytes)
-        return _Ready(predictor, bulk, columns, output, trial, head, records)
+        return _Ready(predictor, bulk.overhead, runs, columns, output, trial, head, records)
 
     def _rest(self, ready: _Ready) -> Iterator[Record]:
         """Return the records that are not done yet."""
@@ -198,7 +207,7 @@ class _Run:
             self._shown.note(
                 "the same rows get different answers: a run that is cut off and goes on gives others than one that is not"
             )
-        layout = layout_for(job.memory_bytes, job.max_batch_size, ready.bulk.overhead, ready.trial.held)
+        layout = layout_for(job.memory_bytes, job.max_batch_size, ready.overhead, ready.trial.held)
         model = self._model(ready.predictor)
         return Header({**given, "model": model, "answers": {"first rows": answers or "vary"}}, layout)
 
@@ -245,7 +254,7 @@ class _Run:
 
     def _loop(self, records: Iterator[Record], layout: Layout, ready: _Ready) -> None:
         source = _Source(cut(records, layout), ready.columns)
-        answers = ready.bulk.run_windows(source.items())
+        answers = ready.runs.run_windows(source.items())
         safe_at, rows_before = self._clock(), self._kept.now.rows
         try:
             for answered in answers:
@@ -267,7 +276,7 @@ class _Run:
         outcomes = iter(answered.rows)
         rows, errors, bad = [], [], 0
         for index, record in enumerate(window):
-            found = faults.get(index) or _row(record, next(outcomes), ready.predictor, ready.columns)
+            found = faults.get(index) or row_of(record, next(outcomes), ready.predictor, ready.columns)
             if isinstance(found, OutputRow):
                 rows.append(found)
                 continue
@@ -309,12 +318,7 @@ class _Source:
         """Yield the items of each window."""
         try:
             for window in self._windows:
-                items, faults = [], {}
-                for index, record in enumerate(window):
-                    try:
-                        items.append(self._columns.item_of(record))
-                    except RowFaultError as fault:
-                        faults[index] = str(fault)
+                items, faults = items_of(window, self._columns)
                 self.sent.append((window, faults))
                 yield items
         except JobError as error:
@@ -329,21 +333,6 @@ def _beginning(records: Iterator[Record], job: Job) -> Iterator[Record]:
         room -= 2 * record.size_bytes
         if room <= 0:
             return
-
-
-def _row(record: Record, outputs: Any, predictor: Predictor, columns: Columns) -> OutputRow | str:
-    """Return a row of the output, or why there is none."""
-    if isinstance(outputs, ItemError):
-        return str(outputs).removeprefix(f"item {outputs.index}: ")
-    try:
-        predictions = predictions_of(predictor, outputs)
-    except RowFaultError as fault:
-        return str(fault)
-    kept = columns.kept_of(record)
-    for name in kept:
-        if name in predictions:
-            return f"its column {name!r} has the name of a prediction; leave it out with --drop {name}"
-    return OutputRow(record.columns, kept, predictions)
 
 
 def _told(word: str, record: Record, reason: str) -> bytes:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
-from nograd.bulk import BatchPredictor
+from nograd.bulk import BatchPredictor, WindowAnswers
 from nograd.errors import ConfigError, ItemError, NogradError, UnsupportedError
 from nograd.jobs.answers import predictions_of
 from nograd.jobs.columns import Columns, RowFaultError, Takes
@@ -18,10 +18,22 @@ from nograd.jobs.windows import Held
 from nograd.predictor import Predictor
 from nograd.tensors import TEXT, Batch, TensorSpec
 
-__all__ = ["Trial", "learn", "takes_of", "try_out"]
+__all__ = ["Over", "Runs", "Trial", "learn", "takes_of", "try_out"]
 
 RECORD_BYTES = 1000
 """What Python's objects for a row take beside its content, about."""
+
+
+class Runs(Protocol):
+    """What runs windows: a BatchPredictor, or as many of them as a cluster holds."""
+
+    def run_windows(self, windows: Iterable[Sequence[Any]]) -> Generator[WindowAnswers]:
+        """Yield what became of each window, in order; see `BatchPredictor.run_windows`."""
+
+
+Over: TypeAlias = Callable[[BatchPredictor, Sequence[Any]], Runs]
+"""Gives what runs the windows instead of this process: of what would run them here, and the items that taught it what the model
+takes, where nothing else did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +64,11 @@ def takes_of(predictor: Predictor, model: str) -> Takes:
         raise ConfigError(f"nothing says what {model} takes; give its Predictor a sample=") from None
 
 
-def learn(predictor: Predictor, columns: Columns, head: Sequence[Record]) -> None:
+def learn(predictor: Predictor, columns: Columns, head: Sequence[Record]) -> list[Any]:
     """Teach the predictor by the first good rows, where its factory gave it no sample.
+
+    Returns:
+        The items that taught it; none where it knew.
 
     Raises:
         ConfigError: it cannot be taught.
@@ -63,7 +78,7 @@ def learn(predictor: Predictor, columns: Columns, head: Sequence[Record]) -> Non
     except UnsupportedError:
         pass
     else:
-        return
+        return []
     items = [item for _, item in _items(columns, head)]
     reason = "there is no good row"
     for some in (items[:2], *([item] for item in items)):
@@ -73,16 +88,16 @@ def learn(predictor: Predictor, columns: Columns, head: Sequence[Record]) -> Non
             reason = str(error)
         else:
             if some:
-                return
+                return some
     raise ConfigError(f"nothing says what the model takes, and the first rows do not teach it: {reason}")
 
 
-def try_out(predictor: Predictor, bulk: BatchPredictor, columns: Columns, head: Sequence[Record], max_rows: int) -> Trial:
+def try_out(predictor: Predictor, runs: Runs, columns: Columns, head: Sequence[Record], max_rows: int) -> Trial:
     """Run the first good rows twice, as one window.
 
     Args:
         predictor: the model.
-        bulk: over it.
+        runs: what runs its windows.
         columns: what of a record it is given.
         head: records at the beginning of the input.
         max_rows: of them, at most.
@@ -91,7 +106,7 @@ def try_out(predictor: Predictor, bulk: BatchPredictor, columns: Columns, head: 
     items = [item for _, item in chosen]
     rows: list[dict[str, Any]] = []
     held = []
-    first, second = (next(bulk.run_windows([items])).rows for _ in range(2))
+    first, second = (next(runs.run_windows([items])).rows for _ in range(2))
     for (record, item), outputs in zip(chosen, first, strict=True):
         found = _predictions(predictor, outputs)
         if found is not None and not isinstance(outputs, ItemError):

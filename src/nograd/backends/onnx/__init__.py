@@ -20,6 +20,7 @@ from nograd.inputs import by_name, to_host
 from nograd.manifest import KEY, Manifest
 from nograd.structure import Restore, restore_from
 from nograd.tensors import Array, Batch, Signature, TensorSpec, num_rows
+from nograd.threads import processors
 
 try:
     import onnxruntime
@@ -78,7 +79,7 @@ class OnnxBackend(Backend):
     ) -> None:
         check_lanes(lanes, num_threads)
         self.lanes = lanes
-        self.num_threads = num_threads or max(1, len(os.sched_getaffinity(0)) // lanes)
+        self.num_threads = num_threads or max(1, processors() // lanes)
         spins = lanes == 1 and "torch" not in sys.modules if spins is None else spins
         self._file = FileFingerprint(Path(path), Path(path).parent / f"{Path(path).name}.data", known=digest)
         wanted, provider_options = providers_for(device, onnxruntime.get_available_providers())

@@ -1,0 +1,26 @@
+"""On a Ray cluster: the same predictor, many times (extra: ray; ADR 17).
+
+    where.py     which cluster; session.py: joined, or started here and ended
+    actors.py    what an actor is made of: the model's name, cores, environment; and the predictor that it holds
+    data.py      map_batches: Ray Data
+    crew.py      windows of `nograd predict`, run by actors, in order; command.py: behind its options
+
+Ray places, restarts and moves bytes; what is batched, and what is written, is decided here as without it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nograd.ray.data import map_batches
+
+__all__ = ["map_batches"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "map_batches":
+        raise AttributeError(f"module 'nograd.ray' has no attribute {name!r}")
+    from nograd.ray.data import map_batches  # Ray Data brings pandas along: serving has no use for it
+
+    return map_batches

@@ -1,0 +1,176 @@
+"""Ray Data: a data set through a model, in actors that hold it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from nograd.bulk import BatchPredictor
+from nograd.errors import ConfigError, JobError, MissingExtraError
+from nograd.jobs.answers import row_of
+from nograd.jobs.arrow import ArrowRow
+from nograd.jobs.arrow_out import ArrowOutput
+from nograd.jobs.columns import Columns, Wanted, check_collisions, choose, items_of
+from nograd.jobs.outputs import OutputRow
+from nograd.jobs.records import Place, Reader, Record
+from nograd.jobs.trial import learn, takes_of
+from nograd.ray.actors import Recipe, recipe_of
+from nograd.ray.session import room_for
+
+try:
+    import ray.data
+except ImportError:
+    raise MissingExtraError("ray's data (pandas, pyarrow)", "ray") from None
+
+__all__ = ["map_batches"]
+
+WINDOW_BATCHES = 16
+
+
+def map_batches(  # noqa: PLR0913  as many options as Ray's has, and fewer
+    dataset: ray.data.Dataset,
+    model: str | os.PathLike[str],
+    *,
+    map: Mapping[str, str] | None = None,  # noqa: A002  as the command calls it
+    keep: Sequence[str] | None = None,
+    drop: Sequence[str] = (),
+    on_error: Literal["fail", "skip"] = "fail",
+    max_batch_size: int = 32,
+    window_batches: int = WINDOW_BATCHES,
+    overhead: float | None = None,
+    actors: int | None = None,
+    cores: int | None = None,
+    device: str = "auto",
+    trusted: bool = False,
+    preserve_order: bool = True,
+) -> ray.data.Dataset:
+    """Return the data set with the model's answers as columns behind its own: what `nograd predict` writes.
+
+    Each actor loads the model once. It takes windows of rows from Ray, sorts each by length, and runs it in the batches that
+    the model's cost curve says are the cheapest, as BatchPredictor does. An actor that dies is started again, and its rows are
+    run again. Like every step of Ray Data, this one runs when the data set's rows are asked for.
+
+    Args:
+        dataset: any.
+        model: what `nograd.load` takes; on every machine of the cluster it must stand for the same.
+        map: input -> column, where names do not say it.
+        keep: columns that are carried through; None: all but tensors that the model takes.
+        drop: columns that are not.
+        on_error: what a row does that cannot be used, or on which the model raises: `fail` ends it all, `skip` leaves the row
+            out, and writes the reason to the actor's log.
+        max_batch_size: rows in one run, at most.
+        window_batches: batches that are sorted together.
+        overhead: what starting a run costs, in padded elements; None: what the predictor says (see BatchPredictor).
+        actors: how many; None: as many as the cluster has room for.
+        cores: of one actor, and the threads it computes with; None: as many as the bundle was tuned for, else 1.
+        device: `auto`, or a torch device; with `cuda` each actor takes a GPU.
+        trusted: for models that hold or name code.
+        preserve_order: whether rows stay in order.
+
+    Raises:
+        ConfigError: a setting is out of its range, or the cluster has no room for an actor.
+    """
+    if on_error not in ("fail", "skip"):
+        raise ConfigError(f"on_error is {on_error!r}; it must be fail or skip")
+    for name, value in (("max_batch_size", max_batch_size), ("window_batches", window_batches), ("actors", actors)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} is {value}; it must be at least 1")
+    recipe = recipe_of(model, device=device, trusted=trusted, cores=cores)
+    made = dataset.map_batches(
+        _Predicts,
+        fn_constructor_kwargs={
+            "recipe": recipe, "wanted": Wanted(map or {}, None if keep is None else tuple(keep), tuple(drop)),
+            "skips": on_error == "skip", "max_batch_size": max_batch_size, "overhead": overhead,
+        },
+        batch_size=max_batch_size * window_batches, batch_format="pyarrow",
+        compute=_pool(actors, room_for(recipe.cores, recipe.gpus)),
+        num_cpus=recipe.cores, num_gpus=recipe.gpus or None,
+    )  # fmt: skip
+    if preserve_order:
+        made.context.execution_options.preserve_order = True
+    return made
+
+
+def _pool(actors: int | None, room: int) -> Any:
+    """Return how many actors there are: a data set of few blocks keeps few of them busy, and the others end."""
+    if actors is not None:
+        return ray.data.ActorPoolStrategy(size=actors)
+    return ray.data.ActorPoolStrategy(min_size=1, max_size=room, initial_size=room)
+
+
+class _Predicts:
+    """Lives in an actor: makes of a window of rows the rows with their answers."""
+
+    def __init__(self, recipe: Recipe, wanted: Wanted, *, skips: bool, max_batch_size: int, overhead: float | None) -> None:
+        self._recipe, self._wanted, self._skips = recipe, wanted, skips
+        self._predictor = recipe.predictor()
+        self._bulk = BatchPredictor(self._predictor, max_batch_size=max_batch_size, overhead=overhead)
+        self._columns: Columns | None = None
+
+    def __call__(self, table: Any) -> Any:
+        """Return an Arrow table for an Arrow table.
+
+        Raises:
+            ConfigError: a column is missing, or has the name of an answer.
+            JobError: a row is bad, and rows are not skipped.
+        """
+        reader = _Rows(table)
+        records = list(reader.read(Place()))
+        columns = self._columns_of(reader, records)
+        items, faults = items_of(records, columns)
+        outcomes = iter(next(self._bulk.run_windows([items])).rows)
+        rows = []
+        for index, record in enumerate(records):
+            found = faults.get(index) or row_of(record, next(outcomes), self._predictor, columns)
+            if isinstance(found, OutputRow):
+                rows.append(found)
+            elif not self._skips:
+                raise JobError(f"a row cannot be used: {found}; the row is {dict(record.columns)!r:.500}")
+            else:
+                logging.getLogger("nograd").warning("left out: %s; the row was %.500r", found, dict(record.columns))
+        return self._table(rows, columns, table)
+
+    def _columns_of(self, reader: Reader, records: Sequence[Record]) -> Columns:
+        """Return what becomes of the columns: decided by the first window."""
+        if self._columns is None:
+            columns = choose(takes_of(self._predictor, self._recipe.model), self._wanted, reader, records)
+            learn(self._predictor, columns, records)
+            if not self._predictor.has_postprocess:
+                check_collisions(columns, records[:1], (spec.name for spec in self._predictor.signature.outputs))
+            self._columns = columns
+        return self._columns
+
+    def _table(self, rows: Sequence[OutputRow], columns: Columns, table: Any) -> Any:
+        import pyarrow as pa
+
+        if not rows:
+            return table.select([name for name in table.schema.names if name not in columns.drop]).slice(0, 0)
+        batch = ArrowOutput(self._predictor.signature, memory_bytes=0).batch(rows)
+        plain = pa.schema([field.remove_metadata() for field in batch.schema])
+        return pa.Table.from_batches([batch.cast(plain) if batch.schema != plain else batch])
+
+
+class _Rows(Reader):
+    """The rows of a table."""
+
+    def __init__(self, table: Any) -> None:
+        self.columns = tuple(table.schema.names)
+        self._table = table.combine_chunks()
+
+    def read(self, after: Place) -> Iterator[Record]:
+        number = 0
+        for batch in self._table.to_batches():
+            size = batch.nbytes // max(1, len(batch)) + 1
+            for index in range(len(batch)):
+                number += 1
+                row = ArrowRow(batch, index)
+                if number > after.number:
+                    yield Record(Place(number), size, row, row)
+
+    def fraction(self, place: Place) -> float | None:
+        return place.number / len(self._table) if len(self._table) else None
+
+    def identity(self) -> dict[str, str]:
+        return {}

@@ -1,0 +1,59 @@
+"""A Ray cluster: joined where there is one, else started on this machine and ended again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from nograd.errors import ConfigError, MissingExtraError
+from nograd.ray.where import LOCAL, address_for
+
+try:
+    import ray
+except ImportError:
+    raise MissingExtraError("ray", "ray") from None
+
+__all__ = ["cluster", "ray", "room_for"]
+
+STORE_BYTES = 512 << 20
+"""Of a cluster that is started here: what lies between processes at one time. What does not fit, Ray keeps on disk."""
+
+
+@contextmanager
+def cluster(address: str = "") -> Iterator[None]:
+    """Be connected to a cluster, for as long as the context lasts.
+
+    Args:
+        address: as `ray.init` takes it; `local` starts one here; empty: what the environment says, see `where.address_for`.
+            Where this process is connected already, that is it, and stays so.
+
+    Raises:
+        ConfigError: nothing answers there.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    wanted = address_for(address, os.environ)
+    local = {"include_dashboard": False, "object_store_memory": STORE_BYTES, "_node_ip_address": "127.0.0.1"}
+    try:
+        ray.init(wanted, log_to_driver=False, logging_level="error", **(local if wanted == LOCAL else {}))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"no Ray cluster at {wanted!r}: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def room_for(cores: int, gpus: int) -> int:
+    """Return how many actors the cluster's machines have room for, with so many cores and GPUs each.
+
+    Raises:
+        ConfigError: not for one.
+    """
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fits = [min(int(each.get("CPU", 0)) // cores, int(each.get("GPU", 0)) // gpus if gpus else 2**31) for each in machines]
+    if not sum(fits):
+        raise ConfigError(f"no machine of the cluster has {cores} cores{f' and {gpus} GPU' if gpus else ''} for an actor")
+    return sum(fits)
