@@ -91,7 +91,7 @@ def main(arguments: Sequence[str]) -> None:
         tree = Tree(command, HERE.parent, environment_of(OURS, folder, "", PORT), log)
         stack.callback(tree.end)
         target = Target.of(f"http://127.0.0.1:{PORT}{PATH}", [BODY])
-        wait_until_ready(tree)
+        tree.wait_until_ready(PORT)
         capacity = asyncio.run(measure(target, Clients(64), Plan(duration_s=10, warmup_s=2))).rate.per_s
         watch = Watch(tree)
         watch.start()
@@ -101,23 +101,6 @@ def main(arguments: Sequence[str]) -> None:
         watch.ended.set()
         watch.join()
     judge(samples, begun, seconds, capacity, watch, cpu_s)
-
-
-def wait_until_ready(tree: Tree) -> None:
-    end = time.perf_counter() + 60
-    while True:
-        connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=5)
-        try:
-            connection.request("GET", "/v2/health/ready")
-            if connection.getresponse().status == 200:
-                return
-        except OSError:
-            pass
-        finally:
-            connection.close()
-        if tree.process.poll() is not None or time.perf_counter() > end:
-            raise SystemExit("the server does not get ready; benchmarks/results/overload_http.log says why")
-        time.sleep(0.05)
 
 
 def judge(samples: Samples, begun: float, seconds: float, capacity: float, watch: Watch, cpu_s: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import subprocess
@@ -18,6 +19,8 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 END_S = 15.0
 """Seconds that a server has to end after SIGTERM."""
+
+READY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,27 @@ class Tree:
                     mine.add(child)
                     todo.append(child)
         return {pid: table[pid] for pid in mine | {root} if pid in table}
+
+    def wait_until_ready(self, port: int) -> None:
+        """Return when its readiness is 200.
+
+        Raises:
+            SystemExit: it ended, or was not ready in a minute.
+        """
+        end = time.perf_counter() + READY_S
+        while True:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            try:
+                connection.request("GET", "/v2/health/ready")
+                if connection.getresponse().status == 200:
+                    return
+            except OSError:
+                pass
+            finally:
+                connection.close()
+            if self.process.poll() is not None or time.perf_counter() > end:
+                raise SystemExit("the server does not get ready; its log below benchmarks/results says why")
+            time.sleep(0.05)
 
     def pids(self) -> list[int]:
         """Its processes that run now."""

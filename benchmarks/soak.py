@@ -143,21 +143,6 @@ async def trouble(redis: Redis, tree: Tree, until: float, found: dict[str, Any])
                 redis_at = now + REDIS_DOWN_S
 
 
-def wait_until_ready(tree: Tree) -> None:
-    end = time.perf_counter() + 60
-    while True:
-        try:
-            with socket.create_connection(("127.0.0.1", PORT), timeout=5) as connection:
-                connection.sendall(b"GET /v2/health/ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-                if connection.recv(65536).startswith(b"HTTP/1.1 200 "):
-                    return
-        except OSError:
-            pass
-        if tree.process.poll() is not None or time.perf_counter() > end:
-            raise SystemExit("the server does not get ready; benchmarks/results/soak.log says why")
-        time.sleep(0.05)
-
-
 async def soak(redis: Redis, tree: Tree, minutes: float, clients: int) -> tuple[Soak, float, dict[str, Any]]:
     """Return what was found, the rate without trouble, and what trouble was made."""
     calm = Soak()
@@ -186,7 +171,7 @@ def main(arguments: Sequence[str]) -> None:
             "--cache-mb=1", f"--cache-url=redis://127.0.0.1:{redis.port}/0"]  # fmt: skip
         tree = Tree(command, HERE.parent, environment_of(OURS, folder, "", PORT), log)
         stack.callback(tree.end)
-        wait_until_ready(tree)
+        tree.wait_until_ready(PORT)
         one, capacity, found = asyncio.run(soak(redis, tree, minutes, clients))
     judge(one, capacity, minutes, found)
 
