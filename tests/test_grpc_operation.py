@@ -35,6 +35,11 @@ def site(tmp_path: Path, written: list[str]) -> Iterator[GrpcSite]:
         site.service.access = AccessLog("json", written.append)
         site.service.access.open()
         yield site
+        site.run(closed(site.service.access))  # its timer is the loop's
+
+
+async def closed(log: AccessLog) -> None:
+    log.close()
 
 
 def code_of(site: GrpcSite, path: str, body: bytes, metadata: list[tuple[str, str]]) -> str:
