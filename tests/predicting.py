@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -49,17 +48,15 @@ def predict(
 
 
 def nograd_predict(*arguments: str | Path, stdin: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end, from the tests' folder."""
+    """Run the command to its end, from the tests' folder.
+
+    It heeds Ctrl-C: a shell lets what it runs in the background ignore that, and tests may be run there.
+    """
     return subprocess.run(
-        [sys.executable, "-m", "nograd", "predict", *map(str, arguments)], cwd=FOLDER, input=stdin,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment}, capture_output=True, text=True,
-        timeout=300, check=False, preexec_fn=heed_ctrl_c,
+        ["env", "--default-signal=INT", sys.executable, "-m", "nograd", "predict", *map(str, arguments)],
+        cwd=FOLDER, input=stdin, env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
-
-
-def heed_ctrl_c() -> None:
-    """A shell lets what it runs in the background ignore Ctrl-C, and tests may be run there."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def write_jsonl(path: Path, rows: Sequence[Any]) -> Path:
