@@ -16,6 +16,7 @@ import numpy as np
 from nograd import Backend, CostCurve, Predictor, Signature, TensorSpec
 from nograd.server.config import ServeConfig
 from nograd.server.http import App
+from nograd.server.model_config import ModelConfig, open_model
 from nograd.server.service import InferenceService
 from nograd.tensors import Array, Batch
 
@@ -174,12 +175,22 @@ class Site:
     Args:
         models: what is served, by name.
         started: within its context the models are warm and open; else the test does that itself.
+        known: models that clients may load, where the settings let them.
+        opened: opens one of those.
         settings: of ServeConfig; without `cache_mb` no answers are kept, so that equal requests are run.
     """
 
-    def __init__(self, models: Mapping[str, Backend | Predictor], *, started: bool = True, **settings: Any) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, Backend | Predictor],
+        *,
+        started: bool = True,
+        known: Sequence[ModelConfig] = (),
+        opened: Callable[[ModelConfig, ServeConfig], Predictor] = open_model,
+        **settings: Any,
+    ) -> None:
         self._started = started
-        self.service = InferenceService(ServeConfig(**{"cache_mb": 0, **settings}))
+        self.service = InferenceService(ServeConfig(**{"cache_mb": 0, **settings}), known, opened)
         self.app = App(self.service)
         for name, model in models.items():
             self.service.add(name, model if isinstance(model, Predictor) else Predictor(model))

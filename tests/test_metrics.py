@@ -120,7 +120,8 @@ def test_compilations_and_backlog_are_what_backend_and_batcher_say() -> None:
     metrics = Metrics()
     model = ModelMetrics(metrics, "m")
     for compilations in (0, 2, 2, 3):
-        model.refresh_device(0.25, compilations)
+        model.refresh(compilations)
+    metrics.refresh_model("m", ready=True, queue_rows=3, backlog_s=0.25)
 
     found = samples(metrics.text())
 

@@ -34,7 +34,7 @@ def site() -> Iterator[Site]:
         "large": echoing(TensorSpec("t", "float32", (64, 64))),
         "embedder": embedder(),
     }
-    with Site(models) as site:
+    with Site(models, repository=True) as site:
         yield site
 
 
@@ -66,6 +66,8 @@ def test_every_path_is_answered_by_its_methods_and_refuses_others(site: Site, fo
     for path, operations in found["paths"].items():
         at = path.replace("{model}", "embedder").replace("{version}", "1").replace("{file}", "main.js")
         for method in ("GET", "POST", "PUT"):
+            if (method, path.rpartition("/")[2]) == ("POST", "unload"):
+                continue  # the others need the model
             status = site.request(method, at).status
             if method.lower() in operations:
                 assert status in (200, 400), (method, at)

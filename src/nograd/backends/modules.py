@@ -17,6 +17,7 @@ from nograd.inputs import is_tensor
 from nograd.module import Call, EvalMode, module_device, row_fault
 from nograd.structure import Restore, flatten
 from nograd.tensors import Array, Batch, Signature
+from nograd.threads import in_own_thread
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -174,7 +175,9 @@ class ModuleBackend(TorchBackend):
             return self._known[1]
 
     def limit_threads(self, count: int) -> None:
-        torch.set_num_threads(count)
+        before = torch.get_num_threads()  # asked even where it does not matter: the first use in a thread sets it anew
+        torch.set_num_threads(count)  # for this thread, and for all that come later, which may run other models
+        in_own_thread(lambda: torch.set_num_threads(before)).result()
 
     def restore(self, outputs: Mapping[str, Any]) -> Any:
         return self._restore(outputs) if self._restore else super().restore(outputs)

@@ -41,6 +41,10 @@ class ServeConfig:
     grace_s: float = 30.0
     """Seconds that accepted requests have to finish when the server is told to stop."""
 
+    lame_duck_s: float = 0.0
+    """Seconds after being told to stop in which requests are still taken, while readiness is false already: as long as those
+    who send requests need to hear of it."""
+
     max_body_bytes: int = 64 * 2**20
     """Bytes of one request's body, at most."""
 
@@ -83,6 +87,18 @@ class ServeConfig:
     traces: str = ""
     """Where OpenTelemetry's traces are sent, OTLP over HTTP, such as `http://localhost:4318`; empty: nowhere."""
 
+    device: str = "auto"
+    """`auto`, or a torch device."""
+
+    trusted: bool = False
+    """Whether models that hold or name code (`.pt2`, `.pt`, some bundles) are opened."""
+
+    repository: bool = False
+    """Whether clients may load, reload and unload the models that are configured: the repository extension."""
+
+    repository_dir: str = ""
+    """A folder whose bundles they may load, too; turns the extension on."""
+
     def __post_init__(self) -> None:
         self._check_ports()
         self._check_operation()
@@ -93,11 +109,16 @@ class ServeConfig:
             raise ConfigError(f"cache_ttl_s is {self.cache_ttl_s}; it must be above 0, finite")
         if self.cache_url and not self.cache_mb:
             raise ConfigError("cache_url is set and cache_mb is 0; answers from Redis are kept in memory, too: give it some")
-        for name in ("max_wait_ms", "grace_s", "cache_mb"):
+        for name in ("max_wait_ms", "grace_s", "lame_duck_s", "cache_mb"):
             if not (isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more, finite")
         if not (isfinite(self.timeout_s) and self.timeout_s > 0):
             raise ConfigError(f"timeout_s is {self.timeout_s}; it must be above 0, finite")
+
+    @property
+    def has_repository(self) -> bool:
+        """Whether the repository extension is on."""
+        return self.repository or bool(self.repository_dir)
 
     @property
     def tls(self) -> Tls | None:

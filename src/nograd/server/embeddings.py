@@ -98,7 +98,7 @@ class Embeddings:
 
     def models(self) -> dict[str, Any]:
         """Return OpenAI's list of models: those that give embeddings."""
-        names = [model.name for model in self._service.models if vectors_of(model)]
+        names = dict.fromkeys(model.name for model in self._service.models if vectors_of(model))
         return {"object": "list", "data": [self._told(name) for name in names]}
 
     def model(self, name: str) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import ceil
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 from urllib.parse import unquote
 
 import orjson
@@ -33,11 +33,14 @@ from nograd.server.metrics import CONTENT_TYPE
 from nograd.server.openapi import document
 from nograd.server.pages import PAGE_HEADERS, page_replies
 from nograd.server.protocol import status_of
+from nograd.server.repository_calls import PREFIX as REPOSITORY
+from nograd.server.repository_calls import ROUTES as REPOSITORY_ROUTES
+from nograd.server.repository_calls import repository_call
 from nograd.server.service import InferenceService
 from nograd.server.tracing import Trace, Tracing, timing_for
 
 if TYPE_CHECKING:
-    from nograd.server.served import ServedModel
+    from nograd.server.table import Find
 
 __all__ = ["JSON", "App", "Headers", "Reply", "answer_reply", "encoded", "error_reply", "told"]
 
@@ -90,7 +93,8 @@ class App:
         bases = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
         below = [(method, f"{base}/{action}".rstrip("/")) for base in bases for action, method in MODEL_ACTIONS.items()]
         gets = [("GET", path) for path in ("/", "/page/{file}", *self._gets, "/v1/models/{model}")]
-        return [*gets, *(("POST", path) for path in self._posts), *below]
+        repository = REPOSITORY_ROUTES if self._service.config.has_repository else ()
+        return [*gets, *(("POST", path) for path in (*self._posts, *repository)), *below]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI connection."""
@@ -160,6 +164,8 @@ class App:
         if path in self._posts:
             _require(scope, "POST")
             return await self._posts[path](scope, receive)
+        if path.startswith(REPOSITORY):
+            return await self._repository(scope, receive)
         if path not in self._pages and path not in self._gets and not path.startswith("/v1/models/"):
             raise ModelNotFoundError(f"there is nothing at {path}; the protocol's paths begin with /v2, /openapi.json has all")
         _require(scope, "GET", "HEAD")
@@ -168,6 +174,16 @@ class App:
         return (
             self._gets[path]() if path in self._gets else _json(200, self._embeddings.model(path.removeprefix("/v1/models/")))
         )
+
+    async def _repository(self, scope: Scope, receive: Receive) -> Reply:
+        """Serve what begins with /v2/repository/."""
+        call = repository_call(scope.get("raw_path") or scope["path"].encode())
+        _require(scope, "POST")
+        body = await read_body(scope, receive, self._service.config.max_body_bytes)
+        if not isinstance(body, bytes):
+            raise ProtocolError("a call of the repository is JSON alone; leave Inference-Header-Content-Length out")
+        scope["nograd"].bytes_in = len(body)
+        return _json(200, await call(self._service.repository, body))
 
     async def _clear_cache(self, _scope: Scope, _receive: Receive) -> Reply:
         return _json(200, {"cleared": self._service.clear_cache(), "kept_in": self._service.far_cache_url})
@@ -186,17 +202,19 @@ class App:
         name, version, action = _model_path(scope.get("raw_path") or scope["path"].encode())
         if action == "infer":
             _require(scope, "POST")
-            return await self._infer(self._service.model(name, version), scope, receive, asked)
+            return await self._infer(partial(self._service.model, name, version), scope, receive, asked)
         _require(scope, "GET", "HEAD")
-        model = self._service.model(name, version)
         if action == "ready":
-            return _json(200 if model.ready else 503, {"name": model.name, "ready": model.ready}), ()
+            ready = self._service.is_ready(name, version)
+            return _json(200 if ready else 503, {"name": name, "ready": ready}), ()
         if action == "stats":
             return _json(200, self._service.statistics(name, version)), ()
-        return _json(200, model.configuration() if action == "config" else model.metadata()), ()
+        if action == "config":
+            return _json(200, self._service.model(name, version).configuration()), ()
+        return _json(200, self._service.model_metadata(name, version)), ()
 
-    async def _infer(self, model: ServedModel, scope: Scope, receive: Receive, asked: Asked) -> tuple[Reply, Headers]:
-        facts: Facts = scope["nograd"]
+    async def _infer(self, find: Find, scope: Scope, receive: Receive, asked: Asked) -> tuple[Reply, Headers]:
+        model, facts = find(), cast("Facts", scope["nograd"])
         facts.model = model.name
         try:
             timeout_s = asked.timeout_s
@@ -204,6 +222,7 @@ class App:
         except NogradError as error:
             model.note_error(error)
             raise
+        model = find()  # while the body came, it may have been replaced
         timing = timing_for(facts.trace, asked=asked.times)
         json, tail = (body, None) if isinstance(body, bytes) else body
         answering = model.infer(json, tail, timeout_s=timeout_s, timing=timing)

@@ -121,6 +121,19 @@ class Metrics:
         build.labels(__version__).set(1)
         ProcessCollector(registry=registry)
 
+    def refresh_model(self, model: str, *, ready: bool, queue_rows: int, backlog_s: float) -> None:
+        """Bring up to date how a model stands, all versions of it together.
+
+        Args:
+            model: its name.
+            ready: whether one of them answers.
+            queue_rows: that wait now.
+            backlog_s: seconds that what waits should take.
+        """
+        self.ready.labels(model).set(ready)
+        self.queue_rows.labels(model).set(queue_rows)
+        self.backlog.labels(model).set(backlog_s)
+
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
@@ -141,10 +154,6 @@ class ModelMetrics:
         self._padding = metrics.padding.of(model)
         self._cost_error = metrics.cost_error.of(model)
         self._compilations = 0
-
-    def note_ready(self, *, ready: bool) -> None:
-        """Say whether the model answers."""
-        self._metrics.ready.labels(self._model).set(ready)
 
     def note_request(self, latency_s: float) -> None:
         """Count one answered request."""
@@ -169,20 +178,14 @@ class ModelMetrics:
             for buckets in (self._latency, self._queue, self._run, self._batch_rows, self._padding, self._cost_error):
                 buckets.fold()
 
-    def refresh(self, queue_rows: int) -> None:
-        """Bring up to date what is only worked out when somebody asks."""
-        self._metrics.queue_rows.labels(self._model).set(queue_rows)
-        self._metrics.requests.labels(self._model, "200").inc(self._answered)
-        self._answered = 0
-
-    def refresh_device(self, backlog_s: float, compilations: int) -> None:
-        """Bring up to date what batcher and backend know by themselves.
+    def refresh(self, compilations: int) -> None:
+        """Bring up to date what is only worked out when somebody asks.
 
         Args:
-            backlog_s: seconds that the rows that wait should take.
             compilations: graphs compiled since the warm-up.
         """
-        self._metrics.backlog.labels(self._model).set(backlog_s)
+        self._metrics.requests.labels(self._model, "200").inc(self._answered)
+        self._answered = 0
         self._metrics.compilations.labels(self._model).inc(max(0, compilations - self._compilations))
         self._compilations = compilations
 

@@ -87,6 +87,15 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("GET", "/v2/health/live"): Operation("server_live", "Whether the server runs", "ServerLive"),
     ("GET", "/v2/health/ready"): Operation("server_ready", "Whether all models answer; 503 where not", "ServerReady"),
     ("GET", "/v2/models/stats"): Operation("statistics", "Counts and times of all models, in Triton's form", "Statistics"),
+    ("POST", "/v2/repository/index"): Operation(
+        "repository_index", "Every model that is served or could be loaded", "RepositoryIndex", (400,), "RepositoryIndexRequest"
+    ),
+    ("POST", "/v2/repository/models/{model}/load"): Operation(
+        "repository_load", "Load a model, or load it anew; answered when it is warm", "Changed", (400, 404, 503), "Change"
+    ),
+    ("POST", "/v2/repository/models/{model}/unload"): Operation(
+        "repository_unload", "Unload a model; answered when its memory is free", "Changed", (400, 404), "Change"
+    ),
     ("GET", "/v1/models"): Operation("list_models", "The models that give embeddings", "OpenAIModels"),
     ("GET", "/v1/models/{model}"): Operation("retrieve_model", "One of them", "OpenAIModel", (404,)),
     ("POST", "/v1/embeddings"): Operation("create_embeddings", "Texts to vectors", "Embeddings", CALL, "EmbeddingsRequest"),
@@ -101,6 +110,9 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
 READY = ("server_live", "server_ready", "model_ready", "model_ready_version")
 """Operations that answer 503 with the same body when the answer is no."""
 
+MAY_BE_EMPTY = ("RepositoryIndexRequest", "Change")
+"""Bodies that may be left out."""
+
 _PLAIN = {"schema": {"type": "string"}}
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 
@@ -114,12 +126,13 @@ def document(service: InferenceService, routes: Iterable[tuple[str, str]]) -> di
         service: its models.
         routes: method and path of what is answered.
     """
-    names = [model.name for model in service.models]
+    names = list(dict.fromkeys(model.name for model in service.models))
+    versions = list(dict.fromkeys(model.version for model in service.models))
     paths: dict[str, dict[str, Any]] = {}
     for method, path in routes:
         operation = OPERATIONS.get((method, path), _UNKNOWN._replace(name=_word(f"{method}{path}")))
-        paths.setdefault(path, {})[method.lower()] = _operation(operation, path, names)
-    for index, model in enumerate(service.models):
+        paths.setdefault(path, {})[method.lower()] = _operation(operation, path, names, versions)
+    for index, model in enumerate(service.model(name) for name in names):
         paths[f"/v2/models/{quote(model.name, safe='')}/infer"] = {"post": _infer(model, index)}
     paths["/v1/embeddings"]["post"]["requestBody"]["content"][JSON]["schema"] = _embeddings_request(service.models)
     made = {
@@ -148,7 +161,7 @@ def _locked(made: dict[str, Any], door: Door) -> dict[str, Any]:
     }
 
 
-def _operation(operation: Operation, path: str, names: Sequence[str]) -> dict[str, Any]:
+def _operation(operation: Operation, path: str, names: Sequence[str], versions: Sequence[str]) -> dict[str, Any]:
     is_openai = path.startswith("/v1/")
     made: dict[str, Any] = {
         "operationId": operation.name,
@@ -156,9 +169,12 @@ def _operation(operation: Operation, path: str, names: Sequence[str]) -> dict[st
         "tags": ["OpenAI" if is_openai else "Open Inference Protocol" if path.startswith("/v2") else "nograd"],
         "responses": _responses(operation, "OpenAIError" if is_openai else "Error"),
     }
-    parameters = [_path_parameter(name, names) for name in re.findall(r"{(\w+)}", path)]
+    parameters = [_path_parameter(name, names, versions) for name in re.findall(r"{(\w+)}", path)]
     if operation.body:
-        made["requestBody"] = {"required": True, "content": {JSON: {"schema": ref(operation.body)}}}
+        made["requestBody"] = {
+            "required": operation.body not in MAY_BE_EMPTY,
+            "content": {JSON: {"schema": ref(operation.body)}},
+        }
     if operation.body == "InferRequest":
         made["requestBody"]["content"][OCTETS] = _BYTES
         parameters.append(_HEADER_LENGTH)
@@ -167,9 +183,9 @@ def _operation(operation: Operation, path: str, names: Sequence[str]) -> dict[st
     return made
 
 
-def _path_parameter(name: str, models: Sequence[str]) -> dict[str, Any]:
+def _path_parameter(name: str, models: Sequence[str], versions: Sequence[str]) -> dict[str, Any]:
     made: dict[str, Any] = {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-    known = {"model": models, "version": ["1"], "file": ["main.js"]}[name]
+    known = {"model": models, "version": versions, "file": ["main.js"]}[name]
     return {**made, "examples": {_word(value): {"value": value} for value in known}} if known else made
 
 
@@ -206,7 +222,7 @@ def _infer(model: ServedModel, index: int) -> dict[str, Any]:
     """Return the infer call of one model, whose tensors are known."""
     operation = OPERATIONS["POST", "/v2/models/{model}/infer"]
     name = f"infer_{_word(model.name)}_{index}"
-    made = _operation(operation._replace(name=name, summary=f"Run {model.name}"), "/v2", [])
+    made = _operation(operation._replace(name=name, summary=f"Run {model.name}"), "/v2", [], [])
     content = made["requestBody"]["content"][JSON]
     content["schema"] = by_inputs(model.inputs.inputs)
     example = model.example_request()

@@ -20,6 +20,9 @@ HEADERS: Schema = {
     "RetryAfter": {"description": "Seconds until it is worth trying again.", "schema": {"type": "integer", "minimum": 1}},
 }
 
+STATES = ("READY", "LOADING", "UNLOADING", "UNAVAILABLE")
+"""Of a model in the repository's index."""
+
 _TEXT: Schema = {"type": "string"}
 _FLAG: Schema = {"type": "boolean"}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
@@ -125,6 +128,17 @@ SCHEMAS: Schema = {
         data={"type": "array", "items": {}, "description": "row-major, flat"},
         parameters=_parameters(binary_data_size={**_COUNT, "description": "bytes behind the JSON; there is no data then"}),
     ),
+    "RepositoryIndexRequest": {"type": "object", "properties": {"ready": {**_FLAG, "description": "only what answers"}}},
+    "RepositoryIndex": _list(ref("IndexEntry")),
+    "IndexEntry": _object(
+        ("name", "version", "state", "reason"),
+        name=_TEXT,
+        version=_TEXT,
+        state={"type": "string", "enum": list(STATES)},
+        reason=_TEXT,
+    ),
+    "Change": {"type": "object", "properties": {"parameters": {"type": "object"}}},
+    "Changed": {"type": "object"},
     "Cleared": _object(("cleared", "kept_in"), cleared=_COUNT, kept_in=_TEXT),
     "Live": _object(("server", "models"), server={"type": "object"}, models=_list({"type": "object"})),
     "Document": {"type": "object"},

@@ -25,6 +25,7 @@ from nograd.server.binary import BinaryAnswer
 from nograd.server.caching import ModelCache
 from nograd.server.config import ServeConfig
 from nograd.server.configuration import configuration
+from nograd.server.inside import Inside
 from nograd.server.live import Live
 from nograd.server.liveness import stuck
 from nograd.server.logs import event
@@ -57,12 +58,18 @@ EXAMPLE_ELEMENTS = 1024
 class ServedModel:
     """One model behind its batcher."""
 
-    version = "1"
-
     def __init__(
-        self, name: str, predictor: Predictor, config: ServeConfig, metrics: Metrics, flights: SingleFlight | None = None
+        self,
+        name: str,
+        predictor: Predictor,
+        config: ServeConfig,
+        metrics: Metrics,
+        flights: SingleFlight | None = None,
+        *,
+        version: str = "1",
     ) -> None:
         self.name = name
+        self.version = version
         self.predictor = predictor
         self.config = config
         self.curve: CostCurve | None = None
@@ -77,6 +84,7 @@ class ServedModel:
         self._batcher: DynamicBatcher | None = None
         self._flights = flights
         self._cache: ModelCache | None = None
+        self._inside = Inside()
         self._ids = itertools.count(1)
         self._tally = Tally()
         self.answered_id: str | None = None
@@ -126,19 +134,26 @@ class ServedModel:
             self.outputs = tuple(TensorSpec(name, _dtype(array), array.shape[1:]) for name, array in answered.items())
         self._tally = Tally()  # of what clients ask for
         self._open = True
-        self._metrics.note_ready(ready=True)
         event("model_ready", model=self.name, seconds=round(time.monotonic() - begun, 3))
 
     def drain(self) -> None:
         """Refuse new requests from now on; what was accepted is still answered."""
         self._open = False
-        self._metrics.note_ready(ready=False)
 
     async def stop(self) -> None:
         """Answer what was accepted, within the grace, and end."""
         self.drain()
         if self._batcher is not None:
-            await self._batcher.close(self.config.grace_s)
+            until = time.monotonic() + self.config.grace_s
+            await self._inside.wait_empty(self.config.grace_s)
+            await self._batcher.close(max(0.0, until - time.monotonic()))
+
+    async def leave(self) -> None:
+        """Stop, once nobody can find it any more, and let go of the model, so that its memory is free."""
+        await self.stop()
+        self.refresh_metrics()
+        self._batcher = self._cache = None
+        await asyncio.wrap_future(in_own_thread(self.predictor.close))
 
     def _warm_up(self) -> CostCurve:
         """Return the cost of a run: known from a bundle, or measured."""
@@ -207,7 +222,8 @@ class ServedModel:
             batcher, request = self._accept(read)
             if timing is not None:
                 timing.decoded()
-            outputs = await self._outputs(request, batcher, timing)
+            with self._inside:
+                outputs = await self._outputs(request, batcher, timing)
             if timing is not None:
                 timing.outputs()
             answer = write(request, *self._told(request), self._chosen(request, outputs))
@@ -420,16 +436,24 @@ class ServedModel:
             where = " and in Redis" if self.config.cache_url else ""
             return f"answers are kept, in {self.config.cache_mb:g} MB of memory{where} (--cache-mb 0 keeps none)"
         if self._flights is None:
-            return "no answers are kept (--cache-mb is 0)"
+            return "no answers are kept (--cache-mb 0, or cache = false)"
         return f"no answers are kept: {why_not(self.predictor.signature)}"
 
     def refresh_metrics(self) -> None:
         """Bring up to date what is only worked out when somebody asks."""
-        self._metrics.refresh(self._statistics().queue_rows)
-        backlog_s = self._batcher.predicted_wait_s() if self._batcher is not None else 0.0
-        self._metrics.refresh_device(backlog_s, self.predictor.backend.compilations)
+        self._metrics.refresh(self.predictor.backend.compilations)
         if self._cache is not None:
             self._metrics.refresh_cache(self._cache.snapshot())
+
+    @property
+    def queue_rows(self) -> int:
+        """Rows that wait now."""
+        return self._statistics().queue_rows
+
+    @property
+    def backlog_s(self) -> float:
+        """Seconds that what waits now should take."""
+        return self._batcher.predicted_wait_s() if self._batcher is not None else 0.0
 
     def _statistics(self) -> Statistics:
         return self._batcher.statistics() if self._batcher is not None else Statistics()

@@ -6,12 +6,12 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
-from urllib.parse import quote
 
 from nograd import __version__
-from nograd.errors import ConfigError, ModelNotFoundError
+from nograd.errors import ConfigError
 from nograd.predictor import Predictor
 from nograd.server.access import AccessLog
 from nograd.server.caching import open_caches
@@ -20,7 +20,10 @@ from nograd.server.keys import open_door
 from nograd.server.liveness import device_stacks
 from nograd.server.logs import event, write
 from nograd.server.metrics import Metrics
+from nograd.server.model_config import ModelConfig, name_of, open_model
+from nograd.server.repository import Repository
 from nograd.server.served import ServedModel
+from nograd.server.table import ModelTable
 from nograd.server.tracing import open_tracing
 
 __all__ = ["InferenceService"]
@@ -30,9 +33,20 @@ EXTENSIONS = ("binary_tensor_data", "statistics", "model_configuration", "schedu
 
 
 class InferenceService:
-    """All models of one server."""
+    """All models of one server.
 
-    def __init__(self, config: ServeConfig) -> None:
+    Args:
+        config: of the server.
+        known: models that clients may load, where they may; others than those that are added, too.
+        open_model: loads one of them, blocking.
+    """
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        known: Sequence[ModelConfig] = (),
+        open_model: Callable[[ModelConfig, ServeConfig], Predictor] = open_model,
+    ) -> None:
         self.config = config
         self.metrics = Metrics()
         self.draining = False
@@ -40,44 +54,68 @@ class InferenceService:
         self.door = open_door(config.api_keys_file, config.open_without_key, os.environ)
         self.access = AccessLog(config.log_format, write) if config.access_log else None
         self.tracing = open_tracing(config.traces)
-        self._models: dict[str, ServedModel] = {}
-        self.infer_paths: dict[bytes, ServedModel] = {}
-        """Paths of infer calls, as clients write them; the same in other letters (percent-encoded) is found by `model`."""
-
+        self._table = ModelTable()
+        self.infer_paths = self._table.infer_paths
         self._is_troubled = False
         self._dropped_told = 0
         self._flights = open_caches(config)
         self._begun = time.monotonic()
+        self.repository = Repository(self._table, config, known, lambda model: open_model(model, config), self._made)
 
-    def add(self, name: str, predictor: Predictor) -> ServedModel:
-        """Serve a model under a name; it answers after `start`."""
-        model = ServedModel(name, predictor, self.config, self.metrics, self._flights)
-        self._models[name] = model
-        base = f"/v2/models/{quote(name, safe='')}"
-        for path in (f"{base}/infer", f"{base}/versions/{model.version}/infer"):
-            self.infer_paths[path.encode()] = model
-        return model
+    def add(self, name: str, predictor: Predictor, version: str = "1") -> ServedModel:
+        """Serve a predictor under a name; it answers after `start`. Of several versions the last one added is the newest.
+
+        Raises:
+            ConfigError: there is one of this name and version.
+        """
+        return self._add(ModelConfig("a predictor", name, version), predictor)
+
+    def add_configured(self, model: ModelConfig, predictor: Predictor) -> ServedModel:
+        """Serve a model with limits of its own; as `add`, but clients may have it loaded anew, where they may at all."""
+        named = replace(model, name=model.name or predictor.name or name_of(model.model))
+        served = self._add(named, predictor)
+        self.repository.note(named)
+        return served
+
+    def _add(self, model: ModelConfig, predictor: Predictor) -> ServedModel:
+        if model.version in self._table.names().get(model.name, {}):
+            raise ConfigError(
+                f"{model.model} is {model.name!r}, version {model.version!r}, as another model is; give it another name or "
+                "version: NAME=MODEL, NAME:VERSION=MODEL"
+            )
+        served = self._made(model, predictor)
+        self._table.add(served)
+        return served
+
+    def _made(self, model: ModelConfig, predictor: Predictor) -> ServedModel:
+        flights = self._flights if model.cache else None
+        return ServedModel(model.name, predictor, model.settings(self.config), self.metrics, flights, version=model.version)
 
     async def start(self) -> None:
-        """Warm all models and open them."""
+        """Warm all models and open them, one after the other: each is measured alone."""
         if self.access is not None:
             self.access.open()
-        for model in self._models.values():
+        for model in list(self._table):
             await model.start()
+
+    def announce_stop(self) -> None:
+        """Turn readiness false; requests are still taken."""
+        if not self.draining:
+            event("draining", grace_s=self.config.grace_s, lame_duck_s=self.config.lame_duck_s)
+        self.draining = True
+        self.drained.set()
 
     def drain(self) -> None:
         """Turn readiness false and refuse new requests; what was accepted is still answered."""
-        if not self.draining:
-            event("draining", grace_s=self.config.grace_s)
-        self.draining = True
-        self.drained.set()
-        for model in self._models.values():
+        self.announce_stop()
+        for model in self._table:
             model.drain()
 
     async def stop(self) -> None:
         """Answer what was accepted, within the grace, and end."""
         self.drain()
-        await asyncio.gather(*(model.stop() for model in self._models.values()))
+        await self.repository.stop()
+        await asyncio.gather(*(model.stop() for model in self._table))
         if self._flights is not None:
             await self._flights.close()
 
@@ -116,17 +154,17 @@ class InferenceService:
 
     @property
     def models(self) -> Sequence[ServedModel]:
-        """All models, in the order in which they were added."""
-        return tuple(self._models.values())
+        """Every version of every model, in the order in which they were added."""
+        return tuple(self._table)
 
     @property
     def ready(self) -> bool:
         """True when every model answers."""
-        return not self.draining and all(model.ready for model in self._models.values()) and not self.trouble()
+        return not self.draining and all(model.ready for model in self._table) and not self.trouble()
 
     def trouble(self) -> str:
         """Return why only a restart would help, in one sentence; empty where nothing is wrong. The log hears of it once."""
-        troubles = [trouble for model in self._models.values() if (trouble := model.trouble())]
+        troubles = [trouble for model in self._table if (trouble := model.trouble())]
         if bool(troubles) != self._is_troubled:
             self._is_troubled = bool(troubles)
             if troubles:
@@ -136,29 +174,44 @@ class InferenceService:
         return "; ".join(troubles)
 
     def model(self, name: str, version: str | None = None) -> ServedModel:
-        """Return a model by name.
+        """Return the model that answers now: of the version asked for, else the newest that is ready.
 
         Raises:
             ModelNotFoundError: no model, or no version, of that name is served.
         """
-        model = self._models.get(name)
-        if model is None:
-            raise ModelNotFoundError(f"there is no model {name!r}; served here: {', '.join(map(repr, self._models))}")
-        if version is not None and version != model.version:
-            raise ModelNotFoundError(f"model {name!r} has no version {version!r}; served here: {model.version!r}")
-        return model
+        return self._table.find(name, version)
 
-    def metadata(self) -> dict[str, Any]:
-        """Return the protocol's server metadata; `extensions` lists what works beyond the protocol."""
-        return {"name": "nograd", "version": __version__, "extensions": list(EXTENSIONS)}
-
-    def statistics(self, name: str = "", version: str | None = None) -> dict[str, Any]:
-        """Return the statistics of a model, or of all where no name is given.
+    def is_ready(self, name: str, version: str | None = None) -> bool:
+        """Return whether clients should send this model requests: not once the server is told to stop.
 
         Raises:
             ModelNotFoundError: as `model`.
         """
-        models = [self.model(name, version)] if name else self._models.values()
+        return self.model(name, version).ready and not self.draining
+
+    def model_metadata(self, name: str, version: str | None = None) -> dict[str, Any]:
+        """Return the protocol's metadata of a model, with all its versions.
+
+        Raises:
+            ModelNotFoundError: as `model`.
+        """
+        return {**self.model(name, version).metadata(), "versions": list(self._table.names()[name])}
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the protocol's server metadata; `extensions` lists what works beyond the protocol."""
+        extensions = [*EXTENSIONS, *(["model_repository"] if self.config.has_repository else [])]
+        return {"name": "nograd", "version": __version__, "extensions": extensions}
+
+    def statistics(self, name: str = "", version: str | None = None) -> dict[str, Any]:
+        """Return the statistics of a version of a model; of all its versions, where none is given; of all, without a name.
+
+        Raises:
+            ModelNotFoundError: as `model`.
+        """
+        models: Sequence[ServedModel] = self.models
+        if name:
+            found = self.model(name, version)
+            models = [found] if version is not None else list(self._table.names()[name].values())
         return {"model_stats": [model.statistics() for model in models]}
 
     def snapshot(self) -> dict[str, Any]:
@@ -170,12 +223,20 @@ class InferenceService:
             "ready": self.ready,
             "draining": self.draining,
         }
-        return {"server": server, "models": [model.snapshot() for model in self._models.values()]}
+        return {"server": server, "models": [model.snapshot() for model in self._table]}
 
     def metrics_text(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
-        for model in self._models.values():
+        """Return all metrics in Prometheus' text format; the versions of a name are counted together."""
+        for model in self._table:
             model.refresh_metrics()
+        for name in self.repository.names():
+            versions = list(self._table.names().get(name, {}).values())
+            self.metrics.refresh_model(
+                name,
+                ready=any(model.ready for model in versions),
+                queue_rows=sum(model.queue_rows for model in versions),
+                backlog_s=sum(model.backlog_s for model in versions),
+            )
         self.metrics.live.set(not self.trouble())
         if self.access is not None:
             self.metrics.dropped.inc(self.access.dropped - self._dropped_told)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from nograd.errors import ProtocolError, UnauthorizedError
+from nograd.errors import NogradError, ProtocolError, UnauthorizedError
 from nograd.server.access import CLIENT_LEFT, Access, sentence
 from nograd.server.asked import ACCEPTED, DEADLINE, PLAIN, REQUEST_ID, TIMING, Asked, asked_of
 from nograd.server.binary import BinaryAnswer
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from nograd.server.served import ServedModel
+    from nograd.server.table import Find
 
 __all__ = ["ShortPathProtocol"]
 
@@ -92,10 +93,10 @@ class ShortPathProtocol(HttpToolsProtocol):
             self._asks = True
 
     def on_headers_complete(self) -> None:
-        model = self._paths.get(self.url)
-        if model is not None and self._may_be_short() and (asked := self._asked()) is not None and self._may_enter():
+        find = self._paths.get(self.url)
+        if find is not None and self._may_be_short() and (asked := self._asked()) is not None and self._may_enter():
             keep_alive = self.parser.should_keep_alive()
-            self._call = self.cycle = _Call(self, model, self.url, asked, self._accepts, keep_alive=keep_alive)
+            self._call = self.cycle = _Call(self, find, self.url, asked, self._accepts, keep_alive=keep_alive)
             self._call.key = self._key
             return
         url, headers, expects = self.url, self.headers, self.expect_100_continue
@@ -195,7 +196,7 @@ class ShortPathProtocol(HttpToolsProtocol):
                 "http",
                 "POST",
                 call.path.decode("latin-1"),
-                call.model.name,
+                None if call.model is None else call.model.name,
                 request_id,
                 status,
                 time.monotonic() - call.begun,
@@ -212,14 +213,14 @@ class _Call:
     """One infer call; stands where uvicorn has its cycle, and has of it what `HttpToolsProtocol` looks at."""
 
     __slots__ = (
-        "_accepts", "_asked", "_forget", "_protocol", "begun", "body", "error", "keep_alive", "key", "model", "path",
+        "_accepts", "_asked", "_find", "_forget", "_protocol", "begun", "body", "error", "keep_alive", "key", "model", "path",
         "request_id", "response_complete",
     )  # fmt: skip
 
     def __init__(
         self,
         protocol: ShortPathProtocol,
-        model: ServedModel,
+        find: Find,
         path: bytes,
         asked: Asked,
         accepts: bytes | None,
@@ -227,7 +228,8 @@ class _Call:
         keep_alive: bool,
     ) -> None:
         self._protocol = protocol
-        self.model = model
+        self._find = find
+        self.model: ServedModel | None = None
         self.path = path
         self._asked = asked
         self._accepts = accepts
@@ -243,8 +245,16 @@ class _Call:
     def begin(self) -> None:
         """Have it answered: its body was read."""
         timeout_s = self._asked.timeout_s if self._asked is not PLAIN else None
-        forget: Callable[[], object] | None = self.model.submit(self.body, self._done, timeout_s)
-        self._forget = self._go_on(self._infer(timeout_s)) if forget is None else forget
+        try:
+            model = self.model = self._find()
+        except NogradError as error:  # unloaded while its body came
+            self._done(error)
+            return
+        forget: Callable[[], object] | None = model.submit(self.body, self._done, timeout_s)
+        if forget is None:
+            forget = self._go_on(self._infer(timeout_s))
+        if not self.response_complete:  # else it would keep the model, as long as the connection is idle
+            self._forget = forget
 
     def _go_on(self, work: Coroutine[Any, Any, None]) -> Callable[[], object]:
         """Have the rest of the call done by a task; return what cancels it."""
@@ -265,14 +275,16 @@ class _Call:
     async def _infer(self, timeout_s: float | None) -> None:
         answer: bytes | BinaryAnswer | Exception
         try:
-            answer = await self.model.infer(self.body, timeout_s=timeout_s)
+            model = self.model = self._find()
+            answer = await model.infer(self.body, timeout_s=timeout_s)
         except Exception as error:  # noqa: BLE001  told to the client
             answer = error
         self._done(answer)
 
     def _done(self, answer: bytes | BinaryAnswer | Exception) -> None:
         protocol = self._protocol
-        self.request_id = self.model.answered_id
+        self._forget = None
+        self.request_id = self.model.answered_id if self.model is not None else None
         if protocol.transport.is_closing():  # the client has left
             self.response_complete = True
             protocol.note(self, CLIENT_LEFT, 0)

@@ -28,6 +28,12 @@ from nograd.server.grpc.messages import (
     ModelStatisticsRequest,
     ModelStatisticsResponse,
     ModelStreamInferResponse,
+    RepositoryIndexRequest,
+    RepositoryIndexResponse,
+    RepositoryModelLoadRequest,
+    RepositoryModelLoadResponse,
+    RepositoryModelUnloadRequest,
+    RepositoryModelUnloadResponse,
     ServerLiveRequest,
     ServerLiveResponse,
     ServerMetadataRequest,
@@ -41,6 +47,7 @@ from nograd.server.grpc.stream import in_order
 from nograd.server.grpc.tensors import message, read, write
 from nograd.server.http import told
 from nograd.server.protocol import status_of
+from nograd.server.repository_calls import refuse_parameters
 from nograd.server.service import InferenceService
 
 __all__ = ["GrpcFront"]
@@ -86,6 +93,9 @@ class GrpcFront:
             "ModelInfer": self._model_infer,
             "ModelConfig": self._model_config,
             "ModelStatistics": self._model_statistics,
+            "RepositoryIndex": self._repository_index,
+            "RepositoryModelLoad": self._repository_load,
+            "RepositoryModelUnload": self._repository_unload,
         }
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(self._answering(name, method)) for name, method in methods.items()
@@ -140,11 +150,11 @@ class GrpcFront:
 
     async def _model_ready(self, body: bytes, _call: Call) -> bytes:
         request = parse(ModelReadyRequest, body)
-        return _done(ModelReadyResponse(ready=self._service.model(request.name, request.version or None).ready))
+        return _done(ModelReadyResponse(ready=self._service.is_ready(request.name, request.version or None)))
 
     async def _model_metadata(self, body: bytes, _call: Call) -> bytes:
         request = parse(ModelMetadataRequest, body)
-        return _done(ModelMetadataResponse(**self._service.model(request.name, request.version or None).metadata()))
+        return _done(ModelMetadataResponse(**self._service.model_metadata(request.name, request.version or None)))
 
     async def _model_infer(self, body: bytes, call: Call) -> bytes:
         request = parse(ModelInferRequest, body)
@@ -180,6 +190,24 @@ class GrpcFront:
     async def _model_statistics(self, body: bytes, _call: Call) -> bytes:
         request = parse(ModelStatisticsRequest, body)
         return _done(filled(ModelStatisticsResponse, self._service.statistics(request.name, request.version or None)))
+
+    async def _repository_index(self, body: bytes, _call: Call) -> bytes:
+        found = await self._service.repository.index(ready=parse(RepositoryIndexRequest, body).ready)
+        return _done(filled(RepositoryIndexResponse, {"models": found}))
+
+    async def _repository_load(self, body: bytes, _call: Call) -> bytes:
+        request = parse(RepositoryModelLoadRequest, body)
+        self._service.repository.require()
+        refuse_parameters(request.parameters)
+        await self._service.repository.load(request.model_name)
+        return _done(RepositoryModelLoadResponse())
+
+    async def _repository_unload(self, body: bytes, _call: Call) -> bytes:
+        request = parse(RepositoryModelUnloadRequest, body)
+        self._service.repository.require()
+        refuse_parameters(request.parameters)
+        await self._service.repository.unload(request.model_name)
+        return _done(RepositoryModelUnloadResponse())
 
     async def _model_stream_infer(self, bodies: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         try:

@@ -29,6 +29,12 @@ __all__ = [
     "ModelStatisticsRequest",
     "ModelStatisticsResponse",
     "ModelStreamInferResponse",
+    "RepositoryIndexRequest",
+    "RepositoryIndexResponse",
+    "RepositoryModelLoadRequest",
+    "RepositoryModelLoadResponse",
+    "RepositoryModelUnloadRequest",
+    "RepositoryModelUnloadResponse",
     "ServerLiveRequest",
     "ServerLiveResponse",
     "ServerMetadataRequest",
@@ -61,6 +67,12 @@ ModelInferRequest, ModelInferResponse = _message("ModelInferRequest"), _message(
 ModelStreamInferResponse = _message("ModelStreamInferResponse")
 ModelConfigRequest, ModelConfigResponse = _message("ModelConfigRequest"), _message("ModelConfigResponse")
 ModelStatisticsRequest, ModelStatisticsResponse = _message("ModelStatisticsRequest"), _message("ModelStatisticsResponse")
+
+RepositoryIndexRequest, RepositoryIndexResponse = _message("RepositoryIndexRequest"), _message("RepositoryIndexResponse")
+RepositoryModelLoadRequest = _message("RepositoryModelLoadRequest")
+RepositoryModelLoadResponse = _message("RepositoryModelLoadResponse")
+RepositoryModelUnloadRequest = _message("RepositoryModelUnloadRequest")
+RepositoryModelUnloadResponse = _message("RepositoryModelUnloadResponse")
 
 
 def filled(kind: Any, value: Mapping[str, Any]) -> Any:
