@@ -123,7 +123,7 @@ def test_an_unknown_device_is_one_sentence() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["serve"], "Missing argument 'model'"),
+        (["serve"], "there is no model to serve; name one"),
         (["serve", "m", "--prot", "1"], "No such option: --prot"),
         (["servo"], "No such command 'servo'"),
     ],

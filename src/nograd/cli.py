@@ -6,9 +6,9 @@ import json
 import os
 import shlex
 import sys
-from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Annotated
-from urllib.parse import quote
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -17,8 +17,10 @@ from nograd.errors import ConfigError, ExportError, JobError, NogradError
 from nograd.openmp import spin_briefly
 
 if TYPE_CHECKING:
-    from nograd.server.config import ServeConfig
-    from nograd.server.served import ServedModel
+    from collections.abc import Mapping, Sequence
+
+    from nograd.server.model_config import ModelConfig
+    from nograd.server.settings import Settings
 
 __all__ = ["main"]
 
@@ -65,19 +67,32 @@ def _common(
 
 @app.command()
 def serve(
-    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    context: typer.Context,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME=]MODEL...", help=f"{MODEL_HELP} Several as NAME=MODEL, NAME:VERSION=MODEL."),
+    ] = None,
     *,
-    name: Annotated[str | None, typer.Option(help="Name in the URL; default: the bundle's, or from MODEL.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TOML with settings and models; also NOGRAD_CONFIG.")
+    ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print all settings as such a file, and where each is from; serve nothing.")
+    ] = False,
+    name: Annotated[
+        str | None, typer.Option(help="Name of a lone MODEL in the URL; default: the bundle's, or from MODEL.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port; 0 takes a free one.")] = 8000,
     grpc_port: Annotated[int | None, typer.Option(help="Serve gRPC, too, on this port (8001 is usual; 0: a free one).")] = None,
     device: Annotated[str, typer.Option(help="'auto' or a torch device.")] = "auto",
-    trusted: Annotated[bool, typer.Option("--trusted", help="Open a model that holds or names code: .pt2, .pt.")] = False,
+    trusted: Annotated[bool, typer.Option(help="Open models that hold or name code: .pt2, .pt.")] = False,
     max_batch_size: Annotated[int, typer.Option(help="Rows in one run, at most.")] = 32,
     max_wait_ms: Annotated[float, typer.Option(help="Longest wait for company, in ms; 0 runs at once.")] = 0.0,
     max_queue_rows: Annotated[int, typer.Option(help="Rows that may wait; a request beyond gets 503.")] = 1024,
     timeout_s: Annotated[float, typer.Option(help="Seconds until a request is answered 504.")] = 30.0,
     grace_s: Annotated[float, typer.Option(help="Seconds to finish accepted requests when stopped.")] = 30.0,
+    lame_duck_s: Annotated[float, typer.Option(help="Seconds before that, in which it takes requests and is not ready.")] = 0.0,
     max_body_bytes: Annotated[int, typer.Option(help="Bytes of one request, at most.")] = 64 * 2**20,
     cache_mb: Annotated[float, typer.Option(help="Megabytes for answers that are asked for again; 0 keeps none.")] = 64.0,
     cache_url: Annotated[str, typer.Option(help="Keep answers in Redis, too: redis://host:6379/0.")] = "",
@@ -96,89 +111,92 @@ def serve(
     open_without_key: Annotated[str, typer.Option(help="What needs no API key: metrics, page, or both with a comma.")] = "",
     stuck_after_s: Annotated[float, typer.Option(help="Seconds of one run, at least, until liveness fails.")] = 30.0,
     traces: Annotated[
-        str, typer.Option(metavar="URL", envvar="OTEL_EXPORTER_OTLP_ENDPOINT", help="Send traces there, OTLP over HTTP.")
+        str, typer.Option(metavar="URL", help="Send traces there, OTLP over HTTP; also OTEL_EXPORTER_OTLP_ENDPOINT.")
     ] = "",
+    repository: Annotated[
+        bool, typer.Option(help="Let clients load, reload and unload the models that are configured.")
+    ] = False,
+    repository_dir: Annotated[str, typer.Option(metavar="FOLDER", help="And the bundles in this folder.")] = "",
     tune: Annotated[
         str, typer.Option(metavar="TIME", help="Tune MODEL first, in about this time (60s), and serve the bundle.")
     ] = "",
     data: Annotated[Path | None, typer.Option(help="With --tune: your own rows, as for `nograd tune`.")] = None,
     goal: Annotated[str, typer.Option(help="With --tune: latency, throughput, memory, or slo=TIME.")] = "latency",
 ) -> None:
-    """Serve MODEL over HTTP, and gRPC where asked: Open Inference Protocol v2, dynamic batching, metrics, a live page at /."""
-    from rich.console import Console
+    """Serve models over HTTP, and gRPC where asked: Open Inference Protocol v2, dynamic batching, metrics, a live page at /.
 
-    from nograd.server.config import ServeConfig
-    from nograd.server.logs import configure, event
-    from nograd.server.run import bind, grpc_front_kind, serve
-    from nograd.server.service import InferenceService
-    from nograd.server.tracing import require_otel
+    What is an option here may be a line of the file (max_wait_ms = 2.0) or a variable (NOGRAD_MAX_WAIT_MS=2), too.
+    """
+    from nograd.server.command import run_server, settings_of
+    from nograd.server.printing import to_toml
 
+    flags = _given(context)
+    told = {key: value for key, value in flags.items() if key not in BESIDE}
+    settings = settings_of(config, os.environ, told, _named(models or [], name))
+    if print_config:
+        typer.echo(to_toml(settings), nl=False)
+        return
     if data is not None and not tune:
         raise ConfigError(f"data is {str(data)!r}, and there is no --tune: only tuning reads rows; add --tune 60s")
-    config = ServeConfig(
-        host=host, port=port, grpc_port=grpc_port, max_body_bytes=max_body_bytes,
-        max_batch_size=max_batch_size, max_wait_ms=max_wait_ms, max_queue_rows=max_queue_rows,
-        timeout_s=timeout_s, grace_s=grace_s, cache_mb=cache_mb, cache_url=cache_url, cache_ttl_s=cache_ttl_s,
-        log_format=log_format, log_level=log_level, access_log=access_log, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca,
-        api_keys_file=api_keys_file, open_without_key=open_without_key, stuck_after_s=stuck_after_s, traces=traces,
-    )  # fmt: skip
-    configure(log_format, log_level)
-    if config.tls is not None:
-        config.tls.context()  # a wrong file is told before anything slow begins
-    if traces:
-        require_otel()
-    if grpc_port is not None:
-        grpc_front_kind()
-        bind(host, grpc_port, "--grpc-port").close()
     if tune:
-        with bind(host, port):  # whether the port is free is told before a minute has passed
-            bundle, needs_trust = _tuned(model, data, tune, goal, name or _name_of(model))
-        _serve_instead(bundle, config, trusted=trusted or needs_trust, name=name or _name_of(model))
-    service = InferenceService(config)
-    listener = bind(host, port)
-    event("starting", version=__version__, model=model, pid=os.getpid())
-    from nograd.sources import load
-    from nograd.threads import in_own_thread
-
-    console = Console(stderr=True, highlight=False)
-    with console.status(f"loading {model}"):
-        predictor = in_own_thread(lambda: load(model, device=device, trusted=trusted)).result()
-    served = service.add(name or predictor.name or _name_of(model), predictor)
-    url = f"http{'s' if tls_cert else ''}://{_in_url(host)}:{listener.getsockname()[1]}"
-    warming = console.status("warming up")
-
-    def ready(grpc_at: int | None) -> None:
-        warming.stop()
-        grpc = f"{_in_url(host)}:{grpc_at}" if grpc_at is not None else ""
-        event("ready", url=url, grpc=grpc or None, models=[served.name])
-        if log_format == "text":  # else what reads the output reads JSON only
-            typer.echo(_greeting(url, served, grpc))
-
-    with warming:
-        serve(service, listener, ready)
-    event("stopped")
-    if log_format == "text":
-        typer.echo("stopped")
+        _tune_and_serve(settings, flags, data, tune, goal)
+    run_server(settings, typer.echo)
 
 
-def _tuned(model: str, data: Path | None, budget: str, goal: str, name: str) -> tuple[Path, bool]:
-    """Return a tuned bundle of the model, and whether it names code of the user's."""
+BESIDE = frozenset(("models", "config", "print_config", "name", "tune", "data", "goal"))
+"""What `nograd serve` takes and is no setting of a server."""
+
+
+def _given(context: typer.Context) -> dict[str, Any]:
+    """Return what the command line itself says, by parameter."""
+    return {
+        name: value
+        for name, value in context.params.items()
+        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+    }
+
+
+def _named(models: Sequence[str], name: str | None) -> list[ModelConfig]:
+    """Return the models that arguments name, with `--name` given to the only one."""
+    from nograd.server.model_config import parse_model
+
+    listed = list(map(parse_model, models))
+    if name is None:
+        return listed
+    if len(listed) != 1:
+        raise ConfigError(f"name is {name!r}, for {len(listed)} models; it names a lone one: write NAME=MODEL instead")
+    return [replace(listed[0], name=name)]
+
+
+def _tune_and_serve(settings: Settings, flags: Mapping[str, Any], data: Path | None, budget: str, goal: str) -> NoReturn:
+    """Tune the only model, and become the server of what came of it."""
+    from nograd.server.command import check_early
+    from nograd.server.logs import configure
+    from nograd.server.model_config import name_of
+    from nograd.server.run import bind
     from nograd.tuning.command import bundle_for, settings_of
 
-    found = bundle_for(model, data, settings_of(goal=goal, budget=budget), name=name)
+    if len(settings.models) != 1:
+        raise ConfigError(f"tune is {budget!r}, for {len(settings.models)} models; it tunes one: name it, and no other")
+    (model,), config = settings.models, settings.config
+    name = model.name or name_of(model.model)
+    configure(config.log_format, config.log_level)
+    check_early(settings)
+    with bind(config.host, config.port):  # whether the port is free is told before a minute has passed
+        found = bundle_for(model.model, data, settings_of(goal=goal, budget=budget), name=name)
     if found.bundle is None:
-        raise ConfigError(f"tuning {model} found nothing that can be served; the report above says why")
-    return found.bundle, found.needs_trust
+        raise ConfigError(f"tuning {model.model} found nothing that can be served; the report above says why")
+    _serve_instead(found.bundle, flags, name=name, trusted=config.trusted or found.needs_trust)
 
 
-def _serve_instead(bundle: Path, config: ServeConfig, *, trusted: bool, name: str) -> None:
+def _serve_instead(bundle: Path, flags: Mapping[str, Any], *, name: str, trusted: bool) -> NoReturn:
     """Become the server of a bundle: a process that has tuned holds torch, and threads, that serving has no use for."""
-    said = {name: getattr(config, name) for name in config.__slots__}
-    options = [_as_option(option.replace("_", "-"), value) for option, value in said.items() if value is not None]
+    said = {key: value for key, value in flags.items() if key == "config" or key not in BESIDE}
+    said |= {"name": name, **({"trusted": True} if trusted else {})}
+    options = [_as_option(key.replace("_", "-"), value) for key, value in said.items()]
     sys.stdout.flush()
     os.execv(  # noqa: S606  no shell
-        sys.executable,
-        [sys.executable, "-m", "nograd", "serve", str(bundle), f"--name={name}", *options, *(["--trusted"] if trusted else [])],
+        sys.executable, [sys.executable, "-m", "nograd", "serve", str(bundle), *options]
     )
 
 
@@ -261,6 +279,7 @@ def tune(
     seed: Annotated[int, typer.Option(help="Of random orders and arrivals.")] = 0,
 ) -> None:
     """Build, prove and measure every way to run MODEL here, and write the best as a bundle. Ctrl-C writes the best so far."""
+    from nograd.server.model_config import name_of
     from nograd.tuning.command import run_command, settings_of
 
     settings = settings_of(
@@ -268,7 +287,7 @@ def tune(
         cores=cores, seed=seed,
     )  # fmt: skip
     tuned = run_command(
-        model, data, output, settings, name=name or _name_of(model), command=shlex.join(["nograd", *sys.argv[1:]])
+        model, data, output, settings, name=name or name_of(model), command=shlex.join(["nograd", *sys.argv[1:]])
     )
     if tuned.bundle is None:
         raise typer.Exit(1)
@@ -462,37 +481,3 @@ def clear(url: Annotated[str, typer.Argument(help=CACHE_HELP)]) -> None:
     from nograd.cache_tools import clear
 
     typer.echo(clear(url))
-
-
-def _name_of(model: str) -> str:
-    """Return the name in the URL: the factory's, the folder's, or the model's own."""
-    return PurePath(model.rpartition(":")[2]).name.removesuffix(".zip") or "model"
-
-
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-def _greeting(url: str, model: ServedModel, grpc: str) -> str:
-    """Return what to say when the server answers: what it serves, where, and a line to try."""
-    lines = [
-        f"{model.name} is ready: {url}",
-        f"  batching  {model.predictor.signature.batching}: {model.predictor.signature.reason}",
-    ]
-    if model.predictor.provenance:
-        lines.append(f"  bundle    {model.predictor.provenance}")
-    if model.curve is not None:
-        known = "bundle's  " if model.predictor.cost is not None else "measured  "
-        times = [
-            f"{size} {seconds * 1000:.3g} ms" for size, seconds in zip(model.curve.sizes, model.curve.seconds, strict=True)
-        ]
-        unit = "rows" if model.curve.unit == "rows" else "padded tokens (rows x longest)"
-        lines.append(f"  {known}a run by {unit}: {', '.join(times)}")
-    lines.append(f"  cache     {model.cache_told()}")
-    if grpc:
-        lines.append(f"  gRPC      {grpc}")
-    lines += [f"  live page {url}/", f"  metrics   {url}/metrics"]
-    if (example := model.example_request()) is not None:
-        body = shlex.quote(json.dumps(example, ensure_ascii=False))
-        lines += ["try it:", f"  curl -s {url}/v2/models/{quote(model.name, safe='')}/infer -d {body}"]
-    return "\n".join([*lines, "stop with Ctrl-C"])

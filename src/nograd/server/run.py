@@ -94,12 +94,24 @@ class _Server(uvicorn.Server):
             reload_certificate(self._tls, self.config.ssl)
 
     def _stop(self) -> None:
-        """Answer what waits while uvicorn closes its connections; at the second signal, just end."""
+        """Take requests a while longer, not ready any more; then answer what waits, while uvicorn closes its connections.
+        At the second signal, just end.
+        """
         if self.stopping is not None:
             self.force_exit = True
+            self._exit()
             self.stopping.cancel()
             return
-        self.stopping = asyncio.get_running_loop().create_task(self._service.stop())
+        self.stopping = asyncio.get_running_loop().create_task(self._stop_service())
+
+    async def _stop_service(self) -> None:
+        self._service.announce_stop()
+        await asyncio.sleep(self._service.config.lame_duck_s)
+        self._exit()
+        await self._service.stop()
+
+    def _exit(self) -> None:
+        """Have `main_loop` end."""
         self.should_exit = True
         if self._told is not None:
             self._told.set()

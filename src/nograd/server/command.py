@@ -1,0 +1,119 @@
+"""`nograd serve`: settings in, a server that runs until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from nograd import __version__
+from nograd.errors import ConfigError
+from nograd.server.greeting import greeting
+from nograd.server.logs import configure, event
+from nograd.server.model_config import ModelConfig, open_model
+from nograd.server.run import bind, grpc_front_kind, serve
+from nograd.server.service import InferenceService
+from nograd.server.settings import CONFIG_VARIABLE, Settings, read_file, settle
+from nograd.server.tracing import require_otel
+from nograd.threads import in_own_thread
+
+if TYPE_CHECKING:
+    from nograd.server.config import ServeConfig
+
+__all__ = ["check_early", "in_url", "run_server", "settings_of"]
+
+
+def settings_of(
+    file: Path | None, environment: Mapping[str, str], flags: Mapping[str, Any], models: Sequence[ModelConfig] = ()
+) -> Settings:
+    """Return the settings that apply; arguments and errors as `settle`, but for the file, which is read here.
+
+    Args:
+        file: None: the one that the environment names, if it does.
+    """
+    named = file or (Path(environment[CONFIG_VARIABLE]) if environment.get(CONFIG_VARIABLE) else None)
+    read = None if named is None else (str(named), read_file(named))
+    return settle(read, environment, flags, models)
+
+
+def check_early(settings: Settings) -> None:
+    """Raise what can be told before anything slow has begun.
+
+    Raises:
+        ConfigError: there is nothing to serve; a file of TLS, or the repository's folder, is not what it should be.
+        MissingExtraError: gRPC or traces are asked for, and not installed.
+        PortInUseError: gRPC's port is taken.
+    """
+    config = settings.config
+    if config.repository_dir and not Path(config.repository_dir).is_dir():
+        raise ConfigError(f"repository_dir is {config.repository_dir!r}; there is no such folder")
+    if not any(model.load for model in settings.models) and not config.has_repository:
+        raise ConfigError(
+            "there is no model to serve; name one (nograd serve minilm), list some in a file (--config nograd.toml, with "
+            "[[models]]), or let clients load them (--repository-dir FOLDER)"
+        )
+    if config.tls is not None:
+        config.tls.context()
+    if config.traces:
+        require_otel()
+    if config.grpc_port is not None:
+        grpc_front_kind()
+        bind(config.host, config.grpc_port, "--grpc-port").close()
+
+
+def run_server(settings: Settings, say: Callable[[str], None]) -> None:
+    """Load the models, warm them, and serve until told to stop.
+
+    Args:
+        settings: of the server.
+        say: is told the greeting, and that the server has stopped; nothing where the log is JSON.
+
+    Raises:
+        NogradError: a model cannot be loaded, a port cannot be had, or there is nothing to serve.
+    """
+    config = settings.config
+    configure(config.log_format, config.log_level)
+    check_early(settings)
+    service = InferenceService(config, settings.models)
+    listener = bind(config.host, config.port)
+    event("starting", version=__version__, models=[model.model for model in settings.models if model.load], pid=os.getpid())
+    console = Console(stderr=True, highlight=False)
+    for model in settings.models:
+        if model.load:
+            with console.status(f"loading {model.model}"):
+                _add(service, model)
+    warming = console.status("warming up")
+
+    def ready(grpc_at: int | None) -> None:
+        warming.stop()
+        url, grpc = url_of(config, listener.getsockname()[1]), _grpc_address(config, grpc_at)
+        event("ready", url=url, grpc=grpc or None, models=[model.name for model in service.models])
+        if config.log_format == "text":  # else what reads the output reads JSON only
+            say(greeting(url, service.models, grpc, repository=config.has_repository))
+
+    with warming:
+        serve(service, listener, ready)
+    event("stopped")
+    if config.log_format == "text":
+        say("stopped")
+
+
+def _add(service: InferenceService, model: ModelConfig) -> None:
+    service.add_configured(model, in_own_thread(lambda: open_model(model, service.config)).result())
+
+
+def url_of(config: ServeConfig, port: int) -> str:
+    """Return where a server is found that listens on a port."""
+    return f"http{'s' if config.tls_cert else ''}://{in_url(config.host)}:{port}"
+
+
+def _grpc_address(config: ServeConfig, port: int | None) -> str:
+    return "" if port is None else f"{in_url(config.host)}:{port}"
+
+
+def in_url(host: str) -> str:
+    """Return a host as it is written in a URL."""
+    return f"[{host}]" if ":" in host else host
