@@ -21,7 +21,7 @@ def statistics(target: Target, _base: Answer) -> Iterator[Case]:
     """S1."""
     before = target.get(f"{target.path}/stats")
     for path, answer in ((f"{target.path}/stats", before), ("/v2/models/stats", target.get("/v2/models/stats"))):
-        found = entry(answer, target.model)
+        found = next(iter(entries(answer, target.model)), None)
         missing = _missing(found) if found is not None else [f"model_stats with {target.model}"]
         yield f"GET {path}", f"statistics: {', '.join(missing) or 'whole'}", answer, not missing
     fresh = varied(target.request, 4242)  # one that no cache has seen, unless from an examination before
@@ -35,13 +35,13 @@ def statistics(target: Target, _base: Answer) -> Iterator[Case]:
         yield "statistics after a request", wanted, after, grown >= rows or was_kept
 
 
-def entry(answer: Answer, model: str) -> Mapping[str, Any] | None:
-    """Return the statistics of a model; None where they cannot be read."""
+def entries(answer: Answer, model: str) -> list[Mapping[str, Any]]:
+    """Return the statistics of a model, of each of its versions; none where they cannot be read."""
     found = answer.json
     listed = found.get("model_stats") if isinstance(found, dict) and answer.status == 200 else None
     if not isinstance(listed, list):
-        return None
-    return next((each for each in listed if isinstance(each, dict) and each.get("name") == model), None)
+        return []
+    return [each for each in listed if isinstance(each, dict) and each.get("name") == model]
 
 
 def _missing(found: Mapping[str, Any]) -> list[str]:
@@ -70,16 +70,15 @@ def _is_duration(found: Any) -> bool:
 
 
 def _inferences(answer: Answer, model: str) -> int:
-    found = entry(answer, model)
-    count = found.get("inference_count") if found is not None else None
-    return count if isinstance(count, int) else 0
+    """Return the rows run of all versions: which of them answers is the server's choice."""
+    counts = (each.get("inference_count") for each in entries(answer, model))
+    return sum(count for count in counts if isinstance(count, int))
 
 
 def _hits(answer: Answer, model: str) -> int:
-    found = entry(answer, model)
-    times = found.get("inference_stats") if found is not None else None
-    hits = times.get("cache_hit") if isinstance(times, dict) else None
-    return int(hits["count"]) if isinstance(hits, dict) and _is_duration(hits) else 0
+    times = (each.get("inference_stats") for each in entries(answer, model))
+    hits = (each.get("cache_hit") for each in times if isinstance(each, dict))
+    return sum([int(each["count"]) for each in hits if isinstance(each, dict) and _is_duration(each)])
 
 
 def configuration(target: Target) -> Verdict:

@@ -90,7 +90,7 @@ def run_server(settings: Settings, say: Callable[[str], None]) -> None:
     def ready(grpc_at: int | None) -> None:
         warming.stop()
         url, grpc = url_of(config, listener.getsockname()[1]), _grpc_address(config, grpc_at)
-        event("ready", url=url, grpc=grpc or None, models=[model.name for model in service.models])
+        event("ready", url=url, grpc=grpc or None, models=list(dict.fromkeys(model.name for model in service.models)))
         if config.log_format == "text":  # else what reads the output reads JSON only
             say(greeting(url, service.models, grpc, repository=config.has_repository))
 

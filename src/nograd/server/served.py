@@ -110,7 +110,13 @@ class ServedModel:
     async def start(self) -> None:
         """Warm the model, measure its cost by batch size, and open."""
         begun = time.monotonic()
-        event("warming", model=self.name, backend=self.predictor.backend.name, device=self.predictor.backend.device)
+        event(
+            "warming",
+            model=self.name,
+            version=self.version,
+            backend=self.predictor.backend.name,
+            device=self.predictor.backend.device,
+        )
         require_datatypes(self.inputs.inputs, self.outputs)
         self.example = _example(self.predictor, self.inputs.inputs)
         self.curve = await asyncio.wrap_future(in_own_thread(self._warm_up))
@@ -134,7 +140,7 @@ class ServedModel:
             self.outputs = tuple(TensorSpec(name, _dtype(array), array.shape[1:]) for name, array in answered.items())
         self._tally = Tally()  # of what clients ask for
         self._open = True
-        event("model_ready", model=self.name, seconds=round(time.monotonic() - begun, 3))
+        event("model_ready", model=self.name, version=self.version, seconds=round(time.monotonic() - begun, 3))
 
     def drain(self) -> None:
         """Refuse new requests from now on; what was accepted is still answered."""
