@@ -91,7 +91,7 @@ def test_the_server_understands_the_containers_arguments(name: str) -> None:
 def test_the_images_own_command_is_understood() -> None:
     (command,) = [rest for name, rest in STEPS if name == "CMD"]
 
-    assert parsed([*entrypoint()[2:], *json.loads(command)])["model"] == "/models/model"
+    assert parsed([*entrypoint()[2:], *json.loads(command)])["models"] == ["/models/model"]
 
 
 def paths_asked() -> set[tuple[str, bool]]:
@@ -154,8 +154,9 @@ def test_labels_and_names_fit_together() -> None:
 
 def test_kubernetes_waits_as_long_as_the_server_may_take_to_stop() -> None:
     spec = loaded("kubernetes/deployment.yaml")["spec"]["template"]["spec"]
-    pause_s = int(container("kubernetes/deployment.yaml")["lifecycle"]["preStop"]["exec"]["command"][1])
-    grace_s = parsed(entrypoint()[2:] + container("kubernetes/deployment.yaml")["args"])["grace_s"]
+    options = parsed(entrypoint()[2:] + container("kubernetes/deployment.yaml")["args"])
+    pause_s, grace_s = options["lame_duck_s"], options["grace_s"]
+    assert pause_s > 0
     needed_s = pause_s + grace_s + run.RUNNING_BATCH_S + grace_s + access.FLUSH_S + tracing.FLUSH_S
 
     assert spec["terminationGracePeriodSeconds"] >= needed_s
@@ -169,7 +170,7 @@ def test_mounts_are_volumes_and_files_lie_in_mounts() -> None:
 
     assert set(mounts) == {volume["name"] for volume in spec["volumes"]}
     assert Path(options["api_keys_file"]).parent == Path(mounts["keys"])
-    assert Path(options["model"]).is_relative_to(mounts["models"])
+    assert all(Path(model).is_relative_to(mounts["models"]) for model in options["models"])
 
 
 def test_nothing_runs_as_root() -> None:

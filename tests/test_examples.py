@@ -104,13 +104,13 @@ def test_explain_text(tmp_path: Path) -> None:
     assert strongest.endswith("  good")
 
 
-def test_two_models(tmp_path: Path) -> None:
+def test_two_models() -> None:
     flower = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
     lengths = [{"name": name, "shape": [1], "datatype": "FP32", "data": [length]} for name, length in flower.items()]
     text = [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["A man is eating food."]}]
     process = subprocess.Popen(
-        [sys.executable, str(EXAMPLES / "two_models.py"), "0"],
-        cwd=tmp_path,
+        [sys.executable, "-m", "nograd", "serve", "--config=two_models.toml", "--port=0"],
+        cwd=EXAMPLES,
         env=environment(),
         stdout=subprocess.PIPE,
         text=True,
@@ -137,7 +137,7 @@ def test_two_models(tmp_path: Path) -> None:
 def first_line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     line = process.stdout.readline().strip()
-    assert line.startswith("minilm and species are ready: http://127.0.0.1:"), line
+    assert line.startswith("2 models are ready: http://127.0.0.1:"), line
     return line
 
 
