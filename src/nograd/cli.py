@@ -113,6 +113,8 @@ def serve(
     traces: Annotated[
         str, typer.Option(metavar="URL", help="Send traces there, OTLP over HTTP; also OTEL_EXPORTER_OTLP_ENDPOINT.")
     ] = "",
+    workers: Annotated[int, typer.Option(help="Processes that share the port; one that ends is started again.")] = 1,
+    devices: Annotated[str, typer.Option(help="One worker on each: cuda:0,cuda:1.")] = "",
     repository: Annotated[
         bool, typer.Option(help="Let clients load, reload and unload the models that are configured.")
     ] = False,
@@ -140,6 +142,10 @@ def serve(
         raise ConfigError(f"data is {str(data)!r}, and there is no --tune: only tuning reads rows; add --tune 60s")
     if tune:
         _tune_and_serve(settings, flags, data, tune, goal)
+    if settings.config.has_workers:
+        from nograd.server.workers.supervisor import run_workers
+
+        raise typer.Exit(run_workers(settings, typer.echo))
     run_server(settings, typer.echo)
 
 

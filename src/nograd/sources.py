@@ -77,8 +77,10 @@ def _from_factory(model: str, device: str) -> Predictor:
     module_name, _, factory_name = model.partition(":")
     made = _call(_factory(module_name, factory_name), model)
     if isinstance(made, Predictor):
-        if device != "auto":
-            raise ConfigError(f"device is {device!r}, but {model} returned a Predictor, which has its own: set it there")
+        if device not in ("auto", made.backend.device):
+            raise ConfigError(
+                f"device is {device!r}, but {model} returned a Predictor, which is on {made.backend.device!r}: set it there"
+            )
         return made
     if is_module(made):
         return Predictor(made, device=device, sample=_sample_of(made, model))

@@ -22,6 +22,7 @@ from nograd.threads import in_own_thread
 
 if TYPE_CHECKING:
     from nograd.server.config import ServeConfig
+    from nograd.server.workers.siblings import Siblings
 
 __all__ = ["check_early", "in_url", "run_server", "settings_of"]
 
@@ -64,21 +65,24 @@ def check_early(settings: Settings) -> None:
         bind(config.host, config.grpc_port, "--grpc-port").close()
 
 
-def run_server(settings: Settings, say: Callable[[str], None]) -> None:
+def run_server(settings: Settings, say: Callable[[str], None], siblings: Siblings | None = None) -> None:
     """Load the models, warm them, and serve until told to stop.
 
     Args:
         settings: of the server.
         say: is told the greeting, and that the server has stopped; nothing where the log is JSON.
+        siblings: the other workers, where this is one of several; then `say` is told the greeting alone, whatever the log is.
 
     Raises:
         NogradError: a model cannot be loaded, a port cannot be had, or there is nothing to serve.
     """
     config = settings.config
-    configure(config.log_format, config.log_level)
-    check_early(settings)
+    configure(config.log_format, config.log_level, **({} if siblings is None else {"worker": siblings.worker}))
+    if siblings is None:
+        check_early(settings)
     service = InferenceService(config, settings.models)
-    listener = bind(config.host, config.port)
+    service.siblings = siblings
+    listener = bind(config.host, config.port, shared=siblings is not None)
     event("starting", version=__version__, models=[model.model for model in settings.models if model.load], pid=os.getpid())
     console = Console(stderr=True, highlight=False)
     for model in settings.models:
@@ -91,13 +95,13 @@ def run_server(settings: Settings, say: Callable[[str], None]) -> None:
         warming.stop()
         url, grpc = url_of(config, listener.getsockname()[1]), _grpc_address(config, grpc_at)
         event("ready", url=url, grpc=grpc or None, models=list(dict.fromkeys(model.name for model in service.models)))
-        if config.log_format == "text":  # else what reads the output reads JSON only
+        if config.log_format == "text" or siblings is not None:  # else what reads the output reads JSON only
             say(greeting(url, service.models, grpc, repository=config.has_repository))
 
     with warming:
         serve(service, listener, ready)
     event("stopped")
-    if config.log_format == "text":
+    if config.log_format == "text" and siblings is None:
         say("stopped")
 
 

@@ -93,6 +93,12 @@ class ServeConfig:
     trusted: bool = False
     """Whether models that hold or name code (`.pt2`, `.pt`, some bundles) are opened."""
 
+    workers: int = 1
+    """Processes that serve, on one port; where devices are listed and this is 1, one for each."""
+
+    devices: str = ""
+    """Torch devices with commas, such as `cuda:0,cuda:1`: each worker has the next; empty: all have `device`."""
+
     repository: bool = False
     """Whether clients may load, reload and unload the models that are configured: the repository extension."""
 
@@ -102,7 +108,7 @@ class ServeConfig:
     def __post_init__(self) -> None:
         self._check_ports()
         self._check_operation()
-        for name in ("max_batch_size", "max_queue_rows", "max_body_bytes"):
+        for name in ("max_batch_size", "max_queue_rows", "max_body_bytes", "workers"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.cache_ttl_s is not None and not (isfinite(self.cache_ttl_s) and self.cache_ttl_s > 0):
@@ -112,8 +118,30 @@ class ServeConfig:
         for name in ("max_wait_ms", "grace_s", "lame_duck_s", "cache_mb"):
             if not (isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more, finite")
+        self._check_workers()
         if not (isfinite(self.timeout_s) and self.timeout_s > 0):
             raise ConfigError(f"timeout_s is {self.timeout_s}; it must be above 0, finite")
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether processes of their own serve, and this one looks after them."""
+        return self.workers > 1 or bool(self.devices)
+
+    def _check_workers(self) -> None:
+        listed = [word for word in self.devices.split(",") if word.strip()]
+        if self.devices and not listed:
+            raise ConfigError(f"devices is {self.devices!r}; it must be torch devices with commas, such as cuda:0,cuda:1")
+        if self.devices and self.device != "auto":
+            raise ConfigError(f"devices is {self.devices!r} and device is {self.device!r}; give one of them")
+        if 1 < self.workers < len(listed):
+            raise ConfigError(
+                f"workers is {self.workers}, for {len(listed)} devices ({self.devices}); it must be at least that"
+            )
+        if self.has_workers and self.has_repository:
+            raise ConfigError(
+                "repository is on and there are workers; models are loaded into one process only: serve with one, or "
+                "without the repository"
+            )
 
     @property
     def has_repository(self) -> bool:

@@ -28,15 +28,16 @@ REPEAT_S = 10.0
 _logger = logging.getLogger("nograd.server")
 
 
-def configure(log_format: str, level: str) -> None:
+def configure(log_format: str, level: str, **always: Any) -> None:
     """Send this process' log to stderr from now on, all of it in one form.
 
     Args:
         log_format: one of FORMATS.
         level: one of LEVELS; lines below it are not written.
+        always: fields of every line.
     """
     handler = _Stderr()
-    handler.setFormatter(_Lines(log_format))
+    handler.setFormatter(_Lines(log_format, always))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -107,9 +108,10 @@ class _Stderr(logging.StreamHandler[Any]):
 
 
 class _Lines(logging.Formatter):
-    def __init__(self, log_format: str) -> None:
+    def __init__(self, log_format: str, always: Mapping[str, Any]) -> None:
         super().__init__()
         self._format = log_format
+        self._always = dict(always)
 
     def format(self, record: logging.LogRecord) -> str:
         fields = getattr(record, "fields", None)
@@ -121,7 +123,7 @@ class _Lines(logging.Formatter):
             error = record.exc_info[1]
             said["error"] = f"{type(error).__name__}: {error}"
             said["traceback"] = "".join(traceback.format_exception(error)).rstrip()
-        return line_of(self._format, record.created, record.levelname.lower(), name, said)
+        return line_of(self._format, record.created, record.levelname.lower(), name, self._always | said)
 
 
 def line_of(log_format: str, at: float, level: str, name: str, fields: Mapping[str, Any]) -> str:

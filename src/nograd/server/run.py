@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -29,8 +30,14 @@ RUNNING_BATCH_S = 30
 """Seconds beyond the grace in which the batch that runs when the grace ends may finish: a thread cannot be cancelled."""
 
 
-def bind(host: str, port: int, option: str = "--port") -> socket.socket:
+def bind(host: str, port: int, option: str = "--port", *, shared: bool = False) -> socket.socket:
     """Return a socket bound to the address, before anything slow has begun. Clients are refused until the server listens.
+
+    Args:
+        host: to listen on.
+        port: of TCP; 0 takes a free one.
+        option: that would say another one.
+        shared: whether other processes of this user that say so, too, may have the port beside this one.
 
     Raises:
         PortInUseError: another program has the port.
@@ -39,6 +46,8 @@ def bind(host: str, port: int, option: str = "--port") -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     found = socket.socket(family, socket.SOCK_STREAM)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         found.bind((host, port))
     except OSError as error:
@@ -140,6 +149,8 @@ def serve(service: InferenceService, listener: socket.socket, ready: Callable[[i
 
     async def main() -> None:
         await service.start()
+        if service.siblings is not None:
+            await service.siblings.open(service.metrics_text, partial(os.kill, os.getpid(), signal.SIGTERM))
         front = grpc_front(service) if grpc_front is not None else None
         try:
             port = None if front is None else await front.start()
@@ -156,6 +167,8 @@ def serve(service: InferenceService, listener: socket.socket, ready: Callable[[i
                 if front is not None:
                     await front.stop(0 if server.force_exit else service.config.grace_s)
                 service.close()
+                if service.siblings is not None:
+                    await service.siblings.close()
 
     with listener, asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(main())

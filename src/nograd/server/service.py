@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nograd import __version__
 from nograd.errors import ConfigError
@@ -25,6 +25,9 @@ from nograd.server.repository import Repository
 from nograd.server.served import ServedModel
 from nograd.server.table import ModelTable
 from nograd.server.tracing import open_tracing
+
+if TYPE_CHECKING:
+    from nograd.server.workers.siblings import Siblings
 
 __all__ = ["InferenceService"]
 
@@ -49,6 +52,9 @@ class InferenceService:
     ) -> None:
         self.config = config
         self.metrics = Metrics()
+        self.siblings: Siblings | None = None
+        """The other processes of this server, where it has several."""
+
         self.draining = False
         self.drained = asyncio.Event()
         self.door = open_door(config.api_keys_file, config.open_without_key, os.environ)
@@ -216,13 +222,15 @@ class InferenceService:
 
     def snapshot(self) -> dict[str, Any]:
         """Return what the live page shows."""
-        server = {
+        server: dict[str, Any] = {
             "name": "nograd",
             "version": __version__,
             "uptime_s": time.monotonic() - self._begun,
             "ready": self.ready,
             "draining": self.draining,
         }
+        if self.siblings is not None:
+            server |= {"worker": self.siblings.worker, "workers": self.siblings.states}
         return {"server": server, "models": [model.snapshot() for model in self._table]}
 
     def metrics_text(self) -> bytes:

@@ -81,7 +81,10 @@ class GrpcFront:
             options=(
                 ("grpc.max_receive_message_length", service.config.max_body_bytes),  # compressed and decompressed
                 ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", 0),  # two servers on one port would share its calls, and nobody would know
+                (
+                    "grpc.so_reuseport",
+                    int(service.siblings is not None),
+                ),  # two servers would share calls, and nobody would know
             ),
         )
         methods: dict[str, Method] = {

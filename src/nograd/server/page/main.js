@@ -78,7 +78,7 @@ function showServer(live, model) {
   const { server } = live;
   const ills = ailments(live);
   setState(serverState(server), ills.length ? ills[0][0] : "good");
-  setText("version", server.version);
+  setText("version", server.worker === undefined ? server.version : `${server.version}, worker ${server.worker} of ${server.workers.length}`);
   setText("uptime", `up ${span(server.uptime_s)}`);
   document.title = model?.series ? `${model.name}, ${number(last(model.series.requests))}/s, nograd` : "nograd";
   if (ills.length) setNotice(ills[0][0], ...ills.map(([, sentence]) => element("p", {}, sentence)));

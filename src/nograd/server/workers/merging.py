@@ -1,0 +1,66 @@
+"""Metrics of several processes as one text. Pure: texts in, a text out."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+
+__all__ = ["merged", "of_workers"]
+
+
+def merged(texts: Mapping[int, str]) -> str:
+    """Return Prometheus texts as one: each sample with the label `worker`, each metric's samples of all workers together.
+
+    Args:
+        texts: by the worker's number.
+
+    >>> print(merged({0: '# TYPE a counter\\na{model="m"} 1\\n', 1: '# TYPE a counter\\na{model="m"} 2\\n'}), end="")
+    # TYPE a counter
+    a{worker="0",model="m"} 1
+    a{worker="1",model="m"} 2
+    """
+    heads: dict[str, list[str]] = {}
+    samples: dict[str, list[str]] = {}
+    for worker, text in texts.items():
+        family = ""
+        for line in text.splitlines():
+            if line.startswith("# "):
+                family = line.split(" ", 3)[2]
+                if line not in heads.setdefault(family, []):
+                    heads[family].append(line)
+            elif line:
+                samples.setdefault(family, []).append(_labelled(line, worker))
+    lines = [line for family in heads | samples for line in (*heads.get(family, ()), *samples.get(family, ()))]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _labelled(sample: str, worker: int) -> str:
+    """Return a sample with one label more; its name ends at the first brace, or at the first space."""
+    name, brace, labels = sample.partition("{")
+    if brace and " " not in name:
+        return f'{name}{{worker="{worker}",{labels}'
+    name, _, value = sample.partition(" ")
+    return f'{name}{{worker="{worker}"}} {value}'
+
+
+def of_workers(count: int, up: Container[int], restarts: Mapping[int, int]) -> str:
+    """Return the metrics of the workers themselves.
+
+    Args:
+        count: of workers.
+        up: numbers of those that answer.
+        restarts: how often each was started again; 0 where it is not in it.
+    """
+    told = (
+        ("nograd_worker_up", "gauge", "1 when the worker answers.", [int(at in up) for at in range(count)]),
+        (
+            "nograd_worker_restarts_total",
+            "counter",
+            "Times it had ended and was started again.",
+            [restarts.get(at, 0) for at in range(count)],
+        ),
+    )
+    lines: list[str] = []
+    for name, kind, text, values in told:
+        lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
+        lines += [f'{name}{{worker="{worker}"}} {value}' for worker, value in enumerate(values)]
+    return "".join(f"{line}\n" for line in lines)

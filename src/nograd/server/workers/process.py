@@ -1,0 +1,47 @@
+"""A worker: `python -m nograd.server.workers.process`, with its order as the first line of stdin."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from nograd.errors import NogradError
+from nograd.server.command import run_server
+from nograd.server.workers.plan import Order
+from nograd.server.workers.siblings import Siblings
+
+__all__ = ["main"]
+
+STDIN = 0
+
+
+def main() -> int:
+    """Serve as ordered until told to stop; return the exit code."""
+    order = Order.from_line(_first_line())
+    siblings = Siblings(order.worker, order.count, order.folder, STDIN)
+
+    def report(said: str) -> None:
+        os.write(order.report_to, json.dumps({"greeting": said}).encode() + b"\n")
+
+    try:
+        run_server(order.settings, report, siblings)
+    except NogradError as error:
+        sys.stderr.write(f"nograd: {error}\n")
+        return 2
+    return 0
+
+
+def _first_line() -> bytes:
+    """Return the first line of stdin, and take nothing of what comes after it."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        byte = os.read(STDIN, 1)
+        if not byte:
+            raise SystemExit("there was no order; this is what `nograd serve --workers` starts")
+        line += byte
+    return bytes(line)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,216 @@
+"""The process that starts the workers, starts those again that end, and answers no request itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+
+from nograd import __version__
+from nograd.server.command import check_early
+from nograd.server.logs import configure, event
+from nograd.server.run import bind
+from nograd.server.settings import Settings
+from nograd.server.workers.plan import STEADY_S, Order, devices_of, orders_of, pause_s, threads_each
+from nograd.threads import processors
+
+__all__ = ["run_workers"]
+
+
+def run_workers(settings: Settings, say: Callable[[str], None]) -> int:
+    """Serve with several processes until told to stop by SIGTERM or SIGINT; return the exit code.
+
+    Args:
+        settings: of the server.
+        say: is told the greeting when all workers answer, and that the server has stopped; nothing where the log is JSON.
+
+    Raises:
+        NogradError: a port cannot be had, or there is nothing to serve.
+    """
+    config = settings.config
+    configure(config.log_format, config.log_level)
+    check_early(settings)
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nograd-"))
+        # Bound here, and never listening: so the ports stay ours while workers come and go.
+        http = stack.enter_context(bind(config.host, config.port, shared=True))
+        grpc = config.grpc_port
+        if grpc is not None:
+            grpc = stack.enter_context(bind(config.host, grpc, "--grpc-port", shared=True)).getsockname()[1]
+        orders = orders_of(settings, folder, (http.getsockname()[1], grpc), os.environ)
+        event("starting", version=__version__, workers=len(orders), pid=os.getpid())
+        told = say if config.log_format == "text" else _nobody
+        devices = devices_of(config)
+        line = f"  workers   {len(devices)} processes: {', '.join(devices)}"
+        code = asyncio.run(_Supervisor([_Worker(order) for order in orders], told, line).run())
+    if not code:
+        event("stopped")
+        told("stopped")
+    return code
+
+
+def _nobody(_said: str) -> None:
+    """Is told things where only JSON is read."""
+
+
+@dataclass(slots=True)
+class _Worker:
+    """One of the workers."""
+
+    order: Order
+    process: Process | None = None
+    ready_at: float | None = None
+    """When it said that it answers; None: it does not."""
+
+    restarts: int = 0
+    failures: int = 0
+    """How often it ended in a row, without a longer time of answering between."""
+
+
+class _Supervisor:
+    def __init__(self, workers: list[_Worker], say: Callable[[str], None], line: str) -> None:
+        self._workers = workers
+        self._line = line
+        self._say = say
+        self._stopping = asyncio.Event()
+        self._code = 0
+        self._environment = {**os.environ, **_threads(len(workers))}
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._send, signal.SIGHUP)
+        first, *others = self._workers
+        said = asyncio.Queue[str]()
+        tasks = [loop.create_task(self._keep(first, said))]
+        greeting = await self._greeting(said, tasks)  # a mistake is told once; what it has compiled, the others find
+        if greeting and others:
+            tasks += [loop.create_task(self._keep(worker, said)) for worker in others]
+            for _ in others:
+                greeting = greeting and await self._greeting(said, tasks)
+        if greeting:
+            self._say(_with_workers(greeting, self._line))
+            event("ready", workers=len(self._workers))
+        await asyncio.gather(*tasks)
+        return self._code
+
+    async def _greeting(self, said: asyncio.Queue[str], tasks: list[asyncio.Task[None]]) -> str:
+        """Return what the next worker says that answers; nothing where the server stops before."""
+        getting = asyncio.ensure_future(said.get())
+        await asyncio.wait([getting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        if getting.done():
+            return getting.result()
+        getting.cancel()
+        return ""
+
+    async def _keep(self, worker: _Worker, said: asyncio.Queue[str]) -> None:
+        """Have a worker run until the server stops."""
+        is_first = True
+        while not self._stopping.is_set():
+            code = await self._live(worker, said if is_first else None)
+            if self._stopping.is_set():
+                return
+            was_ready, worker.ready_at = worker.ready_at, None
+            if is_first and was_ready is None:  # it cannot start: neither could another
+                self._code = code if code > 0 else 1
+                self._stop()
+                return
+            is_first = False
+            steady = was_ready is not None and time.monotonic() - was_ready >= STEADY_S
+            worker.failures = 1 if steady else worker.failures + 1
+            worker.restarts += 1
+            pause = pause_s(worker.failures)
+            event("worker_ended", worker=worker.order.worker, code=code, again_in_s=pause)
+            self._tell()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
+
+    async def _live(self, worker: _Worker, said: asyncio.Queue[str] | None) -> int:
+        """Start a worker; return its exit code when it has ended."""
+        reads, writes = os.pipe()
+        try:
+            worker.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "nograd.server.workers.process",
+                stdin=PIPE, pass_fds=(writes,), env={**self._environment, **worker.order.environment},
+                process_group=0,  # Ctrl-C in a shell is for the supervisor, which stops them
+            )  # fmt: skip
+        finally:
+            os.close(writes)
+        self._write(worker.process, replace(worker.order, report_to=writes).to_line())
+        if self._stopping.is_set():
+            worker.process.send_signal(signal.SIGTERM)
+        reporting = asyncio.get_running_loop().create_task(self._hear(worker, reads, said))
+        code = await worker.process.wait()
+        worker.process = None
+        await reporting
+        return code
+
+    async def _hear(self, worker: _Worker, reads: int, said: asyncio.Queue[str] | None) -> None:
+        """Take a worker's reports, until it ends."""
+        reader = asyncio.StreamReader(limit=2**24)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, os.fdopen(reads, "rb"))
+        try:
+            async for line in reader:
+                if worker.ready_at is not None:
+                    continue
+                worker.ready_at = time.monotonic()
+                self._tell()
+                if said is not None:
+                    said.put_nowait(json.loads(line)["greeting"])
+                else:
+                    event("worker_ready", worker=worker.order.worker, restarts=worker.restarts)
+        finally:
+            transport.close()
+
+    def _tell(self) -> None:
+        """Tell all workers how all stand."""
+        states = [
+            {
+                "worker": worker.order.worker,
+                "pid": worker.process.pid if worker.process is not None else None,
+                "ready": worker.ready_at is not None,
+                "restarts": worker.restarts,
+            }
+            for worker in self._workers
+        ]
+        for worker in self._workers:
+            if worker.process is not None:
+                self._write(worker.process, json.dumps(states).encode() + b"\n")
+
+    @staticmethod
+    def _write(process: Process, line: bytes) -> None:
+        if process.stdin is not None and not process.stdin.is_closing():
+            process.stdin.write(line)
+
+    def _stop(self) -> None:
+        """Have all workers stop; at the second signal at once, which is what a second one means to them, too."""
+        self._stopping.set()
+        self._send(signal.SIGTERM)
+
+    def _send(self, number: signal.Signals) -> None:
+        for worker in self._workers:
+            if worker.process is not None:
+                with suppress(ProcessLookupError):
+                    worker.process.send_signal(number)
+
+
+def _threads(workers: int) -> Mapping[str, str]:
+    """Return what keeps the workers together from computing with more threads than there are processors."""
+    return {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads_each(processors(), workers))}
+
+
+def _with_workers(greeting: str, line: str) -> str:
+    """Return a greeting with one line more, before the page's."""
+    lines = greeting.splitlines()
+    at = next((index for index, each in enumerate(lines) if each.startswith("  live page")), len(lines))
+    return "\n".join([*lines[:at], line, *lines[at:]])
