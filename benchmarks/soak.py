@@ -1,4 +1,4 @@
-"""Minutes of everything at once: clients that leave, bad requests, Redis killed and started anew; every answer checked.
+"""Minutes of everything at once: reloads, clients that leave, bad requests, Redis killed and started anew; answers checked.
 
 `python -m benchmarks.soak [--minutes=10] [--clients=32]`. A small net behind a cache in memory and in Redis, at 80 % of what
 these clients get when nothing is wrong. Each request has one answer, which is compared with the net's own; memory is looked at
@@ -34,7 +34,7 @@ ROWS, WIDTH, LOAD, TIMEOUT_S = 4096, 16, 0.8, 30.0
 LEAVES, POISONS, STARTS_ANEW = 0.01, 0.01, 0.001
 """Shares of requests whose client leaves at once, that are wrong, and before which the client opens a new connection."""
 
-REDIS_UP_S, REDIS_DOWN_S = 25.0, 5.0
+RELOAD_S, REDIS_UP_S, REDIS_DOWN_S = 15.0, 25.0, 5.0
 
 
 class Soak:
@@ -127,12 +127,19 @@ class Redis:
 
 
 async def trouble(redis: Redis, tree: Tree, until: float, found: dict[str, Any]) -> None:
-    """Kill Redis and start it again, over and over; look at the memory every second."""
-    redis_at = time.perf_counter() + REDIS_UP_S
+    """Load the model anew, kill Redis and start it again, over and over; look at the memory every second."""
+    reload_at, redis_at = time.perf_counter() + RELOAD_S, time.perf_counter() + REDIS_UP_S
     while time.perf_counter() < until:
         await asyncio.sleep(1)
         found["memory_mb"].append(tree.memory_mb())
         now = time.perf_counter()
+        if now >= reload_at:
+            reader, writer = await asyncio.open_connection("127.0.0.1", PORT)
+            writer.write(b"POST /v2/repository/models/m/load HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
+            status, _ = await _answer(reader)
+            writer.close()
+            found["reloads"][str(status)] += 1
+            reload_at = now + RELOAD_S
         if now >= redis_at:
             if redis.process is None:
                 redis.start()
@@ -149,7 +156,7 @@ async def soak(redis: Redis, tree: Tree, minutes: float, clients: int) -> tuple[
     begun = time.perf_counter()
     await asyncio.gather(*(calm.client(begun + 10, 0.0) for _ in range(clients)))
     capacity = calm.outcomes["right"] / (time.perf_counter() - begun)
-    found: dict[str, Any] = {"memory_mb": [], "redis_kills": 0}
+    found: dict[str, Any] = {"memory_mb": [], "reloads": Counter(), "redis_kills": 0}
     one, until = Soak(), time.perf_counter() + 60 * minutes
     asking = (one.client(until, clients / (LOAD * capacity)) for _ in range(clients))
     await asyncio.gather(trouble(redis, tree, until, found), *asking)
@@ -168,7 +175,7 @@ def main(arguments: Sequence[str]) -> None:
         log = stack.enter_context((RESULTS / "soak.log").open("wb"))
         folder = installed("nograd")
         command = [f"{folder}/python", "-m", "nograd", "serve", "benchmarks.models:wide", "--name=m", f"--port={PORT}",
-            "--cache-mb=1", f"--cache-url=redis://127.0.0.1:{redis.port}/0"]  # fmt: skip
+            "--cache-mb=1", f"--cache-url=redis://127.0.0.1:{redis.port}/0", "--repository"]  # fmt: skip
         tree = Tree(command, HERE.parent, environment_of(OURS, folder, "", PORT), log)
         stack.callback(tree.end)
         tree.wait_until_ready(PORT)
@@ -185,13 +192,14 @@ def judge(one: Soak, capacity: float, minutes: float, found: dict[str, Any]) -> 
     bad = {name: count for name, count in one.outcomes.items() if name not in ("right", "left", "wrong, and refused")}
     p50, p99 = (1000 * each for each in (quantiles(one.latencies, n=100)[at] for at in (49, 98)))
     said = ", ".join(f"{name}: {count}" for name, count in one.outcomes.most_common())
+    reloads = ", ".join(f"{status}: {count}" for status, count in found["reloads"].items())
     table = [
-        ["asked", "a second", "of the calm rate", "what came of them", "ms after sending, p50", "p99",
+        ["asked", "a second", "of the calm rate", "what came of them", "ms after sending, p50", "p99", "reloads",
          "Redis killed", "MB a minute"],
         [str(asked), f"{asked / minutes / 60:.0f}", f"{asked / minutes / 60 / capacity:.2f}", said, f"{p50:.2f}", f"{p99:.2f}",
-         str(found["redis_kills"]), f"{slope:+.3f} (within {noise:.1f})"],
+         reloads, str(found["redis_kills"]), f"{slope:+.3f} (within {noise:.1f})"],
     ]  # fmt: skip
-    met = not bad and slope * minutes < max(1.0, noise)
+    met = not bad and set(found["reloads"]) == {"200"} and slope * minutes < max(1.0, noise)
     goal = f"every request answered once and rightly ({len(bad) or 'no'} exceptions), memory flat ({slope:+.3f} MB a minute)"
     report("soak", table, {"outcomes": one.outcomes, **found, "capacity_per_s": capacity}, goal=goal, met=met)
 
