@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 import uvicorn
 from hypothesis import given, settings
@@ -41,6 +42,9 @@ class Transport(asyncio.Transport):
         assert not self.closed
         self.written += bytes(data)
         self._answered.set()
+
+    def writelines(self, pieces: Any) -> None:
+        self.write(b"".join(pieces))
 
     def close(self) -> None:
         self.closed = True
@@ -129,6 +133,17 @@ def infer_body(*rows: list[float], **more: Any) -> bytes:
 
 ONE = infer_body([1, 2])
 
+
+def post_binary(*headers: str, tail: bytes = np.float32([1, 2]).tobytes(), size: int = 8, **more: Any) -> bytes:
+    """A request whose input is behind its JSON; `more` is of the JSON."""
+    described = {"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": size}}
+    head = json.dumps({"inputs": [described], **more}).encode()
+    offset = f"inference-header-content-length: {len(head)}"
+    return post(head + tail, PATH, *(headers if any("inference" in each for each in headers) else (offset, *headers)))
+
+
+BINARY_OUT = {"parameters": {"binary_data_output": True}}
+
 REQUESTS: dict[str, list[bytes]] = {
     "one row": [post(ONE)],
     "an id": [post(infer_body([1, 2], id="mine"))],
@@ -176,6 +191,22 @@ REQUESTS: dict[str, list[bytes]] = {
     "an id in a header": [post(ONE, PATH, "X-Request-Id: 7f-1")],
     "an id and a mistake": [post(b"{", PATH, "x-request-id: 7f-1", "accept-encoding: gzip")],
     "an id that is none": [post(ONE, PATH, "x-request-id: a b")],
+    "tensors in binary": [post_binary()],
+    "tensors in binary, in and out": [post_binary(**BINARY_OUT)],
+    "tensors in binary, out only": [post(infer_body([1, 2], **BINARY_OUT))],
+    "tensors in binary, as the last request": [post_binary("connection: close", **BINARY_OUT)],
+    "tensors in binary, with an id": [post_binary("x-request-id: 7f-1", "accept-encoding: gzip", **BINARY_OUT)],
+    "tensors in binary, in pieces": [post_binary()[:40], post_binary()[40:250], post_binary()[250:-3], post_binary()[-3:]],
+    "tensors in binary, too few": [post_binary(tail=bytes(4))],
+    "tensors in binary, too many": [post_binary(tail=bytes(12))],
+    "tensors in binary, of another size": [post_binary(size=4)],
+    "tensors in binary, longer than allowed": [post_binary(tail=bytes(5000))],
+    "tensors alone": [post(np.float32([1, 2]).tobytes(), PATH, "inference-header-content-length: 0")],
+    "JSON longer than the body": [post(ONE, PATH, "inference-header-content-length: 400")],
+    "JSON as long as the body": [post(ONE, PATH, f"inference-header-content-length: {len(ONE)}")],
+    "JSON of no length": [post_binary("inference-header-content-length: x")],
+    "JSON of no known length": [post_binary(f"inference-header-content-length: {'9' * 19}")],
+    "JSON of two lengths": [post_binary("inference-header-content-length: 9", "inference-header-content-length: 9")],
     "another path": [b"GET /v2/health/ready HTTP/1.1\r\nhost: x\r\n\r\n"],
 }
 
@@ -217,10 +248,15 @@ def test_requests_that_follow_each_other_are_answered_in_their_order_whatever_wa
 VALID = post(infer_body([1.5, 2.5], id="mine", parameters={"timeout": 9_000_000}))
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.integers(0, len(VALID) - 1), st.binary(min_size=0, max_size=3), st.integers(0, 4))
-def test_mutated_requests_are_answered_alike(place: int, put: bytes, drop: int) -> None:
-    changed = VALID[:place] + put + VALID[place + drop :]
+VALID_BINARY = post_binary(id="mine", **BINARY_OUT)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from([VALID, VALID_BINARY]), st.integers(0, len(VALID) - 1), st.binary(min_size=0, max_size=3), st.integers(0, 4)
+)
+def test_mutated_requests_are_answered_alike(valid: bytes, place: int, put: bytes, drop: int) -> None:
+    changed = valid[:place] + put + valid[place + drop :]
 
     async def turns(site: Site, kind: type[HttpToolsProtocol]) -> tuple[bytes, bool]:
         wire = Wire(site, kind)
@@ -259,6 +295,8 @@ PAIR: list[Site] = []
     ("request_", "calls"),
     [("one row", 0), ("an id", 0), ("no JSON", 0), ("a version", 0), ("in pieces", 0), ("more rows than a run", 0),
      ("a usual client's encodings", 0), ("a deadline in a header", 0), ("an id in a header", 0), ("a priority", 0),
+     ("tensors in binary, in and out", 0), ("tensors in binary, in pieces", 0), ("tensors alone", 0),
+     ("JSON longer than the body", 1), ("JSON of no length", 1), ("tensors in binary, longer than allowed", 1),
      ("no deadline in a header", 1), ("plain answers refused", 1),
      ("a query", 1), ("in chunks", 1), ("compressed", 1), ("HTTP/1.0", 1), ("a wrong method", 1), ("longer than allowed", 1)],
 )  # fmt: skip

@@ -24,9 +24,19 @@ LENGTH_BYTES = 4
 class BinaryAnswer(NamedTuple):
     """The body of an answer whose tensors are, some or all, behind its JSON."""
 
-    body: bytes
-    json_bytes: int
-    """Bytes of the JSON at the body's beginning."""
+    json: bytes
+    tensors: tuple[memoryview | bytes, ...]
+    """Each one's bytes, where the model left them: not copied."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole."""
+        return len(self.json) + sum(map(len, self.tensors))
+
+    @property
+    def body(self) -> bytes:
+        """The whole, copied."""
+        return b"".join((self.json, *self.tensors))
 
 
 class Tail:

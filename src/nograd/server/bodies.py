@@ -12,7 +12,7 @@ from nograd.errors import ProtocolError, TooLargeError, UnsupportedError
 from nograd.server.asgi import ClientLeftError, Receive, Scope
 from nograd.server.binary import tail_offset
 
-__all__ = ["BinaryBody", "inflated", "read_body"]
+__all__ = ["BinaryBody", "Room", "inflated", "read_body"]
 
 ALIGNMENT = 64
 """The tensors behind the JSON begin at a multiple of this in memory: the first, and those behind whole ones, are not copied."""
@@ -118,20 +118,53 @@ async def _parted(pieces: AsyncIterator[bytes], offset: int, length: int | None)
     A length that the request tells is reserved, and takes memory only as it is filled; without one there is room for an
     eighth more, and the body moves when it outgrows that.
     """
+    if length is not None:
+        room = Room(offset, length)
+        async for piece in pieces:
+            room.add(piece)
+        return room.body()
     start = -offset % ALIGNMENT
-    if length is None:
-        grown = bytearray(start)
-        async for piece in pieces:
-            grown += piece
-        whole, end = memoryview(grown), len(grown)
-    else:
-        whole, end = np.empty(start + length, np.uint8).data, start
-        async for piece in pieces:
-            whole[end : end + len(piece)] = piece
-            end += len(piece)
-    if offset > end - start:
-        raise ProtocolError(f"Inference-Header-Content-Length is {offset}; the body has {end - start} bytes")
-    return BinaryBody(bytes(whole[start : start + offset]), whole[start + offset : end])
+    grown = bytearray(start)
+    async for piece in pieces:
+        grown += piece
+    return _body(memoryview(grown)[start:], offset)
+
+
+class Room:
+    """Memory for a body whose length was told; it takes memory only as it is filled. What is behind the JSON is aligned.
+
+    Args:
+        offset: bytes of the JSON, which come first.
+        length: bytes of all.
+    """
+
+    __slots__ = ("_offset", "_whole", "filled")
+
+    def __init__(self, offset: int, length: int) -> None:
+        start = -offset % ALIGNMENT
+        self._offset = offset
+        self._whole = np.empty(start + length, np.uint8).data[start:]
+        self.filled = 0
+
+    def add(self, piece: bytes) -> None:
+        """Take the next bytes: the one copy."""
+        end = self.filled + len(piece)
+        self._whole[self.filled : end] = piece
+        self.filled = end
+
+    def body(self) -> BinaryBody:
+        """Return what has come.
+
+        Raises:
+            ProtocolError: that is less than its JSON should have.
+        """
+        return _body(self._whole[: self.filled], self._offset)
+
+
+def _body(whole: memoryview, offset: int) -> BinaryBody:
+    if offset > len(whole):
+        raise ProtocolError(f"Inference-Header-Content-Length is {offset}; the body has {len(whole)} bytes")
+    return BinaryBody(bytes(whole[:offset]), whole[offset:])
 
 
 def inflated(body: bytes, encoding: bytes, limit: int) -> bytes:

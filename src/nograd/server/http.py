@@ -42,7 +42,7 @@ from nograd.server.tracing import Trace, Tracing, timing_for
 if TYPE_CHECKING:
     from nograd.server.table import Find
 
-__all__ = ["JSON", "App", "Headers", "Reply", "answer_reply", "encoded", "error_reply", "told"]
+__all__ = ["JSON", "OCTETS", "App", "Headers", "Reply", "answer_reply", "encoded", "error_reply", "header_length", "told"]
 
 Answer = TypeVar("Answer")
 
@@ -343,4 +343,9 @@ def answer_reply(answer: bytes | BinaryAnswer) -> tuple[Reply, Headers]:
     """Return an infer call's answer as it is sent."""
     if isinstance(answer, bytes):
         return (200, JSON, answer), ()
-    return (200, OCTETS, answer.body), ((b"inference-header-content-length", b"%d" % answer.json_bytes),)
+    return (200, OCTETS, answer.body), header_length(answer)
+
+
+def header_length(answer: BinaryAnswer) -> Headers:
+    """Return the header that says where an answer's tensors begin."""
+    return ((b"inference-header-content-length", b"%d" % len(answer.json)),)

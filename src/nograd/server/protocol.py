@@ -460,7 +460,7 @@ def encode(model_name: str, model_version: str, request_id: str, outputs: Mappin
 def encode_binary(
     model_name: str, model_version: str, request_id: str, outputs: Mapping[str, Array], binary: Collection[str]
 ) -> BinaryAnswer:
-    """Return the body of an infer answer some of whose outputs are bytes behind the JSON; those are copied once.
+    """Return the body of an infer answer some of whose outputs are bytes behind the JSON.
 
     Raises:
         As `encode`, for the outputs that are not named in `binary`.
@@ -477,7 +477,7 @@ def encode_binary(
     head = _answer(model_name, model_version, request_id, listed)
     if b"null" in head:
         require_finite({name: array for name, array in outputs.items() if name not in binary})
-    return BinaryAnswer(b"".join((head, *pieces)), len(head))
+    return BinaryAnswer(head, tuple(pieces))
 
 
 def datatype_of(name: str, array: Array) -> str:

@@ -1,8 +1,9 @@
 """The short path from a socket to the batcher and back: plain infer calls without an ASGI scope, cycle or task for each.
 
-Everything else, and whatever is unusual about an infer call (a body in chunks, compressed, or long; `Expect`; HTTP/1.0; a
-pipelined request; a client that does not read, that weighs encodings, or wants to know its times), goes uvicorn's ordinary
-way; so does all where traces are sent. Both ways are answered by the same functions, with the same bytes (docs/adr/0010).
+Everything else, and whatever is unusual about an infer call (a body in chunks, compressed, or JSON that is long; `Expect`;
+HTTP/1.0; a pipelined request; a client that does not read, that weighs encodings, or wants to know its times), goes uvicorn's
+ordinary way; so does all where traces are sent. Both ways are answered by the same functions, with the same bytes
+(docs/adr/0010).
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from nograd.errors import NogradError, ProtocolError, UnauthorizedError
 from nograd.server.access import CLIENT_LEFT, Access, sentence
 from nograd.server.asked import ACCEPTED, DEADLINE, PLAIN, REQUEST_ID, TIMING, Asked, asked_of
 from nograd.server.binary import BinaryAnswer
+from nograd.server.bodies import Room
 from nograd.server.encodings import COMPRESSED_FROM, coding_of
-from nograd.server.http import JSON, App, Headers, Reply, answer_reply, encoded, error_reply
+from nograd.server.http import JSON, OCTETS, App, Headers, Reply, answer_reply, encoded, error_reply, header_length
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
     from nograd.server.served import ServedModel
     from nograd.server.table import Find
@@ -29,13 +31,17 @@ if TYPE_CHECKING:
 __all__ = ["ShortPathProtocol"]
 
 LONGEST_BODY = 65536
-"""Bytes; uvicorn stops reading beyond, until the application asks for more."""
+"""Bytes of JSON; uvicorn stops reading beyond, until the application asks for more."""
 
-UNUSUAL = frozenset(
-    (b"expect", b"upgrade", b"transfer-encoding", b"content-encoding", b"inference-header-content-length", TIMING)
-)
+OFFSET = b"inference-header-content-length"
+"""A body with tensors in binary: its memory is reserved, and filled as it comes, however long it is."""
 
-LOOKED_AT = UNUSUAL | {ACCEPTED, DEADLINE, REQUEST_ID}
+UNUSUAL = frozenset((b"expect", b"upgrade", b"transfer-encoding", b"content-encoding", TIMING))
+
+MOST_DIGITS = 18
+"""Of a length; what has more is refused, on the ordinary way."""
+
+LOOKED_AT = UNUSUAL | {ACCEPTED, DEADLINE, OFFSET, REQUEST_ID}
 
 
 class ShortPathProtocol(HttpToolsProtocol):
@@ -51,9 +57,10 @@ class ShortPathProtocol(HttpToolsProtocol):
         is_plain = not any((self.access_log, self.root_path, self.limit_concurrency))
         self._paths = app.infer_paths if isinstance(app, App) and is_plain and app.service.tracing is None else {}
         self._service = app.service if isinstance(app, App) else None
-        self._longest = min(LONGEST_BODY, app.max_body_bytes) if isinstance(app, App) else 0
+        self._longest = app.max_body_bytes if isinstance(app, App) else 0
         self._call: _Call | None = None
         self._length: bytes | None = None
+        self._offset: bytes | None = None
         self._is_usual = True
         self._accepts: bytes | None = None
         self._asks = False
@@ -66,7 +73,7 @@ class ShortPathProtocol(HttpToolsProtocol):
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
-        self._length = None
+        self._length = self._offset = None
         self._is_usual = True
         self._accepts = None
         self._asks = False
@@ -85,6 +92,9 @@ class ShortPathProtocol(HttpToolsProtocol):
         if name == ACCEPTED:
             self._is_usual = self._is_usual and self._accepts is None and b";" not in value
             self._accepts = value
+        elif name == OFFSET:
+            self._is_usual = self._is_usual and self._offset is None
+            self._offset = value
         elif name in UNUSUAL:
             self._is_usual = False
             if name == b"expect" and value.lower() == b"100-continue":
@@ -98,6 +108,8 @@ class ShortPathProtocol(HttpToolsProtocol):
             keep_alive = self.parser.should_keep_alive()
             self._call = self.cycle = _Call(self, find, self.url, asked, self._accepts, keep_alive=keep_alive)
             self._call.key = self._key
+            if self._offset is not None and self._length is not None:
+                self._call.room = Room(int(self._offset), int(self._length))
             return
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
@@ -117,12 +129,14 @@ class ShortPathProtocol(HttpToolsProtocol):
         return asked
 
     def _may_be_short(self) -> bool:
-        length, parser = self._length, self.parser
+        length, offset, parser = self._length, self._offset, self.parser
         return (
             self._is_usual
             and length is not None
             and length.isdigit()
-            and int(length) <= self._longest
+            and len(length) <= MOST_DIGITS
+            and int(length) <= (min(self._longest, LONGEST_BODY) if offset is None else self._longest)
+            and (offset is None or (offset.isdigit() and len(offset) <= MOST_DIGITS and int(offset) <= int(length)))
             and (self.cycle is None or self.cycle.response_complete)
             and not self.pipeline
             and not self.flow.write_paused
@@ -143,7 +157,10 @@ class ShortPathProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         call = self._call
         if call is not None and call is self.cycle:
-            call.body = call.body + body if call.body else body
+            if call.room is not None:
+                call.room.add(body)
+            else:
+                call.body = call.body + body if call.body else body
         else:
             super().on_body(body)
 
@@ -166,8 +183,17 @@ class ShortPathProtocol(HttpToolsProtocol):
 
     # -- writing an answer
 
-    def write(self, call: _Call, status: int, kind: bytes, body: bytes, headers: Headers = ()) -> None:
-        """Write the answer of a call, as uvicorn would have."""
+    def write(
+        self,
+        call: _Call,
+        status: int,
+        kind: bytes,
+        body: bytes,
+        headers: Headers = (),
+        tensors: Sequence[memoryview | bytes] = (),
+    ) -> None:
+        """Write the answer of a call, as uvicorn would have; what stands behind its body is not copied."""
+        size = len(body) + sum(map(len, tensors))
         said, common = self._said
         now = self.server_state.default_headers  # another list every second, for the date
         if said is not now:
@@ -175,11 +201,14 @@ class ShortPathProtocol(HttpToolsProtocol):
             self._said = now, common
         more = b"".join([b"%b: %b\r\n" % header for header in headers]) if headers else b""
         end = b"\r\n" if call.keep_alive else b"connection: close\r\n\r\n"
-        head = (STATUS_LINE[status], common, b"content-type: %b\r\ncontent-length: %d\r\n" % (kind, len(body)), more, end, body)
+        head = (STATUS_LINE[status], common, b"content-type: %b\r\ncontent-length: %d\r\n" % (kind, size), more, end, body)
         self._call = None
         call.response_complete = True
-        self.transport.write(b"".join(head))
-        self.note(call, status, len(body))
+        if tensors:
+            self.transport.writelines([b"".join(head), *tensors])
+        else:
+            self.transport.write(b"".join(head))
+        self.note(call, status, size)
         if not call.keep_alive:
             self.transport.close()
         self.on_response_complete()
@@ -200,7 +229,7 @@ class ShortPathProtocol(HttpToolsProtocol):
                 request_id,
                 status,
                 time.monotonic() - call.begun,
-                len(call.body),
+                len(call.body) if call.room is None else call.room.filled,
                 bytes_out,
                 client,
                 call.key,
@@ -214,7 +243,7 @@ class _Call:
 
     __slots__ = (
         "_accepts", "_asked", "_find", "_forget", "_protocol", "begun", "body", "error", "keep_alive", "key", "model", "path",
-        "request_id", "response_complete",
+        "request_id", "response_complete", "room",
     )  # fmt: skip
 
     def __init__(
@@ -239,6 +268,9 @@ class _Call:
         self.begun = time.monotonic()
         self._forget: Callable[[], object] | None = None
         self.body = b""
+        self.room: Room | None = None
+        """For a body with tensors in binary."""
+
         self.keep_alive = keep_alive
         self.response_complete = False
 
@@ -250,7 +282,8 @@ class _Call:
         except NogradError as error:  # unloaded while its body came
             self._done(error)
             return
-        forget: Callable[[], object] | None = model.submit(self.body, self._done, timeout_s)
+        forget: Callable[[], object] | None
+        forget = model.submit(self.body, self._done, timeout_s) if self.room is None else None
         if forget is None:
             forget = self._go_on(self._infer(timeout_s))
         if not self.response_complete:  # else it would keep the model, as long as the connection is idle
@@ -276,7 +309,8 @@ class _Call:
         answer: bytes | BinaryAnswer | Exception
         try:
             model = self.model = self._find()
-            answer = await model.infer(self.body, timeout_s=timeout_s)
+            body, tail = (self.body, None) if self.room is None else self.room.body()
+            answer = await model.infer(body, tail, timeout_s=timeout_s)
         except Exception as error:  # noqa: BLE001  told to the client
             answer = error
         self._done(answer)
@@ -293,8 +327,11 @@ class _Call:
         elif isinstance(answer, Exception):
             self.error = answer
             self._write(*error_reply(answer, f"POST {self.path.decode('latin-1')}"))
-        else:
+        elif isinstance(answer, bytes):
             self._write(*answer_reply(answer))
+        else:
+            headers = (*header_length(answer), *self._asked.echoed)  # tensors are never compressed
+            protocol.write(self, 200, OCTETS, answer.json, headers, answer.tensors)
 
     def _write(self, reply: Reply, headers: Headers) -> None:
         """Write an answer that is an error, in binary or long; that last one compressed, where the client takes it."""
