@@ -275,3 +275,20 @@ def serve(*arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
     program = f"import sys; sys.path.insert(0, {path!r}) if {path!r} else None; from nograd.cli import main; main()"
     command = [sys.executable, "-c", program, "serve", *arguments]
     return subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_g9_models_are_listed_unloaded_and_loaded(client: Any) -> None:
+    with (
+        serving("tiny", "--name", "tiny", "--grpc-port", "0", "--repository") as server,
+        triton.InferenceServerClient(address(server)) as changing,
+    ):
+        for what in ("load_model", "unload_model", "load_model"):
+            getattr(changing, what)("tiny")
+            found = changing.get_model_repository_index(as_json=True)["models"]
+            assert [each["state"] for each in found] == ["UNAVAILABLE" if what == "unload_model" else "READY"]
+            assert changing.is_server_ready()
+        assert changing.infer("tiny", [given("x", ROWS)]).as_numpy("output").shape == (3, 4)
+        with pytest.raises(utils.InferenceServerException, match="INVALID_ARGUMENT"):
+            changing.load_model("tiny", config="{}")
+    with pytest.raises(utils.InferenceServerException, match="UNIMPLEMENTED"):
+        client.load_model("tiny")

@@ -142,7 +142,7 @@ def post_binary(*headers: str, tail: bytes = np.float32([1, 2]).tobytes(), size:
     return post(head + tail, PATH, *(headers if any("inference" in each for each in headers) else (offset, *headers)))
 
 
-BINARY_OUT = {"parameters": {"binary_data_output": True}}
+BINARY_OUT: dict[str, Any] = {"parameters": {"binary_data_output": True}}
 
 REQUESTS: dict[str, list[bytes]] = {
     "one row": [post(ONE)],

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nograd import __version__
-from tests.running_server import RunningServer
+from tests.running_server import RunningServer, serving
 
 triton = pytest.importorskip("tritonclient.http", reason="tritonclient is not installed; run: pip install 'nograd[dev]'")
 utils = pytest.importorskip("tritonclient.utils")
@@ -219,9 +219,50 @@ def test_a_long_answer_comes_compressed_and_is_the_same(tiny: Any, algorithm: st
     np.testing.assert_allclose(result.as_numpy("output"), plain.as_numpy("output"), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("call", ["get_model_repository_index", "get_trace_settings"])
-def test_an_extension_that_is_not_announced_is_a_404(tiny: Any, call: str) -> None:
+@pytest.mark.parametrize("call", ["get_trace_settings", "get_log_settings"])
+def test_an_extension_that_there_is_not_is_a_404(tiny: Any, call: str) -> None:
     with pytest.raises(utils.InferenceServerException) as raised:
         getattr(tiny, call)()
 
     assert raised.value.status() == "404"
+
+
+# -- the extension model_repository
+
+
+@pytest.fixture(scope="module")
+def repository() -> Iterator[Any]:
+    with serving("tiny", "--name", "tiny", "--repository") as server, client_of(server) as client:
+        yield client
+
+
+def states(client: Any) -> list[tuple[str, str, str]]:
+    return [(each["name"], each["version"], each["state"]) for each in client.get_model_repository_index()]
+
+
+def test_models_are_listed_unloaded_and_loaded(repository: Any) -> None:
+    before = repository.infer("tiny", [given("x", ROWS)]).as_numpy("output")
+    assert states(repository) == [("tiny", "1", "READY")]
+    repository.load_model("tiny")
+    repository.unload_model("tiny")
+    assert states(repository) == [("tiny", "1", "UNAVAILABLE")]
+    assert not repository.is_model_ready("tiny")
+    with pytest.raises(utils.InferenceServerException, match="there is no model 'tiny'"):
+        repository.infer("tiny", [given("x", ROWS)])
+    repository.load_model("tiny")
+
+    assert np.array_equal(repository.infer("tiny", [given("x", ROWS)]).as_numpy("output"), before)
+
+
+def test_what_a_client_sends_along_is_not_loaded(repository: Any) -> None:
+    with pytest.raises(utils.InferenceServerException, match="parameter 'config' is not taken"):
+        repository.load_model("tiny", config='{"backend": "python"}')
+    with pytest.raises(utils.InferenceServerException, match="there is no model 'other' to load"):
+        repository.load_model("other")
+
+
+def test_where_it_is_off_the_client_is_told_so(tiny: Any) -> None:
+    for call in (tiny.get_model_repository_index, lambda: tiny.load_model("tiny"), lambda: tiny.unload_model("tiny")):
+        with pytest.raises(utils.InferenceServerException, match="the repository extension is off"):
+            call()
+    assert tiny.is_model_ready("tiny")
