@@ -134,7 +134,7 @@ def infer_body(*rows: list[float], **more: Any) -> bytes:
 ONE = infer_body([1, 2])
 
 
-def post_binary(*headers: str, tail: bytes = np.float32([1, 2]).tobytes(), size: int = 8, **more: Any) -> bytes:
+def post_binary(*headers: str, tail: bytes = np.array([1, 2], np.float32).tobytes(), size: int = 8, **more: Any) -> bytes:
     """A request whose input is behind its JSON; `more` is of the JSON."""
     described = {"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": size}}
     head = json.dumps({"inputs": [described], **more}).encode()
@@ -201,7 +201,7 @@ REQUESTS: dict[str, list[bytes]] = {
     "tensors in binary, too many": [post_binary(tail=bytes(12))],
     "tensors in binary, of another size": [post_binary(size=4)],
     "tensors in binary, longer than allowed": [post_binary(tail=bytes(5000))],
-    "tensors alone": [post(np.float32([1, 2]).tobytes(), PATH, "inference-header-content-length: 0")],
+    "tensors alone": [post(np.array([1, 2], np.float32).tobytes(), PATH, "inference-header-content-length: 0")],
     "JSON longer than the body": [post(ONE, PATH, "inference-header-content-length: 400")],
     "JSON as long as the body": [post(ONE, PATH, f"inference-header-content-length: {len(ONE)}")],
     "JSON of no length": [post_binary("inference-header-content-length: x")],
