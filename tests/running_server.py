@@ -21,10 +21,10 @@ START_S = 60.0
 class RunningServer:
     """A `nograd serve` of its own process; `greeting` is what it printed when it was ready."""
 
-    def __init__(self, model: str, *options: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
         self._stderr = tempfile.NamedTemporaryFile("w+")  # noqa: SIM115  closed in `close`
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "nograd", "serve", model, "--port", "0", *options],
+            [sys.executable, "-m", "nograd", "serve", *arguments, "--port", "0"],
             cwd=FOLDER,
             env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(environment or {})},
             stdout=subprocess.PIPE,
@@ -88,7 +88,14 @@ running: list[RunningServer] = []
 @contextmanager
 def serving(model: str, *options: str, environment: dict[str, str] | None = None) -> Iterator[RunningServer]:
     """Serve a model of `served_models` for as long as the context lasts."""
-    server = RunningServer(f"served_models:{model}", *options, environment=environment)
+    with server_of(f"served_models:{model}", *options, environment=environment) as server:
+        yield server
+
+
+@contextmanager
+def server_of(*arguments: str, environment: dict[str, str] | None = None) -> Iterator[RunningServer]:
+    """Run `nograd serve` with these arguments for as long as the context lasts."""
+    server = RunningServer(*arguments, environment=environment)
     running.append(server)
     try:
         yield server

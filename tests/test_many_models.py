@@ -8,7 +8,6 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import pytest
 
 from nograd.conformance import conformance
 from tests.bundles import WEIGHT, write_rows
-from tests.running_server import RunningServer, running
+from tests.running_server import RunningServer, server_of
 from tests.test_serve import WAIT_S, status_once_not_ready
 
 TOML = """
@@ -40,17 +39,6 @@ model = "served_models:echo"
 name = "echo"
 load = false
 """
-
-
-@contextmanager
-def server_of(*arguments: str) -> Iterator[RunningServer]:
-    server = RunningServer(*arguments)
-    running.append(server)
-    try:
-        yield server
-    finally:
-        running.remove(server)
-        server.close()
 
 
 @pytest.fixture(scope="module")

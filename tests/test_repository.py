@@ -331,7 +331,13 @@ def test_p4_no_request_fails_while_its_model_is_loaded_anew(shelf: Shelf) -> Non
     assert {value for each in found for value in each} >= {1.0, 21.0}
 
 
-def test_a_request_whose_body_came_in_while_its_model_was_replaced_is_answered_by_the_new_one(shelf: Shelf) -> None:
+@pytest.mark.parametrize(
+    ("change", "head", "end"),
+    [("load", b"HTTP/1.1 200 ", b'"data":[2.0,4.0]}]}'), ("unload", b"HTTP/1.1 404 ", b'; served here: none"}')],
+)
+def test_a_request_meets_the_model_that_is_there_when_its_body_has_come(
+    shelf: Shelf, change: str, head: bytes, end: bytes
+) -> None:
     with Site({}, known=[ModelConfig("m", "m")], opened=shelf.open, repository=True) as site:
         load(site, "m")
 
@@ -339,26 +345,14 @@ def test_a_request_whose_body_came_in_while_its_model_was_replaced_is_answered_b
             wire = Wire(site, ShortPathProtocol)
             whole = post(infer_body([1, 2]), "/v2/models/m/infer")
             wire.protocol.data_received(whole[:-10])
-            await site.service.repository.load("m")
+            await getattr(site.service.repository, change)("m")
             wire.protocol.data_received(whole[-10:])
             return await wire.transport.answers()
 
-        assert b'"data":[2.0,4.0]' in site.run(talk())
+        said = site.run(talk())
 
-
-def test_a_request_whose_body_came_in_while_its_model_was_unloaded_is_refused(shelf: Shelf) -> None:
-    with Site({}, known=[ModelConfig("m", "m")], opened=shelf.open, repository=True) as site:
-        load(site, "m")
-
-        async def talk() -> bytes:
-            wire = Wire(site, ShortPathProtocol)
-            whole = post(infer_body([1, 2]), "/v2/models/m/infer")
-            wire.protocol.data_received(whole[:-10])
-            await site.service.repository.unload("m")
-            wire.protocol.data_received(whole[-10:])
-            return await wire.transport.answers()
-
-        assert site.run(talk()).startswith(b"HTTP/1.1 404 ")
+    assert said.startswith(head)
+    assert said.endswith(end)
 
 
 def test_two_loads_at_once_come_one_after_the_other(shelf: Shelf) -> None:

@@ -24,9 +24,9 @@ from nograd.server.workers.merging import merged
 from nograd.server.workers.plan import Order, devices_of, only, orders_of, pause_s
 from nograd.server.workers.siblings import Siblings
 from tests.fakes import Site, doubling
-from tests.running_server import FOLDER, RunningServer
+from tests.running_server import FOLDER, RunningServer, server_of
 from tests.test_cli import nograd
-from tests.test_many_models import row, server_of
+from tests.test_many_models import row
 from tests.test_serve import WAIT_S
 
 # -- decisions

@@ -15,10 +15,14 @@ import numpy as np
 from nograd.errors import ModelError, ProtocolError
 from nograd.tensors import TEXT, Array, TensorSpec
 
-__all__ = ["BinaryAnswer", "Tail", "packed", "raw_input", "tail_offset", "tensor", "text"]
+__all__ = ["MOST_DIGITS", "BinaryAnswer", "Tail", "packed", "raw_input", "tail_offset", "tensor", "text"]
 
 LENGTH_BYTES = 4
 """Bytes of the length before each element of BYTES."""
+
+
+MOST_DIGITS = 18
+"""Of a length in a header: no body is longer, and a number of millions of digits takes minutes to read."""
 
 
 class BinaryAnswer(NamedTuple):
@@ -27,11 +31,6 @@ class BinaryAnswer(NamedTuple):
     json: bytes
     tensors: tuple[memoryview | bytes, ...]
     """Each one's bytes, where the model left them: not copied."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of the whole."""
-        return len(self.json) + sum(map(len, self.tensors))
 
     @property
     def body(self) -> bytes:
@@ -192,7 +191,7 @@ def tail_offset(header: bytes) -> int:
     Raises:
         ProtocolError: it is no number of bytes.
     """
-    if not header.isdigit() or len(header) > 18:
+    if not header.isdigit() or len(header) > MOST_DIGITS:
         told = header.decode("latin-1")
         raise ProtocolError(f"Inference-Header-Content-Length is {told!r}; it is the JSON's number of bytes, 0 or more")
     return int(header)

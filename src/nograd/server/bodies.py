@@ -10,7 +10,7 @@ import numpy as np
 
 from nograd.errors import ProtocolError, TooLargeError, UnsupportedError
 from nograd.server.asgi import ClientLeftError, Receive, Scope
-from nograd.server.binary import tail_offset
+from nograd.server.binary import MOST_DIGITS, tail_offset
 
 __all__ = ["BinaryBody", "Room", "inflated", "read_body"]
 
@@ -107,7 +107,7 @@ def _with_header(said: _Said, name: bytes, value: bytes, limit: int) -> _Said:
         return said._replace(encoding=encoding)
     if not value.isdigit():
         return said
-    if len(value) > 18 or int(value) > limit:
+    if len(value) > MOST_DIGITS or int(value) > limit:
         raise TooLargeError(f"the body has {value.decode('latin-1')} bytes; this server takes at most {limit}")
     return said._replace(length=int(value))
 

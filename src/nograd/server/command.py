@@ -21,10 +21,9 @@ from nograd.server.tracing import require_otel
 from nograd.threads import in_own_thread
 
 if TYPE_CHECKING:
-    from nograd.server.config import ServeConfig
     from nograd.server.workers.siblings import Siblings
 
-__all__ = ["check_early", "in_url", "run_server", "settings_of"]
+__all__ = ["check_early", "run_server", "settings_of"]
 
 
 def settings_of(
@@ -93,7 +92,8 @@ def run_server(settings: Settings, say: Callable[[str], None], siblings: Sibling
 
     def ready(grpc_at: int | None) -> None:
         warming.stop()
-        url, grpc = url_of(config, listener.getsockname()[1]), _grpc_address(config, grpc_at)
+        url = f"http{'s' if config.tls_cert else ''}://{config.address(listener.getsockname()[1])}"
+        grpc = "" if grpc_at is None else config.address(grpc_at)
         event("ready", url=url, grpc=grpc or None, models=list(dict.fromkeys(model.name for model in service.models)))
         if config.log_format == "text" or siblings is not None:  # else what reads the output reads JSON only
             say(greeting(url, service.models, grpc, repository=config.has_repository))
@@ -107,17 +107,3 @@ def run_server(settings: Settings, say: Callable[[str], None], siblings: Sibling
 
 def _add(service: InferenceService, model: ModelConfig) -> None:
     service.add_configured(model, in_own_thread(lambda: open_model(model, service.config)).result())
-
-
-def url_of(config: ServeConfig, port: int) -> str:
-    """Return where a server is found that listens on a port."""
-    return f"http{'s' if config.tls_cert else ''}://{in_url(config.host)}:{port}"
-
-
-def _grpc_address(config: ServeConfig, port: int | None) -> str:
-    return "" if port is None else f"{in_url(config.host)}:{port}"
-
-
-def in_url(host: str) -> str:
-    """Return a host as it is written in a URL."""
-    return f"[{host}]" if ":" in host else host

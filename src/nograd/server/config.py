@@ -122,6 +122,14 @@ class ServeConfig:
         if not (isfinite(self.timeout_s) and self.timeout_s > 0):
             raise ConfigError(f"timeout_s is {self.timeout_s}; it must be above 0, finite")
 
+    def address(self, port: int) -> str:
+        """Return host and port as they are written in a URL.
+
+        >>> ServeConfig(host="::1").address(8000)
+        '[::1]:8000'
+        """
+        return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
+
     @property
     def has_workers(self) -> bool:
         """Whether processes of their own serve, and this one looks after them."""

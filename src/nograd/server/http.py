@@ -182,21 +182,23 @@ class App:
         """Serve what begins with /v2/repository/."""
         call = repository_call(scope.get("raw_path") or scope["path"].encode())
         _require(scope, "POST")
+        body = await self._json_body(scope, receive, "a call of the repository")
+        return _json(200, await call(self._service.repository, body))
+
+    async def _json_body(self, scope: Scope, receive: Receive, what: str) -> bytes:
+        """Return the body of a request that has no tensors in binary."""
         body = await read_body(scope, receive, self._service.config.max_body_bytes)
         if not isinstance(body, bytes):
-            raise ProtocolError("a call of the repository is JSON alone; leave Inference-Header-Content-Length out")
+            raise ProtocolError(f"{what} is JSON alone; leave Inference-Header-Content-Length out")
         scope["nograd"].bytes_in = len(body)
-        return _json(200, await call(self._service.repository, body))
+        return body
 
     async def _clear_cache(self, _scope: Scope, _receive: Receive) -> Reply:
         return _json(200, {"cleared": self._service.clear_cache(), "kept_in": self._service.far_cache_url})
 
     async def _embed(self, scope: Scope, receive: Receive) -> Reply:
         timeout_s = asked_of(scope["headers"]).timeout_s
-        body = await read_body(scope, receive, self._service.config.max_body_bytes)
-        scope["nograd"].bytes_in = len(body)
-        if not isinstance(body, bytes):
-            raise ProtocolError("a request for embeddings is JSON alone; leave Inference-Header-Content-Length out")
+        body = await self._json_body(scope, receive, "a request for embeddings")
         timing = timing_for(scope["nograd"].trace, asked=False)
         return 200, JSON, await self._while_there(receive, self._embeddings.answer(body, timeout_s, timing))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
@@ -64,9 +64,6 @@ class ModelConfig:
         if not self.cache:
             own |= {"cache_mb": 0.0, "cache_url": ""}
         return replace(server, **own) if own else server
-
-
-MODEL_KEYS = tuple(field.name for field in fields(ModelConfig))
 
 
 def parse_model(text: str) -> ModelConfig:

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from nograd.errors import NogradError, ProtocolError, UnauthorizedError
 from nograd.server.access import CLIENT_LEFT, Access, sentence
 from nograd.server.asked import ACCEPTED, DEADLINE, PLAIN, REQUEST_ID, TIMING, Asked, asked_of
-from nograd.server.binary import BinaryAnswer
+from nograd.server.binary import MOST_DIGITS, BinaryAnswer
 from nograd.server.bodies import Room
 from nograd.server.encodings import COMPRESSED_FROM, coding_of
 from nograd.server.http import JSON, OCTETS, App, Headers, Reply, answer_reply, encoded, error_reply, header_length
@@ -37,9 +37,6 @@ OFFSET = b"inference-header-content-length"
 """A body with tensors in binary: its memory is reserved, and filled as it comes, however long it is."""
 
 UNUSUAL = frozenset((b"expect", b"upgrade", b"transfer-encoding", b"content-encoding", TIMING))
-
-MOST_DIGITS = 18
-"""Of a length; what has more is refused, on the ordinary way."""
 
 LOOKED_AT = UNUSUAL | {ACCEPTED, DEADLINE, OFFSET, REQUEST_ID}
 

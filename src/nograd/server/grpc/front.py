@@ -113,12 +113,11 @@ class GrpcFront:
         Raises:
             PortInUseError: it cannot be had.
         """
-        config = self._service.config
-        host = f"[{config.host}]" if ":" in config.host else config.host
+        address = self._service.config.address(self._service.config.grpc_port or 0)
         try:
-            port = self._listen(f"{host}:{config.grpc_port or 0}")
+            port = self._listen(address)
         except RuntimeError:
-            raise PortInUseError(f"gRPC cannot listen on {host}:{config.grpc_port}; choose another with --grpc-port") from None
+            raise PortInUseError(f"gRPC cannot listen on {address}; choose another with --grpc-port") from None
         await self._server.start()
         return port
 
@@ -199,18 +198,19 @@ class GrpcFront:
         return _done(filled(RepositoryIndexResponse, {"models": found}))
 
     async def _repository_load(self, body: bytes, _call: Call) -> bytes:
-        request = parse(RepositoryModelLoadRequest, body)
-        self._service.repository.require()
-        refuse_parameters(request.parameters)
-        await self._service.repository.load(request.model_name)
+        await self._service.repository.load(self._to_change(parse(RepositoryModelLoadRequest, body)))
         return _done(RepositoryModelLoadResponse())
 
     async def _repository_unload(self, body: bytes, _call: Call) -> bytes:
-        request = parse(RepositoryModelUnloadRequest, body)
+        await self._service.repository.unload(self._to_change(parse(RepositoryModelUnloadRequest, body)))
+        return _done(RepositoryModelUnloadResponse())
+
+    def _to_change(self, request: Any) -> str:
+        """Return the name of the model to load or unload, where that may be asked for in this way."""
         self._service.repository.require()
         refuse_parameters(request.parameters)
-        await self._service.repository.unload(request.model_name)
-        return _done(RepositoryModelUnloadResponse())
+        name: str = request.model_name
+        return name
 
     async def _model_stream_infer(self, bodies: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         try:
