@@ -24,7 +24,7 @@ class RunningServer:
     def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
         self._stderr = tempfile.NamedTemporaryFile("w+")  # noqa: SIM115  closed in `close`
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "nograd", "serve", "--port", "0", *arguments]  # the last of two ports holds,
+            [sys.executable, "-m", "nograd", "serve", "--port", "0", *arguments],  # the last of two ports holds
             cwd=FOLDER,
             env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(environment or {})},
             stdout=subprocess.PIPE,
