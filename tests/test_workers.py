@@ -94,7 +94,7 @@ def test_metrics_are_joined_by_family_with_the_workers_number() -> None:
         'nograd_rows_total{{model="a b {{c}}"}} {0}.0\n'
         "# HELP up Always.\n# TYPE up gauge\nup {0}.0\n"
     )
-    found = list(text_string_to_metric_families(merged({0: text.format(1), 3: text.format(2)})))
+    found = list(text_string_to_metric_families(merged("worker", {0: text.format(1), 3: text.format(2)})))
 
     assert [family.name for family in found] == ["nograd_rows", "up"]
     assert [(sample.labels, sample.value) for sample in found[0].samples] == [

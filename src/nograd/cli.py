@@ -119,6 +119,11 @@ def serve(
         bool, typer.Option(help="Let clients load, reload and unload the models that are configured.")
     ] = False,
     repository_dir: Annotated[str, typer.Option(metavar="FOLDER", help="And the bundles in this folder.")] = "",
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Serve with replicas on a Ray cluster: RAY_ADDRESS, or one of this machine.")
+    ] = False,
+    ray_address: Annotated[str, typer.Option(help="The same, on the cluster at this address.")] = "",
+    replicas: Annotated[str, typer.Option(help="With --ray: a number, least and most (1-4), or auto.")] = "auto",
     tune: Annotated[
         str, typer.Option(metavar="TIME", help="Tune MODEL first, in about this time (60s), and serve the bundle.")
     ] = "",
@@ -135,13 +140,20 @@ def serve(
     flags = _given(context)
     told = {key: value for key, value in flags.items() if key not in BESIDE}
     settings = settings_of(config, os.environ, told, _named(models or [], name))
+    on_ray = ray or bool(ray_address)
+    if "replicas" in flags and not on_ray:
+        raise ConfigError(f"replicas is {replicas!r}, and there is no --ray: only a cluster has replicas; add --ray")
     if print_config:
-        typer.echo(to_toml(settings), nl=False)
+        typer.echo(_ray_config(settings, replicas) if on_ray else to_toml(settings), nl=False)
         return
     if data is not None and not tune:
         raise ConfigError(f"data is {str(data)!r}, and there is no --tune: only tuning reads rows; add --tune 60s")
     if tune:
         _tune_and_serve(settings, flags, data, tune, goal)
+    if on_ray:
+        from nograd.ray.serve_command import serve_on_ray
+
+        raise typer.Exit(serve_on_ray(settings, replicas=replicas, address=ray_address, say=typer.echo))
     if settings.config.has_workers:
         from nograd.server.workers.supervisor import run_workers
 
@@ -149,8 +161,17 @@ def serve(
     run_server(settings, typer.echo)
 
 
-BESIDE = frozenset(("models", "config", "print_config", "name", "tune", "data", "goal"))
+PLACED = frozenset(("ray", "ray_address", "replicas"))
+"""What says where it serves, which a tuned bundle's server is told, too."""
+
+BESIDE = frozenset(("models", "config", "print_config", "name", "tune", "data", "goal", *PLACED))
 """What `nograd serve` takes and is no setting of a server."""
+
+
+def _ray_config(settings: Settings, replicas: str) -> str:
+    from nograd.ray.serve_command import print_ray_config
+
+    return print_ray_config(settings, replicas)
 
 
 def _given(context: typer.Context) -> dict[str, Any]:
@@ -197,7 +218,7 @@ def _tune_and_serve(settings: Settings, flags: Mapping[str, Any], data: Path | N
 
 def _serve_instead(bundle: Path, flags: Mapping[str, Any], *, name: str, trusted: bool) -> NoReturn:
     """Become the server of a bundle: a process that has tuned holds torch, and threads, that serving has no use for."""
-    said = {key: value for key, value in flags.items() if key == "config" or key not in BESIDE}
+    said = {key: value for key, value in flags.items() if key == "config" or key in PLACED or key not in BESIDE}
     said |= {"name": name, **({"trusted": True} if trusted else {})}
     options = [_as_option(key.replace("_", "-"), value) for key, value in said.items()]
     sys.stdout.flush()

@@ -14,7 +14,7 @@ from nograd.predictor import Predictor
 from nograd.sources import load
 from nograd.threads import in_own_thread, processors
 
-__all__ = ["RESTARTS", "Recipe", "cores_of", "recipe_of"]
+__all__ = ["RESTARTS", "Recipe", "carried", "cores_of", "recipe_of"]
 
 CARRIED = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "TOKENIZERS_PARALLELISM", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 """Of the environment: what says how a model is found and run. Ray itself sets OMP_NUM_THREADS, to an actor's cores."""
@@ -70,8 +70,12 @@ def recipe_of(
     """
     name = os.fspath(model)
     cores = cores_of(name) if cores is None else cores
-    environment = {each: os.environ[each] for each in CARRIED if each in os.environ}
-    return Recipe(str(Path(name).absolute()) if Path(name).exists() else name, device, trusted, cores, environment)
+    return Recipe(str(Path(name).absolute()) if Path(name).exists() else name, device, trusted, cores, carried())
+
+
+def carried() -> dict[str, str]:
+    """Return what other processes of the cluster need of this one's environment."""
+    return {each: os.environ[each] for each in CARRIED if each in os.environ}
 
 
 def cores_of(model: str, most: Callable[[], int] = processors) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,8 @@ __all__ = ["cluster", "ray", "room_for"]
 
 STORE_BYTES = 512 << 20
 """Of a cluster that is started here: what lies between processes at one time. What does not fit, Ray keeps on disk."""
+
+CONNECTS_WITHIN_S = 10.0
 
 
 @contextmanager
@@ -35,6 +38,7 @@ def cluster(address: str = "") -> Iterator[None]:
         yield
         return
     wanted = address_for(address, os.environ)
+    _check_reachable(wanted)
     local = {"include_dashboard": False, "object_store_memory": STORE_BYTES, "_node_ip_address": "127.0.0.1"}
     try:
         ray.init(wanted, log_to_driver=False, logging_level="error", **(local if wanted == LOCAL else {}))
@@ -44,6 +48,17 @@ def cluster(address: str = "") -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raise ConfigError where nothing listens at HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECTS_WITHIN_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"no Ray cluster at {address!r}: {error}") from None
 
 
 def room_for(cores: int, gpus: int) -> int:

@@ -80,7 +80,7 @@ def run_server(settings: Settings, say: Callable[[str], None], siblings: Sibling
     if siblings is None:
         check_early(settings)
     service = InferenceService(config, settings.models)
-    service.siblings = siblings
+    service.peers = siblings
     listener = bind(config.host, config.port, shared=siblings is not None)
     event("starting", version=__version__, models=[model.model for model in settings.models if model.load], pid=os.getpid())
     console = Console(stderr=True, highlight=False)
@@ -99,7 +99,7 @@ def run_server(settings: Settings, say: Callable[[str], None], siblings: Sibling
             say(greeting(url, service.models, grpc, repository=config.has_repository))
 
     with warming:
-        serve(service, listener, ready)
+        serve(service, listener, ready, siblings)
     event("stopped")
     if config.log_format == "text" and siblings is None:
         say("stopped")

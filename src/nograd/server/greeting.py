@@ -11,7 +11,7 @@ from urllib.parse import quote
 if TYPE_CHECKING:
     from nograd.server.served import ServedModel
 
-__all__ = ["greeting"]
+__all__ = ["greeting", "with_line"]
 
 
 def greeting(url: str, models: Sequence[ServedModel], grpc: str = "", *, repository: bool = False) -> str:
@@ -32,6 +32,13 @@ def greeting(url: str, models: Sequence[ServedModel], grpc: str = "", *, reposit
         lines.append(f"  gRPC      {grpc}")
     lines += [f"  live page {url}/", f"  metrics   {url}/metrics", *_to_try(url, models)]
     return "\n".join([*lines, "stop with Ctrl-C"])
+
+
+def with_line(greeting: str, line: str) -> str:
+    """Return a greeting with one line more, before the page's."""
+    lines = greeting.splitlines()
+    at = next((index for index, each in enumerate(lines) if each.startswith("  live page")), len(lines))
+    return "\n".join([*lines[:at], line, *lines[at:]])
 
 
 def _of_one(url: str, model: ServedModel) -> Iterator[str]:

@@ -164,9 +164,11 @@ class App:
         if path in self._posts:
             _require(scope, "POST")
             return await self._posts[path](scope, receive)
-        if path == "/metrics" and self._service.siblings is not None:
+        if path in ("/metrics", "/live.json") and (peers := self._service.peers) is not None:
             _require(scope, "GET", "HEAD")
-            return 200, CONTENT_TYPE.encode(), await self._service.siblings.metrics(self._service.metrics_text())
+            if path == "/live.json":
+                return _json(200, await peers.snapshot(self._service.snapshot))
+            return 200, CONTENT_TYPE.encode(), await peers.metrics(self._service.metrics_text())
         if path.startswith(REPOSITORY):
             return await self._repository(scope, receive)
         if path not in self._pages and path not in self._gets and not path.startswith("/v1/models/"):

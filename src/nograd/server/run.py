@@ -23,6 +23,7 @@ from nograd.server.tls import reload_certificate
 
 if TYPE_CHECKING:
     from nograd.server.grpc.front import GrpcFront
+    from nograd.server.workers.siblings import Siblings
 
 __all__ = ["bind", "grpc_front_kind", "serve"]
 
@@ -131,13 +132,19 @@ class _Server(uvicorn.Server):
             self._ready()
 
 
-def serve(service: InferenceService, listener: socket.socket, ready: Callable[[int | None], None]) -> None:
+def serve(
+    service: InferenceService,
+    listener: socket.socket,
+    ready: Callable[[int | None], None],
+    siblings: Siblings | None = None,
+) -> None:
     """Serve until told to stop by SIGTERM or SIGINT; a second signal stops at once.
 
     Args:
         service: the models; they are started here.
         listener: from `bind`; closed at the end.
         ready: called once, when requests are answered, with gRPC's port; None where that is not served.
+        siblings: the other workers, where this is one of several.
 
     Raises:
         ConfigError: TLS is asked for, and a file of it is not what it should be.
@@ -149,8 +156,8 @@ def serve(service: InferenceService, listener: socket.socket, ready: Callable[[i
 
     async def main() -> None:
         await service.start()
-        if service.siblings is not None:
-            await service.siblings.open(service.metrics_text, partial(os.kill, os.getpid(), signal.SIGTERM))
+        if siblings is not None:
+            await siblings.open(service.metrics_text, partial(os.kill, os.getpid(), signal.SIGTERM))
         front = grpc_front(service) if grpc_front is not None else None
         try:
             port = None if front is None else await front.start()
@@ -167,8 +174,8 @@ def serve(service: InferenceService, listener: socket.socket, ready: Callable[[i
                 if front is not None:
                     await front.stop(0 if server.force_exit else service.config.grace_s)
                 service.close()
-                if service.siblings is not None:
-                    await service.siblings.close()
+                if siblings is not None:
+                    await siblings.close()
 
     with listener, asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(main())

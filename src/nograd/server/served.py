@@ -87,6 +87,9 @@ class ServedModel:
         self._inside = Inside()
         self._ids = itertools.count(1)
         self._tally = Tally()
+        self.busy_s = 0.0
+        """Seconds of all runs, on all lanes together."""
+
         self.answered_id: str | None = None
         """Of the request that is answered, or refused, in this very turn of the loop; for the access log."""
 
@@ -468,6 +471,7 @@ class ServedModel:
         size = record.rows * record.longest if self.curve is not None and self.curve.unit == "tokens" else record.rows
         self._live.note_batch(time.monotonic(), record, self._statistics().queue_rows, size)
         self._metrics.note_batch(record)
+        self.busy_s += record.run_s
         self._tally.note_batch(record)
         if record.told:
             note_batch(self.name, record)

@@ -27,7 +27,7 @@ from nograd.server.table import ModelTable
 from nograd.server.tracing import open_tracing
 
 if TYPE_CHECKING:
-    from nograd.server.workers.siblings import Siblings
+    from nograd.server.peers import Peers
 
 __all__ = ["InferenceService"]
 
@@ -52,8 +52,8 @@ class InferenceService:
     ) -> None:
         self.config = config
         self.metrics = Metrics()
-        self.siblings: Siblings | None = None
-        """The other processes of this server, where it has several."""
+        self.peers: Peers | None = None
+        """The other processes that answer at this address, where there are several."""
 
         self.draining = False
         self.drained = asyncio.Event()
@@ -229,8 +229,8 @@ class InferenceService:
             "ready": self.ready,
             "draining": self.draining,
         }
-        if self.siblings is not None:
-            server |= {"worker": self.siblings.worker, "workers": self.siblings.states}
+        if self.peers is not None:
+            server |= self.peers.described
         return {"server": server, "models": [model.snapshot() for model in self._table]}
 
     def metrics_text(self) -> bytes:

@@ -83,7 +83,7 @@ class GrpcFront:
                 ("grpc.max_send_message_length", -1),
                 (
                     "grpc.so_reuseport",
-                    int(service.siblings is not None),
+                    int(service.peers is not None),
                 ),  # two servers would share calls, and nobody would know
             ),
         )

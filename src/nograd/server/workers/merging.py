@@ -7,20 +7,21 @@ from collections.abc import Container, Mapping
 __all__ = ["merged", "of_workers"]
 
 
-def merged(texts: Mapping[int, str]) -> str:
-    """Return Prometheus texts as one: each sample with the label `worker`, each metric's samples of all workers together.
+def merged(label: str, texts: Mapping[int, str] | Mapping[str, str]) -> str:
+    """Return Prometheus texts as one: each sample with one label more, each metric's samples of all processes together.
 
     Args:
-        texts: by the worker's number.
+        label: its name.
+        texts: by its value.
 
-    >>> print(merged({0: '# TYPE a counter\\na{model="m"} 1\\n', 1: '# TYPE a counter\\na{model="m"} 2\\n'}), end="")
+    >>> print(merged("worker", {0: '# TYPE a counter\\na{model="m"} 1\\n', 1: '# TYPE a counter\\na{model="m"} 2\\n'}), end="")
     # TYPE a counter
     a{worker="0",model="m"} 1
     a{worker="1",model="m"} 2
     """
     heads: dict[str, list[str]] = {}
     samples: dict[str, list[str]] = {}
-    for worker, text in texts.items():
+    for value, text in texts.items():
         family = ""
         for line in text.splitlines():
             if line.startswith("# "):
@@ -28,18 +29,18 @@ def merged(texts: Mapping[int, str]) -> str:
                 if line not in heads.setdefault(family, []):
                     heads[family].append(line)
             elif line:
-                samples.setdefault(family, []).append(_labelled(line, worker))
+                samples.setdefault(family, []).append(_labelled(line, f'{label}="{value}"'))
     lines = [line for family in heads | samples for line in (*heads.get(family, ()), *samples.get(family, ()))]
     return "".join(f"{line}\n" for line in lines)
 
 
-def _labelled(sample: str, worker: int) -> str:
+def _labelled(sample: str, label: str) -> str:
     """Return a sample with one label more; its name ends at the first brace, or at the first space."""
     name, brace, labels = sample.partition("{")
     if brace and " " not in name:
-        return f'{name}{{worker="{worker}",{labels}'
+        return f"{name}{{{label},{labels}"
     name, _, value = sample.partition(" ")
-    return f'{name}{{worker="{worker}"}} {value}'
+    return f"{name}{{{label}}} {value}"
 
 
 def of_workers(count: int, up: Container[int], restarts: Mapping[int, int]) -> str:

@@ -64,6 +64,15 @@ class Siblings:
             self._server.close()
             self._path(self.worker).unlink(missing_ok=True)
 
+    @property
+    def described(self) -> Mapping[str, Any]:
+        """This worker's number, and the states of all."""
+        return {"worker": self.worker, "workers": self.states}
+
+    async def snapshot(self, own: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Return this worker's: a browser's connection stays with it."""
+        return own()
+
     async def metrics(self, own: bytes) -> bytes:
         """Return the metrics of all workers that tell theirs, each with its number.
 
@@ -74,7 +83,7 @@ class Siblings:
         asked = await asyncio.gather(*map(self._ask, others))
         texts = {self.worker: own.decode(), **{worker: text for worker, text in zip(others, asked, strict=True) if text}}
         restarts = {each["worker"]: each["restarts"] for each in self.states}
-        return (merged(dict(sorted(texts.items()))) + of_workers(self.count, texts, restarts)).encode()
+        return (merged("worker", dict(sorted(texts.items()))) + of_workers(self.count, texts, restarts)).encode()
 
     async def _ask(self, worker: int) -> str:
         """Return another worker's metrics; nothing where it does not tell them."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from nograd import __version__
 from nograd.server.command import check_early
+from nograd.server.greeting import with_line
 from nograd.server.logs import configure, event
 from nograd.server.run import bind
 from nograd.server.settings import Settings
@@ -98,7 +99,7 @@ class _Supervisor:
             for _ in others:
                 greeting = greeting and await self._greeting(said, tasks)
         if greeting:
-            self._say(_with_workers(greeting, self._line))
+            self._say(with_line(greeting, self._line))
             event("ready", workers=len(self._workers))
         await asyncio.gather(*tasks)
         return self._code
@@ -207,10 +208,3 @@ class _Supervisor:
 def _threads(workers: int) -> Mapping[str, str]:
     """Return what keeps the workers together from computing with more threads than there are processors."""
     return {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads_each(processors(), workers))}
-
-
-def _with_workers(greeting: str, line: str) -> str:
-    """Return a greeting with one line more, before the page's."""
-    lines = greeting.splitlines()
-    at = next((index for index, each in enumerate(lines) if each.startswith("  live page")), len(lines))
-    return "\n".join([*lines[:at], line, *lines[at:]])

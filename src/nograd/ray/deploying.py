@@ -1,0 +1,134 @@
+"""The application on a cluster, as one command has it: deployed, watched, and deleted again."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+
+from ray import serve
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
+
+from nograd.errors import ModelLoadError
+from nograd.ray.serving import APPLICATION, application
+
+__all__ = ["Deployed", "quiet"]
+
+LOOK_EVERY_S = 0.25
+ANSWERS_WITHIN_S = 5.0
+"""Seconds that Ray's proxies have to hear of replicas that run."""
+
+FAILED = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
+
+RAISED = re.compile(r"^(?:[\w.]+\.)?(\w+(?:Error|Exception)): (.+)$", re.MULTILINE)
+"""The last line of a traceback."""
+
+
+class Deployed:
+    """The application for as long as the context lasts, unless another command deploys it meanwhile.
+
+    Args:
+        host: on which Ray's proxies listen, if this is the first to deploy on the cluster.
+        port: on which they do.
+        arguments: of `serving.application`.
+    """
+
+    def __init__(self, host: str, port: int, arguments: Mapping[str, Any]) -> None:
+        self._http = {"host": host, "port": port}
+        self._arguments = arguments
+        self._at = 0.0
+        """When this command deployed last; Ray's clock, seconds since 1970."""
+
+        self._is_update = False
+
+    def __enter__(self) -> Deployed:
+        serve.start(http_options=self._http)
+        self._is_update = _status() is not None
+        self.deploy()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if not self.is_taken_over() and (kind is None or not self._is_update):
+            serve.delete(APPLICATION)
+
+    def deploy(self) -> None:
+        """Start the replicas; those that there are, are replaced one after the other, and answer until then.
+
+        Raises:
+            ConfigError: a setting is wrong, or the cluster has no room.
+        """
+        target = serve.RunTarget(target=application(self._arguments), name=APPLICATION, route_prefix="/")
+        serve.run_many([target], wait_for_applications_running=False)
+        self._at = getattr(_status(), "last_deployed_time_s", 0.0)
+
+    def is_taken_over(self) -> bool:
+        """Return whether somebody else has deployed or deleted the application since."""
+        status = _status()
+        return status is None or status.last_deployed_time_s != self._at
+
+    def wait_running(self, waits: Callable[[float], bool]) -> bool:
+        """Return true when the replicas run, false where `waits` says that it is to stop.
+
+        Args:
+            waits: waits for so many seconds; true where it is to stop.
+
+        Raises:
+            ModelLoadError: none comes up.
+        """
+        while (status := _status()) is not None and status.status is not ApplicationStatus.RUNNING:
+            if status.status in FAILED:
+                left = "; those that answered before still do" if self._is_update else ""
+                raise ModelLoadError(f"no replica comes up: {_reason(status)}{left}")
+            if waits(LOOK_EVERY_S):
+                return False
+        return status is not None
+
+    def answers(self, waits: Callable[[float], bool]) -> bool:
+        """Return whether Ray's proxies answer on this machine, after some seconds at most; `waits` as for `wait_running`."""
+        for _ in range(round(ANSWERS_WITHIN_S / LOOK_EVERY_S)):
+            if _is_answering(self._http["host"], self._http["port"]):
+                return True
+            if waits(LOOK_EVERY_S):
+                break
+        return False
+
+    def greeting(self, url: str) -> str:
+        """Return what a replica says of itself."""
+        return str(serve.get_app_handle(APPLICATION).greeting.remote(url).result())
+
+    def told(self) -> str:
+        """Return how many replicas run, in words."""
+        status = _status()
+        running = sum(sum(each.replica_states.values()) for each in status.deployments.values()) if status is not None else 0
+        return f"{running} now, {self._arguments['replicas']} as told"
+
+
+def quiet() -> None:
+    """Have Ray Serve tell this process' user of what went wrong only."""
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+
+
+def _status() -> ApplicationStatusOverview | None:
+    found: ApplicationStatusOverview | None = serve.status().applications.get(APPLICATION)
+    return found
+
+
+def _reason(status: ApplicationStatusOverview) -> str:
+    """Return the error itself out of what Ray says, which is a traceback in a message of many lines."""
+    said = "\n".join([status.message, *(each.message for each in status.deployments.values())])
+    raised = RAISED.findall(said)
+    return raised[-1][1] if raised else (said.strip().splitlines() or ["Ray gives no reason"])[-1]
+
+
+def _is_answering(host: str, port: int) -> bool:
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    connection = HTTPConnection(here, port, timeout=2.0)
+    try:
+        connection.request("GET", "/v2/health/live")
+        return connection.getresponse().status in (200, 401, 503)
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()

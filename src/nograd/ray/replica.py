@@ -1,0 +1,115 @@
+"""What a replica of Ray Serve is: the server's application over the same models, and what Ray and its other replicas ask it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+
+from nograd import __version__
+from nograd.errors import DeviceLostError
+from nograd.openmp import spin_briefly
+from nograd.ray.scaling import BACKLOG, BUSY
+from nograd.server.greeting import greeting
+from nograd.server.http import App
+from nograd.server.logs import configure, event
+from nograd.server.model_config import open_model
+from nograd.server.service import InferenceService
+from nograd.server.settings import settle
+from nograd.server.workers.merging import merged
+from nograd.threads import in_own_thread
+
+__all__ = ["Replica"]
+
+ASK_S = 2.0
+"""Seconds that the other replicas have to tell what they are asked; who does not is left out."""
+
+
+class Replica:
+    """One of the processes that answer."""
+
+    async def __init__(self, content: Mapping[str, Any]) -> None:
+        """Load the models; they are warmed, as everywhere, when the application starts.
+
+        Args:
+            content: settings and models, as a configuration file has them.
+        """
+        spin_briefly(os.environ)
+        settings = settle(("the application's settings", content), {}, {})
+        context = serve.get_replica_context()
+        configure(settings.config.log_format, settings.config.log_level, replica=context.replica_tag)
+        models = [model for model in settings.models if model.load]
+        event("starting", version=__version__, models=[model.model for model in models], pid=os.getpid())
+        self._tag = context.replica_tag
+        self._service = InferenceService(settings.config, settings.models)
+        self._service.peers = _Others(self._tag, context.deployment, context.app_name)
+        for model in models:
+            loading = in_own_thread(lambda model=model: open_model(model, settings.config))
+            self._service.add_configured(model, await asyncio.wrap_future(loading))
+        self._told_at, self._told_busy_s = time.monotonic(), 0.0
+
+    def __serve_build_asgi_app__(self) -> App:  # noqa: PLW3201  Ray's name
+        """Return the application; Ray starts and stops the models by ASGI's lifespan."""
+        return App(self._service)
+
+    def check_health(self) -> None:
+        """Raise DeviceLostError where only a new process would help; Ray then starts one."""
+        if trouble := self._service.trouble():
+            raise DeviceLostError(trouble)
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return what `scaling.Backlog` decides by: this replica's load since it last told."""
+        now, busy_s = time.monotonic(), sum(model.busy_s for model in self._service.models)
+        busy = (busy_s - self._told_busy_s) / max(1e-3, now - self._told_at)
+        self._told_at, self._told_busy_s = now, busy_s
+        return {BACKLOG: sum(model.backlog_s for model in self._service.models), BUSY: min(1.0, busy)}
+
+    def greeting(self, url: str) -> str:
+        """Return what a server of these models says when it answers at this address."""
+        return greeting(url, self._service.models)
+
+    async def tell_metrics(self) -> tuple[str, str]:
+        """Return this replica's name, and its metrics."""
+        return self._tag, self._service.metrics_text().decode()
+
+    async def tell_snapshot(self) -> tuple[str, dict[str, Any]]:
+        """Return this replica's name, and what the live page shows of it."""
+        return self._tag, self._service.snapshot()
+
+
+class _Others:
+    """The replicas, as one of them sees them; see `server.peers`. Ray knows who they are, and hands the question on."""
+
+    def __init__(self, tag: str, deployment: str, application: str) -> None:
+        self._tag = tag
+        self._named = deployment, application
+
+    @property
+    def described(self) -> Mapping[str, Any]:
+        return {"replica": self._tag}
+
+    async def metrics(self, own: bytes) -> bytes:
+        texts = {self._tag: own.decode(), **await self._asked("tell_metrics")}
+        return merged("replica", dict(sorted(texts.items()))).encode()
+
+    async def snapshot(self, own: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+        told = {self._tag: own(), **await self._asked("tell_snapshot")}
+        first = min(told)
+        return {**told[first], "server": {**told[first]["server"], "replicas": sorted(told)}}
+
+    async def _asked(self, method: str) -> dict[str, Any]:
+        """Return what the replicas tell, by name; of this one alone, where Ray cannot ask just now, nothing."""
+        broadcast = serve.get_deployment_handle(*self._named).broadcast(method)
+        try:
+            told = await asyncio.wait_for(broadcast.results_async(return_exceptions=True), ASK_S)
+        except (TimeoutError, RayError, RayServeException) as error:
+            event("replicas_not_asked", logging.WARNING, error=str(error) or type(error).__name__)
+            return {}
+        return dict(each for each in told if not isinstance(each, BaseException))

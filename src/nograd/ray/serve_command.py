@@ -1,0 +1,184 @@
+"""`nograd serve --ray` behind its options."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from nograd.errors import ConfigError
+from nograd.ray.replicas import Replicas
+from nograd.ray.where import LOCAL, address_for
+from nograd.server.command import check_early
+from nograd.server.config import ServeConfig
+from nograd.server.greeting import with_line
+from nograd.server.logs import configure, event
+from nograd.server.run import bind
+from nograd.server.settings import Settings
+
+if TYPE_CHECKING:
+    from nograd.ray.deploying import Deployed
+
+__all__ = ["print_ray_config", "serve_on_ray"]
+
+NOT_ON_RAY: Mapping[str, str] = {
+    "grpc_port": "Ray's proxies pass HTTP on; serve gRPC without --ray",
+    "workers": "replicas take their place: --replicas",
+    "devices": "each replica gets a GPU from Ray with --device cuda",
+    "tls_cert": "Ray's proxies answer; put TLS before them, or into Ray Serve's own http_options",
+    "repository": "a call would reach one replica only; change the models by a rolling update",
+    "repository_dir": "a call would reach one replica only; change the models by a rolling update",
+    "lame_duck_s": "Ray takes a replica from its proxies before it is stopped",
+}
+"""Settings that make no sense there, and what does."""
+
+NOT_HERE = (
+    "nothing answers there on this machine: Ray's proxies listen on machines that have replicas, and where Ray Serve was "
+    "first told to on this cluster"
+)
+
+LOOK_AGAIN_S = 2.0
+
+
+def check(settings: Settings, environment: Mapping[str, str]) -> None:
+    """Raise ConfigError where a setting asks for what there is not on Ray."""
+    for each in fields(ServeConfig):
+        value = getattr(settings.config, each.name)
+        if each.name in NOT_ON_RAY and value != each.default:
+            raise ConfigError(f"{each.name} is {value!r}, and this is to run on Ray: {NOT_ON_RAY[each.name]}")
+    if environment.get("NOGRAD_API_KEYS"):
+        raise ConfigError(
+            "NOGRAD_API_KEYS is set, and this is to run on Ray, which shows the environment of its processes; give the keys in "
+            "a file that every machine has: --api-keys-file"
+        )
+    check_early(settings)
+
+
+def print_ray_config(settings: Settings, replicas: str) -> str:
+    """Return the file for `serve deploy` that does on a cluster what the command would.
+
+    Args:
+        settings: of the server.
+        replicas: as `Replicas.parse` takes it.
+
+    Raises:
+        ConfigError: a setting asks for what there is not on Ray.
+    """
+    Replicas.parse(replicas)
+    check(settings, os.environ)
+    import yaml
+
+    from nograd.ray.serving import APPLICATION, application, arguments_of
+
+    content = {
+        "proxy_location": "EveryNode",
+        "http_options": {"host": settings.config.host, "port": settings.config.port},
+        "applications": [
+            {
+                "name": APPLICATION,
+                "route_prefix": "/",
+                "import_path": f"{application.__module__}:{application.__name__}",
+                "args": arguments_of(settings, replicas),
+            }
+        ],
+    }
+    head = "# For Ray: serve deploy FILE. Every machine needs nograd, and the models at these paths.\n"
+    return head + str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+
+def serve_on_ray(settings: Settings, *, replicas: str, address: str, say: Callable[[str], None]) -> int:
+    """Serve on a cluster until told to stop; return the exit code. SIGHUP replaces the replicas, one after the other.
+
+    Args:
+        settings: of the server.
+        replicas: as `Replicas.parse` takes it.
+        address: of the cluster; see `session.cluster`.
+        say: is told the greeting when requests are answered, and that the server has stopped; nothing where the log is JSON.
+
+    Raises:
+        ConfigError: no cluster answers, or it has no room; a setting asks for what there is not on Ray, or is wrong.
+        ModelLoadError: no replica comes up.
+    """
+    least = Replicas.parse(replicas).least
+    check(settings, os.environ)
+    config = settings.config
+    configure(config.log_format, config.log_level)
+    address = address_for(address, os.environ)
+    with bind(config.host, config.port) as listener:  # is it free, or which one is?
+        port = listener.getsockname()[1]
+    from nograd.ray.deploying import Deployed, quiet
+    from nograd.ray.serving import arguments_of, places
+    from nograd.ray.session import cluster
+
+    quiet()
+    told = say if config.log_format == "text" else _nobody
+    with cluster(address), _Signals() as signals:
+        _check_room(least, *places(settings), is_local=address == LOCAL)
+        with Deployed(config.host, port, arguments_of(settings, replicas)) as deployed:
+            if deployed.wait_running(signals.wait):
+                url = f"http://{config.address(port)}"
+                if not deployed.answers(signals.wait):
+                    event("not_here", logging.WARNING, url=url, why=NOT_HERE)
+                told(with_line(deployed.greeting(url), f"  replicas  {deployed.told()}"))
+                event("ready", url=url, replicas=replicas)
+                _keep(deployed, signals)
+    event("stopped")
+    told("stopped")
+    return 0
+
+
+def _check_room(least: int, cores: int, gpus: int, room: int, *, is_local: bool) -> None:
+    """Raise ConfigError where replicas wait for room that cannot come; a cluster may grow."""
+    each = f"{cores} core{'s' * (cores > 1)}{f' and {gpus} GPU' if gpus else ''}"
+    if least > room and is_local:
+        raise ConfigError(f"replicas is {least}; with {each} each, this machine has room for {room}")
+    if least > room:
+        event("waits_for_room", logging.WARNING, replicas=least, room=room, each=each)
+
+
+def _keep(deployed: Deployed, signals: _Signals) -> None:
+    """Return when told to stop, or when another command has the application."""
+    while not signals.wait(LOOK_AGAIN_S):
+        if signals.renews():
+            event("replacing")
+            deployed.deploy()
+        elif deployed.is_taken_over():
+            event("taken_over", logging.WARNING, now="another command has deployed since: what answers is its own")
+            return
+
+
+def _nobody(_said: str) -> None:
+    """Is told things where only JSON is read."""
+
+
+class _Signals:
+    """SIGTERM and SIGINT stop, SIGHUP renews; for as long as the context lasts."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+        self._renew = threading.Event()
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        meant = {signal.SIGTERM: self._stop, signal.SIGINT: self._stop, signal.SIGHUP: self._renew}
+        for number, means in meant.items():
+            self._before[number] = signal.signal(number, lambda *_, means=means: means.set())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+    def wait(self, seconds: float) -> bool:
+        """Return whether it is to stop: at once where it is, else after so many seconds."""
+        return self._stop.wait(seconds)
+
+    def renews(self) -> bool:
+        """Return whether it is to renew, once for each time it was told."""
+        asked = self._renew.is_set()
+        self._renew.clear()
+        return asked

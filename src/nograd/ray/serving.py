@@ -1,0 +1,110 @@
+"""The application of Ray Serve that `nograd serve --ray` runs, and `serve deploy` finds by its path.
+
+    applications:
+    - name: nograd
+      import_path: nograd.ray.serving:application
+      args: {replicas: auto, models: [{model: /models/minilm.bundle, name: minilm}]}
+
+The arguments are those of a configuration file, and `replicas`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray import serve
+
+from nograd.ray.actors import carried, cores_of
+from nograd.ray.replica import Replica
+from nograd.ray.replicas import Replicas, goal_s, spare_percent
+from nograd.ray.scaling import scaling
+from nograd.ray.session import room_for
+from nograd.server.config import ServeConfig
+from nograd.server.model_config import ModelConfig
+from nograd.server.run import RUNNING_BATCH_S
+from nograd.server.settings import Settings, settle
+
+if TYPE_CHECKING:
+    from ray.serve import Application
+
+__all__ = ["APPLICATION", "application", "arguments_of", "places"]
+
+APPLICATION = "nograd"
+
+BESIDE_QUEUE = 1024
+"""Requests that a replica takes beside those that may wait: metadata, health, what is refused at once."""
+
+STARTS = 1
+"""Times that replicas may fail to start, where none has come up, before that is told as an error."""
+
+HEALTH_EVERY_S = 5.0
+
+
+def application(arguments: Mapping[str, Any]) -> Application:
+    """Return the application.
+
+    Args:
+        arguments: what may stand in a configuration file, and `replicas`: a number, `auto` (without it, too), or least and most.
+
+    Raises:
+        ConfigError: a setting is wrong, or the cluster has no room for one replica.
+    """
+    content = {key: value for key, value in arguments.items() if key != "replicas"}
+    settings = settle(("the application's args", content), {}, {})
+    config = settings.config
+    cores, gpus, room = places(settings)
+    least, most = Replicas.parse(str(arguments.get("replicas", "auto"))).bounds(room)
+    number: dict[str, Any] = {"num_replicas": least}
+    if most > least:
+        number = {"autoscaling_config": scaling(least, most, goal_s(config.timeout_s))}
+    deployment = serve.deployment(
+        name="server",
+        **number,
+        ray_actor_options={"num_cpus": cores, "num_gpus": gpus, "runtime_env": {"env_vars": carried()}},
+        max_ongoing_requests=config.max_queue_rows + BESIDE_QUEUE,  # whom to refuse is the batcher's to say
+        graceful_shutdown_timeout_s=ceil(config.grace_s + RUNNING_BATCH_S),
+        graceful_shutdown_wait_loop_s=0.2,
+        health_check_period_s=HEALTH_EVERY_S,
+        max_constructor_retry_count=STARTS,
+        max_surge_percent=spare_percent(most, room),
+        logging_config={"enable_access_log": False},
+    )(serve.ingress()(Replica))
+    return deployment.bind(content)
+
+
+def places(settings: Settings) -> tuple[int, int, int]:
+    """Return the cores and the GPUs of one replica, and how many the cluster has room for now.
+
+    It has as many cores as the bundle was tuned for that asks for the most; 1 where none is a bundle.
+
+    Raises:
+        ConfigError: it has room for none.
+    """
+    cores = max((cores_of(model.model) for model in settings.models), default=1)
+    gpus = int(settings.config.device.startswith("cuda"))
+    return cores, gpus, room_for(cores, gpus)
+
+
+def arguments_of(settings: Settings, replicas: str) -> dict[str, Any]:
+    """Return the application's arguments for these settings: what differs from what nobody has to say.
+
+    Args:
+        settings: of the server.
+        replicas: as `Replicas.parse` takes it.
+    """
+    return {"replicas": replicas, **_differing(settings.config), "models": [_model(each) for each in settings.models]}
+
+
+def _model(model: ModelConfig) -> dict[str, Any]:
+    path = Path(model.model)
+    return {"model": str(path.absolute()) if path.exists() else model.model, **_differing(model)}
+
+
+def _differing(value: ServeConfig | ModelConfig) -> dict[str, Any]:
+    ray_has = ("host", "port", "model")
+    defaults = {each.name: each.default for each in fields(value)}
+    return {name: each for name, each in asdict(value).items() if name not in ray_has and each != defaults[name]}
