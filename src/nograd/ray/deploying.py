@@ -6,15 +6,20 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from http.client import HTTPConnection, HTTPException
-from typing import Any
+from secrets import token_hex
+from typing import Any, Self
 
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
-from nograd.errors import ModelLoadError
+from nograd.errors import ConfigError, ModelLoadError
+from nograd.ray.replica import ASK_S
 from nograd.ray.serving import APPLICATION, application
+from nograd.server.run import bind
 
-__all__ = ["Deployed", "quiet"]
+__all__ = ["Deployed", "free_port", "quiet"]
 
 LOOK_EVERY_S = 0.25
 ANSWERS_WITHIN_S = 5.0
@@ -30,21 +35,26 @@ class Deployed:
     """The application for as long as the context lasts, unless another command deploys it meanwhile.
 
     Args:
-        host: on which Ray's proxies listen, if this is the first to deploy on the cluster.
-        port: on which they do.
+        host: on which Ray's proxies are to listen.
+        port: on which they are to; 0: where they do already, or on a free one.
         arguments: of `serving.application`.
     """
 
     def __init__(self, host: str, port: int, arguments: Mapping[str, Any]) -> None:
-        self._http = {"host": host, "port": port}
+        self.host = host
+        self.port = port
         self._arguments = arguments
-        self._at = 0.0
-        """When this command deployed last; Ray's clock, seconds since 1970."""
+        self._token = token_hex(8)
+        """By which replicas tell whose they are: Ray notes no time of a deployment by a program."""
 
         self._is_update = False
 
-    def __enter__(self) -> Deployed:
-        serve.start(http_options=self._http)
+    def __enter__(self) -> Self:
+        if not serve.status().proxies:
+            self.port = self.port or free_port(self.host, 0)
+            serve.start(http_options={"host": self.host, "port": self.port})
+        else:
+            self._take_address()
         self._is_update = _status() is not None
         self.deploy()
         return self
@@ -53,20 +63,40 @@ class Deployed:
         if not self.is_taken_over() and (kind is None or not self._is_update):
             serve.delete(APPLICATION)
 
+    def _take_address(self) -> None:
+        """Take the address at which Ray's proxies listen already: there is one for the whole cluster.
+
+        Raises:
+            ConfigError: it is to be another.
+        """
+        from ray.serve.context import _get_global_client  # nothing public tells it
+
+        found = _get_global_client().http_config
+        if self.port and (self.host, self.port) != (found.host, found.port):
+            raise ConfigError(
+                f"host and port are {self.host}, {self.port}, and Ray Serve listens on this cluster at {found.host}, "
+                f"{found.port} already; give these, or end it there: serve shutdown"
+            )
+        self.host, self.port = found.host, found.port
+
     def deploy(self) -> None:
         """Start the replicas; those that there are, are replaced one after the other, and answer until then.
 
         Raises:
             ConfigError: a setting is wrong, or the cluster has no room.
         """
-        target = serve.RunTarget(target=application(self._arguments), name=APPLICATION, route_prefix="/")
+        target = serve.RunTarget(target=application(self._arguments, self._token), name=APPLICATION, route_prefix="/")
         serve.run_many([target], wait_for_applications_running=False)
-        self._at = getattr(_status(), "last_deployed_time_s", 0.0)
 
     def is_taken_over(self) -> bool:
-        """Return whether somebody else has deployed or deleted the application since."""
-        status = _status()
-        return status is None or status.last_deployed_time_s != self._at
+        """Return whether somebody else has deployed or deleted the application since; a replica knows, if one answers."""
+        if _status() is None:
+            return True
+        try:
+            told = serve.get_app_handle(APPLICATION).deployed_by.remote().result(timeout_s=ASK_S)
+        except (TimeoutError, RayError, RayServeException):
+            return False
+        return bool(told != self._token)
 
     def wait_running(self, waits: Callable[[float], bool]) -> bool:
         """Return true when the replicas run, false where `waits` says that it is to stop.
@@ -88,7 +118,7 @@ class Deployed:
     def answers(self, waits: Callable[[float], bool]) -> bool:
         """Return whether Ray's proxies answer on this machine, after some seconds at most; `waits` as for `wait_running`."""
         for _ in range(round(ANSWERS_WITHIN_S / LOOK_EVERY_S)):
-            if _is_answering(self._http["host"], self._http["port"]):
+            if _is_answering(self.host, self.port):
                 return True
             if waits(LOOK_EVERY_S):
                 break
@@ -103,6 +133,16 @@ class Deployed:
         status = _status()
         running = sum(sum(each.replica_states.values()) for each in status.deployments.values()) if status is not None else 0
         return f"{running} now, {self._arguments['replicas']} as told"
+
+
+def free_port(host: str, port: int) -> int:
+    """Return a port that is free now: this one, or any where it is 0.
+
+    Raises:
+        PortInUseError: another program has it.
+    """
+    with bind(host, port) as listener:
+        return int(listener.getsockname()[1])
 
 
 def quiet() -> None:
@@ -123,7 +163,7 @@ def _reason(status: ApplicationStatusOverview) -> str:
 
 
 def _is_answering(host: str, port: int) -> bool:
-    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  where it listens, not we
     connection = HTTPConnection(here, port, timeout=2.0)
     try:
         connection.request("GET", "/v2/health/live")

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from ray import serve
@@ -26,7 +27,7 @@ from nograd.server.settings import settle
 from nograd.server.workers.merging import merged
 from nograd.threads import in_own_thread
 
-__all__ = ["Replica"]
+__all__ = ["ASK_S", "Replica"]
 
 ASK_S = 2.0
 """Seconds that the other replicas have to tell what they are asked; who does not is left out."""
@@ -35,11 +36,14 @@ ASK_S = 2.0
 class Replica:
     """One of the processes that answer."""
 
-    async def __init__(self, content: Mapping[str, Any]) -> None:
+    async def __init__(  # type: ignore[misc]  Ray awaits it
+        self, content: Mapping[str, Any], deployed_by: str
+    ) -> None:
         """Load the models; they are warmed, as everywhere, when the application starts.
 
         Args:
             content: settings and models, as a configuration file has them.
+            deployed_by: who had it started.
         """
         spin_briefly(os.environ)
         settings = settle(("the application's settings", content), {}, {})
@@ -48,14 +52,15 @@ class Replica:
         models = [model for model in settings.models if model.load]
         event("starting", version=__version__, models=[model.model for model in models], pid=os.getpid())
         self._tag = context.replica_tag
+        self._deployed_by = deployed_by
         self._service = InferenceService(settings.config, settings.models)
         self._service.peers = _Others(self._tag, context.deployment, context.app_name)
         for model in models:
-            loading = in_own_thread(lambda model=model: open_model(model, settings.config))
+            loading = in_own_thread(partial(open_model, model, settings.config))
             self._service.add_configured(model, await asyncio.wrap_future(loading))
         self._told_at, self._told_busy_s = time.monotonic(), 0.0
 
-    def __serve_build_asgi_app__(self) -> App:  # noqa: PLW3201  Ray's name
+    def __serve_build_asgi_app__(self) -> App:
         """Return the application; Ray starts and stops the models by ASGI's lifespan."""
         return App(self._service)
 
@@ -70,6 +75,10 @@ class Replica:
         busy = (busy_s - self._told_busy_s) / max(1e-3, now - self._told_at)
         self._told_at, self._told_busy_s = now, busy_s
         return {BACKLOG: sum(model.backlog_s for model in self._service.models), BUSY: min(1.0, busy)}
+
+    def deployed_by(self) -> str:
+        """Return who had it started."""
+        return self._deployed_by
 
     def greeting(self, url: str) -> str:
         """Return what a server of these models says when it answers at this address."""

@@ -63,10 +63,13 @@ class Replicas:
 def spare_percent(most: int, room: int) -> int:
     """Return by how much the replicas may be exceeded while they are replaced: by one, where there is always room for it.
 
+    Of more than a hundred, one in a hundred: Ray Serve takes whole percents, and rounds up what they come to.
+
     >>> [spare_percent(most, room=4) for most in (1, 3, 4)]
-    [100, 34, 0]
+    [100, 33, 0]
     """
-    return ceil(100 / most) if room > most else 0
+    percent = max(1, 100 // most)
+    return percent if room >= most + ceil(percent * most / 100) else 0
 
 
 def goal_s(timeout_s: float) -> float:

@@ -41,7 +41,9 @@ class Backlog:
         if not loads:
             return target, {}
         found = wanted(loads, self._goal_s)
-        return (found if len(loads) >= target else min(found, target)), {}  # where some are still coming, see first what they change
+        return (
+            found if len(loads) >= target else min(found, target)
+        ), {}  # where some are still coming, see first what they change
 
 
 def scaling(least: int, most: int, goal_s: float) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, Self
 
 from nograd.errors import ConfigError
 from nograd.ray.replicas import Replicas
@@ -108,8 +108,8 @@ def serve_on_ray(settings: Settings, *, replicas: str, address: str, say: Callab
     config = settings.config
     configure(config.log_format, config.log_level)
     address = address_for(address, os.environ)
-    with bind(config.host, config.port) as listener:  # is it free, or which one is?
-        port = listener.getsockname()[1]
+    if address == LOCAL:
+        bind(config.host, config.port).close()  # before anything slow has begun
     from nograd.ray.deploying import Deployed, quiet
     from nograd.ray.serving import arguments_of, places
     from nograd.ray.session import cluster
@@ -118,9 +118,9 @@ def serve_on_ray(settings: Settings, *, replicas: str, address: str, say: Callab
     told = say if config.log_format == "text" else _nobody
     with cluster(address), _Signals() as signals:
         _check_room(least, *places(settings), is_local=address == LOCAL)
-        with Deployed(config.host, port, arguments_of(settings, replicas)) as deployed:
+        with Deployed(config.host, config.port, arguments_of(settings, replicas)) as deployed:
             if deployed.wait_running(signals.wait):
-                url = f"http://{config.address(port)}"
+                url = f"http://{replace(config, host=deployed.host).address(deployed.port)}"
                 if not deployed.answers(signals.wait):
                     event("not_here", logging.WARNING, url=url, why=NOT_HERE)
                 told(with_line(deployed.greeting(url), f"  replicas  {deployed.told()}"))
@@ -163,7 +163,7 @@ class _Signals:
         self._renew = threading.Event()
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> _Signals:
+    def __enter__(self) -> Self:
         meant = {signal.SIGTERM: self._stop, signal.SIGINT: self._stop, signal.SIGHUP: self._renew}
         for number, means in meant.items():
             self._before[number] = signal.signal(number, lambda *_, means=means: means.set())

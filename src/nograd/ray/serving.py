@@ -44,11 +44,12 @@ STARTS = 1
 HEALTH_EVERY_S = 5.0
 
 
-def application(arguments: Mapping[str, Any]) -> Application:
+def application(arguments: Mapping[str, Any], deployed_by: str = "") -> Application:
     """Return the application.
 
     Args:
-        arguments: what may stand in a configuration file, and `replicas`: a number, `auto` (without it, too), or least and most.
+        arguments: what may stand in a configuration file, and `replicas`: a number, `auto` (as without it), or least and most.
+        deployed_by: what its replicas tell of who deployed them.
 
     Raises:
         ConfigError: a setting is wrong, or the cluster has no room for one replica.
@@ -73,7 +74,7 @@ def application(arguments: Mapping[str, Any]) -> Application:
         max_surge_percent=spare_percent(most, room),
         logging_config={"enable_access_log": False},
     )(serve.ingress()(Replica))
-    return deployment.bind(content)
+    return deployment.bind(content, deployed_by)
 
 
 def places(settings: Settings) -> tuple[int, int, int]:

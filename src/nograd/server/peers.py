@@ -1,4 +1,4 @@
-"""What a server asks of the others that answer at the same address: worker processes of one machine, or replicas of a cluster."""
+"""What a server asks of the others that answer at its address: worker processes of one machine, or replicas of a cluster."""
 
 from __future__ import annotations
 
