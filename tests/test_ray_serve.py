@@ -330,6 +330,7 @@ def test_a_backlog_that_stays_has_a_second_replica_started(address: str, gate: G
             body = {"inputs": [rows], "parameters": {"timeout": int(WITHIN_S * 1e6)}}
             return httpx.post(f"{server.url}/v2/models/gated/infer", json=body, timeout=WITHIN_S)
 
+        assert ask(1.0).status_code == 200  # tells what a row costs
         held = pool.submit(ask, GATE)
         with gate.accept():
             waiting = [pool.submit(ask, 1.0) for _ in range(100)]

@@ -36,9 +36,7 @@ ASK_S = 2.0
 class Replica:
     """One of the processes that answer."""
 
-    async def __init__(  # type: ignore[misc]  Ray awaits it
-        self, content: Mapping[str, Any], deployed_by: str
-    ) -> None:
+    async def __init__(self, content: Mapping[str, Any], deployed_by: str) -> None:  # type: ignore[misc]  # Ray awaits it
         """Load the models; they are warmed, as everywhere, when the application starts.
 
         Args:
