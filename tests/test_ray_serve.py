@@ -38,8 +38,6 @@ from tests.test_serve import Gatekeeper
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # 127.0.0.1 it is; see nograd.ray.where
 ray = pytest.importorskip("ray")
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Serve's own, where it is imported
-
 MODEL = "tests.served_models:scaled"
 
 WITHIN_S = 60.0

@@ -74,11 +74,17 @@ function setNotice(tone, ...content) {
   refill(notice, content.map((part) => part.textContent ?? part), () => content);
 }
 
+/** Which of several processes this page shows. */
+function oneOf(server) {
+  if (server.replica !== undefined) return [`replica ${server.replica} of ${server.replicas.length}`];
+  return server.worker === undefined ? [] : [`worker ${server.worker} of ${server.workers.length}`];
+}
+
 function showServer(live, model) {
   const { server } = live;
   const ills = ailments(live);
   setState(serverState(server), ills.length ? ills[0][0] : "good");
-  setText("version", server.worker === undefined ? server.version : `${server.version}, worker ${server.worker} of ${server.workers.length}`);
+  setText("version", [server.version, ...oneOf(server)].join(", "));
   setText("uptime", `up ${span(server.uptime_s)}`);
   document.title = model?.series ? `${model.name}, ${number(last(model.series.requests))}/s, nograd` : "nograd";
   if (ills.length) setNotice(ills[0][0], ...ills.map(([, sentence]) => element("p", {}, sentence)));
