@@ -17,7 +17,7 @@ from nograd import BatchPredictor, Predictor, Signature, TensorSpec
 from nograd.errors import ConfigError, ItemError
 from nograd.jobs.progress import Course, Lines, shown_on, summary_of
 from nograd.jobs.records import Place, Record
-from nograd.jobs.run import Job, Summary
+from nograd.jobs.run import Job, Summary, run
 from nograd.jobs.windows import IN_FLIGHT, Held, Layout, cut, layout_for
 from nograd.tensors import Batch
 from tests.fakes import Fake, doubling
@@ -141,6 +141,71 @@ def test_a_bad_item_in_a_window_costs_nobody_else_the_answer() -> None:
     assert isinstance(second.rows[0], ItemError)
 
 
+class Sizes(Fake):
+    """How long texts are; a text of eight letters cannot be prepared."""
+
+    def __init__(self, *, repeatable: bool = True) -> None:
+        spec, out = TensorSpec("size", "float32", (1,)), TensorSpec("output", "float32", (1,))
+        signature = Signature((spec,), (out,), reason="rows are independent", repeatable=repeatable)
+        super().__init__(lambda batch: {"output": batch["size"] * 2}, signature)
+
+    def prepare(self, text: str) -> dict[str, Any]:
+        if len(text) == 8:
+            raise ValueError("eight letters")
+        return {"size": np.full(1, len(text), np.float32)}
+
+    @property
+    def rows(self) -> int:
+        return sum(len(run["size"]) for run in self.runs)
+
+
+TEXTS = st.lists(st.lists(st.text("ab", max_size=9), max_size=12), max_size=4)
+
+
+@given(TEXTS)
+def test_a_text_that_stands_in_a_window_twice_is_run_once_and_answers_twice(windows: list[list[str]]) -> None:
+    model = Sizes()
+
+    found = list(BatchPredictor(Predictor(model, preprocess=model.prepare), max_batch_size=4).run_windows(windows))
+
+    assert model.rows == sum(len({text for text in window if len(text) != 8}) for window in windows)
+    assert [answered.repeats for answered in found] == [len(window) - len(set(window)) for window in windows]
+    for window, answered in zip(windows, found, strict=True):
+        for text, row in zip(window, answered.rows, strict=True):
+            if isinstance(row, ItemError):
+                assert len(text) == 8
+            else:
+                assert row["output"].tolist() == [[2.0 * len(text)]]
+        arrays = [row["output"] for row in answered.rows if not isinstance(row, ItemError)]
+        assert not any(np.shares_memory(one, other) for at, one in enumerate(arrays) for other in arrays[:at])
+
+
+def test_a_model_that_answers_otherwise_each_time_is_asked_each_time() -> None:
+    model = Sizes(repeatable=False)
+
+    (found,) = BatchPredictor(Predictor(model, preprocess=model.prepare)).run_windows([["a", "b", "a"]])
+
+    assert (model.rows, found.repeats) == (3, 0)
+
+
+def test_repeated_texts_are_told_at_the_end_also_of_a_run_that_was_cut_off(tmp_path: Path) -> None:
+    model = Sizes()
+    source = write_jsonl(tmp_path / "in.jsonl", [{"text": "ab" * (i % 3)} for i in range(200)])
+    job = Job("m", str(source), tmp_path / "out.jsonl", max_batch_size=4, commit_s=0.0)
+
+    class Unplugged(Seen):
+        def update(self, rows: int, fraction: float | None) -> None:
+            if rows >= 128:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(job, lambda: Predictor(model, preprocess=model.prepare), Unplugged(), lambda: 0.0)
+    summary = run(job, lambda: Predictor(model, preprocess=model.prepare), Seen(), lambda: 0.0)
+
+    assert (summary.rows, summary.rows_now, summary.repeats) == (200, 72, 200 - 4 * 3)  # in four windows of 64 rows
+    assert [row["output"] for row in read_jsonl(job.output)] == [[4.0 * (i % 3)] for i in range(200)]
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -201,12 +266,15 @@ def test_on_a_terminal_there_is_a_bar() -> None:
 @pytest.mark.parametrize(
     ("summary", "said"),
     [
-        (Summary(1500, 1500, 0, 0.0, 3.0), "out: 1,500 rows, 3.0 s, 500/s"),
+        (Summary(1500, 1500, 0, 0.0, 0, 3.0), "out: 1,500 rows, 3.0 s, 500/s"),
         (
-            Summary(1500, 500, 2, 0.042, 3.0),
-            "out: 1,500 rows, 500 of them in 3.0 s, 167/s, padding 4.2%, 2 bad rows, told in E",
+            Summary(1500, 500, 2, 0.042, 1200, 3.0),
+            "out: 1,500 rows, 500 of them in 3.0 s, 167/s, padding 4.2%, 1,200 repeated texts not run again, 2 bad rows, told in E",
         ),
-        (Summary(1500, 0, 0, 0.0, 0.0, was_whole=True), "out: 1,500 rows, whole already, made by this command: nothing to do"),
+        (
+            Summary(1500, 0, 0, 0.0, 0, 0.0, was_whole=True),
+            "out: 1,500 rows, whole already, made by this command: nothing to do",
+        ),
     ],
 )
 def test_the_summary_says_rows_rate_padding_and_bad_rows(summary: Summary, said: str) -> None:

@@ -46,6 +46,9 @@ class WindowAnswers:
     padding: float
     """Of the runs: elements that were padding."""
 
+    repeats: int = 0
+    """Items that were not run: texts that stand earlier in the window, too, and have the answer of those."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Window:
@@ -161,7 +164,8 @@ class BatchPredictor:
         """Yield what became of each window: a window is batched for itself, so that its answers depend on nothing else.
 
         Two windows more than were taken are read, prepared and run ahead. A bad item costs nobody else its answer.
-        Windows of equal items are run in equal batches, whatever comes before and behind them.
+        Windows of equal items are run in equal batches, whatever comes before and behind them. A text that stands in a window
+        more than once is run once, where the model gives equal answers to equal items.
 
         Args:
             windows: items each, as `predict` takes them; one may be empty. The predictor must know the model: by a sample, or
@@ -174,11 +178,20 @@ class BatchPredictor:
             UnsupportedError: nothing is known of the model yet.
             DeviceLostError: no run will succeed any more.
         """
+        sent: deque[list[int]] = deque()
+
+        def distinct() -> Iterator[tuple[int, Sequence[Any]]]:
+            for items in windows:
+                some, places = _once(items) if self._predictor.signature.repeatable else (items, [*range(len(items))])
+                sent.append(places)
+                yield 0, some
+
         with self._threads() as (preparing, device):
             send = partial(self._send, device=device, until_error=False)
-            for window in _ahead(((0, items) for items in windows), send, preparing):
+            for window in _ahead(distinct(), send, preparing):
                 rows = [row for outputs in self._outcomes(window, device) for row in _one_by_one(outputs)]
-                yield WindowAnswers(rows, window.elements, window.padding)
+                places = sent.popleft()
+                yield WindowAnswers(_spread(rows, places), window.elements, window.padding, len(places) - len(rows))
 
     @contextmanager
     def _threads(self) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor]]:
@@ -275,6 +288,33 @@ def _named(error: NogradError, index: int) -> ItemError:
 
 def _one_by_one(outputs: Batch | ItemError) -> list[Batch | ItemError]:
     return [outputs] if isinstance(outputs, ItemError) else [*split(outputs, [1] * num_rows(outputs))]
+
+
+def _once(items: Sequence[Any]) -> tuple[list[Any], list[int]]:
+    """Return the items without texts that stand there twice, and for each item its place among those left."""
+    left: list[Any] = []
+    places: list[int] = []
+    first: dict[str, int] = {}
+    for item in items:
+        place = first.setdefault(item, len(left)) if type(item) is str else len(left)
+        if place == len(left):
+            left.append(item)
+        places.append(place)
+    return left, places
+
+
+def _spread(rows: list[Batch | ItemError], places: Sequence[int]) -> list[Batch | ItemError]:
+    """Return a row for each place; one that is there again is in memory of its own, which may be written to."""
+    if len(places) == len(rows):
+        return rows
+    taken: set[int] = set()
+    spread: list[Batch | ItemError] = []
+    for place in places:
+        row = rows[place]
+        is_again = place in taken and not isinstance(row, ItemError)
+        spread.append({name: array.copy() for name, array in row.items()} if is_again else row)  # type: ignore[union-attr]
+        taken.add(place)
+    return spread
 
 
 def _run(parts: Sequence[Batch], predictor: Predictor) -> list[Batch | NogradError]:

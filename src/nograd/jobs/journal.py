@@ -48,6 +48,9 @@ class Commit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     padding: float = 0.0
     """Elements that were padding."""
 
+    repeats: int = 0
+    """Rows that have the answer of an equal one."""
+
     ended: bool = False
     """Whether there is nothing more to read."""
 

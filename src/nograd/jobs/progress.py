@@ -69,6 +69,8 @@ def summary_of(summary: Summary, output: str, errors: str) -> str:
         words.append(_rate(summary.rows_now, summary.seconds))
     if summary.padding_share:
         words.append(f"padding {summary.padding_share:.1%}")
+    if summary.repeats:
+        words.append(f"{summary.repeats:,} repeated texts not run again")
     if summary.bad:
         words.append(f"{summary.bad:,} bad rows, told in {errors}")
     return ", ".join(filter(None, words))

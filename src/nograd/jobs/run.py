@@ -85,6 +85,9 @@ class Summary:
     padding_share: float
     """Of all elements that were run; 0 for models whose rows are all of one length."""
 
+    repeats: int
+    """Rows that were not run: their text stood in their window before."""
+
     seconds: float
     """Since the first window was read; loading the model is not in it."""
 
@@ -293,6 +296,7 @@ class _Run:
             msgspec.structs.replace(
                 now, place=window[-1].place, rows=now.rows + len(rows), bad=now.bad + bad,
                 elements=now.elements + answered.elements, padding=now.padding + answered.padding,
+                repeats=now.repeats + answered.repeats,
             ),
             ready.output.encode(rows) if rows else b"", b"".join(errors),
         )  # fmt: skip
@@ -300,7 +304,7 @@ class _Run:
     def _summary(self, before: int, seconds: float, *, was_whole: bool = False) -> Summary:
         now = self._kept.now
         share = now.padding / (now.padding + now.elements) if now.elements else 0.0
-        return Summary(now.rows, 0 if was_whole else now.rows - before, now.bad, share, seconds, was_whole)
+        return Summary(now.rows, 0 if was_whole else now.rows - before, now.bad, share, now.repeats, seconds, was_whole)
 
 
 class _Source:

@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -143,7 +144,7 @@ def _taken(window: Any) -> WindowAnswers:
         reason = _reason(error)
         raise JobError(f"a window could not be run: {reason}; what is done is kept: the same command goes on") from error
     rows: list[Batch | ItemError] = [row if isinstance(row, ItemError) else _own_batch(row) for row in answered.rows]
-    return WindowAnswers(rows, answered.elements, answered.padding)
+    return replace(answered, rows=rows)
 
 
 def _reason(error: Exception) -> str:
