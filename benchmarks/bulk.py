@@ -1,158 +1,237 @@
-"""`nograd predict` over 100,000 texts against sentence-transformers' encode loop: rows/s and peak memory, answers compared.
+"""A data set of 100,000 texts: `nograd predict` beside sentence-transformers' loop and Ray Data, answers compared.
 
-`python -m benchmarks.bulk [ROWS [ROUNDS]]`: 100000 and 3 without. Both run MiniLM in float32 with torch's own number of
-threads, from a JSONL file to a Parquet file of embeddings, a process each, in turn. Each is timed as a user waits for it,
-start and loading included; the rate leaves those out, by a second, short run over the first texts. The texts are sentences of
-the docstrings of what is installed here. sentence-transformers has an environment of its own, over our torch and transformers.
+`python -m benchmarks.bulk [--rows=100000] [--chunks=20] [--ray-batch=32] [--tolerance=half] [--fresh]`. MiniLM in float32,
+two threads on two cores, from JSONL to Parquet, five ways, each in a process of its own:
 
-On two cores the whole takes about two hours, so `make bench` leaves it out; 400 rows and 1 round show that it works.
+    nograd predict          eager, its rows' memory bounded by --memory
+    the same, tuned         the bundle that `nograd tune --goal throughput` picks here in two minutes, within --tolerance
+    sentence-transformers   `encode` of all texts
+    Ray Data                `map_batches` as a user writes it (benchmarks/peers/ray_data_peer.py), one actor of two cores
+    nograd.ray              `nograd.ray.map_batches` in its place
+
+The texts are cut into chunks; over each chunk all run in turn, and whoever was first is last in the next one. Ratios are of one
+chunk; their median and range are told. Rates leave starting and loading out, which short runs at the beginning measure; chunks
+of less than a thousand texts show only that it works. After every chunk the results are in benchmarks/results/bulk-ROWS.json,
+and a run that was cut off is gone on with by the same command; another number of rows or chunks, or --fresh, begins anew.
+
+The bound of eager's peak memory is what it takes for the longest texts alone, which is the model and its largest batches, and
+--memory on top of that, which bounds the rows on their way.
+
+On two cores the whole takes some hours, so `make bench` leaves it out; `--rows=1000 --chunks=2` shows that it works.
 """
 
 from __future__ import annotations
 
-import ast
+import argparse
 import json
 import os
-import re
-import resource
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from benchmarks.common import HERE, RESULTS, ratios, report, spread
-from nograd.sources import folder_of
+from benchmarks.common import HERE, RESULTS, keep, ratios, report, spread
+from benchmarks.contestants import (
+    ENCODE,
+    NOGRAD,
+    ON_RAY,
+    RAY,
+    TUNED,
+    Contestant,
+    contestants,
+    embeddings,
+    forget,
+    measured,
+    peer_python,
+)
+from benchmarks.docstrings import texts, write_texts
+from nograd.bundle import Bundle
+from nograd.tuning.candidates import parse_tolerance
 
-ROWS, ROUNDS, GOAL = 100_000, 3, 1.0
-FEW = 64
-"""Texts of the short run that tells what starting costs."""
+CORES, TUNE_S = 2, 120
+BUNDLE = "minilm.bundle"
+FEW, START_ROUNDS = 64, 3
+"""Texts of the short runs that tell what starting costs, and how many there are: the least counts, what else runs only adds."""
+
+MEMORY_MIB = 64
+
+GOALS = ((NOGRAD, ENCODE, 1.3), (NOGRAD, RAY, 1.2), (ON_RAY, RAY, 1.2), (TUNED, ENCODE, 2.5))
+"""Whose rate is how many times whose, at least."""
 
 LARGEST_DIFFERENCE = 1e-5
 """Between embeddings of unit length in float32, batched otherwise."""
 
-PEER = """
-import json, sys
-import pyarrow as pa, pyarrow.parquet as pq
-from sentence_transformers import SentenceTransformer
-model = SentenceTransformer(sys.argv[1], device="cpu")
-with open(sys.argv[2]) as lines:
-    texts = [json.loads(line)["text"] for line in lines]
-found = model.encode(texts, batch_size=32, show_progress_bar=False)
-column = pa.FixedSizeListArray.from_arrays(pa.array(found.reshape(-1)), found.shape[1])
-pq.write_table(pa.table({"text": texts, "embedding": column}), sys.argv[3])
-"""
+GOAL = (
+    f"{', '.join(f'{who} at least {times}x {whom}' for who, whom, times in GOALS)}; answers within {LARGEST_DIFFERENCE}, the "
+    f"tuned ones' cosine as its tolerance says; eager's peak memory within {MEMORY_MIB} MiB of the model's"
+)
 
 
-def sentences() -> Iterator[str]:
-    """Yield sentences of 5 to 120 words out of docstrings: the standard library's, then those of installed packages."""
-    seen = set()
-    folders = [Path(os.__file__).parent, Path(np.__file__).parent.parent]
-    for path in (path for folder in folders for path in sorted(folder.rglob("*.py")) if "tests" not in path.parts):
-        for text in docstrings(path):
-            for sentence in re.split(r"(?<=[.!?])\s+", " ".join(text.split())):
-                if sentence not in seen and 5 <= len(sentence.split()) <= 120:
-                    seen.add(sentence)
-                    yield sentence
+def rate(data: Mapping[str, Any], name: str) -> list[float]:
+    """Return rows per second, chunk by chunk, without starting."""
+    start, rows = data["start"][name]["seconds"], data["rows"] // data["chunks"] - FEW
+    return [rows / max(1e-9, chunk["used"][name]["seconds"] - start) for chunk in data["done"]]
 
 
-def docstrings(path: Path) -> list[str]:
-    try:
-        nodes = ast.walk(ast.parse(path.read_text("utf-8")))
-    except (SyntaxError, ValueError, RecursionError):  # templates, and files for other versions of Python
-        return []
-    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    return [found for node in nodes if isinstance(node, kinds) if (found := ast.get_docstring(node))]
+def cpu_s(data: Mapping[str, Any], name: str) -> list[float]:
+    """Return CPU seconds for 1,000 rows, chunk by chunk, without starting."""
+    start, rows = data["start"][name]["cpu_s"], data["rows"] // data["chunks"] - FEW
+    return [(chunk["used"][name]["cpu_s"] - start) / rows * 1000 for chunk in data["done"]]
 
 
-def write_texts(path: Path, rows: int) -> int:
-    """Write as many texts as there are, `rows` at most; return their number."""
-    count = 0
-    with path.open("w") as out:
-        for count, text in enumerate(sentences(), start=1):
-            out.write(json.dumps({"text": text}) + "\n")
-            if count == rows:
-                break
-    return count
+def column(data: Mapping[str, Any], name: str, key: str) -> list[float]:
+    return [chunk["used"][name][key] for chunk in data["done"]]
 
 
-def peer_python() -> str:
-    """Return an interpreter that has sentence-transformers, and our torch and transformers."""
-    folder = RESULTS / "venv-sentence-transformers"
-    if not folder.exists():
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        ours = Path(np.__file__).parent.parent
-        (next(folder.glob("lib/python*/site-packages")) / "ours.pth").write_text(f"{ours}\n")
-        packages = ["sentence-transformers", "scikit-learn", "scipy", "joblib", "threadpoolctl", "narwhals"]
-        subprocess.run([folder / "bin" / "pip", "install", "--quiet", "--no-deps", *packages], check=True)
-    return str(folder / "bin" / "python")
+def memory_share(data: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the highest peak of eager `nograd predict`, and the bound: both MiB."""
+    return max(column(data, NOGRAD, "peak_mib")), data["model_mib"] + MEMORY_MIB
 
 
-def measured(command: Sequence[str | Path]) -> tuple[float, float]:
-    """Run a command to its end; return seconds and its peak memory in MiB."""
-    begun = time.perf_counter()
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    process = subprocess.Popen([*map(str, command)], env=environment, stdout=subprocess.DEVNULL, cwd=HERE.parent)
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(map(str, command))} ended with {process.returncode}")
-    return time.perf_counter() - begun, peak_mib(used)
+def is_met(data: Mapping[str, Any]) -> bool:
+    """Whether all of it holds, over the chunks that were done."""
+    fast = all(median(ratios(rate(data, who), rate(data, whom))) >= times for who, whom, times in GOALS)
+    cosine = parse_tolerance(data["tolerance"]).min_cosine
+    equal = all(chunk["difference"] <= LARGEST_DIFFERENCE and chunk["tuned_cosine"] >= cosine for chunk in data["done"])
+    peak, bound = memory_share(data)
+    return fast and equal and peak <= bound
 
 
-def peak_mib(used: resource.struct_rusage) -> float:
-    return used.ru_maxrss / 1024
-
-
-def embeddings(path: Path) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    column = pq.read_table(path).column("embedding").combine_chunks()
-    return np.asarray(column.flatten()).reshape(len(column), -1)
-
-
-def main(rows: int, rounds: int) -> None:
-    RESULTS.mkdir(exist_ok=True)
-    folder = folder_of("minilm")
-    whole, few = RESULTS / "predict.jsonl", RESULTS / "predict_few.jsonl"
-    rows = write_texts(whole, rows)
-    write_texts(few, FEW)
-    ours, theirs = RESULTS / "predict_ours.parquet", RESULTS / "predict_theirs.parquet"
-    peer = peer_python()
-
-    def commands(source: Path) -> dict[str, list[str | Path]]:
-        return {
-            "nograd": [sys.executable, "-m", "nograd", "predict", "minilm", source, "-o", ours, "--restart"],
-            "sentence-transformers": [peer, "-c", PEER, str(folder), source, theirs],
-        }
-
-    found: dict[str, dict[str, list[float]]] = {name: {"per_s": [], "seconds": [], "mib": []} for name in commands(whole)}
-    for _ in range(rounds):
-        for name in found:
-            start_s, _ = measured(commands(few)[name])
-            seconds, mib = measured(commands(whole)[name])
-            found[name]["per_s"].append((rows - FEW) / max(1e-9, seconds - start_s))
-            found[name]["seconds"].append(seconds)
-            found[name]["mib"].append(mib)
-    difference = float(np.abs(embeddings(ours) - embeddings(theirs)).max())
-    share = ratios(found["nograd"]["per_s"], found["sentence-transformers"]["per_s"])
-    table = [["what", "rows/s", "seconds in all", "peak MiB"]]
-    table += [[name, *(spread(each[key]) for key in ("per_s", "seconds", "mib"))] for name, each in found.items()]
-    table += [
-        ["nograd, times the rate", spread(share), "", ""],
-        [f"{rows} answers: largest difference", f"{difference:.1e}", "", ""],
+def table(data: Mapping[str, Any]) -> list[list[str]]:
+    found = [["what", "rows/s", "CPU s for 1,000", "seconds in all", "peak MiB", "start s"]]
+    for name, start in data["start"].items():
+        figures = (rate(data, name), cpu_s(data, name), column(data, name, "seconds"), column(data, name, "peak_mib"))
+        found.append([name, *map(spread, figures), f"{start['seconds']:.3g}"])
+    lines = [
+        (f"{who} / {whom}, at least {times}", spread(ratios(rate(data, who), rate(data, whom)))) for who, whom, times in GOALS
     ]
-    versions = {name: metadata.version(name) for name in ("torch", "transformers", "pyarrow")}
-    theirs_version = "import sentence_transformers as s; print(s.__version__)"
-    versions["sentence-transformers"] = subprocess.check_output([peer, "-c", theirs_version], text=True).strip()
-    data = {"rows": rows, "versions": versions, "difference": difference, **found}
-    sys.stdout.write(f"{', '.join(f'{name} {version}' for name, version in versions.items())}\n")
-    met = median(share) >= GOAL and difference <= LARGEST_DIFFERENCE
-    report("predict", table, data, goal=f"at least {GOAL}x the rate, answers within {LARGEST_DIFFERENCE}", met=met)
+    peak, bound = memory_share(data)
+    lines += [
+        ("largest difference, all but the tuned", f"{max(chunk['difference'] for chunk in data['done']):.1e}"),
+        ("smallest cosine, tuned", f"{min(chunk['tuned_cosine'] for chunk in data['done']):.6f}"),
+        ("nograd predict: peak MiB, bound", f"{peak:.0f}, {bound:.0f}"),
+        (f"tuning, s; picked: {data['tuned']['picked']}", f"{data['tuned']['seconds']:.0f}"),
+        (f"chunks of {data['rows'] // data['chunks']} done", f"{len(data['done'])} of {data['chunks']}"),
+    ]
+    return found + [[what, figure, "", "", "", ""] for what, figure in lines]
+
+
+def tuned(data_file: Path, bundle: Path, tolerance: str) -> dict[str, Any]:
+    """Tune MiniLM for throughput, with the texts as its data; return seconds, and what was picked."""
+    command = ["tune", "minilm", "--data", str(data_file), "--goal", "throughput", "--tolerance", tolerance]
+    command += ["--budget", f"{TUNE_S}s", "--output", str(bundle)]
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "nograd", *command], check=True, stdout=sys.stderr, cwd=HERE.parent)
+    seconds = time.perf_counter() - begun
+    with Bundle.read(bundle) as opened:
+        settings = opened.settings
+    return {"seconds": seconds, "picked": f"{settings.backend} {settings.precision}, {settings.layout}"}
+
+
+def versions() -> dict[str, str]:
+    code = "import sentence_transformers as s; print(s.__version__)"
+    theirs = subprocess.check_output([peer_python(), "-c", code], text=True).strip()
+    ours = {name: metadata.version(name) for name in ("torch", "transformers", "pyarrow", "ray")}
+    return {**ours, "sentence-transformers": theirs}
+
+
+def compared(outputs: Mapping[str, Path], found: Sequence[str]) -> dict[str, float]:
+    """Return the largest difference between any two in float32, and the smallest cosine of the tuned one's with eager's."""
+    answers = {name: embeddings(output, found) for name, output in outputs.items()}
+    full = np.stack([each for name, each in answers.items() if name != TUNED])
+    lengths = np.linalg.norm(answers[TUNED], axis=1) * np.linalg.norm(answers[NOGRAD], axis=1)
+    cosines = (answers[TUNED] * answers[NOGRAD]).sum(1) / lengths
+    return {"difference": float(np.ptp(full, axis=0).max()), "tuned_cosine": float(cosines.min())}
+
+
+def one_chunk(index: int, folder: Path, who: Mapping[str, Contestant]) -> dict[str, Any]:
+    """Let all run over one chunk, another one first each time."""
+    names = list(who)
+    names = names[index % len(names) :] + names[: index % len(names)]
+    source = folder / f"chunk_{index}.jsonl"
+    outputs = {name: folder / f"{place}.parquet" for place, name in enumerate(who)}
+    used = {}
+    for name in names:
+        used[name] = asdict(measured(who[name], source, outputs[name]))
+        sys.stdout.write(f"chunk {index}: {name}: {used[name]['seconds']:.1f} s\n")
+        sys.stdout.flush()
+    found = [json.loads(line)["text"] for line in source.read_text().splitlines()]
+    done = {"order": names, "used": used, **compared(outputs, found)}
+    for output in outputs.values():
+        forget(output)
+    return done
+
+
+def begun(settings: Mapping[str, Any], folder: Path, who: Mapping[str, Contestant]) -> dict[str, Any]:
+    """Cut the texts, tune, measure what starting costs; return results that hold no chunk yet."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    rows, chunks = settings["rows"], settings["chunks"]
+    found = texts(rows)
+    if len(found) < rows:
+        raise SystemExit(f"rows is {rows}; there are {len(found)} sentences in what is installed here")
+    each = rows // chunks
+    for index in range(chunks):
+        write_texts(folder / f"chunk_{index}.jsonl", found[index * each : (index + 1) * each])
+    few, longest = folder / "few.jsonl", folder / "longest.jsonl"
+    write_texts(few, found[:FEW])
+    write_texts(longest, sorted(found, key=len)[-FEW:])
+    picked = tuned(folder / "chunk_0.jsonl", folder / BUNDLE, settings["tolerance"])
+    model_mib = measured(who[NOGRAD], longest, folder / "longest.parquet").peak_mib
+    return {**settings, "tuned": picked, "start": started(who, few), "model_mib": model_mib, "done": []}
+
+
+def started(who: Mapping[str, Contestant], few: Path) -> dict[str, dict[str, float]]:
+    """Return the least that the short run took of each, in turn."""
+    rounds = [
+        {name: asdict(measured(each, few, few.with_suffix(".parquet"))) for name, each in who.items()}
+        for _ in range(START_ROUNDS)
+    ]
+    return {name: {key: min(used[name][key] for used in rounds) for key in rounds[0][name]} for name in who}
+
+
+def gone_on_with(settings: Mapping[str, Any], results: Path) -> dict[str, Any] | None:
+    """Return the results of a run like this one, whole or cut off, or None."""
+    try:
+        data: dict[str, Any] = json.loads(results.read_text())["data"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return data if {key: data.get(key) for key in settings} == settings else None
+
+
+def main(options: argparse.Namespace) -> None:
+    rows, chunks = options.rows, options.chunks
+    if rows % chunks or rows // chunks <= FEW:
+        raise SystemExit(f"rows is {rows} in {chunks} chunks; chunks must be of equal size, and of more than {FEW} rows")
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    os.environ["OMP_NUM_THREADS"] = str(CORES)
+    name, folder = f"bulk-{rows}", RESULTS / f"bulk-{rows}"
+    how = {"ray_batch": options.ray_batch, "tolerance": options.tolerance}
+    settings = {"rows": rows, "chunks": chunks, **how, "versions": versions()}
+    sys.stdout.write(f"{', '.join(f'{package} {version}' for package, version in settings['versions'].items())}\n")
+    who = contestants(folder / BUNDLE, f"{MEMORY_MIB}MiB", options.ray_batch)
+    known = None if options.fresh else gone_on_with(settings, RESULTS / f"{name}.json")
+    data = begun(settings, folder, who) if known is None else known
+    for index in range(len(data["done"]), chunks):
+        keep(name, data, goal=GOAL, met=False)
+        data["done"].append(one_chunk(index, folder, who))
+        sys.stdout.write(f"{'; '.join(f'{each} {rate(data, each)[-1]:.4g}/s' for each in who)}\n")
+    report(name, table(data), data, goal=GOAL, met=is_met(data))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if sys.argv[1:] else ROWS, int(sys.argv[2]) if sys.argv[2:] else ROUNDS)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--chunks", type=int, default=20)
+    parser.add_argument("--ray-batch", type=int, default=32)
+    parser.add_argument("--tolerance", default="half")
+    parser.add_argument("--fresh", action="store_true")
+    main(parser.parse_args())

@@ -116,12 +116,24 @@ def ratios(a: Sequence[float], b: Sequence[float]) -> list[float]:
 
 def report(name: str, rows: Sequence[Sequence[str]], data: Any, *, goal: str, met: bool) -> None:
     """Print the table, write the JSON beside it, say whether the goal was met."""
+    show(rows)
+    sys.stdout.write(f"goal: {goal}: {'met' if met else 'MISSED'}\n")
+    keep(name, data, goal=goal, met=met)
+
+
+def show(rows: Sequence[Sequence[str]]) -> None:
+    """Print a table."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
-    sys.stdout.write(f"goal: {goal}: {'met' if met else 'MISSED'}\n")
+
+
+def keep(name: str, data: Any, *, goal: str, met: bool) -> None:
+    """Write the JSON of a benchmark, whole or so far: cut off meanwhile, it is the one before."""
     RESULTS.mkdir(exist_ok=True)
     processor = platform.processor() or platform.machine()
     machine = {"processor": processor, "cores": os.cpu_count(), "python": platform.python_version()}
     out = {"name": name, "machine": machine, "goal": goal, "met": met, "data": data, "when": time.strftime("%Y-%m-%d %H:%M")}
-    (RESULTS / f"{name}.json").write_text(json.dumps(out, indent=1) + "\n")
+    written = RESULTS / f"{name}.json.part"
+    written.write_text(json.dumps(out, indent=1) + "\n")
+    written.replace(RESULTS / f"{name}.json")

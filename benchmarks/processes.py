@@ -99,7 +99,11 @@ class Tree:
 
     def cpu_s(self) -> float:
         """User and system seconds of all processes that run now."""
-        return sum(row.ticks for row in self._rows().values()) / TICKS_PER_S
+        return sum(self.cpu_s_by_pid().values())
+
+    def cpu_s_by_pid(self) -> dict[int, float]:
+        """User and system seconds of each process that runs now."""
+        return {pid: row.ticks / TICKS_PER_S for pid, row in self._rows().items()}
 
     def memory_mb(self) -> float:
         """Megabytes, what processes share being counted once (proportional set size)."""
