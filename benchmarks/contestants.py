@@ -36,7 +36,7 @@ __all__ = [
 
 NOGRAD, TUNED, ENCODE, RAY, ON_RAY = "nograd predict", "the same, tuned", "sentence-transformers", "Ray Data", "nograd.ray"
 
-SAMPLE_S = 0.25
+SAMPLE_S = 1.0
 """Between looks at Ray's processes."""
 
 Command: TypeAlias = list[str]
@@ -49,10 +49,10 @@ class Used:
 
     seconds: float
     cpu_s: float
-    """Of all its processes; of Ray's as seen four times a second, so that an end of each is missing."""
+    """Of all its processes; of Ray's as seen every second, so that an end of each is missing."""
 
     peak_mib: float
-    """Resident, of one process; of several, what they share counted once, as seen four times a second."""
+    """Resident, of one process; of several, what they share counted once, as seen every second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +136,13 @@ def _alone(command: Sequence[str], log: Path) -> Used:
     begun = time.perf_counter()
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=_environment(), stdout=out, stderr=subprocess.STDOUT, cwd=HERE.parent)
-        _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+        try:
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        finally:
+            if process.returncode is None:  # interrupted
+                process.kill()
+                process.wait()
     _check(process.returncode, log)
     return Used(time.perf_counter() - begun, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
 
