@@ -28,8 +28,9 @@ from nograd.ray.serve_command import NOT_ON_RAY, check
 from nograd.server.config import ServeConfig
 from nograd.server.model_config import ModelConfig
 from nograd.server.settings import Settings, settle
+from tests.bundles import write_texts
 from tests.running_server import FOLDER, RunningServer, server_of
-from tests.served_models import GATE, GATE_VARIABLE
+from tests.served_models import GATE, GATE_VARIABLE, MARKER_VARIABLE
 from tests.test_cli import nograd
 from tests.test_many_models import row
 from tests.test_ray import processes_with
@@ -168,12 +169,19 @@ def gate() -> Iterator[Gatekeeper]:
 
 
 @pytest.fixture(scope="module")
-def address(gate: Gatekeeper) -> Iterator[str]:
+def marker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where it is, the model `unfinished` cannot be loaded."""
+    return tmp_path_factory.mktemp("ray") / "marker"
+
+
+@pytest.fixture(scope="module")
+def address(gate: Gatekeeper, marker: Path) -> Iterator[str]:
     """Two cores' worth of Ray; its processes see this environment, and this folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(FOLDER.parent)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv(GATE_VARIABLE, gate.environment[GATE_VARIABLE])
+        patch.setenv(MARKER_VARIABLE, str(marker))
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(FOLDER.parent), os.environ.get("PYTHONPATH", "")])))
         ray.init(
             "local", num_cpus=2, include_dashboard=False, object_store_memory=200 << 20, log_to_driver=False,
@@ -309,6 +317,31 @@ def test_another_command_takes_the_application_over_and_the_first_one_leaves_it(
         assert httpx.get(f"{new.url}/v2/models/second/ready", timeout=WITHIN_S).status_code == 200
         assert new.stop() == 0
     wait_for(lambda: not _replica_processes())
+
+
+def test_a_model_that_does_not_load_any_more_is_told_and_what_answered_still_does(address: str, marker: Path) -> None:
+    with replicas_of("tests.served_models:unfinished", "--replicas", "1", address=address) as server:
+        before = tags(server)
+        marker.touch()
+
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "replicas_failed" in server.stderr())
+
+        assert "its file is half written" in server.stderr()
+        assert httpx.get(f"{server.url}/v2/health/ready", timeout=WITHIN_S).status_code == 200
+        assert tags(server) == before
+        marker.unlink()
+
+
+def test_a_bundle_that_is_damaged_now_is_told_and_what_answered_still_does(address: str, tmp_path: Path) -> None:
+    bundle = write_texts(tmp_path / "texts.bundle")
+    with replicas_of(str(bundle), "--replicas", "1", address=address) as server:
+        (bundle / "bundle.json").write_text("{")
+
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "not_replaced" in server.stderr())
+
+        assert httpx.get(f"{server.url}/v2/health/ready", timeout=WITHIN_S).status_code == 200
 
 
 def test_a_model_that_does_not_load_is_one_sentence(address: str) -> None:

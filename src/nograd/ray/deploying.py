@@ -19,7 +19,7 @@ from nograd.ray.replica import ASK_S
 from nograd.ray.serving import APPLICATION, application
 from nograd.server.run import bind
 
-__all__ = ["Deployed", "free_port", "quiet"]
+__all__ = ["Deployed", "quiet"]
 
 LOOK_EVERY_S = 0.25
 ANSWERS_WITHIN_S = 5.0
@@ -51,7 +51,7 @@ class Deployed:
 
     def __enter__(self) -> Self:
         if not serve.status().proxies:
-            self.port = self.port or free_port(self.host, 0)
+            self.port = self.port or _free_port(self.host)
             serve.start(http_options={"host": self.host, "port": self.port})
         else:
             self._take_address()
@@ -85,7 +85,8 @@ class Deployed:
         Raises:
             ConfigError: a setting is wrong, or the cluster has no room.
         """
-        target = serve.RunTarget(target=application(self._arguments, self._token), name=APPLICATION, route_prefix="/")
+        made = application(self._arguments, self._token, _running())
+        target = serve.RunTarget(target=made, name=APPLICATION, route_prefix="/")
         serve.run_many([target], wait_for_applications_running=False)
 
     def is_taken_over(self) -> bool:
@@ -108,12 +109,17 @@ class Deployed:
             ModelLoadError: none comes up.
         """
         while (status := _status()) is not None and status.status is not ApplicationStatus.RUNNING:
-            if status.status in FAILED:
+            if trouble := self.trouble():
                 left = "; those that answered before still do" if self._is_update else ""
-                raise ModelLoadError(f"no replica comes up: {_reason(status)}{left}")
+                raise ModelLoadError(f"no replica comes up: {trouble}{left}")
             if waits(LOOK_EVERY_S):
                 return False
         return status is not None
+
+    def trouble(self) -> str:
+        """Return why replicas do not come up; nothing where they do, or are still coming."""
+        status = _status()
+        return _reason(status) if status is not None and status.status in FAILED else ""
 
     def answers(self, waits: Callable[[float], bool]) -> bool:
         """Return whether Ray's proxies answer on this machine, after some seconds at most; `waits` as for `wait_running`."""
@@ -130,19 +136,7 @@ class Deployed:
 
     def told(self) -> str:
         """Return how many replicas run, in words."""
-        status = _status()
-        running = sum(sum(each.replica_states.values()) for each in status.deployments.values()) if status is not None else 0
-        return f"{running} now, {self._arguments['replicas']} as told"
-
-
-def free_port(host: str, port: int) -> int:
-    """Return a port that is free now: this one, or any where it is 0.
-
-    Raises:
-        PortInUseError: another program has it.
-    """
-    with bind(host, port) as listener:
-        return int(listener.getsockname()[1])
+        return f"{_running()} now, {self._arguments['replicas']} as told"
 
 
 def quiet() -> None:
@@ -150,9 +144,19 @@ def quiet() -> None:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
 
 
+def _free_port(host: str) -> int:
+    with bind(host, 0) as listener:
+        return int(listener.getsockname()[1])
+
+
 def _status() -> ApplicationStatusOverview | None:
     found: ApplicationStatusOverview | None = serve.status().applications.get(APPLICATION)
     return found
+
+
+def _running() -> int:
+    status = _status()
+    return sum(sum(each.replica_states.values()) for each in status.deployments.values()) if status is not None else 0
 
 
 def _reason(status: ApplicationStatusOverview) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from nograd.errors import ConfigError
+from nograd.errors import ConfigError, NogradError
 from nograd.ray.replicas import Replicas
 from nograd.ray.where import LOCAL, address_for
 from nograd.server.command import check_early
@@ -142,13 +142,25 @@ def _check_room(least: int, cores: int, gpus: int, room: int, *, is_local: bool)
 
 def _keep(deployed: Deployed, signals: _Signals) -> None:
     """Return when told to stop, or when another command has the application."""
+    before = ""
     while not signals.wait(LOOK_AGAIN_S):
         if signals.renews():
-            event("replacing")
-            deployed.deploy()
+            _replace(deployed)
+        elif (trouble := deployed.trouble()) != before:
+            before = trouble
+            event("replicas_failed" if trouble else "replicas_well", logging.WARNING, error=trouble or None)
         elif deployed.is_taken_over():
             event("taken_over", logging.WARNING, now="another command has deployed since: what answers is its own")
             return
+
+
+def _replace(deployed: Deployed) -> None:
+    """Replace the replicas; where that cannot even begin, those that there are stay."""
+    event("replacing")
+    try:
+        deployed.deploy()
+    except NogradError as error:
+        event("not_replaced", logging.ERROR, error=str(error))
 
 
 def _nobody(_said: str) -> None:

@@ -44,12 +44,13 @@ STARTS = 1
 HEALTH_EVERY_S = 5.0
 
 
-def application(arguments: Mapping[str, Any], deployed_by: str = "") -> Application:
+def application(arguments: Mapping[str, Any], deployed_by: str = "", running: int = 0) -> Application:
     """Return the application.
 
     Args:
         arguments: what may stand in a configuration file, and `replicas`: a number, `auto` (as without it), or least and most.
         deployed_by: what its replicas tell of who deployed them.
+        running: replicas that it has now, to be replaced; 0: nobody knows.
 
     Raises:
         ConfigError: a setting is wrong, or the cluster has no room for one replica.
@@ -71,7 +72,7 @@ def application(arguments: Mapping[str, Any], deployed_by: str = "") -> Applicat
         graceful_shutdown_wait_loop_s=0.2,
         health_check_period_s=HEALTH_EVERY_S,
         max_constructor_retry_count=STARTS,
-        max_surge_percent=spare_percent(most, room),
+        max_surge_percent=spare_percent(max(running, least) if running else most, room),
         logging_config={"enable_access_log": False},
     )(serve.ingress()(Replica))
     return deployment.bind(content, deployed_by)
