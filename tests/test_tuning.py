@@ -230,7 +230,7 @@ def test_a_time_that_nobody_answers_in_is_told_and_not_confirmed() -> None:
     assert confirmation is not None
     assert not confirmation.confirmed
     assert "and answers were wanted in 0.001 ms" in confirmation.reason
-    assert any("none of them answers even a row alone within 0.001 ms" in note for note in found.report.notes)
+    assert any("nothing answers even a row alone within 0.001 ms" in note for note in found.report.notes)
     assert "not confirmed under load" in str(found)
 
 

@@ -39,18 +39,18 @@ def tiled(request: Mapping[str, Any], rows: int) -> dict[str, Any]:
                        for each in request["inputs"]]}  # fmt: skip
 
 
-def varied(request: Mapping[str, Any], index: int) -> dict[str, Any]:
+def varied(request: Mapping[str, Any], index: float) -> dict[str, Any]:
     """Return another request of the same shape: numbers differ a little, texts by a word; ids and masks are moved along."""
     return {"inputs": [{**each, "data": _varied(each, index)} for each in request["inputs"]]}
 
 
-def _varied(tensor: Mapping[str, Any], index: int) -> list[Any]:
+def _varied(tensor: Mapping[str, Any], index: float) -> list[Any]:
     data = list(tensor["data"])
     if tensor["datatype"] == "BYTES":
         return [f"{text} {index}" for text in data]
     if tensor["datatype"] in ("FP16", "FP32", "FP64"):
         return [round(float(value) * (1 + index / 8) + index / 16, 4) for value in data]
-    turn = index % len(data) if data else 0
+    turn = int(index) % len(data) if data else 0
     return data[turn:] + data[:turn]
 
 

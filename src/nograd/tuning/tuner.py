@@ -264,10 +264,10 @@ def _note_race(this: _Run) -> None:
 
 def _note_slo(this: _Run, goal: Goal) -> None:
     """Say so where not even a row alone is answered in the time that is wanted."""
-    order = this.measured.order if this.measured is not None else []
-    if goal.slo_s is not None and order and all(entry.rows_within(goal.slo_s) is None for entry in order):
+    looked_at = [entry for entry in this.entries if entry.lone_s]  # where there is but one, no race has an order
+    if goal.slo_s is not None and looked_at and all(entry.rows_within(goal.slo_s) is None for entry in looked_at):
         this.notes.append(
-            f"none of them answers even a row alone within {goal.slo_s * 1e3:g} ms: the winner is the fastest for a row alone"
+            f"nothing answers even a row alone within {goal.slo_s * 1e3:g} ms: the winner is the fastest for a row alone"
         )
 
 
