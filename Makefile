@@ -30,7 +30,7 @@ demo: $(VENV)/demo ## Install, tune a sentence embedder (MiniLM) in a minute, se
 serve: demo
 
 test: $(VENV)/dev chromium redis lint ## Lint, then run all tests
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
 
 lint: $(VENV)/dev ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

@@ -41,14 +41,32 @@ every_python_backend = pytest.mark.parametrize("make", ["eager", "compiled"], in
 every_torch_backend = pytest.mark.parametrize("make", ["eager", "compiled", "torchscript", "aot"], indirect=True)
 
 
+@pytest.fixture(scope="session")
+def exports() -> dict[Any, Path]:
+    """The file of what was exported already: the same module with the same weights is compiled once, not in every test."""
+    return {}
+
+
+def same(param: str, module: nn.Module, samples: Sequence[Any]) -> Any:
+    """Return what two exports have in common when they make the same file."""
+    weights = [(name, str(tensor.dtype), str(tensor.tolist())) for name, tensor in module.state_dict().items()]
+    return param, type(module), repr(module), str(weights), repr(samples)
+
+
 @pytest.fixture
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Backend]:
+def make(
+    request: pytest.FixtureRequest, exports: dict[Any, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Backend]:
     """How a backend is made of a module and samples."""
 
     def exported(module: nn.Module, samples: Sequence[Any]) -> Backend:
         file, export, load = EXPORTS[request.param]
-        export(eager_backend(module, samples), None, tmp_path / file)
-        return load(tmp_path / file)
+        key = same(request.param, module, samples)
+        if key not in exports:
+            path = tmp_path_factory.mktemp(request.param) / file
+            export(eager_backend(module, samples), None, path)
+            exports[key] = path
+        return load(exports[key])
 
     def compiled(module: nn.Module, samples: Sequence[Any]) -> Backend:
         with warnings.catch_warnings():
