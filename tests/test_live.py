@@ -239,8 +239,8 @@ def test_live_json_is_what_the_page_was_promised() -> None:
     assert server["uptime_s"] >= 0
     (model,) = shown["models"]
     assert set(model) == {
-        "name", "version", "ready", "backend", "device", "batching", "batching_reason", "inputs", "outputs", "example",
-        "limits", "queue_rows", "running_rows", "totals", "series", "latency", "batch_rows", "release_reasons",
+        "name", "version", "ready", "backend", "device", "batching", "batching_reason", "size_limits", "inputs", "outputs",
+        "example", "limits", "queue_rows", "running_rows", "totals", "series", "latency", "batch_rows", "release_reasons",
         "padding_share", "run_ms", "wait_ms", "last_errors", "cache", "cost", "runs",
     }  # fmt: skip
     fixed = ("name", "version", "ready", "backend", "device", "batching", "batching_reason", "queue_rows", "running_rows")

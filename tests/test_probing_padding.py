@@ -144,7 +144,7 @@ def test_a_length_beyond_what_the_model_takes_is_refused_by_number(tokens: int) 
 
     assert predictor.signature.batching == "pad"
     assert predictor.signature.max_sizes == {"tokens": 12}
-    with pytest.raises(SignatureError, match=r"input 'ids' has 13 tokens; the model takes at most 12"):
+    with pytest.raises(SignatureError, match=r"input 'ids' has 13 tokens; the model takes 1 to 12"):
         predictor.predict(torch.ones(1, 13, dtype=torch.int64))
 
 

@@ -281,6 +281,13 @@ def test_a_model_that_is_never_batched_says_so_by_having_no_batcher() -> None:
     assert found["parameters"]["batching_reason"] == {"string_value": "rows influence each other"}
 
 
+def test_size_limits_are_configured_if_the_model_has_some() -> None:
+    found = told(max_sizes={"tokens": 128}, min_sizes={"tokens": 3})
+
+    assert found["parameters"]["size_limits"] == {"string_value": "tokens 3 to 128"}
+    assert "size_limits" not in told()["parameters"]
+
+
 def test_what_a_client_sees_is_configured_also_behind_functions_of_one_item() -> None:
     item = TensorSpec("text", "bytes")
     spec = TensorSpec("x", "float32", (2,))

@@ -21,6 +21,10 @@ IDS = Signature(
     (TensorSpec("ids", "int64", ("tokens",)), TensorSpec("mask", "int64", ("tokens",), default=1)), max_sizes={"tokens": 9}
 )
 
+MOVIES = Signature(
+    (TensorSpec("frames", "float32", ("length", "height")),), max_sizes={"length": 30}, min_sizes={"length": 4, "height": 7}
+)
+
 
 def ones(*shape: int) -> Any:
     return np.ones(shape, dtype=np.float32)
@@ -55,8 +59,11 @@ def ints(*shape: int) -> Any:
         (IDS, {"ids": [[1.0, float("nan")]]}, "input 'ids' is float64 [1, 2]; the model takes int64 [rows, tokens]"),
         (IDS, {"ids": ints(2, 3), "mask": ints(2, 4)}, "input 'mask' has 4 tokens, input 'ids' has 3; they must agree"),
         (IDS, {"ids": ints(2, 3), "mask": ints(1, 3)}, "input 'mask' has 1 rows, input 'ids' has 2; they must agree"),
-        (IDS, {"ids": ints(1, 10)}, "input 'ids' has 10 tokens; the model takes at most 9"),
-        (IDS, {"ids": ints(1, 0)}, "input 'ids' has 0 tokens; the model takes at least 1"),
+        (IDS, {"ids": ints(1, 10)}, "input 'ids' has 10 tokens; the model takes 1 to 9"),
+        (IDS, {"ids": ints(1, 0)}, "input 'ids' has 0 tokens; the model takes 1 to 9"),
+        (MOVIES, {"frames": ones(1, 3, 7)}, "input 'frames' has 3 length; the model takes 4 to 30"),
+        (MOVIES, {"frames": ones(1, 31, 7)}, "input 'frames' has 31 length; the model takes 4 to 30"),
+        (MOVIES, {"frames": ones(1, 4, 6)}, "input 'frames' has 6 height; the model takes at least 7"),
     ],
 )  # fmt: skip
 def test_a_bad_input_is_told_in_one_sentence(signature: Signature, batch: dict[str, Any], message: str) -> None:
@@ -64,6 +71,17 @@ def test_a_bad_input_is_told_in_one_sentence(signature: Signature, batch: dict[s
         signature.check(batch)
 
     assert str(caught.value) == message
+
+
+def test_sizes_at_both_limits_are_accepted() -> None:
+    assert [MOVIES.check({"frames": ones(1, length, 7)})["frames"].shape for length in (4, 30)] == [(1, 4, 7), (1, 30, 7)]
+    assert MOVIES.describe_sizes() == "length 4 to 30, height at least 7"
+    assert (IDS.describe_sizes(), X.describe_sizes()) == ("tokens 1 to 9", "")
+
+
+def test_the_allowed_size_is_the_nearest_one() -> None:
+    assert [MOVIES.allowed_size("length", wanted) for wanted in (1, 4, 17, 30, 31)] == [4, 4, 17, 30, 30]
+    assert [MOVIES.allowed_size("height", wanted) for wanted in (1, 7, 1000)] == [7, 7, 1000]
 
 
 def test_numbers_change_their_width_but_not_their_kind() -> None:

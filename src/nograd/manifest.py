@@ -39,6 +39,7 @@ class Manifest:
             dict(signature.max_sizes),
             self.outline,
             signature.repeatable,
+            dict(signature.min_sizes),
         )
         return msgspec.json.encode(plain).decode()
 
@@ -58,7 +59,7 @@ class Manifest:
                 f"the file's manifest has format {plain.format}; this nograd reads up to {FORMAT}: update nograd"
             )
         inputs, outputs = (tuple(map(_from_file, specs)) for specs in (plain.inputs, plain.outputs))
-        signature = Signature(inputs, outputs, plain.batching, plain.reason, plain.max_sizes, plain.repeatable)
+        signature = Signature(inputs, outputs, plain.batching, plain.reason, plain.max_sizes, plain.repeatable, plain.min_sizes)
         return cls(signature, plain.outline)
 
 
@@ -80,6 +81,7 @@ class _File(msgspec.Struct):
     max_sizes: dict[str, int]
     outline: Any
     repeatable: bool = True
+    min_sizes: dict[str, int] = {}
 
 
 def _to_file(spec: TensorSpec) -> _Spec:

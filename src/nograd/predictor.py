@@ -442,7 +442,10 @@ def _as_tensors(outputs: Batch) -> dict[str, Tensor]:
 
 
 def _zeros(signature: Signature) -> Batch:
-    smallest = {spec.name: tuple(size if isinstance(size, int) else 1 for size in spec.shape) for spec in signature.inputs}
+    smallest = {
+        spec.name: tuple(size if isinstance(size, int) else signature.size_range(size)[0] for size in spec.shape)
+        for spec in signature.inputs
+    }
     return signature.check({spec.name: _filler(spec, (1, *smallest[spec.name])) for spec in signature.inputs})
 
 

@@ -103,10 +103,13 @@ class Signature:
     """Why `batching` is what it is, in one sentence."""
 
     max_sizes: Mapping[str, int] = field(default_factory=dict)
-    """Largest size of a varying dimension, where one is known (the number of positions of a transformer)."""
+    """Largest size of a varying dimension, if one is known (the number of positions of a transformer)."""
 
     repeatable: bool = True
-    """False where the same input was seen to give different answers: the model draws random numbers, or remembers."""
+    """False if the same input was seen to give different answers: the model draws random numbers, or remembers."""
+
+    min_sizes: Mapping[str, int] = field(default_factory=dict)
+    """Smallest size of a varying dimension, if it is above 1 (the kernel of a convolution)."""
 
     places: Mapping[str, tuple[str, int]] = field(init=False, repr=False, compare=False)
     """For each varying dimension of the inputs, in order of appearance, the first input and axis that have it."""
@@ -136,6 +139,20 @@ class Signature:
         if self.places or any(spec.dtype == TEXT for spec in self.inputs):
             return 0
         return sum(spec.row_bytes for spec in self.inputs)
+
+    def size_range(self, dim: str) -> tuple[int, int | None]:
+        """Return the smallest and the largest size of a varying dimension; None if no largest size is known."""
+        return self.min_sizes.get(dim, 1), self.max_sizes.get(dim)
+
+    def allowed_size(self, dim: str, wanted: int) -> int:
+        """Return the size nearest to `wanted` that the model takes."""
+        smallest, largest = self.size_range(dim)
+        return max(smallest, wanted if largest is None else min(wanted, largest))
+
+    def describe_sizes(self) -> str:
+        """Return the limits of the varying dimensions, such as `tokens 1 to 512, height at least 3`; empty if none is known."""
+        limited = [dim for dim in self.places if dim in self.min_sizes or dim in self.max_sizes]
+        return ", ".join(f"{dim} {_range_text(*self.size_range(dim))}" for dim in limited)
 
     def check(self, batch: Mapping[str, Any]) -> Batch:
         """Return the batch as the model takes it, or say what is wrong.
@@ -230,10 +247,14 @@ class Signature:
             known, where = sizes.setdefault(size, (given, spec.name))
             if given != known:
                 raise SignatureError(f"input {spec.name!r} has {given} {size}, input {where!r} has {known}; they must agree")
-            if given == 0:
-                raise SignatureError(f"input {spec.name!r} has 0 {size}; the model takes at least 1")
-            if given > self.max_sizes.get(size, given):
-                raise SignatureError(f"input {spec.name!r} has {given} {size}; the model takes at most {self.max_sizes[size]}")
+            smallest, largest = self.size_range(size)
+            if given < smallest or (largest is not None and given > largest):
+                allowed = _range_text(smallest, largest)
+                raise SignatureError(f"input {spec.name!r} has {given} {size}; the model takes {allowed}")
+
+
+def _range_text(smallest: int, largest: int | None) -> str:
+    return f"at least {smallest}" if largest is None else f"{smallest} to {largest}"
 
 
 def _mismatch(spec: TensorSpec, layout: Layout) -> SignatureError:

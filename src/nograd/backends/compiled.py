@@ -178,9 +178,10 @@ class CompiledBackend(TorchBackend):
 
     def _sizes_of(self, dim: str) -> list[int]:
         """A dynamic graph takes every size but 1, for which torch compiles another; fixed ones take one size each."""
-        most = self.signature.max_sizes.get(dim, max(self._lengths))
-        allowed = [size for size in self._lengths if size <= most] or [most]
-        return sorted({1, allowed[-1]} if self._dynamic else allowed)
+        smallest, largest = self.signature.size_range(dim)
+        most = max(self._lengths) if largest is None else largest
+        allowed = [size for size in self._lengths if smallest <= size <= most] or [self.signature.allowed_size(dim, most)]
+        return sorted({smallest, allowed[-1]} if self._dynamic else allowed)
 
     def _shaped(self, rows: int, sizes: Mapping[str, int]) -> Batch:
         tensors = with_rows(example_of(self._reference), rows)

@@ -111,9 +111,9 @@ def example_of(reference: ModuleBackend) -> Tensors:
     with one row runs one row only.
     """
     example = with_rows(dict(reference.samples[0]), 3)
-    for places in _places(reference.signature).values():
+    for dim, places in _places(reference.signature).items():
         name, axis = places[0]
-        if example[name].shape[axis] < 2:
+        if example[name].shape[axis] < 2 and reference.signature.allowed_size(dim, 2) == 2:
             example = resized(example, places, 2)
     return example
 
@@ -163,9 +163,10 @@ def _places(signature: Signature) -> dict[str, list[tuple[str, int]]]:
 def _other_sizes(sample: Tensors, signature: Signature) -> Iterator[Tensors]:
     for dim, places in _places(signature).items():
         name, axis = places[0]
-        size, largest = sample[name].shape[axis], min(signature.max_sizes.get(dim, MAX_TRIAL_SIZE), MAX_TRIAL_SIZE)
-        for other in sorted({1, 2, size // 2, size + 1, 2 * size + 3, largest} - {0, size}):
-            if other <= largest:
+        size, smallest = sample[name].shape[axis], signature.size_range(dim)[0]
+        largest = signature.allowed_size(dim, MAX_TRIAL_SIZE)
+        for other in sorted({smallest, 2, size // 2, size + 1, 2 * size + 3, largest} - {size}):
+            if smallest <= other <= largest:
                 yield resized(sample, places, other)
         if signature.batching == "pad" and size < largest:
             yield _padded_among_longer(sample, places, signature, dim, min(2 * size, largest))

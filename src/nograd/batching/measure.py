@@ -108,7 +108,7 @@ def _by_rows(runner: Runnable, part: Batch, max_batch_size: int, until: float) -
 def _lengthened(part: Batch, signature: Signature, length: int) -> Batch | None:
     """Return the part with its one varying dimension repeated up to a length; None beyond what the model takes."""
     (name,) = signature.lengths
-    if length > signature.max_sizes.get(name, length):
+    if length != signature.allowed_size(name, length):
         return None
     return {spec.name: _repeated(part[spec.name], spec.shape, length) for spec in signature.inputs}
 

@@ -175,6 +175,7 @@ class Bundle:
             **{side: {spec.name: str(spec) for spec in specs} for side, specs in sides.items()},
             "batching": self.signature.batching,
             "batching_reason": self.signature.reason,
+            "size_limits": self.signature.describe_sizes(),
             "preprocess": _step_told(self._described.preprocess),
             "postprocess": _step_told(self._described.postprocess),
             "factory": self._described.factory,

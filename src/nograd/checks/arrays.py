@@ -40,7 +40,7 @@ def lively(batch: Batch, signature: Signature) -> Batch:
     for dim in signature.lengths:
         name, axis = signature.places[dim]
         if batch[name].shape[axis] == 1:
-            batch = resized(batch, signature.inputs, dim, min(4, signature.max_sizes.get(dim, 4)))
+            batch = resized(batch, signature.inputs, dim, signature.allowed_size(dim, 4))
     values = np.random.default_rng(0)
     return {spec.name: _lively(batch[spec.name], spec, values) for spec in signature.inputs}
 
@@ -94,7 +94,7 @@ def padded(batch: Batch, specs: Sequence[TensorSpec], dim: str, size: int) -> Ba
 
 def longer(size: int, signature: Signature, dim: str) -> int:
     """Return a size above the given one, by half or more, that the model takes; the same where it takes no larger one."""
-    return min(size + max(2, size // 2), signature.max_sizes.get(dim, size + max(2, size // 2)))
+    return signature.allowed_size(dim, size + max(2, size // 2))
 
 
 def difference(expected: Mapping[str, Array], given: Mapping[str, Array]) -> float:

@@ -138,7 +138,7 @@ def check_lengths(subject: ModelSubject) -> Verdict:
     for dim in signature.lengths:
         name, axis = signature.places[dim]
         own = subject.rows[name].shape[axis]
-        for size in _lengths(own, signature.max_sizes.get(dim)):
+        for size in _lengths(own, *signature.size_range(dim)):
             tried.append(f"{size} {dim}")
             try:
                 subject.run(resized(subject.one, signature.inputs, dim, size))
@@ -153,9 +153,9 @@ def check_lengths(subject: ModelSubject) -> Verdict:
                     f"{what}: {fault}", failing=float(len(failed)), tried=float(len(tried)))  # fmt: skip
 
 
-def _lengths(own: int, most: int | None) -> list[int]:
-    sizes = {1, 2, own - 1, own + 1, most if most is not None and most <= 8 * own else own}
-    return sorted(size for size in sizes if 1 <= size <= (most or size))
+def _lengths(own: int, least: int, most: int | None) -> list[int]:
+    sizes = {least, least + 1, own - 1, own + 1, most if most is not None and most <= 8 * own else own}
+    return sorted(size for size in sizes if least <= size <= (most or size))
 
 
 def check_items(subject: ModelSubject) -> Verdict:

@@ -54,6 +54,7 @@ def configuration(
         "parameters": {
             "batching": {"string_value": signature.batching},
             "batching_reason": {"string_value": signature.reason},
+            **({"size_limits": {"string_value": sizes}} if (sizes := signature.describe_sizes()) else {}),
         },
     }
     if signature.batching != "alone":

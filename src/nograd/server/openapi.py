@@ -224,7 +224,7 @@ def _infer(model: ServedModel, index: int) -> dict[str, Any]:
     name = f"infer_{_word(model.name)}_{index}"
     made = _operation(operation._replace(name=name, summary=f"Run {model.name}"), "/v2", [], [])
     content = made["requestBody"]["content"][JSON]
-    content["schema"] = by_inputs(model.inputs.inputs)
+    content["schema"] = by_inputs(model.inputs)
     example = model.example_request()
     if example is not None:
         content["example"] = example

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nograd.server.protocol import DATATYPES, DEFAULT_PRIORITY, PRIORITY_LEVELS, datatype
-from nograd.tensors import TensorSpec
+from nograd.tensors import Signature, TensorSpec
 
 __all__ = ["HEADERS", "SCHEMAS", "Schema", "by_inputs", "by_outputs", "ref"]
 
@@ -177,9 +177,13 @@ SCHEMAS: Schema = {
 }
 
 
-def by_inputs(specs: Sequence[TensorSpec]) -> Schema:
-    """Return the schema of an infer request to a model that takes these tensors."""
-    one = [_object(("name", "shape", "datatype"), **{**_INPUT, **_tensor(spec)}) for spec in specs]
+def by_inputs(signature: Signature) -> Schema:
+    """Return the schema of an infer request to a model with this signature."""
+    sizes = signature.describe_sizes()
+    specs = signature.inputs
+    one = [
+        _object(("name", "shape", "datatype"), **{**_INPUT, **_tensor(spec, sizes if spec.varying else "")}) for spec in specs
+    ]
     return _object(("inputs",), inputs=_list({"anyOf": one}, 1), **_REQUEST)
 
 
@@ -189,8 +193,8 @@ def by_outputs(specs: Sequence[TensorSpec]) -> Schema:
     return {**ref("InferAnswer"), "properties": {"outputs": _list({"anyOf": one} if one else ref("Output"))}}
 
 
-def _tensor(spec: TensorSpec) -> Schema:
-    """Return name, datatype and number of dimensions of one tensor; their sizes are told in words."""
+def _tensor(spec: TensorSpec, sizes: str = "") -> Schema:
+    """Return name, datatype and number of dimensions of one tensor; the description says their sizes."""
     rank = 1 + len(spec.shape)
-    shape = {**_list(_COUNT, rank), "maxItems": rank, "description": str(spec)}
+    shape = {**_list(_COUNT, rank), "maxItems": rank, "description": f"{spec}; {sizes}" if sizes else str(spec)}
     return {"name": {"const": spec.name}, "datatype": {"const": datatype(spec)}, "shape": shape}

@@ -415,6 +415,7 @@ class ServedModel:
             "device": self.predictor.backend.device,
             "batching": signature.batching,
             "batching_reason": signature.reason,
+            "size_limits": signature.describe_sizes(),
             "example": self.example_request(),
             "limits": {**{name: getattr(self.config, name) for name in limits}, "max_batch_size": self.max_batch_size},
             "queue_rows": done.queue_rows,

@@ -112,7 +112,7 @@ const ports = (specs) => specs.map((spec) => element("code", {}, `${spec.name}  
 
 export function showAbout(model) {
   const { limits } = model;
-  const key = [model.backend, model.device, model.batching, model.batching_reason, limits, model.inputs, model.outputs];
+  const key = [model.backend, model.device, model.batching, model.batching_reason, model.size_limits, limits, model.inputs, model.outputs];
   refill(byId("about"), key, () => [
     ...fact("backend", `${model.backend} on ${model.device}`),
     ...fact("batching", BATCHING[model.batching] ?? model.batching, element("span", { className: "why" }, model.batching_reason)),
@@ -121,6 +121,7 @@ export function showAbout(model) {
     ...fact("queue limit", plural(limits.max_queue_rows, "row")),
     ...fact("deadline", limits.timeout_s === null ? "none" : `${number(limits.timeout_s)} s`),
     ...fact("inputs", ...ports(model.inputs)),
+    ...(model.size_limits ? fact("sizes", model.size_limits) : []),
     ...fact("outputs", ...ports(model.outputs)),
   ]);
 }
