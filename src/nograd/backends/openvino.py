@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from nograd.backends import Backend, FileFingerprint, check_lanes
 from nograd.errors import ConfigError, MissingExtraError, ModelError, ModelLoadError
@@ -40,6 +43,8 @@ __all__ = ["OpenVinoBackend", "export_to_openvino"]
 INFO = [KEY, "manifest"]
 """Where the model's runtime information holds the manifest."""
 
+_filling = threading.Lock()
+
 
 class OpenVinoBackend(Backend):
     """Runs an OpenVINO model that nograd exported.
@@ -69,6 +74,7 @@ class OpenVinoBackend(Backend):
         digest: str = "",
     ) -> None:
         check_lanes(lanes, num_threads)
+        fill_dtype_tables()
         self.lanes = lanes
         self.num_threads = num_threads or max(1, processors() // lanes)
         self._file = FileFingerprint(Path(path), Path(path).with_suffix(".bin"), known=digest)
@@ -117,6 +123,20 @@ class OpenVinoBackend(Backend):
     def close(self) -> None:
         while not self._free.empty():
             self._free.get()
+
+
+def fill_dtype_tables() -> None:
+    """Fill the two dtype tables of OpenVINO's Python binding, one thread at a time.
+
+    The binding fills each table on its first use, as a static variable of a C++ function, and calls numpy for it. There the
+    thread may give up Python's lock (the GIL) while it holds the lock of the static variable. A second thread whose first run
+    begins at that moment waits for the variable and keeps the GIL: neither continues, and the process hangs with all its
+    threads. On a busy machine with two lanes this happened to 9 of 150 runs of `nograd predict` (2026-12-01, OpenVINO 2026.4.1,
+    `type_helpers` in pyopenvino's `core/common.cpp`). Full tables are only read.
+    """
+    with _filling:
+        openvino.Type.f32.to_dtype()
+        openvino.Type(np.dtype(np.float32))
 
 
 def _read(core: Any, path: Path) -> Any:
