@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from nograd.backends import Backend, TorchBackend
-from nograd.batching.collate import plan, run_together
+from nograd.batching.collate import model_error, plan, run_together
 from nograd.caching.answers import Answers
 from nograd.cost import CostCurve
 from nograd.errors import ConfigError, ItemError, NogradError, SignatureError, UnsupportedError
 from nograd.fingerprint import Fingerprint, of_value
 from nograd.inputs import by_name, each_item, holds_tensors, is_module, is_tensor, one_row, to_host
+from nograd.interrupts import is_interrupt
 from nograd.tensors import TEXT, Batch, Signature, TensorSpec, num_rows
 from nograd.threads import in_own_thread
 
@@ -295,7 +296,9 @@ class Predictor:
         try:
             row = self._preprocess(item) if self._preprocess is not None else item
             return self.check(one_row(row))
-        except Exception as error:
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
             raise _item_error(index, error) from error
 
     def learn_from(self, items: Sequence[Any]) -> None:
@@ -311,7 +314,9 @@ class Predictor:
         for index, item in enumerate(items):
             try:
                 rows.append(one_row(item if self._preprocess is None else self._preprocess(item)))
-            except Exception as error:
+            except BaseException as error:
+                if is_interrupt(error):
+                    raise
                 raise _item_error(index, error) from error
         self._probe(rows)
         self._example = rows[0] if self._preprocess is None else items[0]
@@ -322,7 +327,7 @@ class Predictor:
         leaves = _as_tensors(outputs) if as_tensors else outputs
         for row in range(num_rows(outputs)):
             answer = restore({name: leaf[row] for name, leaf in leaves.items()})
-            yield answer if postprocess is None else postprocess(answer)
+            yield answer if postprocess is None else _postprocessed(answer, postprocess)
 
     def check(self, inputs: Any) -> Batch:
         """Return the inputs as a checked Batch; the first ever teaches names, dtypes and ranks where no sample was given."""
@@ -430,7 +435,19 @@ class Predictor:
         return answers[0] if lone else answers
 
 
-def _item_error(index: int, error: Exception) -> ItemError:
+def _postprocessed(answer: Any, postprocess: Callable[[Any], Any]) -> Any:
+    """Return what `postprocess` makes of a row; what would end the program or its event loop becomes a ModelError."""
+    try:
+        return postprocess(answer)
+    except Exception:
+        raise
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        raise model_error("postprocess", error) from error
+
+
+def _item_error(index: int, error: BaseException) -> ItemError:
     what = str(error) if isinstance(error, NogradError) else f"preprocess raised {type(error).__name__}: {error}"
     return ItemError(f"item {index}: {what}", index)
 

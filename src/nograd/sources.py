@@ -12,6 +12,7 @@ from nograd.bundle import Bundle, is_bundle
 from nograd.errors import ConfigError, MissingExtraError, ModelLoadError, NogradError
 from nograd.exports import KINDS, open_file
 from nograd.inputs import is_module
+from nograd.interrupts import is_interrupt
 from nograd.predictor import Predictor
 from nograd.transformers_folder import is_transformers_folder, load_folder
 
@@ -96,7 +97,9 @@ def _factory(module_name: str, factory_name: str) -> Any:
         if error.name == "torch":
             raise MissingExtraError("torch", "torch") from error
         raise ModelLoadError(f"module {error.name!r} is not found, from {Path.cwd()}; the model must be {ACCEPTED}") from error
-    except Exception as error:  # importing runs the user's code
+    except BaseException as error:  # importing runs the user's code
+        if is_interrupt(error):
+            raise
         raise ModelLoadError(f"importing {module_name} raised {type(error).__name__}: {error}") from error
     if not hasattr(module, factory_name):
         names = (
@@ -113,7 +116,9 @@ def _call(factory: Any, model: str) -> Any:
         return factory()
     except NogradError:
         raise
-    except Exception as error:  # the factory is the user's code
+    except BaseException as error:  # the factory is the user's code
+        if is_interrupt(error):
+            raise
         raise ModelLoadError(f"{model} raised {type(error).__name__}: {error}") from error
 
 

@@ -14,6 +14,7 @@ from nograd.backends.changes import Watch
 from nograd.errors import ConfigError, ModelError, UnsupportedError
 from nograd.fingerprint import Fingerprint, of_value
 from nograd.inputs import is_tensor
+from nograd.interrupts import is_interrupt
 from nograd.module import Call, EvalMode, module_device, row_fault
 from nograd.structure import Restore, flatten
 from nograd.tensors import Array, Batch, Signature
@@ -113,7 +114,9 @@ class ModuleBackend(TorchBackend):
         try:
             with self._known[0].running() if self._known is not None else nullcontext():
                 output = self.call(self.model, tensors)
-        except Exception as error:  # a model may raise anything: the caller gets it as the cause
+        except BaseException as error:  # a model may raise anything: the caller gets it as the cause
+            if is_interrupt(error):
+                raise
             given = self.call.describe(tensors)
             raise ModelError(f"the model raised {type(error).__name__} on {given}: {_told(error)}") from error
         leaves, restore = flatten(output, is_tensor)

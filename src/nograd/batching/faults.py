@@ -8,6 +8,7 @@ from functools import cache
 
 from nograd.batching.collate import chunks, merge, model_error, run_together
 from nograd.errors import DeadlineError, DeviceLostError, NogradError
+from nograd.interrupts import is_interrupt
 from nograd.out_of_memory import is_out_of_memory
 from nograd.tensors import Batch, Signature, num_rows
 
@@ -53,7 +54,9 @@ def run_apart(
     """
     try:
         return Outcome([*run_together(parts, run, signature)], runs=1)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  a model may raise anything; the callers of these parts get it
+    except BaseException as error:  # a model may raise anything; the callers of these parts get it
+        if is_interrupt(error):
+            raise
         caught: BaseException = error
     outcome = Outcome(runs=1)
     plan = cache(lambda count: _cheapest_retry(count, seconds, plan))
@@ -79,7 +82,9 @@ class _Search:
         try:
             outputs = run_together(batches, self.call, self.signature)
             return {position: output for (position, _), output in zip(parts, outputs, strict=True)}
-        except (Exception, SystemExit) as error:  # noqa: BLE001  as above
+        except BaseException as error:  # as above
+            if is_interrupt(error):
+                raise
             caught: BaseException = error
         return self.find(parts, caught)
 

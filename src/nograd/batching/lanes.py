@@ -14,6 +14,7 @@ from nograd.batching.faults import Outcome, run_apart
 from nograd.batching.jobs import Job
 from nograd.batching.records import Execution
 from nograd.errors import DeviceLostError
+from nograd.interrupts import is_interrupt
 from nograd.tensors import Batch, Signature, num_rows
 from nograd.threads import in_own_thread
 
@@ -118,7 +119,9 @@ class Lanes:
             )
         except DeviceLostError as error:
             job.lost = error
-        except BaseException as error:  # noqa: BLE001  nothing may end the thread that serves the others
+        except BaseException as error:  # nothing may end the thread that serves the others
+            if is_interrupt(error):  # in the event loop's own thread, where batches of quick models run
+                raise
             job.outcome = Outcome([model_error("the model", error) for _ in entries], runs=2)
         ended = self._clock()
         job.run_s = ended - begun

@@ -12,6 +12,7 @@ from typing import Any, cast
 from nograd.bundle.manifest import ImportedStep
 from nograd.errors import ConfigError, MissingExtraError, ModelLoadError
 from nograd.fingerprint import of_value
+from nograd.interrupts import is_interrupt
 
 __all__ = ["find", "imported", "named"]
 
@@ -55,7 +56,9 @@ def find(step: ImportedStep) -> Any:
         if error.name == "torch":
             raise MissingExtraError("torch", "torch") from error
         raise ModelLoadError(f"{step.name} is not to be had: there is no module {error.name!r}, from {Path.cwd()}") from error
-    except Exception as error:  # importing runs the user's code
+    except BaseException as error:  # importing runs the user's code
+        if is_interrupt(error):
+            raise
         raise ModelLoadError(f"{step.name} is not to be had: {type(error).__name__}: {error}") from error
     if not callable(found):
         raise ModelLoadError(f"{step.name} is {type(found).__name__}; it must be callable")

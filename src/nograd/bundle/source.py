@@ -18,6 +18,7 @@ from nograd.bundle.manifest import EXPORTED, MODULES, Described, FactoryStep, Im
 from nograd.bundle.naming import find
 from nograd.errors import ConfigError, MissingExtraError, ModelLoadError, NogradError
 from nograd.exports import open_file
+from nograd.interrupts import is_interrupt
 from nograd.predictor import Predictor
 from nograd.tensors import Signature
 
@@ -250,7 +251,9 @@ def _called(factory: Callable[..., Any], name: str) -> Any:
         return factory()
     except NogradError:
         raise
-    except Exception as error:  # the factory is the user's code
+    except BaseException as error:  # the factory is the user's code
+        if is_interrupt(error):
+            raise
         raise ModelLoadError(f"{name} raised {type(error).__name__}: {error}") from error
 
 

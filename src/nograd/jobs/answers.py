@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nograd.errors import ItemError
+from nograd.errors import ItemError, ModelError
 from nograd.inputs import to_host
 from nograd.jobs.columns import Columns, RowFaultError
 from nograd.jobs.outputs import OutputRow
@@ -37,7 +37,9 @@ def predictions_of(predictor: Predictor, outputs: Batch) -> dict[str, Any]:
         return {name: _plain(array[0]) for name, array in outputs.items()}
     try:
         answer = to_host(next(predictor.answers(outputs)))
-    except Exception as error:  # the user's code; the user reads it beside the row
+    except ModelError as error:  # it raised SystemExit or the like
+        raise RowFaultError(str(error)) from error
+    except Exception as error:  # the user's code; the user reads it next to the row
         raise RowFaultError(f"postprocess raised {type(error).__name__}: {error}") from error
     return {str(key): _plain(value) for key, value in (answer if isinstance(answer, Mapping) else {ANSWER: answer}).items()}
 

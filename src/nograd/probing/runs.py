@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nograd.errors import SignatureError
 from nograd.inputs import is_tensor
+from nograd.interrupts import is_interrupt
 from nograd.module import Call, EvalMode, module_device, row_fault
 from nograd.probing.samples import Tensors
 from nograd.structure import Restore, flatten
@@ -48,7 +49,9 @@ class Runs:
             leaves, self.restore = flatten(call(self.model, tensors), is_tensor)
         except SignatureError:
             raise
-        except Exception as error:  # whatever the model raises is reported to the caller as it stands
+        except BaseException as error:  # whatever the model raises is reported to the caller
+            if is_interrupt(error):
+                raise
             raise SignatureError(f"the model cannot run {call.describe(tensors)}: {type(error).__name__}: {error}") from error
         if fault := row_fault(leaves, len(next(iter(tensors.values())))):
             raise SignatureError(fault)

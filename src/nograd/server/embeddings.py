@@ -17,6 +17,7 @@ import orjson
 
 from nograd.batching.collate import model_error
 from nograd.errors import ModelNotFoundError, ProtocolError
+from nograd.interrupts import is_interrupt
 from nograd.server.protocol import InferRequest, require_finite, status_of
 from nograd.server.timing import Timing
 from nograd.tensors import TEXT, Array, TensorSpec
@@ -232,5 +233,7 @@ def _num_tokens(model: ServedModel, texts: Array) -> int:
         return 0
     try:
         return sum(int(count(text)) for text in texts)
-    except Exception as error:  # the user's code
+    except BaseException as error:  # the user's code
+        if is_interrupt(error):
+            raise
         raise model_error("num_tokens", error) from error

@@ -18,8 +18,9 @@ from nograd.batching.measure import warm_up
 from nograd.caching.flight import SingleFlight
 from nograd.caching.units import why_not
 from nograd.cost import CostCurve
-from nograd.errors import ConfigError, NogradError, UnavailableError
+from nograd.errors import ConfigError, ModelError, NogradError, UnavailableError
 from nograd.inputs import to_host
+from nograd.interrupts import is_interrupt
 from nograd.predictor import Predictor
 from nograd.server.binary import BinaryAnswer
 from nograd.server.caching import ModelCache
@@ -344,7 +345,11 @@ class ServedModel:
             return merge(outputs)
         try:
             return _answers_as_arrays([answer for output in outputs for answer in self.predictor.answers(output)])
-        except Exception as error:  # postprocess is the user's code
+        except ModelError:
+            raise
+        except BaseException as error:  # postprocess is the user's code, and so are the objects that it returns
+            if is_interrupt(error):
+                raise
             raise model_error("postprocess", error) from error
 
     def _parts(self, inputs: Mapping[str, Array]) -> list[Batch]:
