@@ -147,7 +147,7 @@ def test_over_grpc_that_call_gets_an_error_and_the_next_its_answer(stage: str) -
 @kinds()
 @pytest.mark.parametrize("stage", ["preprocess", "the model", "postprocess"])
 def test_a_dynamic_batcher_fails_that_request_only(kind: type[BaseException], stage: str) -> None:
-    async def both() -> list[Any]:
+    async def both() -> tuple[Any, Any]:
         async with DynamicBatcher(failing(kind, stage)) as batcher:
             return await asyncio.gather(batcher.predict(["13"]), batcher.predict(["2"]), return_exceptions=True)
 

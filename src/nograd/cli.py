@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -14,7 +15,9 @@ import typer
 
 from nograd import __version__
 from nograd.errors import ConfigError, ExportError, JobError, NogradError
+from nograd.exits import hold_standard_files, leave
 from nograd.openmp import spin_briefly
+from nograd.stderr import QueuedStderr, queued_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,14 +42,39 @@ MODEL_HELP = (
 )
 
 
-def main() -> None:
-    """Run the command; an error of ours is one sentence on stderr and exit code 2."""
+def main() -> NoReturn:
+    """Run the command; an error of ours is one sentence on stderr and exit code 2.
+
+    If stderr takes nothing, the sentence is on stdout.
+    """
+    hold_standard_files()
     spin_briefly(os.environ)
+    with queued_stderr() as stderr:
+        code, sentence = _run()
+        stderr.write(sentence)
+        is_read = stderr.end()
+    if sentence and not is_read:
+        with suppress(OSError):
+            sys.stdout.write(sentence)
+            sys.stdout.flush()
+    leave(code)
+
+
+def _run() -> tuple[int, str]:
+    """Return the exit code, and what is to be said."""
     try:
         app()
     except NogradError as error:
-        sys.stderr.write(f"nograd: {error}\n")
-        raise SystemExit(1 if isinstance(error, ExportError | JobError) else 2) from None
+        return 1 if isinstance(error, ExportError | JobError) else 2, f"nograd: {error}\n"
+    except SystemExit as ended:
+        if isinstance(ended.code, str):
+            return 1, f"{ended.code}\n"
+        return ended.code or 0, ""
+    except Exception:  # noqa: BLE001  a fault of ours: its traceback is the reason
+        import traceback
+
+        return 1, traceback.format_exc()
+    return 0, ""
 
 
 def _version(value: bool) -> None:  # noqa: FBT001  typer's way of calling
@@ -222,6 +250,8 @@ def _serve_instead(bundle: Path, flags: Mapping[str, Any], *, name: str, trusted
     said |= {"name": name, **({"trusted": True} if trusted else {})}
     options = [_as_option(key.replace("_", "-"), value) for key, value in said.items()]
     sys.stdout.flush()
+    if isinstance(sys.stderr, QueuedStderr):
+        sys.stderr.drain()
     os.execv(  # noqa: S606  no shell
         sys.executable, [sys.executable, "-m", "nograd", "serve", str(bundle), *options]
     )

@@ -197,7 +197,7 @@ class ModuleBackend(TorchBackend):
             self._local.gradients = before
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """Return what an error says, without the stack of native code that torch's C++ adds."""
     return str(error).split("\nException raised from")[0]
 

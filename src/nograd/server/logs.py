@@ -12,11 +12,14 @@ import time
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal
 
 import orjson
 
-__all__ = ["FORMATS", "LEVELS", "Format", "Repeats", "configure", "event", "failure", "line_of", "write"]
+from nograd.stderr import QueuedStderr
+
+__all__ = ["FORMATS", "LEVELS", "Format", "Repeats", "configure", "dropped_lines", "event", "failure", "line_of", "write"]
 
 Format = Literal["text", "json"]
 FORMATS = ("text", "json")
@@ -27,6 +30,9 @@ REPEAT_S = 10.0
 
 _logger = logging.getLogger("nograd.server")
 
+_queue: QueuedStderr | None = None
+"""What `configure` found as stderr; a spinner may replace `sys.stderr` meanwhile."""
+
 
 def configure(log_format: str, level: str, **always: Any) -> None:
     """Send this process' log to stderr from now on, all of it in one form.
@@ -36,6 +42,10 @@ def configure(log_format: str, level: str, **always: Any) -> None:
         level: one of LEVELS; lines below it are not written.
         always: fields of every line.
     """
+    global _queue  # noqa: PLW0603  the process has one stderr
+    if isinstance(sys.stderr, QueuedStderr):
+        _queue = sys.stderr
+        _queue.notice = partial(_missing, log_format, always)
     handler = _Stderr()
     handler.setFormatter(_Lines(log_format, always))
     root = logging.getLogger()
@@ -153,7 +163,20 @@ def _word(value: Any) -> str:
     return orjson.dumps(text, default=str).decode()
 
 
+def _missing(log_format: str, always: Mapping[str, Any], lines: int) -> str:
+    fields = {**always, "lines": lines, "reason": "stderr was full, closed, or not read"}
+    return f"{line_of(log_format, time.time(), 'warning', 'log_dropped', fields)}\n"
+
+
+def dropped_lines() -> int:
+    """Return how many lines of this process' log were dropped because stderr did not take them."""
+    return _queue.dropped_lines if _queue is not None else 0
+
+
 def write(text: str) -> None:
-    """Write lines to stderr as they are."""
+    """Write lines to stderr as they are; wait until it takes them."""
+    if isinstance(sys.stderr, QueuedStderr):
+        sys.stderr.write_whole(text)
+        return
     sys.stderr.write(text)
     sys.stderr.flush()

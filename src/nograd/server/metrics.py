@@ -117,6 +117,11 @@ class Metrics:
         )
         self.live = Gauge("nograd_live", "0 where only a restart helps: a device hangs or is lost.", registry=registry)
         self.dropped = Counter("nograd_access_log_dropped", "Lines of the access log that were dropped.", registry=registry)
+        self.log_dropped = Counter(
+            "nograd_log_dropped",
+            "Lines of the log that stderr did not take.",
+            registry=registry,
+        )
         build = Gauge("nograd_build_info", "Always 1; the version is in a label.", ("version",), registry=registry)
         build.labels(__version__).set(1)
         ProcessCollector(registry=registry)

@@ -18,7 +18,7 @@ from nograd.server.caching import open_caches
 from nograd.server.config import ServeConfig
 from nograd.server.keys import open_door
 from nograd.server.liveness import device_stacks
-from nograd.server.logs import event, write
+from nograd.server.logs import dropped_lines, event, write
 from nograd.server.metrics import Metrics
 from nograd.server.model_config import ModelConfig, name_of, open_model
 from nograd.server.repository import Repository
@@ -64,6 +64,7 @@ class InferenceService:
         self.infer_paths = self._table.infer_paths
         self._is_troubled = False
         self._dropped_told = 0
+        self._log_dropped = dropped_lines()
         self._flights = open_caches(config)
         self._begun = time.monotonic()
         self.repository = Repository(self._table, config, known, lambda model: open_model(model, config), self._made)
@@ -249,4 +250,7 @@ class InferenceService:
         if self.access is not None:
             self.metrics.dropped.inc(self.access.dropped - self._dropped_told)
             self._dropped_told = self.access.dropped
+        dropped = dropped_lines()
+        self.metrics.log_dropped.inc(dropped - self._log_dropped)
+        self._log_dropped = dropped
         return self.metrics.text()

@@ -11,6 +11,7 @@ import faulthandler
 import multiprocessing
 import os
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -184,6 +185,7 @@ def _main(task: Task, candidate: Candidate, path: Path | None, log: Path, connec
     with log.open("ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    sys.stderr = sys.__stderr__  # the parent's is a queue, whose thread is not here
     go_first()
     in_own_thread(partial(_work, Bench(task, candidate, path), connection)).result()
     os._exit(0)  # threads of runtimes may hang at exit; nothing here needs them to end

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 
 from nograd.errors import NogradError
+from nograd.exits import leave
 from nograd.server.command import run_server
 from nograd.server.workers.plan import Order
 from nograd.server.workers.siblings import Siblings
+from nograd.stderr import queued_stderr
 
 __all__ = ["main"]
 
@@ -24,11 +25,12 @@ def main() -> int:
     def report(said: str) -> None:
         os.write(order.report_to, json.dumps({"greeting": said}).encode() + b"\n")
 
-    try:
-        run_server(order.settings, report, siblings)
-    except NogradError as error:
-        sys.stderr.write(f"nograd: {error}\n")
-        return 2
+    with queued_stderr() as stderr:
+        try:
+            run_server(order.settings, report, siblings)
+        except NogradError as error:
+            stderr.write(f"nograd: {error}\n")
+            return 2
     return 0
 
 
@@ -44,4 +46,4 @@ def _first_line() -> bytes:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    leave(main())
