@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_the_pages_are_what_the_code_says_now() -> None:
-    written = {path.relative_to(FOLDER).as_posix(): path.read_text("utf-8") for path in FOLDER.rglob("*.md")}
+    written = {path.relative_to(FOLDER).as_posix(): path.read_text("utf-8") for path in FOLDER.rglob("*.*")}
 
     assert written == pages(), "run: make reference"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -12,12 +13,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from nograd.errors import ConfigError
 from nograd.server.command import check_early, settings_of
-from nograd.server.config import ServeConfig
+from nograd.server.config import GROUPS, ServeConfig, settings_by_name
 from nograd.server.model_config import ModelConfig, name_of, parse_model
 from nograd.server.printing import to_toml
+from nograd.server.schema import config_schema
 from nograd.server.settings import Settings, settle
 from tests.test_cli import nograd
 
@@ -315,3 +318,39 @@ def test_a_wrong_command_line_is_one_sentence(arguments: list[str], said: str) -
     assert said in ended.stderr
     assert ended.stderr.startswith("nograd: ")
     assert ended.stderr.count("\n") == 1
+
+
+# -- one definition: options, schema and reference derive from the fields
+
+
+def test_help_lists_every_setting_under_the_heading_of_its_group() -> None:
+    help_text = nograd("serve", "--help").stdout
+    sections = dict(re.findall(r"^(\S[^\n]*):\n((?:(?:  .*)?\n)+)", help_text, re.MULTILINE))
+
+    assert [heading for heading in sections if heading in GROUPS] == [*GROUPS]
+    for name, setting in settings_by_name().items():
+        assert f"--{name.replace('_', '-')} " in sections[setting.group]
+
+
+def test_the_schema_accepts_what_print_config_writes() -> None:
+    models = (ModelConfig("m", "m", timeout_s=2.0), ModelConfig("n", "n", cache=False))
+
+    written = tomllib.loads(to_toml(Settings(ServeConfig(grpc_port=8001, cache_ttl_s=1.5), models)))
+
+    validator = Draft202012Validator(config_schema())
+    validator.check_schema(config_schema())
+    assert list(validator.iter_errors(written)) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"max_wait": 2}, {"port": "8000"}, {"log_format": "yaml"}, {"access_log": 1}, {"models": "m"},
+        {"models": [{"name": "m"}]},
+        {"models": [{"model": "m", "max_wait": 1}]},
+    ],
+)  # fmt: skip
+def test_the_schema_refuses_what_the_server_refuses(content: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        of_file(**content)
+    assert not Draft202012Validator(config_schema()).is_valid(content)

@@ -11,6 +11,7 @@ from scripts.reference.commands import commands
 from scripts.reference.failures import failures
 from scripts.reference.metrics import metrics
 from scripts.reference.names import names
+from scripts.reference.schema import schema
 
 __all__ = ["FOLDER", "pages"]
 
@@ -19,4 +20,10 @@ FOLDER = Path(__file__).parent.parent.parent / "docs" / "reference"
 
 def pages() -> dict[str, str]:
     """Return the text of each page by its path below docs/reference."""
-    return {"commands.md": commands(), "metrics.md": metrics(), "errors.md": failures(), **names()}
+    return {
+        "commands.md": commands(),
+        "nograd.schema.json": schema(),
+        "metrics.md": metrics(),
+        "errors.md": failures(),
+        **names(),
+    }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 from scripts.reference import FOLDER, pages
 
 if __name__ == "__main__":
     written = pages()
-    for old in FOLDER.rglob("*.md"):
+    for old in chain(FOLDER.rglob("*.md"), FOLDER.rglob("*.json")):
         if old.relative_to(FOLDER).as_posix() not in written:
             old.unlink()
     for name, text in written.items():

@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from nograd import __version__
+from nograd.cli_help import GroupedCommand
 from nograd.errors import ConfigError, ExportError, JobError, NogradError
 from nograd.exits import hold_standard_files, leave
 from nograd.openmp import spin_briefly
+from nograd.server.config import CLUSTER
+from nograd.server.options import with_settings
 from nograd.stderr import QueuedStderr, queued_stderr
 
 if TYPE_CHECKING:
@@ -36,6 +39,8 @@ app = typer.Typer(
     rich_markup_mode=None,  # importing rich would take longer than everything else that --help does
 )
 
+
+TUNE = "Tune before serving"
 
 MODEL_HELP = (
     "A bundle, a transformers folder, a .onnx, .xml, .pt2 or .pt file, 'package.module:factory', or 'minilm' (the demo)."
@@ -93,7 +98,8 @@ def _common(
     """Hold the options that come before a command."""
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
+@with_settings
 def serve(
     context: typer.Context,
     models: Annotated[
@@ -102,65 +108,41 @@ def serve(
     ] = None,
     *,
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="TOML with settings and models; also NOGRAD_CONFIG.")
+        Path | None, typer.Option(metavar="FILE", help="TOML file with settings and models; also NOGRAD_CONFIG.")
     ] = None,
     print_config: Annotated[
-        bool, typer.Option("--print-config", help="Print all settings as such a file, and where each is from; serve nothing.")
+        bool, typer.Option("--print-config", help="Print the effective settings with their origins, and exit.")
     ] = False,
     name: Annotated[
-        str | None, typer.Option(help="Name of a lone MODEL in the URL; default: the bundle's, or from MODEL.")
+        str | None, typer.Option(help="Name in the URL (single model only); default: the bundle's name, or derived from MODEL.")
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="TCP port; 0 takes a free one.")] = 8000,
-    grpc_port: Annotated[int | None, typer.Option(help="Serve gRPC, too, on this port (8001 is usual; 0: a free one).")] = None,
-    device: Annotated[str, typer.Option(help="'auto' or a torch device.")] = "auto",
-    trusted: Annotated[bool, typer.Option(help="Open models that hold or name code: .pt2, .pt.")] = False,
-    max_batch_size: Annotated[int, typer.Option(help="Rows in one run, at most.")] = 32,
-    max_wait_ms: Annotated[float, typer.Option(help="Longest wait for company, in ms; 0 runs at once.")] = 0.0,
-    max_queue_rows: Annotated[int, typer.Option(help="Rows that may wait; a request beyond gets 503.")] = 1024,
-    timeout_s: Annotated[float, typer.Option(help="Seconds until a request is answered 504.")] = 30.0,
-    grace_s: Annotated[float, typer.Option(help="Seconds to finish accepted requests when stopped.")] = 30.0,
-    lame_duck_s: Annotated[float, typer.Option(help="Seconds before that, in which it takes requests and is not ready.")] = 0.0,
-    max_body_bytes: Annotated[int, typer.Option(help="Bytes of one request, at most.")] = 64 * 2**20,
-    cache_mb: Annotated[float, typer.Option(help="Megabytes for answers that are asked for again; 0 keeps none.")] = 64.0,
-    cache_url: Annotated[str, typer.Option(help="Keep answers in Redis, too: redis://host:6379/0.")] = "",
-    cache_ttl_s: Annotated[
-        float | None, typer.Option(help="Seconds that a kept answer lives; default: they do not age.")
-    ] = None,
-    log_format: Annotated[str, typer.Option(help="Of the log's lines, on stderr: text or json.")] = "text",
-    log_level: Annotated[str, typer.Option(help="Least level logged: debug, info, warning, error.")] = "info",
-    access_log: Annotated[bool, typer.Option(help="Log every request.")] = False,
-    tls_cert: Annotated[str, typer.Option(metavar="FILE", help="Certificate (PEM): HTTPS, and TLS for gRPC.")] = "",
-    tls_key: Annotated[str, typer.Option(metavar="FILE", help="Its private key (PEM).")] = "",
-    tls_ca: Annotated[str, typer.Option(metavar="FILE", help="Clients need a certificate of these authorities (PEM).")] = "",
-    api_keys_file: Annotated[
-        str, typer.Option(metavar="FILE", help="API keys, one a line, KEY or NAME: KEY; also in NOGRAD_API_KEYS.")
-    ] = "",
-    open_without_key: Annotated[str, typer.Option(help="What needs no API key: metrics, page, or both with a comma.")] = "",
-    stuck_after_s: Annotated[float, typer.Option(help="Seconds of one run, at least, until liveness fails.")] = 30.0,
-    traces: Annotated[
-        str, typer.Option(metavar="URL", help="Send traces there, OTLP over HTTP; also OTEL_EXPORTER_OTLP_ENDPOINT.")
-    ] = "",
-    workers: Annotated[int, typer.Option(help="Processes that share the port; one that ends is started again.")] = 1,
-    devices: Annotated[str, typer.Option(help="One worker on each: cuda:0,cuda:1.")] = "",
-    repository: Annotated[
-        bool, typer.Option(help="Let clients load, reload and unload the models that are configured.")
-    ] = False,
-    repository_dir: Annotated[str, typer.Option(metavar="FOLDER", help="And the bundles in this folder.")] = "",
-    ray: Annotated[
-        bool, typer.Option("--ray", help="Serve with replicas on a Ray cluster: RAY_ADDRESS, or one of this machine.")
-    ] = False,
-    ray_address: Annotated[str, typer.Option(help="The same, on the cluster at this address.")] = "",
-    replicas: Annotated[str, typer.Option(help="With --ray: a number, least and most (1-4), or auto.")] = "auto",
     tune: Annotated[
-        str, typer.Option(metavar="TIME", help="Tune MODEL first, in about this time (60s), and serve the bundle.")
+        str,
+        typer.Option(
+            metavar="TIME", help="Tune MODEL first, in about this time (60s), and serve the bundle.", rich_help_panel=TUNE
+        ),
     ] = "",
-    data: Annotated[Path | None, typer.Option(help="With --tune: your own rows, as for `nograd tune`.")] = None,
-    goal: Annotated[str, typer.Option(help="With --tune: latency, throughput, memory, or slo=TIME.")] = "latency",
+    data: Annotated[Path | None, typer.Option(help="Rows to tune with, as for `nograd tune`.", rich_help_panel=TUNE)] = None,
+    goal: Annotated[
+        str, typer.Option(help="Goal of --tune: latency, throughput, memory, or slo=TIME.", rich_help_panel=TUNE)
+    ] = "latency",
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray", help="Serve replicas on the Ray cluster at RAY_ADDRESS, or on a local one.", rich_help_panel=CLUSTER
+        ),
+    ] = False,
+    ray_address: Annotated[
+        str, typer.Option(help="Serve replicas on the Ray cluster at this address.", rich_help_panel=CLUSTER)
+    ] = "",
+    replicas: Annotated[
+        str, typer.Option(help="Replicas on Ray: a number, a range such as 1-4, or auto.", rich_help_panel=CLUSTER)
+    ] = "auto",
+    **_settings: object,
 ) -> None:
-    """Serve models over HTTP, and gRPC where asked: Open Inference Protocol v2, dynamic batching, metrics, a live page at /.
+    """Serve models over HTTP and gRPC: Open Inference Protocol v2, dynamic batching, caching, metrics, a live page at /.
 
-    What is an option here may be a line of the file (max_wait_ms = 2.0) or a variable (NOGRAD_MAX_WAIT_MS=2), too.
+    Every setting can also be a line of the file (max_wait_ms = 2.0) or a variable (NOGRAD_MAX_WAIT_MS=2).
     """
     from nograd.server.command import run_server, settings_of
     from nograd.server.printing import to_toml

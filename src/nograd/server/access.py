@@ -98,7 +98,7 @@ class AccessLog:
     """Takes accesses in the event loop, and writes them in a thread of its own.
 
     Args:
-        log_format: one of `logs.FORMATS`.
+        log_format: one of `config.FORMATS`.
         write: takes several whole lines; called in the thread.
         limit: accesses that wait, at most.
     """

@@ -1,109 +1,114 @@
-"""What `nograd serve` can be told, checked before anything starts."""
+"""Settings of `nograd serve`: the one definition that all ways of setting them derive from, checked before anything starts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from functools import cache
 from math import isfinite
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from nograd.errors import ConfigError
-from nograd.server.keys import AREAS
-from nograd.server.logs import FORMATS, LEVELS
-from nograd.server.tls import Tls
 
-__all__ = ["ServeConfig"]
+if TYPE_CHECKING:
+    from nograd.server.tls import Tls
+
+__all__ = ["AREAS", "CLUSTER", "FORMATS", "GROUPS", "LEVELS", "ServeConfig", "Setting", "settings_by_name"]
+
+NETWORK, BATCHING, CACHE, MODEL, SECURITY, LOGGING, CLUSTER = GROUPS = (
+    "Network", "Batching", "Cache", "Model", "Security", "Logging", "Workers and cluster",
+)  # fmt: skip
+"""Headings under which help and reference list the settings, in this order."""
+
+FORMATS = ("text", "json")
+LEVELS = ("debug", "info", "warning", "error")
+AREAS = ("metrics", "page")
+"""Areas that `open_without_key` may open: `/metrics`, and the data of the live page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A field of `ServeConfig`, as the command line, the schema and the reference page need it."""
+
+    name: str
+    type: Any
+    """`int`, `float`, `bool`, `str`, or one of them or None."""
+
+    default: Any
+    help: str
+    group: str
+    """One of `GROUPS`."""
+
+    metavar: str = ""
+    """Placeholder of the value in help texts; empty: the type's own."""
+
+    choices: tuple[str, ...] = ()
+    """Allowed values; empty: any value of the type, within the range that `ServeConfig` checks."""
+
+
+def setting(default: Any, help: str, group: str, *, metavar: str = "", choices: Sequence[str] = ()) -> Any:  # noqa: A002
+    """Declare a field of `ServeConfig`."""
+    return field(default=default, metadata={"help": help, "group": group, "metavar": metavar, "choices": tuple(choices)})
 
 
 @dataclass(frozen=True, slots=True)
 class ServeConfig:
-    """Settings of a server."""
+    """Settings of a server. Each field carries its help text, its group and the values that it allows.
 
-    host: str = "127.0.0.1"
-    """Address to listen on; this machine only, unless told otherwise."""
+    The command line, the environment (`NOGRAD_*`), `nograd.toml`, `--print-config`, the JSON schema and the reference page all
+    derive from these fields, so a new setting is one field. Units end the names: `_ms`, `_s`, `_mb`, `_bytes`, `_rows`.
+    """
 
-    port: int = 8000
-    """TCP port; 0 takes a free one."""
-
-    grpc_port: int | None = None
-    """TCP port for gRPC; 0 takes a free one, None serves HTTP only."""
-
-    max_batch_size: int = 32
-    """Rows in one run, at most. A bundle's model runs no more than its curve was measured with, where that counts rows."""
-
-    max_wait_ms: float = 0.0
-    """Longest wait of a request for company, in milliseconds."""
-
-    max_queue_rows: int = 1024
-    """Rows that may wait for the device; a request beyond is refused at once."""
-
-    timeout_s: float = 30.0
-    """Seconds after which a request that names no time-out of its own is answered 504."""
-
-    grace_s: float = 30.0
-    """Seconds that accepted requests have to finish when the server is told to stop."""
-
-    lame_duck_s: float = 0.0
-    """Seconds after being told to stop in which requests are still taken, while readiness is false already: as long as those
-    who send requests need to hear of it."""
-
-    max_body_bytes: int = 64 * 2**20
-    """Bytes of one request's body, at most."""
-
-    cache_mb: float = 64.0
-    """Megabytes of memory for answers that may be asked for again; 0: none are kept."""
-
-    cache_url: str = ""
-    """A Redis, such as `redis://localhost:6379/0`, in which answers are kept for other servers, too; empty: none."""
-
-    cache_ttl_s: float | None = None
-    """Seconds that a kept answer lives; None: in memory until there is no room, in Redis a week. Answers do not age."""
-
-    log_format: str = "text"
-    """Of the log's lines, on stderr: `text` or `json`."""
-
-    log_level: str = "info"
-    """The least level that is logged: debug, info, warning or error."""
-
-    access_log: bool = False
-    """Whether every request is a line of the log, whatever its level."""
-
-    tls_cert: str = ""
-    """PEM file of the server's certificate, and of those between it and its authority; empty: no TLS."""
-
-    tls_key: str = ""
-    """PEM file of its private key."""
-
-    tls_ca: str = ""
-    """PEM file of authorities: clients need a certificate of one of them; empty: they need none."""
-
-    api_keys_file: str = ""
-    """File of API keys, one a line, `KEY` or `NAME: KEY`; empty: those in NOGRAD_API_KEYS, or none are needed."""
-
-    open_without_key: str = ""
-    """What needs no API key, beside health: `metrics`, `page`, or both with a comma."""
-
-    stuck_after_s: float = 30.0
-    """Seconds of one run after which the device counts as stuck, and liveness fails; or 20 times the prediction, if more."""
-
-    traces: str = ""
-    """Where OpenTelemetry's traces are sent, OTLP over HTTP, such as `http://localhost:4318`; empty: nowhere."""
-
-    device: str = "auto"
-    """`auto`, or a torch device."""
-
-    trusted: bool = False
-    """Whether models that hold or name code (`.pt2`, `.pt`, some bundles) are opened."""
-
-    workers: int = 1
-    """Processes that serve, on one port; where devices are listed and this is 1, one for each."""
-
-    devices: str = ""
-    """Torch devices with commas, such as `cuda:0,cuda:1`: each worker has the next; empty: all have `device`."""
-
-    repository: bool = False
-    """Whether clients may load, reload and unload the models that are configured: the repository extension."""
-
-    repository_dir: str = ""
-    """A folder whose bundles they may load, too; turns the extension on."""
+    host: str = setting("127.0.0.1", "Address to listen on. The default accepts connections from this machine only.", NETWORK)
+    port: int = setting(8000, "TCP port for HTTP; 0 takes a free one.", NETWORK)
+    grpc_port: int | None = setting(
+        None, "TCP port for gRPC (8001 is usual; 0 takes a free one); unset: HTTP only.", NETWORK, metavar="PORT"
+    )
+    timeout_s: float = setting(30.0, "Timeout in seconds of a request that sets none; the response is then 504.", NETWORK)
+    grace_s: float = setting(30.0, "Seconds to finish accepted requests after SIGTERM.", NETWORK)
+    lame_duck_s: float = setting(
+        0.0, "Seconds to keep accepting requests after readiness turns false, so that load balancers can react.", NETWORK
+    )
+    max_body_bytes: int = setting(64 * 2**20, "Maximum size of one request body, in bytes.", NETWORK)
+    max_batch_size: int = setting(
+        32, "Maximum rows in one run. A bundle whose cost curve counts rows runs no more than the curve covers.", BATCHING
+    )
+    max_wait_ms: float = setting(0.0, "Maximum time to wait for a batch to fill, in ms (0: run immediately).", BATCHING)
+    max_queue_rows: int = setting(1024, "Maximum rows that wait for the device; a request above that gets 503.", BATCHING)
+    cache_mb: float = setting(64.0, "Memory for cached responses, in MB (0: no cache).", CACHE)
+    cache_url: str = setting("", "Redis that shares cached responses between servers, such as redis://host:6379/0.", CACHE)
+    cache_ttl_s: float | None = setting(
+        None, "Lifetime of a cached response, in seconds; unset: no limit in memory, one week in Redis.", CACHE
+    )
+    stuck_after_s: float = setting(
+        30.0, "Seconds of one run before liveness fails, or 20 times the predicted duration if that is longer.", MODEL
+    )
+    device: str = setting("auto", "Torch device, such as cuda:0; auto takes the first GPU, or the CPU.", MODEL)
+    trusted: bool = setting(default=False, help="Open model files that can run code: .pt2, .pt, some bundles.", group=MODEL)
+    repository: bool = setting(default=False, help="Let clients load, reload and unload the configured models.", group=MODEL)
+    repository_dir: str = setting(
+        "", "Folder of bundles that clients may load, too; enables --repository.", MODEL, metavar="FOLDER"
+    )
+    tls_cert: str = setting("", "Server certificate chain (PEM); enables HTTPS, and TLS for gRPC.", SECURITY, metavar="FILE")
+    tls_key: str = setting("", "Private key of the certificate (PEM).", SECURITY, metavar="FILE")
+    tls_ca: str = setting(
+        "", "Certificate authorities (PEM); clients then need a certificate that one of them signed.", SECURITY, metavar="FILE"
+    )
+    api_keys_file: str = setting(
+        "", "API keys, one per line, KEY or NAME: KEY; unset: NOGRAD_API_KEYS, or no keys.", SECURITY, metavar="FILE"
+    )
+    open_without_key: str = setting(
+        "", "Areas that need no API key besides health: metrics, page, or metrics,page.", SECURITY, metavar="AREAS"
+    )
+    log_format: str = setting("text", "Log format on stderr.", LOGGING, choices=FORMATS)
+    log_level: str = setting("info", "Minimum log level.", LOGGING, choices=LEVELS)
+    access_log: bool = setting(default=False, help="Log every request, at any log level.", group=LOGGING)
+    traces: str = setting(
+        "", "OpenTelemetry collector, OTLP over HTTP, such as http://localhost:4318; also OTEL_EXPORTER_OTLP_ENDPOINT.",
+        LOGGING, metavar="URL",
+    )  # fmt: skip
+    workers: int = setting(1, "Processes that share the port; the supervisor restarts a worker that ends.", CLUSTER)
+    devices: str = setting("", "Torch devices, separated by commas, such as cuda:0,cuda:1: one worker per device.", CLUSTER)
 
     def __post_init__(self) -> None:
         self._check_ports()
@@ -159,12 +164,16 @@ class ServeConfig:
     @property
     def tls(self) -> Tls | None:
         """Certificate and key; None without TLS."""
-        return Tls(self.tls_cert, self.tls_key, self.tls_ca) if self.tls_cert else None
+        if not self.tls_cert:
+            return None
+        from nograd.server.tls import Tls
+
+        return Tls(self.tls_cert, self.tls_key, self.tls_ca)
 
     def _check_operation(self) -> None:
-        for name, value, allowed in (("log_format", self.log_format, FORMATS), ("log_level", self.log_level, LEVELS)):
-            if value not in allowed:
-                raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
+        for name, each in settings_by_name().items():
+            if each.choices and getattr(self, name) not in each.choices:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(each.choices)}")
         if bool(self.tls_cert) != bool(self.tls_key):
             given, missing = ("tls_cert", "tls_key") if self.tls_cert else ("tls_key", "tls_cert")
             raise ConfigError(f"{given} is set and {missing} is not; TLS takes a certificate and its key")
@@ -184,3 +193,10 @@ class ServeConfig:
                 raise ConfigError(f"{name} is {port}; it must be from 0 to 65535")
         if self.port and self.port == self.grpc_port:
             raise ConfigError(f"port and grpc_port are both {self.port}; HTTP and gRPC take one each")
+
+
+@cache
+def settings_by_name() -> dict[str, Setting]:
+    """Return the settings of a server, in the order of their fields."""
+    types = get_type_hints(ServeConfig)
+    return {each.name: Setting(each.name, types[each.name], each.default, **each.metadata) for each in fields(ServeConfig)}

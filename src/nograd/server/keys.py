@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nograd.errors import ConfigError, UnauthorizedError
+from nograd.server.config import AREAS
 
-__all__ = ["ALWAYS_OPEN", "AREAS", "VARIABLE", "ApiKeys", "Door", "open_door", "parse_keys"]
+__all__ = ["ALWAYS_OPEN", "AREA_PATHS", "VARIABLE", "ApiKeys", "Door", "open_door", "parse_keys"]
 
 VARIABLE = "NOGRAD_API_KEYS"
 """Environment variable with keys, separated by commas or line ends."""
@@ -21,10 +22,8 @@ ALWAYS_OPEN = frozenset(("/v2/health/live", "/v2/health/ready", "/"))
 
 PAGE_FILES = "/page/"
 
-METRICS = frozenset(("/metrics",))
-PAGE = frozenset(("/live.json",))
-AREAS = {"metrics": METRICS, "page": PAGE}
-"""What may be open to everybody, by the word that says so: of the page, what it shows."""
+AREA_PATHS = dict(zip(AREAS, (frozenset(("/metrics",)), frozenset(("/live.json",))), strict=True))
+"""Paths that `open_without_key` opens, by area."""
 
 HOW = "send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
 
@@ -65,12 +64,12 @@ class Door:
 
     Args:
         keys: that open it; None leaves it open.
-        open_areas: words of AREAS that need no key.
+        open_areas: words of `config.AREAS` that need no key.
     """
 
     def __init__(self, keys: ApiKeys | None, open_areas: Iterable[str] = ()) -> None:
         self._keys = keys
-        self._open = ALWAYS_OPEN.union(*(AREAS[area] for area in open_areas))
+        self._open = ALWAYS_OPEN.union(*(AREA_PATHS[area] for area in open_areas))
 
     @property
     def is_open(self) -> bool:
@@ -131,7 +130,7 @@ def open_door(file: str, open_areas: str, environment: Mapping[str, str]) -> Doo
 
     Args:
         file: with keys; empty: none.
-        open_areas: words of AREAS, separated by commas.
+        open_areas: words of `config.AREAS`, separated by commas.
         environment: may hold VARIABLE.
 
     Raises:

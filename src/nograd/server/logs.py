@@ -19,11 +19,9 @@ import orjson
 
 from nograd.stderr import QueuedStderr
 
-__all__ = ["FORMATS", "LEVELS", "Format", "Repeats", "configure", "dropped_lines", "event", "failure", "line_of", "write"]
+__all__ = ["Format", "Repeats", "configure", "dropped_lines", "event", "failure", "line_of", "write"]
 
 Format = Literal["text", "json"]
-FORMATS = ("text", "json")
-LEVELS = ("debug", "info", "warning", "error")
 
 REPEAT_S = 10.0
 """Seconds in which one error's traceback is written once, however many requests meet it."""
@@ -38,8 +36,8 @@ def configure(log_format: str, level: str, **always: Any) -> None:
     """Send this process' log to stderr from now on, all of it in one form.
 
     Args:
-        log_format: one of FORMATS.
-        level: one of LEVELS; lines below it are not written.
+        log_format: one of `config.FORMATS`.
+        level: one of `config.LEVELS`; lines below it are not written.
         always: fields of every line.
     """
     global _queue  # noqa: PLW0603  the process has one stderr
@@ -140,7 +138,7 @@ def line_of(log_format: str, at: float, level: str, name: str, fields: Mapping[s
     """Return a line, without its end.
 
     Args:
-        log_format: one of FORMATS.
+        log_format: one of `config.FORMATS`.
         at: seconds since 1970.
         level: such as info.
         name: of the event.

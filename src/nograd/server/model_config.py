@@ -1,4 +1,4 @@
-"""What is said of one model that a server has: where it comes from, and in what its limits differ from the server's."""
+"""Settings of one served model: its source, its name, and the limits that differ from the server's."""
 
 from __future__ import annotations
 
@@ -12,36 +12,34 @@ from nograd.server.config import ServeConfig
 if TYPE_CHECKING:
     from nograd.predictor import Predictor
 
-__all__ = ["ModelConfig", "name_of", "open_model", "parse_model"]
+__all__ = ["HELP", "ModelConfig", "name_of", "open_model", "parse_model"]
 
 LIMITS = ("max_batch_size", "max_wait_ms", "max_queue_rows", "timeout_s", "device", "trusted")
-"""Settings of the server that a model may have otherwise."""
+"""Settings of the server that a model may override."""
+
+HELP = {
+    "model": "Source: a bundle, a transformers folder, a model file, package.module:factory, or minilm.",
+    "name": "Name in URLs; unset: the bundle's name, or one derived from the source.",
+    "version": "Version in URLs; of several versions of one name, the last one listed is the newest.",
+    "load": "Load the model at start; false: load it when a client requests that (needs the repository).",
+    "cache": "Cache responses of this model, if the server has a cache.",
+}
+"""Help texts of the fields that the server does not have."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """One version of one model. What is None here is as the server has it."""
+    """One version of one model. A field that is None takes the server's value; `HELP` explains the others."""
 
     model: str
-    """As on the command line: a bundle, a folder, a file, `package.module:factory` or `minilm`."""
-
     name: str = ""
-    """In URLs; empty: the bundle's own, or made of `model`."""
-
     version: str = "1"
-    """Of several with one name, the last that is listed is the newest."""
-
     load: bool = True
-    """Whether it is there when the server begins; false: only once it is asked for (the repository extension)."""
-
     max_batch_size: int | None = None
     max_wait_ms: float | None = None
     max_queue_rows: int | None = None
     timeout_s: float | None = None
-
     cache: bool = True
-    """Whether its answers are kept, where the server keeps any."""
-
     device: str | None = None
     trusted: bool | None = None
 
