@@ -483,7 +483,8 @@ async def test_a_device_thread_that_ends_is_noticed() -> None:
         raise SystemError("a bug of ours")
 
     virtual_loop_of_test = virtual_loop()
-    batcher._lanes.execute = breaking  # type: ignore[method-assign]
+    assert batcher._batcher is not None
+    batcher._batcher._lanes.execute = breaking  # type: ignore[method-assign]
     threading.excepthook, before = lambda _: None, threading.excepthook
     try:
         async with batcher:

@@ -25,9 +25,15 @@ def rows(*values: float) -> list[list[float]]:
 
 
 @virtual
-async def test_outside_of_async_with_it_says_how_to_use_it() -> None:
-    with pytest.raises(UnavailableError, match="the batcher is not open; use it inside `async with`"):
-        await Device().batcher().predict(rows(1))
+async def test_the_first_request_opens_a_batcher_outside_of_async_with() -> None:
+    batcher = Device().batcher()
+    states = [batcher.is_open]
+
+    assert await batcher.predict(rows(1)) == [[2]]
+    states.append(batcher.is_open)
+    async with batcher as same:  # a batcher that opened itself can still be used in a block
+        assert same is batcher
+    assert [*states, batcher.is_open] == [False, True, False]
 
 
 @virtual

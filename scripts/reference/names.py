@@ -12,7 +12,8 @@ __all__ = ["homes", "names"]
 
 ABOUT = {
     "backends": "What runs a model: eager, compiled, exported",
-    "batching": "Concurrent requests in one process",
+    "batcher": "Concurrent requests in one process",
+    "batching": "How requests are batched",
     "bulk": "Over a data set",
     "bundle": "What tuning writes",
     "cached": "Predictors that remember",

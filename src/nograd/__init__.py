@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from nograd.backends.onnx.export import export_to_onnx
     from nograd.backends.openvino import export_to_openvino
     from nograd.backends.torchscript import export_to_torchscript
-    from nograd.batching import BatchPolicy, DeadlinePolicy, Decision, DynamicBatcher, LengthPolicy, measure_cost
+    from nograd.batcher import DynamicBatcher
+    from nograd.batching import BatchPolicy, DeadlinePolicy, Decision, LengthPolicy, measure_cost
     from nograd.bulk import BatchPredictor
     from nograd.bundle import Bundle
     from nograd.cached import CachedEmbedder, CachedPredictor, RedisCachedPredictor
@@ -66,7 +67,7 @@ _HOME = {
     "CostCurve": "cost",
     "DeadlinePolicy": "batching",
     "Decision": "batching",
-    "DynamicBatcher": "batching",
+    "DynamicBatcher": "batcher",
     "LengthPolicy": "batching",
     "NogradError": "errors",
     "Predictor": "predictor",

@@ -89,6 +89,7 @@ class Predictor:
         """How it runs and where that comes from, in one line, where a bundle says it."""
 
         self._local = threading.local()
+        self._learning = threading.Lock()
         self.item = item if item is not None else getattr(preprocess, "item", None)
         if isinstance(model, Backend):
             if device != "auto":
@@ -106,6 +107,11 @@ class Predictor:
             self._example = sample
 
     # -- what it is
+
+    @property
+    def is_probed(self) -> bool:
+        """True once it is known how rows may be batched: from a sample, from a backend, or from `learn`."""
+        return self._module is None or (self._backend is not None and bool(self._backend.signature.outputs))
 
     @property
     def backend(self) -> Backend:
@@ -300,6 +306,28 @@ class Predictor:
             if is_interrupt(error):
                 raise
             raise _item_error(index, error) from error
+
+    def learn(self, inputs: Any) -> None:
+        """Probe the model with inputs as `predict` takes them, unless it is probed already. Blocks for some twenty runs.
+
+        Without `preprocess`, the inputs may also be one row without the batch dimension. Dimension 0 counts as the row if the
+        model runs and its rows are then independent; else the inputs are one row if that is so with the dimension added.
+
+        Raises:
+            ItemError: `preprocess` raised on an item.
+            SignatureError: the model cannot run the inputs.
+        """
+        with self._learning:
+            if self.is_probed:
+                return
+            if self._preprocess is not None:
+                self.learn_from([inputs] if isinstance(inputs, str | bytes) else list(each_item(inputs)))
+                return
+            from nograd.backends.first_inputs import backend_from_inputs
+
+            module = cast("nn.Module", self._module)
+            found = in_own_thread(partial(backend_from_inputs, module, inputs, device=self._device))
+            self._backend, self._example = found.result()
 
     def learn_from(self, items: Sequence[Any]) -> None:
         """Probe the model with items, or with rows where there is no `preprocess`, unless a sample has taught it already.

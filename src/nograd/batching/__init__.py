@@ -1,6 +1,6 @@
-"""Batching: what meets what in one run. Policies decide, `batcher` executes, `collate` joins and parts arrays."""
+"""Batching: which requests share a run. Policies decide, `batcher` executes, `collate` joins and splits arrays."""
 
-from nograd.batching.batcher import DynamicBatcher, Runner
+from nograd.batching.batcher import Batcher, Runner
 from nograd.batching.choice import policy_for
 from nograd.batching.lengths import LengthPolicy
 from nograd.batching.measure import measure_cost
@@ -11,11 +11,11 @@ from nograd.batching.records import BatchRecord, Execution, RunningBatch, Spent,
 __all__ = [
     "BatchPolicy",
     "BatchRecord",
+    "Batcher",
     "DeadlinePolicy",
     "DeadlineQueue",
     "Decision",
     "DeviceState",
-    "DynamicBatcher",
     "Execution",
     "LengthPolicy",
     "Runner",

@@ -1,4 +1,6 @@
-"""DynamicBatcher: the asyncio shell around a policy, and one device thread for each lane of the backend.
+"""Batcher: the asyncio shell around a policy, and one device thread for each lane of the backend.
+
+It serves a model whose signature is known, in one event loop. `nograd.DynamicBatcher` is its public front.
 
 All queue state lives in the event loop's thread, so there are no locks. A device thread receives the parts of one
 batch, joins, runs and parts them, and hands the outputs back. Nothing polls: an arrival, a finished batch, a deadline
@@ -23,7 +25,7 @@ from nograd.batching.collate import chunks, merge, model_error
 from nograd.batching.expiry import ExpiryTimer
 from nograd.batching.jobs import Entry, Job, Reply, entry_of, record_of
 from nograd.batching.lanes import Lanes
-from nograd.batching.policy import BatchPolicy, Decision, DeviceState
+from nograd.batching.policy import BatchPolicy, Decision, DeviceState, checked_limits
 from nograd.batching.queue import DeadlineQueue
 from nograd.batching.records import BatchRecord, RunningBatch, Spent, Statistics
 from nograd.batching.refusals import again, check_request, full, late, not_open, too_large, too_late
@@ -31,7 +33,7 @@ from nograd.cost import CostCurve
 from nograd.errors import ConfigError, DeadlineError, DeviceLostError, NogradError, UnavailableError
 from nograd.tensors import Batch, Signature, num_rows
 
-__all__ = ["DynamicBatcher", "Runner"]
+__all__ = ["Batcher", "Runner", "check_settings"]
 
 SMOOTHING = 0.1
 """Weight of the newest batch in the running mean of seconds per row, which predicts when a full queue has emptied."""
@@ -46,20 +48,20 @@ RUNNING_BATCH_S = 30.0
 
 
 class Runner(Protocol):
-    """What a batcher drives; `nograd.Predictor` is one."""
+    """The model as a batcher sees it; `nograd.Predictor` is one."""
 
     @property
     def signature(self) -> Signature:
-        """Of the parts that `run` takes."""
+        """Signature of the parts that `run` takes."""
         ...
 
     @property
     def lanes(self) -> int:
-        """Calls to `run` that may go on side by side."""
+        """Calls to `run` that may execute at the same time."""
         ...
 
     def prepare(self, inputs: Any) -> tuple[list[Batch], Callable[[list[Batch]], Any]]:
-        """Return checked parts, and the function that makes the caller's answer of their outputs."""
+        """Return checked parts, and a function that turns their outputs into the caller's answer."""
         ...
 
     def run(self, batch: Batch) -> Batch:
@@ -79,27 +81,12 @@ class _Counts:
     failed: int = 0
 
 
-class DynamicBatcher:
-    """Gathers concurrent requests into batches.
-
-    >>> async def both(predictor, a, b):
-    ...     async with DynamicBatcher(predictor, max_batch_size=32) as batcher:
-    ...         return await asyncio.gather(batcher.predict(a), batcher.predict(b))
+class Batcher:
+    """Gathers concurrent parts into batches, in the event loop in which it was opened.
 
     Args:
-        predictor: what runs the batches.
-        max_batch_size: rows in one run, at most. A longer request runs in several parts.
-        max_wait_ms: longest wait of a request for company, in milliseconds; 0 (work-conserving) is best on one device.
-        max_queue_rows: rows that may wait; a request beyond is refused at once.
-        max_queue_bytes: bytes of inputs that may wait.
-        max_batch_tokens: where rows vary in length: padded elements (rows x longest) in one run, at most.
-        cost: measured seconds (see `measure_cost`); default: the predictor's own, which one from a bundle has. Without it,
-            nothing is known of how late an answer will be.
-        inline: runs batches in the event loop's own thread: right for a model that takes less than handing a batch to a
-            thread and back does (0.1 ms), wrong for any other. None decides from the curve.
-        policy: decides instead of the one that suits the model (see `policy_for`).
-        observer: called in the event loop with a record of each batch.
-        clock: gives seconds that never go back. (Not the loop's: uvloop's own goes in milliseconds.)
+        runner: runs the batches; its signature is known.
+        max_batch_size: as for `nograd.DynamicBatcher`; the other settings likewise.
 
     Raises:
         ConfigError: a limit is out of its range.
@@ -107,7 +94,7 @@ class DynamicBatcher:
 
     def __init__(  # noqa: PLR0913  all but the first by keyword
         self,
-        predictor: Runner,
+        runner: Runner,
         *,
         max_batch_size: int = 32,
         max_wait_ms: float = 0.0,
@@ -120,25 +107,19 @@ class DynamicBatcher:
         observer: Callable[[BatchRecord], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        for name, value in (("max_queue_rows", max_queue_rows), ("max_queue_bytes", max_queue_bytes)):
-            if value < 1:
-                raise ConfigError(f"{name} is {value}; it must be at least 1")
-        signature = getattr(predictor, "signature", None)
-        if not isinstance(signature, Signature):
-            raise ConfigError(f"a DynamicBatcher takes a nograd.Predictor, not {type(predictor).__name__}")
-        self._runner = predictor
-        cost = getattr(predictor, "cost", None) if cost is None else cost  # a runner need not know what it costs
-        if cost is not None and not isinstance(cost, CostCurve):
-            raise ConfigError(f"cost is {type(cost).__name__}; it must be a nograd.CostCurve, such as measure_cost returns")
+        cost = getattr(runner, "cost", None) if cost is None else cost  # a runner need not know its cost
+        check_settings(max_batch_size, max_wait_ms, max_queue_rows, max_queue_bytes, cost)
+        signature = runner.signature
+        self._runner = runner
         self._is_foreign = policy is not None
-        self._policy = policy or policy_for(
+        self._policy = chosen = policy or policy_for(
             signature,
             max_batch_size=max_batch_size,
             max_wait_ms=max_wait_ms,
             max_batch_tokens=max_batch_tokens,
             cost=cost,
         )
-        self.inline = _is_quick(predictor, cost) if inline is None else inline
+        self.inline = _is_quick(runner, cost) if inline is None else inline
         """Whether batches run in the event loop's thread."""
         self._max_queue_rows = max_queue_rows
         self._max_queue_bytes = max_queue_bytes
@@ -147,7 +128,7 @@ class DynamicBatcher:
         self._observer = observer
         self._clock = clock
         self._queue = DeadlineQueue()
-        self._device = DeviceState(free_lanes=predictor.lanes, lanes=predictor.lanes)
+        self._device = DeviceState(free_lanes=runner.lanes, lanes=runner.lanes)
         self._running: set[Job] = set()
         self._running_rows = 0
         self._delivering = 0
@@ -159,8 +140,8 @@ class DynamicBatcher:
         self._idle: asyncio.Event
         self._loop: asyncio.AbstractEventLoop
         self._lanes = Lanes(
-            predictor,
-            seconds=lambda count: self._policy.expected_s(count, 1),
+            runner,
+            seconds=lambda count: chosen.expected_s(count, 1),
             clock=clock,
             finished=self._finish,
             lost=self._lose,
@@ -172,26 +153,39 @@ class DynamicBatcher:
 
     @property
     def is_open(self) -> bool:
-        """True while requests are taken; false before and after, and once the device or its thread is lost."""
+        """True while requests are accepted; false before and after, and once the device or its thread is lost."""
         return self._state == "open"
 
     @property
     def is_lost(self) -> bool:
-        """True once the device or its thread is lost: only another process helps."""
+        """True once the device or its thread is lost: restart the process."""
         return self._state == "lost"
 
     def running(self) -> list[RunningBatch]:
-        """Return the batches that are on the device now; where they run in the event loop, nobody can ask meanwhile."""
+        """Return the batches that are on the device now; never any if batches run in the event loop."""
         now = self._clock()
         return [RunningBatch(now - job.started, job.predicted_s) for job in self._running]
 
-    async def __aenter__(self) -> Self:
+    @property
+    def state(self) -> str:
+        """`new`, `open`, `draining`, `closed` or `lost`."""
+        return self._state
+
+    def open(self) -> None:
+        """Start the device threads and accept requests, in the running event loop.
+
+        Raises:
+            UnavailableError: it was opened before.
+        """
         if self._state != "new":
             raise UnavailableError(f"this batcher is {self._state}; make a new one")
         self._loop = asyncio.get_running_loop()
         self._idle = asyncio.Event()
         self._lanes.start(0 if self.inline else self._device.lanes)
         self._state = "open"
+
+    async def __aenter__(self) -> Self:
+        self.open()
         return self
 
     async def __aexit__(
@@ -199,11 +193,16 @@ class DynamicBatcher:
     ) -> None:
         await self.close()
 
+    def discard(self) -> None:
+        """End the device threads of a batcher whose event loop was closed: its callers are gone."""
+        self._state = "closed"
+        self._lanes.end()
+
     async def close(self, grace_s: float = 30.0) -> None:
         """Refuse new requests, answer those that wait, end the device threads.
 
         Args:
-            grace_s: seconds for what waits; then the queue is failed and only the running batch is awaited, 30 s at most.
+            grace_s: seconds for requests that wait. After it they fail, and only the running batch is awaited, 30 s at most.
         """
         if self._state not in ("open", "lost"):
             return
@@ -236,35 +235,6 @@ class DynamicBatcher:
 
     # -- requests
 
-    async def predict(self, inputs: Any, *, timeout_s: float | None = None, priority: int = 0) -> Any:
-        """Return what `predictor.predict(inputs)` returns, run together with whatever else waits.
-
-        Args:
-            inputs: as for the predictor.
-            timeout_s: seconds from now after which nobody needs the answer; None waits for as long as it takes.
-            priority: the request's class. 0 goes first; a higher number runs when no lower one waits, or fills up its batch.
-
-        Raises:
-            SignatureError: the inputs are not the model's.
-            ConfigError: `timeout_s` or `priority` is not what it can be.
-            OverloadedError: the queue is full, or the answer would be late; `retry_after_s` says when to try again.
-            DeadlineError: `timeout_s` passed, or cannot be met any more.
-            UnavailableError: the batcher is closed.
-            ModelError: the model raised on these inputs; others of the same batch are not concerned.
-        """
-        parts, finish = self._runner.prepare(inputs)
-        if len(parts) == 1:  # what `run` does, without a coroutine of its own
-            entry = self._queue_one(parts[0], None, timeout_s, priority)
-            if entry is not None:
-                future: Any = entry.future
-                try:
-                    outputs = await future
-                except asyncio.CancelledError:
-                    self._abandon(entry)
-                    raise
-                return finish([outputs])
-        return finish(await self.run(parts, timeout_s=timeout_s, priority=priority))
-
     async def run(
         self, parts: Sequence[Batch], *, timeout_s: float | None = None, priority: int = 0, spent: Spent | None = None
     ) -> list[Batch]:
@@ -272,24 +242,24 @@ class DynamicBatcher:
 
         Args:
             parts: checked, each of one row or more.
-            timeout_s: as for `predict`.
-            priority: as for `predict`.
-            spent: is told where the time went.
+            timeout_s: as for `DynamicBatcher.predict`; `priority` likewise.
+            priority: class of the request; 0 goes first.
+            spent: receives where the time went.
 
         Raises:
-            NogradError: as for `predict`.
+            NogradError: as for `DynamicBatcher.predict`.
         """
         if len(parts) == 1:
-            entry = self._queue_one(parts[0], None, timeout_s, priority)
+            entry = self.queue_one(parts[0], None, timeout_s, priority)
             if entry is not None:
                 entry.spent = spent
                 future: Any = entry.future
                 try:
                     return [await future]
                 except asyncio.CancelledError:
-                    self._abandon(entry)
+                    self.abandon(entry)
                     raise
-        self._check_asked(timeout_s, priority)
+        self._check_request(timeout_s, priority)
         now = self._clock()
         deadline = inf if timeout_s is None else now + timeout_s
         most = self._policy.chunk_rows
@@ -310,7 +280,7 @@ class DynamicBatcher:
             return [merge(list(islice(outputs, len(pieces)))) for pieces in cut]
         except BaseException:
             for entry in entries:
-                self._abandon(entry)
+                self.abandon(entry)
             raise
 
     def submit(
@@ -321,29 +291,33 @@ class DynamicBatcher:
         timeout_s: float | None = None,
         priority: int = 0,
     ) -> Callable[[], None] | None:
-        """Have one part run, and call back in the event loop: what `run` does, without a task that waits.
+        """Run one part and call back in the event loop: like `run`, without a task that waits.
 
         Args:
             part: checked, one row or more.
             done: called once with the part's outputs, or the error; never from within this call.
-            timeout_s: as for `predict`.
-            priority: as for `predict`.
+            timeout_s: as for `DynamicBatcher.predict`.
+            priority: class of the request; 0 goes first.
 
         Returns:
-            What makes the batcher forget the request, after which `done` is not called; None where the part has more rows than
-            one run takes: nothing was done, and `run` cuts it.
+            A function that abandons the request, after which `done` is not called. None if the part has more rows than one run
+            takes: nothing was queued, and `run` cuts it.
 
         Raises:
-            NogradError: as for `predict`, where a request is refused at once.
+            NogradError: as for `DynamicBatcher.predict`, if a request is refused at once.
         """
-        entry = self._queue_one(part, Reply(done), timeout_s, priority)
-        return None if entry is None else partial(self._abandon, entry)
+        entry = self.queue_one(part, Reply(done), timeout_s, priority)
+        return None if entry is None else partial(self.abandon, entry)
 
-    def _queue_one(self, part: Batch, reply: Reply | None, timeout_s: float | None, priority: int) -> Entry | None:
-        """Queue a part, answered by a future where no reply is given, or raise; None where it must be cut: nothing was done."""
+    def queue_one(self, part: Batch, reply: Reply | None, timeout_s: float | None, priority: int) -> Entry | None:
+        """Queue a part, answered by a future if no reply is given. Return None, with nothing queued, if it must be cut first.
+
+        Raises:
+            NogradError: as for `DynamicBatcher.predict`, if a request is refused at once.
+        """
         is_usual = (timeout_s is None or (type(timeout_s) is float and timeout_s > 0)) and type(priority) is int
         if self._state != "open" or not is_usual or priority < 0:
-            self._check_asked(timeout_s, priority)
+            self._check_request(timeout_s, priority)
         rows = num_rows(part)
         if rows > 1 and rows > self._policy.chunk_rows:
             return None
@@ -354,7 +328,7 @@ class DynamicBatcher:
         self._queue.add(entry)
         return entry
 
-    def _check_asked(self, timeout_s: float | None, priority: int) -> None:
+    def _check_request(self, timeout_s: float | None, priority: int) -> None:
         """Refuse a request that cannot be."""
         if self._state != "open":
             raise not_open(self._state)
@@ -435,8 +409,8 @@ class DynamicBatcher:
             self._counts.displaced += 1
             self._fail(entry_of(waiting), again(error))
 
-    def _abandon(self, entry: Entry) -> None:
-        """Forget a request whose caller went away, or whose other parts failed."""
+    def abandon(self, entry: Entry) -> None:
+        """Forget a request whose caller has left, or whose other parts failed."""
         if entry.queued:
             self._queue.remove(entry)
         if not entry.future.done():
@@ -604,6 +578,22 @@ class DynamicBatcher:
         if self._wake is not None:
             self._wake.cancel()
             self._wake = None
+
+
+def check_settings(
+    max_batch_size: int, max_wait_ms: float, max_queue_rows: int, max_queue_bytes: int, cost: CostCurve | None
+) -> None:
+    """Check what can be checked before a model is known.
+
+    Raises:
+        ConfigError: a limit is out of its range, or the cost is not a CostCurve.
+    """
+    checked_limits(max_batch_size, max_wait_ms)
+    for name, value in (("max_queue_rows", max_queue_rows), ("max_queue_bytes", max_queue_bytes)):
+        if value < 1:
+            raise ConfigError(f"{name} is {value}; it must be at least 1")
+    if cost is not None and not isinstance(cost, CostCurve):
+        raise ConfigError(f"cost is {type(cost).__name__}; it must be a nograd.CostCurve, such as measure_cost returns")
 
 
 def _is_quick(predictor: Runner, cost: CostCurve | None) -> bool:

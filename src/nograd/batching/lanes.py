@@ -1,9 +1,13 @@
-"""The device threads, one for each lane: jobs go in, and come back to the event loop."""
+"""The device threads, one for each lane: jobs go in, and come back to the event loop.
+
+An idle thread references only the queue of jobs. A batcher that its user drops is therefore collected, and its threads end.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
@@ -59,53 +63,58 @@ class Lanes:
         self._clock = clock
         self._finished = finished
         self._lost = lost
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[tuple[Lanes, Job] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._ending: weakref.finalize[..., Lanes] | None = None
         self._loop: asyncio.AbstractEventLoop
 
     def start(self, count: int) -> None:
-        """Start so many threads, from inside the event loop."""
+        """Start `count` threads, from inside the event loop."""
         self._loop = asyncio.get_running_loop()
         self._threads = [
-            threading.Thread(target=self._device_thread, name=f"nograd-device-{i}", daemon=True) for i in range(count)
+            threading.Thread(target=_device_thread, args=(self._jobs,), name=f"nograd-device-{i}", daemon=True)
+            for i in range(count)
         ]
         for thread in self._threads:
             thread.start()
+        self._ending = weakref.finalize(self, _end, self._jobs, count)
 
     def submit(self, job: Job) -> None:
-        """Hand a job to the first thread that is free."""
-        self._jobs.put(job)
+        """Hand a job to the first free thread."""
+        self._jobs.put((self, job))
+
+    def end(self) -> None:
+        """End each thread after the job that it runs."""
+        if self._ending is not None:
+            self._ending()
 
     async def stop(self, *, wait: bool) -> None:
         """End the threads.
 
         Args:
-            wait: until they have ended; false leaves one behind that hangs in a run.
+            wait: return when they have ended; false leaves one behind that hangs in a run.
         """
-        for _ in self._threads:
-            self._jobs.put(None)
+        self.end()
         if wait:
             for thread in self._threads:
                 await asyncio.wrap_future(in_own_thread(thread.join))
 
-    def _device_thread(self) -> None:
-        """Run batches until told to end. However this thread ends, the loop hears of it."""
-        job: Job | None = None
+    def run(self, job: Job) -> None:
+        """Execute a job in a device thread and report it to the loop, also when this thread must end."""
+        is_executed = False
         try:
-            while (job := self._jobs.get()) is not None:
-                self.execute(job)
-                with suppress(RuntimeError):  # the loop was closed without closing the batcher: nobody is left to answer
-                    self._loop.call_soon_threadsafe(self._finished, job)
-                job = None  # its arrays are the callers'; this thread may wait long for the next
+            self.execute(job)
+            is_executed = True
         finally:
-            if job is not None:
-                with suppress(RuntimeError):
-                    self._loop.call_soon_threadsafe(
-                        self._lost, DeviceLostError("the device's thread has ended; restart this server")
-                    )
+            with suppress(RuntimeError):  # the loop was closed without closing the batcher: no caller is left to answer
+                if is_executed:
+                    self._loop.call_soon_threadsafe(self._finished, job)
+                else:
+                    lost = DeviceLostError("the device's thread has ended; restart this server")
+                    self._loop.call_soon_threadsafe(self._lost, lost)
 
     def execute(self, job: Job) -> None:
-        """Run a job here and now."""
+        """Run a job in the calling thread."""
         begun = self._clock()
         entries = job.entries
         watched = _Watched(self._runner.run, self._clock)
@@ -126,6 +135,19 @@ class Lanes:
         ended = self._clock()
         job.run_s = ended - begun
         job.executions = watched.executions(begun, ended)
+
+
+def _device_thread(jobs: SimpleQueue[tuple[Lanes, Job] | None]) -> None:
+    """Run jobs until the queue says None."""
+    while (item := jobs.get()) is not None:
+        lanes, job = item
+        lanes.run(job)
+        del item, lanes, job  # the arrays are the callers', and this thread may wait long for the next job
+
+
+def _end(jobs: SimpleQueue[tuple[Lanes, Job] | None], count: int) -> None:
+    for _ in range(count):
+        jobs.put(None)
 
 
 class _Watched:

@@ -41,7 +41,7 @@ def again(error: NogradError) -> NogradError:
 def not_open(state: str) -> NogradError:
     """Return the error of a batcher that is not open."""
     if state == "new":
-        return UnavailableError("the batcher is not open; use it inside `async with`")
+        return UnavailableError("the batcher is not open; call `open` in the event loop first")
     if state == "lost":
         return DeviceLostError("the device is lost; this server must be restarted")
     return UnavailableError(f"the server is {state}")

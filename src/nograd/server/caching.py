@@ -18,7 +18,7 @@ from nograd.server.statistics import Looked
 from nograd.tensors import Batch
 
 if TYPE_CHECKING:
-    from nograd.batching import DynamicBatcher
+    from nograd.batching import Batcher
     from nograd.caching.store import Cache
     from nograd.server.config import ServeConfig
     from nograd.server.timing import Timing
@@ -100,7 +100,7 @@ class ModelCache:
         self,
         predictor: Predictor,
         flights: SingleFlight,
-        batcher: DynamicBatcher,
+        batcher: Batcher,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._predictor = predictor

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import orjson
 
-from nograd.batching import BatchRecord, DynamicBatcher, Statistics, measure_cost
+from nograd.batching import Batcher, BatchRecord, Statistics, measure_cost
 from nograd.batching.collate import merge, model_error
 from nograd.batching.measure import warm_up
 from nograd.caching.flight import SingleFlight
@@ -82,7 +82,7 @@ class ServedModel:
         self._decode = Decoder(self.inputs.inputs)
         self._live = Live()
         self._metrics = ModelMetrics(metrics, name)
-        self._batcher: DynamicBatcher | None = None
+        self._batcher: Batcher | None = None
         self._flights = flights
         self._cache: ModelCache | None = None
         self._inside = Inside()
@@ -124,7 +124,7 @@ class ServedModel:
         require_datatypes(self.inputs.inputs, self.outputs)
         self.example = _example(self.predictor, self.inputs.inputs)
         self.curve = await asyncio.wrap_future(in_own_thread(self._warm_up))
-        batcher = DynamicBatcher(
+        batcher = Batcher(
             self.predictor,
             max_batch_size=self.max_batch_size,
             max_wait_ms=self.config.max_wait_ms,
@@ -299,7 +299,7 @@ class ServedModel:
             self._note_answer(begun)
         done(answer)
 
-    def _accept(self, read: Callable[[], InferRequest]) -> tuple[DynamicBatcher, InferRequest]:
+    def _accept(self, read: Callable[[], InferRequest]) -> tuple[Batcher, InferRequest]:
         """Return the batcher and what is asked for, where the model is ready and has such outputs."""
         if not self.ready or self._batcher is None:
             raise UnavailableError(f"model {self.name!r} is not ready: it is warming up, or the server is stopping")
@@ -324,7 +324,7 @@ class ServedModel:
         self._live.note_request(now, now - begun)
         self._metrics.note_request(now - begun)
 
-    async def _outputs(self, request: InferRequest, batcher: DynamicBatcher, timing: Timing | None) -> Sequence[Batch]:
+    async def _outputs(self, request: InferRequest, batcher: Batcher, timing: Timing | None) -> Sequence[Batch]:
         """Return the outputs of a request's parts: known, or run."""
         timeout_s, priority = request.timeout_s or self.config.timeout_s, request.priority
         cache, spent = self._cache, timing.spent if timing is not None else None

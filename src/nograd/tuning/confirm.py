@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nograd.batching import BatchRecord, DynamicBatcher
+from nograd.batching import Batcher, BatchRecord
 from nograd.batching.choice import policy_for
 from nograd.batching.queue import Waiting
 from nograd.batching.simulation import simulate
@@ -110,14 +110,14 @@ async def _drive(
     latencies: list[float] = []
     begun = time.perf_counter()
 
-    async def ask(batcher: DynamicBatcher, part: Batch, due: float) -> None:
+    async def ask(batcher: Batcher, part: Batch, due: float) -> None:
         try:
             await batcher.run([part])
         except NogradError:
             return
         latencies.append(time.perf_counter() - begun - due)
 
-    serving = partial(DynamicBatcher, max_batch_size=max_batch_size, cost=cost, observer=observer, max_queue_rows=1 << 16)
+    serving = partial(Batcher, max_batch_size=max_batch_size, cost=cost, observer=observer, max_queue_rows=1 << 16)
     async with serving(runner) as batcher:
         begun = time.perf_counter()
         asked = []

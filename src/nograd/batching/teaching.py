@@ -1,0 +1,99 @@
+"""Learning a model from the first request, off the event loop, while further requests wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from nograd.batching.refusals import again
+from nograd.errors import NogradError, OverloadedError
+from nograd.threads import in_own_thread
+
+__all__ = ["Teaching"]
+
+
+class Teaching:
+    """Has one request at a time teach the model; if it fails, it fails alone and the next one teaches.
+
+    Args:
+        learn: learns from inputs, blocking; runs in a thread of its own.
+        is_done: whether the model is known; looked up in the event loop, so that all requests that wait continue together.
+        max_waiting: requests that may wait.
+    """
+
+    def __init__(self, learn: Callable[[Any], None], is_done: Callable[[], bool], max_waiting: int) -> None:
+        self._learn = learn
+        self._check_done = is_done
+        self._is_done = False
+        self._max_waiting = max_waiting
+        self._waiting = 0
+        self._attempt: asyncio.Future[BaseException | None] | None = None
+        self._stopped: NogradError | None = None
+        self._empty: asyncio.Event | None = None
+
+    async def wait(self, inputs: Any) -> None:
+        """Return when the model is known.
+
+        Args:
+            inputs: teach the model, unless those of an earlier request do.
+
+        Raises:
+            OverloadedError: too many requests wait.
+            NogradError: the model cannot run these inputs; or the wait was stopped.
+        """
+        if self._waiting >= self._max_waiting:
+            raise OverloadedError(f"{self._waiting} requests wait until the model is known; try again in 1 s")
+        self._waiting += 1
+        try:
+            while not self._is_done:
+                await self._take_part(inputs)
+        finally:
+            self._waiting -= 1
+            if not self._waiting and self._empty is not None:
+                self._empty.set()
+
+    async def wait_empty(self) -> None:
+        """Return when no request waits."""
+        self._empty = asyncio.Event()
+        if self._waiting:
+            await self._empty.wait()
+
+    def stop(self, error: NogradError) -> None:
+        """Fail the requests that wait; what runs in the thread is left to end there."""
+        self._stopped = error
+        if self._attempt is not None and not self._attempt.done():
+            self._attempt.set_result(None)
+
+    async def _take_part(self, inputs: Any) -> None:
+        """Start an attempt, or wait for the one that runs; raise only what concerns this request."""
+        is_own = self._attempt is None
+        attempt = self._attempt or self._begin(inputs)
+        await asyncio.wait({attempt})  # a caller that is cancelled leaves the attempt to the others
+        if self._stopped is not None:
+            raise again(self._stopped)
+        error = attempt.result()
+        if is_own and error is not None:
+            raise error
+
+    def _begin(self, inputs: Any) -> asyncio.Future[BaseException | None]:
+        loop = asyncio.get_running_loop()
+        self._attempt = attempt = loop.create_future()
+
+        def end(error: BaseException | None) -> None:
+            self._attempt, self._is_done = None, self._check_done()
+            if not attempt.done():
+                attempt.set_result(error)
+
+        def learn() -> None:
+            error: BaseException | None = None
+            try:
+                self._learn(inputs)
+            except BaseException as raised:  # noqa: BLE001  the request that taught gets it
+                error = raised
+            with suppress(RuntimeError):  # the loop was closed meanwhile: no request is left
+                loop.call_soon_threadsafe(end, error)
+
+        in_own_thread(learn)
+        return attempt
