@@ -1,9 +1,10 @@
-"""Fingerprints: a digest of all that an answer depends on beside its input: weights, settings and code.
+"""Fingerprints: a digest of everything except the input that an answer depends on: weights, settings and code.
 
-Two things with one fingerprint answer alike, here and in another process; what cannot be told for sure gets a fingerprint that
-nothing else has. Read are: numbers, strings, containers, arrays and tensors by their content; functions by their code, what
-they close over and the global variables they use, all the way down; objects by their class and attributes; installed libraries
-by name and version. Not seen is what code reads while it runs: files, the environment, other services.
+Two things with one fingerprint answer alike, here and in another process. A thing whose content cannot be read gets a private
+fingerprint. A fingerprint reads numbers, strings, containers, arrays and tensors by their content; functions by their code,
+their closure and the global variables that they use, recursively; objects by their class and attributes; a weak reference as
+the object that it refers to; installed libraries by name and version. It does not see what code reads while it runs: files,
+the environment, other services.
 
 torch is never imported here.
 """
@@ -16,6 +17,7 @@ import sysconfig
 import threading
 import types
 import uuid
+import weakref
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -28,6 +30,8 @@ from pathlib import Path, PurePath
 from typing import Any, cast
 
 import numpy as np
+
+from nograd.module_state import without_bookkeeping
 
 __all__ = ["Fingerprint", "of_files", "of_object", "of_value"]
 
@@ -151,6 +155,8 @@ class _Reader:
             self.read_all(type(value).__name__, _parts(value))
         elif isinstance(value, _FIELD):
             self.read_all("field", cast("tuple[Any, ...]", value.__reduce__())[1])
+        elif isinstance(value, weakref.ReferenceType):  # an LSTM refers so to its own weights
+            self.read_all("weak reference", (value(),))
         elif isinstance(value, _LOCKS):
             self._word("lock")
         elif type(value).__module__ == "logging":
@@ -189,6 +195,8 @@ class _Reader:
 
     def _tensor(self, tensor: Any) -> None:
         torch = sys.modules["torch"]
+        if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+            raise _OpaqueError("it holds a lazy parameter, which has no content before the first run")
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type == "meta":
             raise _OpaqueError(f"it holds a tensor of layout {tensor.layout} on {tensor.device}, whose content cannot be read")
         self._word(f"tensor {tensor.dtype} {tuple(tensor.shape)}")
@@ -199,13 +207,19 @@ class _Reader:
     # -- code
 
     def _class(self, found: type) -> None:
-        """Feed a class by name, and by its code where it is the user's own."""
-        self._word(f"class {found.__module__}.{found.__qualname__} {_library(found.__module__) or ''}")
-        if _library(found.__module__) is not None or found in self._classes:
+        """Feed a class by name, and by its code if it is the user's own.
+
+        A library's class may have the user's as a base: torch derives one from the class of a module that it parametrizes.
+        """
+        library = _library(found.__module__)
+        self._word(f"class {found.__module__}.{found.__qualname__} {library or ''}")
+        if found in self._classes or all(_library(kind.__module__) is not None for kind in found.__mro__):
             return
         self._classes.add(found)
         for base in found.__bases__:
             self._class(base)
+        if library is not None:
+            return
         for name, member in sorted(vars(found).items()):
             if name not in _NOT_CODE and not isinstance(member, types.MemberDescriptorType | types.GetSetDescriptorType):
                 self._word(name)
@@ -242,10 +256,20 @@ class _Reader:
         library = _library(module.__name__)
         self._word(f"module {module.__name__} {library or ''}")
         if library is None:
-            file = getattr(module, "__file__", None)
-            if file is None or not Path(file).is_file():
-                raise _OpaqueError(f"it uses the module {module.__name__}, which has no source file")
-            self._word(of_files(Path(file)))
+            self._word(_source_digest(module))
+
+
+_SOURCE_DIGESTS: weakref.WeakKeyDictionary[types.ModuleType, str] = weakref.WeakKeyDictionary()
+
+
+def _source_digest(module: types.ModuleType) -> str:
+    """Return the digest of a module's source, read once: the code in memory stays as it is when the file is edited later."""
+    if module not in _SOURCE_DIGESTS:
+        file = getattr(module, "__file__", None)
+        if file is None or not Path(file).is_file():
+            raise _OpaqueError(f"it uses the module {module.__name__}, which has no source file")
+        _SOURCE_DIGESTS[module] = of_files(Path(file))
+    return _SOURCE_DIGESTS[module]
 
 
 _NOT_CODE = frozenset(
@@ -277,9 +301,7 @@ def _state(value: Any) -> dict[str, Any] | None:
         return None
     state = {name: getattr(value, name) for name in _slots(kinds) if hasattr(value, name)}
     state |= getattr(value, "__dict__", {})
-    if _is_torch(value, "nn.Module"):
-        state.pop("training", None)  # answers are given in eval mode
-    return state
+    return without_bookkeeping(state) if _is_torch(value, "nn.Module") else state
 
 
 @cache

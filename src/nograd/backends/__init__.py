@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -97,21 +97,20 @@ class TorchBackend(Backend):
 
 
 class FileFingerprint:
-    """The fingerprint of what was loaded from files, read beside the loading: a digest of 90 MB takes 0.1 s.
+    """The fingerprint of a model that was loaded from files. A thread reads them during the load: 90 MB take 0.1 s.
 
     Args:
         path: the file.
-        beside: a file with its weights, which need not be there.
-        known: a digest of all of it that was worked out before; nothing is read then.
+        weights: returns the other files that belong to the model; called in the thread.
+        known: a digest of all files that was computed before; nothing is read then.
     """
 
-    def __init__(self, path: Path, beside: Path | None = None, *, known: str = "") -> None:
-        paths = [path, beside] if beside is not None and beside.is_file() else [path]
-        self._digest = in_own_thread(partial(of_files, *paths)) if not known else _done(known)
+    def __init__(self, path: Path, weights: Callable[[Path], Sequence[Path]] | None = None, *, known: str = "") -> None:
+        self._digest = in_own_thread(partial(_digest, path, weights)) if not known else _done(known)
         self._found: Fingerprint | None = None
 
     def of(self, *runtime: str) -> Fingerprint:
-        """Return it, for a runtime: its name, version, device, ..."""
+        """Return the fingerprint for a runtime: its name, version, device, ..."""
         if self._found is None:
             self._found = self._read(runtime)
         return self._found
@@ -119,8 +118,12 @@ class FileFingerprint:
     def _read(self, runtime: tuple[str, ...]) -> Fingerprint:
         try:
             return of_value(self._digest.result(), *runtime)
-        except OSError as error:
-            return Fingerprint(of_object().text, f"its file could not be read a second time: {error}")
+        except (OSError, ValueError) as error:
+            return Fingerprint(of_object().text, f"its files could not be read a second time: {error}")
+
+
+def _digest(path: Path, weights: Callable[[Path], Sequence[Path]] | None) -> str:
+    return of_files(path, *(weights(path) if weights is not None else ()))
 
 
 def _done(digest: str) -> Future[str]:

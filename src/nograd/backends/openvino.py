@@ -77,7 +77,7 @@ class OpenVinoBackend(Backend):
         fill_dtype_tables()
         self.lanes = lanes
         self.num_threads = num_threads or max(1, processors() // lanes)
-        self._file = FileFingerprint(Path(path), Path(path).with_suffix(".bin"), known=digest)
+        self._file = FileFingerprint(Path(path), _weights_of, known=digest)
         core = openvino.Core()
         wanted = "CPU" if device in ("auto", "cpu") else device.upper()
         if wanted.partition(".")[0] not in {name.partition(".")[0] for name in core.available_devices}:
@@ -146,6 +146,11 @@ def _read(core: Any, path: Path) -> Any:
         return core.read_model(str(path))
     except RuntimeError as error:
         raise ModelLoadError(f"OpenVINO cannot load {path}: {str(error).splitlines()[-1]}") from error
+
+
+def _weights_of(path: Path) -> list[Path]:
+    weights = path.with_suffix(".bin")
+    return [weights] if weights.is_file() else []
 
 
 def _options(device: str, lanes: int, num_threads: int) -> dict[str, Any]:

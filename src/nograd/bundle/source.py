@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nograd.backends.onnx_data import data_files
 from nograd.bundle.front import read_step
 from nograd.bundle.manifest import EXPORTED, MODULES, Described, FactoryStep, ImportedStep, Settings
 from nograd.bundle.naming import find
@@ -133,7 +134,11 @@ def _written_mapped(source: Path, target: Path) -> bool:
     try:
         from nograd.backends.onnx.graph import load_graph, save_mapped
     except MissingExtraError:
-        if source.with_name(f"{source.name}.data").is_file():  # the graph holds that name: it cannot be copied under another
+        try:
+            names = data_files(source)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        if names:  # the graph holds their names: they cannot be copied under others
             raise
         return False
     try:

@@ -14,6 +14,7 @@ import numpy as np
 
 from nograd.backends import Backend, FileFingerprint, check_lanes
 from nograd.backends.coupling import how_to_batch
+from nograd.backends.onnx_data import data_files
 from nograd.errors import ConfigError, MissingExtraError, ModelError, ModelLoadError
 from nograd.fingerprint import Fingerprint
 from nograd.inputs import by_name, to_host
@@ -81,7 +82,7 @@ class OnnxBackend(Backend):
         self.lanes = lanes
         self.num_threads = num_threads or max(1, processors() // lanes)
         spins = lanes == 1 and "torch" not in sys.modules if spins is None else spins
-        self._file = FileFingerprint(Path(path), Path(path).parent / f"{Path(path).name}.data", known=digest)
+        self._file = FileFingerprint(Path(path), data_files, known=digest)
         wanted, provider_options = providers_for(device, onnxruntime.get_available_providers())
         options = _options(self.num_threads, spins=spins)
         # A session with one thread runs in the caller's, so that one session serves all lanes.

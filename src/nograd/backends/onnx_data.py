@@ -1,0 +1,100 @@
+"""The data files that an ONNX graph names, read from the protobuf's wire format: serving has no package `onnx`.
+
+The wire format is a list of fields: a key (number of the field and kind), then a number or a length with bytes
+(protobuf.dev/programming-guides/encoding). The numbers below are those of onnx.proto.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+__all__ = ["data_files"]
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+_STRING, _ENTRY, _TENSOR, _SPARSE, _ATTRIBUTE, _NODE, _GRAPH, _FUNCTION, _TRAINING, _MODEL = range(10)
+
+_FIELDS: Mapping[int, Mapping[int, int]] = {
+    _MODEL: {7: _GRAPH, 20: _TRAINING, 25: _FUNCTION},
+    _TRAINING: {1: _GRAPH, 2: _GRAPH},
+    _FUNCTION: {7: _NODE, 11: _ATTRIBUTE},
+    _GRAPH: {1: _NODE, 5: _TENSOR, 15: _SPARSE},
+    _NODE: {5: _ATTRIBUTE},
+    _ATTRIBUTE: {5: _TENSOR, 6: _GRAPH, 10: _TENSOR, 11: _GRAPH, 22: _SPARSE, 23: _SPARSE},
+    _SPARSE: {1: _TENSOR, 2: _TENSOR},
+    _TENSOR: {13: _ENTRY},
+}
+"""Message -> number of a field -> the message in it, for every way that leads to a tensor's external data."""
+
+_LOCATION = b"location"
+
+
+def data_files(path: Path) -> list[Path]:
+    """Return the files with external data that a graph names, each once, in the graph's order; they need not exist.
+
+    Every tensor counts: initializers, attributes, subgraphs, functions and sparse tensors.
+
+    Args:
+        path: an ONNX file. Locations in it are relative to its folder.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file is not an ONNX graph.
+    """
+    with path.open("rb") as file:
+        if not path.stat().st_size:
+            return []
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            if data.find(_LOCATION) < 0:  # most files hold all their weights
+                return []
+            try:
+                names = dict.fromkeys(_locations(data, 0, len(data), _MODEL))
+            except (IndexError, UnicodeDecodeError) as error:
+                raise ValueError(f"{path} is not an ONNX graph: {error}") from error
+    return [path.parent / name for name in names]
+
+
+def _locations(data: mmap.mmap, start: int, end: int, message: int) -> Iterator[str]:
+    """Yield the locations in a message between two places."""
+    inner = _FIELDS[message]
+    for number, begin, stop in _fields(data, start, end):
+        kind = inner.get(number)
+        if kind == _ENTRY:
+            entry = {key: data[first:last] for key, first, last in _fields(data, begin, stop)}
+            if entry.get(1) == _LOCATION:
+                yield entry.get(2, b"").decode()
+        elif kind is not None:
+            yield from _locations(data, begin, stop, kind)
+
+
+def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yield number, begin and end of each field that holds bytes; numbers are skipped."""
+    while start < end:
+        key, start = _varint(data, start)
+        kind = key & 7
+        if kind == _VARINT:
+            _, start = _varint(data, start)
+        elif kind == _BYTES:
+            size, start = _varint(data, start)
+            if start + size > end:
+                raise IndexError(f"a field of {size} bytes at byte {start} ends after its message")
+            yield key >> 3, start, start + size
+            start += size
+        elif kind in (_FIXED32, _FIXED64):
+            start += 4 if kind == _FIXED32 else 8
+        else:
+            raise IndexError(f"the kind of the field at byte {start} is {kind}")
+
+
+def _varint(data: mmap.mmap, start: int) -> tuple[int, int]:
+    """Return a number of 7 bits a byte, the lowest first, and the place after it."""
+    value = shift = 0
+    while True:
+        byte = data[start]
+        start += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, start
+        shift += 7
