@@ -55,7 +55,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "weight norm of an lstm": lambda: parametrizations.weight_norm(nn.LSTM(3, 4), "weight_hh_l0"),
     "orthogonal": lambda: parametrizations.orthogonal(nn.Linear(3, 4)),
     "old spectral norm": lambda: spectral_norm(nn.Linear(3, 4)),
-    "pruned": lambda: prune.l1_unstructured(nn.Linear(3, 4), "weight", 2),
+    "pruned": lambda: prune.l1_unstructured(nn.Linear(3, 4), "weight", 2),  # type: ignore[no-untyped-call]
     "hooks": lambda: with_hook(2.0),
 }
 

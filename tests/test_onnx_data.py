@@ -75,7 +75,9 @@ def test_words_that_only_look_like_a_location_name_no_file(tmp_path: Path) -> No
     assert names(tmp_path / "m.onnx") == []
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-3], lambda data: data + b"\x0b"], ids=["cut", "a kind that is not used"])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-3], lambda data: data + b"\x0b"], ids=["cut", "a kind that is not used"]
+)
 def test_a_damaged_graph_raises(tmp_path: Path, damage: Any) -> None:
     saved(tmp_path / "m.onnx", graph_of([ADD], [external("weights.bin")]))
     (tmp_path / "m.onnx").write_bytes(damage((tmp_path / "m.onnx").read_bytes()))

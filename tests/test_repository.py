@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +85,54 @@ def load(site: Site, name: str) -> None:
 
 def states(site: Site, body: bytes = b"") -> list[tuple[str, str, str]]:
     return [(each["name"], each["version"], each["state"]) for each in call(site, "index", body).json]
+
+
+FACTORIES = """
+import nograd
+from tests.fakes import Fake, OUTPUT, X
+from nograd import Signature
+import {helper}
+
+def run(batch):
+    return {{"output": {helper}.scaled(batch["x"])}}
+
+def one():
+    return nograd.Predictor(Fake(run, Signature((X,), (OUTPUT,))))
+
+two = one
+"""
+
+
+def test_p2_a_load_runs_the_edited_code_and_other_models_keep_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    helper, factory = tmp_path / "served_helper.py", tmp_path / "served_factory.py"
+    factory.write_text(FACTORIES.format(helper="served_helper"))
+    helper.write_text("def scaled(x): return x * 2")
+    known = tuple(ModelConfig(f"served_factory:{name}", name) for name in ("one", "two"))
+    with Site({}, known=known, repository=True) as site:
+
+        def answers() -> list[list[float]]:
+            return [site.infer(name, x([1, 2])).json["outputs"][0]["data"] for name in ("one", "two")]
+
+        for name in ("one", "two"):
+            load(site, name)
+        assert answers() == [[2, 4], [2, 4]]
+
+        helper.write_text("def scaled(x): return x * 3")
+        load(site, "one")
+        assert answers() == [[3, 6], [2, 4]]
+
+        helper.write_text("def scaled(x): return x *")
+        reply = call(site, "models/one/load")
+        assert reply.status >= 400
+        assert "importing served_factory raised SyntaxError" in reply.json["error"]
+        assert answers() == [[3, 6], [2, 4]]
+
+        helper.write_text("def scaled(x): return x * 5")
+        load(site, "two")
+        assert answers() == [[3, 6], [5, 10]]
+    for name in ("served_helper", "served_factory"):
+        sys.modules.pop(name)
 
 
 # -- P5: off

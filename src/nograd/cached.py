@@ -176,7 +176,8 @@ class CachedEmbedder:
         if not listed:
             return vectors
         if predictor.signature.repeatable:
-            outputs = self._answers.of_units(Texts(listed, self._keys.current(), predictor.prepare_item), predictor.run_parts)
+            units = Texts(listed, self._keys.current(), predictor.prepare_item, predictor.signature)
+            outputs = self._answers.of_units(units, predictor.run_parts)
         else:
             outputs = predictor.run_parts([predictor.prepare_item(text, index) for index, text in enumerate(listed)])
         for row, output in zip(vectors, outputs, strict=True):

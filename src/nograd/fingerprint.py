@@ -33,7 +33,7 @@ import numpy as np
 
 from nograd.module_state import without_bookkeeping
 
-__all__ = ["Fingerprint", "of_files", "of_object", "of_value"]
+__all__ = ["Fingerprint", "is_library", "of_files", "of_object", "of_value"]
 
 DIGEST_BYTES = 16
 
@@ -350,20 +350,28 @@ def _is_torch(value: Any, name: str) -> bool:
 
 
 def _library(module_name: str | None) -> str | None:
-    """Return name and version of the library that a module belongs to; None for the user's own code."""
+    """Return name and version of the installed library that a module belongs to; None for the user's own code."""
     top = (module_name or "").partition(".")[0]
     return _installed(top) if top in sys.modules or top in sys.stdlib_module_names else None
 
 
 @cache
 def _installed(top: str) -> str | None:
+    if not is_library(top):
+        return None
     if top in sys.stdlib_module_names:
-        return None if top == "__main__" else f"python {sys.version_info.major}.{sys.version_info.minor}"
+        return f"python {sys.version_info.major}.{sys.version_info.minor}"
+    return f"{top} {getattr(sys.modules[top], '__version__', None) or _distribution_version(top)}"
+
+
+@cache
+def is_library(top: str) -> bool:
+    """True if an imported top-level module is Python's, nograd's or another installed library's, and not the user's own."""
+    if top in sys.stdlib_module_names or top == "nograd":
+        return top != "__main__"
     module = sys.modules[top]
     file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), None)
-    if top != "nograd" and (file is None or not any(Path(file).is_relative_to(folder) for folder in _library_folders())):
-        return None
-    return f"{top} {getattr(module, '__version__', None) or _distribution_version(top)}"
+    return file is not None and any(Path(file).is_relative_to(folder) for folder in _library_folders())
 
 
 def _distribution_version(top: str) -> str:

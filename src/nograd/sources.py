@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
 from nograd.bundle import Bundle, is_bundle
 from nograd.errors import ConfigError, MissingExtraError, ModelLoadError, NogradError
 from nograd.exports import KINDS, open_file
+from nograd.imports import import_module
 from nograd.inputs import is_module
 from nograd.interrupts import is_interrupt
 from nograd.predictor import Predictor
@@ -89,14 +89,14 @@ def _from_factory(model: str, device: str) -> Predictor:
 
 
 def _factory(module_name: str, factory_name: str) -> Any:
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: a user's own file is found where they stand
     try:
-        module = importlib.import_module(module_name)
+        module = import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name == "torch":
             raise MissingExtraError("torch", "torch") from error
         raise ModelLoadError(f"module {error.name!r} is not found, from {Path.cwd()}; the model must be {ACCEPTED}") from error
+    except NogradError:
+        raise
     except BaseException as error:  # importing runs the user's code
         if is_interrupt(error):
             raise

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from functools import reduce
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 from nograd.bundle.manifest import ImportedStep
 from nograd.errors import ConfigError, MissingExtraError, ModelLoadError
 from nograd.fingerprint import of_value
+from nograd.imports import import_module
 from nograd.interrupts import is_interrupt
 
-__all__ = ["find", "imported", "named"]
-
-
-def imported(module: str) -> ModuleType:
-    """Import a module, also one that lies where the user stands, as `python -m` does."""
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    return importlib.import_module(module)
+__all__ = ["find", "named"]
 
 
 def named(step: Any, role: str) -> ImportedStep:
@@ -50,7 +42,7 @@ def find(step: ImportedStep) -> Any:
     """
     module, _, qualified = step.name.partition(":")
     try:
-        found: Any = reduce(getattr, qualified.split("."), cast("Any", imported(module)))
+        found: Any = reduce(getattr, qualified.split("."), cast("Any", import_module(module)))
         found = found() if step.is_instance else found
     except ModuleNotFoundError as error:
         if error.name == "torch":

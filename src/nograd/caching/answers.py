@@ -57,6 +57,7 @@ class Answers:
 
     def __init__(self, cache: Cache, keys: KeyMaker) -> None:
         self._cache = cache
+        self._is_foreign = not isinstance(cache, MemoryCache)
         self._keys = keys
         self._flights: dict[bytes, Future[Batch]] = {}
         self._lock = Lock()
@@ -84,7 +85,7 @@ class Answers:
             units: what is asked for.
             run: runs the parts of what is not there, together.
         """
-        found = [_decoded(value) for value in self._cache.get_many(units.keys)]
+        found = [self._read(units, place, value) for place, value in enumerate(self._cache.get_many(units.keys))]
         missing: dict[bytes, int] = {}
         for position, unit in enumerate(found):
             if unit is None:
@@ -100,7 +101,7 @@ class Answers:
         found: dict[bytes, Batch] = {}
         try:
             if own:
-                found = self._just_landed(list(own))
+                found = self._just_landed(units, {key: missing[key] for key in own})
                 left = {key: missing[key] for key in own if key not in found}
                 found |= self._run(units, left, run) if left else {}
         except BaseException as error:
@@ -121,22 +122,25 @@ class Answers:
                 found |= self._run(units, {key: missing[key]}, run)
         return found
 
-    def _just_landed(self, keys: Sequence[bytes]) -> dict[bytes, Batch]:
-        """Return what another thread has put between our lookup and our flight."""
+    def _just_landed(self, units: Units | Texts, places: dict[bytes, int]) -> dict[bytes, Batch]:
+        """Return the values that another thread has put between our lookup and our flight."""
         near = getattr(self._cache, "near", self._cache)
         if not isinstance(near, MemoryCache):
             return {}
-        return {key: decode(value) for key, value in zip(keys, near.peek_many(keys), strict=True) if value is not None}
+        values = zip(places.items(), near.peek_many(list(places)), strict=True)
+        found = {key: self._read(units, place, value) for (key, place), value in values}
+        return {key: outputs for key, outputs in found.items() if outputs is not None}
+
+    def _read(self, units: Units | Texts, place: int, value: bytes | None) -> Batch | None:
+        """Return the outputs in a value; None for a miss. A cache that other programs write to may hold anything."""
+        try:
+            outputs = None if value is None else decode(value)
+        except CorruptValueError:
+            return None
+        return outputs if outputs is None or not self._is_foreign or units.fits(place, outputs) else None
 
     def _run(self, units: Units | Texts, wanted: dict[bytes, int], run: Run) -> dict[bytes, Batch]:
         """Run some units, keep their answers, and return them as they are kept."""
         values = dict(zip(wanted, units.values(run(units.take(list(wanted.values())))), strict=True))
         self._cache.put_many(values)
         return {key: decode(value) for key, value in values.items()}
-
-
-def _decoded(value: bytes | None) -> Batch | None:
-    try:
-        return None if value is None else decode(value)
-    except CorruptValueError:  # a cache of the user's own may give anything
-        return None

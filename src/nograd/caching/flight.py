@@ -21,6 +21,9 @@ __all__ = ["Compute", "SingleFlight"]
 Compute: TypeAlias = Callable[[Sequence[int]], Awaitable[Sequence[bytes]]]
 """Returns the value at each of some positions of a request."""
 
+Fits: TypeAlias = Callable[[int, bytes], bool]
+"""Returns whether a value of the far cache can be the one at a position of a request; if not, it counts as a miss."""
+
 
 class _Waiter:
     """One request, until all of its flights have landed."""
@@ -88,6 +91,7 @@ class SingleFlight:
         values: Sequence[bytes | None] | None = None,
         timeout_s: float | None = None,
         shared: bool = True,
+        fits: Fits | None = None,
     ) -> list[bytes]:
         """Return the value of each key.
 
@@ -98,6 +102,7 @@ class SingleFlight:
             timeout_s: seconds after which this caller no longer waits for the far cache or for what others compute; `compute`
                 keeps its own time.
             shared: whether the far cache may have them.
+            fits: checks each value of the far cache; default: none is checked.
 
         Raises:
             DeadlineError: `timeout_s` passed.
@@ -106,14 +111,14 @@ class SingleFlight:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         try:
-            return await self._fetch(keys, compute, values, timeout_s, shared=shared, joins_any=True)
+            return await self._fetch(keys, compute, values, timeout_s, shared=shared, joins_any=True, fits=fits)
         except _ForeignFailure:
             pass
         left_s = None if timeout_s is None else timeout_s - (loop.time() - begun)
         if left_s is not None and left_s <= 0:
             raise DeadlineError(f"no answer after {timeout_s} s")
         try:
-            return await self._fetch(keys, compute, None, left_s, shared=shared, joins_any=False)
+            return await self._fetch(keys, compute, None, left_s, shared=shared, joins_any=False, fits=fits)
         except _ForeignFailure as failure:
             raise failure.error from failure.error.__cause__
 
@@ -126,6 +131,7 @@ class SingleFlight:
         *,
         shared: bool,
         joins_any: bool,
+        fits: Fits | None,
     ) -> list[bytes]:
         """As `fetch`; where not `joins_any`, only flights are joined in which there are no rows but this caller's."""
         found = values if values is not None else self.near.get_many(keys)
@@ -139,18 +145,18 @@ class SingleFlight:
         joined = {key: flight for key, flight in flights.items() if joins_any or flight.group.is_within(positions)}
         missing = {key: position for key, position in positions.items() if key not in joined}
         far = self._far if shared else None
-        own = self._set_out(missing, compute, far)
+        own = self._set_out(missing, compute, far, fits)
         await self._wait([*joined.values(), *own], own, timeout_s if joined or far is not None else None)
         landed = {flight.key: flight.value for flight in (*joined.values(), *own)}
         return [landed[key] if value is None else value for key, value in zip(keys, found, strict=True)]
 
-    def _set_out(self, positions: dict[bytes, int], compute: Compute, far: FarTier | None) -> list[_Flight]:
+    def _set_out(self, positions: dict[bytes, int], compute: Compute, far: FarTier | None, fits: Fits | None) -> list[_Flight]:
         if not positions:
             return []
         group = _Group(list(positions))
         for flight in group.flights:
             self._flights.setdefault(flight.key, flight)
-        group.task = asyncio.get_running_loop().create_task(self._lead(group, positions, compute, far))
+        group.task = asyncio.get_running_loop().create_task(self._lead(group, positions, compute, far, fits))
         return group.flights
 
     async def _wait(self, flights: Sequence[_Flight], own: Sequence[_Flight], timeout_s: float | None) -> None:
@@ -187,12 +193,16 @@ class SingleFlight:
             if self._flights.get(flight.key) is flight:
                 del self._flights[flight.key]
 
-    async def _lead(self, group: _Group, positions: dict[bytes, int], compute: Compute, far: FarTier | None) -> None:
+    async def _lead(
+        self, group: _Group, positions: dict[bytes, int], compute: Compute, far: FarTier | None, fits: Fits | None
+    ) -> None:
         """Bring all flights of a group home; runs as a task of its own."""
         missing = positions
         try:
             if far is not None:
                 found = await far.get(list(positions))
+                if fits is not None:
+                    found = {key: value for key, value in found.items() if fits(positions[key], value)}
                 self.near.put_many(found)
                 self._land([flight for flight in group.flights if flight.key in found], found)
                 missing = {key: position for key, position in positions.items() if key not in found}

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
+
+import numpy as np
 
 from nograd.caching.codec import encode
 from nograd.caching.keys import Keys
 from nograd.tensors import TEXT, Batch, Signature, join_arrays, num_rows, split
 
-__all__ = ["Texts", "Units", "why_not"]
+__all__ = ["Texts", "Units", "fits_outputs", "why_not"]
+
+_HALF = ("float16", "bfloat16")
 
 
 def why_not(signature: Signature) -> str:
@@ -21,19 +25,50 @@ def why_not(signature: Signature) -> str:
     return "" if text is None else f"output {text!r} is text; only numbers are kept"
 
 
+def fits_outputs(outputs: Batch, signature: Signature, *, rows: int, sizes: Mapping[str, int]) -> bool:
+    """Return whether arrays are outputs of a model by name, dtype and shape; True while the model's outputs are unknown.
+
+    Args:
+        outputs: from a cache that other programs write to.
+        signature: of the model.
+        rows: that the outputs must have.
+        sizes: of varying dimensions, by name; a dimension without one may have any size, the same in all outputs.
+    """
+    if not signature.outputs:
+        return True
+    if outputs.keys() != {spec.name for spec in signature.outputs}:
+        return False
+    known = {"rows": rows, **sizes}
+    for spec in signature.outputs:
+        array = outputs[spec.name]
+        wanted = ("rows", *spec.shape)
+        if array.dtype != np.dtype("float32" if spec.dtype in _HALF else spec.dtype) or array.ndim != len(wanted):
+            return False  # backends return half precision as float32
+        for size, found in zip(wanted, array.shape, strict=True):
+            if found != (size if isinstance(size, int) else known.setdefault(size, found)):
+                return False
+    return True
+
+
 class Texts:
-    """Texts as units: what is known needs no tokenizing.
+    """Texts as units: a cached text needs no tokenizing.
 
     Args:
         texts: one for each unit.
         keys: of the model and its tokenizer.
         prepare: makes one checked row of a text, given its position.
+        signature: of the model.
     """
 
-    def __init__(self, texts: Sequence[str], keys: Keys, prepare: Callable[[str, int], Batch]) -> None:
+    def __init__(self, texts: Sequence[str], keys: Keys, prepare: Callable[[str, int], Batch], signature: Signature) -> None:
         self.keys = list(map(keys.of_text, texts))
         self._texts = texts
         self._prepare = prepare
+        self._signature = signature
+
+    def fits(self, position: int, outputs: Batch) -> bool:  # noqa: ARG002  the length of a text is not known
+        """Return whether arrays are outputs that the unit at a position can have."""
+        return fits_outputs(outputs, self._signature, rows=1, sizes={})
 
     def take(self, positions: Sequence[int]) -> list[Batch]:
         """Return some texts as parts of one row."""
@@ -63,12 +98,22 @@ class Units:
 
     def __init__(self, parts: Sequence[Batch], keys: Keys, signature: Signature) -> None:
         self._parts = parts
+        self._signature = signature
         self._by_row = signature.batching != "alone"
         if self._by_row:
             by_part = [keys.of_rows(part) for part in parts]
             self.keys: list[bytes] = by_part[0] if len(by_part) == 1 else [key for some in by_part for key in some]
         else:
             self.keys = [keys.of_batch(part) for part in parts]
+
+    def fits(self, position: int, outputs: Batch) -> bool:
+        """Return whether arrays are outputs that the unit at a position can have."""
+        if self._by_row:
+            part = self._parts[bisect_right(list(accumulate(map(num_rows, self._parts))), position)]
+        else:
+            part = self._parts[position]
+        sizes = dict(zip(self._signature.lengths, self._signature.sizes_of(part), strict=True))
+        return fits_outputs(outputs, self._signature, rows=1 if self._by_row else num_rows(part), sizes=sizes)
 
     def take(self, positions: Sequence[int]) -> list[Batch]:
         """Return some units as parts, those of one part together; `positions` ascend."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nograd.caching import CacheStatistics, Keys, MemoryCache, decode
+from nograd.caching.codec import CorruptValueError
 from nograd.caching.flight import SingleFlight
 from nograd.caching.units import Texts, Units
 from nograd.caching.worth import Worth
@@ -178,7 +180,9 @@ class ModelCache:
             return units.values(await self._batcher.run(taken, timeout_s=left_s, priority=priority, spent=spent))
 
         try:
-            fetched = await self._flights.fetch(units.keys, compute, values=values, timeout_s=timeout_s, shared=self._shared)
+            fetched = await self._flights.fetch(
+                units.keys, compute, values=values, timeout_s=timeout_s, shared=self._shared, fits=partial(_fits, units)
+            )
             saved = max(0, missing - ran)  # by the far cache, or somebody's flight
         except _RefusedError as error:
             raise error.as_of(units.keys) from error.__cause__
@@ -190,7 +194,7 @@ class ModelCache:
 
     def _units(self, items: Sequence[Any] | None, parts: Callable[[], list[Batch]]) -> Units | Texts:
         if self._by_text and items is not None and all(isinstance(item, str) for item in items):
-            return Texts(items, self._keys, self._predictor.prepare_item)
+            return Texts(items, self._keys, self._predictor.prepare_item, self._predictor.signature)
         return Units(parts(), self._keys, self._predictor.signature)
 
     def _refuse(self, texts: Texts) -> None:
@@ -256,6 +260,14 @@ class ModelCache:
             "policy": near.policy,
             "redis": None if far is None else _far_snapshot(far),
         }
+
+
+def _fits(units: Units | Texts, position: int, value: bytes) -> bool:
+    """Return whether a value of the far cache holds outputs that the model can give; other programs write there, too."""
+    try:
+        return units.fits(position, decode(value))
+    except CorruptValueError:
+        return False
 
 
 def _far_snapshot(far: CacheStatistics) -> dict[str, Any]:

@@ -8,10 +8,12 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nograd import __version__
 from nograd.errors import ConfigError
+from nograd.imports import fresh_imports
 from nograd.predictor import Predictor
 from nograd.server.access import AccessLog
 from nograd.server.caching import open_caches
@@ -67,7 +69,7 @@ class InferenceService:
         self._log_dropped = dropped_lines()
         self._flights = open_caches(config)
         self._begun = time.monotonic()
-        self.repository = Repository(self._table, config, known, lambda model: open_model(model, config), self._made)
+        self.repository = Repository(self._table, config, known, partial(_open_again, open_model, config), self._made)
 
     def add(self, name: str, predictor: Predictor, version: str = "1") -> ServedModel:
         """Serve a predictor under a name; it answers after `start`. Of several versions the last one added is the newest.
@@ -254,3 +256,11 @@ class InferenceService:
         self.metrics.log_dropped.inc(dropped - self._log_dropped)
         self._log_dropped = dropped
         return self.metrics.text()
+
+
+def _open_again(
+    open_model: Callable[[ModelConfig, ServeConfig], Predictor], config: ServeConfig, model: ModelConfig
+) -> Predictor:
+    """Return a model as a server that starts now would load it: with the code that its files hold now."""
+    with fresh_imports():
+        return open_model(model, config)
