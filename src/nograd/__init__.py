@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nograd.parity import ParityReport, Tolerance, compare
     from nograd.predictor import Predictor
     from nograd.presets import FP16Predictor, HighThroughputPredictor, LowLatencyPredictor, ONNXPredictor
-    from nograd.probing import probe
+    from nograd.probing import SampleWarning, probe
     from nograd.sources import load
     from nograd.tensors import Batch, Signature, TensorSpec
     from nograd.transforms.memory import MemoryEfficientModel
@@ -77,6 +77,7 @@ _HOME = {
     "check": "checks",
     "load": "sources",
     "measure_cost": "batching",
+    "SampleWarning": "probing",
     "probe": "probing",
     "tune": "tuning",
 }
@@ -107,6 +108,7 @@ __all__ = [
     "ParityReport",
     "Predictor",
     "RedisCachedPredictor",
+    "SampleWarning",
     "Signature",
     "TensorSpec",
     "Tolerance",

@@ -54,6 +54,8 @@ class Predictor:
             checked against what it takes, and rows are batched as far as that is right. Without it, the first input that
             runs tells names, dtypes and ranks, and nothing is batched.
         item: what one item is, for servers; read from `preprocess.item` where that is declared.
+        padding: values that fill a shorter row in a batch, by input, such as `{"word_id": 250001, "pad_mask": True}`. They are
+            verified with the sample. Default: the probe finds them (see `nograd.probe`).
 
     Raises:
         ConfigError: a setting is out of its range.
@@ -69,12 +71,14 @@ class Predictor:
         postprocess: Callable[[Any], Any] | None = None,
         sample: Any = None,
         item: TensorSpec | None = None,
+        padding: Mapping[str, float] | None = None,
     ) -> None:
         self._preprocess = preprocess
         self._postprocess = postprocess
         self._module: nn.Module | None = None
         self._backend: Backend | None = None
         self._device = device
+        self._padding = padding
         self._example: Any = None
         self._has_run = False
         self._fingerprint: tuple[Fingerprint, Fingerprint] | None = None
@@ -94,6 +98,8 @@ class Predictor:
         if isinstance(model, Backend):
             if device != "auto":
                 raise ConfigError(f"device is {device!r}; a backend has its own ({model.device}): leave device out")
+            if padding:
+                raise ConfigError("padding is given with a backend, whose signature has its own; leave padding out")
             self._backend = model
             self._example = sample if preprocess is None or sample is None else _first(sample)
             return
@@ -392,7 +398,9 @@ class Predictor:
         from nograd.backends.eager import eager_backend
 
         module = cast("nn.Module", self._module)
-        self._backend = in_own_thread(partial(eager_backend, module, samples, device=self._device)).result()
+        self._backend = in_own_thread(
+            partial(eager_backend, module, samples, device=self._device, padding=self._padding)
+        ).result()
 
     def _learn(self, inputs: Any) -> None:
         """Take names, dtypes and ranks from the first input, where nothing is known."""

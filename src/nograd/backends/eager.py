@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nograd.backends.modules import ModuleBackend, resolve_device
@@ -26,6 +26,7 @@ def eager_backend(
     device: str | torch.device = "auto",
     lanes: int = 1,
     num_threads: int | None = None,
+    padding: Mapping[str, float] | None = None,
 ) -> ModuleBackend:
     """Return a backend whose signature was probed with the samples (see `nograd.probe`).
 
@@ -37,13 +38,14 @@ def eager_backend(
         device: `auto` is where the module is, or the first GPU for a module on the CPU; else a torch device.
         lanes: calls to `run` that may go on side by side.
         num_threads: threads that one of them computes with, on a CPU; default: as torch is set.
+        padding: values that fill a shorter row, by input (see `nograd.probe`); default: found by the probe.
 
     Raises:
         SignatureError: the model cannot run a sample, or an output does not have the row as its dimension 0.
         ConfigError: torch has no such device here.
     """
     model = _on(model, device)
-    probed = probe(model, *samples)
+    probed = probe(model, *samples, padding=padding)
     return ModuleBackend(
         model, probed.signature, probed.call, probed.restore, samples=probed.samples, lanes=lanes, num_threads=num_threads
     )

@@ -7,7 +7,8 @@ earlier calls. The model is left as it was: modes, buffers, attributes and torch
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,13 +19,17 @@ from nograd.errors import SignatureError
 from nograd.module import Call, to_tensors
 from nograd.probing.dims import find_dims, input_specs, output_specs
 from nograd.probing.limits import within_limits
-from nograd.probing.padding import find_padding
+from nograd.probing.pad_values import Padding, check_stated, model_pads, stated_ids
+from nograd.probing.padding import Layout, find_padding
+from nograd.probing.panel import RowFindings, compare_rows
 from nograd.probing.runs import Runs, undisturbed
-from nograd.probing.samples import Tensors, check_rows, completed, first_rows, neighbourhoods, only_row, with_rows
+from nograd.probing.samples import Tensors, check_rows, completed, first_rows, with_rows
+from nograd.probing.trials import inputs_of
+from nograd.probing.unknown import SampleWarning, what_is_unknown
 from nograd.structure import Restore
 from nograd.tensors import Signature
 
-__all__ = ["Probed", "probe"]
+__all__ = ["Probed", "SampleWarning", "probe"]
 
 ENOUGH_ROWS = 8
 """A sample's first rows are all that is probed with, unless the model takes its whole batch only: some twenty runs follow."""
@@ -46,19 +51,27 @@ class Probed:
     """What it was probed with, by name, on the model's device; at most 8 rows each, 2 at least in the first."""
 
 
-def probe(model: nn.Module, *samples: Any) -> Probed:
+def probe(model: nn.Module, *samples: Any, padding: Mapping[str, float] | None = None) -> Probed:
     """Learn how `model` is called, what it takes and gives, and how its rows may be batched.
+
+    The probe runs the samples, and rows with other values of the same kind: random, quiet and loud numbers, random ids, other
+    masks. So what it finds does not depend on the sample's values, if the model runs others. If it does not, and the sample is
+    constant or a single row, a `SampleWarning` says what is unknown.
 
     Args:
         model: any module whose inputs share dimension 0, the row.
         samples: one or more inputs the model can run: a tensor or array `[rows, ...]`, a tuple of them in the order
             of `forward`, or a dict by name. Two samples of different lengths are surer than one.
+        padding: values that fill a shorter row, by input, such as `{"word_id": 250001, "pad_mask": True}`. They are verified
+            like values that the probe finds. Default: read from padded rows of the samples, then the model's own padding index,
+            0 and 1.
 
     Returns:
         The signature, the way to call the model, its output structure, and what limits batching.
 
     Raises:
-        SignatureError: the model cannot run a sample, or an output does not have the row as its dimension 0.
+        SignatureError: the model cannot run a sample, an output does not have the row as its dimension 0, or `padding` names no
+            input or a value that the input cannot have.
     """
     if not samples:
         raise SignatureError("no sample was given; the probe needs at least one input that the model can run")
@@ -67,62 +80,67 @@ def probe(model: nn.Module, *samples: Any) -> Probed:
     for sample in tensors:
         check_rows(sample)
     with undisturbed(model):
-        return _probed(Runs(model, call), tensors)
+        probed, unknown = _probed(Runs(model, call), tensors, padding or {})
+    if unknown:
+        warnings.warn(unknown, SampleWarning, stacklevel=2)
+    return probed
 
 
-def _probed(runs: Runs, samples: list[Tensors]) -> Probed:
-    for sample in samples:
-        runs.outputs(sample)
-    sample = with_rows(samples[0], 2)
-    few = first_rows(sample, ENOUGH_ROWS)
-    sample = sample if runs.attempt(few) is None else few
-    base = runs.outputs(sample)
+def _probed(runs: Runs, samples: list[Tensors], stated: Padding) -> tuple[Probed, str]:
+    """Return what was found, and a sentence about what could not be learned."""
+    ran = [(sample, runs.outputs(sample)) for sample in samples]
+    shortest = min(range(len(ran)), key=lambda index: _row_size(samples[index]))
+    sample, base = _few_rows(runs, *ran[shortest])
     restore = runs.restore
     dims = find_dims(runs, sample, samples)
     inputs = within_limits(runs, sample, input_specs(sample, dims))
-    outputs, uncuttable = output_specs(runs, sample, base, dims)
-    state = _nothing_to_compare(base) or _state(runs, sample, base)
-    if limit := state or _row_coupling(runs, sample, base):
-        signature, call = Signature(inputs, outputs, "alone", limit, repeatable=not state), runs.call
+    check_stated(stated, inputs)
+    outputs, uncuttable = output_specs(base, dims, ran)
+    values = inputs_of(sample, samples, inputs, (*model_pads(runs.model), *stated_ids(stated)))
+    state = _state(runs, sample, base)
+    rows = RowFindings(state) if state else compare_rows(runs, sample, base, values)
+    if rows.panel is None or rows.limit:
+        signature, call = Signature(inputs, outputs, "alone", rows.limit, repeatable=not state), runs.call
     elif not dims:
         reason = "rows do not influence each other; all inputs have one fixed shape"
         signature, call = Signature(inputs, outputs, "pad", reason), runs.call
     else:
-        signature, call = find_padding(runs, sample, base, dims, inputs, outputs, uncuttable)
+        signature, call = find_padding(runs, rows.panel, Layout(inputs, outputs, dims, uncuttable), samples, stated)
     sizes = {dim.name: dim.max_size for dim in dims if dim.max_size is not None}
     findings = () if signature.batching == "pad" else (signature.reason,)
     call = replace(call, copies=_shares_memory(runs, sample))
-    kept = tuple(completed(each, signature.inputs) for each in (sample, *(first_rows(s, ENOUGH_ROWS) for s in samples[1:])))
-    return Probed(replace(signature, max_sizes=sizes), call, restore, findings, kept)
+    kept = [first_rows(with_rows(each, 1 if index else 2), ENOUGH_ROWS) for index, each in enumerate(samples)]
+    kept[shortest] = sample
+    probed = Probed(
+        replace(signature, max_sizes=sizes), call, restore, findings, tuple(completed(each, signature.inputs) for each in kept)
+    )
+    count = sum(len(next(iter(each.values()))) for each in samples)
+    return probed, "" if rows.limit else what_is_unknown(values, rows.varied, count, stated)
 
 
-def _nothing_to_compare(base: Tensors) -> str:
-    """NaN equals NaN whatever was done to the input: such an answer proves nothing."""
-    for name, leaf in base.items():
-        if leaf.is_floating_point() and leaf.numel() and not leaf.isfinite().any():
-            return f"output {name!r} holds no finite number for the sample, so that nothing could be compared"
-    return ""
+def _row_size(sample: Tensors) -> int:
+    return sum(tensor[0].numel() for tensor in sample.values())
+
+
+def _few_rows(runs: Runs, sample: Tensors, answers: Tensors) -> tuple[Tensors, Tensors]:
+    """Return two to eight rows with the answers to them; more if the model takes its whole batch only."""
+    rows = len(next(iter(sample.values())))
+    if 2 <= rows <= ENOUGH_ROWS:
+        return sample, answers
+    few = first_rows(with_rows(sample, 2), ENOUGH_ROWS)
+    if (found := runs.attempt(few)) is not None:
+        return few, found
+    if rows > 1:
+        return sample, answers
+    repeated = {name: torch.cat([tensor, tensor]) for name, tensor in sample.items()}
+    return repeated, runs.outputs(repeated)
 
 
 def _state(runs: Runs, sample: Tensors, base: Tensors) -> str:
-    """Run the sample twice more; returns what was found, or nothing."""
+    """Run the sample twice more; return the finding, or nothing."""
     if all(runs.same(base, runs.attempt(sample)) for _ in range(2)):
         return ""
     return "the same input gave two different answers: the model keeps state between calls, or draws random numbers"
-
-
-def _row_coupling(runs: Runs, sample: Tensors, base: Tensors) -> str:
-    """Compare the first and the last row with themselves alone, and among changed neighbours; returns what was found."""
-    for row in (0, len(next(iter(sample.values()))) - 1):
-        own = only_row(base, row)
-        try:
-            alone = runs.outputs(only_row(sample, row))
-        except SignatureError as error:
-            return f"one row alone does not run: {error}"
-        among_others = next(filter(None, map(runs.attempt, neighbourhoods(sample, row))), base)
-        if not runs.same(own, alone) or not runs.same(own, only_row(among_others, row)):
-            return "a row's answer depends on the other rows of its batch"
-    return ""
 
 
 def _shares_memory(runs: Runs, sample: Tensors) -> bool:

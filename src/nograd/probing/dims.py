@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from nograd.module import dtype_name
 from nograd.probing.runs import Runs
-from nograd.probing.samples import Place, Tensors, groups, resized
+from nograd.probing.samples import Place, Tensors, differing, groups, resized
 from nograd.tensors import TensorSpec
 
 __all__ = ["Dim", "find_dims", "input_specs", "output_specs"]
@@ -36,48 +36,93 @@ class Dim:
     max_size: int | None
     """The largest size that the model runs, where that is known."""
 
+    seen: tuple[int, ...] = ()
+    """Its sizes in the other samples."""
+
+    answers: Mapping[int, Tensors] = field(default_factory=dict, compare=False, repr=False)
+    """What the model answered at other sizes."""
+
+    @property
+    def is_proven_by_samples(self) -> bool:
+        """Whether only the samples show that it varies: the model does not run one that is cut or repeated."""
+        return self.near not in self.answers
+
+    @property
+    def known(self) -> list[int]:
+        """Other sizes that the model is known to run, not far above the sample's, ascending."""
+        sizes = {self.near, self.far or self.max_size, *self.seen} - {self.size, None}
+        return sorted(size for size in sizes if size is not None)
+
+
+class _Resizer:
+    """Runs the sample with some dimensions at other sizes, each size once."""
+
+    def __init__(self, runs: Runs, sample: Tensors, samples: Sequence[Tensors], group: tuple[Place, ...]) -> None:
+        self._runs, self._sample, self.group = runs, sample, group
+        name, axis = group[0]
+        self.size = sample[name].shape[axis]
+        self.seen = tuple(dict.fromkeys(size for other in samples if (size := other[name].shape[axis]) != self.size))
+        self.answers: dict[int, Tensors] = {}
+        self._failed: set[int] = set()
+
+    def can_run(self, size: int) -> bool:
+        """Return whether the model runs the sample at this size."""
+        if size == self.size or size in self.answers:
+            return True
+        if size in self._failed:
+            return False
+        answer = self._runs.attempt(resized(self._sample, self.group, size))
+        if answer is None:
+            self._failed.add(size)
+            return False
+        self.answers[size] = answer
+        return True
+
 
 def find_dims(runs: Runs, sample: Tensors, samples: Sequence[Tensors]) -> list[Dim]:
-    """Return the dimensions that vary: those in which the samples differ, and those that the model ran at another size."""
+    """Return the dimensions that vary: those in which the samples differ, and those that the model ran at another size.
+
+    Samples that differ are proof enough: the model ran them. It may not run one that is cut or repeated, because another input
+    holds its length, or because a token at the end has a meaning.
+    """
     found: list[Dim] = []
     taken: set[Place] = set()
+    together: set[Place] = set()
     for group in groups(sample, samples):
-        if taken.isdisjoint(group) and (near := _other_size(runs, sample, samples, group)):
-            taken.update(group)
-            found.append(_measured(runs, sample, samples, group, near, [dim.name for dim in found]))
+        if taken.isdisjoint(group) and not (len(group) == 1 and group[0] in together):
+            resizer = _Resizer(runs, sample, samples, group)
+            near = resizer.seen[0] if resizer.seen else resizer.size - 1 if resizer.size > 2 else resizer.size + 1
+            if resizer.can_run(near):
+                taken.update(group)
+                found.append(_measured(resizer, near, _dim_name(sample, group, [dim.name for dim in found])))
+            elif resizer.seen and len(group) > 1:
+                together.update(group)  # a mask of ones would seem to vary apart from its ids
+    for group in differing(sample, samples):
+        rest = tuple(place for place in group if place not in taken)
+        if rest:
+            resizer = _Resizer(runs, sample, samples, rest)
+            found.append(_measured(resizer, resizer.seen[0], _dim_name(sample, rest, [dim.name for dim in found])))
     return found
 
 
-def _other_size(runs: Runs, sample: Tensors, samples: Sequence[Tensors], group: Sequence[Place]) -> int | None:
-    name, axis = group[0]
-    size = sample[name].shape[axis]
-    seen = [other[name].shape[axis] for other in samples if other[name].shape[axis] != size]
-    near = seen[0] if seen else size - 1 if size > 2 else size + 1
-    return near if runs.attempt(resized(sample, group, near)) is not None else None
-
-
-def _measured(
-    runs: Runs, sample: Tensors, samples: Sequence[Tensors], group: tuple[Place, ...], near: int, taken: Sequence[str]
-) -> Dim:
+def _measured(resizer: _Resizer, near: int, name: str) -> Dim:
     """Find how far the dimension goes: twice the sample's size and more, or else the largest that runs, by halving.
 
-    Halving is right where sizes go in steps of one; a model that takes multiples of 8 only has no maximum to be found so.
+    Halving is right where sizes go in steps of one; a model that takes multiples of 8 only has no maximum to be found so, nor
+    has one that runs no sample that is repeated.
     """
-    name, axis = group[0]
-    size = sample[name].shape[axis]
-
-    def can_run(new: int) -> bool:
-        return runs.attempt(resized(sample, group, new)) is not None
-
+    size, can_run = resizer.size, resizer.can_run
     beyond = 2 * size + 3
     far = next((new for new in (beyond, 2 * size) if can_run(new)), None)
-    low, high = max(far or size, *(other[name].shape[axis] for other in samples)), beyond
-    if far == beyond or not (abs(near - size) == 1 or can_run(size + 1) or can_run(size - 1)):
-        return Dim(_dim_name(sample, group, taken), group, size, near, far, None)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if can_run(middle) else (low, middle)
-    return Dim(_dim_name(sample, group, taken), group, size, near, far, low)
+    max_size = None
+    steps_of_one = can_run(near) and (abs(near - size) == 1 or can_run(size + 1) or can_run(size - 1))
+    if far != beyond and steps_of_one:
+        low, high = max(far or size, *resizer.seen, size), beyond
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if can_run(middle) else (low, middle)
+        max_size = low
+    return Dim(name, resizer.group, size, near, far, max_size, resizer.seen, resizer.answers)
 
 
 def _dim_name(sample: Tensors, group: Sequence[Place], taken: Sequence[str]) -> str:
@@ -104,23 +149,51 @@ def input_specs(sample: Tensors, dims: Sequence[Dim]) -> tuple[TensorSpec, ...]:
 
 
 def output_specs(
-    runs: Runs, sample: Tensors, base: Tensors, dims: Sequence[Dim]
+    base: Tensors, dims: Sequence[Dim], samples: Sequence[tuple[Tensors, Tensors]]
 ) -> tuple[tuple[TensorSpec, ...], dict[str, str]]:
-    """Return the outputs' specs, and for each dimension that an output follows in another proportion, that output."""
+    """Return the outputs' specs, and for each dimension that an output follows in another proportion, that output.
+
+    Args:
+        base: the answers to the sample.
+        dims: the dimensions that vary.
+        samples: all samples with their answers. Where they differ in a dimension, they say what follows it; else the sample at
+            other sizes does.
+    """
     shapes: dict[str, list[int | str]] = {name: list(tensor.shape[1:]) for name, tensor in base.items()}
     uncuttable: dict[str, str] = {}
     for dim in dims:
-        sizes = [size for size in (dim.near, dim.far or dim.max_size) if size is not None and size != dim.size]
-        moved = [(size, runs.attempt(resized(sample, dim.places, size))) for size in sizes]
+        answers = _answers(dim, samples)
         for name, tensor in base.items():
-            for axis, before in enumerate(tensor.shape[1:]):
-                after = [(size, outputs[name].shape[axis + 1]) for size, outputs in moved if outputs is not None]
-                if before == dim.size and all(size == seen for size, seen in after):
-                    shapes[name][axis] = dim.name
-                elif any(seen != before for _, seen in after):  # a strided layer, or "length minus two"
-                    shapes[name][axis] = f"{name}_{axis + 1}"
+            for axis, before in enumerate(tensor.shape[1:], start=1):
+                if before == dim.size and all(size == outputs[name].shape[axis] for size, outputs in answers):
+                    shapes[name][axis - 1] = dim.name
+                elif any(outputs[name].shape[axis] != before for _, outputs in answers) and not (
+                    dim.is_proven_by_samples and _follows_another(dims, dim, samples, (name, axis), before)
+                ):  # a strided layer, or "length minus two"
+                    shapes[name][axis - 1] = f"{name}_{axis}"
                     uncuttable[dim.name] = name
     return tuple(TensorSpec(name, _host_dtype(base[name]), tuple(shape)) for name, shape in shapes.items()), uncuttable
+
+
+def _answers(dim: Dim, samples: Sequence[tuple[Tensors, Tensors]]) -> list[tuple[int, Tensors]]:
+    """Return other sizes with their answers: of the sample at other sizes; if it does not run so, of the other samples."""
+    if not dim.is_proven_by_samples:
+        return list(dim.answers.items())
+    name, axis = dim.places[0]
+    return [(size, answer) for given, answer in samples if (size := given[name].shape[axis]) != dim.size]
+
+
+def _follows_another(
+    dims: Sequence[Dim], dim: Dim, samples: Sequence[tuple[Tensors, Tensors]], place: Place, before: int
+) -> bool:
+    """Whether an output's axis has the size of another dimension in every sample."""
+    name, axis = place
+    return any(
+        other is not dim
+        and other.size == before
+        and all(size == leaves[name].shape[axis] for size, leaves in _answers(other, samples))
+        for other in dims
+    )
 
 
 def _host_dtype(tensor: Tensor) -> str:

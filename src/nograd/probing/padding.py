@@ -1,99 +1,125 @@
-"""Whether rows of different lengths may be padded to one, and with what."""
+"""Whether rows of different lengths may be padded to one, and with what: found by padding rows of several values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from itertools import product
-
-from torch import nn
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from nograd.module import Call
 from nograd.probing.dims import Dim
+from nograd.probing.pad_values import Padding, candidates, read_padding
+from nograd.probing.panel import Panel
 from nograd.probing.runs import Runs
 from nograd.probing.samples import Tensors, completed, cut, padded, resized
 from nograd.tensors import Signature, TensorSpec
 
-__all__ = ["find_padding"]
+__all__ = ["Layout", "find_padding"]
 
-GENERATED = (("int64", 1, 0), ("bool", 1, 0), ("bool", 0, 1))
-"""Masks worth generating: dtype, value over what is given, value over padding (transformers'; torch's two kinds)."""
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The inputs and outputs of a model, and how they vary."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    dims: Sequence[Dim]
+    uncuttable: Mapping[str, str]
+    """For each dimension that an output follows in another proportion, that output."""
 
 
 def find_padding(
-    runs: Runs,
-    sample: Tensors,
-    base: Tensors,
-    dims: Sequence[Dim],
-    inputs: tuple[TensorSpec, ...],
-    outputs: tuple[TensorSpec, ...],
-    uncuttable: Mapping[str, str],
+    runs: Runs, panel: Panel, layout: Layout, samples: Sequence[Tensors], stated: Padding
 ) -> tuple[Signature, Call]:
-    """Look for pad values that leave every answer unchanged, trying a generated mask where `forward` takes one.
+    """Look for pad values that leave every answer unchanged, trying a generated mask if `forward` takes one.
 
     Args:
         runs: of a model whose rows do not influence each other.
-        sample: inputs of two rows or more, and what the model answers to them, `base`.
-        dims: the dimensions that vary; `uncuttable` names those that an output follows in another proportion.
-        inputs: their specs, and the `outputs`' specs.
+        panel: rows to pad, and the answers to them.
+        layout: the dimensions that vary, and the specs.
+        samples: all samples; their padded rows are read.
+        stated: pad values that the user states; they are verified like all others.
     """
-    for dim, output in uncuttable.items():
+    inputs, outputs, dims = layout.inputs, layout.outputs, layout.dims
+    for dim, output in layout.uncuttable.items():
         reason = f"output {output!r} follows {dim} in another proportion and could not be cut back"
         return Signature(inputs, outputs, "equal_lengths", reason), runs.call
-    for specs, call in _candidates(runs, sample, inputs):
-        given = completed(sample, specs)
-        keeps_answers = call is runs.call or runs.same(base, runs.attempt(given, call))
-        if keeps_answers and all(_is_harmless(runs, call, given, dim, specs, outputs) for dim in dims):
-            values = ", ".join(f"{spec.name} with {spec.pad_value:g}" for spec in specs if spec.varying)
-            return Signature(specs, outputs, "pad", f"padding {values} leaves every answer unchanged"), call
-    reason = f"padding {' and '.join(dim.name for dim in dims)} changes the answers"
-    return Signature(inputs, outputs, "equal_lengths", reason), runs.call
+    answers: dict[tuple[str, str, float | None], Panel | None] = {}
+    for specs, call in candidates(runs.model, runs.call, panel.rows, inputs, read_padding(samples, inputs), stated):
+        mask = specs[-1] if call is not runs.call else None
+        key = (mask.name, mask.dtype, mask.default) if mask is not None else ("", "", None)
+        if key not in answers:
+            answers[key] = panel if mask is None else _with_mask(runs, call, panel, specs)
+        own = answers[key]
+        if own is not None and _is_harmless(runs, call, own, dims, specs, outputs):
+            return Signature(specs, outputs, "pad", f"padding {_describe(specs)} leaves every answer unchanged"), call
+    return Signature(inputs, outputs, "equal_lengths", _refusal(dims, inputs, stated)), runs.call
 
 
-def _candidates(runs: Runs, sample: Tensors, inputs: tuple[TensorSpec, ...]) -> Iterator[tuple[tuple[TensorSpec, ...], Call]]:
-    masks = {spec.name for spec in inputs if spec.varying and _is_mask(spec, sample)}
-    for mask_value, value in product((0, 1) if masks else (0,), _pad_values(runs.model)):
-        yield tuple(_padded_with(spec, mask_value if spec.name in masks else value) for spec in inputs), runs.call
-    for mask, value in product(_generated_masks(runs.call, inputs), _pad_values(runs.model)):
-        yield (*(_padded_with(spec, value) for spec in inputs), mask), runs.call.with_input(mask.name)
+def _describe(specs: Sequence[TensorSpec]) -> str:
+    return ", ".join(f"{spec.name} with {spec.pad_value:g}" for spec in specs if spec.varying)
+
+
+def _refusal(dims: Sequence[Dim], inputs: Sequence[TensorSpec], stated: Padding) -> str:
+    names = " and ".join(dim.name for dim in dims)
+    words = ", ".join(f"{spec.name} with {stated[spec.name]:g}" for spec in inputs if spec.varying and spec.name in stated)
+    return f"padding {names} changes the answers" + (f", also with the stated values: {words}" if words else "")
+
+
+def _with_mask(runs: Runs, call: Call, panel: Panel, specs: Sequence[TensorSpec]) -> Panel | None:
+    """Return the panel with a generated mask, or None if the mask changes an answer."""
+    rows = completed(panel.rows, specs)
+    answers = runs.attempt(rows, call)
+    if answers is None or not runs.same_rows(panel.answers, answers, panel.scales):
+        return None
+    return Panel(rows, answers, panel.scales)
 
 
 def _is_harmless(
-    runs: Runs, call: Call, sample: Tensors, dim: Dim, specs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+    runs: Runs, call: Call, panel: Panel, dims: Sequence[Dim], specs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> bool:
-    """Run padded to twice the length and more, or, where the model takes no more, a shortened sample padded back."""
-    target, own = dim.far or dim.max_size or dim.size, dim.size
-    if target == own:
-        own = min(dim.near, max(1, own // 2))
-        places = [(spec.name, axis) for spec in specs for axis, size in enumerate(spec.shape, start=1) if size == dim.name]
-        sample = resized(sample, places, own)
-    expected, given = runs.attempt(sample, call), runs.attempt(padded(sample, specs, dim.name, target), call)
-    return given is not None and own < target and runs.same(expected, cut(given, outputs, dim.name, own))
+    """Pad each dimension by one place and to every size that the model is known to run; then all of them together."""
+    check = _Check(runs, call, specs, outputs)
+    grown: dict[str, int] = {}
+    for dim in dims:
+        rows, size, targets = check.shortened(panel, dim)
+        if rows is None or not targets:
+            return False
+        if size + 1 < targets[0] and check.keeps(rows, {dim.name: (size, size + 1)}) is False:
+            return False
+        if not all(check.keeps(rows, {dim.name: (size, target)}) for target in targets):
+            return False
+        if size == dim.size:
+            grown[dim.name] = targets[0]
+    together = {dim.name: (dim.size, grown[dim.name]) for dim in dims if dim.name in grown}
+    return len(together) < 2 or check.keeps(panel, together) is True
 
 
-def _padded_with(spec: TensorSpec, value: float) -> TensorSpec:
-    """A floating input is padded with 0: ids are what have a value of their own for padding."""
-    return replace(spec, pad_value=0 if "float" in spec.dtype else value) if spec.varying else spec
+@dataclass(frozen=True, slots=True)
+class _Check:
+    runs: Runs
+    call: Call
+    specs: Sequence[TensorSpec]
+    outputs: Sequence[TensorSpec]
 
+    def keeps(self, panel: Panel, sizes: Mapping[str, tuple[int, int]]) -> bool | None:
+        """Return whether padding from one size to another leaves the answers unchanged; None if the model does not run it."""
+        rows = panel.rows
+        for dim, (_, target) in sizes.items():
+            rows = padded(rows, self.specs, dim, target)
+        given = self.runs.attempt(rows, self.call)
+        if given is None:
+            return None
+        for dim, (size, _) in sizes.items():
+            given = cut(given, self.outputs, dim, size)
+        return self.runs.same_rows(panel.answers, given, panel.scales)
 
-def _is_mask(spec: TensorSpec, sample: Tensors) -> bool:
-    """A mask by its name, or because it holds nothing but 0 and 1."""
-    tensor = sample[spec.name]
-    if "mask" in spec.name or spec.dtype == "bool":
-        return True
-    return not tensor.is_floating_point() and bool(((tensor == 0) | (tensor == 1)).all())
-
-
-def _generated_masks(call: Call, inputs: tuple[TensorSpec, ...]) -> Iterator[TensorSpec]:
-    """Masks that `forward` takes and the sample left out, one value over what is given, another over padding."""
-    length = next((spec.shape[:1] for spec in inputs if spec.shape and isinstance(spec.shape[0], str)), None)
-    names = [name for name in call.optional if "mask" in name] if length else []
-    for name, (dtype, default, pad_value) in product(names, GENERATED):
-        yield TensorSpec(name, dtype, length or (), pad_value, default)
-
-
-def _pad_values(model: nn.Module) -> list[int]:
-    """Values worth trying as padding: the model's own padding index, 0, 1 (RoBERTa's)."""
-    configured = getattr(getattr(model, "config", None), "pad_token_id", None)
-    own = [module.padding_idx for module in model.modules() if isinstance(module, nn.Embedding)]
-    return list(dict.fromkeys(value for value in (configured, *own, 0, 1) if isinstance(value, int)))
+    def shortened(self, panel: Panel, dim: Dim) -> tuple[Panel | None, int, list[int]]:
+        """Return rows, their size and the sizes to pad to; shortened rows if the model takes no more than the sample's size."""
+        larger = [size for size in dim.known if size > dim.size]
+        if larger:
+            return panel, dim.size, sorted({larger[0], larger[-1]})
+        size = min(dim.near, max(1, dim.size // 2))
+        places = [(spec.name, axis) for spec in self.specs for axis, name in enumerate(spec.shape, start=1) if name == dim.name]
+        rows = resized(panel.rows, places, size)
+        answers = self.runs.attempt(rows, self.call)
+        return (None if answers is None else Panel(rows, answers, panel.scales)), size, [dim.size]

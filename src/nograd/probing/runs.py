@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from typing import Any
@@ -14,7 +14,7 @@ from nograd.errors import SignatureError
 from nograd.inputs import is_tensor
 from nograd.interrupts import is_interrupt
 from nograd.module import Call, EvalMode, module_device, row_fault
-from nograd.probing.samples import Tensors
+from nograd.probing.samples import Tensors, only_row
 from nograd.structure import Restore, flatten
 
 __all__ = ["Runs", "as_found", "undisturbed"]
@@ -25,6 +25,10 @@ Padding MiniLM to 128 tokens moves its embedding by 7e-8; a real effect of paddi
 
 HALF_TOLERANCE = 2e-2
 """The same for float16 (10 bits) and bfloat16 (7 bits of mantissa)."""
+
+
+NOISE = 1e-2
+"""Part of an ordinary row's size below which an answer is small: with the tolerance, eight steps of float32."""
 
 
 class Runs:
@@ -69,18 +73,33 @@ class Runs:
             return None
 
     @staticmethod
-    def same(expected: Tensors | None, given: Tensors | None) -> bool:
-        """True where both ran, and what was expected came, but for rounding."""
+    def same(expected: Tensors | None, given: Tensors | None, scales: Mapping[str, float] | None = None) -> bool:
+        """Return whether both ran and the answers are equal but for rounding.
+
+        Args:
+            expected: answers, by output.
+            given: the same outputs of another run.
+            scales: for each output, the largest value of ordinary rows: an answer that is nearly zero next to it is compared
+                with the rounding of such rows.
+        """
         if expected is None or given is None:
             return False
-        return all(_close(tensor, given[name]) for name, tensor in expected.items())
+        return all(_close(tensor, given[name], (scales or {}).get(name, 0.0)) for name, tensor in expected.items())
+
+    @classmethod
+    def same_rows(cls, expected: Tensors, given: Tensors | None, scales: Mapping[str, float]) -> bool:
+        """Return whether every row is the same, each compared relative to its own largest value."""
+        if given is None:
+            return False
+        rows = range(len(next(iter(expected.values()))))
+        return all(cls.same(only_row(expected, row), only_row(given, row), scales) for row in rows)
 
 
-def _close(expected: Tensor, given: Tensor) -> bool:
+def _close(expected: Tensor, given: Tensor, scale: float) -> bool:
     if expected.shape != given.shape:
         return False
     if expected.is_complex():
-        return _close(torch.view_as_real(expected), torch.view_as_real(given))
+        return _close(torch.view_as_real(expected), torch.view_as_real(given), scale)
     if not expected.is_floating_point():
         return torch.equal(expected, given)
     tolerance = HALF_TOLERANCE if expected.dtype in (torch.float16, torch.bfloat16) else TOLERANCE
@@ -89,7 +108,7 @@ def _close(expected: Tensor, given: Tensor) -> bool:
     if not torch.equal(finite, b.isfinite()) or not torch.equal(a[~finite].nan_to_num(), b[~finite].nan_to_num()):
         return False
     a, b = a[finite], b[finite]
-    return a.numel() == 0 or bool((a - b).abs().max() <= tolerance * a.abs().max())
+    return a.numel() == 0 or float((a - b).abs().max()) <= tolerance * max(float(a.abs().max()), scale * NOISE)
 
 
 @contextmanager

@@ -17,9 +17,9 @@ __all__ = [
     "check_rows",
     "completed",
     "cut",
+    "differing",
     "first_rows",
     "groups",
-    "neighbourhoods",
     "only_row",
     "padded",
     "resized",
@@ -63,23 +63,6 @@ def with_rows(sample: Tensors, at_least: int) -> Tensors:
     return result
 
 
-def neighbourhoods(sample: Tensors, row: int) -> Iterator[Tensors]:
-    """Yield the sample with all rows but one changed: in every value; then, if that cannot run, integers only moved."""
-    for change in (_other_values, lambda values: values):
-        result: Tensors = {}
-        for name, tensor in sample.items():
-            moved = tensor.flip(-1) if tensor.ndim > 1 else tensor
-            changed = moved * 3 + 1 if tensor.is_floating_point() or tensor.is_complex() else change(moved)
-            changed[row] = tensor[row]
-            result[name] = changed
-        yield result
-
-
-def _other_values(values: Tensor) -> Tensor:
-    """Return integers that are all others and still small and not negative, so that they are ids and masks as before."""
-    return ~values if values.dtype == torch.bool else torch.where(values > 0, values - 1, values + 1)
-
-
 def groups(sample: Tensors, samples: Sequence[Tensors]) -> Iterator[tuple[Place, ...]]:
     """Yield sets of places that may be one dimension: those of one size on one axis, then each alone, then all of one size.
 
@@ -96,6 +79,15 @@ def groups(sample: Tensors, samples: Sequence[Tensors]) -> Iterator[tuple[Place,
     yield from (tuple(group) for group in by_axis.values() if len(group) > 1)
     yield from ((place,) for place in places)
     yield from (tuple(group) for group in by_size.values() if len(group) > 1)
+
+
+def differing(sample: Tensors, samples: Sequence[Tensors]) -> list[tuple[Place, ...]]:
+    """Return the places in which the samples differ; those that have the same sizes in every sample are one dimension."""
+    by_size: dict[tuple[int, ...], list[Place]] = {}
+    for name, tensor in sample.items():
+        for axis in range(1, tensor.ndim):
+            by_size.setdefault(tuple(other[name].shape[axis] for other in (sample, *samples)), []).append((name, axis))
+    return [tuple(group) for sizes, group in by_size.items() if len(set(sizes)) > 1]
 
 
 def resized(sample: Tensors, places: Sequence[Place], size: int) -> Tensors:
@@ -143,5 +135,6 @@ def cut(outputs: Mapping[str, Tensor], specs: Sequence[TensorSpec], dim: str, si
     for spec in specs:
         for axis, name in enumerate(spec.shape, start=1):
             if name == dim:
-                result[spec.name] = result[spec.name].narrow(axis, 0, size)
+                leaf = result[spec.name]
+                result[spec.name] = leaf.narrow(axis, 0, min(size, leaf.shape[axis]))
     return result

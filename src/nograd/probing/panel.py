@@ -1,0 +1,129 @@
+"""Rows of several values with the model's answers, and whether the rows of a batch influence each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from nograd.errors import SignatureError
+from nograd.probing.runs import Runs
+from nograd.probing.samples import Tensors, only_row
+from nograd.probing.trials import FLIPPED, SUBJECTS, Trial, make_trials
+from nograd.probing.values import Input
+
+__all__ = ["Panel", "RowFindings", "compare_rows"]
+
+COUPLED = "a row's answer depends on the other rows of its batch"
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Rows that the model ran, and its answers to them."""
+
+    rows: Tensors
+    answers: Tensors
+
+    scales: Mapping[str, float] = field(default_factory=dict)
+    """For each output, its largest absolute value for rows of ordinary size: rounding is relative to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowFindings:
+    """The result of comparing rows among different neighbours."""
+
+    limit: str = ""
+    """Why rows may not share a batch, in one sentence; empty if they may."""
+
+    panel: Panel | None = None
+    """The sample's rows and others that the model ran; None if `limit` says why not."""
+
+    varied: frozenset[str] = frozenset()
+    """Inputs that the model ran with other values than the sample's."""
+
+
+def compare_rows(runs: Runs, sample: Tensors, base: Tensors, inputs: Sequence[Input]) -> RowFindings:
+    """Compare rows with themselves among other neighbours, in batches of one size, and alone.
+
+    Args:
+        runs: of the model.
+        sample: two rows or more, and the answers to them, `base`.
+        inputs: the sample's values, and how they may be changed.
+    """
+    try:
+        alone = runs.outputs(only_row(sample, 0))
+    except SignatureError as error:
+        return RowFindings(f"one row alone does not run: {error}")
+    found = _first_that_runs(runs, inputs)
+    if found is None:
+        return RowFindings(f"runs of 1 and {_count(base)} rows work, and one of 5 rows does not")
+    trial, (rows, first), (others, second) = found
+    if not _holds_something(first):
+        return RowFindings("no output holds a finite number for the sample, so that nothing could be compared")
+    scales = {name: _largest(leaf) for name, leaf in first.items() if _is_inexact(leaf)}
+    for place in SUBJECTS:
+        if not runs.same(only_row(first, place), only_row(second, place), scales):
+            return RowFindings(COUPLED)
+    limit = _size_effect(runs, alone, {5: only_row(first, SUBJECTS[0]), _count(base): only_row(base, 0)}, scales)
+    return RowFindings(limit, _panel((rows, first), (others, second), scales), trial.varied)
+
+
+def _count(batch: Tensors) -> int:
+    return len(next(iter(batch.values())))
+
+
+def _first_that_runs(
+    runs: Runs, inputs: Sequence[Input]
+) -> tuple[Trial, tuple[Tensors, Tensors], tuple[Tensors, Tensors]] | None:
+    """Return the trial with the most changed that the model runs, and two batches of it with their answers."""
+    for trial in make_trials(inputs):
+        first = runs.attempt(trial.first)
+        for rows in trial.seconds if first is not None else ():
+            second = runs.attempt(rows)
+            if first is not None and second is not None:
+                return trial, (trial.first, first), (rows, second)
+    return None
+
+
+def _size_effect(runs: Runs, alone: Tensors, among: Mapping[int, Tensors], scales: Mapping[str, float]) -> str:
+    """Compare the first row alone with itself in larger batches, whose other rows are known to play no part."""
+    for rows, own in among.items():
+        if not runs.same(own, alone, scales):
+            return (
+                f"a row's answer depends on the number of rows in its batch: it differs between a batch of 1 row and one of "
+                f"{rows} rows, whatever the other rows hold"
+            )
+    return ""
+
+
+def _panel(first: tuple[Tensors, Tensors], second: tuple[Tensors, Tensors], scales: Mapping[str, float]) -> Panel:
+    """Return the sample's two rows, a random and a quiet row, and one of the opposite sign; without those that overflow."""
+    rows, answers = (
+        {name: torch.cat([each[:4], b[name][FLIPPED, None]]) for name, each in a.items()}
+        for a, b in zip(first, second, strict=True)
+    )
+    kept = [row for row in range(5) if row == SUBJECTS[0] or _is_finite(only_row(answers, row))]
+    return Panel(
+        {name: each[kept] for name, each in rows.items()}, {name: each[kept] for name, each in answers.items()}, scales
+    )
+
+
+def _is_inexact(leaf: Tensor) -> bool:
+    return leaf.is_floating_point() or leaf.is_complex()
+
+
+def _is_finite(answer: Tensors) -> bool:
+    return all(bool(leaf.isfinite().all()) for leaf in answer.values() if _is_inexact(leaf))
+
+
+def _holds_something(answers: Tensors) -> bool:
+    """NaN equals NaN whatever was done to the input: such an answer proves nothing."""
+    return all(bool(leaf.isfinite().any()) for leaf in answers.values() if _is_inexact(leaf) and leaf.numel())
+
+
+def _largest(leaf: Tensor) -> float:
+    """Return the largest finite absolute value; the quiet row adds nothing to it."""
+    finite = leaf[leaf.isfinite()].abs()
+    return float(finite.max()) if finite.numel() else 0.0

@@ -1,0 +1,91 @@
+"""Batches with other values than the sample's, so that a poor sample hides nothing.
+
+Two batches have the same rows at some places (the subjects) and different rows around them (the neighbours). A model whose rows
+are independent answers the subjects alike in both. All values come from a generator of the probe's: the user's random state is
+never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from nograd.probing.samples import Tensors
+from nograd.probing.values import Change, Input, neighbour, ordinary
+from nograd.tensors import TensorSpec
+
+__all__ = ["FLIPPED", "SUBJECTS", "Trial", "inputs_of", "make_trials"]
+
+SUBJECTS = (1, 3)
+"""Places of the subjects: the sample's first row, and a quiet one. Neighbours are before, between and after them."""
+
+FLIPPED = 2
+"""Place in the second batch of the row of ordinary size, of the opposite sign if the model takes it."""
+
+QUIET = 1e-2
+"""Factor of the quiet row's numbers."""
+
+LOUD = ((1e2, -1, -1e4), (1e2, 1, 1e4), (3, 1, 0.3))
+"""Factors of three neighbours, the strongest first; then for a model that takes no negative numbers, and no large ones. A usual
+coupling, decibels below the batch's maximum, ends at 80 dB; a quiet row is 120 dB below a neighbour of 1e4."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Batches of five rows that differ in the neighbours only."""
+
+    first: Tensors
+    """The last row of the sample, its first row, a random row, a quiet row, a random row."""
+
+    seconds: tuple[Tensors, ...]
+    """The subjects among other neighbours, the strongest first; the first that runs is enough."""
+
+    varied: frozenset[str]
+    """Inputs whose values in `seconds` are not the sample's."""
+
+    change: Change
+
+
+def make_trials(inputs: Sequence[Input]) -> Iterator[Trial]:
+    """Yield trials, the one with the most changed first; the last two only move the sample's own values, or its rows."""
+    kinds = {each.kind for each in inputs}
+    if kinds & {"flag", "count"}:
+        yield _trial(inputs, "everything")
+    if kinds & {"number", "id"}:
+        yield _trial(inputs, "values")
+    if "id" in kinds:
+        yield _trial(inputs, "inner values")
+    if {"id", "number"} <= kinds:
+        yield _trial(inputs, "numbers")
+    yield _trial(inputs, "order")
+    yield _trial(inputs, "nothing")
+
+
+def inputs_of(sample: Tensors, samples: Sequence[Tensors], specs: Sequence[TensorSpec], pads: Sequence[int]) -> list[Input]:
+    """Return the sample's inputs with the values of all samples."""
+    return [
+        Input.of(spec, sample[spec.name], [other[spec.name] for other in samples], pads)
+        for spec in specs
+        if spec.name in sample
+    ]
+
+
+def _trial(inputs: Sequence[Input], change: Change) -> Trial:
+    draw = torch.Generator().manual_seed(0)
+    first: Tensors = {}
+    seconds: list[Tensors] = [{} for _ in LOUD]
+    varied: set[str] = set()
+    for each in inputs:
+        name, own = each.spec.name, each.rows[:1]
+        last = each.rows[-1:] if change in ("everything", "order", "nothing") else own
+        random, quiet, more = (ordinary(each, own, change, draw, factor) for factor in (1, QUIET, 1))
+        first[name] = torch.cat([last, own, random, quiet, more])
+        for second, factors in zip(seconds, LOUD, strict=True):
+            before, between, after = (neighbour(each, own, change, draw, factor) for factor in factors)
+            second[name] = torch.cat([before, own, between, quiet, after])
+        if change not in ("order", "nothing") and any(not torch.equal(row, own[0]) for row in seconds[-1][name]):
+            varied.add(name)
+    has_numbers = any(each.kind == "number" for each in inputs)
+    return Trial(first, tuple(seconds if has_numbers else seconds[:1]), frozenset(varied), change)
