@@ -48,7 +48,7 @@ class Ended(nn.Module):
         ends = ids == 2
         if not bool((ends.sum(1) == 1).all()):
             raise ValueError("every row must have one end token")
-        words = self.words(ids)
+        words: Tensor = self.words(ids)
         return words.sum(1) + words[ends]
 
 
@@ -66,7 +66,7 @@ def test_a_packed_net_learns_its_length_from_two_samples_and_pads(steps: bool) -
 
 def test_rows_of_a_packed_net_are_answered_together_as_alone() -> None:
     predictor = Predictor(Packed(steps=False), sample=(torch.rand(2, 5, 4), torch.tensor([5, 5])))
-    rows = [{"x": np.random.default_rng(n).random((n, 4), np.float32), "n": np.int64(n)} for n in (5, 5)]
+    rows: list[dict[str, Any]] = [{"x": np.random.default_rng(n).random((n, 4), np.float32), "n": np.int64(n)} for n in (5, 5)]
 
     together = nograd.BatchPredictor(predictor).predict(rows)
 
