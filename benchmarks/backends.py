@@ -79,7 +79,7 @@ def child(name: str, variant: str) -> dict[str, Any]:
         build_s = time.perf_counter() - begun
         expected = [dict(reference.run(batch)) for batch in case.batches]
         given = [dict(backend.run(batch)) for batch in case.batches]
-        parity = compare(expected, given, tolerance=Tolerance(min_cosine=-1))
+        parity = compare(expected, given, tolerance=Tolerance(min_cosine=-1), outputs=reference.signature.outputs)
         single, batches = case.single[:32], case.batches[:6]
         lone = paired(lambda b: [b.run(each) for each in single], reference, backend)
         bulk = paired(lambda b: [b.run(each) for each in batches], reference, backend)

@@ -94,7 +94,7 @@ def test_inspect_prints_a_page(tmp_path: Path) -> None:
         "padded tokens  ms a run  95 %        tokens/s\n",
         "2              1.5       1.4 .. 1.6  1,333\n",
         "parity    passed over 200 rows, against eager\n",
-        "  embedding: smallest cosine 0.99991, largest difference 1e-07, same class 0.5\n",
+        "  embedding: smallest cosine 0.99991, largest difference 1e-07, agreement 0.5\n",
         "metric    0.75\n",
         "confirmed behind a batcher, under load\n",
         "here      the same, as far as speed and answers go\n",

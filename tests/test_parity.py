@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from nograd.errors import ConfigError
 from nograd.parity import EXACT, HALF, INT8, ParityReport, Tolerance, WorstRow, compare
+from nograd.tensors import TensorSpec
 
 LOOSE = Tolerance(min_cosine=-1)
 
@@ -31,7 +32,8 @@ def test_the_same_answers_pass_whatever_they_are(answers: Any) -> None:
     report = compare([{"y": answers}], [{"y": answers.copy()}], tolerance=Tolerance(1, 0, 0, 1))
 
     assert report.passed
-    assert (report.max_abs, report.max_rel, report.agreement, report.worst) == (0, 0, 1, ())
+    assert (report.max_abs, report.max_rel, report.worst) == (0, 0, ())
+    assert report.agreement == (1 if answers.any() else None)
 
 
 @given(MATRICES, MATRICES, st.integers(1, 3))
@@ -79,10 +81,74 @@ def test_what_is_outside_of_the_tolerance_is_one_sentence(tolerance: Tolerance, 
     assert "worst rows: 0 (y, cosine 0.9600)" in str(report)
 
 
-def test_zero_rows_have_a_cosine_of_one_together_and_of_zero_with_anything_else() -> None:
+@pytest.mark.parametrize("eager", [0.0, 1e-9, -3e-7])
+def test_a_row_of_noise_is_in_no_cosine_and_no_agreement(eager: float) -> None:
+    report = one([[1, 0], [eager, 0]], [[1, 0], [0, 1e-9]], Tolerance(1, min_agreement=1))
+    (output,) = report.outputs
+
+    assert report.passed
+    assert (output.min_cosine, output.mean_cosine, output.agreement, output.num_noise_rows) == (1, 1, 1, 1)
+    assert output.max_abs == pytest.approx(max(abs(eager), 1e-9))
+
+
+@pytest.mark.parametrize(("tolerance", "allowed"), [(INT8, "2.00e-01"), (Tolerance(), "4.47e-02")])
+def test_a_row_of_noise_is_judged_by_its_difference(tolerance: Tolerance, allowed: str) -> None:
+    report = one([[10, 0], [0, 0]], [[10, 0], [0, 3]], tolerance)
+
+    assert report.failures == (
+        f"output 'y' differs by 3.00e-01 of its largest value in a row that is about zero in eager; {allowed} is allowed",
+    )
+    assert report.worst[0].row == 1
+    assert one([[10, 0], [0, 0]], [[10, 0], [0, 3]], LOOSE).passed
+
+
+def test_a_small_row_above_the_noise_has_a_direction() -> None:
+    assert one([[1, 0], [1e-5, 0]], [[1, 0], [0, 1e-5]]).min_cosine == 0
+
+
+@pytest.mark.parametrize(("difference", "passes"), [(1e-9, True), (1e-3, False)])
+def test_an_output_that_is_all_zeros_is_held_to_an_absolute_difference(difference: float, passes: bool) -> None:
+    for expected, given_ in (([[0, 0]], [[0, difference]]), ([[0], [0]], [[0], [difference]])):
+        report = one(expected, given_, EXACT)
+        assert report.passed is passes
+        assert report.max_rel == (0 if passes else math.inf)
     assert one([[0, 0]], [[0, 0]]).min_cosine == 1
-    assert one([[0, 0]], [[0, 1e-9]]).min_cosine == 0
-    assert one([[0, 0]], [[0, 1e-9]]).max_rel == math.inf
+
+
+TOKENS = (TensorSpec("y", "float32", ("tokens",)),)
+
+
+def test_tokens_of_several_lengths_agree_by_sign() -> None:
+    expected = [{"y": np.array([[9, 1, -1], [9, -1, 0]], float)}, {"y": np.array([[9, 2]], float)}]
+    given_ = [{"y": np.array([[9, -1, -1], [9, -1, 5]], float)}, {"y": np.array([[9, 2]], float)}]
+
+    assert compare(expected, given_, tolerance=LOOSE).agreement == 6 / 7  # a zero has no sign
+
+
+def test_a_specs_varying_length_makes_tokens_of_what_looks_like_classes() -> None:
+    expected, given_ = [{"y": np.array([[9, 1, -1]], float)}], [{"y": np.array([[9, -1, 1]], float)}]
+
+    assert compare(expected, given_, tolerance=LOOSE).agreement == 1
+    assert compare(expected, given_, tolerance=LOOSE, outputs=TOKENS).agreement == pytest.approx(1 / 3)
+
+
+def test_probabilities_of_tokens_have_no_agreement() -> None:
+    expected = [{"y": np.array([[0.9, 0.1]])}]
+    report = compare(expected, [{"y": np.array([[0.2, 0.1]])}], tolerance=Tolerance(-1, min_agreement=1), outputs=TOKENS)
+
+    assert report.agreement is None
+    assert report.passed
+    assert report.to_json()["outputs"][0]["agreement"] is None
+    assert str(report).splitlines()[1].endswith(" -")
+
+
+@pytest.mark.parametrize(("name", "agreement"), [("logits", 0.75), ("last_hidden_state", None)])
+def test_classes_of_tokens_agree_token_by_token(name: str, agreement: float | None) -> None:
+    expected, given_ = np.zeros((2, 2, 3)), np.zeros((2, 2, 3))
+    expected[..., 0] = given_[..., 0] = 1
+    given_[1, 1] = [0, 1, 0]
+
+    assert compare([{name: expected}], [{name: given_}], tolerance=LOOSE).agreement == agreement
 
 
 def test_huge_and_tiny_numbers_neither_overflow_nor_vanish() -> None:

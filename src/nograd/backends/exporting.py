@@ -210,7 +210,8 @@ def verified(candidate: Backend, reference: ModuleBackend, *, tolerance: Toleran
         except ModelError as error:
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in batch.items())
             raise ExportError(f"the export to {candidate.name} cannot run {shapes}, which eager runs: {error}") from error
-    report = compare([reference.run(batch) for batch in batches], given, tolerance=tolerance or tolerance_for(reference))
+    expected = [reference.run(batch) for batch in batches]
+    report = compare(expected, given, tolerance=tolerance or tolerance_for(reference), outputs=reference.signature.outputs)
     if not report.passed:
         raise ExportError(
             f"the export to {candidate.name} does not answer as the model does, perhaps because the model branches on its "

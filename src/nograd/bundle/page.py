@@ -79,7 +79,7 @@ def _proof(parity: Mapping[str, Any] | None, metric: float | None, *, confirmed:
 
 
 def _agreement(output: Mapping[str, Any]) -> str:
-    names = {"min_cosine": "smallest cosine", "max_abs": "largest difference", "max_rel": "relative", "agreement": "same class"}
+    names = {"min_cosine": "smallest cosine", "max_abs": "largest difference", "max_rel": "relative", "agreement": "agreement"}
     told = [f"{words} {_figure(output[name])}" for name, words in names.items() if output.get(name) is not None]
     return ", ".join(told)
 

@@ -122,7 +122,7 @@ def _half(subject: TorchSubject, dtype: HalfDtype) -> Verdict:
         return info(f"the model cannot be converted: {failure}")
     except Exception as failure:  # noqa: BLE001  operators without a half-precision form raise anything
         return info(f"the model does not run in {dtype}: {' '.join(str(failure).split())[:200]}")
-    return _judged(compare([expected], [given], tolerance=HALF), dtype)
+    return _judged(compare([expected], [given], tolerance=HALF, outputs=subject.backend.signature.outputs), dtype)
 
 
 def _in_half(subject: TorchSubject, dtype: HalfDtype, rows: Batch) -> Batch:
@@ -135,7 +135,7 @@ def _in_half(subject: TorchSubject, dtype: HalfDtype, rows: Batch) -> Batch:
 
 
 def _judged(report: ParityReport, precision: str) -> Verdict:
-    agreement = "" if report.agreement is None else f", {report.agreement:.1%} the same class"
+    agreement = "" if report.agreement is None else f", {report.agreement:.1%} agreement"
     said = f"{precision}: cosine at least {report.min_cosine:.5f}, {report.max_rel:.1e} of the largest value off{agreement}"
     figures: dict[str, Any] = {"min_cosine": report.min_cosine, "max_rel": report.max_rel}
     if report.agreement is not None:

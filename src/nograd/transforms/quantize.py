@@ -238,7 +238,8 @@ class _Trials:
 
     def compared(self, path: Path) -> ParityReport:
         with OnnxBackend(path, device="cpu") as backend:
-            return compare(self.expected, [backend.run(batch) for batch in self.evaluation], tolerance=self.tolerance)
+            given = [backend.run(batch) for batch in self.evaluation]
+            return compare(self.expected, given, tolerance=self.tolerance, outputs=self.reference.signature.outputs)
 
 
 def _quantized(

@@ -120,7 +120,7 @@ class Bench:
         self._limit_threads(self._threads_beside_others())
         given = [self._on_lane(batch) for batch in task.workload.proof_batches()]
         self._limit_threads(self._candidate.num_threads)
-        report = compare(task.expected, given, tolerance=self._own_tolerance())
+        report = compare(task.expected, given, tolerance=self._own_tolerance(), outputs=self._backend.signature.outputs)
         metric = None if task.metric is None else _judged(task, task.metric, given)
         return {"parity": report.to_json(), "passed": report.passed, "failures": report.failures, "metric": metric}
 
