@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import backward
 
+from nograd import Predictor
 from nograd.backends.eager import eager_backend
 from nograd.errors import ConfigError, ModelError, UnsupportedError
 from nograd.module import EvalMode
@@ -378,3 +379,23 @@ def test_it_is_the_backend_in_all_else() -> None:
     assert backend.restore({"output": 1}) == 1
     with backend:
         pass
+
+
+def test_layers_are_the_second_argument_as_modules_classes_or_names() -> None:
+    model = Stack()
+    blocks = ("blocks.0", "blocks.1", "blocks.2", "blocks.3")
+
+    assert MemoryEfficientModel(model, {Block}).layers == blocks
+    assert MemoryEfficientModel(model, Block).layers == blocks
+    assert MemoryEfficientModel(model, model.blocks).layers == MemoryEfficientModel(model, ["blocks"]).layers
+    assert MemoryEfficientModel(model, [model.blocks[1], "blocks.2"]).layers == ("blocks.1", "blocks.2")
+    assert_same(gradients(MemoryEfficientModel(model, [model.blocks[1]]), model, IDS), gradients(model, model, IDS))
+
+
+def test_what_is_not_a_module_of_the_model_is_one_sentence() -> None:
+    with pytest.raises(ConfigError, match="layers holds a Linear that is not a module of the model"):
+        MemoryEfficientModel(Stack(), [nn.Linear(2, 2)])
+    with pytest.raises(ConfigError, match="layers holds 3; it must hold names, classes or modules of the model"):
+        MemoryEfficientModel(Stack(), [3])  # type: ignore[list-item]
+    with pytest.raises(ConfigError, match=r"^model is a Predictor; give the torch.nn.Module that it runs"):
+        MemoryEfficientModel(Predictor(Stack()))  # type: ignore[arg-type]

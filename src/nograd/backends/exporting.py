@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Export",
     "Flat",
+    "check_module",
     "example_of",
     "exporter_errors",
     "in_eval_mode",
@@ -81,10 +82,20 @@ def reference_of(model: nn.Module | Backend, sample: Any) -> ModuleBackend:
         return model
     if isinstance(model, Backend):
         raise ConfigError(f"model is a backend of the kind {model.name!r}; an export starts from a torch module")
+    check_module(model)
     if sample is None:
         raise ConfigError("no sample was given; an export needs inputs that the model can run")
     with quiet():
         return eager_backend(model, [sample])
+
+
+def check_module(model: object) -> None:
+    """Raise ConfigError if the model is not a torch module; a Predictor, for example, is not."""
+    if isinstance(model, nn.Module):
+        return
+    if hasattr(model, "predict"):
+        raise ConfigError(f"model is a {type(model).__name__}; give the torch.nn.Module that it runs, or its `.backend`")
+    raise ConfigError(f"model is a {type(model).__name__}; it must be a torch.nn.Module or an eager backend")
 
 
 class Flat(nn.Module):

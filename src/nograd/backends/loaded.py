@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,16 @@ from nograd.structure import restore_from
 __all__ = ["check_file", "check_trusted", "program_backend"]
 
 
-def check_file(target: Path) -> None:
-    """Raise ConfigError where a file cannot be written for lack of its folder."""
+def check_file(target: Path, suffix: str = "") -> None:
+    """Raise ConfigError if the file cannot be written: its ending, its folder, or the permissions do not allow it."""
+    if suffix and target.suffix != suffix:
+        raise ConfigError(f"path is {str(target)!r}; it must end in {suffix}")
+    if target.is_dir():
+        raise ConfigError(f"path is {str(target)!r}, which is a folder; give the name of a file in it")
     if not target.parent.is_dir():
         raise ConfigError(f"path is {str(target)!r}; the folder {target.parent} does not exist")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"path is {str(target)!r}; this user may not write into the folder {target.parent}")
 
 
 def check_trusted(path: str | os.PathLike[str], *, trusted: bool, what: str) -> None:
@@ -35,6 +41,20 @@ def check_trusted(path: str | os.PathLike[str], *, trusted: bool, what: str) -> 
             f"{os.fspath(path)} holds {what}: opening it runs what is in it; "
             "if you know where it comes from, open it with trusted=True (--trusted)"
         )
+
+
+class _Native(nn.Module):
+    """A program that is called as the module it was made from, and returns what that module returns."""
+
+    def __init__(self, program: Callable[..., Any], call: Call) -> None:
+        super().__init__()
+        self._program = [program]  # in a list, as in `_Program`
+        self._call = call
+
+    def forward(self, *tensors: Tensor) -> Any:
+        """Run the program; tensors come in the signature's order."""
+        named = dict(zip(self._call.names, (tensor.contiguous() for tensor in tensors), strict=True))
+        return self._call(cast("nn.Module", self._program[0]), named)
 
 
 class _Program(nn.Module):
@@ -61,6 +81,7 @@ def program_backend(
     file: FileFingerprint,
     lanes: int = 1,
     num_threads: int | None = None,
+    native: Call | None = None,
 ) -> ModuleBackend:
     """Return a backend over a program that nograd exported, as its manifest describes it.
 
@@ -72,11 +93,13 @@ def program_backend(
         file: of the file that it was read from.
         lanes: calls to `run` that may go on side by side.
         num_threads: threads that one of them computes with, on a CPU; default: as torch is set.
+        native: how to call a program that takes and returns what the module did; None: tensors in order, a tuple.
     """
     described = Manifest.loads(manifest)
     signature = described.signature
     call = Call(tuple(spec.name for spec in signature.inputs), "positional")
-    module = _Program(program, tuple(spec.name for spec in signature.outputs)).eval()
+    outputs = tuple(spec.name for spec in signature.outputs)
+    module = _Program(program, outputs).eval() if native is None else _Native(program, native).eval()
     if device is None:
         tensors = [*program.parameters(), *program.buffers()] if isinstance(program, nn.Module) else []
         device = tensors[0].device if tensors else torch.device("cpu")

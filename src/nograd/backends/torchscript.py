@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -27,11 +28,17 @@ from nograd.backends.loaded import check_file, check_trusted, program_backend
 from nograd.backends.modules import ModuleBackend
 from nograd.errors import ConfigError, ModelLoadError
 from nograd.manifest import KEY
+from nograd.module import Call
 from nograd.parity import Tolerance
+from nograd.tensors import Signature
 
 __all__ = ["export_to_torchscript", "load_torchscript"]
 
 EXTRA_FILE = f"{KEY}.json"
+"""Holds the manifest, within the file."""
+
+CALL_FILE = f"{KEY}-call.json"
+"""Holds names and style of the inputs, for a file that returns the model's own structure; absent in files of nograd 0.1."""
 
 Method = Literal["trace", "script"]
 
@@ -44,10 +51,14 @@ def export_to_torchscript(
     method: Method = "trace",
     tolerance: Tolerance | None = None,
 ) -> Export:
-    """Write a model as a TorchScript file, run it against eager, and return where it lies and how closely it agrees.
+    """Write a model as a TorchScript file, compare it with eager, and return its path and how closely it agrees.
+
+    `torch.jit.load(path)` returns a module that takes and returns what the model does: a tensor for a tensor, a tuple for a
+    tuple, a dict for a dict. TorchScript has no type for some structures, such as a dict that holds a tuple; the file then
+    returns the leaves as a flat tuple, and `notes` says so. `nograd.load` returns the model's own structure either way.
 
     A trace records what one input did: a branch on the data becomes the side that the sample took. Inputs of other shapes and
-    values are therefore run through the file and through eager, and a difference is an error, not a file.
+    values are therefore run through the file and through eager; if the answers differ, no file is written.
 
     Args:
         model: a module, or an eager backend.
@@ -57,9 +68,9 @@ def export_to_torchscript(
         tolerance: how closely the file must agree; default: `nograd.parity.EXACT`, for half precision `HALF`.
 
     Raises:
-        ExportError: torch.jit does not take the model, or the file does not answer as the model does.
+        ExportError: torch.jit refuses the model, or the file's answers differ from the model's.
         SignatureError: the model cannot run the sample.
-        ConfigError: the method is neither `trace` nor `script`.
+        ConfigError: the method is neither `trace` nor `script`, the model is not a module, or the path cannot be written.
     """
     if method not in ("trace", "script"):
         raise ConfigError(f"method is {method!r}; it must be 'trace' or 'script'")
@@ -69,20 +80,74 @@ def export_to_torchscript(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".nograd-") as folder:
         written = Path(folder) / target.name
         with exporter_errors(f"torch.jit.{method}"), in_eval_mode(reference):
-            program = _traced(reference) if method == "trace" else torch.jit.script(reference.model)
-            extra = {EXTRA_FILE: manifest_of(reference).dumps()} if method == "trace" else {}
-            torch.jit.save(program, str(written), _extra_files=extra)
-        candidate = load_torchscript(written, trusted=True, sample=reference.samples[0], device=reference.device)
+            program, call = _traced(reference) if method == "trace" else _scripted(reference)
+            torch.jit.save(program, str(written), _extra_files=_extra(reference, call))
+        candidate = load_torchscript(written, trusted=True, device=reference.device)
         report = verified(candidate, reference, tolerance=tolerance)
         written.replace(target)
-    return Export(target, report, (f"written by torch.jit.{method}",))
+    flat = () if call is not None else ("TorchScript has no type for the model's outputs: the file returns a flat tuple",)
+    return Export(target, report, (*flat, f"written by torch.jit.{method}"))
 
 
-def _traced(reference: ModuleBackend) -> Any:
-    example = example_of(reference)
-    inputs = tuple(example[spec.name] for spec in reference.signature.inputs)
+def _traced(reference: ModuleBackend) -> tuple[Any, Call | None]:
+    """Return the traced model and how it is called; None: its outputs are a flat tuple."""
+    call = reference.call
+    example = {name: tensor.clone() for name, tensor in example_of(reference).items()}
+    inputs: dict[str, Any] = {"example_kwarg_inputs": example}
+    if call.style != "keywords":
+        inputs = {"example_inputs": (example,) if call.style == "mapping" else tuple(example[name] for name in call.names)}
     with torch.no_grad():  # not inference mode: constants of the trace would be inference tensors, which cannot be saved
-        return torch.jit.trace(Flat(reference), tuple(t.clone() for t in inputs), check_trace=False)  # type: ignore[no-untyped-call]
+        try:
+            traced = torch.jit.trace(reference.model, **inputs, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
+            return _with_defaults(traced, reference.signature), call
+        except RuntimeError as error:
+            if "traced" not in str(
+                error
+            ):  # torch: "Only tensors, lists, tuples of tensors, or dictionary of tensors can be ..."
+                raise
+        ordered = tuple(example[spec.name] for spec in reference.signature.inputs)
+        return torch.jit.trace(Flat(reference), ordered, check_trace=False), None  # type: ignore[no-untyped-call]
+
+
+class _Holder(nn.Module):
+    """Holds a traced module; `_with_defaults` gives it a forward."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+
+def _with_defaults(traced: nn.Module, signature: Signature) -> nn.Module:
+    """Return the traced module with its optional inputs, such as a mask, optional again: a trace requires each of them."""
+    required = [spec.name for spec in signature.inputs if spec.default is None]
+    optional = [spec for spec in signature.inputs if spec.default is not None]
+    if not optional:
+        return traced
+    sizes = {"rows": f"{required[0]}.size(0)"}
+    for spec in signature.inputs:
+        if spec.default is None:
+            sizes |= {size: f"{spec.name}.size({axis})" for axis, size in enumerate(spec.shape, 1) if isinstance(size, str)}
+    lines = [f"def forward(self, {', '.join([*required, *(f'{spec.name}: Optional[Tensor] = None' for spec in optional)])}):"]
+    for spec in optional:
+        shape = ", ".join(sizes[size] if isinstance(size, str) else str(size) for size in ("rows", *spec.shape))
+        filled = f"torch.full([{shape}], {spec.default!r}, dtype=torch.{spec.dtype}, device={required[0]}.device)"
+        lines += [f"    if {spec.name} is None:", f"        {spec.name} = {filled}"]
+    given = ", ".join(f"{spec.name}={spec.name}" for spec in signature.inputs)
+    holder = torch.jit.script(_Holder(traced))
+    holder.define("\n".join([*lines, f"    return self.inner({given})", ""]))
+    return cast("nn.Module", holder)
+
+
+def _scripted(reference: ModuleBackend) -> tuple[Any, Call]:
+    return torch.jit.script(reference.model), reference.call
+
+
+def _extra(reference: ModuleBackend, call: Call | None) -> dict[str, str]:
+    """Return what the file says of itself: its manifest, and how it is called."""
+    extra = {EXTRA_FILE: manifest_of(reference).dumps()}
+    if call is not None:
+        extra[CALL_FILE] = json.dumps({"names": call.names, "style": call.style})
+    return extra
 
 
 def load_torchscript(
@@ -112,7 +177,7 @@ def load_torchscript(
     """
     check_trusted(path, trusted=trusted, what="TorchScript, which is a program")
     file = FileFingerprint(Path(path), known=digest)
-    extra = {EXTRA_FILE: ""}
+    extra = {EXTRA_FILE: "", CALL_FILE: ""}
     try:
         with quiet():
             target = None if device == "auto" else torch.device(device)
@@ -122,9 +187,17 @@ def load_torchscript(
     text = extra[EXTRA_FILE]
     if text:
         return program_backend(program, text, name="torchscript", device=None, file=file, lanes=lanes,
-                               num_threads=num_threads)  # fmt: skip
+                               num_threads=num_threads, native=_call_from(extra[CALL_FILE]))  # fmt: skip
     inner = unprobed_backend(program, sample) if sample is None else eager_backend(program, [sample])
     return ModuleBackend(
         inner.model, inner.signature, inner.call, name="torchscript", samples=inner.samples, lanes=lanes,
         num_threads=num_threads, file=file,
     )  # fmt: skip
+
+
+def _call_from(text: str | bytes) -> Call | None:
+    """Return how the file is called; None for a file that takes tensors in order and returns a flat tuple."""
+    if not text:
+        return None
+    found = json.loads(text)
+    return Call(tuple(found["names"]), found["style"])

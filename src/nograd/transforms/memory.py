@@ -7,7 +7,7 @@ tensors (`shallow`, `mirror`, `graft`): the copies are of the same classes and s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import partial, update_wrapper
 from math import inf
@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from nograd.backends import Backend
+from nograd.backends.exporting import check_module
 from nograd.errors import ConfigError, ModelError, UnsupportedError
 from nograd.fingerprint import Fingerprint
 from nograd.out_of_memory import is_out_of_memory
@@ -36,7 +37,8 @@ __all__ = [
     "peak_bytes",
 ]
 
-Layers: TypeAlias = Sequence[str | type[nn.Module]]
+Layer: TypeAlias = str | type[nn.Module] | nn.Module
+Layers: TypeAlias = Layer | Iterable[Layer]
 
 _UNCALLABLE = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
@@ -55,12 +57,12 @@ class MemoryEfficientModel(nn.Module):
 
     Args:
         model: the module.
-        layers: names of modules as in `named_modules()`, or classes; a `ModuleList` stands for its modules, and a layer
-            inside another one for nothing. Default: the modules in each `ModuleList`, and in each `Sequential` the blocks
-            of a class that it holds twice or more.
+        layers: names of modules as in `named_modules()`, classes, or modules of the model; one of them, or several. A
+            `ModuleList` means its modules; a layer inside another one is ignored. Default: the modules in each `ModuleList`,
+            and in each `Sequential` the blocks of a class that it holds twice or more.
 
     Raises:
-        ConfigError: there is no such layer, or none was given and none found.
+        ConfigError: the model is not a module, there is no such layer, or none was given and none found.
         UnsupportedError: what contains a layer was compiled, scripted, or had its `forward` replaced.
 
     >>> stack = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(3)))
@@ -68,8 +70,9 @@ class MemoryEfficientModel(nn.Module):
     ('0', '1', '2')
     """
 
-    def __init__(self, model: nn.Module, *, layers: Layers | None = None) -> None:
+    def __init__(self, model: nn.Module, layers: Layers | None = None) -> None:
         super().__init__()
+        check_module(model)
         self.layers: tuple[str, ...] = find_layers(model) if layers is None else tuple(_outermost(_named(model, layers)))
         """Names of the layers that run under a checkpoint."""
 
@@ -229,12 +232,30 @@ def _is_block(child: nn.Module, parent: nn.Module, kinds: Mapping[type, int]) ->
 
 def _named(model: nn.Module, layers: Layers) -> Iterator[str]:
     known = dict(model.named_modules(remove_duplicate=False))
-    for layer in (layers,) if isinstance(layers, str) else layers:
-        for name in [layer] if isinstance(layer, str) else _of_class(known, layer):
+    for layer in _each_layer(layers):
+        for name in _names_of(known, layer):
             if name not in known:
                 near = get_close_matches(name, known, n=3, cutoff=0.4) or [key for key in known if key]
                 raise ConfigError(f"layers holds {name!r}, which is not a module of the model; near: {_some(near)}")
             yield from _callable(name, known[name])
+
+
+def _each_layer(layers: Layers) -> Iterable[Layer]:
+    """A `Sequential` of the model is iterable, and one layer all the same."""
+    return [layers] if isinstance(layers, str | type | nn.Module) else layers
+
+
+def _names_of(known: Mapping[str, nn.Module], layer: Layer) -> list[str]:
+    if isinstance(layer, str):
+        return [layer]
+    if isinstance(layer, nn.Module):
+        names = [name for name, module in known.items() if module is layer]
+        if not names:
+            raise ConfigError(f"layers holds a {type(layer).__name__} that is not a module of the model")
+        return names
+    if isinstance(layer, type) and issubclass(layer, nn.Module):
+        return _of_class(known, layer)
+    raise ConfigError(f"layers holds {layer!r}; it must hold names, classes or modules of the model")
 
 
 def _of_class(known: Mapping[str, nn.Module], kind: type[nn.Module]) -> list[str]:
