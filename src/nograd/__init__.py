@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from nograd.backends import Backend, TorchBackend
     from nograd.backends.aot import export_to_pt2
     from nograd.backends.compiled import CompiledBackend, optimize_model_compile
+    from nograd.backends.compiling import CompiledModel
     from nograd.backends.onnx.export import export_to_onnx
     from nograd.backends.openvino import export_to_openvino
     from nograd.backends.torchscript import export_to_torchscript
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from nograd.transforms.offload import offload
     from nograd.transforms.precision import to_half
     from nograd.transforms.quantize import quantize_dynamic, quantize_static
+    from nograd.transforms.quantized import QuantizationReport, QuantizedModel
     from nograd.tuning import tune
 
 _HOME = {
@@ -42,6 +44,9 @@ _HOME = {
     "CachedEmbedder": "cached",
     "CachedPredictor": "cached",
     "CompiledBackend": "backends.compiled",
+    "CompiledModel": "backends.compiling",
+    "QuantizationReport": "transforms.quantized",
+    "QuantizedModel": "transforms.quantized",
     "MemoryCache": "caching",
     "RedisCachedPredictor": "cached",
     "FP16Predictor": "presets",
@@ -93,6 +98,7 @@ __all__ = [
     "CachedEmbedder",
     "CachedPredictor",
     "CompiledBackend",
+    "CompiledModel",
     "CostCurve",
     "DeadlinePolicy",
     "Decision",
@@ -107,6 +113,8 @@ __all__ = [
     "ONNXPredictor",
     "ParityReport",
     "Predictor",
+    "QuantizationReport",
+    "QuantizedModel",
     "RedisCachedPredictor",
     "SampleWarning",
     "Signature",

@@ -19,6 +19,7 @@ from nograd.inputs import is_tensor
 from nograd.tensors import Signature, TensorSpec, check_limits, check_range, too_large
 
 __all__ = [
+    "Accelerated",
     "Call",
     "EvalMode",
     "Wrapper",
@@ -27,6 +28,8 @@ __all__ = [
     "dtype_name",
     "floating_dtype",
     "module_device",
+    "num_required",
+    "original_of",
     "row_fault",
     "to_tensors",
 ]
@@ -119,6 +122,23 @@ class Wrapper(nn.Module):
     """The dtype in which floating inputs are given; None: the wrapped module's."""
 
 
+class Accelerated(nn.Module):
+    """Runs another module in another way, with the answers of that module.
+
+    Probing and exporting run `original`: the first call of each size may compile for seconds.
+    """
+
+    @property
+    def original(self) -> nn.Module:
+        """The module that is run."""
+        raise NotImplementedError
+
+
+def original_of(model: nn.Module) -> nn.Module:
+    """Return the module to probe and to export."""
+    return model.original if isinstance(model, Accelerated) else model
+
+
 def _parameters(model: nn.Module) -> _Parameters:
     while isinstance(model, Wrapper):
         model = model.wrapped
@@ -134,6 +154,16 @@ def _parameters(model: nn.Module) -> _Parameters:
         inspect.Parameter.VAR_KEYWORD in kinds,
         all(p.annotation is Tensor or p.annotation in ("Tensor", "torch.Tensor") for p in named),
     )
+
+
+def num_required(model: nn.Module) -> int:
+    """Return the number of inputs without a default that `forward` takes, 1 at least."""
+    try:
+        found = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):  # a compiled forward without a Python signature
+        return 1
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return max(1, sum(parameter.default is parameter.empty and parameter.kind in kinds for parameter in found))
 
 
 def _listed(names: tuple[str, ...]) -> str:

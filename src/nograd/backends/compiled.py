@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import threading
-import warnings
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nograd.backends import Backend, TorchBackend
-from nograd.backends.exporting import example_of, quiet, reference_of
+from nograd.backends.compiling import MODES, CompiledModel, Mode
+from nograd.backends.exporting import check_module, example_of, reference_of
 from nograd.backends.modules import ModuleBackend
 from nograd.errors import ConfigError, ModelError, UnsupportedError
 from nograd.fingerprint import Fingerprint, of_value
 from nograd.inputs import to_host
+from nograd.module import original_of
 from nograd.probing.samples import resized, with_rows
 from nograd.tensors import Batch, TensorSpec, cut_back, num_rows
 
@@ -26,15 +26,37 @@ if TYPE_CHECKING:
 
 __all__ = ["CompiledBackend", "optimize_model_compile"]
 
-Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
-MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 MAX_GRAPHS = 256
-"""Graphs of one function: torch counts them over all models of a class, and its 8 would end at the fourth model."""
+"""Graphs of one model whose shapes are compiled one by one; torch's own limit is 8."""
 
 RECORDING = ("reduce-overhead", "max-autotune")
 """Modes that record CUDA graphs, one for every shape."""
 
 
+@overload
+def optimize_model_compile(
+    model: nn.Module,
+    sample: Any = None,
+    *,
+    mode: Mode = "default",
+    dynamic: bool | None = None,
+    fullgraph: bool = False,
+    batch_sizes: Sequence[int] = ...,
+    lengths: Sequence[int] = ...,
+    num_threads: int | None = None,
+) -> CompiledModel: ...
+@overload
+def optimize_model_compile(
+    model: Backend,
+    sample: Any = None,
+    *,
+    mode: Mode = "default",
+    dynamic: bool | None = None,
+    fullgraph: bool = False,
+    batch_sizes: Sequence[int] = ...,
+    lengths: Sequence[int] = ...,
+    num_threads: int | None = None,
+) -> CompiledBackend: ...
 def optimize_model_compile(
     model: nn.Module | Backend,
     sample: Any = None,
@@ -45,44 +67,56 @@ def optimize_model_compile(
     batch_sizes: Sequence[int] = (1, 2, 4, 8, 16, 32),
     lengths: Sequence[int] = (16, 32, 64, 128, 256),
     num_threads: int | None = None,
-) -> CompiledBackend:
-    """Return a backend that runs the model through torch.compile, compiled and warm.
+) -> CompiledModel | CompiledBackend:
+    """Return the model compiled with torch.compile: a module for a module, a backend for a backend.
 
-    With `dynamic` (the default, but for CUDA graphs) two graphs serve every shape: one row, and more than one. Without it
-    every shape is compiled for itself; then a batch is filled up to the next of `batch_sizes` and, where rows may be padded,
-    the next of `lengths`, and cut back, so that no shape comes that was not compiled before.
+    The module is called as the model is, and answers every size that the model takes (see `CompiledModel`). Without a sample
+    it compiles at its first call. With a sample it is probed, and compiled for all that will be served before this returns;
+    its `backend` then runs named arrays.
 
-    Where a graph breaks the model is compiled in pieces; where nothing can be compiled it runs eagerly, with a warning. Either
-    way `reason` says why. What was compiled is kept on disk by torch (TORCHINDUCTOR_CACHE_DIR): the next start is quick.
+    With `dynamic` (the default with a sample, but for CUDA graphs) two graphs serve every shape: one row, and more than one.
+    Without it every shape is compiled separately; a backend then fills a batch up to the next of `batch_sizes` and, if rows
+    may be padded, the next of `lengths`, and cuts the answer back, so that no other shape has to be compiled.
+
+    A model that breaks its graph is compiled in pieces; a model that cannot be compiled runs eagerly, with one warning.
+    Either way `reason` says why. torch caches what it compiles on disk (TORCHINDUCTOR_CACHE_DIR): the next start is quick.
 
     Args:
         model: a module, or an eager backend.
-        sample: inputs that the module can run; None for a backend.
+        sample: inputs that the module can run; None for a backend, or to compile at the first call.
         mode: torch.compile's. `reduce-overhead` and `max-autotune` record CUDA graphs on a GPU; on a CPU the former changes
             nothing.
-        dynamic: whether a graph takes any shape; None: yes, unless CUDA graphs are recorded.
+        dynamic: whether a graph takes any shape. None: with a sample yes, unless CUDA graphs are recorded; without a sample
+            torch decides from the sizes that come.
         fullgraph: never in pieces: a model that breaks its graph runs eagerly.
-        batch_sizes: rows of the runs that are warmed up; without `dynamic`, all that there will be.
+        batch_sizes: rows of the runs that are warmed up with a sample; without `dynamic`, all that there will be.
         lengths: the same for dimensions that vary.
-        num_threads: threads that a run computes with, on a CPU; default: as torch is set.
+        num_threads: threads of one run of the backend, on a CPU; default: torch's setting.
 
     Raises:
-        ConfigError: a setting is not allowed.
+        ConfigError: a setting is not allowed, or the model is not a module.
         SignatureError: the model cannot run the sample.
     """
+    _check_settings(mode, batch_sizes, lengths)
+    if isinstance(model, Backend) or sample is not None:
+        reference = reference_of(model, sample)
+        if num_threads is not None:
+            reference = reference.in_layout(1, num_threads)
+        backend = CompiledBackend(
+            reference, mode=mode, dynamic=dynamic, fullgraph=fullgraph, batch_sizes=batch_sizes, lengths=lengths
+        )
+        backend.warm_up()
+        return backend if isinstance(model, Backend) else backend.model
+    check_module(model)
+    return CompiledModel(original_of(model), mode=mode, dynamic=dynamic, fullgraph=fullgraph, max_graphs=None)
+
+
+def _check_settings(mode: Mode, batch_sizes: Sequence[int], lengths: Sequence[int]) -> None:
     if mode not in MODES:
         raise ConfigError(f"mode is {mode!r}; it must be one of {', '.join(MODES)}")
     for name, sizes in (("batch_sizes", batch_sizes), ("lengths", lengths)):
         if not sizes or min(sizes) < 1:
             raise ConfigError(f"{name} is {tuple(sizes)}; it must hold one size or more, each at least 1")
-    reference = reference_of(model, sample)
-    if num_threads is not None:
-        reference = reference.in_layout(1, num_threads)
-    backend = CompiledBackend(
-        reference, mode=mode, dynamic=dynamic, fullgraph=fullgraph, batch_sizes=batch_sizes, lengths=lengths
-    )
-    backend.warm_up()
-    return backend
 
 
 class CompiledBackend(TorchBackend):
@@ -101,24 +135,31 @@ class CompiledBackend(TorchBackend):
         lengths: Sequence[int],
     ) -> None:
         self.signature, self.device = reference.signature, reference.device
-        self.reason = ""
-        """Why the model is not compiled in one piece; empty where it is."""
-
-        self._reference = reference
-        self._records = mode in RECORDING and self.device.startswith("cuda")
-        self._dynamic = not self._records if dynamic is None else dynamic
-        self._mode, self._fullgraph = mode, fullgraph
+        records = mode in RECORDING and self.device.startswith("cuda")
+        self._dynamic = not records if dynamic is None else dynamic
+        self._reference, self._mode = reference, mode
         self._batch_sizes = tuple(sorted(set(batch_sizes)))
         self._lengths = tuple(sorted(set(lengths)))
-        self._compiled = 0
         self._warm_compilations = 0
-        self._lock = threading.Lock()
-        self._inner = self._with_graphs(fullgraph=True)
+        max_graphs = None if self._dynamic else MAX_GRAPHS
+        self.model = CompiledModel(
+            original_of(reference.model), mode=mode, dynamic=self._dynamic, fullgraph=fullgraph, max_graphs=max_graphs
+        )
+        """The module that is run; called directly it takes and returns what the model does."""
+
+        self.model.warmed_by(self)
+        self._inner = ModuleBackend(self.model, reference.signature, reference.call, reference.restore, name=self.name,
+                                    has_gradients=False, num_threads=reference.num_threads)  # fmt: skip
+
+    @property
+    def reason(self) -> str:
+        """Why the model is not compiled in one piece; empty if it is."""
+        return self.model.reason
 
     @property
     def compilations(self) -> int:
         """Graphs compiled since the warm-up; above 0, users have waited for a compiler."""
-        return self._compiled - self._warm_compilations
+        return self.model.num_graphs - self._warm_compilations
 
     def fingerprint(self) -> Fingerprint:
         own = self._reference.fingerprint()
@@ -127,37 +168,12 @@ class CompiledBackend(TorchBackend):
     # -- compiling
 
     def warm_up(self) -> None:
-        """Compile for everything that will be served; where that fails, in pieces; where that fails too, not at all."""
-        attempts = [True] if self._fullgraph else [True, False]
-        for in_one_piece in attempts:
-            self._inner = self._with_graphs(fullgraph=in_one_piece)
-            try:
-                with quiet(), torch._dynamo.config.patch(recompile_limit=MAX_GRAPHS):  # noqa: SLF001
-                    self._run_all_shapes()
-            except ModelError as error:
-                self.reason = self.reason or _reason(error)
-            else:
-                self._warm_compilations = self._compiled
-                return
-        self._inner = self._reference
-        self._warm_compilations = self._compiled
-        warnings.warn(f"the model runs eagerly, not compiled: {self.reason}", stacklevel=3)
-
-    def _with_graphs(self, *, fullgraph: bool) -> ModuleBackend:
-        reference = self._reference
-        options: dict[str, Any] = {"dynamic": self._dynamic, "fullgraph": fullgraph}
-        module: Any = torch.compile(reference.model, backend=self._counted, **options)
-        return ModuleBackend(module, reference.signature, reference.call, reference.restore, name=self.name,
-                             has_gradients=False, num_threads=reference.num_threads)  # fmt: skip
-
-    def _counted(self, graph: Any, example_inputs: Any) -> Any:
-        """Count, and hand the graph to inductor, as torch.compile does for a mode."""
-        from torch._inductor import list_mode_options
-        from torch._inductor.compile_fx import compile_fx
-
-        with self._lock:
-            self._compiled += 1
-        return compile_fx(graph, example_inputs, config_patches=list_mode_options(self._mode, self._dynamic))
+        """Compile for everything that will be served: again in another way (see `CompiledModel`) as long as one fails."""
+        way = None
+        while self.model.way != way and self.model.way.is_compiled:
+            way = self.model.way
+            self._run_all_shapes()
+        self._warm_compilations = self.model.num_graphs
 
     def _run_all_shapes(self) -> None:
         sizes = self._batch_sizes if not self._dynamic else sorted({1, 2, max(self._batch_sizes)})
@@ -199,7 +215,7 @@ class CompiledBackend(TorchBackend):
         return self._inner.forward(tensors)
 
     def run(self, batch: Batch) -> Batch:
-        if self._dynamic or self._inner is self._reference:
+        if self._dynamic or not self.model.way.is_compiled:
             return self._inner.run(batch)
         most, rows = self._batch_sizes[-1], num_rows(batch)
         parts = [
@@ -246,11 +262,3 @@ def _filled(array: Any, spec: TensorSpec, rows: int, sizes: Mapping[str, int]) -
         return array
     wide = np.pad(array, [(0, 0), *widths[1:]], constant_values=spec.pad_value)
     return np.concatenate([wide, np.repeat(wide[:1], rows - len(wide), axis=0)]) if rows > len(wide) else wide
-
-
-def _reason(error: ModelError) -> str:
-    """Return what torch gives as the reason, without its page of advice."""
-    cause = error.__cause__ or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    told = " ".join(line for line in lines[:4] if not line.startswith("Hint"))
-    return f"{type(cause).__name__}: {told[:300]}"

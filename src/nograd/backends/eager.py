@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nograd.backends.modules import ModuleBackend, resolve_device
 from nograd.errors import SignatureError
-from nograd.module import Call, dtype_name, module_device, to_tensors
+from nograd.module import Call, dtype_name, module_device, original_of, to_tensors
 from nograd.probing import probe
 from nograd.tensors import Signature, TensorSpec
 
@@ -45,7 +45,7 @@ def eager_backend(
         ConfigError: torch has no such device here.
     """
     model = _on(model, device)
-    probed = probe(model, *samples, padding=padding)
+    probed = probe(original_of(model), *samples, padding=padding)
     return ModuleBackend(
         model, probed.signature, probed.call, probed.restore, samples=probed.samples, lanes=lanes, num_threads=num_threads
     )

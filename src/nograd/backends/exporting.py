@@ -23,7 +23,7 @@ from nograd.backends.modules import ModuleBackend
 from nograd.errors import ConfigError, ExportError, ModelError
 from nograd.inputs import is_tensor, to_host
 from nograd.manifest import Manifest
-from nograd.module import EvalMode, floating_dtype
+from nograd.module import EvalMode, floating_dtype, original_of
 from nograd.parity import EXACT, HALF, ParityReport, Tolerance, compare
 from nograd.probing.samples import Tensors, padded, resized, with_rows
 from nograd.structure import flatten, outline
@@ -86,7 +86,7 @@ def reference_of(model: nn.Module | Backend, sample: Any) -> ModuleBackend:
     if sample is None:
         raise ConfigError("no sample was given; an export needs inputs that the model can run")
     with quiet():
-        return eager_backend(model, [sample])
+        return eager_backend(original_of(model), [sample])
 
 
 def check_module(model: object) -> None:

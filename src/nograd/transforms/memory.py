@@ -253,9 +253,13 @@ def _names_of(known: Mapping[str, nn.Module], layer: Layer) -> list[str]:
         if not names:
             raise ConfigError(f"layers holds a {type(layer).__name__} that is not a module of the model")
         return names
-    if isinstance(layer, type) and issubclass(layer, nn.Module):
-        return _of_class(known, layer)
-    raise ConfigError(f"layers holds {layer!r}; it must hold names, classes or modules of the model")
+    if not _is_module_class(layer):
+        raise ConfigError(f"layers holds {layer!r}; it must hold names, classes or modules of the model")
+    return _of_class(known, layer)
+
+
+def _is_module_class(layer: object) -> bool:
+    return isinstance(layer, type) and issubclass(layer, nn.Module)
 
 
 def _of_class(known: Mapping[str, nn.Module], kind: type[nn.Module]) -> list[str]:

@@ -10,24 +10,27 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from torch import nn
 
 from nograd.backends import Backend
-from nograd.backends.exporting import manifest_of, reference_of
+from nograd.backends.exporting import check_module, manifest_of, reference_of
+from nograd.backends.loaded import check_file
+from nograd.backends.modules import ModuleBackend
 from nograd.backends.onnx import OnnxBackend
 from nograd.backends.onnx.export import export_to_onnx
 from nograd.backends.onnx.graph import finish, load_graph, save_graph
 from nograd.backends.timing import in_turn_s
 from nograd.errors import ConfigError, ExportError, NogradError
 from nograd.inputs import by_name, to_host
+from nograd.module import num_required, original_of
 from nograd.parity import INT8, ParityReport, Tolerance, compare
 from nograd.tensors import Batch
 from nograd.transforms.int8 import Recipe, dynamic_recipes, prepared, saturates, static_recipes, weighted_nodes, write
-
-if TYPE_CHECKING:
-    from nograd.backends.modules import ModuleBackend
+from nograd.transforms.int8_modules import faster_of, measure_on, module_over, row_scaled
+from nograd.transforms.quantized import QuantizedModel
 
 __all__ = ["Quantized", "Tried", "quantize_dynamic", "quantize_static"]
 
@@ -101,92 +104,199 @@ class Quantized:
 def quantize_dynamic(
     model: nn.Module | Backend,
     layers: Collection[type[nn.Module]] = (nn.Linear, nn.LSTM),
+    dtype: torch.dtype = torch.qint8,
     *,
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None = None,
     sample: Any = None,
     evaluation: Iterable[Any] = (),
     tolerance: Tolerance = INT8,
     clock: Callable[[], float] = time.perf_counter,
-) -> Quantized:
-    """Write a model with 8-bit weights, its activations scaled at run time: the recipe for matrix products, no data needed.
+) -> QuantizedModel:
+    """Return the model with 8-bit weights, its activations scaled at run time: for matrix products, no data needed.
 
-    Each recipe is built, run against eager and timed. The fastest within the tolerance is kept; where none is, the layers that
-    hurt most are found, one by one, and left in float until it is. A convolution scaled at run time is slower than in float:
-    `quantize_static` is for those. Activations are scaled over the whole batch, so that neighbours move an answer slightly;
-    evaluate on batches as they will be served.
+    The result is a module, called as the model is and saved by its state dict, with a `report`. Activations of a `Linear` are
+    scaled row by row, so that rows do not influence each other; other layers have 8-bit weights and compute in float32. With a
+    sample, or else at the first call, it is compared with the model and timed; the faster kernel is chosen, and layers that
+    hurt too much become float again. Until that call the model must not change.
+
+    With `path` an ONNX file is written, and the result runs it. Each recipe is built, run against eager and timed; the fastest
+    within the tolerance is chosen; if none is, the layers that hurt most are found, one by one, and left in float until it is.
+    ONNX Runtime scales activations over the whole batch, so that rows influence each other; the report says how much. A
+    convolution scaled at run time is slower than in float: use `quantize_static`.
 
     Args:
         model: a module, or an eager backend.
         layers: classes of the layers to quantize, of Linear, LSTM, Embedding, Conv1d and Conv2d.
-        path: the file to write, an `.onnx`.
-        sample: inputs that the module can run; None for a backend.
-        evaluation: inputs to compare and to time on, batch by batch; default: the sample.
-        tolerance: how closely the file must agree.
+        dtype: `torch.qint8`; others are refused.
+        path: the file to write, an `.onnx`; None: no file.
+        sample: inputs that the module can run; with `path` required, but for a backend.
+        evaluation: with `path`, inputs to compare and to time on, batch by batch; default: the sample.
+        tolerance: how closely the answers must agree.
         clock: seconds.
 
     Raises:
-        ExportError: the model cannot be exported to ONNX, or no recipe answers as the model does; nothing is written.
-        ConfigError: a class of layer that cannot be quantized so.
+        ExportError: no recipe answers as the model does, or the model cannot be exported to ONNX; nothing is written.
+        ConfigError: a class of layer that cannot be quantized so, another dtype, a model that is not a module, or a path that
+            cannot be written.
     """
-    unknown = [layer.__name__ for layer in layers if layer not in OPERATORS]
-    if unknown or not layers:
-        known = ", ".join(layer.__name__ for layer in OPERATORS)
-        raise ConfigError(f"layers are {unknown or 'none'}; those that can be quantized are {known}")
+    _check_layers(layers)
+    if dtype not in (torch.qint8, torch.int8):
+        raise ConfigError(f"dtype is {dtype}; it must be torch.qint8: for half precision use nograd.to_half")
+    if path is None:
+        return _as_module(model, layers, sample, tolerance, clock)
     reference = reference_of(model, sample)
     operators = tuple(dict.fromkeys(operator for layer in layers for operator in OPERATORS[layer]))
     lossy = saturates()
     recipes = dynamic_recipes(operators, seven_bits=lossy)
     batches = [_checked(reference, each) for each in evaluation] or _of_samples(reference)
-    return _quantized(reference, Path(path), recipes, batches, (), tolerance, clock, lossy=lossy)
+    made = _quantized(reference, Path(path), recipes, batches, (), tolerance, clock, lossy=lossy)
+    return module_over(made, reference, batches[0])
+
+
+def _check_layers(layers: Collection[type[nn.Module]]) -> None:
+    unknown = [layer.__name__ for layer in layers if layer not in OPERATORS]
+    if unknown or not layers:
+        known = ", ".join(layer.__name__ for layer in OPERATORS)
+        raise ConfigError(f"layers are {unknown or 'none'}; those that can be quantized are {known}")
+
+
+def _as_module(
+    model: nn.Module | Backend, layers: Collection[type[nn.Module]], sample: Any, tolerance: Tolerance,
+    clock: Callable[[], float],
+) -> QuantizedModel:  # fmt: skip
+    """Quantize at once; measure on the sample, or at the first call."""
+    if isinstance(model, Backend):
+        reference = reference_of(model, None)
+        made = row_scaled(reference.model, layers, tolerance, clock, is_strict=True)
+        measure_on(made, reference, reference.samples[0], "the sample")
+        return made
+    check_module(model)
+    made = row_scaled(original_of(model), layers, tolerance, clock, is_strict=sample is not None)
+    if sample is not None:
+        reference = reference_of(model, sample)
+        measure_on(made, reference, reference.samples[0], "the sample")
+    return made
 
 
 def quantize_static(  # noqa: PLR0913
     model: nn.Module | Backend,
     calibration_loader: Iterable[Any],
     *,
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None = None,
     sample: Any = None,
     evaluation: Iterable[Any] = (),
     tolerance: Tolerance = INT8,
     max_batches: int = 64,
     progress: bool = False,
     clock: Callable[[], float] = time.perf_counter,
-) -> Quantized:
-    """Write a model with 8-bit weights and activations, scaled by what calibration saw: the recipe for convolutions.
+) -> QuantizedModel:
+    """Return the model with 8-bit weights and activations, scaled by what calibration saw: the recipe for convolutions.
 
-    As `quantize_dynamic`, but for where the activations' ranges come from. A range that calibration does not see is cut off,
-    so give inputs as they will be served, 16 at least.
+    As `quantize_dynamic`, but for the source of the activations' ranges: they are constants, so that rows do not influence
+    each other. A range that calibration does not see is cut off, so give inputs as they will be served, 16 at least. ONNX
+    Runtime runs the graph, behind a module; without a path it is measured against `quantize_dynamic`'s kernel, which scales
+    each row at run time, and the faster one is chosen. If ONNX Runtime cannot run the model, that kernel is used.
 
     Args:
         model: a module, or an eager backend.
-        calibration_loader: yields inputs as the model takes them, batch by batch; of a tuple or list that is longer than the
-            model's inputs, labels for example, the rest is left out.
-        path: the file to write, an `.onnx`.
+        calibration_loader: yields inputs as the model takes them, batch by batch. Values of a tuple or list beyond the model's
+            inputs, such as labels, are left out, and the report says so.
+        path: the file to write, an `.onnx`; None: no file.
         sample: inputs to probe with; default: the first of the loader.
         evaluation: inputs to compare and to time on; default: every fourth batch of the loader, which is then not calibrated
-            with; all of them where there are fewer than four.
-        tolerance: how closely the file must agree.
+            with; all of them if there are fewer than four.
+        tolerance: how closely the answers must agree.
         max_batches: batches to take from the loader, at most.
         progress: whether to show how far reading the loader is.
         clock: seconds.
 
     Raises:
-        ExportError: the model cannot be exported to ONNX, or no recipe answers as the model does; nothing is written.
-        ConfigError: the loader yields nothing.
+        ExportError: no recipe answers as the model does; with a path also: the model cannot be exported to ONNX.
+        ConfigError: the loader yields nothing, the model is not a module, or the path cannot be written.
     """
-    taken = list(_taken(calibration_loader, max_batches, progress=progress))
-    if not taken:
-        raise ConfigError("the calibration loader yields nothing; it must yield one batch at least")
-    reference = reference_of(
-        model, None if isinstance(model, Backend) else _first_inputs(taken[0]) if sample is None else sample
-    )
+    target = None if path is None else Path(path)
+    if target is not None:
+        check_file(target, ".onnx")
+    if not isinstance(model, Backend):
+        check_module(model)
+    taken, notes = _inputs_of(model, list(_taken(calibration_loader, max_batches, progress=progress)))
+    reference = reference_of(model, None if isinstance(model, Backend) else taken[0] if sample is None else sample)
     batches = [_checked(reference, each) for each in taken]
     held_back = [_checked(reference, each) for each in evaluation]
     if not held_back and len(batches) >= 4:
         held_back, batches = batches[::4], [batch for index, batch in enumerate(batches) if index % 4]
+    data = _Data(held_back or batches, batches, tolerance, clock)
+    made = _static(reference, data, target) if target is not None else _best_static(reference, data)
+    return made.with_notes(*notes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """What `quantize_static` measures with."""
+
+    evaluation: Sequence[Batch]
+    calibration: Sequence[Batch]
+    tolerance: Tolerance
+    clock: Callable[[], float]
+
+
+def _static(reference: ModuleBackend, data: _Data, target: Path) -> QuantizedModel:
     lossy = saturates()
     recipes = static_recipes(("Conv", "MatMul", "Gemm", "Add", "AveragePool", "GlobalAveragePool"), seven_bits=lossy)
-    return _quantized(reference, Path(path), recipes, held_back or batches, batches, tolerance, clock, lossy=lossy)
+    made = _quantized(reference, target, recipes, data.evaluation, data.calibration, data.tolerance, data.clock, lossy=lossy)
+    return module_over(made, reference, data.evaluation[0])
+
+
+def _best_static(reference: ModuleBackend, data: _Data) -> QuantizedModel:
+    """Measure the graph against the kernel that scales each row; return the faster one, with the reason for the other."""
+    by_row: QuantizedModel | None = None
+    try:
+        by_row = row_scaled(reference.model, (nn.Linear,), data.tolerance, data.clock, is_strict=True)
+        measure_on(by_row, reference, data.evaluation[0], "the calibration data")
+    except NogradError:
+        by_row = None
+    try:
+        with tempfile.TemporaryDirectory(prefix="nograd-") as folder, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "8-bit integers take")  # the report says so
+            graph = _static(reference, data, Path(folder) / "model.onnx").without_file()
+    except NogradError as error:
+        if by_row is None or by_row.report.num_bytes >= by_row.report.float_bytes:
+            raise
+        return by_row.with_notes(f"ONNX Runtime was not used: {error}")
+    return graph if by_row is None else faster_of(graph, by_row, reference, data.evaluation[0], data.clock)
+
+
+def _inputs_of(model: nn.Module | Backend, taken: Sequence[Any]) -> tuple[list[Any], tuple[str, ...]]:
+    """Return the model's inputs of each batch, and a note if something else, such as labels, was left out.
+
+    Raises:
+        ConfigError: there is no batch.
+    """
+    if not taken:
+        raise ConfigError("the calibration loader yields nothing; it must yield one batch at least")
+    if isinstance(model, ModuleBackend):
+        count = len(model.signature.inputs)
+    else:
+        count = num_required(model) if isinstance(model, nn.Module) else 1
+    found = [_without_labels(batch, count) for batch in taken]
+    first = taken[0]
+    if not isinstance(first, list | tuple) or not any(cut for _, cut in found):
+        return [inputs for inputs, _ in found], ()
+    note = f"the loader yields {len(first)} values per batch; the first {count} are the model's inputs, the rest is left out"
+    if isinstance(first[0], list | tuple | dict):
+        note = f"the loader yields {len(first)} values per batch; the first holds the model's inputs, the rest is left out"
+    return [inputs for inputs, _ in found], (note,)
+
+
+def _without_labels(batch: Any, count: int) -> tuple[Any, bool]:
+    """Return the inputs of a batch, and whether something was left out."""
+    if not isinstance(batch, list | tuple) or not batch:
+        return batch, False
+    if isinstance(batch[0], dict):
+        return batch[0], len(batch) > 1
+    if isinstance(batch[0], list | tuple):
+        return tuple(batch[0]), len(batch) > 1
+    return tuple(batch[:count]), len(batch) > count
 
 
 def _taken(loader: Iterable[Any], most: int, *, progress: bool) -> Iterator[Any]:
@@ -198,10 +308,6 @@ def _taken(loader: Iterable[Any], most: int, *, progress: bool) -> Iterator[Any]
         if index == most:
             return
         yield each
-
-
-def _first_inputs(batch: Any) -> Any:
-    return tuple(batch[:1]) if isinstance(batch, list | tuple) else batch
 
 
 def _checked(reference: ModuleBackend, inputs: Any) -> Batch:
@@ -246,8 +352,7 @@ def _quantized(
     reference: ModuleBackend, target: Path, recipes: Sequence[Recipe], evaluation: Sequence[Batch],
     calibration: Sequence[Batch], tolerance: Tolerance, clock: Callable[[], float], *, lossy: bool,
 ) -> Quantized:  # fmt: skip
-    if target.suffix != ".onnx" or not target.parent.is_dir():
-        raise ConfigError(f"path is {str(target)!r}; it must end in .onnx, in a folder that exists")
+    check_file(target, ".onnx")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".nograd-") as temporary:
         folder = Path(temporary)
         floating = _float_graph(reference, folder / "float.onnx")

@@ -1,0 +1,233 @@
+"""Layers with 8-bit weights: a scale for each row of the weights, and for each row of the activations.
+
+A row of activations is quantized with its own range, so that no other row of the batch, and no padding, has an influence on it.
+The state dict holds plain tensors: `weight_int8`, `weight_scale`, `bias`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from functools import cache
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+__all__ = ["Int8Layer", "Int8Linear", "Kernel", "StoredInt8", "largest_level", "quantized_layer", "replaceable"]
+
+Kernel = Literal["products", "weights"]
+
+SMALLEST_SCALE = 1e-30
+
+
+def replaceable(model: nn.Module, kinds: Collection[type[nn.Module]]) -> dict[str, nn.Module]:
+    """Return the layers of these classes by name: those whose `forward` is the class's own, without hooks.
+
+    The projection inside `nn.MultiheadAttention` is left out: its weights are read, and it is never called.
+    """
+    found = {}
+    for name, module in model.named_modules():
+        known = next((kind for kind in kinds if isinstance(module, kind)), None)
+        if known is None or isinstance(module, NonDynamicallyQuantizableLinear) or type(module).forward is not known.forward:
+            continue
+        if not module._forward_pre_hooks and not module._forward_hooks and "forward" not in module.__dict__:  # noqa: SLF001
+            found[name] = module
+    return found
+
+
+def quantized_layer(layer: nn.Module) -> Int8Layer:
+    """Return the layer with 8-bit weights."""
+    return Int8Linear(layer) if isinstance(layer, nn.Linear) else StoredInt8(layer)
+
+
+class Int8Layer(nn.Module):
+    """A layer with 8-bit weights, which can return the float layer."""
+
+    def to_float(self) -> nn.Module:
+        """Return the layer with float32 weights, as the 8-bit ones say."""
+        raise NotImplementedError
+
+    def forget(self) -> None:
+        """Drop what was computed from the weights."""
+        for name in ("_packed", "_float"):
+            self.__dict__[name] = None
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:  # noqa: FBT001, FBT002
+        self.forget()
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self.forget()
+        super()._load_from_state_dict(*args)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_packed": None, "_float": None}
+
+
+class Int8Linear(Int8Layer):
+    """`nn.Linear` with int8 weights of one scale for each output.
+
+    Args:
+        layer: the float layer.
+    """
+
+    weight_int8: Tensor
+    weight_scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.kernel: Kernel = "products"
+        """`products`: activations are quantized, too, and 8-bit integers are multiplied; `weights`: float32 is computed."""
+
+        values, scale = _quantized(layer.weight)
+        self.register_buffer("weight_int8", values)
+        self.register_buffer("weight_scale", scale)
+        bias: Tensor | None = layer.bias
+        self.register_buffer("bias", None if bias is None else bias.detach().float().clone())
+        self.training = layer.training
+        self._packed: tuple[Tensor, Tensor] | None = None
+        self._float: Tensor | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights in float32, `[out, in]`, for code that reads them."""
+        if self._float is None:
+            self.__dict__["_float"] = self.weight_int8.float() * self.weight_scale[:, None]
+        return cast("Tensor", self._float)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `[..., out]` in the dtype of the input, `[..., in]`."""
+        if self.kernel == "weights" or x.device.type != "cpu" or x.shape[-1] != self.in_features or not largest_level():
+            return linear(x.float(), self.weight, self.bias).to(x.dtype)
+        rows = x.detach().float().reshape(-1, self.in_features)
+        return self._multiplied(rows).reshape(*x.shape[:-1], self.out_features).to(x.dtype)
+
+    def _multiplied(self, rows: Tensor) -> Tensor:
+        """Quantize each row by its own range, multiply integers, and scale back: x = low + step * q."""
+        packed, sums = self._ready()
+        if not len(rows):
+            return rows.new_zeros(0, self.out_features)
+        low, high = rows.aminmax(dim=-1, keepdim=True)
+        step = ((high - low) / largest_level()).clamp_min_(SMALLEST_SCALE)
+        found = _product(((rows - low) / step).round_().to(torch.uint8), packed, self.weight_scale)
+        found = found.mul_(step).addcmul_(low, sums)
+        return found if self.bias is None else found.add_(self.bias)
+
+    def _ready(self) -> tuple[Tensor, Tensor]:
+        if self._packed is None:
+            packed = torch.ops.onednn.qlinear_prepack(self.weight_int8, None)
+            self.__dict__["_packed"] = packed, self.weight_int8.float().sum(1) * self.weight_scale
+        return cast("tuple[Tensor, Tensor]", self._packed)
+
+    def to_float(self) -> nn.Linear:
+        made = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device=self.weight_int8.device)
+        with torch.no_grad():
+            made.weight.copy_(self.weight)
+            if self.bias is not None:
+                made.bias.copy_(self.bias)
+        return made.train(self.training)
+
+    def fingerprint(self) -> str:
+        """Return the digest of the weights and of the way they are multiplied."""
+        from nograd.fingerprint import of_value
+
+        return of_value(self.kernel, largest_level(), self.weight_int8, self.weight_scale, self.bias).text
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+class StoredInt8(Int8Layer):
+    """Any other layer (LSTM, Embedding, convolution) with int8 weights in the state dict, computed in float32."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.training = layer.training
+        self._template = [copy.deepcopy(layer).to("meta")]  # in a list: not a child, so that its weights are not in the state
+        for name, tensor in layer.named_parameters(recurse=False):
+            if tensor.ndim < 2:
+                self.register_buffer(f"{name}_float", tensor.detach().clone())
+                continue
+            values, scale = _quantized(tensor)
+            self.register_buffer(f"{name}_int8", values)
+            self.register_buffer(f"{name}_scale", scale)
+        self._packed: None = None
+        self._float: nn.Module | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the layer returns."""
+        return self._layer()(*args, **kwargs)
+
+    def _layer(self) -> nn.Module:
+        if self._float is None:
+            self.__dict__["_float"] = self.to_float()
+        return cast("nn.Module", self._float).train(self.training)
+
+    def to_float(self) -> nn.Module:
+        made = copy.deepcopy(self._template[0]).to_empty(device=next(self.buffers()).device)
+        with torch.no_grad():
+            for name, parameter in made.named_parameters(recurse=False):
+                parameter.copy_(self._value(name))
+        return made.requires_grad_(requires_grad=False).train(self.training)
+
+    def _value(self, name: str) -> Tensor:
+        buffers = dict(self.named_buffers(recurse=False))
+        if f"{name}_float" in buffers:
+            return buffers[f"{name}_float"]
+        scale = buffers[f"{name}_scale"]
+        return buffers[f"{name}_int8"].float() * scale.reshape(-1, *[1] * (buffers[f"{name}_int8"].ndim - 1))
+
+    def __getattr__(self, name: str) -> Any:
+        """Settings such as `hidden_size`, and weights in float32, are the layer's."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("_"):
+                raise
+            return getattr(self._layer(), name)
+
+    def fingerprint(self) -> str:
+        """Return the digest of the weights and the settings."""
+        from nograd.fingerprint import of_value
+
+        return of_value(repr(self._template[0]), dict(self.named_buffers(recurse=False))).text
+
+
+def _quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return int8 values, symmetric, and the float32 scale of each row (dimension 0)."""
+    rows = weight.detach().float().flatten(1)
+    scale = (rows.abs().amax(1) / 127).clamp_min(SMALLEST_SCALE)
+    return (rows / scale[:, None]).round().clamp(-127, 127).to(torch.int8).reshape(weight.shape), scale
+
+
+def _product(values: Tensor, packed: Tensor, scale: Tensor) -> Tensor:
+    """Return uint8 `[rows, in]` times int8 weights, float32 `[rows, out]`: oneDNN's kernel, which inductor uses, too."""
+    zeros = torch.zeros(len(scale), dtype=torch.long)
+    found = torch.ops.onednn.qlinear_pointwise(
+        values, 1.0, 0, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+    return cast("Tensor", found)
+
+
+@cache
+def largest_level() -> int:
+    """Return the largest value of an activation that this processor multiplies without loss: 255, or 127; 0: it has no kernel.
+
+    Without VNNI two products of an unsigned and a signed byte are added in 16 bits, which saturates (see
+    `nograd.transforms.int8.saturates`); 7 bits of activations cannot: 2 * 127 * 127 is below 32768.
+    """
+    weights, scale = torch.full((16, 256), 127, dtype=torch.int8), torch.ones(16)
+    try:
+        packed = torch.ops.onednn.qlinear_prepack(weights, None)
+        for level in (255, 127):
+            found = _product(torch.full((1, 256), level, dtype=torch.uint8), packed, scale)
+            if bool((found == level * 127 * 256).all()):
+                return level
+    except (AttributeError, NotImplementedError, RuntimeError):  # built without oneDNN, or for another processor
+        return 0
+    return 0

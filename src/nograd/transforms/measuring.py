@@ -1,0 +1,253 @@
+"""The measurement of a quantized model on real inputs: agreement, speed, the kernel, and whether rows influence each other."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from nograd.errors import ExportError, SignatureError
+from nograd.inputs import is_tensor
+from nograd.module import EvalMode
+from nograd.parity import ParityReport, Tolerance, compare
+from nograd.structure import flatten
+from nograd.tensors import Array, Batch
+from nograd.transforms.int8_layers import Int8Linear, Kernel, largest_level, quantized_layer
+from nograd.transforms.quantized import Engine, QuantizationReport
+from nograd.transforms.replacing import copy_of, int8_layers, num_bytes, put, use_kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["ENGINES", "FirstCall", "Inputs", "evaluating", "fastest_s", "row_effect"]
+
+ENGINES: dict[Kernel, str] = {
+    "products": "torch (oneDNN): 8-bit products, activations scaled per row",
+    "weights": "torch: 8-bit weights, computed in float32",
+}
+
+ROUNDS = 5
+"""Measured runs of each candidate: users wait for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The arguments of one call."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def run(self, model: Callable[..., Any]) -> Any:
+        """Call the model on copies: it may write to its inputs."""
+        args, kwargs = tree_map(_cloned, (self.args, dict(self.kwargs)))
+        return model(*args, **kwargs)
+
+    def answers(self, model: Callable[..., Any]) -> Batch:
+        """Return the outputs by name, as arrays; a single number is one row.
+
+        Raises:
+            SignatureError: the model returns something that is not a tensor.
+        """
+        leaves, _ = flatten(self.run(model), is_tensor)
+        return {name: _array(leaf) for name, leaf in leaves.items()}
+
+
+def _cloned(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _array(leaf: Tensor) -> Array:
+    plain = leaf.detach().cpu()
+    return np.atleast_1d((plain.float() if plain.is_floating_point() else plain).numpy())
+
+
+class FirstCall:
+    """Compares a quantized model with the float model on the first inputs, chooses the kernel, and then lets go of both.
+
+    Args:
+        model: the float model; it must not change before that call.
+        tolerance: how closely the answers must agree; layers that hurt too much become float again.
+        is_strict: raise if no quantized layer agrees; else warn, and leave all layers in float.
+        clock: seconds.
+    """
+
+    def __init__(self, model: nn.Module, *, tolerance: Tolerance, is_strict: bool, clock: Callable[[], float]) -> None:
+        self.measured_on = "the first call's inputs"
+        self._float, self._versions = model, _versions(model)
+        self._tolerance, self._is_strict, self._clock = tolerance, is_strict, clock
+
+    def measure(
+        self, made: nn.Module, report: QuantizationReport, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[nn.Module, QuantizationReport]:
+        """Return the model with the best kernel, and the report.
+
+        Raises:
+            ExportError: it is strict, and the answers do not agree.
+        """
+        if _versions(self._float) != self._versions:
+            note = "the float model changed before the first call, so nothing was compared"
+            return made, replace(report, notes=(*report.notes, note))
+        inputs = Inputs(args, kwargs)
+        with evaluating(self._float, made):
+            try:
+                expected = inputs.answers(self._float)
+            except SignatureError as error:
+                return made, replace(report, notes=(*report.notes, f"agreement and speed are not measured: {error}"))
+            return self._measured(made, report, inputs, expected)
+
+    def _measured(
+        self, made: nn.Module, report: QuantizationReport, inputs: Inputs, expected: Batch
+    ) -> tuple[nn.Module, QuantizationReport]:
+        reports = {kernel: self._compared(made, kernel, inputs, expected) for kernel in _kernels(made)}
+        kept: tuple[str, ...] = ()
+        if not any(found.passed for found in reports.values()):
+            made, kept = self._with_float_layers(made, inputs, expected)
+            reports = {kernel: self._compared(made, kernel, inputs, expected) for kernel in _kernels(made)}
+        seconds = self._timed(made, reports, inputs)
+        passing = [kernel for kernel, found in reports.items() if found.passed] or list(reports)
+        best = min(passing, key=lambda kernel: seconds[kernel])
+        use_kernel(made, best)
+        engines = tuple(
+            Engine(ENGINES[kernel], seconds[kernel], _reason(reports[kernel], is_best=kernel == best)) for kernel in reports
+        )
+        return made, replace(
+            report, engine=ENGINES[best], measured_on=self.measured_on, parity=reports[best], float_s=seconds["float"],
+            seconds=seconds[best], kept_float=kept, engines=engines, num_bytes=num_bytes(made),
+            row_effect=row_effect(made, inputs), float_row_effect=row_effect(self._float, inputs),
+        )  # fmt: skip
+
+    def _compared(self, made: nn.Module, kernel: Kernel, inputs: Inputs, expected: Batch) -> ParityReport:
+        use_kernel(made, kernel)
+        return compare([expected], [inputs.answers(made)], tolerance=self._tolerance)
+
+    def _timed(self, made: nn.Module, kernels: Mapping[Kernel, ParityReport], inputs: Inputs) -> dict[str, float]:
+        """The kernel is set before the clock starts: what is computed once is not measured."""
+        found: dict[str, float] = {}
+        for kernel in kernels:
+            use_kernel(made, kernel)
+            runs = {"float": partial(inputs.run, self._float), kernel: partial(inputs.run, made)}
+            found |= fastest_s(runs, self._clock)
+        return found
+
+    def _with_float_layers(self, made: nn.Module, inputs: Inputs, expected: Batch) -> tuple[nn.Module, tuple[str, ...]]:
+        """Leave the layers that hurt most in float, twice as many each time, until the answers agree."""
+        names = list(int8_layers(made))
+        for name in names:
+            made = self._in_float(made, name)
+        cosines = {}
+        for name in names:
+            made = self._in_int8(made, name)
+            cosines[name] = compare([expected], [inputs.answers(made)], tolerance=self._tolerance).min_cosine
+            made = self._in_float(made, name)
+        worst_first = sorted(names, key=lambda name: cosines[name])
+        count = 1
+        while count < len(names):
+            for name in worst_first[count:]:
+                made = self._in_int8(made, name)
+            if compare([expected], [inputs.answers(made)], tolerance=self._tolerance).passed:
+                return made, tuple(worst_first[:count])
+            for name in worst_first[count:]:
+                made = self._in_float(made, name)
+            count *= 2
+        if self._is_strict:
+            raise ExportError("no layer in 8-bit integers answers as the model does; allow more with tolerance=")
+        warnings.warn("the model stays in float32: no layer in 8-bit integers answers as the model does", stacklevel=6)
+        return made, tuple(names)
+
+    def _in_float(self, made: nn.Module, name: str) -> nn.Module:
+        return put(made, name, copy_of(self._float.get_submodule(name)).train(mode=made.training))
+
+    def _in_int8(self, made: nn.Module, name: str) -> nn.Module:
+        layer = quantized_layer(self._float.get_submodule(name))
+        if isinstance(layer, Int8Linear):
+            layer.kernel = "weights"
+        return put(made, name, layer)
+
+
+def fastest_s(runs: Mapping[str, Callable[[], object]], clock: Callable[[], float]) -> dict[str, float]:
+    """Return the seconds of the fastest of a few runs, which take turns: what else computes here slows the others down."""
+    for run in runs.values():
+        run()
+    found = dict.fromkeys(runs, float("inf"))
+    for _ in range(ROUNDS):
+        for name, run in runs.items():
+            begun = clock()
+            run()
+            found[name] = min(found[name], clock() - begun)
+    return found
+
+
+def _kernels(made: nn.Module) -> Sequence[Kernel]:
+    has_products = largest_level() and any(isinstance(layer, Int8Linear) for layer in int8_layers(made).values())
+    return ("products", "weights") if has_products else ("weights",)
+
+
+def _reason(report: ParityReport, *, is_best: bool) -> str:
+    return "; ".join(report.failures) or ("" if is_best else "another was faster")
+
+
+def _versions(model: nn.Module) -> list[tuple[int, int]]:
+    return [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in model.state_dict().values()]  # noqa: SLF001
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Run these in eval and inference mode, and leave them in their own modes."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        for model in models:
+            stack.enter_context(EvalMode(model)())
+        yield
+
+
+def row_effect(model: Callable[..., Any], inputs: Inputs) -> float | None:
+    """Return the largest difference of the first row's answer between two batches that differ in the other rows only.
+
+    The other rows are once those of the inputs, and once 100 times as large; integers become other values that the inputs
+    hold. Relative to the output's largest value for that row. None: the inputs or the outputs are not all `[rows, ...]`.
+    """
+    tensors = [leaf for leaf in tree_leaves((inputs.args, dict(inputs.kwargs))) if isinstance(leaf, Tensor)]
+    sizes = {tensor.shape[0] if tensor.ndim else 0 for tensor in tensors}
+    if len(sizes) != 1 or 0 in sizes:
+        return None
+    quiet, loud = (_changed(inputs, partial(_company, is_loud=is_loud)) for is_loud in (False, True))
+    try:
+        first, second = quiet.answers(model), loud.answers(model)
+    except Exception:  # noqa: BLE001  a model may refuse values that it was not made for; then nothing is measured
+        return None
+    rows = max(sizes.pop(), 2)
+    if any(len(array) != rows for array in (*first.values(), *second.values())):
+        return None
+    return max(_relative(array[0], second[name][0]) for name, array in first.items())
+
+
+def _changed(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
+    args, kwargs = tree_map(lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf, (inputs.args, dict(inputs.kwargs)))
+    return Inputs(args, kwargs)
+
+
+def _company(tensor: Tensor, *, is_loud: bool) -> Tensor:
+    """Return the first row, and other rows after it."""
+    rows = tensor if len(tensor) > 1 else torch.cat([tensor, tensor])
+    if not is_loud:
+        return rows
+    others = rows[1:] * 100 if rows.is_floating_point() else rows[1:].flip(tuple(range(1, rows.ndim)))
+    return torch.cat([rows[:1], others])
+
+
+def _relative(one: Array, other: Array) -> float:
+    if one.shape != other.shape:
+        return float("inf")
+    if one.dtype.kind != "f":
+        return float((one != other).any())
+    scale = float(np.abs(one).max(initial=0))
+    difference = float(np.nan_to_num(np.abs(one - other), nan=0.0, posinf=np.inf).max(initial=0))
+    return difference / scale if scale else difference

@@ -1,0 +1,108 @@
+"""OnnxModule: an ONNX graph that ONNX Runtime runs, as a torch module that is called and saved as the model was."""
+
+from __future__ import annotations
+
+import inspect
+import tempfile
+import threading
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from nograd.errors import SignatureError
+from nograd.fingerprint import Fingerprint, of_value
+from nograd.inputs import to_host
+from nograd.module import Call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nograd.backends.onnx import OnnxBackend
+
+__all__ = ["OnnxModule"]
+
+
+class OnnxModule(nn.Module):
+    """Runs a graph that nograd wrote, on the CPU, without gradients; tensors in, the model's structure out.
+
+    The graph is a buffer of bytes: the state dict holds it, and `torch.load(weights_only=True)` reads it.
+
+    Args:
+        graph: the file's content.
+        call: how the model takes its inputs.
+    """
+
+    graph: Tensor
+
+    def __init__(self, graph: bytes, call: Call) -> None:
+        super().__init__()
+        self.register_buffer("graph", torch.frombuffer(bytearray(graph), dtype=torch.uint8))
+        self._call = call
+        self._backend: OnnxBackend | None = None
+        self._lock = threading.Lock()
+        self.training = False
+
+    @property
+    def forward(self) -> Callable[..., Any]:  # type: ignore[override]
+        """The model's call: tensors in order, by name, or in one dict."""
+        run = partial(self._run)
+        names = ["batch"] if self._call.style == "mapping" else list(self._call.names)
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        parameters = [inspect.Parameter(name, kind) for name in names if name.isidentifier()]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return run
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        backend, inputs = self.backend(), self._named(args, kwargs)
+        device = next((tensor.device for tensor in inputs.values() if isinstance(tensor, Tensor)), torch.device("cpu"))
+        outputs = backend.run(backend.signature.check({name: to_host(value) for name, value in inputs.items()}))
+        return backend.restore({name: torch.from_numpy(array).to(device) for name, array in outputs.items()})
+
+    def _named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        first = args[0] if len(args) == 1 else None
+        if isinstance(first, Mapping):
+            args, kwargs = (), {**first, **kwargs}
+        names = self._call.names
+        if len(args) > len(names):
+            raise SignatureError(f"{len(args)} inputs were given; the model takes {', '.join(names)}")
+        return {**dict(zip(names, args, strict=False)), **kwargs}
+
+    def backend(self) -> OnnxBackend:
+        """Return the backend over the graph, opened at the first call."""
+        if self._backend is None:
+            with self._lock:
+                if self._backend is None:
+                    self._backend = self._opened()
+        return self._backend
+
+    def _opened(self) -> OnnxBackend:
+        from nograd.backends.onnx import OnnxBackend
+
+        with tempfile.TemporaryDirectory(prefix="nograd-") as folder:
+            path = Path(folder) / "graph.onnx"
+            path.write_bytes(self.graph.cpu().numpy().tobytes())
+            return OnnxBackend(path, device="cpu", digest=of_value(self.graph).text)
+
+    def fingerprint(self) -> Fingerprint:
+        """Return the digest of the graph and of the runtime."""
+        return self.backend().fingerprint()
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        given = state_dict.get(f"{prefix}graph")
+        if given is not None:  # another graph has another size
+            self.graph, self._backend = torch.empty_like(given), None
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_backend", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.__dict__.update(_backend=None, _lock=threading.Lock())
+
+    def extra_repr(self) -> str:
+        return f"{len(self.graph) / 1e6:.1f} MB, inputs: {', '.join(self._call.names)}"

@@ -1,0 +1,77 @@
+"""Layers of a model exchanged for 8-bit ones, and back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterable
+
+from torch import nn
+
+from nograd.errors import UnsupportedError
+from nograd.transforms.int8_layers import Int8Layer, Int8Linear, Kernel, quantized_layer, replaceable
+
+__all__ = ["copy_of", "follow_state", "int8_layers", "num_bytes", "put", "use_kernel", "with_int8_layers"]
+
+
+def with_int8_layers(model: nn.Module, kinds: Collection[type[nn.Module]]) -> nn.Module:
+    """Return a copy of the model whose layers of these classes have 8-bit weights.
+
+    Raises:
+        UnsupportedError: the model cannot be copied.
+    """
+    names = list(replaceable(model, kinds))
+    made = copy_of(model)
+    for name in names:
+        made = put(made, name, quantized_layer(made.get_submodule(name)))
+    return made
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """Return a copy with weights of its own.
+
+    Raises:
+        UnsupportedError: the model cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # an attribute of the model may refuse in any way
+        raise UnsupportedError(f"the model cannot be copied: {type(error).__name__}: {error}") from error
+
+
+def put(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
+    """Put a layer in the place of that name, and return the model; without a name the layer is the model."""
+    if not name:
+        return layer
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, layer)
+    return model
+
+
+def int8_layers(model: nn.Module) -> dict[str, Int8Layer]:
+    """Return the 8-bit layers by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, Int8Layer)}
+
+
+def use_kernel(model: nn.Module, kernel: Kernel) -> None:
+    """Have all linear layers multiply 8-bit products, or compute with float32 weights."""
+    for layer in int8_layers(model).values():
+        if isinstance(layer, Int8Linear):
+            layer.kernel = kernel
+            layer.forget()
+
+
+def follow_state(model: nn.Module, keys: Iterable[str]) -> None:
+    """Make each layer float or 8-bit as the names in a state dict say."""
+    known = set(keys)
+    for name, layer in int8_layers(model).items():
+        if name and f"{name}.weight" in known and f"{name}.weight_int8" not in known:
+            put(model, name, layer.to_float())
+    for name, module in list(model.named_modules()):
+        if name and type(module) is nn.Linear and f"{name}.weight_int8" in known:
+            put(model, name, quantized_layer(module))
+
+
+def num_bytes(model: nn.Module) -> int:
+    """Return the bytes of the state dict; a tensor that is there twice counts once."""
+    tensors = {tensor.data_ptr(): tensor for tensor in model.state_dict().values() if hasattr(tensor, "data_ptr")}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
