@@ -265,6 +265,15 @@ def test_interrupted_before_anything_was_measured_nothing_is_written(tmp_path: P
     assert (found.bundle, found.report.winner) == (None, None)
     assert "measured" not in statuses(found.report).values()
     assert not (tmp_path / "b").exists()
+    assert "there is no result" in found.report.notes[0]
+
+
+@pytest.mark.parametrize("phase", ["curves", "confirming"])
+def test_interrupted_late_the_winner_is_written_and_the_report_says_so(tmp_path: Path, phase: str) -> None:
+    found = tune(Classifier(), ROWS, output=tmp_path / "b", **QUICK, cores=1, backends=["onnx"], tell=interrupted_at(phase))
+
+    assert found.bundle == tmp_path / "b"
+    assert found.report.notes[0] == "it was interrupted: the winner is the best so far; the same command resumes"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,15 @@ def test_what_a_backend_raises_is_the_answer_and_the_process_lives(start: Start)
     assert raised.value.alive
     with pytest.raises(WorkerError, match="the command is 'dance'; it must be one of build, open"):
         worker.ask("dance", limit_s=60)
+
+
+def test_ctrl_c_at_any_moment_after_the_fork_is_not_the_workers(start: Start, task: Task) -> None:
+    worker = start(task, Candidate("eager"))
+
+    for _ in range(3):
+        os.kill(worker.pid, signal.SIGINT)
+
+    assert "error" not in worker.ask("open", limit_s=60)
 
 
 def test_a_process_that_dies_is_told_with_its_signal(start: Start) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -16,7 +17,7 @@ import typer
 from nograd import __version__
 from nograd.cli_help import GroupedCommand
 from nograd.errors import ConfigError, ExportError, JobError, NogradError
-from nograd.exits import hold_standard_files, leave
+from nograd.exits import INTERRUPTED, end_on_signals, hold_standard_files, leave, stop_reported
 from nograd.openmp import spin_briefly
 from nograd.server.config import CLUSTER
 from nograd.server.options import with_settings
@@ -55,7 +56,10 @@ def main() -> NoReturn:
     hold_standard_files()
     spin_briefly(os.environ)
     with queued_stderr() as stderr:
-        code, sentence = _run()
+        is_server = sys.argv[1:2] == ["serve"]  # which heeds SIGTERM from here on, before the slow imports
+        with end_on_signals(_ignore) if is_server else nullcontext():
+            code, sentence = _run()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends already
         stderr.write(sentence)
         is_read = stderr.end()
     if sentence and not is_read:
@@ -65,12 +69,18 @@ def main() -> NoReturn:
     leave(code)
 
 
+def _ignore(_signal: str) -> None:
+    """Say nothing: there is no log yet."""
+
+
 def _run() -> tuple[int, str]:
     """Return the exit code, and what is to be said."""
     try:
         app()
     except NogradError as error:
         return 1 if isinstance(error, ExportError | JobError) else 2, f"nograd: {error}\n"
+    except KeyboardInterrupt:  # outside the command itself
+        return INTERRUPTED, ""
     except SystemExit as ended:
         if isinstance(ended.code, str):
             return 1, f"{ended.code}\n"
@@ -318,16 +328,17 @@ def tune(
     seed: Annotated[int, typer.Option(help="Of random orders and arrivals.")] = 0,
 ) -> None:
     """Build, prove and measure every way to run MODEL here, and write the best as a bundle. Ctrl-C writes the best so far."""
-    from nograd.server.model_config import name_of
-    from nograd.tuning.command import run_command, settings_of
+    with stop_reported(output):
+        from nograd.server.model_config import name_of
+        from nograd.tuning.command import run_command, settings_of
 
-    settings = settings_of(
-        goal=goal, budget=budget, tolerance=tolerance, backends=backends, metric=metric, metric_drop=metric_drop, memory=memory,
-        cores=cores, seed=seed,
-    )  # fmt: skip
-    tuned = run_command(
-        model, data, output, settings, name=name or name_of(model), command=shlex.join(["nograd", *sys.argv[1:]])
-    )
+        settings = settings_of(
+            goal=goal, budget=budget, tolerance=tolerance, backends=backends, metric=metric, metric_drop=metric_drop,
+            memory=memory, cores=cores, seed=seed,
+        )  # fmt: skip
+        tuned = run_command(
+            model, data, output, settings, name=name or name_of(model), command=shlex.join(["nograd", *sys.argv[1:]])
+        )
     if tuned.bundle is None:
         raise typer.Exit(1)
     typer.echo(f"serve it:  nograd serve {shlex.quote(str(tuned.bundle))}{' --trusted' if tuned.needs_trust else ''}")

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from nograd import __version__
 from nograd.errors import ConfigError
+from nograd.exits import end_on_signals
 from nograd.server.greeting import greeting
 from nograd.server.logs import configure, event
 from nograd.server.model_config import ModelConfig, open_model
@@ -77,6 +78,16 @@ def run_server(settings: Settings, say: Callable[[str], None], siblings: Sibling
     """
     config = settings.config
     configure(config.log_format, config.log_level, **({} if siblings is None else {"worker": siblings.worker}))
+    with end_on_signals(_note_early_end):
+        _load_and_serve(settings, say, siblings)
+
+
+def _note_early_end(name: str) -> None:
+    event("stopped", signal=name, reason="the models were not ready yet")
+
+
+def _load_and_serve(settings: Settings, say: Callable[[str], None], siblings: Siblings | None) -> None:
+    config = settings.config
     if siblings is None:
         check_early(settings)
     service = InferenceService(config, settings.models)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ import uvicorn
 from nograd.errors import ConfigError, MissingExtraError, PortInUseError
 from nograd.server.config import ServeConfig
 from nograd.server.http import App
+from nograd.server.logs import event
 from nograd.server.service import InferenceService
 from nograd.server.short_path import ShortPathProtocol
 from nograd.server.tls import reload_certificate
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from nograd.server.workers.siblings import Siblings
 
 __all__ = ["bind", "grpc_front_kind", "serve"]
+
+LAST_BYTES_S = 1.0
+"""Seconds after the last answer, and after the grace, in which clients may read what was sent to them."""
 
 RUNNING_BATCH_S = 30
 """Seconds beyond the grace in which the batch that runs when the grace ends may finish: a thread cannot be cancelled."""
@@ -64,12 +69,15 @@ def bind(host: str, port: int, option: str = "--port", *, shared: bool = False) 
 class _Server(uvicorn.Server):
     """uvicorn that drains on SIGTERM and SIGINT, then exits with 0: readiness turns false, accepted requests finish."""
 
-    def __init__(self, config: uvicorn.Config, service: InferenceService, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, service: InferenceService) -> None:
         super().__init__(config)
         self._service = service
-        self._ready = ready
         self._tls = service.config.tls
+        self.ready: Callable[[], None] | None = None
+        """Called once, when requests are answered."""
+
         self.stopping: asyncio.Task[None] | None = None
+        self._until_s: float | None = None
         self._told: asyncio.Event | None = None
 
     @contextmanager
@@ -117,8 +125,27 @@ class _Server(uvicorn.Server):
     async def _stop_service(self) -> None:
         self._service.announce_stop()
         await asyncio.sleep(self._service.config.lame_duck_s)
+        self._until_s = asyncio.get_running_loop().time() + self._service.config.grace_s
         self._exit()
         await self._service.stop()
+        asyncio.get_running_loop().call_later(self.grace_s, self._leave_slow_clients)  # uvicorn waits for all of them
+
+    @property
+    def grace_s(self) -> float:
+        """Seconds of the grace that are left; a little at the end of it, for answers on their way."""
+        if self.force_exit:
+            return 0.0
+        if self._until_s is None:
+            return self._service.config.grace_s
+        return max(LAST_BYTES_S, self._until_s - asyncio.get_running_loop().time())
+
+    def _leave_slow_clients(self) -> None:
+        """Close the connections that remain after the grace: their clients do not read, or have sent half a request."""
+        left = [connection.transport for connection in list(self.server_state.connections)]
+        if left:
+            event("connections_closed", logging.WARNING, connections=len(left), reason="the grace is over")
+        for transport in left:
+            transport.abort()
 
     def _exit(self) -> None:
         """Have `main_loop` end."""
@@ -128,8 +155,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self.started:
-            self._ready()
+        if self.started and self.ready is not None:
+            self.ready()
 
 
 def serve(
@@ -156,23 +183,24 @@ def serve(
 
     async def main() -> None:
         await service.start()
-        if siblings is not None:
-            await siblings.open(service.metrics_text, partial(os.kill, os.getpid(), signal.SIGTERM))
-        front = grpc_front(service) if grpc_front is not None else None
-        try:
-            port = None if front is None else await front.start()
-        except PortInUseError:
-            await service.stop()
-            raise
-        server = _Server(config, service, partial(ready, port))
+        server = _Server(config, service)
         with server.signals():
+            if siblings is not None:
+                await siblings.open(service.metrics_text, partial(os.kill, os.getpid(), signal.SIGTERM))
+            front = grpc_front(service) if grpc_front is not None else None
+            try:
+                port = None if front is None else await front.start()
+            except PortInUseError:
+                await service.stop()
+                raise
+            server.ready = partial(ready, port)
             try:
                 await server.serve([listener])
             finally:
                 with suppress(asyncio.CancelledError):  # the second signal
                     await (server.stopping or service.stop())
                 if front is not None:
-                    await front.stop(0 if server.force_exit else service.config.grace_s)
+                    await front.stop(server.grace_s)
                 service.close()
                 if siblings is not None:
                     await siblings.close()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nograd.exits import ignored_ctrl_c
 from nograd.tuning.values import TuneReport
 
 if TYPE_CHECKING:
@@ -154,7 +155,8 @@ def tuned_to(
             predictor, rows, settings, name=name or _name(model, predictor), folder=work.path, command=command, tell=tell,
             can_win=lambda entry: target is None or entry.path is not None or source is not None,
         )  # fmt: skip
-        bundle = None if target is None else _write(target, outcome, predictor, source)
+        with ignored_ctrl_c():  # half a bundle is none, and then the report would be wrong
+            bundle = None if target is None else _write(target, outcome, predictor, source)
         work.is_done = outcome.is_whole
     return Tuned(outcome.report, bundle)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nograd.errors import ConfigError, UnsupportedError
+from nograd.exits import ignored_ctrl_c
 from nograd.fingerprint import of_value
 from nograd.machine import this_machine
 from nograd.threads import in_own_thread
@@ -45,6 +46,11 @@ LEAST = 0.1
 CONFIRM_S = 5.0
 
 MIN_BUDGET_S = 5.0
+
+INTERRUPTED_WITH_RESULT = "it was interrupted: the winner is the best so far; the same command resumes"
+INTERRUPTED_WITHOUT = (
+    "it was interrupted before any candidate that can win was measured: there is no result; the same command resumes"
+)
 
 ORDER = ("winner", "tied", "measured", "dropped", "refused", "failed", "not_tried")
 
@@ -145,17 +151,25 @@ def run(
         _tune(this, task, settings, begun, folder, can_win, tell)
     except KeyboardInterrupt:
         this.is_whole = False
-        this.notes.append("it was interrupted: this is the best so far; the same command goes on from here")
     finally:
-        for entry in this.entries:
-            entry.close()
+        with ignored_ctrl_c():
+            for entry in this.entries:
+                entry.close()
+    with ignored_ctrl_c():  # a second one, of somebody who sees nothing happen, would take the result away
+        _settle(this, settings.goal, can_win)
+        report = _report(this, settings, sample, name=name, command=command)
+    return Outcome(report, this.winner, this.is_whole)
+
+
+def _settle(this: _Run, goal: Goal, can_win: Callable[[Entry], bool]) -> None:
+    """Say what was not measured, choose from what was, and say so if the run was interrupted."""
     for entry in this.entries:
         if entry.status == "measured" and not entry.lone_s:
             entry.end("not_tried", "tuning ended before it was measured")
     if this.winner is None:
-        _best_so_far(this, settings.goal, can_win)
-    report = _report(this, settings, sample, name=name, command=command)
-    return Outcome(report, this.winner, this.is_whole)
+        _best_so_far(this, goal, can_win)
+    if not this.is_whole:
+        this.notes.insert(0, INTERRUPTED_WITH_RESULT if this.winner is not None else INTERRUPTED_WITHOUT)
 
 
 def _reference_of(predictor: Predictor) -> ModuleBackend:

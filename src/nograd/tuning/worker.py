@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from nograd.errors import NogradError
+from nograd.exits import delayed_ctrl_c
 from nograd.threads import in_own_thread
 from nograd.tuning.bench import Bench, Task, failure
 from nograd.tuning.priority import go_first
@@ -73,7 +74,7 @@ class Worker:
         self._fault: WorkerError | None = None
         context = multiprocessing.get_context("fork")
         self._connection, theirs = context.Pipe()
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), delayed_ctrl_c():  # the child is not ready for Ctrl-C before `_main` is
             warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forking with threads: see above
             self._process: ForkProcess = context.Process(
                 target=_main, args=(task, candidate, path, log, theirs), name=f"nograd-tune {candidate}", daemon=True,
@@ -181,6 +182,7 @@ def _memory_of(pid: int) -> int:
 def _main(task: Task, candidate: Candidate, path: Path | None, log: Path, connection: Connection) -> None:
     """The child: commands in, results out, until it is ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # one that has come meanwhile is dropped
     faulthandler.disable()  # a crash here is one sentence of a report, not a page on the terminal
     with log.open("ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
