@@ -12,15 +12,36 @@ from nograd.jobs.columns import Wanted
 from nograd.jobs.keeping import Files
 from nograd.jobs.opening import STDIN
 from nograd.jobs.progress import shown_on, summary_of
-from nograd.jobs.run import Job, run
+from nograd.jobs.run import Job, Shown, run
 from nograd.jobs.trial import Over
 from nograd.predictor import Predictor
 from nograd.sources import load
+from nograd.stalls import StallWatch
 from nograd.threads import in_own_thread
 
 __all__ = ["predict_command", "wanted_of"]
 
 INTERRUPTED = 130
+
+
+STALL_S = 60.0
+"""Seconds without a finished window, at least, after which the stacks of all threads are written to stderr."""
+
+
+class _Watched:
+    """Shows a run, and tells a watch of its progress."""
+
+    def __init__(self, shown: Shown, watch: StallWatch) -> None:
+        self._shown, self._watch = shown, watch
+
+    def note(self, text: str) -> None:
+        """Say a sentence."""
+        self._shown.note(text)
+
+    def update(self, rows: int, fraction: float | None) -> None:
+        """Say how far it is."""
+        self._watch.progressed()
+        self._shown.update(rows, fraction)
 
 
 def wanted_of(mapping: Sequence[str], keep: str | None, drop: str) -> Wanted:
@@ -68,8 +89,8 @@ def predict_command(job: Job, *, device: str, trusted: bool, over: Over | None =
         return in_own_thread(lambda: load(job.model, device=device, trusted=trusted)).result()
 
     try:
-        with shown_on(sys.stderr, time.monotonic) as shown:
-            summary = run(job, opened, shown, time.monotonic, over)
+        with shown_on(sys.stderr, time.monotonic) as shown, StallWatch(STALL_S, say=shown.note) as watch:
+            summary = run(job, opened, _Watched(shown, watch), time.monotonic, over)
     except KeyboardInterrupt:
         goes_on = "nothing is kept: standard input cannot be read twice" if job.input == STDIN else "the same command goes on"
         sys.stderr.write(f"stopped; {goes_on}{' (without --restart)' if job.restart and job.input != STDIN else ''}\n")

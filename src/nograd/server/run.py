@@ -22,12 +22,16 @@ from nograd.server.logs import event
 from nograd.server.service import InferenceService
 from nograd.server.short_path import ShortPathProtocol
 from nograd.server.tls import reload_certificate
+from nograd.stalls import StallWatch
 
 if TYPE_CHECKING:
     from nograd.server.grpc.front import GrpcFront
     from nograd.server.workers.siblings import Siblings
 
 __all__ = ["bind", "grpc_front_kind", "serve"]
+
+TICK_S = 1.0
+"""Seconds between two wake-ups of an idle event loop."""
 
 LAST_BYTES_S = 1.0
 """Seconds after the last answer, and after the grace, in which clients may read what was sent to them."""
@@ -101,9 +105,11 @@ class _Server(uvicorn.Server):
     async def main_loop(self) -> None:
         """Wake once a second, for the Date header, rather than uvicorn's ten times; and at once to stop."""
         self._told = asyncio.Event()
-        while not await self.on_tick(0):
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._told.wait(), 1.0)
+        with StallWatch(self._service.config.stuck_after_s, say=_note_stall) as watch:
+            while not await self.on_tick(0):
+                watch.progressed()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._told.wait(), TICK_S)
 
     def _reload(self) -> None:
         """Read again what may have changed: API keys, certificates."""
@@ -157,6 +163,10 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started and self.ready is not None:
             self.ready()
+
+
+def _note_stall(sentence: str) -> None:
+    event("loop_stalled", logging.WARNING, reason=sentence)
 
 
 def serve(
