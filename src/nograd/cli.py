@@ -79,8 +79,8 @@ def _run() -> tuple[int, str]:
         app()
     except NogradError as error:
         return 1 if isinstance(error, ExportError | JobError) else 2, f"nograd: {error}\n"
-    except KeyboardInterrupt:  # outside the command itself
-        return INTERRUPTED, ""
+    except KeyboardInterrupt:
+        return INTERRUPTED, "stopped before the command began\n"
     except SystemExit as ended:
         if isinstance(ended.code, str):
             return 1, f"{ended.code}\n"

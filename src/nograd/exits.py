@@ -78,12 +78,21 @@ def ignored_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def delayed_ctrl_c() -> Iterator[None]:
-    """Deliver Ctrl-C when the context ends; a process that is forked within it begins with Ctrl-C blocked."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Deliver Ctrl-C when the context ends, in this process; one that is forked within the context only notes it.
+
+    Blocking the signal would not do: if another thread takes it, Python still runs the handler in the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # as above
+        return
+    noted: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: noted.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, before)
+        if noted:
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 @contextmanager

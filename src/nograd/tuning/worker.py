@@ -182,7 +182,6 @@ def _memory_of(pid: int) -> int:
 def _main(task: Task, candidate: Candidate, path: Path | None, log: Path, connection: Connection) -> None:
     """The child: commands in, results out, until it is ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # one that has come meanwhile is dropped
     faulthandler.disable()  # a crash here is one sentence of a report, not a page on the terminal
     with log.open("ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
