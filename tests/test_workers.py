@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from nograd.errors import ConfigError
+from nograd.errors import ConfigError, PortInUseError
 from nograd.server.config import ServeConfig
 from nograd.server.model_config import ModelConfig
+from nograd.server.run import bind, hold_port
 from nograd.server.settings import Settings
 from nograd.server.workers.merging import merged
-from nograd.server.workers.plan import Order, devices_of, only, orders_of, pause_s
+from nograd.server.workers.plan import Order, cannot_start, devices_of, only, orders_of, pause_s
 from nograd.server.workers.siblings import Siblings
 from tests.fakes import Site, doubling
 from tests.running_server import FOLDER, RunningServer, server_of
@@ -218,6 +220,18 @@ def test_a_worker_that_is_killed_is_started_again_while_the_other_answers(crew: 
     assert crew.stop() == 0
 
 
+def test_a_worker_that_is_stopped_is_replaced_while_the_other_answers(crew: RunningServer) -> None:
+    pids = seen(crew)
+    watched = os.pidfd_open(pids[0])
+    os.kill(pids[0], signal.SIGSTOP)
+    ended, _, _ = select.select([watched], [], [], WAIT_S)
+    os.close(watched)
+
+    assert ended
+    assert "worker_silent worker=0" in crew.stderr()
+    assert is_there(pids[1])
+
+
 def test_workers_do_not_outlive_their_supervisor(crew: RunningServer) -> None:
     pids = seen(crew)
     crew.process.kill()
@@ -288,6 +302,47 @@ def test_a_port_in_use_is_told_before_any_worker_is_started() -> None:
 
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "is in use by another program; choose another with --port" in ended.stderr
+
+
+@pytest.mark.parametrize("listens", [True, False], ids=["it answers", "it still loads"])
+def test_a_shared_port_is_refused_to_a_second_server(listens: bool) -> None:
+    with bind("127.0.0.1", 0, shared=True) as first:
+        port = first.getsockname()[1]
+        if listens:
+            first.listen()
+        with (
+            nullcontext() if listens else hold_port("127.0.0.1", port),
+            pytest.raises(PortInUseError, match=f"port {port} on 127.0.0.1 is in use"),
+            hold_port("127.0.0.1", port),
+        ):
+            pass
+
+
+@pytest.mark.parametrize(("host", "offset"), [("127.0.0.2", 0), ("127.0.0.1", 1)])
+def test_another_address_is_not_held(host: str, offset: int) -> None:
+    with bind("127.0.0.1", 0, shared=True) as first, bind("127.0.0.1", 0) as free:
+        port, other = (each.getsockname()[1] for each in (first, free))
+        free.close()
+        with hold_port("127.0.0.1", port), hold_port(host, other if offset else port):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("code", "failures", "was_ready", "any_was_ready", "ends"),
+    [
+        (2, 1, False, False, True),  # a mistake, which another worker would make as well
+        (2, 1, False, True, True),  # a mistake of one: the server would not be what was configured
+        (2, 3, True, True, False),  # it has answered before
+        (-9, 1, False, False, False),  # killed once is not killed for ever
+        (0, 2, False, False, False),
+        (-11, 3, False, False, True),
+        (-11, 3, False, True, False),  # another one answers
+    ],
+)
+def test_a_first_start_that_fails_ends_the_server_only_for_a_mistake_or_if_no_worker_can_start(
+    code: int, failures: int, was_ready: bool, any_was_ready: bool, ends: bool
+) -> None:
+    assert cannot_start(code, failures, was_ready=was_ready, any_was_ready=any_was_ready) is ends
 
 
 def test_with_grpc_workers_share_its_port_too() -> None:

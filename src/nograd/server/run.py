@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from nograd.server.grpc.front import GrpcFront
     from nograd.server.workers.siblings import Siblings
 
-__all__ = ["bind", "grpc_front_kind", "serve"]
+__all__ = ["bind", "grpc_front_kind", "hold_port", "serve"]
 
 TICK_S = 1.0
 """Seconds between two wake-ups of an idle event loop."""
@@ -63,11 +64,38 @@ def bind(host: str, port: int, option: str = "--port", *, shared: bool = False) 
     except OSError as error:
         found.close()
         if error.errno in (98, 48):  # EADDRINUSE on Linux, macOS
-            raise PortInUseError(
-                f"port {port} on {host} is in use by another program; choose another with {option}, or 0 for a free one"
-            ) from None
+            raise _in_use(host, port, option) from None
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
     return found
+
+
+@contextmanager
+def hold_port(host: str, port: int, option: str = "--port") -> Iterator[None]:
+    """Have a port that the processes of one server will share refused to any other server, for as long as the context lasts.
+
+    Linux lets all sockets of a user that say so share a port. So the port is tried alone first, which fails if a server
+    listens. A server that still loads is known by a socket without a file, whose name holds the address.
+
+    Raises:
+        PortInUseError: another program has the port.
+    """
+    if not port:  # a free one
+        yield
+        return
+    bind(host, port, option).close()
+    with socket.socket(socket.AF_UNIX) as name:
+        if sys.platform == "linux":
+            try:
+                name.bind(f"\0nograd-{host}-{port}")
+            except OSError:
+                raise _in_use(host, port, option) from None
+        yield
+
+
+def _in_use(host: str, port: int, option: str) -> PortInUseError:
+    return PortInUseError(
+        f"port {port} on {host} is in use by another program; choose another with {option}, or 0 for a free one"
+    )
 
 
 class _Server(uvicorn.Server):

@@ -13,11 +13,16 @@ from nograd.server.model_config import ModelConfig
 from nograd.server.settings import Settings
 
 __all__ = [
+    "BEAT_S",
     "FIRST_PAUSE_S",
+    "FIRST_TRIES",
     "LONGEST_PAUSE_S",
+    "SILENT_S",
     "STEADY_S",
     "Order",
+    "cannot_start",
     "devices_of",
+    "is_silent",
     "only",
     "orders_of",
     "pause_s",
@@ -28,6 +33,15 @@ GPUS = "CUDA_VISIBLE_DEVICES"
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
+
+FIRST_TRIES = 3
+"""Times that a worker is started that a signal ended before any worker was ready."""
+
+BEAT_S = 1.0
+"""Seconds between two reports of a ready worker's event loop."""
+
+SILENT_S = 10.0
+"""Seconds without a report after which a worker counts as stopped: its process, or its event loop."""
 
 STEADY_S = 60.0
 """A worker that has answered for so long did not end for what the one before it ended for."""
@@ -79,6 +93,36 @@ def pause_s(failures: int) -> float:
     [0.5, 1.0, 2.0, 30.0]
     """
     return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(failures - 1, 16))
+
+
+def cannot_start(code: int, failures: int, *, was_ready: bool, any_was_ready: bool) -> bool:
+    """Return whether a worker's end means that the server cannot run as it was configured, so that it ends.
+
+    A worker that exits with an error before it was ever ready reports a mistake, such as a model that does not load. One that a
+    signal ended is started again.
+
+    Args:
+        code: of the worker that ended; below 0: a signal ended it.
+        failures: how often it has ended in a row.
+        was_ready: whether it has ever been ready.
+        any_was_ready: whether any worker has.
+
+    >>> cannot_start(2, 1, was_ready=False, any_was_ready=True), cannot_start(2, 1, was_ready=True, any_was_ready=True)
+    (True, False)
+    >>> cannot_start(-9, 1, was_ready=False, any_was_ready=False), cannot_start(-9, 3, was_ready=False, any_was_ready=False)
+    (False, True)
+    """
+    return not was_ready and (code > 0 or (failures >= FIRST_TRIES and not any_was_ready))
+
+
+def is_silent(heard_at: float, now: float) -> bool:
+    """Return whether a ready worker has not reported for so long that it counts as stopped.
+
+    Args:
+        heard_at: when its last report came, in seconds.
+        now: seconds.
+    """
+    return now - heard_at > SILENT_S
 
 
 def threads_each(processors: int, workers: int) -> int:

@@ -20,7 +20,8 @@ STDIN = 0
 def main() -> int:
     """Serve as ordered until told to stop; return the exit code."""
     order = Order.from_line(_first_line())
-    siblings = Siblings(order.worker, order.count, order.folder, STDIN)
+    os.set_blocking(order.report_to, False)  # a supervisor that stands still holds up no worker
+    siblings = Siblings(order.worker, order.count, order.folder, STDIN, beat=lambda: os.write(order.report_to, b"{}\n"))
 
     def report(said: str) -> None:
         os.write(order.report_to, json.dumps({"greeting": said}).encode() + b"\n")

@@ -11,6 +11,7 @@ from typing import Any
 
 from nograd.server.logs import event
 from nograd.server.workers.merging import merged, of_workers
+from nograd.server.workers.plan import BEAT_S
 
 __all__ = ["Siblings"]
 
@@ -26,13 +27,16 @@ class Siblings:
         count: how many there are.
         folder: in which each has a socket; the supervisor's.
         orders: file descriptor from which the supervisor's lines come; its end is the supervisor's end.
+        beat: called every BEAT_S seconds by the event loop, to tell the supervisor that it turns.
     """
 
-    def __init__(self, worker: int, count: int, folder: str, orders: int) -> None:
+    def __init__(self, worker: int, count: int, folder: str, orders: int, beat: Callable[[], object] | None = None) -> None:
         self.worker = worker
         self.count = count
         self._folder = Path(folder)
         self._orders = orders
+        self._beat = beat
+        self._beating: asyncio.TimerHandle | None = None
         self._server: asyncio.Server | None = None
         self._listening: asyncio.Task[None] | None = None
         self.states: Sequence[Mapping[str, Any]] = ()
@@ -55,9 +59,18 @@ class Siblings:
         self._path(self.worker).unlink(missing_ok=True)  # of the one before, which did not come to it
         self._server = await asyncio.start_unix_server(tell, self._path(self.worker))
         self._listening = asyncio.get_running_loop().create_task(self._listen(orphaned))
+        self._report()
+
+    def _report(self) -> None:
+        if self._beat is not None:
+            with suppress(OSError):  # the supervisor has ended, or does not read
+                self._beat()
+            self._beating = asyncio.get_running_loop().call_later(BEAT_S, self._report)
 
     async def close(self) -> None:
         """Tell nothing any more."""
+        if self._beating is not None:
+            self._beating.cancel()
         if self._listening is not None:
             self._listening.cancel()
         if self._server is not None:

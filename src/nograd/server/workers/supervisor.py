@@ -18,9 +18,19 @@ from nograd import __version__
 from nograd.server.command import check_early
 from nograd.server.greeting import with_line
 from nograd.server.logs import configure, event
-from nograd.server.run import bind
+from nograd.server.run import bind, hold_port
 from nograd.server.settings import Settings
-from nograd.server.workers.plan import STEADY_S, Order, devices_of, orders_of, pause_s, threads_each
+from nograd.server.workers.plan import (
+    BEAT_S,
+    STEADY_S,
+    Order,
+    cannot_start,
+    devices_of,
+    is_silent,
+    orders_of,
+    pause_s,
+    threads_each,
+)
 from nograd.threads import processors
 
 __all__ = ["run_workers"]
@@ -42,9 +52,11 @@ def run_workers(settings: Settings, say: Callable[[str], None]) -> int:
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nograd-"))
         # Bound here, and never listening: so the ports stay ours while workers come and go.
+        stack.enter_context(hold_port(config.host, config.port))
         http = stack.enter_context(bind(config.host, config.port, shared=True))
         grpc = config.grpc_port
         if grpc is not None:
+            stack.enter_context(hold_port(config.host, grpc, "--grpc-port"))
             grpc = stack.enter_context(bind(config.host, grpc, "--grpc-port", shared=True)).getsockname()[1]
         orders = orders_of(settings, folder, (http.getsockname()[1], grpc), os.environ)
         event("starting", version=__version__, workers=len(orders), pid=os.getpid())
@@ -71,6 +83,9 @@ class _Worker:
     ready_at: float | None = None
     """When it said that it answers; None: it does not."""
 
+    heard_at: float = 0.0
+    """When its last report came."""
+
     restarts: int = 0
     failures: int = 0
     """How often it ended in a row, without a longer time of answering between."""
@@ -82,6 +97,7 @@ class _Supervisor:
         self._line = line
         self._say = say
         self._stopping = asyncio.Event()
+        self._any_was_ready = False
         self._code = 0
         self._environment = {**os.environ, **_threads(len(workers))}
 
@@ -101,7 +117,7 @@ class _Supervisor:
         if greeting:
             self._say(with_line(greeting, self._line))
             event("ready", workers=len(self._workers))
-        await asyncio.gather(*tasks)
+        await asyncio.gather(*tasks, self._watch())
         return self._code
 
     async def _greeting(self, said: asyncio.Queue[str], tasks: list[asyncio.Task[None]]) -> str:
@@ -115,19 +131,19 @@ class _Supervisor:
 
     async def _keep(self, worker: _Worker, said: asyncio.Queue[str]) -> None:
         """Have a worker run until the server stops."""
-        is_first = True
+        has_said = False
         while not self._stopping.is_set():
-            code = await self._live(worker, said if is_first else None)
+            code = await self._live(worker, None if has_said else said)
             if self._stopping.is_set():
                 return
             was_ready, worker.ready_at = worker.ready_at, None
-            if is_first and was_ready is None:  # it cannot start: neither could another
+            has_said = has_said or was_ready is not None
+            steady = was_ready is not None and time.monotonic() - was_ready >= STEADY_S
+            worker.failures = 1 if steady else worker.failures + 1
+            if cannot_start(code, worker.failures, was_ready=has_said, any_was_ready=self._any_was_ready):
                 self._code = code if code > 0 else 1
                 self._stop()
                 return
-            is_first = False
-            steady = was_ready is not None and time.monotonic() - was_ready >= STEADY_S
-            worker.failures = 1 if steady else worker.failures + 1
             worker.restarts += 1
             pause = pause_s(worker.failures)
             event("worker_ended", worker=worker.order.worker, code=code, again_in_s=pause)
@@ -162,16 +178,36 @@ class _Supervisor:
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, os.fdopen(reads, "rb"))
         try:
             async for line in reader:
-                if worker.ready_at is not None:
+                worker.heard_at = time.monotonic()
+                report = json.loads(line)
+                if worker.ready_at is not None or "greeting" not in report:
                     continue
-                worker.ready_at = time.monotonic()
+                worker.ready_at, self._any_was_ready = worker.heard_at, True
                 self._tell()
                 if said is not None:
-                    said.put_nowait(json.loads(line)["greeting"])
+                    said.put_nowait(report["greeting"])
                 else:
                     event("worker_ready", worker=worker.order.worker, restarts=worker.restarts)
         finally:
             transport.close()
+
+    async def _watch(self) -> None:
+        """End workers that are ready and do not report: stopped processes, and event loops that stand still."""
+        last = time.monotonic()
+        while not self._stopping.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), BEAT_S)
+            now = time.monotonic()
+            if now - last > 2 * BEAT_S:  # the machine, or this process, stood still as well
+                for worker in self._workers:
+                    worker.heard_at = max(worker.heard_at, now)
+            last = now
+            for worker in self._workers:
+                if worker.process is not None and worker.ready_at is not None and is_silent(worker.heard_at, now):
+                    event("worker_silent", worker=worker.order.worker, seconds=round(now - worker.heard_at, 1))
+                    worker.heard_at = now
+                    with suppress(ProcessLookupError):
+                        worker.process.kill()
 
     def _tell(self) -> None:
         """Tell all workers how all stand."""
