@@ -105,9 +105,10 @@ def test_ctrl_c_says_whether_there_is_a_result(
 ) -> None:
     output = tmp_path / "model.bundle"
 
-    with pytest.raises(KeyboardInterrupt), stop_reported(output):
+    with pytest.raises(SystemExit) as ended, stop_reported(output):
         if writes:
             output.mkdir()
         raise KeyboardInterrupt
 
+    assert ended.value.code == 130
     assert capsys.readouterr().err == f"stopped: {told if not writes else f'{output} {told}'}\n"

@@ -48,6 +48,10 @@ MODEL_HELP = (
 )
 
 
+STOPPED = "stopped\n"
+"""What a command says at Ctrl-C that has nothing else to say: it wrote nothing."""
+
+
 def main() -> NoReturn:
     """Run the command; an error of ours is one sentence on stderr and exit code 2.
 
@@ -80,11 +84,12 @@ def _run() -> tuple[int, str]:
     except NogradError as error:
         return 1 if isinstance(error, ExportError | JobError) else 2, f"nograd: {error}\n"
     except KeyboardInterrupt:
-        return INTERRUPTED, "stopped before the command began\n"
+        return INTERRUPTED, STOPPED
     except SystemExit as ended:
         if isinstance(ended.code, str):
             return 1, f"{ended.code}\n"
-        return ended.code or 0, ""
+        is_ctrl_c = ended.__context__ is not None and isinstance(ended.__context__.__cause__, KeyboardInterrupt)  # typer's way
+        return ended.code or 0, STOPPED if is_ctrl_c else ""
     except Exception:  # noqa: BLE001  a fault of ours: its traceback is the reason
         import traceback
 

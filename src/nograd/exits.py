@@ -97,14 +97,14 @@ def delayed_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def stop_reported(output: Path) -> Iterator[None]:
-    """On Ctrl-C within the context, say whether the file or folder was written meanwhile."""
+    """On Ctrl-C within the context, say whether the file or folder was written meanwhile, and exit with 130."""
     before = _version_of(output)
     try:
         yield
     except KeyboardInterrupt:
         result = "there is no result" if _version_of(output) == before else f"{output} is written"
         sys.stderr.write(f"stopped: {result}\n")
-        raise
+        raise SystemExit(INTERRUPTED) from None
 
 
 def _version_of(path: Path) -> tuple[int, int] | None:
