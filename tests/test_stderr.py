@@ -126,6 +126,14 @@ def test_what_is_no_utf8_is_escaped() -> None:
     assert target.written == b"\\udcff\n"
 
 
+def test_bytes_are_refused_as_by_any_text_stream() -> None:
+    stream = QueuedStderr(Target().put)
+
+    with pytest.raises(TypeError, match="stderr takes str, not bytes"):
+        stream.write(b"")  # type: ignore[arg-type]
+    assert stream.end()
+
+
 def test_within_the_context_sys_stderr_is_the_queue_and_afterwards_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     before = io.StringIO()
     monkeypatch.setattr(sys, "stderr", before)

@@ -74,6 +74,8 @@ class QueuedStderr(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Queue text; if there is no room, drop it."""
+        if not isinstance(text, str):  # libraries try `write(b"")` to find out what a stream takes
+            raise TypeError(f"stderr takes str, not {type(text).__name__}")
         with self._changed:
             if not text:
                 return 0
