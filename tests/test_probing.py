@@ -15,7 +15,6 @@ from torch.nn import functional as F  # noqa: N812
 from nograd import Predictor, TensorSpec
 from nograd.errors import SignatureError
 from nograd.probing import probe
-from nograd.probing.runs import checking_ids
 from tests.torch_models import LastState, Returns
 
 torch.manual_seed(0)  # for the models and samples made below; the fixture is for those made in tests
@@ -245,16 +244,6 @@ def test_whatever_the_model_its_answer_is_the_one_of_torch(model: nn.Module, sam
     with torch.no_grad():
         torch.testing.assert_close(answer, copy.deepcopy(model).eval()(kept.clone()), rtol=1e-5, atol=1e-6)
     assert torch.equal(sample, kept)
-
-
-def test_an_id_that_an_embedding_does_not_have_is_an_error_before_a_gpu_is_lost_to_it() -> None:
-    embedding = nn.Embedding(4, 2)
-
-    with checking_ids(embedding, active=True):
-        with pytest.raises(IndexError, match="id 4 is out of range; the embedding has 4"):
-            embedding(torch.tensor([3, 4]))
-        assert embedding(torch.tensor([3])).shape == (1, 2)
-    assert not embedding._forward_pre_hooks
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from nograd.probing.padding import Layout, find_padding
 from nograd.probing.panel import RowFindings, compare_rows
 from nograd.probing.runs import Runs, undisturbed
 from nograd.probing.samples import Tensors, check_rows, completed, first_rows, with_rows
+from nograd.probing.sizes import SizeLimits, find_size_limits
 from nograd.probing.trials import inputs_of
 from nograd.probing.unknown import SampleWarning, what_is_unknown
 from nograd.structure import Restore
@@ -106,14 +107,13 @@ def _probed(runs: Runs, samples: list[Tensors], stated: Padding) -> tuple[Probed
         signature, call = Signature(inputs, outputs, "pad", reason), runs.call
     else:
         signature, call = find_padding(runs, rows.panel, Layout(inputs, outputs, dims, uncuttable), samples, stated)
-    sizes = {dim.name: dim.max_size for dim in dims if dim.max_size is not None}
+    sizes = SizeLimits({}, {}) if state else find_size_limits(runs, sample, samples, dims)
     findings = () if signature.batching == "pad" else (signature.reason,)
     call = replace(call, copies=_shares_memory(runs, sample))
     kept = [first_rows(with_rows(each, 1 if index else 2), ENOUGH_ROWS) for index, each in enumerate(samples)]
     kept[shortest] = sample
-    probed = Probed(
-        replace(signature, max_sizes=sizes), call, restore, findings, tuple(completed(each, signature.inputs) for each in kept)
-    )
+    signature = replace(signature, max_sizes=sizes.largest, min_sizes=sizes.smallest)
+    probed = Probed(signature, call, restore, findings, tuple(completed(each, signature.inputs) for each in kept))
     count = sum(len(next(iter(each.values()))) for each in samples)
     return probed, "" if rows.limit else what_is_unknown(values, rows.varied, count, stated)
 

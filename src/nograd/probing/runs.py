@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from typing import Any
 
@@ -15,6 +15,7 @@ from nograd.inputs import is_tensor
 from nograd.interrupts import is_interrupt
 from nograd.module import Call, EvalMode, module_device, row_fault
 from nograd.probing.samples import Tensors, only_row
+from nograd.probing.tables import CheckedIndexes
 from nograd.structure import Restore, flatten
 
 __all__ = ["Runs", "as_found", "undisturbed"]
@@ -120,7 +121,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         EvalMode(model)(),
         as_found(model),
         torch.inference_mode(),
-        checking_ids(model, active=module_device(model).type == "cuda"),
+        CheckedIndexes() if module_device(model).type == "cuda" else nullcontext(),
     ):
         yield
 
@@ -152,21 +153,3 @@ def _refill(container: Any, held: Any) -> None:
     for name in [name for name in container if name not in held]:
         del container[name]
     container.update(held)
-
-
-@contextmanager
-def checking_ids(model: nn.Module, *, active: bool) -> Iterator[None]:
-    """Raise IndexError for an id that an embedding does not have, as a CPU does; a GPU would be lost to the process."""
-    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)] if active else []
-    hooks = [embedding.register_forward_pre_hook(_check_ids) for embedding in embeddings]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _check_ids(embedding: nn.Module, given: tuple[Any, ...]) -> None:
-    count = embedding.num_embeddings
-    if given and isinstance(given[0], Tensor) and given[0].numel() and int(given[0].max()) >= int(str(count)):
-        raise IndexError(f"id {int(given[0].max())} is out of range; the embedding has {count}")

@@ -1,0 +1,240 @@
+"""The smallest and the largest size that a model takes, of each dimension that varies.
+
+A size counts as refused only if the model raises on it, in every form of the sample that is tried. If the model reads a table
+further with each step of the dimension, the table's end is tried: one run there and one beyond it are enough. If there is no
+table, a large size is tried; if the model refuses it, the limit is found by halving. All runs are of one row, and bounded (see
+`work`).
+
+A model that answers beyond its table, because its code clamps the index, has no limit. If two dimensions share a limit (height
+times width), the limit of each is found with the other at its smallest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nograd.errors import SignatureError
+from nograd.out_of_memory import is_out_of_memory
+from nograd.probing.dims import Dim
+from nograd.probing.runs import Runs
+from nograd.probing.samples import Tensors, only_row, resized
+from nograd.probing.tables import Read, furthest
+from nograd.probing.work import Bounded, OverBudget
+
+__all__ = ["SizeLimits", "find_size_limits"]
+
+LEAST_WORK, MOST_WORK = 2**22, 2**26
+"""Elements that a bounded run may compute: some milliseconds; a tenth of a second or 256 MB. If the sample needs more: twice
+as many as the sample."""
+
+FAR_SIZE, FAR_FACTOR = 1024, 16
+"""Without a table, a limit is searched up to this size, and up to this multiple of the sample's."""
+
+MOST_INPUT = 2**24
+"""Elements of the largest row that is tried."""
+
+MOST_TABLES = 4
+"""Tables that are tried, the smallest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class SizeLimits:
+    """Limits that were found, by dimension; a dimension without an entry has none that is known."""
+
+    smallest: dict[str, int]
+    """Above 1 only."""
+
+    largest: dict[str, int]
+
+
+def find_size_limits(runs: Runs, sample: Tensors, samples: Sequence[Tensors], dims: Sequence[Dim]) -> SizeLimits:
+    """Return the limits of the dimensions that vary.
+
+    Args:
+        runs: of a model that gives equal answers to equal inputs.
+        sample: inputs that it runs, and all `samples` that the user gave, which it also runs.
+        dims: the dimensions that vary.
+    """
+    found = SizeLimits({}, {})
+    for dim in dims:
+        trials = _Trials(runs, sample, dim, [each for each in dims if each is not dim])
+        if not trials.can_observe or trials.refuses(dim.near):
+            continue  # a refusal says nothing of a model that does not run the sample at any other size
+        name, axis = dim.places[0]
+        search = _Search(trials, dim, [dim.size, *(other[name].shape[axis] for other in samples)])
+        if (smallest := search.smallest()) > 1:
+            found.smallest[dim.name] = smallest
+        if (largest := search.largest()) is not None:
+            found.largest[dim.name] = largest
+    return found
+
+
+class _Trials:
+    """Runs one row with a dimension at other sizes, each size once."""
+
+    def __init__(self, runs: Runs, sample: Tensors, dim: Dim, others: Sequence[Dim]) -> None:
+        self._runs, self._dim, self._others = runs, dim, tuple(others)
+        self._refused: dict[int, bool] = {}
+        one = only_row(sample, 0)
+        self._sample = one if runs.attempt(one) is not None else sample
+        watch = Bounded()
+        self.can_observe = self._runs_in(watch, self._sample)
+        """Whether the model runs while its operations are counted."""
+
+        self._budget = max(2 * watch.work, min(16 * watch.work, MOST_WORK), LEAST_WORK)
+        self._own_reads = watch.reads
+
+    def reads_at(self, size: int) -> list[Read]:
+        """Return the look-ups of a run at this size."""
+        if size == self._dim.size:
+            return self._own_reads
+        watch = Bounded(self._budget)
+        self._runs_in(watch, resized(self._sample, self._dim.places, size))
+        return watch.reads
+
+    def elements_at(self, size: int) -> int:
+        """Return the elements of the row at this size."""
+        return sum(tensor.numel() for tensor in self._sample.values()) * size // self._dim.size
+
+    def refuses(self, size: int) -> bool:
+        """Return whether the model raises on this size, in every form of the sample."""
+        if size == self._dim.size:
+            return False
+        if size not in self._refused:
+            self._refused[size] = not any(self._runs_in(Bounded(self._budget), form) for form in self._forms(size))
+        return self._refused[size]
+
+    def _runs_in(self, watch: Bounded, inputs: Tensors) -> bool:
+        """Return whether the model runs, as far as the budget allows to see."""
+        try:
+            with watch:
+                self._runs.outputs(inputs)
+        except OverBudget:
+            return True
+        except SignatureError as error:
+            return error.__cause__ is not None and is_out_of_memory(error.__cause__)
+        return True
+
+    def _forms(self, size: int) -> Iterator[Tensors]:
+        """Yield the sample at this size, in the forms that a model may take if it takes the size.
+
+        The end of a row may have a meaning (a token that ends the text), another input may hold the length or an index into the
+        row, and a limit that is shared with another dimension depends on that one's size.
+        """
+        resize: list[Callable[[Tensors], Tensors]] = [lambda tensors: resized(tensors, self._dim.places, size)]
+        if size < self._dim.size:
+            resize.append(lambda tensors: _ends(tensors, self._dim, size))
+        for change in resize:
+            yield change(self._sample)
+            if size < self._dim.size and (integers := self._integers_elsewhere()):
+                for most in (size, size - 1):
+                    yield {**change(self._sample), **{name: self._sample[name].clamp(max=most) for name in integers}}
+        for others in self._sizes_of_others(larger=size < self._dim.size):
+            changed = self._sample
+            for other, other_size in others.items():
+                changed = resized(changed, self._others[other].places, other_size)
+            yield resize[0](changed)
+
+    def _sizes_of_others(self, *, larger: bool) -> Iterator[dict[int, int]]:
+        """Yield sizes of the other dimensions, by index: each alone, then all at their extremes."""
+        sizes = [_sizes(other, larger=larger) for other in self._others]
+        for index, each in enumerate(sizes):
+            yield from ({index: size} for size in each)
+        if len(sizes) > 1:
+            yield {index: each[-1] for index, each in enumerate(sizes) if each}
+
+    def _integers_elsewhere(self) -> list[str]:
+        inside = {name for name, _ in self._dim.places}
+        return [name for name, tensor in self._sample.items() if name not in inside and _is_integer(tensor)]
+
+
+def _is_integer(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() and not tensor.is_complex() and tensor.dtype is not torch.bool
+
+
+def _ends(sample: Tensors, dim: Dim, size: int) -> Tensors:
+    """Return the sample cut at its start."""
+    result = dict(sample)
+    for name, axis in dim.places:
+        result[name] = result[name].narrow(axis, result[name].shape[axis] - size, size)
+    return result
+
+
+def _sizes(dim: Dim, *, larger: bool) -> list[int]:
+    if larger:
+        return sorted({size for size in (dim.near, dim.far or 2 * dim.size) if size > dim.size})
+    return sorted({size for size in (dim.near, dim.size // 2, 1) if 0 < size < dim.size}, reverse=True)
+
+
+class _Search:
+    """Searches the limits of one dimension, in steps of the sizes that the model is known to take."""
+
+    def __init__(self, trials: _Trials, dim: Dim, seen: Sequence[int]) -> None:
+        self._trials, self._dim = trials, dim
+        self._low, self._high = min(*seen, dim.near), max(*seen, dim.near, dim.far or 0)
+        is_next = abs(dim.near - dim.size) == 1 or not trials.refuses(dim.size + 1)
+        self._step = 1 if is_next else abs(dim.near - dim.size)
+
+    def smallest(self) -> int:
+        """Return the smallest size that is not known to be refused."""
+        low, step, refuses = self._low, self._step, self._trials.refuses
+        if low == 1 or not refuses(1):
+            return 1
+        accepted = _last_accepted(lambda count: refuses(low - count * step), (low - 1) // step + 1)
+        return max(1, low - (accepted + 1) * step + 1)
+
+    def largest(self) -> int | None:
+        """Return the largest size that is not known to be refused, if larger ones are."""
+        for end in self._ends_of_tables():
+            if (found := self._around(end)) is not None:
+                return found
+        far = max(FAR_SIZE, FAR_FACTOR * self._dim.size)
+        while far > self._high and self._trials.elements_at(far) > MOST_INPUT:
+            far //= 2
+        steps = (far - self._high) // self._step
+        return self._below(steps) if steps > 0 and self._is_refused(steps) else None
+
+    def _is_refused(self, steps: int) -> bool:
+        return self._trials.refuses(self._high + steps * self._step)
+
+    def _below(self, refused: int) -> int:
+        accepted = _last_accepted(self._is_refused, refused)
+        return self._high + (accepted + 1) * self._step - 1
+
+    def _around(self, end: float) -> int | None:
+        """Return the limit near the end of a table; None if the model also runs beyond it."""
+        below = int(end - self._high) // self._step
+        is_exact = end == int(end)
+        refused = below + 1 if is_exact else below + 2 + 2 * self._dim.size // self._step
+        if not self._is_refused(refused):
+            return None
+        return int(end) if is_exact and not (below and self._is_refused(below)) else self._below(refused)
+
+    def _ends_of_tables(self) -> Sequence[float]:
+        """Return the sizes at which the model would read the last entry of a table, ascending.
+
+        The last entry that is read grows with the size; runs at two sizes give the rate.
+        """
+        size, step = self._dim.size, self._step
+        half = size - size // 2 // step * step
+        other = next((each for each in (half, self._dim.near) if 0 < each != size and not self._trials.refuses(each)), None)
+        ends = {float(self._dim.max_size)} if self._dim.max_size is not None else set()
+        if other is not None:
+            reads = furthest(self._trials.reads_at(other))
+            for entries, last in furthest(self._trials.reads_at(size)).items():
+                if entries in reads and (rate := (last - reads[entries]) / (size - other)) > 0:
+                    ends.add(size + (entries - 1 - last) / rate)
+        return sorted(end for end in ends if end >= self._high)[:MOST_TABLES]
+
+
+def _last_accepted(is_refused: Callable[[int], bool], refused: int) -> int:
+    """Return the count before the first that is refused, by halving; 0 is accepted, and `refused` is not."""
+    low, high = 0, refused
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_refused(middle) else (middle, high)
+    return low

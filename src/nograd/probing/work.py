@@ -1,0 +1,110 @@
+"""Bounded runs: a model runs a large input until it has done a given amount of work, then the run ends.
+
+Work is counted in elements, operation by operation and before each one runs. So no run of the probe takes seconds or gigabytes,
+and how far it gets does not depend on the machine or on its load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from nograd.probing.tables import Operation, Read, decomposed, name_of, reads_of
+
+__all__ = ["Bounded", "OverBudget"]
+
+PRODUCTS_PER_ELEMENT = 16
+"""Multiplications that take as long as one element that is read and written: some 30 and 2 billion a second on two cores."""
+
+
+class OverBudget(BaseException):
+    """The run has done its work. Not an Exception: a model may catch those."""
+
+
+class Bounded(TorchDispatchMode):
+    """Counts the work of a run and notes its look-ups; raises OverBudget before the operation that would exceed the budget.
+
+    Args:
+        budget: work, in elements; None: without a bound.
+    """
+
+    def __init__(self, budget: int | None = None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._budget = budget
+        self.work = 0
+        self.reads: list[Read] = []
+
+    def __torch_dispatch__(
+        self, function: Operation, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        self.work += work_of(function, args)
+        if self._budget is not None and self.work > self._budget:
+            raise OverBudget
+        self.reads += reads_of(function, args)
+        return decomposed(self, function, args, kwargs or {})
+
+
+def work_of(operation: Operation, args: Sequence[Any]) -> int:
+    """Return about how much work an operation is, from the shapes of its arguments."""
+    tensors = [arg for arg in args if isinstance(arg, Tensor)]
+    elements = _broadcast(tensors) + sum(_size(arg) for arg in args)
+    return elements + _products(operation, args) // PRODUCTS_PER_ELEMENT
+
+
+def _broadcast(tensors: Sequence[Tensor]) -> int:
+    """Return the elements of the result, if shapes are broadcast; else those of the largest tensor."""
+    try:
+        return prod(torch.broadcast_shapes(*(tensor.shape for tensor in tensors)))
+    except RuntimeError:
+        return max(tensor.numel() for tensor in tensors)
+
+
+def _size(arg: Any) -> int:
+    """Return the elements of a shape (`zeros`, `repeat`) or of a list of tensors (`cat`)."""
+    if not isinstance(arg, list | tuple) or not arg:
+        return 0
+    if all(isinstance(each, int) for each in arg):
+        return max(0, prod(arg))
+    return sum(each.numel() for each in arg if isinstance(each, Tensor))
+
+
+def _products(operation: Operation, args: Sequence[Any]) -> int:
+    """Return the multiplications of an operation that has many."""
+    listed = [each for arg in args for each in (arg if isinstance(arg, list | tuple) else (arg,))]
+    tensors = [each for each in listed if isinstance(each, Tensor)]
+    count = PRODUCTS.get(name_of(operation))
+    return count(tensors) if count is not None and len(tensors) > 1 and tensors[0].ndim else 0
+
+
+def _of_matrices(tensors: Sequence[Tensor]) -> int:
+    left, right = tensors[-2:]
+    return left.numel() * right.shape[-1]
+
+
+def _of_convolution(tensors: Sequence[Tensor]) -> int:
+    return tensors[0].numel() // max(1, tensors[0].shape[1]) * tensors[1].numel()
+
+
+def _of_layer(tensors: Sequence[Tensor]) -> int:
+    positions = tensors[0].numel() // max(1, tensors[0].shape[-1])
+    return positions * sum(tensor.numel() for tensor in tensors[1:] if tensor.ndim == 2)
+
+
+def _of_attention(tensors: Sequence[Tensor]) -> int:
+    return _of_layer(tensors) + 2 * tensors[0].numel() * tensors[0].shape[-2]
+
+
+PRODUCTS: dict[str, Callable[[Sequence[Tensor]], int]] = {
+    **dict.fromkeys(("mm", "bmm", "matmul", "addmm", "baddbmm", "addbmm"), _of_matrices),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution"), _of_convolution),
+    **dict.fromkeys(("linear", "lstm", "gru", "rnn_tanh", "rnn_relu"), _of_layer),
+    **dict.fromkeys(
+        ("scaled_dot_product_attention", "_native_multi_head_attention", "_transformer_encoder_layer_fwd"), _of_attention
+    ),
+}
+"""Operations with many multiplications, by name."""
