@@ -62,10 +62,12 @@ def find_size_limits(runs: Runs, sample: Tensors, samples: Sequence[Tensors], di
     found = SizeLimits({}, {})
     for dim in dims:
         trials = _Trials(runs, sample, dim, [each for each in dims if each is not dim])
-        if not trials.can_observe or trials.refuses(dim.near):
+        half = dim.size - dim.size // 2
+        other = next((size for size in (half, dim.near) if size != dim.size and not trials.refuses(size)), None)
+        if not trials.can_observe or other is None:
             continue  # a refusal says nothing of a model that does not run the sample at any other size
         name, axis = dim.places[0]
-        search = _Search(trials, dim, [dim.size, *(other[name].shape[axis] for other in samples)])
+        search = _Search(trials, dim, [dim.size, *(each[name].shape[axis] for each in samples)], other)
         if (smallest := search.smallest()) > 1:
             found.smallest[dim.name] = smallest
         if (largest := search.largest()) is not None:
@@ -78,23 +80,22 @@ class _Trials:
 
     def __init__(self, runs: Runs, sample: Tensors, dim: Dim, others: Sequence[Dim]) -> None:
         self._runs, self._dim, self._others = runs, dim, tuple(others)
-        self._refused: dict[int, bool] = {}
-        one = only_row(sample, 0)
-        self._sample = one if runs.attempt(one) is not None else sample
-        watch = Bounded()
-        self.can_observe = self._runs_in(watch, self._sample)
-        """Whether the model runs while its operations are counted."""
+        self._refused = {dim.size: False}
+        self._reads: dict[int, list[Read]] = {}
+        self._budget: int | None = None
+        for self._sample in (only_row(sample, 0), sample):
+            watch = Bounded()
+            self.can_observe = self._runs_in(watch, self._sample)
+            """Whether the model runs while its operations are counted."""
 
+            if self.can_observe:
+                break
         self._budget = max(2 * watch.work, min(16 * watch.work, MOST_WORK), LEAST_WORK)
-        self._own_reads = watch.reads
+        self._reads[dim.size] = watch.reads
 
     def reads_at(self, size: int) -> list[Read]:
-        """Return the look-ups of a run at this size."""
-        if size == self._dim.size:
-            return self._own_reads
-        watch = Bounded(self._budget)
-        self._runs_in(watch, resized(self._sample, self._dim.places, size))
-        return watch.reads
+        """Return the look-ups of the run at a size that was tried."""
+        return self._reads[size]
 
     def elements_at(self, size: int) -> int:
         """Return the elements of the row at this size."""
@@ -102,11 +103,15 @@ class _Trials:
 
     def refuses(self, size: int) -> bool:
         """Return whether the model raises on this size, in every form of the sample."""
-        if size == self._dim.size:
-            return False
         if size not in self._refused:
-            self._refused[size] = not any(self._runs_in(Bounded(self._budget), form) for form in self._forms(size))
+            self._refused[size] = not any(self._runs_at(size, form) for form in self._forms(size))
         return self._refused[size]
+
+    def _runs_at(self, size: int, form: Tensors) -> bool:
+        watch = Bounded(self._budget)
+        runs = self._runs_in(watch, form)
+        self._reads[size] = watch.reads
+        return runs
 
     def _runs_in(self, watch: Bounded, inputs: Tensors) -> bool:
         """Return whether the model runs, as far as the budget allows to see."""
@@ -173,9 +178,9 @@ def _sizes(dim: Dim, *, larger: bool) -> list[int]:
 class _Search:
     """Searches the limits of one dimension, in steps of the sizes that the model is known to take."""
 
-    def __init__(self, trials: _Trials, dim: Dim, seen: Sequence[int]) -> None:
-        self._trials, self._dim = trials, dim
-        self._low, self._high = min(*seen, dim.near), max(*seen, dim.near, dim.far or 0)
+    def __init__(self, trials: _Trials, dim: Dim, seen: Sequence[int], other: int) -> None:
+        self._trials, self._dim, self._other = trials, dim, other
+        self._low, self._high = min(*seen, dim.near, other), max(*seen, dim.near, dim.far or 0)
         is_next = abs(dim.near - dim.size) == 1 or not trials.refuses(dim.size + 1)
         self._step = 1 if is_next else abs(dim.near - dim.size)
 
@@ -219,15 +224,12 @@ class _Search:
 
         The last entry that is read grows with the size; runs at two sizes give the rate.
         """
-        size, step = self._dim.size, self._step
-        half = size - size // 2 // step * step
-        other = next((each for each in (half, self._dim.near) if 0 < each != size and not self._trials.refuses(each)), None)
+        size, other = self._dim.size, self._other
         ends = {float(self._dim.max_size)} if self._dim.max_size is not None else set()
-        if other is not None:
-            reads = furthest(self._trials.reads_at(other))
-            for entries, last in furthest(self._trials.reads_at(size)).items():
-                if entries in reads and (rate := (last - reads[entries]) / (size - other)) > 0:
-                    ends.add(size + (entries - 1 - last) / rate)
+        reads = furthest(self._trials.reads_at(other))
+        for entries, last in furthest(self._trials.reads_at(size)).items():
+            if entries in reads and (rate := (last - reads[entries]) / (size - other)) > 0:
+                ends.add(size + (entries - 1 - last) / rate)
         return sorted(end for end in ends if end >= self._high)[:MOST_TABLES]
 
 
