@@ -185,6 +185,7 @@ class Windows(nn.Module):
     [
         (signals(7, 2), torch.rand(2, 3, 40), {"size_2": 8}),
         (signals(3, 4), torch.rand(2, 3, 7), {"size_2": 6}),
+        (signals(3, 4), torch.rand(2, 3, 6), {"size_2": 6}),
         (LastOfThree(), torch.rand(2, 20, 3), {"length": 3}),
         (Windows(), torch.rand(2, 33, 2), {"length": 5}),
         (nn.Sequential(nn.Conv2d(1, 2, (3, 5)), nn.AdaptiveMaxPool2d(1)), torch.rand(2, 1, 9, 12), {"height": 3, "width": 5}),

@@ -91,8 +91,8 @@ def find_dims(runs: Runs, sample: Tensors, samples: Sequence[Tensors]) -> list[D
     for group in groups(sample, samples):
         if taken.isdisjoint(group) and not (len(group) == 1 and group[0] in together):
             resizer = _Resizer(runs, sample, samples, group)
-            near = resizer.seen[0] if resizer.seen else resizer.size - 1 if resizer.size > 2 else resizer.size + 1
-            if resizer.can_run(near):
+            near = next(filter(resizer.can_run, _near_sizes(resizer)), None)
+            if near is not None:
                 taken.update(group)
                 found.append(_measured(resizer, near, _dim_name(sample, group, [dim.name for dim in found])))
             elif resizer.seen and len(group) > 1:
@@ -103,6 +103,12 @@ def find_dims(runs: Runs, sample: Tensors, samples: Sequence[Tensors]) -> list[D
             resizer = _Resizer(runs, sample, samples, rest)
             found.append(_measured(resizer, resizer.seen[0], _dim_name(sample, rest, [dim.name for dim in found])))
     return found
+
+
+def _near_sizes(resizer: _Resizer) -> tuple[int, ...]:
+    """Return the sizes to try: another sample's, or the next ones; the sample may have the smallest size or the largest."""
+    size = resizer.size
+    return resizer.seen[:1] or ((size - 1, size + 1) if size > 2 else (size + 1,))
 
 
 def _measured(resizer: _Resizer, near: int, name: str) -> Dim:

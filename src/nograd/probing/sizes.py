@@ -118,10 +118,9 @@ class _Trials:
         try:
             with watch:
                 self._runs.outputs(inputs)
-        except OverBudget:
-            return True
         except SignatureError as error:
-            return error.__cause__ is not None and is_out_of_memory(error.__cause__)
+            cause = error.__cause__
+            return isinstance(cause, OverBudget) or (cause is not None and is_out_of_memory(cause))
         return True
 
     def _forms(self, size: int) -> Iterator[Tensors]:
