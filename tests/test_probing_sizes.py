@@ -46,6 +46,8 @@ class SlicedParameter(Words):
 
 
 class IndexedBuffer(Words):
+    table: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("table", torch.randn(self.size, WIDTH))
@@ -55,6 +57,9 @@ class IndexedBuffer(Words):
 
 
 class RotaryCache(Words):
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         angles = torch.outer(torch.arange(self.size), torch.rand(WIDTH))
@@ -75,7 +80,8 @@ class BehindPadding(Words):
 
     def places(self, ids: Tensor, x: Tensor) -> Tensor:
         mask = ids.ne(1).int()
-        return self.table((mask.cumsum(1) * mask).long() + 1)
+        found: Tensor = self.table((mask.cumsum(1) * mask).long() + 1)
+        return found
 
 
 class RelativeDistances(Words):
@@ -85,10 +91,13 @@ class RelativeDistances(Words):
 
     def places(self, ids: Tensor, x: Tensor) -> Tensor:
         at = torch.arange(ids.shape[1])
-        return self.table(at[:, None] - at[None] + self.size - 1).mean(1)
+        found: Tensor = self.table(at[:, None] - at[None] + self.size - 1)
+        return found.mean(1)
 
 
 class CausalMask(Words):
+    mask: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mask", torch.tril(torch.ones(self.size, self.size)))
@@ -113,7 +122,8 @@ class HalvedPositions(Words):
         self.table = nn.Embedding(self.size // 2, WIDTH)
 
     def places(self, ids: Tensor, x: Tensor) -> Tensor:
-        return self.table(torch.arange((ids.shape[1] + 1) // 2)).repeat_interleave(2, 0)[: ids.shape[1]]
+        found: Tensor = self.table(torch.arange((ids.shape[1] + 1) // 2))
+        return found.repeat_interleave(2, 0)[: ids.shape[1]]
 
 
 class Clamped(SlicedParameter):
@@ -221,11 +231,14 @@ class AtTheEnd(nn.Module):
         ends = (ids == 2).int().argmax(1)
         if not (ids == 2).any(1).all():
             raise ValueError("no end")
-        return self.words(ids).cumsum(1)[torch.arange(len(ids)), ends]
+        x: Tensor = self.words(ids)
+        return x.cumsum(1)[torch.arange(len(ids)), ends]
 
 
 class Area(nn.Module):
     """Takes images of up to 400 pixels, whatever their shape."""
+
+    table: Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -59,7 +59,7 @@ def work_of(operation: Operation, args: Sequence[Any]) -> int:
 def _broadcast(tensors: Sequence[Tensor]) -> int:
     """Return the elements of the result, if shapes are broadcast; else those of the largest tensor."""
     try:
-        return prod(torch.broadcast_shapes(*(tensor.shape for tensor in tensors)))
+        return prod(torch.broadcast_shapes(*(tensor.shape for tensor in tensors)))  # type: ignore[no-untyped-call]
     except RuntimeError:
         return max(tensor.numel() for tensor in tensors)
 
