@@ -313,7 +313,7 @@ def test_a_part_that_lost_bytes_is_told(tmp_path: Path) -> None:
     source = begun(tmp_path)
     Files(tmp_path / "out.jsonl").part.write_bytes(b"")
 
-    with pytest.raises(ConfigError, match=r"out.jsonl.part has 0 bytes, and its journal says \d+; --restart begins anew"):
+    with pytest.raises(ConfigError, match=r"out.jsonl.part has 0 bytes, and its journal says \d+; --restart begins again"):
         predict(Mortal(), source, tmp_path / "out.jsonl", max_batch_size=4)
 
 

@@ -42,6 +42,12 @@ class Commit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bad: int = 0
     part_bytes: int = 0
     error_bytes: int = 0
+    part_crc: int | None = None
+    """CRC-32 of the part's bytes; None: an earlier version of nograd kept none, or there are no bytes."""
+
+    error_crc: int | None = None
+    """CRC-32 of the bytes in the file of bad rows, likewise."""
+
     elements: int = 0
     """Of all runs, padding left out."""
 
@@ -104,19 +110,32 @@ def _value(line: bytes, kind: type[T]) -> T | None:
         return None
 
 
+def may_be_a_journal(content: bytes) -> bool:
+    """Return whether `nograd predict` may have written this: a first line that is whole, or the beginning of one."""
+    if not content or read(content).header is not None:
+        return True
+    checksum, body = content[:8], content[8 : 8 + len(_BEGINNING)]
+    is_checksum = all(byte in b"0123456789abcdef" for byte in checksum)
+    return b"\n" not in content and is_checksum and _BEGINNING.startswith(body)
+
+
+_BEGINNING = b' {"identity":'
+
+
 class Journal:
     """The file, locked as long as it is open.
 
     Args:
-        path: of the journal; made where there is none.
+        path: of the journal; created if there is none.
 
     Raises:
-        ConfigError: another process has it open.
+        ConfigError: another process has it open, or `nograd predict` did not write it.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._is_new = not path.exists()
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -124,7 +143,11 @@ class Journal:
             raise ConfigError(
                 f"another nograd predict is writing {path.with_suffix('')} now; wait until it has ended"
             ) from None
-        self.found = read(path.read_bytes())
+        content = path.read_bytes()
+        if not may_be_a_journal(content):
+            os.close(self._file)
+            raise ConfigError(f"{path} was not written by nograd predict; move it away, or choose another output")
+        self.found = read(content)
 
     def begin(self, header: Header) -> None:
         """Forget everything, and write the first line."""
@@ -149,8 +172,8 @@ class Journal:
         os.fsync(self._file)
 
     def remove(self) -> None:
-        """Remove a journal that nothing was written into."""
-        if not self.found.length:
+        """Remove a journal that was created here and that nothing was written into."""
+        if not self.found.length and self._is_new:
             self._path.unlink(missing_ok=True)
 
     def close(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import stat
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,8 +15,8 @@ from typing import Self
 import msgspec
 
 from nograd.errors import ConfigError, JobError
-from nograd.jobs.disk import replace, sync, write_all
-from nograd.jobs.journal import Commit, Header, Journal
+from nograd.jobs.disk import checksum_of, replace, sync, write_all
+from nograd.jobs.journal import Commit, Found, Header, Journal
 from nograd.jobs.outputs import Output
 
 __all__ = ["Files", "Keeping"]
@@ -41,6 +43,14 @@ class Files:
         """How far the run is; stays beside the output, and says what made it."""
         return self.output.with_name(f"{self.output.name}.journal")
 
+    def require_plain(self) -> None:
+        """Raise ConfigError if one of the files is a link, a pipe or anything else that is not a plain file."""
+        for path in (self.output, self.part, self.errors, self.journal):
+            if kind := _special(path):
+                raise ConfigError(
+                    f"{path} is {kind}; nograd predict writes plain files only: move it, or choose another output"
+                )
+
 
 class Keeping:
     """Writes windows, and makes them safe; a context manager.
@@ -57,11 +67,17 @@ class Keeping:
         if not output.parent.is_dir():
             raise ConfigError(f"the output is {str(output)!r}; there is no folder {str(output.parent)!r}")
         self.files = Files(output)
+        self.files.require_plain()
         try:
             self._journal = Journal(self.files.journal)
         except OSError as error:
             raise ConfigError(f"{self.files.journal} cannot be written: {error.strerror}") from error
         found = self._journal.found
+        try:
+            self._require_own(found)
+        except BaseException:
+            self._journal.__exit__(None, None, None)
+            raise
         self.header = None if restart or found.commit == Commit() else found.header
         """Of the run that is gone on with; None begins one."""
 
@@ -70,6 +86,27 @@ class Keeping:
 
         self._safe = self.now
         self._part = self._errors = -1
+
+    def _require_own(self, found: Found) -> None:
+        """Raise ConfigError if an earlier run did not write the part or the bad rows that are there."""
+        for path in (self.files.part, self.files.errors):
+            if found.header is None and _size(path):
+                raise ConfigError(
+                    f"{path} exists, and no journal says that nograd predict wrote it; move it away, or choose another output"
+                )
+        commit = found.commit
+        if commit.written_bytes is not None and self.files.part.exists():  # the end of a run removes it
+            self._require_same(self.files.part, commit.part_bytes, commit.part_crc)
+
+    def _require_same(self, path: Path, size: int, checksum: int | None) -> None:
+        """Raise ConfigError if a file does not begin with the bytes that the journal knows."""
+        if _size(path) < size:
+            raise ConfigError(f"{path} has {_size(path)} bytes, and its journal says {size}; --restart begins again")
+        if size and checksum is not None and checksum_of(path, size) != checksum:
+            raise ConfigError(
+                f"{path} was changed after nograd predict wrote it: its first {size} bytes do not have the checksum in "
+                f"{self.files.journal.name}; --restart begins again"
+            )
 
     @property
     def is_whole(self) -> bool:
@@ -94,9 +131,10 @@ class Keeping:
                 self._journal.begin(header)
                 sync(self.files.output.parent)
             if self._has_new_name:
+                self._require_same(self.files.output, self.now.part_bytes, self.now.part_crc)
                 return
-            self._part = self._opened(self.files.part, self.now.part_bytes)
-            self._errors = self._opened(self.files.errors, self.now.error_bytes)
+            self._part = self._opened(self.files.part, self.now.part_bytes, self.now.part_crc)
+            self._errors = self._opened(self.files.errors, self.now.error_bytes, self.now.error_crc)
 
     @property
     def _has_new_name(self) -> bool:
@@ -104,11 +142,10 @@ class Keeping:
         is_there = self.files.output.is_file() and not self.files.part.exists()
         return is_there and self.now.ended and _size(self.files.output) == self.now.part_bytes
 
-    def _opened(self, path: Path, size: int) -> int:
-        """Open a file behind what is safe in it; what was written later is forgotten."""
-        if _size(path) < size:
-            raise ConfigError(f"{path} has {_size(path)} bytes, and its journal says {size}; --restart begins anew")
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    def _opened(self, path: Path, size: int, checksum: int | None) -> int:
+        """Open a file at the end of its committed bytes, which are verified; later bytes are removed."""
+        self._require_same(path, size, checksum)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         os.ftruncate(file, size)
         os.lseek(file, size, os.SEEK_SET)
         return file
@@ -125,8 +162,10 @@ class Keeping:
             write_all(self._part, rows)
             write_all(self._errors, errors)
         self.now = msgspec.structs.replace(
-            now, part_bytes=self.now.part_bytes + len(rows), error_bytes=self.now.error_bytes + len(errors)
-        )
+            now, part_bytes=self.now.part_bytes + len(rows), error_bytes=self.now.error_bytes + len(errors),
+            part_crc=_extended(self.now.part_crc, self.now.part_bytes, rows),
+            error_crc=_extended(self.now.error_crc, self.now.error_bytes, errors),
+        )  # fmt: skip
 
     def tell_bad(self, errors: bytes) -> None:
         """Write a row that ends the run into the file of bad rows, for the user to see; the next run forgets it."""
@@ -171,11 +210,27 @@ class Keeping:
         for file in (self._part, self._errors):
             if file >= 0:
                 os.close(file)
-        for path in (self.files.part, self.files.errors):
-            if path.is_file() and not _size(path) and not (path == self.files.part and self._journal.found.header):
+        for path, file in ((self.files.part, self._part), (self.files.errors, self._errors)):
+            is_kept = path == self.files.part and self._journal.found.header is not None
+            if file >= 0 and path.is_file() and not _size(path) and not is_kept:
                 path.unlink()
         self._journal.__exit__(kind, error, trace)
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
+
+
+def _special(path: Path) -> str:
+    """Return what is at a path if it is neither a plain file nor nothing."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return ""
+    kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a named pipe", stat.S_IFDIR: "a folder"}
+    return "" if stat.S_ISREG(mode) else kinds.get(stat.S_IFMT(mode), "a device or socket")
+
+
+def _extended(checksum: int | None, size: int, data: bytes) -> int | None:
+    """Return the checksum of `size` bytes and `data`; None if that of the bytes is not known."""
+    return None if checksum is None and size else zlib.crc32(data, checksum or 0)
