@@ -287,6 +287,7 @@ import asyncio, json
 from nograd import load
 from nograd.bundle import Bundle
 from nograd.bundle.page import page
+from nograd.server.call import Call
 from nograd.server.config import ServeConfig
 from nograd.server.service import InferenceService
 
@@ -297,7 +298,7 @@ async def main():
     model = service.add("words", load(sys.argv[1]))
     await service.start()
     body = {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["hello world"]}]}
-    print(json.loads(await model.infer(json.dumps(body).encode()))["outputs"][0]["data"][0])
+    print(json.loads(await model.infer(Call(service, "http", "POST", "/"), json.dumps(body).encode()))["outputs"][0]["data"][0])
     await service.stop()
 
 asyncio.run(main())

@@ -10,6 +10,7 @@ import grpc
 import numpy as np
 import pytest
 
+from nograd.server.call import Call
 from nograd.server.grpc.messages import (
     SERVICE,
     ModelConfigRequest,
@@ -96,8 +97,8 @@ def test_g7_a_stream_s_deadline_is_each_request_s(site: GrpcSite) -> None:
     model = site.service.model("doubling")
     accept = model._accept
 
-    def watched(read: Any) -> Any:
-        batcher, request = accept(read)
+    def watched(call: Call, read: Any) -> Any:
+        batcher, request = accept(call, read)
         seen.append(request.timeout_s)
         return batcher, request
 

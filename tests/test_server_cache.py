@@ -23,6 +23,7 @@ from nograd.errors import ConfigError
 from nograd.fingerprint import Fingerprint
 from nograd.server.binary import BinaryAnswer
 from nograd.server.caching import ModelCache
+from nograd.server.call import Call
 from nograd.server.config import ServeConfig
 from nograd.tensors import Batch
 from tests.fakes import GATE, OUTPUT, Fake, Gate, Site, X, doubling, x
@@ -92,7 +93,7 @@ def test_a_stampede_of_equal_requests_is_one_row_of_the_model() -> None:
         async def stampede() -> list[bytes | BinaryAnswer]:
             model = site.service.model("gated")
             body = json.dumps({"id": "1", "inputs": [x([GATE, 1])]}).encode()
-            tasks = [asyncio.ensure_future(model.infer(body)) for _ in range(1000)]
+            tasks = [asyncio.ensure_future(model.infer(Call(None, "http", "POST", "/"), body)) for _ in range(1000)]
             await gate.wait_entered()
             gate.opened.set()
             return await asyncio.gather(*tasks)
@@ -189,7 +190,11 @@ def test_requests_that_wait_for_the_same_bad_text_are_each_told_where_they_have_
         bodies = [json.dumps({"inputs": [text_body(*texts)]}).encode() for texts in (["c1"], ["ab", "c1"], ["ab", "cd", "c1"])]
 
         async def together() -> list[Any]:
-            return list(await asyncio.gather(*map(model.infer, bodies), return_exceptions=True))
+            return list(
+                await asyncio.gather(
+                    *(model.infer(Call(None, "http", "POST", "/"), body) for body in bodies), return_exceptions=True
+                )
+            )
 
         told = [f"item {index}: preprocess raised ValueError: 'c1' holds what is no letter" for index in range(3)]
         assert list(map(str, site.run(together()))) == told
@@ -256,7 +261,9 @@ def test_what_failed_was_no_hit() -> None:
         body = json.dumps({"inputs": [x([-1, 2])]}).encode()
 
         async def together() -> None:
-            await asyncio.gather(*(model.infer(body) for _ in range(3)), return_exceptions=True)
+            await asyncio.gather(
+                *(model.infer(Call(None, "http", "POST", "/"), body) for _ in range(3)), return_exceptions=True
+            )
 
         site.run(together())
         assert (shown(site)["rows"], shown(site)["hits"]) == (4, 0)

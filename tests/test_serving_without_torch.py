@@ -18,6 +18,7 @@ sys.meta_path.insert(0, NoTorch())
 import asyncio, json
 import numpy as np
 from nograd import Backend, Predictor, Signature, TensorSpec
+from nograd.server.call import Call
 from nograd.server.config import ServeConfig
 from nograd.server.http import App
 from nograd.server.service import InferenceService
@@ -35,7 +36,7 @@ async def main():
     await service.start()
     App(service)
     body = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
-    print(json.loads(await model.infer(json.dumps(body).encode()))["outputs"][0]["data"])
+    print(json.loads(await model.infer(Call(service, "http", "POST", "/"), json.dumps(body).encode()))["outputs"][0]["data"])
     await service.stop()
 
 asyncio.run(main())

@@ -362,7 +362,7 @@ def wide_post(*headers: str, **more: Any) -> bytes:
 def test_a_long_answer_is_compressed_on_both_ways(
     request_: bytes, is_short: bool, cache_mb: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("encodings", "http", "short_path"):
+    for module in ("encodings", "replies", "short_path"):
         monkeypatch.setattr(f"nograd.server.{module}.COMPRESSED_FROM", 4096)
     with Site({"wide": wide()}, cache_mb=cache_mb) as one, Site({"wide": wide()}, cache_mb=cache_mb) as other:
         short, ordinary = said(one, ShortPathProtocol, request_), said(other, HttpToolsProtocol, request_)
@@ -372,7 +372,7 @@ def test_a_long_answer_is_compressed_on_both_ways(
 
 
 def test_a_client_that_leaves_while_its_answer_is_compressed_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("encodings", "http", "short_path"):
+    for module in ("encodings", "replies", "short_path"):
         monkeypatch.setattr(f"nograd.server.{module}.COMPRESSED_FROM", 4096)
     begun, go_on = threading.Event(), threading.Event()
 
@@ -381,7 +381,7 @@ def test_a_client_that_leaves_while_its_answer_is_compressed_is_forgotten(monkey
         go_on.wait(10)
         return compressed(body, coding)
 
-    monkeypatch.setattr("nograd.server.http.compressed", held)
+    monkeypatch.setattr("nograd.server.replies.compressed", held)
     with Site({"wide": wide()}) as site:
 
         async def talk() -> Transport:

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from nograd.batching import BatchRecord
+from nograd.batching import BatchRecord, Spent
 from nograd.errors import ConfigError
 from nograd.server.config import ServeConfig
-from nograd.server.tracing import EXPORTER, note_batch, open_tracing, timing_for
+from nograd.server.tracing import EXPORTER, note_batch, open_tracing
 from tests.fakes import Site, doubling, tensor, x
 from tests.grpc_site import GrpcSite, raw_request, rows
 from tests.running_server import RunningServer
@@ -126,8 +126,10 @@ def test_a_batch_is_a_span_below_its_first_request_and_linked_to_all(collector: 
     tracing = open_tracing(collector.url)
     assert tracing is not None
     traces = [tracing.begin("POST", [], {}) for _ in range(2)]
-    timings = [timing_for(trace, asked=False) for trace in traces]
-    record = BatchRecord(3, 2, "full", 0.25, (0.0, 0.0), 0.0, 0, told=tuple(each.spent for each in timings if each))
+    spent = tuple(Spent() for _ in traces)
+    for each, trace in zip(spent, traces, strict=True):
+        each.owner = trace
+    record = BatchRecord(3, 2, "full", 0.25, (0.0, 0.0), 0.0, 0, told=spent)
 
     note_batch("m", record)
     tracing.close()

@@ -10,18 +10,12 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from nograd.errors import NogradError
-from nograd.server.asgi import Scope
 from nograd.server.logs import line_of
 
-if TYPE_CHECKING:
-    from nograd.server.tracing import Trace
-
-__all__ = ["CLIENT_LEFT", "Access", "AccessLog", "Facts", "http_access", "sentence"]
+__all__ = ["CLIENT_LEFT", "Access", "AccessLog"]
 
 CLIENT_LEFT = 499
 """The status in the log where the client left before its answer, as nginx has it."""
@@ -65,33 +59,6 @@ class Access(NamedTuple):
 
     error: str | None
     """What the client was told."""
-
-
-@dataclass(slots=True)
-class Facts:
-    """What is found out about a request of ASGI while it is answered; it travels in the scope."""
-
-    begun: float = field(default_factory=time.monotonic)
-    key: str | None = None
-    model: str | None = None
-    request_id: str | None = None
-    bytes_in: int | None = None
-    error: str | None = None
-    trace: Trace | None = None
-
-
-def http_access(scope: Scope, facts: Facts, status: int, bytes_out: int) -> Access:
-    """Return what the log is told of a request of ASGI that was answered now."""
-    client = scope.get("client")
-    return Access(
-        time.time(), "http", scope["method"], scope["path"], facts.model, facts.request_id, status,
-        time.monotonic() - facts.begun, facts.bytes_in, bytes_out, client[0] if client else None, facts.key, facts.error,
-    )  # fmt: skip
-
-
-def sentence(error: Exception) -> str:
-    """Return an error as the client was told it: others than ours by their kind."""
-    return str(error) if isinstance(error, NogradError) else type(error).__name__
 
 
 class AccessLog:

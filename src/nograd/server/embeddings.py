@@ -19,10 +19,10 @@ from nograd.batching.collate import model_error
 from nograd.errors import ModelNotFoundError, ProtocolError
 from nograd.interrupts import is_interrupt
 from nograd.server.protocol import InferRequest, require_finite, status_of
-from nograd.server.timing import Timing
 from nograd.tensors import TEXT, Array, TensorSpec
 
 if TYPE_CHECKING:
+    from nograd.server.call import Call
     from nograd.server.served import ServedModel
     from nograd.server.service import InferenceService
 
@@ -81,13 +81,13 @@ class Embeddings:
         self._service = service
         self._created = int(time.time()) if created is None else created
 
-    async def answer(self, body: bytes, timeout_s: float | None = None, timing: Timing | None = None) -> bytes:
+    async def answer(self, call: Call, body: bytes, timeout_s: float | None = None) -> bytes:
         """Return the answer to a call of `/v1/embeddings`: JSON.
 
         Args:
-            body: of the call.
-            timeout_s: seconds that the client waits, where it says so.
-            timing: is told where the time went.
+            call: record of the request.
+            body: of the request.
+            timeout_s: timeout of the client, in seconds, if it sent one.
 
         Raises:
             ProtocolError: the body is not such a call, or the model gives no embeddings.
@@ -95,7 +95,7 @@ class Embeddings:
         """
         request = _read(body)
         model = self._model(request.model)
-        return await model.infer_as(partial(_as_infer, request, model, timeout_s), partial(_write, request, model), timing)
+        return await model.infer_as(call, partial(_as_infer, request, model, timeout_s), partial(_write, request, model))
 
     def models(self) -> dict[str, Any]:
         """Return OpenAI's list of models: those that give embeddings."""

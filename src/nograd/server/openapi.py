@@ -1,13 +1,10 @@
-"""The server's own description, OpenAPI 3.1: `/openapi.json`, made of the routes that are there and the models' signatures.
-
-`http.App.routes` says what is answered, `OPERATIONS` what that is; a test holds them together. Pure: values in, a document out.
-"""
+"""The OpenAPI 3.1 document of a server, `/openapi.json`, from its routes and its models' signatures. Pure."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from nograd import __version__
@@ -16,10 +13,11 @@ from nograd.server.openapi_schemas import HEADERS, SCHEMAS, by_inputs, by_output
 
 if TYPE_CHECKING:
     from nograd.server.keys import Door
+    from nograd.server.routes import Route
     from nograd.server.served import ServedModel
     from nograd.server.service import InferenceService
 
-__all__ = ["OPERATIONS", "Operation", "document"]
+__all__ = ["document"]
 
 JSON = "application/json"
 OCTETS = "application/octet-stream"
@@ -47,66 +45,6 @@ REFUSALS = {
     504: "the answer would have come too late",
 }
 
-CALL = (400, 404, 413, 500, 501, 503, 504)
-"""What a call of a model may be refused with."""
-
-
-class Operation(NamedTuple):
-    """What one route does."""
-
-    name: str
-    summary: str
-    answer: str
-    """The name of a schema; or the content type, where it is not JSON."""
-
-    refusals: tuple[int, ...] = ()
-    body: str = ""
-    """The name of the body's schema; empty: it has none."""
-
-
-_MODEL = {
-    "": ("GET", Operation("model_metadata", "Name, versions and tensors of a model", "ModelMetadata", (404,))),
-    "/ready": ("GET", Operation("model_ready", "Whether a model answers", "ModelReady", (404,))),
-    "/stats": ("GET", Operation("model_statistics", "Counts and times of a model, in Triton's form", "Statistics", (404,))),
-    "/config": (
-        "GET",
-        Operation("model_configuration", "How it is served, as Triton's ModelConfig", "ModelConfig", (404,)),
-    ),
-    "/infer": ("POST", Operation("infer", "Run a model", "InferAnswer", CALL, "InferRequest")),
-}
-
-OPERATIONS: Mapping[tuple[str, str], Operation] = {
-    ("GET", "/"): Operation("live_page", "The live page", "text/html"),
-    ("GET", "/page/{file}"): Operation("page_file", "A file of it", "*/*", (404,)),
-    ("GET", "/live.json"): Operation("live", "What the live page shows", "Live"),
-    ("GET", "/openapi.json"): Operation("openapi", "This document", "Document"),
-    ("GET", "/metrics"): Operation("metrics", "Metrics in Prometheus' text format", "text/plain"),
-    ("POST", "/cache/clear"): Operation("clear_cache", "Forget the answers that are kept in memory", "Cleared"),
-    ("GET", "/v2"): Operation("server_metadata", "Name, version and extensions", "ServerMetadata"),
-    ("GET", "/v2/"): Operation("server_metadata_too", "The same", "ServerMetadata"),
-    ("GET", "/v2/health/live"): Operation("server_live", "Whether the server runs", "ServerLive"),
-    ("GET", "/v2/health/ready"): Operation("server_ready", "Whether all models answer; 503 where not", "ServerReady"),
-    ("GET", "/v2/models/stats"): Operation("statistics", "Counts and times of all models, in Triton's form", "Statistics"),
-    ("POST", "/v2/repository/index"): Operation(
-        "repository_index", "Every model that is served or could be loaded", "RepositoryIndex", (400,), "RepositoryIndexRequest"
-    ),
-    ("POST", "/v2/repository/models/{model}/load"): Operation(
-        "repository_load", "Load a model, or load it anew; answered when it is warm", "Changed", (400, 404, 503), "Change"
-    ),
-    ("POST", "/v2/repository/models/{model}/unload"): Operation(
-        "repository_unload", "Unload a model; answered when its memory is free", "Changed", (400, 404), "Change"
-    ),
-    ("GET", "/v1/models"): Operation("list_models", "The models that give embeddings", "OpenAIModels"),
-    ("GET", "/v1/models/{model}"): Operation("retrieve_model", "One of them", "OpenAIModel", (404,)),
-    ("POST", "/v1/embeddings"): Operation("create_embeddings", "Texts to vectors", "Embeddings", CALL, "EmbeddingsRequest"),
-    **{
-        (method, f"/v2/models/{{model}}{version}{action}"): operation._replace(name=operation.name + suffix)
-        for version, suffix in (("", ""), ("/versions/{version}", "_version"))
-        for action, (method, operation) in _MODEL.items()
-    },
-}
-"""By method and path."""
-
 READY = ("server_live", "server_ready", "model_ready", "model_ready_version")
 """Operations that answer 503 with the same body when the answer is no."""
 
@@ -116,24 +54,22 @@ MAY_BE_EMPTY = ("RepositoryIndexRequest", "Change")
 _PLAIN = {"schema": {"type": "string"}}
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 
-_UNKNOWN = Operation("", "Not described", "Document")
 
-
-def document(service: InferenceService, routes: Iterable[tuple[str, str]]) -> dict[str, Any]:
+def document(service: InferenceService, routes: Sequence[Route]) -> dict[str, Any]:
     """Return the description of a server.
 
     Args:
         service: its models.
-        routes: method and path of what is answered.
+        routes: of the server.
     """
     names = list(dict.fromkeys(model.name for model in service.models))
     versions = list(dict.fromkeys(model.version for model in service.models))
     paths: dict[str, dict[str, Any]] = {}
-    for method, path in routes:
-        operation = OPERATIONS.get((method, path), _UNKNOWN._replace(name=_word(f"{method}{path}")))
-        paths.setdefault(path, {})[method.lower()] = _operation(operation, path, names, versions)
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, names, versions)
+    (infer,) = [route for route in routes if route.name == "infer"]
     for index, model in enumerate(service.model(name) for name in names):
-        paths[f"/v2/models/{quote(model.name, safe='')}/infer"] = {"post": _infer(model, index)}
+        paths[f"/v2/models/{quote(model.name, safe='')}/infer"] = {"post": _infer(infer, model, index)}
     paths["/v1/embeddings"]["post"]["requestBody"]["content"][JSON]["schema"] = _embeddings_request(service.models)
     made = {
         "openapi": "3.1.0",
@@ -161,21 +97,21 @@ def _locked(made: dict[str, Any], door: Door) -> dict[str, Any]:
     }
 
 
-def _operation(operation: Operation, path: str, names: Sequence[str], versions: Sequence[str]) -> dict[str, Any]:
-    is_openai = path.startswith("/v1/")
+def _operation(route: Route, names: Sequence[str], versions: Sequence[str]) -> dict[str, Any]:
+    path, is_openai = route.path, route.path.startswith("/v1/")
     made: dict[str, Any] = {
-        "operationId": operation.name,
-        "summary": operation.summary,
+        "operationId": route.name,
+        "summary": route.summary,
         "tags": ["OpenAI" if is_openai else "Open Inference Protocol" if path.startswith("/v2") else "nograd"],
-        "responses": _responses(operation, "OpenAIError" if is_openai else "Error"),
+        "responses": _responses(route, "OpenAIError" if is_openai else "Error"),
     }
     parameters = [_path_parameter(name, names, versions) for name in re.findall(r"{(\w+)}", path)]
-    if operation.body:
+    if route.body:
         made["requestBody"] = {
-            "required": operation.body not in MAY_BE_EMPTY,
-            "content": {JSON: {"schema": ref(operation.body)}},
+            "required": route.body not in MAY_BE_EMPTY,
+            "content": {JSON: {"schema": ref(route.body)}},
         }
-    if operation.body == "InferRequest":
+    if route.body == "InferRequest":
         made["requestBody"]["content"][OCTETS] = _BYTES
         parameters.append(_HEADER_LENGTH)
     if parameters:
@@ -197,17 +133,17 @@ _HEADER_LENGTH = {
 }
 
 
-def _responses(operation: Operation, error: str) -> dict[str, Any]:
-    is_json = "/" not in operation.answer
-    content = {JSON: {"schema": ref(operation.answer)}} if is_json else {operation.answer: _PLAIN}
-    answered: dict[str, Any] = {"description": operation.summary, "content": content}
+def _responses(route: Route, error: str) -> dict[str, Any]:
+    is_json = "/" not in route.answer
+    content = {JSON: {"schema": ref(route.answer)}} if is_json else {route.answer: _PLAIN}
+    answered: dict[str, Any] = {"description": route.summary, "content": content}
     made: dict[str, Any] = {"200": answered}
-    if operation.answer == "InferAnswer":
+    if route.answer == "InferAnswer":
         content[OCTETS] = _BYTES
         answered["headers"] = {"Inference-Header-Content-Length": {"$ref": "#/components/headers/HeaderLength"}}
-    if operation.name in READY:
+    if route.name in READY:
         made["503"] = {"description": "not ready", "content": content}
-    for status in operation.refusals:
+    for status in route.errors:
         made[str(status)] = _refusal(status, error)
         if status == 503:
             made["503"]["headers"] = {"Retry-After": {"$ref": "#/components/headers/RetryAfter"}}
@@ -218,11 +154,10 @@ def _refusal(status: int, error: str) -> dict[str, Any]:
     return {"description": REFUSALS[status], "content": {JSON: {"schema": ref(error)}}}
 
 
-def _infer(model: ServedModel, index: int) -> dict[str, Any]:
+def _infer(route: Route, model: ServedModel, index: int) -> dict[str, Any]:
     """Return the infer call of one model, whose tensors are known."""
-    operation = OPERATIONS["POST", "/v2/models/{model}/infer"]
     name = f"infer_{_word(model.name)}_{index}"
-    made = _operation(operation._replace(name=name, summary=f"Run {model.name}"), "/v2", [], [])
+    made = _operation(route._replace(name=name, summary=f"Run {model.name}", path="/v2"), [], [])
     content = made["requestBody"]["content"][JSON]
     content["schema"] = by_inputs(model.inputs)
     example = model.example_request()

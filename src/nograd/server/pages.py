@@ -1,15 +1,14 @@
-"""The files of the live page, as they are served: all that lies in `page/`, with index.html at `/`."""
+"""The files of the live page: everything in `page/`, with index.html at `/`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import PurePath
-from typing import TypeAlias
+
+from nograd.server.replies import Reply
 
 __all__ = ["PAGE_HEADERS", "page_replies"]
-
-Reply: TypeAlias = tuple[int, bytes, bytes]
 
 KINDS: Mapping[str, bytes] = {
     ".html": b"text/html; charset=utf-8",
@@ -26,10 +25,10 @@ PAGE_HEADERS: tuple[tuple[bytes, bytes], ...] = (
 
 
 def page_replies() -> dict[str, Reply]:
-    """Return status, content type and body of each file, by path."""
+    """Return the reply of each file, by path."""
     folder = files("nograd.server").joinpath("page")
     found = sorted((each.name, each) for each in folder.iterdir() if PurePath(each.name).suffix in KINDS)
-    return {_path(name): (200, KINDS[PurePath(name).suffix], each.read_bytes()) for name, each in found}
+    return {_path(name): Reply(200, KINDS[PurePath(name).suffix], each.read_bytes()) for name, each in found}
 
 
 def _path(name: str) -> str:

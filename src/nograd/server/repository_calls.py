@@ -1,27 +1,18 @@
-"""The repository extension's calls over HTTP: a path and a body in, what the answer's body holds out."""
+"""The repository extension's calls: a model's name and a JSON body in, the value of the response's body out."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any
-from urllib.parse import unquote
 
 import msgspec
 
-from nograd.errors import ModelNotFoundError, ProtocolError
+from nograd.errors import ProtocolError
 from nograd.server.repository import Repository
 
-__all__ = ["PREFIX", "ROUTES", "RepositoryCall", "refuse_parameters", "repository_call"]
-
-PREFIX = "/v2/repository/"
-
-ROUTES = (f"{PREFIX}index", f"{PREFIX}models/{{model}}/load", f"{PREFIX}models/{{model}}/unload")
-
-RepositoryCall = Callable[[Repository, bytes], Awaitable[Any]]
+__all__ = ["change_model", "list_models", "refuse_parameters"]
 
 HARMLESS = "unload_dependents"
-"""A parameter that says nothing here: no model depends on another."""
+"""A parameter without effect here: no model depends on another."""
 
 
 class _Index(msgspec.Struct, frozen=True):
@@ -32,31 +23,21 @@ class _Change(msgspec.Struct, frozen=True):
     parameters: dict[str, Any] = {}
 
 
-def repository_call(raw: bytes) -> RepositoryCall:
-    """Return what a path below `PREFIX` asks for; the repository's own name, which Triton allows before it, may be there.
-
-    Args:
-        raw: the path as it was sent; names may be percent-encoded.
-
-    Raises:
-        ModelNotFoundError: there is no such path.
-    """
-    path = raw.split(b"?")[0].decode("latin-1")
-    words = path.removeprefix(PREFIX).split("/")
-    for asked in (words, words[1:]):
-        if asked == ["index"]:
-            return _index
-        if len(asked) == 3 and asked[0] == "models" and asked[1] and asked[2] in ("load", "unload"):
-            return partial(_change, unquote(asked[1]), asked[2])
-    raise ModelNotFoundError(f"there is nothing at {unquote(path)}; the repository has {', '.join(ROUTES)}")
-
-
-async def _index(repository: Repository, body: bytes) -> Any:
+async def list_models(repository: Repository, body: bytes) -> Any:
+    """Return the models that are served or can be loaded."""
     repository.require()
     return await repository.index(ready=_read(body, _Index).ready)
 
 
-async def _change(name: str, what: str, repository: Repository, body: bytes) -> Any:
+async def change_model(repository: Repository, name: str, what: str, body: bytes) -> Any:
+    """Load or unload a model.
+
+    Args:
+        repository: of the server.
+        name: of the model.
+        what: `load` or `unload`.
+        body: of the request; may be empty.
+    """
     repository.require()
     refuse_parameters(_read(body, _Change).parameters)
     await (repository.load(name) if what == "load" else repository.unload(name))
@@ -64,7 +45,7 @@ async def _change(name: str, what: str, repository: Repository, body: bytes) -> 
 
 
 def refuse_parameters(parameters: Any) -> None:
-    """Raise ProtocolError where a client sends along what a model should be: that could be any code."""
+    """Raise ProtocolError if a client sends a model's files or configuration along: they could be any code."""
     for name in parameters:
         if name != HARMLESS:
             raise ProtocolError(

@@ -24,9 +24,10 @@ from nograd.interrupts import is_interrupt
 from nograd.predictor import Predictor
 from nograd.server.binary import BinaryAnswer
 from nograd.server.caching import ModelCache
+from nograd.server.call import Call
 from nograd.server.config import ServeConfig
 from nograd.server.configuration import configuration
-from nograd.server.inside import Inside
+from nograd.server.in_flight import InFlight
 from nograd.server.live import Live
 from nograd.server.liveness import stuck
 from nograd.server.logs import event
@@ -39,7 +40,6 @@ from nograd.server.protocol import (
     require_datatypes,
     require_outputs,
     shorter,
-    status_of,
     tensor_metadata,
 )
 from nograd.server.statistics import Looked, Tally
@@ -85,14 +85,11 @@ class ServedModel:
         self._batcher: Batcher | None = None
         self._flights = flights
         self._cache: ModelCache | None = None
-        self._inside = Inside()
+        self._in_flight = InFlight()
         self._ids = itertools.count(1)
         self._tally = Tally()
         self.busy_s = 0.0
         """Seconds of all runs, on all lanes together."""
-
-        self.answered_id: str | None = None
-        """Of the request that is answered, or refused, in this very turn of the loop; for the access log."""
 
     # -- life
 
@@ -155,7 +152,7 @@ class ServedModel:
         self.drain()
         if self._batcher is not None:
             until = time.monotonic() + self.config.grace_s
-            await self._inside.wait_empty(self.config.grace_s)
+            await self._in_flight.wait_empty(self.config.grace_s)
             await self._batcher.close(max(0.0, until - time.monotonic()))
 
     async def leave(self) -> None:
@@ -185,144 +182,151 @@ class ServedModel:
     # -- answering
 
     async def infer(
-        self,
-        body: bytes,
-        tail: memoryview | None = None,
-        *,
-        timeout_s: float | None = None,
-        timing: Timing | None = None,
+        self, call: Call, body: bytes, tail: memoryview | None = None, *, timeout_s: float | None = None
     ) -> bytes | BinaryAnswer:
-        """Return the answer to an infer call's body: JSON, or some of its tensors in binary where it asks for that.
+        """Return the answer to an infer call's body: JSON, with binary tensors if the request wants them.
 
         Args:
+            call: record of the request.
             body: JSON; empty for a raw request.
-            tail: the bytes behind it, where the request may have some.
-            timeout_s: seconds that the client waits, where more than the body says so; the shorter goes before.
-            timing: is told where the time went.
+            tail: binary tensors after the JSON, if the request has a header with its length.
+            timeout_s: timeout of the client, in seconds; the shorter of it and the body's own applies.
 
         Raises:
-            NogradError: see `protocol.status_of` for each kind's meaning to a client.
+            NogradError: `protocol.status_of` says what each kind means to a client.
         """
 
         def read() -> InferRequest:
             request = self._decode(body, tail)
             return request if timeout_s is None else request._replace(timeout_s=shorter(timeout_s, request.timeout_s))
 
-        return await self.infer_as(read, _body, timing)
+        return await self.infer_as(call, read, _body)
 
     async def infer_as(
         self,
+        call: Call,
         read: Callable[[], InferRequest],
         write: Callable[[InferRequest, str, str, str, Mapping[str, Array]], Answer],
-        timing: Timing | None = None,
     ) -> Answer:
-        """Return the answer to an infer call in any form.
+        """Return the answer to an infer call in any format.
 
         Args:
-            read: gives the request.
-            write: makes the answer of the request, the model's name and version, the answer's id and the outputs asked for.
-            timing: is told where the time went.
+            call: record of the request; gets this model, the request's id and the times.
+            read: returns the request.
+            write: encodes the answer from the request, the model's name and version, the answer's id and the requested outputs.
 
         Raises:
-            NogradError: as `infer`; and what `read` and `write` raise.
+            NogradError: as `infer`; and whatever `read` and `write` raise.
         """
-        begun = time.monotonic()
-        request = None
-        try:
-            batcher, request = self._accept(read)
-            if timing is not None:
-                timing.decoded()
-            with self._inside:
-                outputs = await self._outputs(request, batcher, timing)
-            if timing is not None:
-                timing.outputs()
-            answer = write(request, *self._told(request), self._chosen(request, outputs))
-            if timing is not None:
-                timing.encoded()
-        except Exception as error:
-            self.note_error(error, begun, request)
-            raise
-        self._note_answer(begun)
+        timing = call.timing
+        batcher, request = self._accept(call, read)
+        if timing is not None:
+            timing.decoded()
+        with self._in_flight:
+            outputs = await self._outputs(request, batcher, timing)
+        if timing is not None:
+            timing.outputs()
+        answer = write(request, *self._identity(call), self._select(request, outputs))
+        if timing is not None:
+            timing.encoded()
         return answer
 
     def submit(
-        self, body: bytes, done: Callable[[bytes | BinaryAnswer | Exception], None], timeout_s: float | None = None
+        self,
+        call: Call,
+        body: bytes,
+        done: Callable[[bytes | BinaryAnswer | Exception], None],
+        timeout_s: float | None = None,
     ) -> Callable[[], None] | None:
-        """Answer an infer call by calling back in the event loop, without a task; what `infer` returns or raises is the same.
+        """Answer an infer call through a callback in the event loop, without a task; the answer equals that of `infer`.
 
         Args:
+            call: record of the request.
             body: JSON.
-            done: called once with the answer, or the error; perhaps from within this call.
+            done: called once with the answer, or the error; perhaps before this call returns.
             timeout_s: as for `infer`.
 
         Returns:
-            What forgets the request, after which `done` is not called; None where it takes `infer`: nothing was done.
+            A function that cancels the request, after which `done` is not called; None if the request needs `infer`: nothing
+            was done.
         """
         if self._preprocesses or self._postprocesses or (self._cache is not None and self._cache.is_on):
             return None
-        begun = time.monotonic()
-        request = None
         try:
-            batcher, request = self._accept(partial(self._decode, body))
+            batcher, request = self._accept(call, partial(self._decode, body))
             part = self.inputs.check(request.inputs)
             if self._cache is not None and self._cache.takes(num_rows(part)):
                 return None
-            answering = partial(self._answer, request, begun, done)
+            answering = partial(self._answer, call, request, done)
             if timeout_s is not None:
                 request = request._replace(timeout_s=shorter(timeout_s, request.timeout_s))
             allowed_s = request.timeout_s or self.config.timeout_s
             return batcher.submit(part, answering, timeout_s=allowed_s, priority=request.priority)
-        except Exception as error:  # noqa: BLE001  the caller tells it to the client, as it does with what `infer` raises
-            self.note_error(error, begun, request)
+        except Exception as error:  # noqa: BLE001  the front answers with it, as with an error of `infer`
             done(error)
             return _nothing
 
     def _answer(
         self,
+        call: Call,
         request: InferRequest,
-        begun: float,
         done: Callable[[bytes | BinaryAnswer | Exception], None],
         outputs: Batch | Exception,
     ) -> None:
-        """Hand out what the batcher says of a request that was submitted."""
+        """Encode the outputs of a submitted request, and hand out the answer."""
         answer: bytes | BinaryAnswer | Exception
         if isinstance(outputs, Exception):
             answer = outputs
         else:
             try:
-                answer = _body(request, *self._told(request), self._chosen(request, [outputs]))
+                answer = _body(request, *self._identity(call), self._select(request, [outputs]))
             except Exception as error:  # noqa: BLE001  as above
                 answer = error
-        if isinstance(answer, Exception):
-            self.note_error(answer, begun, request)
-        else:
-            self._note_answer(begun)
         done(answer)
 
-    def _accept(self, read: Callable[[], InferRequest]) -> tuple[Batcher, InferRequest]:
-        """Return the batcher and what is asked for, where the model is ready and has such outputs."""
+    def _accept(self, call: Call, read: Callable[[], InferRequest]) -> tuple[Batcher, InferRequest]:
+        """Return the batcher and the request, if the model is ready and has the requested outputs."""
+        call.model, call.begun = self, time.monotonic()
         if not self.ready or self._batcher is None:
             raise UnavailableError(f"model {self.name!r} is not ready: it is warming up, or the server is stopping")
         request = read()
+        call.request_id = request.id or None
         if request.outputs:
             require_outputs(request.outputs, self.outputs)
         return self._batcher, request
 
-    def _told(self, request: InferRequest) -> tuple[str, str, str]:
-        self.answered_id = request.id or f"{next(self._ids)}"
-        return self.name, self.version, self.answered_id
+    def _identity(self, call: Call) -> tuple[str, str, str]:
+        """Return name and version of the model, and the id of the answer: the client's, or a new one."""
+        if call.request_id is None:
+            call.request_id = f"{next(self._ids)}"
+        return self.name, self.version, call.request_id
 
-    def _chosen(self, request: InferRequest, outputs: Sequence[Batch]) -> Mapping[str, Array]:
+    def _select(self, request: InferRequest, outputs: Sequence[Batch]) -> Mapping[str, Array]:
+        """Return the requested outputs, in the requested order."""
         found = self._merged(outputs)
         return {name: found[name] for name in request.outputs} if request.outputs else found
 
-    def _note_answer(self, begun: float) -> None:
-        tally, now = self._tally, time.monotonic()
-        tally.answered += 1
-        tally.answered_s += now - begun
-        tally.last = now
-        self._live.note_request(now, now - begun)
-        self._metrics.note_request(now - begun)
+    def record(self, status: int, now: float, seconds: float, error: Exception | None) -> None:
+        """Count one finished request.
+
+        Args:
+            status: of the response, 200 or an error's.
+            now: when it was ready, on the monotonic clock.
+            seconds: since the body had arrived.
+            error: if the request failed.
+        """
+        tally = self._tally
+        if error is None:
+            tally.answered += 1
+            tally.answered_s += seconds
+            tally.last = now
+            self._live.note_request(now, seconds)
+            self._metrics.note_request(seconds)
+        else:
+            tally.failed += 1
+            tally.failed_s += seconds
+            self._live.note_error(now, status, str(error) if isinstance(error, NogradError) else repr(error))
+            self._metrics.note_error(status)
 
     async def _outputs(self, request: InferRequest, batcher: Batcher, timing: Timing | None) -> Sequence[Batch]:
         """Return the outputs of a request's parts: known, or run."""
@@ -482,18 +486,9 @@ class ServedModel:
         if record.told:
             note_batch(self.name, record)
 
-    def note_error(self, error: Exception, begun: float | None = None, request: InferRequest | None = None) -> None:
-        """Count a request that is answered with an error; it was read by `begun`, on the monotonic clock, if at all."""
-        self.answered_id = request.id if request is not None else None
-        status, now = status_of(error), time.monotonic()
-        self._tally.failed += 1
-        self._tally.failed_s += 0.0 if begun is None else now - begun
-        self._live.note_error(now, status, str(error) if isinstance(error, NogradError) else repr(error))
-        self._metrics.note_error(status)
-
 
 def _nothing() -> None:
-    """Forget a request that was answered at once."""
+    """Cancel a request that was answered at once."""
 
 
 def _item_of(name: str, predictor: Predictor) -> TensorSpec:

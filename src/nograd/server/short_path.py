@@ -9,23 +9,31 @@ ordinary way; so does all where traces are sent. Both ways are answered by the s
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from nograd.errors import NogradError, ProtocolError, UnauthorizedError
-from nograd.server.access import CLIENT_LEFT, Access, sentence
-from nograd.server.asked import ACCEPTED, DEADLINE, PLAIN, REQUEST_ID, TIMING, Asked, asked_of
+from nograd.server.access import CLIENT_LEFT
 from nograd.server.binary import MOST_DIGITS, BinaryAnswer
 from nograd.server.bodies import Room
+from nograd.server.call import Call
 from nograd.server.encodings import COMPRESSED_FROM, coding_of
-from nograd.server.http import JSON, OCTETS, App, Headers, Reply, answer_reply, encoded, error_reply, header_length
+from nograd.server.http import App
+from nograd.server.replies import JSON, OCTETS, Headers, Reply, compress_body, error_reply, infer_reply, length_header
+from nograd.server.request_options import (
+    ACCEPT_ENCODING,
+    DEADLINE,
+    NO_OPTIONS,
+    REQUEST_ID,
+    TIMING,
+    RequestOptions,
+    parse_options,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
-    from nograd.server.served import ServedModel
     from nograd.server.table import Find
 
 __all__ = ["ShortPathProtocol"]
@@ -38,14 +46,14 @@ OFFSET = b"inference-header-content-length"
 
 UNUSUAL = frozenset((b"expect", b"upgrade", b"transfer-encoding", b"content-encoding", TIMING))
 
-LOOKED_AT = UNUSUAL | {ACCEPTED, DEADLINE, OFFSET, REQUEST_ID}
+LOOKED_AT = UNUSUAL | {ACCEPT_ENCODING, DEADLINE, OFFSET, REQUEST_ID}
 
 
 class ShortPathProtocol(HttpToolsProtocol):
     """uvicorn's protocol; infer calls of a server's models take the short path."""
 
     cycle: Any
-    """The newest request's: uvicorn's, or a `_Call`."""
+    """The newest request's: uvicorn's, or an `_Exchange`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -55,13 +63,12 @@ class ShortPathProtocol(HttpToolsProtocol):
         self._paths = app.infer_paths if isinstance(app, App) and is_plain and app.service.tracing is None else {}
         self._service = app.service if isinstance(app, App) else None
         self._longest = app.max_body_bytes if isinstance(app, App) else 0
-        self._call: _Call | None = None
+        self._call: _Exchange | None = None
         self._length: bytes | None = None
         self._offset: bytes | None = None
         self._is_usual = True
         self._accepts: bytes | None = None
-        self._asks = False
-        self._key: str | None = None
+        self._has_options = False
         self._said: tuple[Any, bytes] = (None, b"")
 
     # -- reading a request
@@ -73,7 +80,7 @@ class ShortPathProtocol(HttpToolsProtocol):
         self._length = self._offset = None
         self._is_usual = True
         self._accepts = None
-        self._asks = False
+        self._has_options = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
@@ -86,7 +93,7 @@ class ShortPathProtocol(HttpToolsProtocol):
 
     def _look_at(self, name: bytes, value: bytes) -> None:
         """Note a header that says how an infer call is to be answered, or that it is none of the usual ones."""
-        if name == ACCEPTED:
+        if name == ACCEPT_ENCODING:
             self._is_usual = self._is_usual and self._accepts is None and b";" not in value
             self._accepts = value
         elif name == OFFSET:
@@ -97,33 +104,35 @@ class ShortPathProtocol(HttpToolsProtocol):
             if name == b"expect" and value.lower() == b"100-continue":
                 self.expect_100_continue = True
         else:
-            self._asks = True
+            self._has_options = True
 
     def on_headers_complete(self) -> None:
         find = self._paths.get(self.url)
-        if find is not None and self._may_be_short() and (asked := self._asked()) is not None and self._may_enter():
-            keep_alive = self.parser.should_keep_alive()
-            self._call = self.cycle = _Call(self, find, self.url, asked, self._accepts, keep_alive=keep_alive)
-            self._call.key = self._key
-            if self._offset is not None and self._length is not None:
-                self._call.room = Room(int(self._offset), int(self._length))
-            return
+        if find is not None and self._may_be_short() and (options := self._options()) is not None:
+            call = Call(self._service, "http", "POST", self.url.decode("latin-1"), options=options)
+            if self._may_enter(call):
+                if self.client:
+                    call.client = self.client[0]
+                self._call = self.cycle = _Exchange(self, find, call, self._accepts, keep_alive=self.parser.should_keep_alive())
+                if self._offset is not None and self._length is not None:
+                    self._call.room = Room(int(self._offset), int(self._length))
+                return
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.headers, self.expect_100_continue = url, headers, expects
         self.scope["headers"] = headers
         super().on_headers_complete()
 
-    def _asked(self) -> Asked | None:
-        """Return what the headers ask for; None where that is a mistake, of which the ordinary way tells."""
-        if not self._asks:
-            return PLAIN
-        asked = asked_of(self.headers)
+    def _options(self) -> RequestOptions | None:
+        """Return the options in the headers; None if one is wrong: the ordinary way answers with the error."""
+        if not self._has_options:
+            return NO_OPTIONS
+        options = parse_options(self.headers)
         try:
-            asked.timeout_s  # noqa: B018  it raises
+            options.timeout_s  # noqa: B018  it raises
         except ProtocolError:
             return None
-        return asked
+        return options
 
     def _may_be_short(self) -> bool:
         length, offset, parser = self._length, self._offset, self.parser
@@ -141,12 +150,10 @@ class ShortPathProtocol(HttpToolsProtocol):
             and parser.get_http_version() == "1.1"
         )
 
-    def _may_enter(self) -> bool:
-        """True with an API key, or where none is needed; without one the ordinary way refuses."""
-        if self._service is None or self._service.door.is_open:
-            return True
+    def _may_enter(self, call: Call) -> bool:
+        """Return whether the request has a valid API key, or needs none; else the ordinary way refuses it."""
         try:
-            self._key = self._service.door.enter(self.headers, self.url.decode("latin-1"))
+            call.enter(self.headers, call.path)
         except UnauthorizedError:
             return False
         return True
@@ -174,7 +181,7 @@ class ShortPathProtocol(HttpToolsProtocol):
         call, self._call = self._call, None
         if call is not None:
             call.forget()
-        if isinstance(self.cycle, _Call):
+        if isinstance(self.cycle, _Exchange):
             self.cycle = None
         super().connection_lost(exc)
 
@@ -182,7 +189,7 @@ class ShortPathProtocol(HttpToolsProtocol):
 
     def write(
         self,
-        call: _Call,
+        call: _Exchange,
         status: int,
         kind: bytes,
         body: bytes,
@@ -201,69 +208,31 @@ class ShortPathProtocol(HttpToolsProtocol):
         head = (STATUS_LINE[status], common, b"content-type: %b\r\ncontent-length: %d\r\n" % (kind, size), more, end, body)
         self._call = None
         call.response_complete = True
+        call.call.finish(status, size)
         if tensors:
             self.transport.writelines([b"".join(head), *tensors])
         else:
             self.transport.write(b"".join(head))
-        self.note(call, status, size)
         if not call.keep_alive:
             self.transport.close()
         self.on_response_complete()
 
-    def note(self, call: _Call, status: int, bytes_out: int) -> None:
-        """Tell the access log, where there is one."""
-        if self._service is None or (log := self._service.access) is None:
-            return
-        client = self.client[0] if self.client else None
-        request_id = call.request_id if status != CLIENT_LEFT else None
-        log.note(
-            Access(
-                time.time(),
-                "http",
-                "POST",
-                call.path.decode("latin-1"),
-                None if call.model is None else call.model.name,
-                request_id,
-                status,
-                time.monotonic() - call.begun,
-                len(call.body) if call.room is None else call.room.filled,
-                bytes_out,
-                client,
-                call.key,
-                None if call.error is None else sentence(call.error),
-            )  # fmt: skip
-        )
 
-
-class _Call:
-    """One infer call; stands where uvicorn has its cycle, and has of it what `HttpToolsProtocol` looks at."""
+class _Exchange:
+    """One infer call on a connection, in place of uvicorn's cycle: it has what `HttpToolsProtocol` reads of that."""
 
     __slots__ = (
-        "_accepts", "_asked", "_find", "_forget", "_protocol", "begun", "body", "error", "keep_alive", "key", "model", "path",
-        "request_id", "response_complete", "room",
+        "_accept_encoding", "_cancel", "_find", "_protocol", "body", "call", "keep_alive", "response_complete", "room"
     )  # fmt: skip
 
     def __init__(
-        self,
-        protocol: ShortPathProtocol,
-        find: Find,
-        path: bytes,
-        asked: Asked,
-        accepts: bytes | None,
-        *,
-        keep_alive: bool,
+        self, protocol: ShortPathProtocol, find: Find, call: Call, accept_encoding: bytes | None, *, keep_alive: bool
     ) -> None:
         self._protocol = protocol
         self._find = find
-        self.model: ServedModel | None = None
-        self.path = path
-        self._asked = asked
-        self._accepts = accepts
-        self.key: str | None = None
-        self.request_id: str | None = None
-        self.error: Exception | None = None
-        self.begun = time.monotonic()
-        self._forget: Callable[[], object] | None = None
+        self._accept_encoding = accept_encoding
+        self._cancel: Callable[[], object] | None = None
+        self.call = call
         self.body = b""
         self.room: Room | None = None
         """For a body with tensors in binary."""
@@ -272,22 +241,25 @@ class _Call:
         self.response_complete = False
 
     def begin(self) -> None:
-        """Have it answered: its body was read."""
-        timeout_s = self._asked.timeout_s if self._asked is not PLAIN else None
+        """Answer the request: its body has arrived."""
+        call = self.call
+        timeout_s = call.options.timeout_s if call.options is not NO_OPTIONS else None
+        call.bytes_in = len(self.body) if self.room is None else self.room.filled
         try:
-            model = self.model = self._find()
-        except NogradError as error:  # unloaded while its body came
+            model = self._find()
+        except NogradError as error:  # unloaded while its body arrived
             self._done(error)
             return
-        forget: Callable[[], object] | None
-        forget = model.submit(self.body, self._done, timeout_s) if self.room is None else None
-        if forget is None:
-            forget = self._go_on(self._infer(timeout_s))
+        cancel: Callable[[], object] | None = None
+        if self.room is None:
+            cancel = model.submit(call, self.body, self._done, timeout_s)
+        if cancel is None:
+            cancel = self._run(self._infer(timeout_s))
         if not self.response_complete:  # else it would keep the model, as long as the connection is idle
-            self._forget = forget
+            self._cancel = cancel
 
-    def _go_on(self, work: Coroutine[Any, Any, None]) -> Callable[[], object]:
-        """Have the rest of the call done by a task; return what cancels it."""
+    def _run(self, work: Coroutine[Any, Any, None]) -> Callable[[], object]:
+        """Run the rest of the exchange in a task; return a function that cancels it."""
 
         async def rest() -> None:
             try:
@@ -305,50 +277,51 @@ class _Call:
     async def _infer(self, timeout_s: float | None) -> None:
         answer: bytes | BinaryAnswer | Exception
         try:
-            model = self.model = self._find()
             body, tail = (self.body, None) if self.room is None else self.room.body()
-            answer = await model.infer(body, tail, timeout_s=timeout_s)
-        except Exception as error:  # noqa: BLE001  told to the client
+            answer = await self._find().infer(self.call, body, tail, timeout_s=timeout_s)
+        except Exception as error:  # noqa: BLE001  the client gets it
             answer = error
         self._done(answer)
 
     def _done(self, answer: bytes | BinaryAnswer | Exception) -> None:
-        protocol = self._protocol
-        self._forget = None
-        self.request_id = self.model.answered_id if self.model is not None else None
+        protocol, options = self._protocol, self.call.options
+        self._cancel = None
+        if isinstance(answer, Exception):
+            self.call.error = answer
         if protocol.transport.is_closing():  # the client has left
             self.response_complete = True
-            protocol.note(self, CLIENT_LEFT, 0)
+            self.call.finish(CLIENT_LEFT)
         elif isinstance(answer, bytes) and len(answer) < COMPRESSED_FROM:
-            protocol.write(self, 200, JSON, answer, self._asked.echoed if self._asked is not PLAIN else ())
+            protocol.write(self, 200, JSON, answer, options.echoed if options is not NO_OPTIONS else ())
         elif isinstance(answer, Exception):
-            self.error = answer
-            self._write(*error_reply(answer, f"POST {self.path.decode('latin-1')}"))
+            self._write(error_reply(answer, f"POST {self.call.path}"))
         elif isinstance(answer, bytes):
-            self._write(*answer_reply(answer))
+            self._write(infer_reply(answer))
         else:
-            headers = (*header_length(answer), *self._asked.echoed)  # tensors are never compressed
+            headers = (*length_header(answer), *options.echoed)  # tensors are never compressed
             protocol.write(self, 200, OCTETS, answer.json, headers, answer.tensors)
 
-    def _write(self, reply: Reply, headers: Headers) -> None:
-        """Write an answer that is an error, in binary or long; that last one compressed, where the client takes it."""
-        status, kind, body = reply
-        coding = coding_of(self._accepts, kind, len(body))
+    def _write(self, reply: Reply) -> None:
+        """Write an error or a long answer; the latter is compressed if the client accepts that."""
+        coding = coding_of(self._accept_encoding, reply.content_type, len(reply.body))
         if coding.name:
-            self._forget = self._go_on(self._write_compressed(reply, headers))
+            self._cancel = self._run(self._write_compressed(reply))
         else:
-            self._protocol.write(self, status, kind, body, (*headers, *coding.headers, *self._asked.echoed))
+            self._write_as_is(reply, reply.body, coding.headers)
 
-    async def _write_compressed(self, reply: Reply, headers: Headers) -> None:
-        status, kind, body = reply
-        body, coding = await encoded(body, kind, self._accepts)
+    async def _write_compressed(self, reply: Reply) -> None:
+        body, coding = await compress_body(reply.body, reply.content_type, self._accept_encoding)
         if not self._protocol.transport.is_closing():
-            self._protocol.write(self, status, kind, body, (*headers, *coding, *self._asked.echoed))
+            self._write_as_is(reply, body, coding)
+
+    def _write_as_is(self, reply: Reply, body: bytes, coding: Headers) -> None:
+        headers = (*reply.headers, *coding, *self.call.options.echoed)
+        self._protocol.write(self, reply.status, reply.content_type, body, headers)
 
     def forget(self) -> None:
-        """The client has left: nothing is computed for nobody."""
+        """Cancel the work: the client has left."""
         if not self.response_complete:
-            self._protocol.note(self, CLIENT_LEFT, 0)
+            self.call.finish(CLIENT_LEFT)
         self.response_complete = True
-        if self._forget is not None:
-            self._forget()
+        if self._cancel is not None:
+            self._cancel()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span, Tracer
 
-__all__ = ["Trace", "Tracing", "note_batch", "open_tracing", "require_otel", "timing_for"]
+__all__ = ["Trace", "Tracing", "Value", "note_batch", "open_tracing", "require_otel"]
 
 Value: TypeAlias = str | int | float
 Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
@@ -154,22 +154,6 @@ class Trace:
         for name, begun, ended in timing.stages():
             stage = self.tracer.start_span(name, context, start_time=self._epoch_ns + int(begun * 1e9))
             stage.end(self._epoch_ns + int(ended * 1e9))
-
-
-def timing_for(trace: Trace | None, *, asked: bool) -> Timing | None:
-    """Return what a request's times are kept in; None where nobody wants them.
-
-    Args:
-        trace: of the request, if any.
-        asked: whether the client wants to be told.
-    """
-    wanted = trace is not None and trace.span.is_recording()
-    if not (asked or wanted):
-        return None
-    timing = Timing(time.monotonic)
-    if trace is not None and wanted:
-        trace.timing, timing.spent.owner = timing, trace
-    return timing
 
 
 def note_batch(model: str, record: BatchRecord) -> None:

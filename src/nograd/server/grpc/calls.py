@@ -1,8 +1,7 @@
-"""What every call of gRPC passes: the door, and the access log."""
+"""The record of a gRPC call, its API key, and the status codes."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 from urllib.parse import unquote
@@ -10,16 +9,13 @@ from urllib.parse import unquote
 import grpc
 
 from nograd.errors import UnauthorizedError
-from nograd.server.access import CLIENT_LEFT, Access, sentence
+from nograd.server.access import CLIENT_LEFT
+from nograd.server.call import Call
 from nograd.server.grpc.health import HEALTH
 from nograd.server.grpc.messages import SERVICE
-from nograd.server.keys import Door
-from nograd.server.served import ServedModel
 from nograd.server.service import InferenceService
-from nograd.server.timing import Timing
-from nograd.server.tracing import Tracing, timing_for
 
-__all__ = ["CODES", "Call", "Guard"]
+__all__ = ["CODES", "Guard", "begin_call", "enter_call", "finish_call"]
 
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -33,71 +29,35 @@ CODES = {
 }
 """The code for each of `protocol.status_of`'s."""
 
-TOLD = {**CODES, 200: grpc.StatusCode.OK, CLIENT_LEFT: grpc.StatusCode.CANCELLED}
+STATUS_CODES = {**CODES, 200: grpc.StatusCode.OK, CLIENT_LEFT: grpc.StatusCode.CANCELLED}
 
 PROBES = {"ServerLive": "/v2/health/live", "ServerReady": "/v2/health/ready"}
 """Methods that are HTTP's probes, which need no key."""
 
 
-class Call:
-    """One call of the protocol's service."""
+def begin_call(service: InferenceService, method: str, body: bytes, context: Any, *, traced: bool = False) -> Call:
+    """Return the record of a call of the protocol's service; `traced` begins a span for it, if the service sends traces."""
+    call = Call(service, "grpc", method, f"/{SERVICE}/{method}", client=_address(context.peer()))
+    call.bytes_in = len(body)
+    if traced and service.tracing is not None:
+        known = {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": method}
+        call.trace(f"{SERVICE}/{method}", _headers(context.invocation_metadata()), known)
+    return call
 
-    __slots__ = ("_begun", "_body", "_key", "_name", "_trace", "context", "model")
 
-    def __init__(self, name: str, body: bytes, context: Any, tracing: Tracing | None = None) -> None:
-        self._name = name
-        self._body = body
-        self.context = context
-        self._key: str | None = None
-        self._begun = time.monotonic()
-        self.model: ServedModel | None = None
-        """Which is asked, once that is known."""
+def enter_call(call: Call, service: InferenceService, context: Any) -> None:
+    """Check the API key in a call's metadata.
 
-        self._trace = None
-        if tracing is not None:
-            known = {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": name}
-            self._trace = tracing.begin(f"{SERVICE}/{name}", _headers(context.invocation_metadata()), known)
+    Raises:
+        UnauthorizedError: the call has no key, or an unknown one.
+    """
+    if not service.door.is_open:
+        call.enter(_headers(context.invocation_metadata()), PROBES.get(call.method, call.method))
 
-    def timing(self) -> Timing | None:
-        """Return what the call's times are kept in; None where nobody wants them."""
-        return timing_for(self._trace, asked=False)
 
-    def enter(self, door: Door) -> None:
-        """Come in with the API key of the call's metadata, where one is needed.
-
-        Raises:
-            UnauthorizedError: it has none, or another.
-        """
-        if not door.is_open:
-            self._key = door.enter(_headers(self.context.invocation_metadata()), PROBES.get(self._name, self._name))
-
-    def note(self, service: InferenceService, status: int, bytes_out: int = 0, error: Exception | None = None) -> None:
-        """Tell the access log and the trace, where there are any."""
-        model = self.model
-        request_id = model.answered_id if model is not None and status != CLIENT_LEFT else None
-        if self._trace is not None:
-            name, said = (None if model is None else model.name), (None if error is None else sentence(error))
-            more = {"rpc.grpc.status_code": TOLD[status].value[0]}
-            self._trace.end(status, model=name, request_id=request_id, error=said, more=more)
-        if service.access is None:
-            return
-        service.access.note(
-            Access(
-                time.time(),
-                "grpc",
-                self._name,
-                f"/{SERVICE}/{self._name}",
-                model.name if model is not None else None,
-                request_id,
-                status,
-                time.monotonic() - self._begun,
-                len(self._body),
-                bytes_out,
-                _address(self.context.peer()),
-                self._key,
-                None if error is None else sentence(error),
-            )  # fmt: skip
-        )
+def finish_call(call: Call, status: int, bytes_out: int = 0) -> None:
+    """Finish a call's record; statuses are HTTP's."""
+    call.finish(status, bytes_out, {"rpc.grpc.status_code": STATUS_CODES[status].value[0]})
 
 
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types

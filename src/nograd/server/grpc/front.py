@@ -13,7 +13,8 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from nograd.errors import DeadlineError, PortInUseError, UnauthorizedError
 from nograd.server.access import CLIENT_LEFT
-from nograd.server.grpc.calls import CODES, Call, Guard
+from nograd.server.call import Call
+from nograd.server.grpc.calls import CODES, Guard, begin_call, enter_call, finish_call
 from nograd.server.grpc.health import HEALTH, Health
 from nograd.server.grpc.messages import (
     POOL,
@@ -45,8 +46,8 @@ from nograd.server.grpc.messages import (
 )
 from nograd.server.grpc.stream import in_order
 from nograd.server.grpc.tensors import message, read, write
-from nograd.server.http import told
 from nograd.server.protocol import status_of
+from nograd.server.replies import describe_error
 from nograd.server.repository_calls import refuse_parameters
 from nograd.server.service import InferenceService
 
@@ -55,6 +56,8 @@ __all__ = ["GrpcFront"]
 DETAIL_BYTES = 1200
 """Of an error's sentence, in UTF-8, at most: three times as many where it is percent-encoded, and clients take 8 KiB."""
 
+STREAM = "ModelStreamInfer"
+
 MOST_S = 1e6
 """A deadline further off is none."""
 
@@ -62,8 +65,8 @@ for _file in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):  # for reflecti
     POOL.AddSerializedFile(_file.serialized_pb)
 
 
-Method: TypeAlias = Callable[[bytes, Call], Awaitable[bytes]]
-"""Serialized message in, serialized message out."""
+Method: TypeAlias = Callable[[bytes, Call, Any], Awaitable[bytes]]
+"""Serialized message, record and gRPC context in, serialized message out."""
 
 
 class GrpcFront:
@@ -138,70 +141,72 @@ class GrpcFront:
 
     # -- the methods: serialized message in, serialized message out
 
-    async def _server_live(self, body: bytes, _call: Call) -> bytes:
+    async def _server_live(self, body: bytes, _call: Call, _context: Any) -> bytes:
         parse(ServerLiveRequest, body)
         return _done(ServerLiveResponse(live=not self._service.trouble()))
 
-    async def _server_ready(self, body: bytes, _call: Call) -> bytes:
+    async def _server_ready(self, body: bytes, _call: Call, _context: Any) -> bytes:
         parse(ServerReadyRequest, body)
         return _done(ServerReadyResponse(ready=self._service.ready))
 
-    async def _server_metadata(self, body: bytes, _call: Call) -> bytes:
+    async def _server_metadata(self, body: bytes, _call: Call, _context: Any) -> bytes:
         parse(ServerMetadataRequest, body)
         return _done(ServerMetadataResponse(**self._service.metadata()))
 
-    async def _model_ready(self, body: bytes, _call: Call) -> bytes:
+    async def _model_ready(self, body: bytes, _call: Call, _context: Any) -> bytes:
         request = parse(ModelReadyRequest, body)
         return _done(ModelReadyResponse(ready=self._service.is_ready(request.name, request.version or None)))
 
-    async def _model_metadata(self, body: bytes, _call: Call) -> bytes:
+    async def _model_metadata(self, body: bytes, _call: Call, _context: Any) -> bytes:
         request = parse(ModelMetadataRequest, body)
         return _done(ModelMetadataResponse(**self._service.model_metadata(request.name, request.version or None)))
 
-    async def _model_infer(self, body: bytes, call: Call) -> bytes:
+    async def _model_infer(self, body: bytes, call: Call, context: Any) -> bytes:
         request = parse(ModelInferRequest, body)
-        call.model = model = self._service.model(request.model_name, request.model_version or None)
-        return await model.infer_as(partial(_read, request, model.inputs.inputs, call.context), write, call.timing())
+        model = self._service.model(request.model_name, request.model_version or None)
+        call.measure()
+        return await model.infer_as(call, partial(_read, request, model.inputs.inputs, context), write)
 
     def _answering(self, name: str, method: Method) -> Callable[[bytes, Any], Awaitable[bytes]]:
-        """Return the method with every error told as a code and HTTP's sentence, and every call to the access log."""
+        """Return the method as gRPC calls it: errors become a code and HTTP's sentence, and every call is recorded."""
 
         async def answer(body: bytes, context: Any) -> bytes:
-            call = Call(name, body, context, self._service.tracing if name == "ModelInfer" else None)
+            call = begin_call(self._service, name, body, context, traced=name == "ModelInfer")
             try:
-                call.enter(self._service.door)
-                answer = await method(body, call)
+                enter_call(call, self._service, context)
+                answer = await method(body, call, context)
             except asyncio.CancelledError:
-                call.note(self._service, CLIENT_LEFT)
+                finish_call(call, CLIENT_LEFT)
                 raise
             except Exception as error:
-                call.note(self._service, status_of(error), error=error)
-                said = told(error, f"gRPC {name}").encode()[:DETAIL_BYTES].decode(errors="ignore")
-                await context.abort(CODES[status_of(error)], said)
+                call.error, status = error, status_of(error)
+                finish_call(call, status)
+                sentence = describe_error(error, f"gRPC {name}").encode()[:DETAIL_BYTES].decode(errors="ignore")
+                await context.abort(CODES[status], sentence)
                 raise
-            call.note(self._service, 200, len(answer))
+            finish_call(call, 200, len(answer))
             return answer
 
         return answer
 
-    async def _model_config(self, body: bytes, _call: Call) -> bytes:
+    async def _model_config(self, body: bytes, _call: Call, _context: Any) -> bytes:
         request = parse(ModelConfigRequest, body)
         found = self._service.model(request.name, request.version or None).configuration()
         return _done(filled(ModelConfigResponse, {"config": found}))
 
-    async def _model_statistics(self, body: bytes, _call: Call) -> bytes:
+    async def _model_statistics(self, body: bytes, _call: Call, _context: Any) -> bytes:
         request = parse(ModelStatisticsRequest, body)
         return _done(filled(ModelStatisticsResponse, self._service.statistics(request.name, request.version or None)))
 
-    async def _repository_index(self, body: bytes, _call: Call) -> bytes:
+    async def _repository_index(self, body: bytes, _call: Call, _context: Any) -> bytes:
         found = await self._service.repository.index(ready=parse(RepositoryIndexRequest, body).ready)
         return _done(filled(RepositoryIndexResponse, {"models": found}))
 
-    async def _repository_load(self, body: bytes, _call: Call) -> bytes:
+    async def _repository_load(self, body: bytes, _call: Call, _context: Any) -> bytes:
         await self._service.repository.load(self._to_change(parse(RepositoryModelLoadRequest, body)))
         return _done(RepositoryModelLoadResponse())
 
-    async def _repository_unload(self, body: bytes, _call: Call) -> bytes:
+    async def _repository_unload(self, body: bytes, _call: Call, _context: Any) -> bytes:
         await self._service.repository.unload(self._to_change(parse(RepositoryModelUnloadRequest, body)))
         return _done(RepositoryModelUnloadResponse())
 
@@ -214,7 +219,7 @@ class GrpcFront:
 
     async def _model_stream_infer(self, bodies: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         try:
-            Call("ModelStreamInfer", b"", context).enter(self._service.door)
+            enter_call(begin_call(self._service, STREAM, b"", context), self._service, context)
         except UnauthorizedError as error:
             await context.abort(CODES[401], str(error))
         async for answer in in_order(bodies, partial(self._streamed, context=context)):
@@ -222,22 +227,24 @@ class GrpcFront:
 
     async def _streamed(self, body: bytes, context: Any) -> bytes:
         """Return the answer to one request of a stream, which may be an error."""
-        request_id, call = "", Call("ModelStreamInfer", body, context, self._service.tracing)
+        request_id, call = "", begin_call(self._service, STREAM, body, context, traced=True)
         try:
-            call.enter(self._service.door)  # for its name, in the log
+            enter_call(call, self._service, context)  # its name is for the access log
             request = parse(ModelInferRequest, body)
             request_id = request.id
-            call.model = model = self._service.model(request.model_name, request.model_version or None)
-            answer = await model.infer_as(partial(_read, request, model.inputs.inputs, context), message, call.timing())
-        except Exception as error:  # noqa: BLE001  told to the client; the stream goes on
-            call.note(self._service, status_of(error), error=error)
-            failed = ModelStreamInferResponse(error_message=told(error, "gRPC ModelStreamInfer"))
+            model = self._service.model(request.model_name, request.model_version or None)
+            call.measure()
+            answer = await model.infer_as(call, partial(_read, request, model.inputs.inputs, context), message)
+        except Exception as error:  # noqa: BLE001  the client gets it, and the stream continues
+            call.error = error
+            finish_call(call, status_of(error))
+            failed = ModelStreamInferResponse(error_message=describe_error(error, f"gRPC {STREAM}"))
             failed.infer_response.id = request_id
             return _done(failed)
         answer.parameters["triton_final_response"].bool_param = True  # each request has one answer
-        said = _done(ModelStreamInferResponse(infer_response=answer))
-        call.note(self._service, 200, len(said))
-        return said
+        response = _done(ModelStreamInferResponse(infer_response=answer))
+        finish_call(call, 200, len(response))
+        return response
 
 
 def _read(request: Any, inputs: Any, context: Any) -> Any:

@@ -1,4 +1,4 @@
-"""How many requests are inside a model: accepted, and not answered."""
+"""Count of the requests that a model has accepted and not yet answered."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import asyncio
 from contextlib import suppress
 from types import TracebackType
 
-__all__ = ["Inside"]
+__all__ = ["InFlight"]
 
 
-class Inside:
-    """A context for each request; `wait_empty` is for who wants to close the model behind the last.
+class InFlight:
+    """A context manager for each request; `wait_empty` lets a caller wait until the last request has left.
 
-    A batcher knows of requests that were handed to it; one that waits for a cache, and comes to the batcher only then, it does
-    not know.
+    A batcher counts the requests that it was given. A request that waits for the cache first is counted only here.
     """
 
     __slots__ = ("_count", "_emptied")
@@ -31,7 +30,7 @@ class Inside:
             self._emptied.set()
 
     async def wait_empty(self, timeout_s: float) -> None:
-        """Return when nobody is inside, or after so many seconds. Nobody may enter any more."""
+        """Return when no request is in flight, or after the timeout. The caller has closed the entrance before."""
         if self._count and timeout_s > 0:
             self._emptied = asyncio.Event()
             with suppress(TimeoutError):

@@ -13,8 +13,8 @@ import pytest
 from nograd import Predictor, Signature, TensorSpec
 from nograd.batching import Spent
 from nograd.errors import ProtocolError
-from nograd.server.asked import PLAIN, Asked, asked_of
 from nograd.server.protocol import DEFAULT_PRIORITY, PRIORITY_LEVELS, decode, priority_of, shorter
+from nograd.server.request_options import NO_OPTIONS, RequestOptions, parse_options
 from nograd.server.served import ServedModel
 from nograd.server.timing import Timing
 from tests.fakes import GATE, OUTPUT, Fake, Gate, Site, X, asgi, doubling, flat_cost, x
@@ -37,7 +37,7 @@ def body(*rows: list[float], **more: Any) -> bytes:
 
 
 def test_headers_that_ask_for_nothing_are_plain() -> None:
-    assert asked_of([(b"host", b"x"), (b"user-agent", b"y")]) is PLAIN
+    assert parse_options([(b"host", b"x"), (b"user-agent", b"y")]) is NO_OPTIONS
 
 
 def test_headers_say_what_a_client_takes_how_long_it_waits_and_who_it_is() -> None:
@@ -46,9 +46,9 @@ def test_headers_say_what_a_client_takes_how_long_it_waits_and_who_it_is() -> No
         (b"accept-encoding", b"deflate"), (b"x-server-timing", b"1"),
     ]  # fmt: skip
 
-    asked = asked_of(headers)
+    asked = parse_options(headers)
 
-    assert asked == Asked(b"gzip,deflate", b"a-1", b"1500", times=True)
+    assert asked == RequestOptions(b"gzip,deflate", b"a-1", b"1500", wants_timing=True)
     assert asked.timeout_s == 1.5
     assert asked.echoed == ((b"x-request-id", b"a-1"),)
 
@@ -56,12 +56,12 @@ def test_headers_say_what_a_client_takes_how_long_it_waits_and_who_it_is() -> No
 @pytest.mark.parametrize("value", [b"", b"0", b"-5", b"1.5", b"10s", b"soon", b"9" * 13, "é".encode(), b"\xb2"])
 def test_a_deadline_that_is_none_says_what_it_should_be(value: bytes) -> None:
     with pytest.raises(ProtocolError, match=r"it is a whole number of milliseconds, 1 or more"):
-        asked_of([(DEADLINE.encode(), value)]).timeout_s  # noqa: B018
+        parse_options([(DEADLINE.encode(), value)]).timeout_s  # noqa: B018
 
 
 @pytest.mark.parametrize("value", [b"", b"a b", b"a" * 257, "é".encode(), b"a\x00b"])
 def test_an_id_that_cannot_be_sent_back_is_not(value: bytes) -> None:
-    assert asked_of([(b"x-request-id", value)]).echoed == ()
+    assert parse_options([(b"x-request-id", value)]).echoed == ()
 
 
 def test_an_id_comes_back_with_answers_and_errors_and_is_not_the_body_s() -> None:

@@ -1,0 +1,138 @@
+"""The record of one request, from its head to its response. Every front creates one, fills it in and finishes it once."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from nograd.errors import NogradError
+from nograd.server.access import CLIENT_LEFT, Access
+from nograd.server.request_options import NO_OPTIONS, RequestOptions
+from nograd.server.timing import Timing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from nograd.server.served import ServedModel
+    from nograd.server.service import InferenceService
+    from nograd.server.tracing import Trace, Value
+
+__all__ = ["Call", "describe_to_client"]
+
+
+class Call:
+    """One request over HTTP or gRPC.
+
+    Args:
+        service: gets the access log line, the trace and the statistics.
+        protocol: `http` or `grpc`.
+        method: HTTP's method, or gRPC's name of the method.
+        path: of the URL, decoded.
+        options: from the request's headers.
+        client: address of the client, if known.
+    """
+
+    __slots__ = (
+        "_service", "_trace", "begun", "bytes_in", "client", "error", "key", "method", "model", "options", "path", "protocol",
+        "received", "request_id", "timing",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        service: InferenceService | None,
+        protocol: str,
+        method: str,
+        path: str,
+        *,
+        options: RequestOptions = NO_OPTIONS,
+        client: str | None = None,
+    ) -> None:
+        self._service = service
+        self._trace: Trace | None = None
+        self.protocol = protocol
+        self.method = method
+        self.path = path
+        self.options = options
+        self.client = client
+        self.received = time.monotonic()
+        """When its head had arrived, on the monotonic clock."""
+
+        self.begun: float | None = None
+        """When a model began to work on it, after its body had arrived; None: none did."""
+
+        self.key: str | None = None
+        """Name of the API key, never the key."""
+
+        self.model: ServedModel | None = None
+        """The model that an infer call is for."""
+
+        self.request_id: str | None = None
+        """Id of the infer request: the client's, or one that the model assigned."""
+
+        self.bytes_in: int | None = None
+        self.error: Exception | None = None
+        self.timing: Timing | None = None
+        """Duration of each stage; None if neither the client nor a trace needs it."""
+
+    def enter(self, headers: Iterable[tuple[bytes, bytes]], path: str) -> None:
+        """Check the API key.
+
+        Args:
+            headers: names in lower case.
+            path: that the key opens.
+
+        Raises:
+            UnauthorizedError: the request has no key, or an unknown one.
+        """
+        if self._service is not None:
+            self.key = self._service.door.enter(headers, path)
+
+    def trace(self, name: str, headers: Iterable[tuple[bytes, bytes]], attributes: Mapping[str, Value]) -> None:
+        """Begin a span for the request, if the service sends traces."""
+        if self._service is not None and self._service.tracing is not None:
+            self._trace = self._service.tracing.begin(name, headers, attributes)
+
+    def measure(self) -> Timing | None:
+        """Return the timing of the request, if the client or a sampled trace needs one."""
+        trace = self._trace
+        is_traced = trace is not None and trace.span.is_recording()
+        if self.options.wants_timing or is_traced:
+            self.timing = Timing(time.monotonic)
+            if trace is not None and is_traced:
+                trace.timing, self.timing.spent.owner = self.timing, trace
+        return self.timing
+
+    def finish(self, status: int, bytes_out: int = 0, attributes: Mapping[str, Value] | None = None) -> None:
+        """Record the response in the model's statistics, the access log and the trace.
+
+        Args:
+            status: HTTP's, for gRPC too (`protocol.status_of`); `CLIENT_LEFT` if the client left.
+            bytes_out: size of the response.
+            attributes: of the trace; default: HTTP's.
+        """
+        now = time.monotonic()
+        if self.model is not None and status != CLIENT_LEFT:
+            self.model.record(status, now, 0.0 if self.begun is None else now - self.begun, self.error)
+        if self._service is not None and self._service.access is not None:
+            self._service.access.note(self._access(status, now, bytes_out))
+        if self._trace is not None:
+            name = None if self.model is None else self.model.name
+            more = {"http.response.status_code": status} if attributes is None else attributes
+            self._trace.end(status, model=name, request_id=self._id(status), error=self._sentence(), more=more)
+
+    def _access(self, status: int, now: float, bytes_out: int) -> Access:
+        return Access(
+            time.time(), self.protocol, self.method, self.path, None if self.model is None else self.model.name,
+            self._id(status), status, now - self.received, self.bytes_in, bytes_out, self.client, self.key, self._sentence(),
+        )  # fmt: skip
+
+    def _id(self, status: int) -> str | None:
+        return None if status == CLIENT_LEFT else self.request_id
+
+    def _sentence(self) -> str | None:
+        return None if self.error is None else describe_to_client(self.error)
+
+
+def describe_to_client(error: Exception) -> str:
+    """Return an error as a client may read it: ours in full, any other by its type, because its text may hold others' data."""
+    return str(error) if isinstance(error, NogradError) else type(error).__name__
