@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from nograd import Backend, Batch, Predictor, Signature, TensorSpec
 from nograd.errors import NogradError
+from nograd.server.call import Call
 from nograd.server.config import ServeConfig
+from nograd.server.protocol import status_of
 from nograd.server.service import InferenceService
 from nograd.server.workers.merging import of_workers
 from scripts.reference.tables import MADE, WIDE, table
@@ -38,8 +39,12 @@ async def _scrape() -> str:
     model = service.add("same", Predictor(_Same()))
     await service.start()
     for body in (GOOD, b"{}"):
-        with suppress(NogradError):
-            await model.infer(body)
+        call, status = Call(service, "http", "POST", "/v2/models/same/infer"), 200
+        try:
+            await model.infer(call, body)
+        except NogradError as error:
+            call.error, status = error, status_of(error)
+        call.finish(status)
     text = service.metrics_text().decode()
     await service.stop()
     return text
