@@ -32,7 +32,7 @@ def nearest(question: str, output: Path, count: int = 3) -> list[tuple[float, st
     """Return the nearest sentences with their cosines, nearest first."""
     table = pq.read_table(output)
     vectors = np.stack(table["embedding"].to_numpy())
-    cosines = vectors @ nograd.CachedEmbedder(nograd.load("minilm")).embed(question)
+    cosines = vectors @ nograd.CachedEmbedder("minilm").embed_many([question])[0]
     return [(float(cosines[row]), table["text"][int(row)].as_py()) for row in np.argsort(-cosines)[:count]]
 
 

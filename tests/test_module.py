@@ -70,9 +70,10 @@ def test_every_way_of_calling_gives_each_input_its_own_tensor(model: nn.Module) 
         (Two(), (T,) * 4, "the sample holds 4 inputs; forward takes 'x', 'y', 'mask'"),
         (nn.Linear(2, 1), {"pixels": T}, "there is no input 'pixels'; forward takes 'input'"),
         (nn.Linear(2, 1), (T, T), "the sample holds 2 inputs; forward takes 'input'"),
-        (nn.Identity(), "text", "input 'input' is a str that is no tensor: new(): invalid data type 'str'"),
-        (nn.Identity(), [T, torch.ones(1, 3)], "input 'input' is a list that is no tensor: "
-         "stack expects each tensor to be equal size, but got [1, 2] at entry 0 and [1, 3] at entry 1"),
+        (nn.Identity(), "text", "input 'input' is str; give a tensor, an array or nested lists of numbers "
+         "(new(): invalid data type 'str')"),
+        (nn.Identity(), [T, torch.ones(1, 3)], "input 'input' is list; give a tensor, an array or nested lists of numbers "
+         "(stack expects each tensor to be equal size, but got [1, 2] at entry 0 and [1, 3] at entry 1)"),
     ],
 )  # fmt: skip
 def test_a_sample_that_does_not_fit_is_told_in_one_sentence(model: nn.Module, sample: Any, message: str) -> None:

@@ -186,7 +186,7 @@ def test_half_precision_logits_and_those_of_items_become_float32_probabilities()
     ("function", "message"),
     [
         (lambda x: (x, x), "the model has the outputs 'output_0', 'output_1'; "
-                           "one must be named 'logits' to be read as class scores"),
+                           "choose the one that holds class scores: output='output_0'"),
         (lambda x: x[:, 0] * 1, "the model's output is float32 [2]; class scores are floating [rows, classes]"),
         (lambda x: x.long(), "the model's output is int64 [2, 3]; class scores are floating [rows, classes]"),
         (lambda x: x.view(2, 1, 3), "the model's output is float32 [2, 1, 3]; class scores are floating [rows, classes]"),

@@ -19,7 +19,7 @@ from nograd.batching.teaching import Teaching
 from nograd.cost import CostCurve
 from nograd.errors import ConfigError, SignatureError, UnavailableError, UnsupportedError
 from nograd.inputs import holds_tensors, is_module, one_row
-from nograd.predictor import Predictor
+from nograd.predictor import Predictor, as_predictor
 from nograd.tensors import Batch, Signature
 
 if TYPE_CHECKING:
@@ -322,14 +322,8 @@ def _learn(runner: Runner, inputs: Any) -> None:
 
 
 def _runner(model: Any, device: str | torch.device) -> Runner:
-    if isinstance(model, Predictor):
-        if device != "auto" and str(device) != model.backend.device:
-            raise ConfigError(
-                f"device is {str(device)!r}, and the Predictor is on {model.backend.device!r}; give the device to the Predictor"
-            )
-        return model
-    if is_module(model) or isinstance(model, Backend):
-        return Predictor(model, device=device)
+    if isinstance(model, Predictor | Backend) or is_module(model):
+        return as_predictor(model, device)
     if isinstance(getattr(model, "signature", None), Signature):
         runner: Runner = model
         return runner

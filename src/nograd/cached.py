@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from nograd.aliases import one_of
+from nograd.backends import Backend, TorchBackend
 from nograd.caching import Cache, CacheStatistics, MemoryCache
 from nograd.caching.answers import Answers, KeyMaker
 from nograd.caching.tiers import TieredCache
 from nograd.caching.units import Texts
+from nograd.calls import as_tensors
 from nograd.errors import ConfigError, SignatureError
-from nograd.inputs import is_module
-from nograd.predictor import Predictor
+from nograd.fingerprint import Fingerprint
+from nograd.model_kinds import check_module
+from nograd.predictor import Predictor, as_predictor, parts_of
+from nograd.sources import load
 from nograd.tensors import Array
 from nograd.text import Tokenize
 
 if TYPE_CHECKING:
-    from torch import nn
+    import torch
+    from torch import Tensor, nn
 
 __all__ = ["CachedEmbedder", "CachedPredictor", "RedisCachedPredictor"]
 
 NEAR_BYTES = 64 * 2**20
+
+REDIS_URL = "redis://localhost:6379"
+
+TTL_S = 7 * 86400.0
+
+UNBOUNDED_BYTES = 2**62
+"""A cache that is bounded by its number of entries."""
 
 SAMPLE = ("A short one.", "And a text that is longer than the other, so that the probe sees what varies.")
 """Two texts of different lengths teach the probe what varies."""
@@ -32,122 +46,148 @@ SAMPLE = ("A short one.", "And a text that is longer than the other, so that the
 class CachedPredictor(Predictor):
     """A Predictor that runs only rows it has not seen.
 
-    Rows are known by content, after `preprocess` and before they are padded; each is computed once, however many threads ask
-    for it. Weights that change, also in place, make all that was kept before unreachable. A model that gives different answers
-    to the same input is run every time; one whose rows depend on each other is answered for whole batches only. Half
-    precision is answered in float32.
+    Rows are recognised by content, after `preprocess` and before they are padded; each is computed once, however many threads
+    want it. Weights that change, also in place, make all older entries unreachable. A model that gives different answers to the
+    same input runs every time; one whose rows depend on each other is cached by whole batches. So is nothing of a model that
+    cannot be probed with its first input. Half precision is answered in float32.
 
     A `DynamicBatcher` over it runs all that it is given; `nograd serve` has a cache of its own in front of its batcher.
 
     >>> import torch
-    >>> predictor = CachedPredictor(Predictor(torch.nn.Linear(4, 3), sample=torch.zeros(2, 4)))
+    >>> predictor = CachedPredictor(torch.nn.Linear(4, 3), "cpu")
     >>> for _ in range(2):
     ...     shape = predictor.predict(torch.ones(1, 4)).shape
     >>> predictor.cache.statistics().hits
     1
 
     Args:
-        predictor: what runs; it must know its model's inputs (`sample=`).
-        cache: where answers are kept; default: 256 MiB of memory.
-        version: names the model where its fingerprint alone cannot (see `Predictor.fingerprint`); change it with the model.
+        model: a module, a backend or a Predictor.
+        device: of a module, as for `Predictor`.
+        cache: holds the answers; default: 256 MiB of memory. It may also be the second argument.
+        version: names the model if its fingerprint alone cannot (see `Predictor.fingerprint`); change it with the model.
+        predictor_options: for the Predictor that is made of a module: `sample`, `preprocess`, `postprocess`, `item`. Without
+            `sample`, the model is probed with the first input.
 
     Raises:
-        UnsupportedError: nothing is known of the model yet.
-    """
-
-    def __init__(self, predictor: Predictor, cache: Cache | None = None, *, version: str = "") -> None:
-        if not isinstance(predictor, Predictor):
-            raise ConfigError(
-                f"predictor is {type(predictor).__name__}; give a nograd.Predictor, over a model: Predictor(model)"
-            )
-        cache = _checked(cache)
-        example = predictor.example
-        super().__init__(
-            predictor.backend,
-            preprocess=predictor.preprocess,
-            postprocess=predictor.postprocess,
-            sample=[example] if predictor.has_preprocess else example,
-            item=predictor.item,
-        )
-        self.cache = cache
-        self._answers = Answers(self.cache, KeyMaker(predictor.backend.fingerprint, version))
-
-
-class RedisCachedPredictor(CachedPredictor):
-    """A CachedPredictor whose answers other processes and machines find, too; this process keeps the popular ones itself.
-
-    A Redis that is away, slow or wrong costs one time-out, at most, every few seconds, and no answer.
-
-    Args:
-        predictor: what runs; it must know its model's inputs (`sample=`).
-        url: `redis://host:6379/0`, `rediss://` for TLS, `redis+cluster://` for a cluster; see `nograd.caching.redis`.
-        ttl_s: seconds that an answer lives there, and in this process from when it came here; None: for ever.
-        timeout_s: seconds that one call to Redis may take.
-        near_bytes: of the answers kept in this process.
-        version: names the model where its fingerprint alone cannot; change it with the model.
-
-    Raises:
-        MissingExtraError: redis-py is not installed.
-        ConfigError: the URL cannot be read, or a setting is out of its range.
-        UnsupportedError: nothing is known of the model yet.
+        ConfigError: `model` is not a model, `cache` is not a cache, or torch has no such device here.
     """
 
     def __init__(
         self,
-        predictor: Predictor,
-        url: str,
-        ttl_s: float | None = 7 * 86400.0,
+        model: Predictor | nn.Module | Backend,
+        device: str | torch.device | Cache = "auto",
+        cache: Cache | None = None,
         *,
+        version: str = "",
+        **predictor_options: Any,
+    ) -> None:
+        if cache is None and (isinstance(device, Cache) or "://" in str(device)):  # the earlier order: predictor, cache
+            device, cache = "auto", cast("Cache", device)
+        self.cache = _checked(cache)
+        super().__init__(**parts_of(as_predictor(model, cast("str", device), **predictor_options)))
+        self._calls.answers = Answers(self.cache, KeyMaker(self._backend_fingerprint, version))
+
+    def _backend_fingerprint(self) -> Fingerprint:
+        return self.backend.fingerprint()  # of a backend that may not be known yet
+
+
+class RedisCachedPredictor(CachedPredictor):
+    """A CachedPredictor whose answers are shared with other processes and machines; this process keeps the popular ones, too.
+
+    If Redis is slow or down, calls are still answered; they pay at most one timeout every few seconds.
+
+    Args:
+        model: a module, a backend or a Predictor.
+        device: of a module, as for `Predictor`. A URL in this place is `redis_url`, and a number after it `ttl_seconds`.
+        redis_url: `redis://host:6379/0`, `rediss://` for TLS, `redis+cluster://` for a cluster; see `nograd.caching.redis`.
+        ttl_seconds: lifetime of an answer, there and in this process, in seconds; default: 7 days; None: no limit.
+        url: `redis_url` under its shorter name.
+        ttl_s: `ttl_seconds` under its shorter name.
+        timeout_s: time limit of one call to Redis, in seconds.
+        near_bytes: memory for the answers that this process keeps.
+        version: names the model if its fingerprint alone cannot; change it with the model.
+        predictor_options: as for `CachedPredictor`.
+
+    Raises:
+        MissingExtraError: redis-py is not installed.
+        ConfigError: as for `CachedPredictor`; the URL cannot be read, or a setting is out of its range.
+    """
+
+    def __init__(  # noqa: PLR0913
+        self,
+        model: Predictor | nn.Module | Backend,
+        device: str | torch.device = "auto",
+        redis_url: str | float | None = None,
+        ttl_seconds: float | None = TTL_S,
+        *,
+        url: str | None = None,
+        ttl_s: float | None = TTL_S,
         timeout_s: float = 0.05,
         near_bytes: int = NEAR_BYTES,
         version: str = "",
+        **predictor_options: Any,
     ) -> None:
         from nograd.caching.redis import RedisCache
 
-        far = RedisCache(url, ttl_s=ttl_s, timeout_s=timeout_s)
-        super().__init__(predictor, TieredCache(MemoryCache(near_bytes, ttl_s=ttl_s), far), version=version)
-        if reason := self.backend.fingerprint().private_because if not version else "":
+        if isinstance(device, str) and "://" in device:  # the earlier order: model, url, ttl_s
+            device, url, ttl_s = "auto", device, ttl_s if redis_url is None else cast("float", redis_url)
+            redis_url = None
+        where = one_of("redis_url", cast("str | None", redis_url), "url", url, default=None) or REDIS_URL
+        ttl = one_of("ttl_seconds", ttl_seconds, "ttl_s", ttl_s, default=TTL_S)
+        far = RedisCache(where, ttl_s=ttl, timeout_s=timeout_s)
+        near = MemoryCache(near_bytes, ttl_s=ttl)
+        super().__init__(model, device, TieredCache(near, far), version=version, **predictor_options)
+        if self.is_probed and not version and (reason := self.backend.fingerprint().private_because):
             warnings.warn(f"no other process will find these answers: {reason}; name the model with version=", stacklevel=2)
 
 
 class CachedEmbedder:
-    """Texts to vectors; only texts that were not seen are run, batched by length.
+    """Texts to vectors; only new texts run, batched by length.
 
     >>> import nograd
-    >>> embedder = CachedEmbedder(nograd.load("minilm"))  # doctest: +SKIP
+    >>> embedder = CachedEmbedder("minilm", cache_size=1000)  # doctest: +SKIP
     >>> embedder.embed("A man is eating food.").shape  # doctest: +SKIP
-    (384,)
+    torch.Size([384])
 
     Args:
-        model: a Predictor that takes text and gives one floating vector for each (`nograd.load` makes one of a sentence
-            encoder's folder); or an encoder, whose tokens' vectors are averaged under the attention mask.
-        tokenizer: for an encoder: a `nograd.text.Tokenize`, or what that takes: a `tokenizer.json`, a folder, a fast tokenizer.
-        cache: where vectors are kept; default: 256 MiB of memory.
+        model: an encoder, such as a transformers model, whose token vectors are averaged under the attention mask; a Predictor
+            that takes text and gives one floating vector for each; or the name of such a model, as `nograd.load` takes it.
+        tokenizer: of an encoder: a transformers tokenizer, a `nograd.text.Tokenize`, or what that takes: a `tokenizer.json` or
+            its folder.
+        device: of an encoder or a name, as for `Predictor`.
+        cache_size: number of texts in the cache; the least recently used leaves first. None: what `cache` holds.
+        cache: holds the vectors; default: 256 MiB of memory.
         normalize: whether vectors get unit length. (A model that normalises does so in any case.)
-        version: names the model where its fingerprint alone cannot; change it with the model.
+        version: names the model if its fingerprint alone cannot; change it with the model.
 
     Raises:
-        ConfigError: an encoder without a tokenizer, a predictor with one, or a model that gives no vectors.
+        ConfigError: an encoder without a tokenizer, a Predictor with one, a model that gives no vectors, or `cache_size` and
+            `cache` together.
     """
 
     def __init__(
         self,
-        model: Predictor | nn.Module,
+        model: Predictor | nn.Module | str,
         tokenizer: Any = None,
+        device: str | torch.device = "auto",
         *,
+        cache_size: int | None = None,
         cache: Cache | None = None,
         normalize: bool = True,
         version: str = "",
     ) -> None:
-        self._predictor = _text_predictor(model, tokenizer)
+        self.cache = _sized(cache_size, cache)
+        self._predictor = _text_predictor(model, tokenizer, device)
         self._output, self.size = _vector(self._predictor)
-        self.cache = _checked(cache)
+        self._has_tensors = isinstance(self._predictor.backend, TorchBackend)
         self._normalize = normalize
         self._keys = KeyMaker(self._predictor.fingerprint, version)
         self._answers = Answers(self.cache, self._keys)
 
-    def embed(self, text: str) -> Array:
-        """Return the vector of a text, float32 `[size]`; the caller's own, to be changed at will.
+    def embed(self, text: str) -> Tensor | Array:
+        """Return the vector of a text, float32 `[size]`: a tensor on the CPU; an array if the model is not torch's.
+
+        The caller owns the vector and may change it.
 
         Raises:
             ItemError: the text cannot be tokenized.
@@ -155,11 +195,11 @@ class CachedEmbedder:
         """
         if not isinstance(text, str):
             raise SignatureError(f"the text is {type(text).__name__}; embed takes one string, embed_many a list")
-        vector: Array = self.embed_many([text])[0]
-        return vector
+        vectors = self.embed_many([text])
+        return as_tensors({"vector": vectors[0]})["vector"] if self._has_tensors else cast("Array", vectors[0])
 
     def embed_many(self, texts: Sequence[str]) -> Array:
-        """Return the vectors of texts, float32 `[len(texts), size]`, in their order; equal texts are run once.
+        """Return the vectors of texts, an array, float32 `[len(texts), size]`, in their order; equal texts run once.
 
         Raises:
             SignatureError: `texts` is one string, or holds what is no string.
@@ -206,19 +246,30 @@ def _checked(cache: Cache | None) -> Cache:
     return cache
 
 
-def _text_predictor(model: Any, tokenizer: Any) -> Predictor:
+def _sized(cache_size: int | None, cache: Cache | None) -> Cache:
+    if cache_size is None:
+        return _checked(cache)
+    if cache is not None:
+        raise ConfigError(f"cache_size is {cache_size} and a cache is given, which has its own size; give one of them")
+    if cache_size < 1:
+        raise ConfigError(f"cache_size is {cache_size}; it must be at least 1")
+    return MemoryCache(UNBOUNDED_BYTES, max_entries=cache_size, policy="lru")
+
+
+def _text_predictor(model: Any, tokenizer: Any, device: Any) -> Predictor:
+    if isinstance(model, str | os.PathLike):
+        model, device = load(os.fspath(model), device=str(device)), "auto"
     if isinstance(model, Predictor):
         if tokenizer is not None:
             raise ConfigError("the model is a Predictor, which tokenizes itself; leave the tokenizer out")
-        return model
-    if not is_module(model):
-        raise ConfigError(f"model is {type(model).__name__}; give a nograd.Predictor that takes text, or an encoder module")
+        return as_predictor(model, device)
+    check_module(model, wanted="a nograd.Predictor that takes text, an encoder module, or a name that nograd.load takes")
     if tokenizer is None:
         raise ConfigError("the model is a bare encoder; give its tokenizer, too: a tokenizer.json or the folder that holds it")
     from nograd.pooling import MeanPooled
 
     tokenize = tokenizer if isinstance(tokenizer, Tokenize) else Tokenize(tokenizer)
-    return Predictor(MeanPooled(model), preprocess=tokenize, sample=SAMPLE)
+    return Predictor(MeanPooled(model), device, preprocess=tokenize, sample=SAMPLE)
 
 
 def _vector(predictor: Predictor) -> tuple[str, int]:

@@ -30,6 +30,7 @@ __all__ = [
     "module_device",
     "num_required",
     "original_of",
+    "problem_type",
     "row_fault",
     "to_tensors",
 ]
@@ -177,6 +178,14 @@ def module_device(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
+def problem_type(model: nn.Module) -> str:
+    """Return the `problem_type` of a transformers model's configuration; an empty string for any other module."""
+    while isinstance(model, Wrapper):
+        model = model.wrapped
+    found = getattr(getattr(model, "config", None), "problem_type", None)
+    return found if isinstance(found, str) else ""
+
+
 def floating_dtype(model: nn.Module) -> torch.dtype | None:
     """Return the one floating dtype of all parameters, or None where there is none or more than one."""
     if isinstance(model, Wrapper) and model.takes_dtype is not None:
@@ -204,7 +213,10 @@ def _as_tensor(name: str, value: Any) -> Tensor:
         is_rows = isinstance(value, list) and len(value) > 0 and is_tensor(value[0])
         return torch.stack(value) if is_rows else torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise SignatureError(f"input {name!r} is a {type(value).__name__} that is no tensor: {error}") from error
+        reason = str(error).splitlines()[0]
+        raise SignatureError(
+            f"input {name!r} is {type(value).__name__}; give a tensor, an array or nested lists of numbers ({reason})"
+        ) from error
 
 
 def dtype_name(tensor: Tensor) -> str:
@@ -255,6 +267,10 @@ class EvalMode:
         with _MODES_LOCK:
             self._modes = _MODES.setdefault(model, _Modes())
 
+    def is_at_rest(self) -> bool:
+        """Whether the module is in eval mode and stays there: no run will put it back into training."""
+        return not self._modes.training and not _is_training(self._model)
+
     @contextmanager
     def __call__(self) -> Iterator[None]:
         modes = self._modes
@@ -288,6 +304,16 @@ class EvalMode:
         """For modules that do more than set a flag (LoRA unmerges); an exported program keeps the mode of its export."""
         with suppress(NotImplementedError):
             self._model.train(mode)
+
+
+def _is_training(module: nn.Module) -> bool:
+    """Whether a module or one below it is in training mode; `modules()` takes four times as long."""
+    if module.training:
+        return True
+    for child in module._modules.values():  # noqa: SIM110, SLF001  a loop: `any` takes twice as long
+        if child is not None and _is_training(child):
+            return True
+    return False
 
 
 def check_tensors(inputs: Mapping[str, Any], signature: Signature) -> dict[str, Tensor]:

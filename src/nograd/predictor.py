@@ -5,68 +5,72 @@ Nothing here imports torch: a Predictor over an ONNX backend lives without it, a
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nograd.backends import Backend, TorchBackend
-from nograd.batching.collate import model_error, plan, run_together
-from nograd.caching.answers import Answers
+from nograd.backends import Backend
+from nograd.batching.collate import model_error
+from nograd.calls import Calls
+from nograd.calls import as_tensors as to_tensors
 from nograd.cost import CostCurve
 from nograd.errors import ConfigError, ItemError, NogradError, SignatureError, UnsupportedError
 from nograd.fingerprint import Fingerprint, of_value
-from nograd.inputs import by_name, each_item, holds_tensors, is_module, is_tensor, one_row, to_host
+from nograd.inputs import by_name, each_item, holds_tensors, one_row, to_host
 from nograd.interrupts import is_interrupt
+from nograd.scores import choose_output, classes_of, probabilities_of
 from nograd.tensors import TEXT, Batch, Signature, TensorSpec, num_rows
-from nograd.threads import in_own_thread
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    import torch
+    from torch import nn
 
-__all__ = ["Predictor"]
+    from nograd.backends.learning import Learner
 
-MAX_BATCH_SIZE = 32
+__all__ = ["Predictor", "as_predictor", "parts_of"]
+
+SAMPLE_ITEMS = 2
+"""Items that are probed with if no sample was given."""
 
 
 class Predictor:
     """Runs a trained model the way inference should run.
 
-    Eval mode and inference mode while it runs, the module left as it was found, inputs checked and moved, answers in the
-    kind they were asked in: tensors for tensors (on the device they came from), arrays for arrays and lists.
+    The model runs in eval mode and inference mode, and the module is left as it was found. Inputs are checked and moved to the
+    model's device. Tensors are answered with tensors on the device that they came from, arrays and lists with arrays.
 
     >>> import torch
-    >>> predictor = Predictor(torch.nn.Linear(4, 3), sample=torch.zeros(2, 4))
+    >>> predictor = Predictor(torch.nn.Linear(4, 3), "cpu")
     >>> predictor.predict(torch.zeros(8, 4)).shape
     torch.Size([8, 3])
 
     Args:
         model: a torch module, or a backend.
-        device: `auto` is where the module is, or the first GPU for a module on the CPU; else a torch device. For another
+        device: a torch device or its name; `auto` is where the module is, or the first GPU for a module on the CPU. For another
             device a copy of the module is moved.
-        preprocess: makes of one item the model's row: an array `[...]`, or arrays by name. `predict` then takes a list of
+        preprocess: returns the model's row for one item: an array `[...]`, or arrays by name. `predict` then takes a list of
             items.
-        postprocess: makes of one row of the model's answer what the user gets for that item.
-        sample: inputs the model can run, as `predict` takes them. With it the model is probed (see `nograd.probe`): inputs are
-            checked against what it takes, and rows are batched as far as that is right. Without it, the first input that
-            runs tells names, dtypes and ranks, and nothing is batched.
-        item: what one item is, for servers; read from `preprocess.item` where that is declared.
+        postprocess: takes one row of the model's answer, and returns what `predict` returns for it.
+        sample: inputs that the model can run, as `predict` takes them. With it the model is probed at once (see
+            `nograd.probe`), and inputs that are unlike it are refused. Without it, calls run as they come, and the first input
+            is probed when rows are to be batched: by a batcher, a cache, a server, or `preprocess`.
+        item: what one item is, for servers; read from `preprocess.item` if that is declared.
         padding: values that fill a shorter row in a batch, by input, such as `{"word_id": 250001, "pad_mask": True}`. They are
             verified with the sample. Default: the probe finds them (see `nograd.probe`).
 
     Raises:
-        ConfigError: a setting is out of its range.
+        ConfigError: `model` is not a model, a setting is out of its range, or torch has no such device here.
         SignatureError: the model cannot run the sample.
     """
 
     def __init__(
         self,
-        model: nn.Module | Backend,
+        model: nn.Module | Backend | Learner,
+        device: str | torch.device = "auto",
         *,
-        device: str | Any = "auto",
         preprocess: Callable[[Any], Any] | None = None,
         postprocess: Callable[[Any], Any] | None = None,
         sample: Any = None,
@@ -75,41 +79,30 @@ class Predictor:
     ) -> None:
         self._preprocess = preprocess
         self._postprocess = postprocess
-        self._module: nn.Module | None = None
-        self._backend: Backend | None = None
-        self._device = device
-        self._padding = padding
+        self._calls = Calls(model, device, padding)
+        self._calls.is_strict = sample is not None
         self._example: Any = None
-        self._has_run = False
         self._fingerprint: tuple[Fingerprint, Fingerprint] | None = None
-        self._answers: Answers | None = None
         self.cost: CostCurve | None = None
-        """Seconds of a run by its size, where they are known: a bundle brings them, and a server then measures nothing."""
+        """Seconds of a run by its size, if they are known: a bundle brings them, and a server then measures nothing."""
 
         self.name = ""
-        """What it is called, where a bundle says it."""
+        """Its name, if a bundle has one."""
 
         self.provenance = ""
-        """How it runs and where that comes from, in one line, where a bundle says it."""
+        """How it runs and where that was decided, in one line, if a bundle says it."""
 
-        self._local = threading.local()
-        self._learning = threading.Lock()
         self.item = item if item is not None else getattr(preprocess, "item", None)
         if isinstance(model, Backend):
             if device != "auto":
-                raise ConfigError(f"device is {device!r}; a backend has its own ({model.device}): leave device out")
+                raise ConfigError(f"device is {str(device)!r}; a backend has its own ({model.device}): leave device out")
             if padding:
                 raise ConfigError("padding is given with a backend, whose signature has its own; leave padding out")
-            self._backend = model
             self._example = sample if preprocess is None or sample is None else _first(sample)
-            return
-        if not is_module(model):
-            raise ConfigError(f"model is {type(model).__name__}; it must be a torch.nn.Module or a nograd Backend")
-        self._module = model
-        if sample is not None and preprocess is not None:
+        elif sample is not None and preprocess is not None:
             self.learn_from([sample] if isinstance(sample, str | bytes) else list(each_item(sample)))
         elif sample is not None:
-            self._probe([sample])
+            self._calls.settle([sample])
             self._example = sample
 
     # -- what it is
@@ -117,18 +110,28 @@ class Predictor:
     @property
     def is_probed(self) -> bool:
         """True once it is known how rows may be batched: from a sample, from a backend, or from `learn`."""
-        return self._module is None or (self._backend is not None and bool(self._backend.signature.outputs))
+        return self._calls.backend is not None
 
     @property
     def backend(self) -> Backend:
-        """What runs the batches.
+        """The backend that runs batches. Without a sample, its first use probes the model with the first input that ran.
 
         Raises:
-            UnsupportedError: nothing is known of the model yet: no sample was given and nothing was predicted.
+            UnsupportedError: no sample was given, and no call has run yet.
         """
-        if self._backend is None:
-            raise UnsupportedError("nothing is known of the model's inputs yet; give `sample=`, or predict once")
-        return self._backend
+        return self._calls.backend or self._calls.known()
+
+    @property
+    def source(self) -> Backend | Learner:
+        """What another Predictor of the same model can be made of: both then know what either learns."""
+        calls = self._calls
+        return calls.learner if calls.learner is not None and not calls.is_strict else self.backend
+
+    @property
+    def device(self) -> str:
+        """Where the model runs: `cpu`, `cuda:0`, ..."""
+        calls = self._calls
+        return str(calls.learner.device) if calls.backend is None and calls.learner is not None else self.backend.device
 
     @property
     def preprocess(self) -> Callable[[Any], Any] | None:
@@ -152,7 +155,8 @@ class Predictor:
 
     @property
     def example(self) -> Any:
-        """The sample's first item; without `preprocess`, its first row as checked arrays; zeros where no sample was given.
+        """The sample's first item; without `preprocess`, its first row as checked arrays. Without a sample: the first input's
+        first row, or zeros.
 
         Raises:
             UnsupportedError: with `preprocess`, no sample was given.
@@ -161,9 +165,11 @@ class Predictor:
             if self._example is None:
                 raise UnsupportedError("no example of an item is known; give `sample=` with `preprocess`")
             return self._example
-        if self._example is None:
+        learner = self._calls.learner
+        example = learner.first if self._example is None and learner is not None else self._example
+        if example is None:
             return _zeros(self.signature)
-        batch = self.check(to_host(self._example))
+        batch = self.check(to_host(example))
         return {name: array[:1] for name, array in batch.items()}
 
     @property
@@ -199,6 +205,12 @@ class Predictor:
 
     # -- predicting
 
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """Return `predict` of inputs that are given as the module takes them: in order, or by name."""
+        if named and inputs:
+            raise SignatureError("inputs were given in order and by name; give all in order, or all by name")
+        return self.predict(named or (inputs[0] if len(inputs) == 1 else inputs))
+
     def predict(self, inputs: Any) -> Any:
         """Return the model's answer, in the structure that the model itself returns.
 
@@ -215,43 +227,48 @@ class Predictor:
             ItemError: `preprocess` raised on an item.
             ModelError: the model raised.
         """
-        if self._preprocess is None and holds_tensors(inputs):
-            return self._whole(self._forward(inputs))
-        parts, finish = self.prepare(inputs)
-        return finish(self._answered(parts))
+        if self._preprocess is not None:
+            parts, finish = self.prepare(inputs)
+            return finish(self._calls.answered(parts))
+        if self._calls.direct is not None and self._postprocess is None:
+            answer = self._calls.direct.answer(inputs)
+            if answer is not None:
+                return answer
+        return self._whole(*self._calls.outputs(inputs))
 
-    def predict_proba(self, inputs: Any, *, temperature: float = 1.0) -> Any:
+    def predict_proba(self, inputs: Any, *, temperature: float = 1.0, output: str | None = None) -> Any:
         """Return class probabilities for each row.
 
-        The output is read as logits and normalised with softmax (Goodfellow et al., Deep Learning, 2016, eq. 4.1), shifted by
-        its largest value so that nothing overflows. A single logit is read as the log-odds of class 1 of 2. Of several
-        outputs, the one named `logits` is read. `postprocess` plays no part.
+        The output is read as logits and normalised with softmax. A single logit is read as the log-odds of class 1 of 2. Rows
+        that are probabilities already are returned as they are, with a warning. A transformers model with the `problem_type`
+        `multi_label_classification` gets a sigmoid for each label. `postprocess` plays no part.
 
         Args:
             inputs: as for `predict`.
             temperature: divides the logits; above 1 flattens. No unit.
+            output: the output to read, by name; None: the only one, or the one named `logits`.
 
         Returns:
-            Probabilities, float32, `[rows, classes]`; each row sums to 1. A tensor for tensors, else an array.
+            Probabilities, float32, `[rows, classes]`; each row sums to 1, except for several labels. A tensor for tensors, else
+            an array.
 
         Raises:
-            ConfigError: `temperature` is not above 0.
-            SignatureError: as for `predict`, or the model has no floating output `[rows, classes]` to read as logits.
+            ConfigError: `temperature` is not above 0, or there is no such output.
+            SignatureError: as for `predict`; or the model has several outputs and none was chosen, or the output is not
+                floating `[rows, classes]`.
+            UnsupportedError: the model's `problem_type` is `regression`.
         """
         if not 0 < temperature < float("inf"):
             raise ConfigError(f"temperature is {temperature}; it must be above 0, finite")
-        logits = self._class_logits(inputs)
-        if is_tensor(logits):
-            logits = logits.double()
-            return ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1).float()
-        logits = logits.astype(np.float64)
-        with np.errstate(over="ignore"):  # a tiny temperature takes all but the largest to minus infinity, which is right
-            exponentials = np.exp((logits - logits.max(-1, keepdims=True)) / temperature)
-        return (exponentials / exponentials.sum(-1, keepdims=True)).astype(np.float32)
+        scores, problem = self._scores(inputs, output)
+        return probabilities_of(scores, problem, temperature)
 
-    def predict_class(self, inputs: Any) -> Any:
-        """Return the most probable class of each row, int64 `[rows]`; arguments and errors as for `predict_proba`."""
-        return self._class_logits(inputs).argmax(-1)
+    def predict_class(self, inputs: Any, *, output: str | None = None) -> Any:
+        """Return the most probable class of each row, int64 `[rows]`; arguments and errors as for `predict_proba`.
+
+        Of a multi-label model: 1 for each label that is more probable than not, else 0; int64 `[rows, labels]`.
+        """
+        return classes_of(*self._scores(inputs, output))
 
     def warm_up(self) -> None:
         """Run the model once, on the sample's first row, so that the first user does not pay for what happens only once.
@@ -268,15 +285,8 @@ class Predictor:
         Raises:
             UnsupportedError: the backend is not torch's, or nothing is known of the model yet.
         """
-        if not isinstance(self.backend, TorchBackend):
-            raise UnsupportedError(f"backend {self.backend.name!r} has no gradients; use a torch backend such as eager")
-        with self.backend.gradients():
-            before = getattr(self._local, "gradients", False)
-            self._local.gradients = True  # what a cache keeps has none
-            try:
-                yield
-            finally:
-                self._local.gradients = before
+        with self._calls.gradients():
+            yield
 
     # -- for batchers and servers
 
@@ -286,8 +296,9 @@ class Predictor:
         Without `preprocess` the inputs are one part; with it, each item is a part of one row.
         """
         if self._preprocess is None:
-            if type(inputs) is np.ndarray and self._backend is not None and len(self._backend.signature.inputs) == 1:
-                signature = self._backend.signature  # one array for one input, what batchers see most, needs no search
+            backend = self._calls.backend
+            if type(inputs) is np.ndarray and backend is not None and len(backend.signature.inputs) == 1:
+                signature = backend.signature  # one array for one input, what batchers see most, needs no search
                 return [signature.check({signature.inputs[0].name: inputs})], self._finish_arrays
             tensors = holds_tensors(inputs)
             part = self.check(to_host(inputs) if tensors else inputs)
@@ -296,6 +307,8 @@ class Predictor:
         items = [inputs] if lone else list(each_item(inputs))
         if not items:
             raise SignatureError("the list of items is empty; give at least 1")
+        if self._calls.backend is None:
+            self._learn_rows(items[:SAMPLE_ITEMS])
         parts = [self.prepare_item(item, index) for index, item in enumerate(items)]
         return parts, partial(self._finish_items, lone=lone)
 
@@ -317,32 +330,29 @@ class Predictor:
         """Probe the model with inputs as `predict` takes them, unless it is probed already. Blocks for some twenty runs.
 
         Without `preprocess`, the inputs may also be one row without the batch dimension. Dimension 0 counts as the row if the
-        model runs and its rows are then independent; else the inputs are one row if that is so with the dimension added.
+        model runs and its rows are then independent; else the inputs are one row if that is so with the dimension added. If the
+        probe fails and the model runs, calls run one by one; `signature.reason` says why.
 
         Raises:
             ItemError: `preprocess` raised on an item.
             SignatureError: the model cannot run the inputs.
         """
-        with self._learning:
-            if self.is_probed:
-                return
-            if self._preprocess is not None:
-                self.learn_from([inputs] if isinstance(inputs, str | bytes) else list(each_item(inputs)))
-                return
-            from nograd.backends.first_inputs import backend_from_inputs
-
-            module = cast("nn.Module", self._module)
-            found = in_own_thread(partial(backend_from_inputs, module, inputs, device=self._device))
-            self._backend, self._example = found.result()
+        if self.is_probed:
+            return
+        if self._preprocess is not None:
+            self.learn_from([inputs] if isinstance(inputs, str | bytes) else list(each_item(inputs)))
+        else:
+            self._calls.learn(inputs)
 
     def learn_from(self, items: Sequence[Any]) -> None:
-        """Probe the model with items, or with rows where there is no `preprocess`, unless a sample has taught it already.
+        """Probe the model with items, or with rows without a `preprocess`, unless a sample was probed already.
 
         Raises:
             ItemError: `preprocess` raised on an item.
             SignatureError: the model cannot run the items.
         """
-        if self._module is None or (self._backend is not None and self._backend.signature.outputs):
+        calls = self._calls
+        if calls.learner is None or (calls.backend is not None and calls.backend.signature.outputs):
             return
         rows = []
         for index, item in enumerate(items):
@@ -352,119 +362,75 @@ class Predictor:
                 if is_interrupt(error):
                     raise
                 raise _item_error(index, error) from error
-        self._probe(rows)
+        calls.settle(rows)
         self._example = rows[0] if self._preprocess is None else items[0]
 
     def answers(self, outputs: Batch, *, as_tensors: bool = False) -> Iterator[Any]:
         """Yield the answer for each row of outputs, postprocessed."""
         restore, postprocess = self.backend.restore, self._postprocess
-        leaves = _as_tensors(outputs) if as_tensors else outputs
+        leaves = to_tensors(outputs) if as_tensors else outputs
         for row in range(num_rows(outputs)):
             answer = restore({name: leaf[row] for name, leaf in leaves.items()})
             yield answer if postprocess is None else _postprocessed(answer, postprocess)
 
     def check(self, inputs: Any) -> Batch:
-        """Return the inputs as a checked Batch; the first ever teaches names, dtypes and ranks where no sample was given."""
-        self._learn(inputs)
+        """Return the inputs as a checked Batch; without a sample, the first inputs are probed."""
+        if self._calls.backend is None:
+            self.learn(inputs)
         return self.signature.check(by_name(inputs, self.signature))
 
     def run_parts(self, parts: Sequence[Batch]) -> list[Batch]:
         """Run checked parts, those of like length together; return the outputs of each."""
-        if len(parts) == 1:
-            return [self.run(parts[0])]
-        outputs: dict[int, Batch] = {}
-        for group in plan(parts, self.signature, MAX_BATCH_SIZE):
-            chosen = [parts[position] for position in group]
-            outputs.update(zip(group, run_together(chosen, self.run, self.signature), strict=True))
-        return [outputs[position] for position in range(len(parts))]
+        return self._calls.run_parts(parts)
 
     def run(self, batch: Batch) -> Batch:
         """Run one checked batch, blocking."""
-        if self._has_run and self._backend is not None:
-            return self._backend.run(batch)
-        with self._trial():
-            return self.backend.run(batch)
+        return self.backend.run(batch)
 
     def close(self) -> None:
-        """Give back what the backend holds."""
-        if self._backend is not None:
-            self._backend.close()
-        if self._answers is not None:
-            self._answers.close()
+        """Release what the backend holds."""
+        self._calls.close()
 
     # -- inside
 
-    def _probe(self, samples: Sequence[Any]) -> None:
-        from nograd.backends.eager import eager_backend
+    def _learn_rows(self, items: Sequence[Any]) -> None:
+        """Learn from the first items; one that cannot be prepared is reported when its turn comes."""
+        rows = []
+        for item in items:
+            try:
+                rows.append(one_row(item if self._preprocess is None else self._preprocess(item)))
+            except Exception:  # noqa: BLE001  `prepare_item` raises it again, with the item's position
+                break
+        if rows:
+            self._calls.settle_if_possible(rows)
+            self._example = items[0]
 
-        module = cast("nn.Module", self._module)
-        self._backend = in_own_thread(
-            partial(eager_backend, module, samples, device=self._device, padding=self._padding)
-        ).result()
-
-    def _learn(self, inputs: Any) -> None:
-        """Take names, dtypes and ranks from the first input, where nothing is known."""
-        if self._backend is None:
-            from nograd.backends.eager import unprobed_backend
-
-            self._backend = unprobed_backend(cast("nn.Module", self._module), inputs, device=self._device)
-
-    @contextmanager
-    def _trial(self) -> Iterator[None]:
-        """Forget what the first input taught, where the model then fails on it."""
-        try:
-            yield
-        except NogradError:
-            taught = self._backend
-            if not self._has_run and self._module is not None and taught is not None and not taught.signature.outputs:
-                self._backend = None
-            raise
-        self._has_run = True
-
-    def _forward(self, inputs: Any) -> Mapping[str, Tensor]:
-        """Run torch tensors; return the outputs on the device that the inputs came from."""
-        from nograd.module import check_tensors
-
-        self._learn(inputs)
-        named = check_tensors(by_name(inputs, self.signature), self.signature)
-        origin = next(iter(named.values())).device
-        if isinstance(self.backend, TorchBackend) and (self._answers is None or getattr(self._local, "gradients", False)):
-            with self._trial():
-                outputs = self.backend.forward(named)
-        else:
-            outputs = _as_tensors(self._answered([self.check(to_host(named))])[0])
-        return {name: tensor.to(origin) for name, tensor in outputs.items()}
-
-    def _class_logits(self, inputs: Any) -> Any:
-        """Return floating `[rows, classes]`, two classes at least: a tensor for tensors, else an array."""
-        if self._preprocess is None and holds_tensors(inputs):
-            import torch
-
-            scores = _logits(self._forward(inputs))
-            return scores if scores.shape[1] > 1 else torch.hstack([torch.zeros_like(scores), scores])
+    def _scores(self, inputs: Any, output: str | None) -> tuple[Any, str]:
+        """Return floating `[rows, classes]`, a tensor for tensors, else an array; and the model's problem type."""
+        if self._preprocess is None:
+            backend, outputs = self._calls.outputs(inputs)
+            return choose_output(outputs, output, backend.problem_type), backend.problem_type
         parts, _ = self.prepare(inputs)
-        found = [_logits(outputs) for outputs in self._answered(parts)]
-        if len({logits.shape[1] for logits in found}) > 1:
+        problem = self.backend.problem_type
+        found = [choose_output(outputs, output, problem) for outputs in self._calls.answered(parts)]
+        if len({scores.shape[1] for scores in found}) > 1:
             raise SignatureError("the items' outputs differ in length; class scores are floating [rows, classes]")
-        logits = np.concatenate(found)
-        return logits if logits.shape[1] > 1 else np.hstack([np.zeros_like(logits), logits])
+        return np.concatenate(found), problem
 
-    def _answered(self, parts: Sequence[Batch]) -> list[Batch]:
-        """Return the outputs of each part: run, or known."""
-        if self._answers is None:
-            return self.run_parts(parts)
-        return list(self._answers.of(parts, self.run_parts, self.signature))
-
-    def _whole(self, outputs: Mapping[str, Any]) -> Any:
-        return self.backend.restore(outputs) if self._postprocess is None else list(self.answers(outputs))
+    def _whole(self, backend: Backend, outputs: Mapping[str, Any]) -> Any:
+        if self._postprocess is None:
+            return backend.restore(outputs)
+        rows = len(next(iter(outputs.values())))
+        answers = [backend.restore({name: leaf[row] for name, leaf in outputs.items()}) for row in range(rows)]
+        return [_postprocessed(answer, self._postprocess) for answer in answers]
 
     def _finish_arrays(self, outputs: list[Batch]) -> Any:
-        if self._postprocess is None and self._backend is not None:  # done for every request
-            return self._backend.restore(outputs[0])
-        return self._whole(outputs[0])
+        if self._postprocess is None and self._calls.backend is not None:  # done for every request
+            return self._calls.backend.restore(outputs[0])
+        return self._whole(self.backend, outputs[0])
 
     def _finish_tensors(self, outputs: list[Batch]) -> Any:
-        return self._whole(_as_tensors(outputs[0]))
+        return self._whole(self.backend, to_tensors(outputs[0]))
 
     def _finish_items(self, outputs: list[Batch], *, lone: bool) -> Any:
         answers = [answer for output in outputs for answer in self.answers(output)]
@@ -483,15 +449,38 @@ def _postprocessed(answer: Any, postprocess: Callable[[Any], Any]) -> Any:
         raise model_error("postprocess", error) from error
 
 
+def parts_of(predictor: Predictor) -> dict[str, Any]:
+    """Return what another Predictor of the same model is made of, as arguments."""
+    source, sample = predictor.source, None
+    if isinstance(source, Backend) and (predictor._example is not None or not predictor.has_preprocess):  # noqa: SLF001
+        sample = [predictor.example] if predictor.has_preprocess else predictor.example
+    return {
+        "model": source, "preprocess": predictor.preprocess, "postprocess": predictor.postprocess, "sample": sample,
+        "item": predictor.item,
+    }  # fmt: skip
+
+
+def as_predictor(model: Any, device: str | torch.device = "auto", **options: Any) -> Predictor:
+    """Return a Predictor as it is, or one of a module or a backend.
+
+    Args:
+        model: a Predictor, a module or a backend.
+        device: of a module, as for `Predictor`; a Predictor has its own.
+        options: of the Predictor that is made of a module.
+
+    Raises:
+        ConfigError: `model` is something else, or the Predictor runs on another device.
+    """
+    if not isinstance(model, Predictor):
+        return Predictor(model, device, **options)
+    if device != "auto" and str(device) not in (model.device, model.device.partition(":")[0]):
+        raise ConfigError(f"device is {str(device)!r}, and the Predictor runs on {model.device!r}; set the device there")
+    return model
+
+
 def _item_error(index: int, error: BaseException) -> ItemError:
     what = str(error) if isinstance(error, NogradError) else f"preprocess raised {type(error).__name__}: {error}"
     return ItemError(f"item {index}: {what}", index)
-
-
-def _as_tensors(outputs: Batch) -> dict[str, Tensor]:
-    import torch
-
-    return {name: torch.from_numpy(array) for name, array in outputs.items()}
 
 
 def _zeros(signature: Signature) -> Batch:
@@ -509,15 +498,3 @@ def _filler(spec: TensorSpec, shape: tuple[int, ...]) -> Any:
 def _first(sample: Any) -> Any:
     """Return the first item of a sample; one string is one item."""
     return sample if isinstance(sample, str | bytes) else next(each_item(sample))
-
-
-def _logits(outputs: Mapping[str, Any]) -> Any:
-    found = outputs.get("logits", next(iter(outputs.values())) if len(outputs) == 1 else None)
-    if found is None:
-        raise SignatureError(
-            f"the model has the outputs {', '.join(map(repr, outputs))}; one must be named 'logits' to be read as class scores"
-        )
-    if found.ndim != 2 or "float" not in str(found.dtype):
-        dtype = str(found.dtype).removeprefix("torch.")
-        raise SignatureError(f"the model's output is {dtype} {list(found.shape)}; class scores are floating [rows, classes]")
-    return found

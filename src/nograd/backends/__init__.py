@@ -63,6 +63,11 @@ class Backend(ABC):
         return self._fingerprint
 
     @property
+    def problem_type(self) -> str:
+        """The `problem_type` of a transformers configuration, such as `multi_label_classification`; empty: unknown."""
+        return ""
+
+    @property
     def compilations(self) -> int:
         """Graphs compiled since the warm-up; above 0, users have waited for a compiler. Most backends compile none."""
         return 0

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-__all__ = ["eager_backend", "unprobed_backend"]
+__all__ = ["eager_backend", "moved", "unprobed_backend"]
 
 
 def eager_backend(
@@ -44,22 +44,33 @@ def eager_backend(
         SignatureError: the model cannot run a sample, or an output does not have the row as its dimension 0.
         ConfigError: torch has no such device here.
     """
-    model = _on(model, device)
+    model = moved(model, device)
     probed = probe(original_of(model), *samples, padding=padding)
     return ModuleBackend(
         model, probed.signature, probed.call, probed.restore, samples=probed.samples, lanes=lanes, num_threads=num_threads
     )
 
 
-def unprobed_backend(model: nn.Module, sample: Any, *, device: str | torch.device = "auto") -> ModuleBackend:
+def unprobed_backend(
+    model: nn.Module,
+    sample: Any,
+    *,
+    device: str | torch.device = "auto",
+    reason: str = "nothing was probed: no sample was given",
+) -> ModuleBackend:
     """Return a backend that knows names, dtypes and ranks from one input, and nothing of what may be batched."""
-    model = _on(model, device)
+    model = moved(model, device)
     call = Call.learn(model, sample)
     specs = tuple(_loose_spec(name, tensor) for name, tensor in to_tensors(sample, call, model).items())
-    return ModuleBackend(model, Signature(specs, batching="alone", reason="nothing was probed: no sample was given"), call)
+    return ModuleBackend(model, Signature(specs, batching="alone", reason=reason), call)
 
 
-def _on(model: nn.Module, device: str | torch.device) -> nn.Module:
+def moved(model: nn.Module, device: str | torch.device) -> nn.Module:
+    """Return the module if it is on the device, else a copy that is.
+
+    Raises:
+        ConfigError: torch has no such device here.
+    """
     target = resolve_device(device, model)
     return model if target == module_device(model) else copy.deepcopy(model).to(target)
 

@@ -15,7 +15,7 @@ from nograd.errors import ConfigError, ModelError, UnsupportedError
 from nograd.fingerprint import Fingerprint, of_value
 from nograd.inputs import is_tensor
 from nograd.interrupts import is_interrupt
-from nograd.module import Call, EvalMode, module_device, row_fault
+from nograd.module import Call, EvalMode, module_device, problem_type, row_fault
 from nograd.structure import Restore, flatten
 from nograd.tensors import Array, Batch, Signature
 from nograd.threads import in_own_thread
@@ -90,6 +90,7 @@ class ModuleBackend(TorchBackend):
         self._local = threading.local()
         self._file = file
         self._known: tuple[Watch, Fingerprint] | None = None
+        self._num_recording = 0
         self._reading = threading.Lock()
 
     def in_layout(self, lanes: int, num_threads: int | None) -> ModuleBackend:
@@ -98,6 +99,10 @@ class ModuleBackend(TorchBackend):
             self.model, self.signature, self.call, self._restore, name=self.name, samples=self.samples, device=self._device,
             has_gradients=self._has_gradients, lanes=lanes, num_threads=num_threads, file=self._file,
         )  # fmt: skip
+
+    @property
+    def problem_type(self) -> str:
+        return problem_type(self.model)
 
     @property
     def num_threads(self) -> int:
@@ -117,14 +122,31 @@ class ModuleBackend(TorchBackend):
         except BaseException as error:  # a model may raise anything: the caller gets it as the cause
             if is_interrupt(error):
                 raise
-            given = self.call.describe(tensors)
-            raise ModelError(f"the model raised {type(error).__name__} on {given}: {_told(error)}") from error
+            raise self.model_error(error, tensors) from error
         leaves, restore = flatten(output, is_tensor)
         if self._restore is None:
             self._restore = restore
-        if self.signature.outputs and (fault := row_fault(leaves, len(next(iter(tensors.values()))))):
-            raise ModelError(fault)
+        if self.signature.outputs:
+            self.check_rows(leaves, tensors)
         return self.call.owned(leaves)
+
+    def model_error(self, error: BaseException, tensors: Mapping[str, Tensor]) -> ModelError:
+        """Return the error for what the model raised on tensors."""
+        return ModelError(f"the model raised {type(error).__name__} on {self.call.describe(tensors)}: {_message_of(error)}")
+
+    def check_rows(self, leaves: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+        """Raise ModelError if an output does not have the rows of the inputs."""
+        if fault := row_fault(leaves, len(next(iter(tensors.values())))):
+            raise ModelError(fault)
+
+    @property
+    def num_threads_set(self) -> int | None:
+        """Threads that each run sets for itself; None: as torch is set."""
+        return self._num_threads
+
+    def is_at_rest(self) -> bool:
+        """Whether a run needs nothing set up: eval mode, no gradients, nothing that watches for changes."""
+        return self._known is None and not self._num_recording and self._eval_mode.is_at_rest()
 
     def run(self, batch: Batch) -> Batch:
         with self._threads(), torch.inference_mode(), self._eval_mode():
@@ -191,14 +213,20 @@ class ModuleBackend(TorchBackend):
             raise UnsupportedError(f"backend {self.name!r} has no gradients; use eager")
         before = getattr(self._local, "gradients", False)
         self._local.gradients = True
+        self._count_recording(1)
         try:
             yield
         finally:
+            self._count_recording(-1)
             self._local.gradients = before
 
+    def _count_recording(self, change: int) -> None:
+        with self._reading:
+            self._num_recording += change
 
-def _told(error: BaseException) -> str:
-    """Return what an error says, without the stack of native code that torch's C++ adds."""
+
+def _message_of(error: BaseException) -> str:
+    """Return an error's message without the stack of native code that torch's C++ adds."""
     return str(error).split("\nException raised from")[0]
 
 

@@ -37,10 +37,12 @@ class Bounded:
     Args:
         max_bytes: the sum of all entries' `nbytes`, at most.
         policy: what leaves first.
+        max_entries: number of entries, at most; None: no limit of its own.
     """
 
-    def __init__(self, max_bytes: int, policy: Policy) -> None:
+    def __init__(self, max_bytes: int, policy: Policy, max_entries: int | None = None) -> None:
         self.max_bytes = max_bytes
+        self.max_entries = max_entries
         self.nbytes = 0
         self.evicted = 0
         self.table: dict[bytes, Entry] = {}
@@ -89,7 +91,7 @@ class Bounded:
         present = self.table.get(entry.key)
         if present is not None:
             self.remove(present)
-        while self.nbytes + entry.nbytes > self.max_bytes:
+        while self.nbytes + entry.nbytes > self.max_bytes or len(self.table) == self.max_entries:
             self.remove(self._victim())
             self.evicted += 1
         self._push(entry)

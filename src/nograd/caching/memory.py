@@ -36,6 +36,7 @@ class MemoryCache(Cache):
             keys and changes to the one that would answer more.
         ttl_s: seconds that a value lives, give or take a tenth; None: until it is evicted, which is right for the answers of
             a model, because they do not age.
+        max_entries: number of entries, at most; None: no limit of its own. `auto` needs a limit in bytes alone.
         clock: gives seconds that never go back.
 
     Raises:
@@ -46,6 +47,7 @@ class MemoryCache(Cache):
         self,
         max_bytes: int = 256 * 2**20,
         *,
+        max_entries: int | None = None,
         policy: Literal["auto", "sieve", "lru"] = "auto",
         ttl_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -55,7 +57,13 @@ class MemoryCache(Cache):
         if policy not in ("auto", "sieve", "lru"):
             raise ConfigError(f"policy is {policy!r}; it must be 'auto', 'sieve' or 'lru'")
         check_ttl(ttl_s)
-        self._entries = Bounded(max_bytes, "sieve" if policy == "auto" else policy)
+        if max_entries is not None and max_entries < 1:
+            raise ConfigError(f"max_entries is {max_entries}; it must be at least 1")
+        if max_entries is not None and policy == "auto":
+            raise ConfigError(
+                "max_entries is given with the policy 'auto', which compares policies in bytes; choose 'lru' or 'sieve'"
+            )
+        self._entries = Bounded(max_bytes, "sieve" if policy == "auto" else policy, max_entries)
         self._shadows = Shadows(max_bytes, "sieve") if policy == "auto" else None
         self._ttl_s = ttl_s
         self._clock = clock
