@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nograd.backends import Backend, TorchBackend
 from nograd.backends.aot import export_to_pt2, load_pt2
-from nograd.backends.compiled import optimize_model_compile
+from nograd.backends.compiled import apart, optimize_model_compile
 from nograd.backends.eager import eager_backend, unprobed_backend
 from nograd.backends.modules import resolve_device
 from nograd.backends.onnx import OnnxBackend
@@ -329,6 +329,11 @@ def test_sizes_that_the_model_does_not_take_are_not_warmed_up() -> None:
 
     assert backend.run({"input": np.ones((3, 1, 12, 14), np.float32)})["output"].shape == (3, 2, 8, 10)
     assert (backend.compilations, backend.reason) == (0, "")
+
+
+def test_the_sizes_of_the_warm_up_differ_between_dimensions() -> None:
+    assert apart([[1, 16], [1, 16]], taken=[1, 2]) == [[1, 16], [1, 15]]
+    assert apart([[3, 32], [5, 32], [32]], taken=[1, 2, 32]) == [[3, 31], [5, 30], [32]]
 
 
 def test_a_graph_that_breaks_is_compiled_in_pieces_with_the_reason() -> None:

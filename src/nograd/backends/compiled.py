@@ -179,6 +179,8 @@ class CompiledBackend(TorchBackend):
         sizes = self._batch_sizes if not self._dynamic else sorted({1, 2, max(self._batch_sizes)})
         dims = self.signature.lengths
         lengths = [self._sizes_of(dim) for dim in dims]
+        if self._dynamic:
+            lengths = apart(lengths, taken=sizes)
         for rows, *each in product(sizes, *lengths):
             batch = self._shaped(rows, dict(zip(dims, each, strict=True)))
             if self._runs_eagerly(batch):
@@ -262,3 +264,17 @@ def _filled(array: Any, spec: TensorSpec, rows: int, sizes: Mapping[str, int]) -
         return array
     wide = np.pad(array, [(0, 0), *widths[1:]], constant_values=spec.pad_value)
     return np.concatenate([wide, np.repeat(wide[:1], rows - len(wide), axis=0)]) if rows > len(wide) else wide
+
+
+def apart(lengths: Sequence[Sequence[int]], *, taken: Sequence[int]) -> list[list[int]]:
+    """Return the sizes of each dimension with the largest lowered until no other dimension, and no number of rows, has it.
+
+    torch gives dimensions of one size in the example one symbol (duck shapes), and compiles again when they differ.
+    """
+    used, found = set(taken), []
+    for *smaller, largest in lengths:
+        lowest = smaller[-1] + 1 if smaller else largest
+        size = next((size for size in range(largest, lowest - 1, -1) if size not in used), largest)
+        used.add(size)
+        found.append([*smaller, size])
+    return found
