@@ -75,7 +75,7 @@ class BatchPredictor:
 
     >>> import torch
     >>> rows = (torch.full((4,), float(i)) for i in range(1000))
-    >>> predictor = BatchPredictor(torch.nn.Linear(4, 3), sample=torch.zeros(2, 4))
+    >>> predictor = BatchPredictor(torch.nn.Linear(4, 3), sample=torch.rand(2, 4))
     >>> sum(1 for answer in predictor.predict(rows))
     1000
 
