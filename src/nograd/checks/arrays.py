@@ -8,7 +8,19 @@ import numpy as np
 
 from nograd.tensors import Array, Batch, Signature, TensorSpec, num_rows
 
-__all__ = ["changed", "describe", "difference", "lively", "longer", "padded", "resized", "row", "tiled", "varied"]
+__all__ = [
+    "changed",
+    "describe",
+    "difference",
+    "lively",
+    "longer",
+    "padded",
+    "resized",
+    "row",
+    "row_difference",
+    "tiled",
+    "varied",
+]
 
 
 def row(batch: Batch, index: int) -> Batch:
@@ -103,6 +115,33 @@ def difference(expected: Mapping[str, Array], given: Mapping[str, Array]) -> flo
     Infinite where a shape differs, or where one side is finite and the other is not; integers differ by 0 or 1.
     """
     return max((_difference(array, given[name]) for name, array in expected.items()), default=0.0)
+
+
+NOISE = 1e-2
+"""Part of the batch's largest value below which a row is small: its rounding is that of the other rows."""
+
+
+def row_difference(expected: Mapping[str, Array], given: Mapping[str, Array]) -> float:
+    """Return the largest difference of any row of any output, relative to that row's largest absolute value.
+
+    A row that is nearly zero next to the others is compared with a hundredth of their largest value.
+    """
+    found = 0.0
+    for name, array in expected.items():
+        whole = _scale(array)
+        for index in range(len(array)):
+            own, other = array[index : index + 1], given[name][index : index + 1]
+            least = NOISE * whole
+            found = max(found, _difference(own, other) * (min(1.0, _scale(own) / least) if least and _scale(own) else 1.0))
+    return found
+
+
+def _scale(array: Array) -> float:
+    """Return the largest finite absolute value of an array of numbers; 0 for others."""
+    if array.dtype.kind in "OUSb":
+        return 0.0
+    values = np.abs(array.astype(np.complex128 if array.dtype.kind == "c" else np.float64))
+    return float(values[np.isfinite(values)].max(initial=0))
 
 
 def _difference(expected: Array, given: Array) -> float:

@@ -6,7 +6,8 @@ from functools import partial
 from math import isfinite
 
 from nograd.batching.collate import run_together
-from nograd.checks.arrays import changed, difference, longer, padded, resized, row, tiled, varied
+from nograd.checks.arrays import difference, longer, padded, resized, row, row_difference, tiled, varied
+from nograd.checks.neighbours import Pair, attempt, pairs, various_rows
 from nograd.checks.subject import ModelSubject
 from nograd.checks.timing import least_s
 from nograd.checks.verdict import Check, Verdict, error, info, passed, skipped, warning
@@ -27,39 +28,48 @@ above 2 the batcher promises deadlines that it cannot keep."""
 
 
 def check_rows(subject: ModelSubject) -> Verdict:
-    """Compare the first and the last row with themselves alone, and among other neighbours."""
+    """Compare rows with themselves among other neighbours in batches of one size, and alone."""
     if not subject.is_repeatable:
         return skipped(NOT_REPEATABLE)
-    rows, last = subject.rows, num_rows(subject.rows) - 1
-    found = 0.0
-    for index in (0, last):
-        own, others = row(subject.answer, index), _with_row(changed(rows), rows, index)
-        if (alone := _attempt(subject, row(rows, index))) is None:
-            return skipped("one row alone does not run: see batching.sizes")
-        found = max(found, difference(own, alone))
-        among = _attempt(subject, others)
-        found = max(found, difference(own, row(among, index)) if among is not None else 0.0)
-    if found <= subject.tolerance:
-        return passed(f"alone, and among other rows, answers differ by {found:.1e} of the largest value", difference=found)
-    said = f"a row's answer moves by {found:.1%} of the largest value with the rows beside it"
+    if attempt(subject, row(subject.rows, 0)) is None:
+        return skipped("one row alone does not run: see batching.sizes")
+    found = pairs(subject)
+    among = max((_moved(pair) for pair in found), default=0.0)
+    if among > subject.tolerance:
+        said = f"a row's answer moves by {among:.1%} of its largest value with the other rows of a batch"
+        if subject.signature.batching == "alone":
+            return warning(f"{said}; nograd therefore runs every request alone", difference=among)
+        return error(f"{said}, and the model is declared as one whose rows may be batched", difference=among)
+    return _of_batch_size(subject, found, among)
+
+
+def _moved(pair: Pair) -> float:
+    return max(difference(row(pair.answer, place), row(pair.other, place)) for place in pair.places)
+
+
+def _of_batch_size(subject: ModelSubject, found: list[Pair], among: float) -> Verdict:
+    """Compare rows alone with the same rows in a batch, whose other rows are known to play no part."""
+    batches = [(subject.rows, subject.answer, index) for index in sorted({0, num_rows(subject.rows) - 1})]
+    batches += [(pair.first, pair.answer, pair.places[0]) for pair in found[:1]]
+    moved: dict[int, float] = {}
+    for rows, answer, place in batches:
+        if (alone := attempt(subject, row(rows, place))) is not None:
+            size = num_rows(rows)
+            moved[size] = max(moved.get(size, 0.0), difference(row(answer, place), alone))
+    size = max(moved, key=moved.__getitem__)
+    figures = {"difference": max(among, moved[size]), "size_effect": moved[size]}
+    if moved[size] <= subject.tolerance:
+        return passed(
+            f"alone, and among other rows, answers differ by {figures['difference']:.1e} of the largest value", **figures
+        )
+    said = (
+        f"between a batch size of 1 and of {size}, a row's answer differs by {moved[size]:.1%} of its largest value; the other "
+        f"rows change it by {among:.1e}: the number of rows decides, not what they hold"
+    )
+    remedy = "look for code that reads x.shape[0], or for a kernel of lower precision from some batch size on"
     if subject.signature.batching == "alone":
-        return warning(f"{said}; nograd therefore runs every request alone", difference=found)
-    return error(f"{said}, and the model is declared as one whose rows may be batched", difference=found)
-
-
-def _with_row(batch: Batch, source: Batch, index: int) -> Batch:
-    result = {name: array.copy() for name, array in batch.items()}
-    for name, array in result.items():
-        array[index] = source[name][index]
-    return result
-
-
-def _attempt(subject: ModelSubject, batch: Batch) -> Batch | None:
-    """Return the answer, None where changed values are more than the model takes (ids without an embedding)."""
-    try:
-        return subject.run(batch)
-    except ModelError:
-        return None
+        return warning(f"{said}; nograd therefore runs every request alone", **figures).mended_by(remedy)
+    return warning(said, **figures).mended_by(remedy)
 
 
 def check_order(subject: ModelSubject) -> Verdict:
@@ -84,20 +94,23 @@ def check_padding(subject: ModelSubject) -> Verdict:
     place = signature.places[dim]
     size = subject.rows[place[0]].shape[place[1]]
     target = longer(size, signature, dim)
-    for own in (size,) if target > size else (max(1, size // 2), size - 1):
-        short = resized(row(subject.rows, 0), signature.inputs, dim, own)
-        if own and (alone := _attempt(subject, short)) is not None:
+    various, answers = various_rows(subject)
+    if target > size:
+        return _padded(subject, (dim, size, target), various, answers)
+    for own in (max(1, size // 2), size - 1):
+        short = resized(various, signature.inputs, dim, own)
+        if own and (alone := attempt(subject, short)) is not None:
             return _padded(subject, (dim, own, target), short, alone)
     return skipped(f"no {dim} shorter than {size} runs, and none is longer")
 
 
 def _padded(subject: ModelSubject, lengths: tuple[str, int, int], short: Batch, alone: Batch) -> Verdict:
-    """Compare a short row's answer with what it gets when it is padded; `lengths`: the dimension, its size, the longer."""
+    """Compare answers to short rows with those to the rows padded; `lengths`: the dimension, its size, the longer size."""
     signature, (dim, size, target) = subject.signature, lengths
     said = f"a row of {size} {dim}, padded to {target}"
     if signature.batching == "pad":
-        long = resized(short, signature.inputs, dim, target)
-        found = difference(alone, run_together([short, long], subject.run, signature)[0])
+        long = resized(row(short, 0), signature.inputs, dim, target)
+        found = row_difference(alone, run_together([short, long], subject.run, signature)[0])
         if found > subject.tolerance:
             return error(f"{said} among longer ones, differs by {found:.1%} of the largest value", difference=found)
         return passed(f"{said} among longer ones, differs by {found:.1e} of the largest value", difference=found)
@@ -106,8 +119,8 @@ def _padded(subject: ModelSubject, lengths: tuple[str, int, int], short: Batch, 
 
 def _apart(subject: ModelSubject, alone: Batch, filled: Batch, said: str) -> Verdict:
     """Say what batching at equal lengths costs: much for ids, whose rows nearly always differ in length; nothing for images."""
-    answer = _attempt(subject, filled)
-    found = difference(alone, answer) if answer is not None else float("inf")
+    answer = attempt(subject, filled)
+    found = row_difference(alone, answer) if answer is not None else float("inf")
     otherwise = (
         f"answers otherwise, by {found:.1%} of the largest value" if isfinite(found) else "gets an answer of another shape"
     )
@@ -209,7 +222,7 @@ CHECKS: tuple[Check[ModelSubject], ...] = (
         check_state, "pass the state in and out of forward, as inputs and outputs", "error",
     ),
     Check(
-        "batching.rows", "Rows do not influence each other", "ran rows alone, together, and among other rows",
+        "batching.rows", "Rows do not influence each other", "ran rows among other rows (random, quiet, loud), and alone",
         check_rows, "normalise over the last dimensions only: x.mean(dim=-1), not x.mean()", "error",
     ),
     Check(
@@ -217,7 +230,7 @@ CHECKS: tuple[Check[ModelSubject], ...] = (
         check_order, "nothing in forward may depend on a row's index", "error",
     ),
     Check(
-        "batching.padding", "Padding changes no answer", "padded a row to a greater length",
+        "batching.padding", "Padding changes no answer", "padded rows of several values to a greater length",
         check_padding, "forward(input_ids, attention_mask): leave padding out of every sum, mean and softmax", "error",
     ),
     Check(

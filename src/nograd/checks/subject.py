@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from nograd.backends.modules import ModuleBackend
 
-__all__ = ["ModelSubject", "TorchSubject", "model_subject", "torch_subject"]
+__all__ = ["ModelSubject", "TorchSubject", "model_subject", "module_backend", "torch_subject"]
 
 TOLERANCE = 1e-3
 """Largest difference, relative to an output's largest value, that float32 arithmetic in another order may cause; the same as
@@ -155,14 +155,14 @@ def _first_run(predictor: Predictor, clock: Callable[[], float]) -> tuple[Batch,
 
 def _sample_rows(predictor: Predictor) -> Batch:
     """Return what the model was probed with, where it was, else its example."""
-    backend = _module_backend(predictor)
+    backend = module_backend(predictor)
     if backend is None or not backend.samples:
         return predictor.example_part
     return predictor.signature.check({name: to_host(tensor[:MAX_ROWS]) for name, tensor in backend.samples[0].items()})
 
 
 def _tolerance(predictor: Predictor) -> float:
-    backend = _module_backend(predictor)
+    backend = module_backend(predictor)
     if backend is None:
         return TOLERANCE
     dtypes = {str(parameter.dtype) for parameter in backend.model.parameters()}
@@ -171,7 +171,7 @@ def _tolerance(predictor: Predictor) -> float:
 
 def torch_subject(subject: ModelSubject) -> TorchSubject | None:
     """Return the module inside of a model, or None where it runs on something else than an eager torch module."""
-    backend = _module_backend(subject.predictor)
+    backend = module_backend(subject.predictor)
     if backend is None or backend.name != "eager" or not backend.samples:
         return None
     from nograd.probing.samples import first_rows, with_rows
@@ -180,7 +180,7 @@ def torch_subject(subject: ModelSubject) -> TorchSubject | None:
     return TorchSubject(backend.model, backend, sample, subject)
 
 
-def _module_backend(predictor: Predictor) -> ModuleBackend | None:
+def module_backend(predictor: Predictor) -> ModuleBackend | None:
     """Return the backend where it runs a torch module; torch is not imported for those that do not."""
     modules = sys.modules.get("nograd.backends.modules")
     return predictor.backend if modules is not None and isinstance(predictor.backend, modules.ModuleBackend) else None
