@@ -11,11 +11,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nograd.backends.onnx.graph import finish
 from nograd.bundle import Curve, ExportedFile, Front, Settings, write_bundle
+from nograd.independence import Independence
 from nograd.manifest import Manifest
 from nograd.tensors import Array, Batch, Signature, TensorSpec
 from nograd.text import Tokenize
 
-ROWS = Signature((TensorSpec("x", "float32", (32,)),), (TensorSpec("output", "float32", (64,)),), reason="rows are independent")
+MEASURED = Independence(0.0, num_batches=10, max_rows=5, backend="onnx")
+
+ROWS = Signature(
+    (TensorSpec("x", "float32", (32,)),), (TensorSpec("output", "float32", (64,)),), reason="rows are independent",
+    independence=MEASURED,
+)  # fmt: skip
 WEIGHT = np.random.default_rng(0).standard_normal((32, 64), dtype=np.float32)
 """8 KiB: it lies in `model.onnx.data`."""
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nograd import ONNXPredictor
+from nograd import ONNXPredictor, load
+from nograd.backends.onnx import OnnxBackend
 from nograd.errors import ConfigError, ExportError
 from nograd.parity import Tolerance
 from nograd.transforms.int8 import dynamic_recipes, saturates, static_recipes
@@ -48,9 +49,47 @@ def test_matrix_products_are_quantized_and_proven(tmp_path: Path) -> None:
     assert len(made.tried) == 3
     assert "times float32's speed" in str(made)
     predictor = ONNXPredictor(made)
-    assert predictor.signature.batching == "pad"
+    assert predictor.signature.batching == "alone"
     with torch.no_grad():
         np.testing.assert_allclose(predictor.predict(x.numpy()), model(x).numpy(), atol=0.2)
+
+
+def test_a_file_whose_rows_influence_each_other_declares_so_with_the_bound(tmp_path: Path) -> None:
+    made = quantize_dynamic(Mixer().eval(), {nn.Linear}, sample=torch.randn(16, 32), path=tmp_path / "int8.onnx")
+
+    signature = OnnxBackend(made.path).signature
+    found = signature.independence
+    assert signature.batching == "alone"
+    assert "a row's answer depends on the other rows of its batch: it moves by" in signature.reason
+    assert found == made.independence
+    assert found is not None
+    assert (found.backend, found.precision, found.batching_if_accepted) == ("onnx", "int8", "pad")
+    assert found.bound > 1e-3
+    assert "coupled" in str(made)
+
+
+def test_a_user_accepts_the_coupling_by_name_when_writing_or_when_loading(tmp_path: Path) -> None:
+    sample = torch.randn(16, 32)
+    written = quantize_dynamic(Mixer().eval(), sample=sample, path=tmp_path / "a.onnx", accept_coupled_rows=True)
+    refused = quantize_dynamic(Mixer().eval(), sample=sample, path=tmp_path / "b.onnx")
+
+    accepted = load(str(written.path)).signature, load(str(refused.path), accept_coupled_rows=True).signature
+
+    for signature in accepted:
+        assert signature.batching == "pad"
+        assert signature.reason.startswith("coupled rows are accepted: a row's answer depends on the other rows")
+        assert signature.independence is not None
+        assert signature.independence.verdict == "coupled, accepted"
+
+
+def test_a_static_recipe_scales_no_activations_over_the_batch_and_its_rows_are_independent(tmp_path: Path) -> None:
+    loader = [torch.randn(8, 32) for _ in range(4)]
+
+    made = quantize_static(Mixer().eval(), loader, path=tmp_path / "int8.onnx", tolerance=Tolerance(min_cosine=0.9))
+
+    assert OnnxBackend(made.path).signature.batching == "pad"
+    assert made.independence is not None
+    assert made.independence.verdict == "independent"
 
 
 def test_a_convolution_is_quantized_with_ranges_that_calibration_saw(tmp_path: Path) -> None:

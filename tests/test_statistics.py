@@ -12,6 +12,7 @@ import pytest
 
 from nograd import Predictor, Signature, TensorSpec
 from nograd.batching import BatchRecord, Execution
+from nograd.independence import Independence
 from nograd.server.config import ServeConfig
 from nograd.server.configuration import configuration
 from nograd.server.statistics import FOLD_AT, Looked, Tally
@@ -231,6 +232,7 @@ def test_the_configuration_tells_what_a_server_of_triton_s_would() -> None:
         "parameters": {
             "batching": {"string_value": "pad"},
             "batching_reason": {"string_value": "rows are independent"},
+            "independence": {"string_value": "not measured"},
         },
         "dynamic_batching": {
             "preferred_batch_size": [],
@@ -279,6 +281,15 @@ def test_a_model_that_is_never_batched_says_so_by_having_no_batcher() -> None:
 
     assert "dynamic_batching" not in found
     assert found["parameters"]["batching_reason"] == {"string_value": "rows influence each other"}
+
+
+def test_the_measured_independence_of_rows_is_configured_with_its_figures() -> None:
+    found = told(independence=Independence(2.5e-7, size_effect=1e-7, num_batches=10, max_rows=5, backend="onnx"))["parameters"]
+
+    assert found["independence_bound"] == {"string_value": "2.5e-07"}
+    assert found["independence_tolerance"] == {"string_value": "1e-05"}
+    assert found["independence_size_effect"] == {"string_value": "1e-07"}
+    assert found["independence"]["string_value"].startswith("independent: other rows move a row by at most 2.5e-07 of the")
 
 
 def test_size_limits_are_configured_if_the_model_has_some() -> None:

@@ -156,13 +156,30 @@ def test_the_users_metric_judges_instead_of_the_tolerance(tmp_path: Path) -> Non
 
     found = tune(
         nograd.Predictor(Classifier(), sample=ROWS), tmp_path / "rows.npz", metric=accuracy, **QUICK, cores=1,
-        backends=["onnx"],
+        backends=["onnx"], accept_coupled_rows=True,
     )  # fmt: skip
     quantized = next(row for row in found.report.rows if row.candidate.precision == "int8-dynamic")
 
     assert (found.report.model, found.report.reference_metric) == ("Classifier", 1.0)
     assert quantized.metric is not None
     assert (quantized.status == "refused") == (quantized.metric < 1.0)
+    assert quantized.independence is not None
+    assert quantized.independence.verdict == "coupled, accepted"
+
+
+def test_a_candidate_whose_rows_influence_each_other_is_refused_with_the_bound() -> None:
+    found = tune(
+        nograd.Predictor(Classifier(), sample=ROWS), ROWS, tolerance="cosine=0.5", **QUICK, cores=1, backends=["onnx"]
+    )  # fmt: skip
+    rows = {str(row.candidate): row for row in found.report.rows}
+    quantized, floating = rows["onnx int8-dynamic 1x1"], rows["onnx 1x1"]
+
+    assert quantized.status == "refused"
+    assert quantized.reason.startswith("a row's answer depends on the other rows of its batch: it moves by ")
+    assert quantized.reason.endswith("1.0e-05 is allowed; --accept-coupled-rows takes it")
+    assert floating.independence is not None
+    assert floating.independence.verdict == "independent"
+    assert floating.independence.backend == "onnx"
 
 
 def test_lengths_give_a_curve_over_padded_tokens() -> None:

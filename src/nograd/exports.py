@@ -79,7 +79,10 @@ def _in_int8(reference: ModuleBackend, path: Path) -> Export:
     from nograd.transforms.quantize import quantize_dynamic
 
     made = quantize_dynamic(reference, path=path)
-    return Export(path, made.parity, (f"{made.chosen.recipe}, {made.speedup:.2f}x the speed of float32 in ONNX Runtime",))
+    notes = [f"{made.chosen.recipe}, {made.speedup:.2f}x the speed of float32 in ONNX Runtime"]
+    if made.independence is not None:
+        notes.append(f"rows are {made.independence}")
+    return Export(path, made.parity, tuple(notes))
 
 
 def _halved(reference: ModuleBackend, precision: Literal["float16", "bfloat16"]) -> ModuleBackend:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from nograd.errors import ModelLoadError
+from nograd.independence import Independence
 from nograd.structure import Outline
 from nograd.tensors import Batching, Signature, TensorSpec
 
@@ -40,6 +41,7 @@ class Manifest:
             self.outline,
             signature.repeatable,
             dict(signature.min_sizes),
+            signature.independence,
         )
         return msgspec.json.encode(plain).decode()
 
@@ -59,7 +61,10 @@ class Manifest:
                 f"the file's manifest has format {plain.format}; this nograd reads up to {FORMAT}: update nograd"
             )
         inputs, outputs = (tuple(map(_from_file, specs)) for specs in (plain.inputs, plain.outputs))
-        signature = Signature(inputs, outputs, plain.batching, plain.reason, plain.max_sizes, plain.repeatable, plain.min_sizes)
+        signature = Signature(
+            inputs, outputs, plain.batching, plain.reason, plain.max_sizes, plain.repeatable, plain.min_sizes,
+            plain.independence,
+        )  # fmt: skip
         return cls(signature, plain.outline)
 
 
@@ -82,6 +87,8 @@ class _File(msgspec.Struct):
     outline: Any
     repeatable: bool = True
     min_sizes: dict[str, int] = {}
+    independence: Independence | None = None
+    """None also in files of a nograd that did not measure it."""
 
 
 def _to_file(spec: TensorSpec) -> _Spec:

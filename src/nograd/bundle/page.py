@@ -29,6 +29,7 @@ def _lines(bundle: Bundle) -> Iterator[str]:
         yield f"  sizes     {sizes}"
     yield from _table([("output", "", plain["postprocess"] and f"then {plain['postprocess']}")], bundle.signature.outputs)
     yield f"  batching  {bundle.signature.batching}: {bundle.signature.reason}, at most {settings.max_batch_size} rows a run"
+    yield f"  rows      {bundle.signature.independence or 'independence not measured'}"
     yield ""
     yield from _curve(settings.curve)
     yield from _proof(settings.parity, settings.metric, confirmed=settings.confirmed)

@@ -14,11 +14,12 @@ from typing import Any, Self
 
 import msgspec
 
+from nograd.backends.coupling import accept_coupling, measured_signature
 from nograd.batching.collate import join
 from nograd.bundle import archive
 from nograd.bundle.digests import BundleFile, digest_of, verified_files
 from nograd.bundle.front import EXAMPLE, TOKENIZER, read_example, read_step
-from nograd.bundle.manifest import MANIFEST, Described, ImportedStep, Settings, TokenizeStep, loads
+from nograd.bundle.manifest import MANIFEST, MODULES, Described, ImportedStep, Settings, TokenizeStep, loads
 from nograd.bundle.source import Opened, code_in, model_files, open_factory, open_model
 from nograd.bundle.spot import FAR_OFF, scaled, spot_check
 from nograd.bundle.writing import REPORTS, is_zip
@@ -113,6 +114,7 @@ class Bundle:
         device: str = "auto",
         trusted: bool = False,
         lanes: int | None = None,
+        accept_coupled_rows: bool = False,
         clock: Clock = time.perf_counter,
         machine: Machine | None = None,
     ) -> Predictor:
@@ -125,6 +127,7 @@ class Bundle:
             device: `auto`, or one that the backend knows.
             trusted: that you know where the bundle comes from; only one with `trust_reasons` asks.
             lanes: runs side by side, instead of the bundle's.
+            accept_coupled_rows: whether rows are batched although they influence each other; the signature says how far.
             clock: gives seconds.
             machine: this one; None finds out.
 
@@ -139,16 +142,20 @@ class Bundle:
                 "if you know where it comes from, open it with trusted=True (--trusted)"
             )
         lanes = self.settings.lanes if lanes is None else lanes
-        predictor = self._predictor(device, lanes)
+        example = read_example(self._described, self._folder)
+        predictor = self._predictor(device, lanes, example)
+        if example is not None:
+            _measure_independence(predictor, self.settings)
+        if accept_coupled_rows:
+            predictor.backend.signature = accept_coupling(predictor.signature)
         predictor.cost = self.cost
         predictor.name, predictor.provenance = self.settings.name, self._told(lanes)
         if found := self.differences(machine):
             _look_again(predictor, self.settings.name, found, clock)
         return predictor
 
-    def _predictor(self, device: str, lanes: int) -> Predictor:
+    def _predictor(self, device: str, lanes: int, example: Any) -> Predictor:
         described, folder = self._described, self._folder
-        example = read_example(described, folder)
         if described.factory:
             opened = open_factory(described, folder, device=device, lanes=lanes, example=example)
         else:
@@ -176,6 +183,7 @@ class Bundle:
             "batching": self.signature.batching,
             "batching_reason": self.signature.reason,
             "size_limits": self.signature.describe_sizes(),
+            "independence": None if self.signature.independence is None else self.signature.independence.to_json(),
             "preprocess": _step_told(self._described.preprocess),
             "postprocess": _step_told(self._described.postprocess),
             "factory": self._described.factory,
@@ -229,6 +237,15 @@ def _look_again(predictor: Predictor, name: str, found: list[str], clock: Clock)
         if not 1 / FAR_OFF <= factor <= FAR_OFF:
             said += ": another backend or layout may be faster here, tune again (nograd tune)"
     warnings.warn(said, stacklevel=3)
+
+
+def _measure_independence(predictor: Predictor, settings: Settings) -> None:
+    """Measure the independence of rows with the bundle's example, for a bundle that does not say it."""
+    if settings.backend in MODULES or predictor.signature.independence is not None:
+        return  # modules are measured when they are probed
+    predictor.backend.signature = measured_signature(
+        predictor.run, [predictor.example_part], predictor.signature, precision=settings.precision, backend=settings.backend
+    )
 
 
 def _factor(predictor: Predictor, curve: CostCurve, clock: Clock) -> float:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nograd.backends.coupling import judged
 from nograd.backends.onnx_data import data_files
 from nograd.bundle.front import read_step
 from nograd.bundle.manifest import EXPORTED, MODULES, Described, FactoryStep, ImportedStep, Settings
@@ -241,12 +242,18 @@ def _open_file(path: Path, settings: Settings, device: str, lanes: int, digest: 
 
 
 def _as_described(backend: Backend, signature: Signature) -> Backend:
-    """How rows of a file that nograd did not write may be batched was found out with a sample; the bundle remembers."""
-    if backend.signature == signature:
-        return backend
+    """Give the backend the bundle's signature: a sample has shown how rows of a foreign file may be batched.
+
+    A file that says itself that its rows are coupled is believed, unless the bundle says that its user accepted that.
+    """
+    own, noted = backend.signature.independence, signature.independence
+    if noted is not None and noted.backend != backend.name:
+        signature, noted = replace(signature, independence=None), None
     if (backend.signature.inputs, backend.signature.outputs) != (signature.inputs, signature.outputs):
         backend.close()
         raise ModelLoadError("the model's file takes and gives other tensors than bundle.json says: write the bundle anew")
+    if own is not None and (noted is None or (own.is_coupled and not noted.is_accepted)):
+        signature = judged(signature, own)
     backend.signature = signature
     return backend
 

@@ -85,6 +85,11 @@ class ServeConfig:
     )
     device: str = setting("auto", "Torch device, such as cuda:0; auto takes the first GPU, or the CPU.", MODEL)
     trusted: bool = setting(default=False, help="Open model files that can run code: .pt2, .pt, some bundles.", group=MODEL)
+    accept_coupled_rows: bool = setting(
+        default=False,
+        help="Batch rows that influence each other, as in dynamic 8-bit files; default: run them alone.",
+        group=MODEL,
+    )
     repository: bool = setting(default=False, help="Let clients load, reload and unload the configured models.", group=MODEL)
     repository_dir: str = setting(
         "", "Folder of bundles that clients may load, too; enables --repository.", MODEL, metavar="FOLDER"

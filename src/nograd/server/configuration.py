@@ -11,7 +11,7 @@ from typing import Any
 from nograd.backends import Backend
 from nograd.server.config import ServeConfig
 from nograd.server.protocol import DEFAULT_PRIORITY, PRIORITY_LEVELS, datatype
-from nograd.tensors import TensorSpec
+from nograd.tensors import Signature, TensorSpec
 
 __all__ = ["configuration"]
 
@@ -55,11 +55,22 @@ def configuration(
             "batching": {"string_value": signature.batching},
             "batching_reason": {"string_value": signature.reason},
             **({"size_limits": {"string_value": sizes}} if (sizes := signature.describe_sizes()) else {}),
+            **_independence(signature),
         },
     }
     if signature.batching != "alone":
         found["dynamic_batching"] = _batching(limits)
     return found
+
+
+def _independence(signature: Signature) -> dict[str, Any]:
+    """Return the measured influence of the rows of a batch on each other, for the map of parameters: names to texts."""
+    found = signature.independence
+    if found is None:
+        return {"independence": {"string_value": "not measured"}}
+    names = ("bound", "tolerance", "size_effect")
+    figures = {f"independence_{name}": {"string_value": f"{getattr(found, name):.3g}"} for name in names}
+    return {"independence": {"string_value": str(found)}, **figures}
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:

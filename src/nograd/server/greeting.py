@@ -44,6 +44,8 @@ def with_line(greeting: str, line: str) -> str:
 def _of_one(url: str, model: ServedModel) -> Iterator[str]:
     yield f"{model.name} is ready: {url}"
     yield f"  batching  {model.predictor.signature.batching}: {model.predictor.signature.reason}"
+    if model.predictor.signature.independence is not None:
+        yield f"  rows      {model.predictor.signature.independence}"
     if model.predictor.provenance:
         yield f"  bundle    {model.predictor.provenance}"
     if model.curve is not None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HELP", "ModelConfig", "name_of", "open_model", "parse_model"]
 
-LIMITS = ("max_batch_size", "max_wait_ms", "max_queue_rows", "timeout_s", "device", "trusted")
+LIMITS = ("max_batch_size", "max_wait_ms", "max_queue_rows", "timeout_s", "device", "trusted", "accept_coupled_rows")
 """Settings of the server that a model may override."""
 
 HELP = {
@@ -42,6 +42,7 @@ class ModelConfig:
     cache: bool = True
     device: str | None = None
     trusted: bool | None = None
+    accept_coupled_rows: bool | None = None
 
     def __post_init__(self) -> None:
         if not self.model:
@@ -95,4 +96,9 @@ def open_model(model: ModelConfig, server: ServeConfig) -> Predictor:
     from nograd.sources import load
 
     settings = model.settings(server)
-    return load(model.model, device=settings.device, trusted=settings.trusted)
+    return load(
+        model.model,
+        device=settings.device,
+        trusted=settings.trusted,
+        accept_coupled_rows=settings.accept_coupled_rows,
+    )

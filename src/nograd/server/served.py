@@ -425,6 +425,7 @@ class ServedModel:
             "batching": signature.batching,
             "batching_reason": signature.reason,
             "size_limits": signature.describe_sizes(),
+            "independence": None if signature.independence is None else signature.independence.to_json(),
             "example": self.example_request(),
             "limits": {**{name: getattr(self.config, name) for name in limits}, "max_batch_size": self.max_batch_size},
             "queue_rows": done.queue_rows,

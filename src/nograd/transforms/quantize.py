@@ -16,14 +16,15 @@ import torch
 from torch import nn
 
 from nograd.backends import Backend
-from nograd.backends.exporting import check_module, manifest_of, reference_of
+from nograd.backends.exporting import check_module, manifest_of, measured_manifest, reference_of
 from nograd.backends.loaded import check_file
 from nograd.backends.modules import ModuleBackend
 from nograd.backends.onnx import OnnxBackend
 from nograd.backends.onnx.export import export_to_onnx
-from nograd.backends.onnx.graph import finish, load_graph, save_graph
+from nograd.backends.onnx.graph import finish, load_graph, save_graph, write_manifest
 from nograd.backends.timing import in_turn_s
 from nograd.errors import ConfigError, ExportError, NogradError
+from nograd.independence import Independence
 from nograd.inputs import by_name, to_host
 from nograd.module import num_required, original_of
 from nograd.parity import INT8, ParityReport, Tolerance, compare
@@ -74,6 +75,9 @@ class Quantized:
     sensitivity: tuple[tuple[str, float], ...] = field(default=())
     """Nodes by the smallest cosine when that node alone is quantized, worst first; empty where it was not needed."""
 
+    independence: Independence | None = None
+    """How far the rows of a batch influence each other in the file; None: it could not be measured."""
+
     @property
     def parity(self) -> ParityReport:
         """The chosen file against eager."""
@@ -97,11 +101,13 @@ class Quantized:
         ]
         if self.chosen.kept_float:
             lines.append(f"left in float: {', '.join(self.chosen.kept_float)}")
+        if self.independence is not None:
+            lines.append(str(self.independence))
         lines += [f"not taken: {each.recipe}: {each.reason}" for each in self.tried if each.reason]
         return "\n".join(lines)
 
 
-def quantize_dynamic(
+def quantize_dynamic(  # noqa: PLR0913
     model: nn.Module | Backend,
     layers: Collection[type[nn.Module]] = (nn.Linear, nn.LSTM),
     dtype: torch.dtype = torch.qint8,
@@ -110,6 +116,7 @@ def quantize_dynamic(
     sample: Any = None,
     evaluation: Iterable[Any] = (),
     tolerance: Tolerance = INT8,
+    accept_coupled_rows: bool = False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> QuantizedModel:
     """Return the model with 8-bit weights, its activations scaled at run time: for matrix products, no data needed.
@@ -121,8 +128,9 @@ def quantize_dynamic(
 
     With `path` an ONNX file is written, and the result runs it. Each recipe is built, run against eager and timed; the fastest
     within the tolerance is chosen; if none is, the layers that hurt most are found, one by one, and left in float until it is.
-    ONNX Runtime scales activations over the whole batch, so that rows influence each other; the report says how much. A
-    convolution scaled at run time is slower than in float: use `quantize_static`.
+    ONNX Runtime scales activations over the whole batch, so that rows influence each other; the report says how much, and a
+    file whose rows move by more than 1e-5 of an output's largest value declares that each request runs alone. A convolution
+    scaled at run time is slower than in float: use `quantize_static`.
 
     Args:
         model: a module, or an eager backend.
@@ -132,6 +140,7 @@ def quantize_dynamic(
         sample: inputs that the module can run; with `path` required, but for a backend.
         evaluation: with `path`, inputs to compare and to time on, batch by batch; default: the sample.
         tolerance: how closely the answers must agree.
+        accept_coupled_rows: with `path`, whether the file declares that rows may be batched although they influence each other.
         clock: seconds.
 
     Raises:
@@ -149,7 +158,9 @@ def quantize_dynamic(
     lossy = saturates()
     recipes = dynamic_recipes(operators, seven_bits=lossy)
     batches = [_checked(reference, each) for each in evaluation] or _of_samples(reference)
-    made = _quantized(reference, Path(path), recipes, batches, (), tolerance, clock, lossy=lossy)
+    made = _quantized(
+        reference, Path(path), recipes, batches, (), tolerance, clock, lossy=lossy, accept_coupled_rows=accept_coupled_rows
+    )
     return module_over(made, reference, batches[0])
 
 
@@ -348,9 +359,10 @@ class _Trials:
             return compare(self.expected, given, tolerance=self.tolerance, outputs=self.reference.signature.outputs)
 
 
-def _quantized(
+def _quantized(  # noqa: PLR0913
     reference: ModuleBackend, target: Path, recipes: Sequence[Recipe], evaluation: Sequence[Batch],
     calibration: Sequence[Batch], tolerance: Tolerance, clock: Callable[[], float], *, lossy: bool,
+    accept_coupled_rows: bool = False,
 ) -> Quantized:  # fmt: skip
     check_file(target, ".onnx")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".nograd-") as temporary:
@@ -368,9 +380,10 @@ def _quantized(
         seconds = _timed(floating, passing, evaluation[0], clock)
         best = min(passing, key=lambda index: seconds[index])
         tried = tuple(_with_seconds(each, seconds.get(str(index)), str(index) == best) for index, (each, _) in enumerate(built))
+        independence = _note_independence(reference, passing[best], accept_coupled_rows=accept_coupled_rows)
         passing[best].replace(target)
         made = Quantized(
-            target, tried[int(best)], tried, seconds["float"], floating.stat().st_size, lossy, sensitivity
+            target, tried[int(best)], tried, seconds["float"], floating.stat().st_size, lossy, sensitivity, independence
         )  # fmt: skip
     if made.speedup < 1:
         warnings.warn(
@@ -378,6 +391,14 @@ def _quantized(
             "the file is smaller, not faster", stacklevel=3,
         )  # fmt: skip
     return made
+
+
+def _note_independence(reference: ModuleBackend, path: Path, *, accept_coupled_rows: bool) -> Independence | None:
+    """Measure how far rows influence each other in the 8-bit file, and note it in the file: eager's is another."""
+    with OnnxBackend(path, device="cpu") as backend:
+        manifest = measured_manifest(backend, reference, precision="int8", accept_coupled_rows=accept_coupled_rows)
+    write_manifest(path, manifest)
+    return manifest.signature.independence
 
 
 def _float_graph(reference: ModuleBackend, path: Path) -> Path:

@@ -17,6 +17,7 @@ from nograd.fingerprint import Fingerprint, of_value
 from nograd.parity import ParityReport
 
 if TYPE_CHECKING:
+    from nograd.independence import Independence
     from nograd.transforms.measuring import FirstCall
     from nograd.transforms.quantize import Quantized, Tried
 
@@ -164,6 +165,11 @@ class QuantizedModel(nn.Module):
     def sensitivity(self) -> tuple[tuple[str, float], ...]:
         """See `Quantized.sensitivity`."""
         return self._file.sensitivity
+
+    @property
+    def independence(self) -> Independence | None:
+        """See `Quantized.independence`."""
+        return self._file.independence
 
     @property
     def saturates(self) -> bool:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from nograd.bundle import ModelFactory, ModelFolder
     from nograd.parity import Tolerance
     from nograd.predictor import Predictor
+    from nograd.tensors import Signature
     from nograd.tuning.data import Sample
+    from nograd.tuning.entries import Entry
     from nograd.tuning.tuner import Outcome, Settings
 
 __all__ = ["Tuned", "tune"]
@@ -80,6 +82,7 @@ def tune(  # noqa: PLR0913
     cores: int | None = None,
     rounds: int | None = None,
     seed: int = 0,
+    accept_coupled_rows: bool = False,
     name: str | None = None,
     factory: str | None = None,
     tell: Callable[[str, str], None] | None = None,
@@ -109,7 +112,9 @@ def tune(  # noqa: PLR0913
         memory_bytes: by which a candidate's process may grow; None: half of what is free.
         cores: processors to use; None: all that this process may use.
         rounds: to measure, at most; None: until it is decided, or the time is up.
-        seed: of orders and arrivals.
+        seed: random seed of orders and arrivals.
+        accept_coupled_rows: whether a candidate may win whose rows influence each other by more than the tolerance of its
+            precision, such as dynamic 8-bit integers. Default: such candidates are refused.
         name: of the model; default: from `model`.
         factory: `package.module:function` that builds the module, for bundles of eager and compiled models.
         tell: called with the phase and what just happened.
@@ -129,6 +134,7 @@ def tune(  # noqa: PLR0913
         Goal.parse(goal), parse_tolerance(tolerance) if isinstance(tolerance, str) else tolerance, told, budget_s=budget_s,
         backends=None if backends is None else tuple(backends), metric=metric, metric_drop=metric_drop,
         memory_bytes=memory_bytes, cores=len(os.sched_getaffinity(0)) if cores is None else cores, rounds=rounds, seed=seed,
+        accept_coupled_rows=accept_coupled_rows,
     )  # fmt: skip
     target = None if output is None else Path(output)
     return tuned_to(target, model, sample, settings, name=name, factory=factory, tell=tell or _silent)
@@ -268,8 +274,17 @@ def _write(target: Path, outcome: Outcome, predictor: Predictor, source: ModelFa
     )  # fmt: skip
     reports = {"report.json": dumps(report), "report.html": to_html(report).encode()}
     return write_bundle(
-        target, model=model, signature=predictor.signature, settings=settings, front=Front.of(predictor), reports=reports
-    )
+        target, model=model, signature=_signature_of(predictor, winner), settings=settings, front=Front.of(predictor),
+        reports=reports,
+    )  # fmt: skip
+
+
+def _signature_of(predictor: Predictor, winner: Entry) -> Signature:
+    """Return the model's signature with the independence of the winner's backend, not eager's."""
+    from nograd.backends.coupling import judged, unmeasured
+
+    signature = unmeasured(predictor.signature)
+    return signature if winner.independence is None else judged(signature, winner.independence)
 
 
 def _curve(outcome: Outcome) -> Any:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from nograd.backends.coupling import QUICK, measure_independence, unmeasured
 from nograd.batching.collate import hand_out
 from nograd.cost import CostCurve
 from nograd.errors import ConfigError, NogradError
@@ -25,6 +26,7 @@ from nograd.tuning.workload import Workload, rows_in
 if TYPE_CHECKING:
     from nograd.backends import Backend
     from nograd.backends.modules import ModuleBackend
+    from nograd.independence import Independence
 
 __all__ = ["Bench", "Metric", "Task"]
 
@@ -38,6 +40,9 @@ MOST_RUNS = 200
 """Of one sample of the curve, in each lane."""
 
 CURVE_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+
+MOST_COMPARED = 40
+"""Batches in which rows are compared among other rows."""
 
 SCOUT_S = 1.0
 """Seconds that scouting may take; larger batches are left out where smaller ones have taken them."""
@@ -59,6 +64,8 @@ class Task:
     records: tuple[dict[str, Any], ...]
     tolerance: Tolerance
     metric: Metric | None = None
+    accept_coupled_rows: bool = False
+    """Whether the user accepts that the rows of a batch influence each other."""
 
 
 class Bench:
@@ -98,7 +105,10 @@ class Bench:
         task, begun = self._task, time.perf_counter()
         task.reference.limit_threads(self._threads_beside_others())
         batches = task.workload.proof_batches()
-        notes = build(self._candidate, task.reference, batches, self._own_tolerance(), self._path)
+        notes = build(
+            self._candidate, task.reference, batches, self._own_tolerance(), self._path,
+            accept_coupled_rows=task.accept_coupled_rows,
+        )  # fmt: skip
         return {"notes": notes, "build_s": time.perf_counter() - begun, "file_bytes": size_of(self._path)}
 
     def _own_tolerance(self) -> Tolerance:
@@ -119,10 +129,23 @@ class Bench:
         task = self._task
         self._limit_threads(self._threads_beside_others())
         given = [self._on_lane(batch) for batch in task.workload.proof_batches()]
+        independence = self._independence()
         self._limit_threads(self._candidate.num_threads)
         report = compare(task.expected, given, tolerance=self._own_tolerance(), outputs=self._backend.signature.outputs)
         metric = None if task.metric is None else _judged(task, task.metric, given)
-        return {"parity": report.to_json(), "passed": report.passed, "failures": report.failures, "metric": metric}
+        return {
+            "parity": report.to_json(), "passed": report.passed, "failures": report.failures, "metric": metric,
+            "independence": None if independence is None else asdict(independence),
+        }  # fmt: skip
+
+    def _independence(self) -> Independence | None:
+        """Measure how far the rows of a batch influence each other on this backend, over the user's own rows."""
+        task, candidate = self._task, self._candidate
+        found = measure_independence(
+            self._on_lane, task.workload.parts, unmeasured(task.reference.signature), precision=candidate.precision,
+            backend=candidate.backend, num_batches=min(MOST_COMPARED, max(QUICK, len(task.workload.parts) // 4)),
+        )  # fmt: skip
+        return found if found is None else replace(found, is_accepted=found.is_coupled and task.accept_coupled_rows)
 
     def _threads_beside_others(self) -> int:
         """One, because as many candidates are made at a time as there are cores; but what Inductor compiles is compiled for the

@@ -35,8 +35,9 @@ def size_of(path: Path | None) -> int | None:
 
 
 def build(
-    candidate: Candidate, reference: ModuleBackend, proof: Sequence[Batch], tolerance: Tolerance, path: Path | None
-) -> tuple[str, ...]:
+    candidate: Candidate, reference: ModuleBackend, proof: Sequence[Batch], tolerance: Tolerance, path: Path | None,
+    *, accept_coupled_rows: bool = False,
+) -> tuple[str, ...]:  # fmt: skip
     """Write the file of a candidate's variant; return what was decided on the way, one sentence each.
 
     Args:
@@ -45,6 +46,7 @@ def build(
         proof: batches of the user's own rows: 8-bit recipes are compared and calibrated with them.
         tolerance: how far 8-bit answers may be off.
         path: the file; None: nothing is built.
+        accept_coupled_rows: whether an 8-bit file whose rows influence each other declares that they may be batched.
 
     Raises:
         ExportError: the model cannot be built so, or the file does not answer as the model does.
@@ -53,7 +55,7 @@ def build(
         return ()
     path.parent.mkdir(parents=True, exist_ok=True)
     if candidate.precision.startswith("int8"):
-        notes = _build_int8(candidate, reference, proof, tolerance, path)
+        notes = _build_int8(candidate, reference, proof, tolerance, path, accept_coupled_rows=accept_coupled_rows)
     else:
         notes = export_model(reference, path, to=FILE_KINDS[candidate.backend]).notes
     if path.suffix == ".onnx":
@@ -64,12 +66,15 @@ def build(
 
 
 def _build_int8(
-    candidate: Candidate, reference: ModuleBackend, proof: Sequence[Batch], tolerance: Tolerance, path: Path
-) -> tuple[str, ...]:
+    candidate: Candidate, reference: ModuleBackend, proof: Sequence[Batch], tolerance: Tolerance, path: Path,
+    *, accept_coupled_rows: bool,
+) -> tuple[str, ...]:  # fmt: skip
     from nograd.transforms.quantize import quantize_dynamic, quantize_static
 
     if candidate.precision == "int8-dynamic":
-        made = quantize_dynamic(reference, path=path, evaluation=proof, tolerance=tolerance)
+        made = quantize_dynamic(
+            reference, path=path, evaluation=proof, tolerance=tolerance, accept_coupled_rows=accept_coupled_rows
+        )
     else:
         calibration = proof[1::2] or proof
         made = quantize_static(reference, calibration, path=path, evaluation=proof[::2], tolerance=tolerance)

@@ -65,7 +65,7 @@ def run_command(model: str, data: Path | None, output: Path, settings: Settings,
 
 def settings_of(  # noqa: PLR0913
     *, goal: str, budget: str, tolerance: str = "half", backends: str = "", metric: str = "", metric_drop: float = 0.0,
-    memory: str = "", cores: int | None = None, seed: int = 0,
+    memory: str = "", cores: int | None = None, seed: int = 0, accept_coupled_rows: bool = False,
 ) -> Settings:  # fmt: skip
     """Return the settings that a user wrote.
 
@@ -80,7 +80,7 @@ def settings_of(  # noqa: PLR0913
         backends=tuple(each.strip() for each in backends.split(",")) if backends else None,
         metric=metric_of(metric) if metric else None, metric_drop=metric_drop,
         memory_bytes=bytes_of(memory, "memory") if memory else None, seed=seed,
-        cores=len(os.sched_getaffinity(0)) if cores is None else cores,
+        cores=len(os.sched_getaffinity(0)) if cores is None else cores, accept_coupled_rows=accept_coupled_rows,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nograd.independence import Independence
 from nograd.tuning.signs import median_figure
 from nograd.tuning.values import Candidate, CurvePoint, Figure, Goal, Row, Status
 from nograd.tuning.worker import Worker
@@ -31,6 +32,7 @@ class Entry:
     rss_bytes: int | None = None
     notes: tuple[str, ...] = ()
     parity: dict[str, Any] | None = None
+    independence: Independence | None = None
     metric: float | None = None
     lone_s: list[float] = field(default_factory=list)
     """Samples: seconds of a row alone."""
@@ -91,7 +93,7 @@ class Entry:
             rss_bytes=self.rss_bytes, parity=self.parity, metric=self.metric, lone_s=_figure(self.lone_s),
             lone_p99_s=float(np.quantile(self.lone_runs_s, 0.99)) if len(self.lone_runs_s) >= 20 else None,
             rows_per_s=_figure(rates), batch_rows=rows, ratio=self.ratio, rounds=self.rounds, curve=self.curve,
-            curve_unit="tokens" if self.curve_unit == "tokens" else "rows",
+            curve_unit="tokens" if self.curve_unit == "tokens" else "rows", independence=self.independence,
         )  # fmt: skip
 
 

@@ -7,6 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
+from nograd.independence import Independence
+from nograd.tensors import Signature
 from nograd.tuning.bench import Task
 from nograd.tuning.building import file_of
 from nograd.tuning.candidates import Variant, layouts
@@ -87,6 +91,7 @@ def prepare(plan: Plan, tried: Sequence[Variant], state: State, entries: list[En
         for lanes, threads in layouts(variant, plan.goal, plan.cores)[1:]:
             candidate = variant.candidate(lanes, threads)
             entry = Entry(candidate, first.path, notes=first.notes, parity=first.parity, metric=first.metric)
+            entry.independence = first.independence
             entry.build_s, entry.file_bytes = first.build_s, first.file_bytes
             entries.append(entry)
             if _attempt(entry, lambda entry=entry: _open(plan, entry)):  # type: ignore[misc]
@@ -134,7 +139,7 @@ def _build_all(plan: Plan, tried: Sequence[Variant], state: State, entries: list
         if running:
             worker = wait_any(list(running))
             variant, entry = running.pop(worker)
-            if _attempt(entry, lambda entry=entry: _finish(entry, state)):  # type: ignore[misc]
+            if _attempt(entry, lambda entry=entry: _finish(plan, entry, state)):  # type: ignore[misc]
                 done.append((variant, entry))
             plan.tell("building", f"{entry.candidate.variant}: {_outcome(entry)}")
     order = {id(variant): place for place, variant in enumerate(tried)}
@@ -162,7 +167,7 @@ def _begin(plan: Plan, variant: Variant, entry: Entry, state: State) -> bool:
     return False
 
 
-def _finish(entry: Entry, state: State) -> None:
+def _finish(plan: Plan, entry: Entry, state: State) -> None:
     """Take the result of building, then open and compare."""
     assert entry.worker is not None  # noqa: S101  it was begun
     found = entry.worker.receive()
@@ -174,8 +179,18 @@ def _finish(entry: Entry, state: State) -> None:
         state.note_built(entry.candidate, entry.build_s or 0.0, entry.file_bytes, entry.notes)
     proven = entry.worker.ask("prove", limit_s=OPEN_LIMIT_S)
     entry.parity, entry.metric = proven["parity"], proven["metric"]
+    entry.independence = msgspec.convert(proven["independence"], Independence | None)
     if not proven["passed"]:
         entry.end("refused", "; ".join(proven["failures"]))
+    elif fault := _coupling(entry.independence, plan.task.workload.signature):
+        entry.end("refused", fault)
+
+
+def _coupling(found: Independence | None, signature: Signature) -> str:
+    """Return why a candidate may not be batched although the model's own rows may; empty if it may."""
+    if found is None or not found.is_coupled or found.is_accepted or signature.batching == "alone":
+        return ""
+    return f"{found.fault()}; --accept-coupled-rows takes it"
 
 
 def _outcome(entry: Entry) -> str:

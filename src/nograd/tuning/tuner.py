@@ -74,6 +74,8 @@ class Settings:
     """Rounds that are measured, at most."""
 
     seed: int = 0
+    accept_coupled_rows: bool = False
+    """Whether a candidate may win whose rows influence each other."""
 
     def __post_init__(self) -> None:
         if not MIN_BUDGET_S <= self.budget_s < float("inf"):
@@ -220,7 +222,10 @@ def _proven_by_eager(predictor: Predictor, reference: ModuleBackend, sample: Sam
             "that it has answers to"
         )
     records = tuple(dict(record) for record in sample.records)
-    return Task(predictor, reference, workload, expected, records, settings.tolerance, settings.metric)
+    return Task(
+        predictor, reference, workload, expected, records, settings.tolerance, settings.metric,
+        accept_coupled_rows=settings.accept_coupled_rows,
+    )  # fmt: skip
 
 
 def _tune(
@@ -381,7 +386,8 @@ def _key(task: Task, settings: Settings, tried: Sequence[Variant]) -> str:
     machine = this_machine()
     return of_value(
         task.predictor.fingerprint().text, [dict(part) for part in task.workload.parts], str(settings.goal),
-        settings.tolerance_told, settings.cores, machine.to_json(), [str(variant) for variant in tried],
+        settings.tolerance_told, settings.cores, settings.accept_coupled_rows, machine.to_json(),
+        [str(variant) for variant in tried],
     ).text  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from math import isfinite
 from typing import Any, Literal
 
 from nograd.errors import ConfigError
+from nograd.independence import Independence
 
 __all__ = ["Candidate", "Confirmation", "CurvePoint", "Figure", "Goal", "Row", "TuneReport"]
 
@@ -142,6 +143,8 @@ class Row:
 
     curve: tuple[CurvePoint, ...] = ()
     curve_unit: Literal["rows", "tokens"] = "rows"
+    independence: Independence | None = None
+    """How far the rows of a batch influence each other, over the user's own rows."""
 
 
 @dataclass(frozen=True, slots=True)

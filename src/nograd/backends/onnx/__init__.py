@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nograd.backends import Backend, FileFingerprint, check_lanes
-from nograd.backends.coupling import how_to_batch
+from nograd.backends.coupling import how_to_batch, measured_signature
 from nograd.backends.onnx_data import data_files
 from nograd.errors import ConfigError, MissingExtraError, ModelError, ModelLoadError
 from nograd.fingerprint import Fingerprint
+from nograd.independence import HALF_PRECISIONS
 from nograd.inputs import by_name, to_host
 from nograd.manifest import KEY, Manifest
 from nograd.structure import Restore, restore_from
@@ -108,7 +109,8 @@ class OnnxBackend(Backend):
         if text is not None:
             manifest = Manifest.loads(text)
             self._restore = restore_from(manifest.outline)
-            return manifest.signature
+            self._outputs = [spec.name for spec in manifest.signature.outputs]
+            return self._measured(manifest.signature, sample)
         inputs, outputs = session.get_inputs(), session.get_outputs()
         self._row_is_a_call = not _have_rows(inputs, outputs)
         size = inputs[0].shape[0] if inputs and inputs[0].shape else None
@@ -121,7 +123,14 @@ class OnnxBackend(Backend):
         if self._row_is_a_call:
             self.run(given)
             return signature
-        return how_to_batch(self.run, given, signature)
+        return how_to_batch(self.run, given, signature, precision=_precision(signature), backend=self.name)
+
+    def _measured(self, signature: Signature, sample: Any) -> Signature:
+        """Measure a file of an older nograd, which says nothing of independence, if there is a sample to measure it with."""
+        if sample is None or signature.independence is not None:
+            return signature
+        given = signature.check(by_name(to_host(sample), signature))
+        return measured_signature(self.run, [given], signature, precision=_precision(signature), backend=self.name)
 
     def fingerprint(self) -> Fingerprint:
         return self._file.of(self.name, onnxruntime.__version__, *self.providers)
@@ -252,6 +261,12 @@ def _run_bound(session: Any, batch: Batch) -> list[Array]:
     session.run_with_iobinding(binding)
     arrays: list[Array] = binding.copy_outputs_to_cpu()
     return arrays
+
+
+def _precision(signature: Signature) -> str:
+    """Return the coarsest precision among the outputs: a graph that computes in half precision usually answers in it."""
+    halves = [spec.dtype for spec in signature.outputs if spec.dtype in HALF_PRECISIONS]
+    return halves[0] if halves else "float32"
 
 
 def _as_float32(array: Array) -> Array:

@@ -21,13 +21,14 @@ from nograd.backends.exporting import (
     exporter_errors,
     in_eval_mode,
     manifest_of,
+    measured_manifest,
     reference_of,
     verified,
 )
 from nograd.backends.modules import ModuleBackend
 from nograd.backends.onnx import OnnxBackend
 from nograd.backends.onnx.fusion import fuse_attention
-from nograd.backends.onnx.graph import check_graph, finish, load_graph, save_graph
+from nograd.backends.onnx.graph import check_graph, finish, load_graph, save_graph, write_manifest
 from nograd.errors import ConfigError, ExportError, ModelLoadError
 from nograd.parity import Tolerance
 from nograd.tensors import TensorSpec
@@ -81,6 +82,8 @@ def export_to_onnx(
                 write(reference, written, opset)
                 with OnnxBackend(written, device="cpu") as candidate:
                     report = verified(candidate, reference, tolerance=tolerance)
+                    manifest = measured_manifest(candidate, reference)
+                write_manifest(written, manifest)
                 for file in Path(folder).iterdir():
                     file.replace(target.parent / file.name)
             return Export(target, report, (*refused, f"written by {name}"))

@@ -14,7 +14,7 @@ try:
 except ImportError:
     raise MissingExtraError("onnx", "onnx") from None
 
-__all__ = ["MAX_INLINE_BYTES", "finish", "load_graph", "save_graph", "save_mapped"]
+__all__ = ["MAX_INLINE_BYTES", "finish", "load_graph", "save_graph", "save_mapped", "write_manifest"]
 
 MAX_INLINE_BYTES = 1 << 30
 """Weights larger than this lie in a file of their own beside the graph; a protobuf message ends at 2 GiB."""
@@ -39,6 +39,17 @@ def finish(model: onnx.ModelProto, inputs: Mapping[str, str], outputs: Mapping[s
     wanted = {**inputs, **outputs}
     taken = set(wanted.values()) - set(wanted)
     _rename(model.graph, {**{name: f"{name}__inner" for name in taken}, **wanted})
+    _set_manifest(model, manifest)
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Replace the manifest of a file; its weights stay where they are."""
+    model = onnx.load(str(path), load_external_data=False)
+    _set_manifest(model, manifest)
+    onnx.save(model, str(path))
+
+
+def _set_manifest(model: onnx.ModelProto, manifest: Manifest) -> None:
     del model.metadata_props[:]
     entry = model.metadata_props.add()
     entry.key, entry.value = KEY, manifest.dumps()

@@ -110,12 +110,26 @@ const BATCHING = { pad: "padded to the longest row", equal_lengths: "rows of equ
 const fact = (name, ...value) => [element("dt", {}, name), element("dd", {}, ...value)];
 const ports = (specs) => specs.map((spec) => element("code", {}, `${spec.name}  ${spec.datatype} ${shapeText(spec.shape)}`));
 
+const share = (value) => (value ? value.toExponential(1) : "0");
+
+/** How far the rows of a batch influence each other, as it was measured for this backend. */
+function independenceText(found) {
+  if (!found) return ["independence not measured"];
+  const { verdict, bound, tolerance, size_effect, companions, num_batches } = found;
+  const near = companions ? ` next to ${companions}` : "";
+  const told = `a row moves by at most ${share(bound)} of the output's largest value${near}; ${share(tolerance)} is allowed`;
+  const why = `${told}. The batch size moves it by ${share(size_effect)} (rounding). Measured over ${plural(num_batches, "batch")}.`;
+  return [verdict, element("span", { className: "why" }, why)];
+}
+
 export function showAbout(model) {
   const { limits } = model;
-  const key = [model.backend, model.device, model.batching, model.batching_reason, model.size_limits, limits, model.inputs, model.outputs];
+  const { batching, batching_reason, size_limits, independence } = model;
+  const key = [model.backend, model.device, batching, batching_reason, size_limits, independence, limits, model.inputs, model.outputs];
   refill(byId("about"), key, () => [
     ...fact("backend", `${model.backend} on ${model.device}`),
     ...fact("batching", BATCHING[model.batching] ?? model.batching, element("span", { className: "why" }, model.batching_reason)),
+    ...fact("rows", ...independenceText(model.independence)),
     ...fact("batch limit", plural(limits.max_batch_size, "row")),
     ...fact("longest wait", limits.max_wait_ms ? spelledMs(limits.max_wait_ms) : "none: runs when the device is free"),
     ...fact("queue limit", plural(limits.max_queue_rows, "row")),
