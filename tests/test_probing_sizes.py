@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from nograd import Predictor
-from nograd.errors import SignatureError
+from nograd.backends.eager import eager_backend
+from nograd.backends.exporting import verified
+from nograd.backends.modules import ModuleBackend
+from nograd.backends.torchscript import export_to_torchscript, load_torchscript
+from nograd.errors import ExportError, SignatureError
 from nograd.probing import probe
 from nograd.probing.tables import CheckedIndexes
 from nograd.probing.work import Bounded, OverBudget
@@ -164,6 +170,25 @@ def test_a_model_that_answers_beyond_its_table_has_no_limit(kind: type[Words]) -
 
     assert (dict(signature.max_sizes), dict(signature.min_sizes)) == ({}, {})
     assert not hasattr(model, "cache")
+
+
+@pytest.mark.parametrize("kind", [SlicedParameter, RotaryCache])
+def test_an_exported_file_carries_the_limit(kind: type[Words], tmp_path: Path) -> None:
+    path = export_to_torchscript(kind().eval(), torch.randint(2, 50, (2, 6)), tmp_path / "model.pt").path
+
+    predictor = Predictor(load_torchscript(path, trusted=True))
+    assert predictor.predict(torch.ones(1, 48, dtype=torch.int64)).shape == (1, WIDTH)
+    with pytest.raises(SignatureError, match="input 'ids' has 49 tokens; the model takes 1 to 48"):
+        predictor.predict(torch.ones(1, 49, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(("limit", "message"), [({}, "accepts 49 tokens"), ({"tokens": 50}, "accepts 49 tokens")])
+def test_an_export_that_forgets_the_limit_is_refused(limit: dict[str, int], message: str) -> None:
+    reference = eager_backend(IndexedBuffer().eval(), [torch.randint(2, 50, (2, 6))])
+    forgetful = ModuleBackend(reference.model, replace(reference.signature, max_sizes=limit), reference.call, name="file")
+
+    with pytest.raises(ExportError, match=message):
+        verified(forgetful, reference)
 
 
 def test_a_table_that_is_too_long_to_be_run_is_still_the_limit() -> None:

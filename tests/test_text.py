@@ -50,6 +50,10 @@ def test_tokens_are_counted_as_the_model_reads_them(text: str) -> None:
         ({"tokenizer_config.json": {"model_max_length": 1e30}}, None),  # what transformers writes for "no limit"
         ({"sentence_bert_config.json": {"max_seq_length": 256}, "config.json": {"max_position_embeddings": 512}}, 256),
         ({"config.json": ["not", "an", "object"]}, None),
+        ({"config.json": {"model_type": "xlm-roberta", "max_position_embeddings": 514, "pad_token_id": 1}}, 512),
+        ({"config.json": {"model_type": "xmod", "max_position_embeddings": 40, "pad_token_id": 3}}, 36),
+        ({"config.json": {"model_type": "longformer", "max_position_embeddings": 4098}}, 4096),
+        ({"config.json": {"model_type": "bert", "max_position_embeddings": 514, "pad_token_id": 1}}, 514),
     ],
 )
 def test_a_folders_limit_is_the_smallest_that_its_files_say(tmp_path: Path, files: dict[str, Any], limit: int | None) -> None:

@@ -132,12 +132,32 @@ def read_json(file: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+POSITIONS_AFTER_PADDING = frozenset(
+    (
+        "altclip_text_model", "bridgetower_text_model", "camembert", "clap_text_model", "data2vec-text", "ibert", "layoutlmv3",
+        "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
+        "xmod",
+    )
+)  # fmt: skip
+"""transformers' models whose positions start after the padding index. `max_position_embeddings` counts all entries,
+and those up to the padding index belong to no token."""
+
+
+def _positions(config: Mapping[str, Any]) -> Any:
+    """Return how many tokens the position table of a model has room for."""
+    entries = config.get("max_position_embeddings")
+    if isinstance(entries, int) and config.get("model_type") in POSITIONS_AFTER_PADDING:
+        padding = config.get("pad_token_id", 1)
+        return entries - (padding if isinstance(padding, int) else 1) - 1
+    return entries
+
+
 def folder_limit(folder: Path) -> int | None:
-    """Return the most tokens that a model folder allows: the smallest of what its files say; None where they say nothing."""
+    """Return the most tokens that a model folder allows: the smallest number in its files; None if they hold none."""
     said = [
         read_json(folder / "sentence_bert_config.json").get("max_seq_length"),
         read_json(folder / "tokenizer_config.json").get("model_max_length"),
-        read_json(folder / "config.json").get("max_position_embeddings"),
+        _positions(read_json(folder / "config.json")),
     ]
     limits = [int(limit) for limit in said if isinstance(limit, int | float) and 0 < limit < 1e6]
     return min(limits, default=None)

@@ -39,7 +39,18 @@ def load_folder(folder: Path, *, device: str = "auto") -> Predictor:
     if _pooling(folder):
         names = ["input_ids", "attention_mask"]
         model = _embedder(model, folder)
-    return Predictor(model, device=device, preprocess=Tokenize(folder, names=names), sample=SAMPLE)
+    return _cut_to_limit(Predictor(model, device=device, preprocess=Tokenize(folder, names=names), sample=SAMPLE), folder)
+
+
+def _cut_to_limit(predictor: Predictor, folder: Path) -> Predictor:
+    """Return a predictor whose tokenizer cuts texts at the limit that the probe found, if the folder's files allow more."""
+    tokenize, signature = predictor.preprocess, predictor.signature
+    spec = next(spec for spec in signature.inputs if spec.name == "input_ids")
+    limits = [limit for dim in spec.varying if (limit := signature.size_range(dim)[1]) is not None]
+    if not isinstance(tokenize, Tokenize) or not limits or (tokenize.max_tokens or limits[0] + 1) <= limits[0]:
+        return predictor
+    shorter = Tokenize(folder, names=tokenize.names, max_tokens=limits[0])
+    return Predictor(predictor.backend, preprocess=shorter, sample=SAMPLE)
 
 
 def _model(folder: Path) -> Any:

@@ -233,6 +233,7 @@ def verified(candidate: Backend, reference: ModuleBackend, *, tolerance: Toleran
     Raises:
         ExportError: they disagree, or the export cannot run what eager runs.
     """
+    _check_limits(candidate, reference.signature)
     batches = trials(reference)
     given: list[Batch] = []
     for batch in batches:
@@ -250,6 +251,21 @@ def verified(candidate: Backend, reference: ModuleBackend, *, tolerance: Toleran
             report,
         )
     return report
+
+
+def _check_limits(candidate: Backend, signature: Signature) -> None:
+    """Raise ExportError if a file accepts a size beyond a limit: some runtimes invent numbers there.
+
+    The file itself is not run there: native code may read beyond its memory. A file without a manifest is probed like a module.
+    """
+    if isinstance(candidate, ModuleBackend) and candidate.samples:
+        return
+    for dim in signature.lengths:
+        smallest, largest = signature.size_range(dim)
+        for size in (smallest - 1, largest and largest + 1):
+            if size and candidate.signature.allowed_size(dim, size) == size:
+                raise ExportError(f"the export to {candidate.name} accepts {size} {dim}; the model takes "
+                                  f"{signature.describe_sizes()}")  # fmt: skip
 
 
 @contextmanager

@@ -18,6 +18,9 @@ __all__ = ["CHECKS"]
 FAR_ID = 10**9
 """An id that no embedding has."""
 
+LONGEST = 64
+"""The largest size is run up to this multiple of the sample's."""
+
 ODD_TEXTS = ("", " ", "a", "\u00e9\U0001f642", "\x00", "word " * 4000)
 
 
@@ -146,7 +149,8 @@ def check_lengths(subject: ModelSubject) -> Verdict:
                 failed[tried[-1]] = " ".join(str(failure).split())[:160]
                 shortest = shortest and size < own
     if not failed:
-        return passed(f"lengths of {', '.join(tried)} are answered", tried=float(len(tried)))
+        known = signature.describe_sizes() or "no limit is known"
+        return passed(f"lengths of {', '.join(tried)} are answered; limits: {known}", tried=float(len(tried)))
     what, fault = next(iter(failed.items()))
     severity = info if shortest else warning
     return severity(f"{', '.join(failed)} are allowed by the signature, and the model raises, which is answered with 500: "
@@ -154,7 +158,7 @@ def check_lengths(subject: ModelSubject) -> Verdict:
 
 
 def _lengths(own: int, least: int, most: int | None) -> list[int]:
-    sizes = {least, least + 1, own - 1, own + 1, most if most is not None and most <= 8 * own else own}
+    sizes = {least, least + 1, own - 1, own + 1, most if most is not None and most <= LONGEST * own else own}
     return sorted(size for size in sizes if least <= size <= (most or size))
 
 
