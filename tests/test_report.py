@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nograd.errors import ModelLoadError
+from nograd.independence import Independence
 from nograd.tuning import figures, wording
+from nograd.tuning.html import to_html
 from nograd.tuning.report import WIDTH, dumps, loads, to_text
 from nograd.tuning.values import Candidate, CurvePoint, Figure, Row, TuneReport
 from tests.sample_reports import SAMPLES, alone, awkward, crowded, empty, interrupted, minilm, tiny, unmeasured
@@ -216,3 +218,28 @@ def test_only_the_whole_is_shown_as_a_hundred_percent() -> None:
 def test_an_interval_of_no_width_is_left_out() -> None:
     assert figures.interval(Figure(1, 1, 1)) == figures.interval(Figure(1, nan, 2)) == figures.interval(None) == ""
     assert figures.interval(Figure(0.002, 0.0019, 0.0021), 1000) == "[1.90 .. 2.10]"
+
+
+def with_independence() -> TuneReport:
+    report = minilm()
+    coupled = Independence(4e-2, size_effect=1e-7, num_batches=12, max_rows=5, backend="onnx", precision="int8-dynamic")
+    return replace(report, rows=(replace(report.rows[0], independence=coupled), *report.rows[1:]))
+
+
+def test_the_report_says_how_far_rows_of_a_batch_influence_each_other() -> None:
+    report = with_independence()
+    told = " ".join(to_text(report).split())
+
+    assert (
+        f"rows in a batch {report.rows[0].candidate.variant}: coupled: other rows move a row by at most 4.0e-02 of the" in told
+    )
+    assert "rows in a batch" not in to_text(minilm())
+    assert loads(dumps(report)) == report
+
+
+def test_the_page_has_a_table_of_rows_in_a_batch() -> None:
+    page = to_html(with_independence())
+
+    assert "Rows in a batch" in page
+    assert "coupled" in page
+    assert "Rows in a batch" not in to_html(minilm())

@@ -25,6 +25,7 @@ def _parts(report: TuneReport) -> list[str]:
         tables.candidates(report),
         tables.unused(report),
         tables.parity(report),
+        tables.independence(report),
         sections.curves(report),
         element("div", halves, class_="pair cards") if halves else "",
         sections.machine(report),

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from nograd.errors import ModelLoadError
+from nograd.independence import Independence
 from nograd.tuning import figures, wording
 from nograd.tuning.values import Row, TuneReport
 
@@ -77,7 +78,15 @@ def to_text(report: TuneReport) -> str:
     """Return the report for a terminal of 100 columns, without colours: the verdict, the candidates from the winner down, why
     the others are out, how it did under load, and what a reader must know.
     """
-    parts = [_head(report), _table(report), _reasons(report), _confirmation(report), _effort(report), _notes(report)]
+    parts = [
+        _head(report),
+        _table(report),
+        _reasons(report),
+        _independence(report),
+        _confirmation(report),
+        _effort(report),
+        _notes(report),
+    ]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
@@ -162,6 +171,22 @@ def by_reason(rows: Iterable[Row]) -> list[tuple[str, list[str]]]:
     for row in rows:
         found.setdefault(wording.clean(row.reason), []).append(wording.clean(row.candidate))
     return list(found.items())
+
+
+def independences(report: TuneReport) -> list[tuple[str, Independence]]:
+    """Return each variant that was measured, with the influence of a batch on the answers of its rows."""
+    found: dict[str, Independence] = {}
+    for row in report.rows:
+        if row.independence is not None:
+            found.setdefault(wording.clean(row.candidate.variant), row.independence)
+    return list(found.items())
+
+
+def _independence(report: TuneReport) -> list[str]:
+    found = independences(report)
+    if not found:
+        return []
+    return ["rows in a batch", *(line for name, each in found for line in _wrapped(f"{name}: {each}", INDENT))]
 
 
 def _confirmation(report: TuneReport) -> list[str]:

@@ -8,11 +8,11 @@ from math import isfinite
 from nograd.parity import OutputParity, ParityReport
 from nograd.tuning import figures, plots, wording
 from nograd.tuning.markup import card, element, table, text
-from nograd.tuning.report import by_reason, is_measured
+from nograd.tuning.report import by_reason, independences, is_measured
 from nograd.tuning.svg import is_positive
 from nograd.tuning.values import Figure, Row, TuneReport
 
-__all__ = ["candidates", "confirmation", "parity", "unused"]
+__all__ = ["candidates", "confirmation", "independence", "parity", "unused"]
 
 MAX_OPEN_ROWS = 12
 """Worst rows that are shown without being asked for."""
@@ -127,6 +127,29 @@ def _worst(found: Sequence[tuple[str, ParityReport]]) -> str:
     heads = [("variant", "name"), ("row of the sample", "n"), ("output", "name"), ("cosine", "n"), ("max abs", "n")]
     inner = element("summary", "Rows that are furthest off") + table("Rows that are furthest off", heads, rows, class_="tight")
     return element("details", inner, open="open" if len(rows) <= MAX_OPEN_ROWS else None)
+
+
+def independence(report: TuneReport) -> str:
+    """Return how far the rows of a batch influence each other, variant by variant."""
+    found = independences(report)
+    if not found:
+        return ""
+    heads = [
+        ("variant", "name"), ("rows are", "name"), ("bound", "n"), ("allowed", "n"), ("batch size effect", "n"),
+        ("batches", "n"),
+    ]  # fmt: skip
+    rows = [
+        [
+            text(name), text(each.verdict), _difference(each.bound), _difference(each.tolerance), _difference(each.size_effect),
+            f"{each.num_batches:,}",
+        ]
+        for name, each in found
+    ]  # fmt: skip
+    lead = (
+        "Bound: the largest difference of a row's answer between batches that differ in the other rows only, divided by the "
+        "output's largest value. The effect of the batch size is rounding."
+    )
+    return card("Rows in a batch", table("Rows in a batch", heads, rows, class_="tight"), lead=lead)
 
 
 def unused(report: TuneReport) -> str:
