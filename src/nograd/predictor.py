@@ -19,7 +19,7 @@ from nograd.calls import as_tensors as to_tensors
 from nograd.cost import CostCurve
 from nograd.errors import ConfigError, ItemError, NogradError, SignatureError, UnsupportedError
 from nograd.fingerprint import Fingerprint, of_value
-from nograd.inputs import by_name, each_item, holds_tensors, one_row, to_host
+from nograd.inputs import by_name, each_item, holds_tensors, is_tensor, one_row, to_host
 from nograd.interrupts import is_interrupt
 from nograd.scores import choose_output, classes_of, probabilities_of
 from nograd.tensors import TEXT, Batch, Signature, TensorSpec, num_rows
@@ -408,8 +408,14 @@ class Predictor:
     def _scores(self, inputs: Any, output: str | None) -> tuple[Any, str]:
         """Return floating `[rows, classes]`, a tensor for tensors, else an array; and the model's problem type."""
         if self._preprocess is None:
+            direct = self._calls.direct
+            answer = None if direct is None else direct.answer(inputs)
+            if direct is not None and is_tensor(answer):
+                problem = direct.backend.problem_type
+                return choose_output({"output": answer}, output, problem), problem
             backend, outputs = self._calls.outputs(inputs)
-            return choose_output(outputs, output, backend.problem_type), backend.problem_type
+            problem = backend.problem_type
+            return choose_output(outputs, output, problem), problem
         parts, _ = self.prepare(inputs)
         problem = self.backend.problem_type
         found = [choose_output(outputs, output, problem) for outputs in self._calls.answered(parts)]

@@ -101,6 +101,8 @@ def _two_columns(scores: Any) -> Any:
 def _is_distribution(scores: Any) -> bool:
     if scores.shape[0] == 0 or scores.shape[1] < 2:
         return False
+    if scores.min().item() < 0:  # what most logits have; the rest costs as much as a small model
+        return False
     tolerance = HALF_SUM_TOLERANCE if "16" in str(scores.dtype) else SUM_TOLERANCE
     wide = scores.detach().double() if is_tensor(scores) else scores.astype(np.float64)
     return bool((wide >= 0).all()) and bool((abs(wide.sum(-1) - 1) <= tolerance).all())
@@ -109,6 +111,8 @@ def _is_distribution(scores: Any) -> bool:
 def _softmax(logits: Any, temperature: float) -> Any:
     """Softmax (Goodfellow et al., Deep Learning, 2016, eq. 4.1), shifted by the largest so that nothing overflows."""
     if is_tensor(logits):
+        if temperature == 1 and str(logits.dtype) == "torch.float32":
+            return logits.softmax(-1)  # it shifts, too, and a row's sum is right to 1e-7
         logits = logits.double()
         return ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1).float()
     logits = logits.astype(np.float64)
