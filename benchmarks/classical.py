@@ -1,0 +1,373 @@
+"""Each classical call against the hand-written loop that it replaces (plain torch), side by side in one process.
+
+A pair is measured in turn, so that a slow or busy machine slows both. One thread computes. The main figure is CPU time of the
+process: plain / nograd, above 1 if nograd needs less. Wall time is in the next column. The answers of both are compared first.
+
+    python -m benchmarks.classical [NAME ...] [--rounds 15]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import copy
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import nograd
+from benchmarks.common import keep, show
+
+GOAL = 0.95
+SAMPLE_S = 0.05
+"""CPU seconds of one measurement, at least: calls are repeated until then."""
+
+ROWS, WIDTH, BATCH = 512, 256, 32
+
+
+class Dense(nn.Module):
+    """About 0.1 ms a row: small enough that the cost of a call shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(WIDTH, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.body(x)
+        return found
+
+
+class Encoder(nn.Module):
+    """A small transformer over ids and a mask: rows differ in length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True, dropout=0.0)
+        self.table, self.body = nn.Embedding(1000, 64), nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        found: Tensor = self.body(self.table(input_ids), src_key_padding_mask=attention_mask == 0)
+        weights = attention_mask.unsqueeze(-1).to(found.dtype)
+        return (found * weights).sum(1) / weights.sum(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A call, and the loop that it replaces; both return their answers."""
+
+    ours: Callable[[], Any]
+    plain: Callable[[], Any]
+    gain: str
+    tolerance: float = 1e-4
+    close: Callable[[], object] = lambda: None
+
+
+class Plain:
+    """The predictor of many tutorials."""
+
+    def __init__(self, model: nn.Module, device: str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval()
+
+    @torch.no_grad()
+    def predict(self, x: Tensor) -> Tensor:
+        found: Tensor = self.model(x.to(self.device))
+        return found.cpu()
+
+    def predict_proba(self, x: Tensor) -> Tensor:
+        return torch.softmax(self.predict(x), dim=-1)
+
+    def predict_class(self, x: Tensor) -> Tensor:
+        return self.predict(x).argmax(-1)
+
+
+# -- one batch
+
+
+def one_batch(model: nn.Module, make: Callable[[], Any], x: Tensor, gain: str, *, tolerance: float = 1e-4) -> Pair:
+    predictor, plain = make(), Plain(model)
+    predictor.predict(x)
+    return Pair(lambda: predictor.predict(x), lambda: plain.predict(x), gain, tolerance, predictor.close)
+
+
+def scores(method: str) -> Pair:
+    model, x = Dense().eval(), torch.randn(BATCH, WIDTH)
+    ours, plain = (getattr(made, method) for made in (nograd.Predictor(model, "cpu"), Plain(model)))
+    return Pair(lambda: ours(x), lambda: plain(x), "stable in any dtype; checked shape; problem type of the model")
+
+
+def predict_rows(rows: int) -> Pair:
+    model = Dense().eval()
+    gain = "eval and inference mode always; checked inputs; the module left as it was"
+    return one_batch(model, partial(nograd.Predictor, model, "cpu"), torch.randn(rows, WIDTH), gain)
+
+
+def compiled() -> Pair:
+    model, x = Dense().eval(), torch.randn(BATCH, WIDTH)
+    ours = nograd.optimize_model_compile(model, mode="reduce-overhead", fullgraph=True)
+    theirs = torch.compile(copy.deepcopy(model), mode="reduce-overhead", fullgraph=True)
+
+    def run(module: Any) -> Any:
+        with torch.no_grad():
+            return module(x)
+
+    return Pair(partial(run, ours), partial(run, theirs), "answers every size; runs eagerly if it cannot be compiled")
+
+
+# -- concurrent requests
+
+
+class QueueBatcher:
+    """The dynamic batcher of many tutorials: a queue, a task that collects, an executor that runs."""
+
+    def __init__(self, model: nn.Module, max_batch_size: int, max_wait_ms: float) -> None:
+        self.model, self.size, self.wait_s = model, max_batch_size, max_wait_ms / 1000
+        self.queue: asyncio.Queue[tuple[Tensor, asyncio.Future[Tensor]]] = asyncio.Queue()
+        self.task = asyncio.create_task(self._serve())
+
+    async def predict(self, x: Tensor) -> Tensor:
+        future = asyncio.get_running_loop().create_future()
+        await self.queue.put((x, future))
+        found: Tensor = await future
+        return found
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            batch = [await self.queue.get()]
+            until = loop.time() + self.wait_s
+            while len(batch) < self.size and (left := until - loop.time()) > 0:
+                try:
+                    batch.append(await asyncio.wait_for(self.queue.get(), left))
+                except TimeoutError:
+                    break
+            outputs = await loop.run_in_executor(None, self._run, torch.cat([x for x, _ in batch]))
+            for row, (_, future) in zip(torch.split(outputs, 1), batch, strict=True):
+                if not future.done():
+                    future.set_result(row)
+
+    def _run(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            found: Tensor = self.model(x)
+        return found
+
+    async def close(self) -> None:
+        self.task.cancel()
+
+
+def concurrent() -> Pair:
+    model, x = Dense().eval(), torch.randn(1024, WIDTH)
+
+    async def clients(make: Callable[[], Any]) -> Tensor:
+        batcher = make()
+        found: list[Tensor] = [x] * len(x)
+
+        async def client(number: int) -> None:
+            for index in range(number, len(x), 64):
+                found[index] = await batcher.predict(x[index : index + 1])
+
+        await asyncio.gather(*map(client, range(64)))
+        await batcher.close()
+        return torch.cat(found)
+
+    predictor = nograd.Predictor(model, "cpu", sample=x[:2])
+    settings: dict[str, Any] = {"max_batch_size": 32, "max_wait_ms": 10.0}
+    return Pair(
+        lambda: asyncio.run(clients(lambda: nograd.DynamicBatcher(predictor, **settings))),
+        lambda: asyncio.run(clients(lambda: QueueBatcher(model, **settings))),
+        "a bad row fails alone; deadlines; a bounded queue; cancelling",
+    )
+
+
+# -- caches
+
+
+def cached() -> Pair:
+    model = Encoder().eval()  # a cache pays for a model that costs more than a key
+    mask = torch.ones(1, 64, dtype=torch.int64)
+    requests = [{"input_ids": row[None], "attention_mask": mask} for row in torch.randint(1, 1000, (32, 64))] * 4
+    predictor = nograd.CachedPredictor(model, "cpu")
+    known: OrderedDict[bytes, Tensor] = OrderedDict()
+
+    def plain() -> Tensor:
+        found = []
+        for x in requests:
+            key = x["input_ids"].numpy().tobytes() + x["attention_mask"].numpy().tobytes()
+            if key in known:
+                known.move_to_end(key)
+            else:
+                with torch.no_grad():
+                    known[key] = model(**x)
+                if len(known) > 1000:
+                    known.popitem(last=False)
+            found.append(known[key])
+        known.clear()
+        return torch.cat(found)
+
+    def ours() -> Tensor:
+        found = torch.cat([predictor.predict(x) for x in requests])
+        predictor.cache.clear()
+        return found
+
+    return Pair(ours, plain, "bounded in bytes; right after a change of weights; each row once; copies, not views")
+
+
+# -- files
+
+
+def torchscript(folder: Path) -> Pair:
+    model, x = Dense().eval(), torch.randn(BATCH, WIDTH)
+    nograd.export_to_torchscript(model, x, str(folder / "ours.pt"), method="trace")
+    torch.jit.trace(model, x).save(str(folder / "plain.pt"))  # type: ignore[no-untyped-call]
+    loaded = [torch.jit.load(str(folder / name)) for name in ("ours.pt", "plain.pt")]  # type: ignore[no-untyped-call]
+
+    def run(module: Any) -> Any:
+        with torch.no_grad():
+            return module(x)
+
+    return Pair(partial(run, loaded[0]), partial(run, loaded[1]), "compared with eager at other sizes before it is written")
+
+
+# -- modules
+
+
+def quantized() -> Pair:
+    model, x = Dense().eval(), torch.randn(BATCH, WIDTH)
+    made = nograd.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+    by_torch = torch.ao.quantization.quantize_dynamic
+    theirs = by_torch(copy.deepcopy(model), {nn.Linear}, dtype=torch.qint8)  # type: ignore[no-untyped-call]
+
+    def run(module: Any) -> Any:
+        with torch.no_grad():
+            return module(x)
+
+    run(made)
+    return Pair(partial(run, made), partial(run, theirs), "layers that hurt stay in float; a report; rows do not meet", 0.1)
+
+
+def checkpointed() -> Pair:
+    from torch.utils.checkpoint import checkpoint
+
+    layers = nn.Sequential(*(nn.Sequential(nn.Linear(256, 256), nn.ReLU()) for _ in range(6)))
+    model, x = nograd.MemoryEfficientModel(copy.deepcopy(layers)), torch.randn(64, 256)
+
+    def gradients(module: nn.Module, run: Callable[[Tensor], Tensor]) -> Tensor:
+        module.zero_grad()
+        run(x).square().sum().backward()  # type: ignore[no-untyped-call]
+        return torch.cat([each.grad.reshape(-1) for each in module.parameters() if each.grad is not None])
+
+    def by_layers(values: Tensor) -> Tensor:
+        for layer in layers:
+            values = checkpoint(layer, values, use_reentrant=False)
+        return values
+
+    return Pair(
+        partial(gradients, model, model),
+        partial(gradients, layers, by_layers),
+        "finds the layers; dropout and batch norm as they ran",
+    )
+
+
+def pairs(folder: Path) -> dict[str, Callable[[], Pair]]:
+    return {
+        "Predictor.predict, 1 row": partial(predict_rows, 1),
+        "Predictor.predict, 32 rows": partial(predict_rows, BATCH),
+        "Predictor.predict_proba": partial(scores, "predict_proba"),
+        "Predictor.predict_class": partial(scores, "predict_class"),
+        "DynamicBatcher.predict, 64 clients": concurrent,
+        "CachedPredictor.predict, 3 of 4 known": cached,
+        "export_to_torchscript": partial(torchscript, folder),
+        "optimize_model_compile": compiled,
+        "quantize_dynamic": quantized,
+        "MemoryEfficientModel, gradients": checkpointed,
+    }
+
+
+# -- measuring
+
+
+def compare(pair: Pair) -> float:
+    """Return the largest difference of the answers, as a share of the largest value.
+
+    Raises:
+        SystemExit: it is beyond the pair's tolerance.
+    """
+    found, right = (torch.as_tensor(call()).double() for call in (pair.ours, pair.plain))
+    if found.shape != right.shape:
+        raise SystemExit(f"shapes differ: {list(found.shape)} and {list(right.shape)}")
+    off = float((found - right).abs().max() / right.abs().max().clamp(min=1e-12))
+    if off > pair.tolerance:
+        raise SystemExit(f"answers differ by {off:.2g}; allowed is {pair.tolerance:g}")
+    return off
+
+
+def seconds(call: Callable[[], Any], repeats: int) -> tuple[float, float]:
+    """Return CPU and wall seconds of one call."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(repeats):
+        call()
+    return (time.process_time() - cpu) / repeats, (time.perf_counter() - wall) / repeats
+
+
+def rounds_of(pair: Pair, rounds: int) -> Iterator[tuple[tuple[float, float], tuple[float, float]]]:
+    """Yield (plain, nograd) by round; who goes first alternates."""
+    once = max(seconds(pair.plain, 3)[0], seconds(pair.ours, 3)[0], 1e-6)
+    repeats = max(1, int(SAMPLE_S / once))
+    for number in range(rounds):
+        calls = [pair.plain, pair.ours]
+        found = [seconds(call, repeats) for call in (calls if number % 2 else calls[::-1])]
+        plain, ours = found if number % 2 else found[::-1]
+        yield plain, ours
+
+
+def quartiles(values: Sequence[float]) -> str:
+    """Median, and the middle half of the rounds."""
+    ordered = sorted(values)
+    return f"{median(ordered):.2f} [{ordered[len(ordered) // 4]:.2f} .. {ordered[-1 - len(ordered) // 4]:.2f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="parts of the names of the calls; default: all")
+    parser.add_argument("--rounds", type=int, default=15)
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    data: dict[str, Any] = {}
+    table = [["call", "CPU us", "plain", "CPU plain/nograd", "wall plain/nograd", "off", "gain"]]
+    with tempfile.TemporaryDirectory() as folder:
+        for name, make in pairs(Path(folder)).items():
+            if given.names and not any(part in name for part in given.names):
+                continue
+            pair = make()
+            off = compare(pair)
+            found = list(rounds_of(pair, given.rounds))
+            pair.close()
+            cpu = [plain[0] / ours[0] for plain, ours in found]
+            wall = [plain[1] / ours[1] for plain, ours in found]
+            times = [f"{median([each[side][0] for each in found]) * 1e6:.0f}" for side in (1, 0)]
+            data[name] = {"cpu_ratio": cpu, "wall_ratio": wall, "off": off, "load": os.getloadavg()[0]}
+            table.append([name, *times, quartiles(cpu), quartiles(wall), f"{off:.1e}", pair.gain])
+            sys.stderr.write(f"{name}: {quartiles(cpu)}\n")
+    show(table)
+    slow = [name for name, each in data.items() if median(each["cpu_ratio"]) < GOAL]
+    sys.stdout.write(f"goal: never below {GOAL}x: {'met' if not slow else 'MISSED by ' + ', '.join(slow)}\n")
+    if not given.names:
+        keep("classical", data, goal=f"never below {GOAL}x of plain torch", met=not slow)
+
+
+if __name__ == "__main__":
+    main()
