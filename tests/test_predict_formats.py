@@ -343,6 +343,32 @@ def test_a_postprocess_that_makes_no_dict_gives_the_column_answer(tmp_path: Path
     assert (tmp_path / "out.csv").read_text() == "answer\n3.0\n"
 
 
+@pytest.mark.parametrize("other", [lambda total: 0.5, lambda total: {"answer": int(total)}, lambda total: "n/a"])
+def test_a_row_whose_answer_is_not_like_the_first_is_a_bad_row(tmp_path: Path, other: Any) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", [{"x": [1, 2]}, {"x": [3, 4]}, {"x": [5, 6]}])
+
+    def postprocess(answer: Any) -> Any:
+        return other(answer["total"]) if answer["total"] == 7 else int(answer["total"])
+
+    model = Predictor(doubling(), postprocess=postprocess)
+    summary = predict(model, source, tmp_path / "out.csv", on_error="skip")
+
+    assert (tmp_path / "out.csv").read_text() == "answer\n3\n11\n"
+    assert summary.bad == 1
+    (bad,) = read(tmp_path / "out.csv.errors.jsonl")
+    assert "postprocess" in bad["reason"]
+    assert "its first answer" in bad["reason"]
+
+
+def test_text_in_arrays_and_bytes_are_written_as_text(tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", [{"x": [1, 2]}])
+    model = Predictor(doubling(), postprocess=lambda _: {"a": np.array(["a", "bc"]), "b": np.array([b"ab"]), "c": b"c"})
+    predict(model, source, tmp_path / "out.jsonl")
+
+    (row,) = read(tmp_path / "out.jsonl")
+    assert {name: row[name] for name in "abc"} == {"a": ["a", "bc"], "b": ["ab"], "c": "c"}
+
+
 # -- bad rows
 
 

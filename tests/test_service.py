@@ -164,7 +164,7 @@ def test_a_model_whose_own_input_is_text_is_served() -> None:
         (lambda row: "x" * int(row["length"]), [("answer", "BYTES", [2], ["xx", "xxx"])]),
         (lambda row: np.full(2, row["length"], np.float32), [("answer", "FP32", [2, 2], [2, 2, 3, 3])]),
         (lambda row: [{"n": int(row["length"])}], [("answer", "BYTES", [2], ['[{"n":2}]', '[{"n":3}]'])]),
-        (lambda row: list(range(int(row["length"]))), [("answer", "BYTES", [2], ["[0,1]", "[0,1,2]"])]),
+        (lambda row: [[0], [0, 1][: int(row["length"])]], [("answer", "BYTES", [2], ["[[0],[0,1]]", "[[0],[0,1]]"])]),
         (lambda row: ["a"] * int(row["length"]), [("answer", "BYTES", [2], ['["a","a"]', '["a","a","a"]'])]),
         (lambda row: None, [("answer", "BYTES", [2], ["null", "null"])]),
         (
@@ -321,3 +321,33 @@ def test_a_setting_out_of_range_is_refused_before_anything_starts(setting: str, 
         ServeConfig(**{setting: value})  # type: ignore[arg-type]
 
     assert str(raised.value) == f"{setting} is {value}; it must be {allowed}"
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_text_arrays_of_a_postprocess_come_as_bytes_over_http_and_binary(binary: bool) -> None:
+    with Site({"text": text_model(lambda row: np.array(["a", "bc"]))}) as site:
+        metadata = site.get("/v2/models/text").json["outputs"]
+        body = json.dumps(
+            {"inputs": [texts("ab", "abc")], "outputs": [{"name": "answer", "parameters": {"binary_data": binary}}]}
+        )
+        reply = site.request("POST", "/v2/models/text/infer", body.encode())
+
+    assert metadata == [{"name": "answer", "datatype": "BYTES", "shape": [-1, 2]}]
+    assert reply.status == 200, reply.body
+    if binary:
+        assert reply.body.endswith(b"\x01\0\0\0a\x02\0\0\0bc" * 2)
+    else:
+        assert reply.json["outputs"][0]["data"] == ["a", "bc", "a", "bc"]
+
+
+def test_a_row_that_does_not_fit_the_metadata_is_a_500_that_names_the_field() -> None:
+    postprocesses: dict[str, Callable[[Any], Any]] = {
+        "number": lambda row: {"score": 1 if row["length"] > 2 else 0.5},
+        "key": lambda row: {"score": 1} if row["length"] > 2 else {"score": 1, "more": 1},
+    }
+    with Site({name: text_model(each) for name, each in postprocesses.items()}) as site:
+        replies = {name: site.infer(name, texts("abc", "ab")) for name in postprocesses}
+
+    assert {name: reply.status for name, reply in replies.items()} == {"number": 500, "key": 500}
+    assert "'score' of postprocess's answer is float64; in its first answer it was int64" in replies["number"].error
+    assert "key 'more' is new in an answer of postprocess" in replies["key"].error

@@ -12,26 +12,25 @@ from nograd.inputs import to_host
 from nograd.jobs.columns import Columns, RowFaultError
 from nograd.jobs.outputs import OutputRow
 from nograd.jobs.records import Record
+from nograd.postprocessed import ANSWER, AnswerFields
 from nograd.predictor import Predictor
 from nograd.tensors import Batch
 
-__all__ = ["ANSWER", "predictions_of", "row_of"]
-
-ANSWER = "answer"
-"""The column of what `postprocess` makes, where that is no dict; a server calls it so, too."""
+__all__ = ["ANSWER", "fields_of", "predictions_of", "row_of"]
 
 INT64 = range(-(2**63), 2**63)
 
 
-def predictions_of(predictor: Predictor, outputs: Batch) -> dict[str, Any]:
+def predictions_of(predictor: Predictor, outputs: Batch, fields: AnswerFields | None = None) -> dict[str, Any]:
     """Return one row's predictions by name: the model's outputs, or what `postprocess` makes of them.
 
     Args:
         predictor: whose outputs they are.
         outputs: of one row, `[1, ...]`.
+        fields: that the answer of `postprocess` must have; None: any.
 
     Raises:
-        RowFaultError: `postprocess` raised, or made what no file can hold.
+        RowFaultError: `postprocess` raised, or returned what no file can hold, or other fields than before.
     """
     if not predictor.has_postprocess:
         return {name: _plain(array[0]) for name, array in outputs.items()}
@@ -41,15 +40,31 @@ def predictions_of(predictor: Predictor, outputs: Batch) -> dict[str, Any]:
         raise RowFaultError(str(error)) from error
     except Exception as error:  # the user's code; the user reads it next to the row
         raise RowFaultError(f"postprocess raised {type(error).__name__}: {error}") from error
-    return {str(key): _plain(value) for key, value in (answer if isinstance(answer, Mapping) else {ANSWER: answer}).items()}
+    found = {str(key): _plain(value) for key, value in (answer if isinstance(answer, Mapping) else {ANSWER: answer}).items()}
+    if fields is not None:
+        try:
+            fields.check(answer)
+        except ModelError as error:
+            raise RowFaultError(str(error)) from error
+    return found
 
 
-def row_of(record: Record, outputs: Batch | ItemError, predictor: Predictor, columns: Columns) -> OutputRow | str:
-    """Return a row of the output, or why there is none."""
+def row_of(
+    record: Record, outputs: Batch | ItemError, predictor: Predictor, columns: Columns, fields: AnswerFields | None = None
+) -> OutputRow | str:
+    """Return a row of the output, or why there is none.
+
+    Args:
+        record: of the input.
+        outputs: of the model, for one row; or the error of that row.
+        predictor: whose outputs they are.
+        columns: of the record, that the output keeps.
+        fields: of the first answer of `postprocess`, which this one must have.
+    """
     if isinstance(outputs, ItemError):
         return str(outputs).removeprefix(f"item {outputs.index}: ")
     try:
-        predictions = predictions_of(predictor, outputs)
+        predictions = predictions_of(predictor, outputs, fields)
     except RowFaultError as fault:
         return str(fault)
     kept = columns.kept_of(record)
@@ -59,9 +74,24 @@ def row_of(record: Record, outputs: Batch | ItemError, predictor: Predictor, col
     return OutputRow(record.columns, kept, predictions)
 
 
+def fields_of(predictor: Predictor, outputs: Batch) -> AnswerFields | None:
+    """Return the fields of one row's answer; None without `postprocess`, or if it has none that nograd can write."""
+    if not predictor.has_postprocess:
+        return None
+    try:
+        return AnswerFields.of(to_host(next(predictor.answers(outputs))))
+    except Exception:  # noqa: BLE001  the user's code; its error is reported with the row
+        return None
+
+
 def _plain(value: Any) -> Any:
     """Return a value as numbers, text, arrays of numbers, lists and dicts."""
     value = to_host(value)
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            raise RowFaultError("the answer holds bytes that are not UTF-8; encode them, as base64 for example") from None
     if isinstance(value, np.ndarray | np.generic):
         if value.dtype.kind in "fiub":
             return value

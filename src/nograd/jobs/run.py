@@ -279,7 +279,7 @@ class _Run:
         outcomes = iter(answered.rows)
         rows, errors, bad = [], [], 0
         for index, record in enumerate(window):
-            found = faults.get(index) or row_of(record, next(outcomes), ready.predictor, ready.columns)
+            found = faults.get(index) or row_of(record, next(outcomes), ready.predictor, ready.columns, ready.trial.fields)
             if isinstance(found, OutputRow):
                 rows.append(found)
                 continue

@@ -9,12 +9,13 @@ from typing import Any, Protocol, TypeAlias
 
 from nograd.bulk import BatchPredictor, WindowAnswers
 from nograd.errors import ConfigError, ItemError, NogradError, UnsupportedError
-from nograd.jobs.answers import predictions_of
+from nograd.jobs.answers import fields_of, predictions_of
 from nograd.jobs.columns import Columns, RowFaultError, Takes
 from nograd.jobs.identity import digest
 from nograd.jobs.outputs import to_json
 from nograd.jobs.records import Record
 from nograd.jobs.windows import Held
+from nograd.postprocessed import AnswerFields
 from nograd.predictor import Predictor
 from nograd.tensors import TEXT, Batch, TensorSpec
 
@@ -48,6 +49,9 @@ class Trial:
 
     held: tuple[Held, ...]
     """What each row came to hold in memory."""
+
+    fields: AnswerFields | None = None
+    """Keys, types and ranks of the first answer of `postprocess`, which all others must have."""
 
 
 def takes_of(predictor: Predictor, model: str) -> Takes:
@@ -106,15 +110,17 @@ def try_out(predictor: Predictor, runs: Runs, columns: Columns, head: Sequence[R
     items = [item for _, item in chosen]
     rows: list[dict[str, Any]] = []
     held = []
+    fields: AnswerFields | None = None
     first, second = (next(runs.run_windows([items])).rows for _ in range(2))
     for (record, item), outputs in zip(chosen, first, strict=True):
         found = _predictions(predictor, outputs)
         if found is not None and not isinstance(outputs, ItemError):
+            fields = fields or fields_of(predictor, outputs)
             rows.append(found)
             held.append(_held(predictor, record, item, outputs, found))
     told = [_told(predictor, each) for each in (first, second)]
     names = tuple(dict.fromkeys(name for row in rows for name in row))
-    return Trial(names, digest(told[0]) if told[0] == told[1] else "", tuple(held))
+    return Trial(names, digest(told[0]) if told[0] == told[1] else "", tuple(held), fields)
 
 
 def _items(columns: Columns, head: Sequence[Record]) -> Any:

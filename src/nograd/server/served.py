@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-import orjson
 
 from nograd.batching import Batcher, BatchRecord, Statistics, measure_cost
 from nograd.batching.collate import merge, model_error
@@ -19,8 +18,8 @@ from nograd.caching.flight import SingleFlight
 from nograd.caching.units import why_not
 from nograd.cost import CostCurve
 from nograd.errors import ConfigError, ModelError, NogradError, UnavailableError
-from nograd.inputs import to_host
 from nograd.interrupts import is_interrupt
+from nograd.postprocessed import AnswerFields
 from nograd.predictor import Predictor
 from nograd.server.binary import BinaryAnswer
 from nograd.server.caching import ModelCache
@@ -79,6 +78,9 @@ class ServedModel:
         self.inputs = Signature((_item_of(name, predictor),)) if predictor.has_preprocess else predictor.signature
         self.outputs: tuple[TensorSpec, ...] = predictor.signature.outputs
         self._preprocesses, self._postprocesses = predictor.has_preprocess, predictor.has_postprocess
+        self._fields: AnswerFields | None = None
+        """Of the answers of `postprocess`; its first answer fixes them, at the start."""
+
         self._decode = Decoder(self.inputs.inputs)
         self._live = Live()
         self._metrics = ModelMetrics(metrics, name)
@@ -348,7 +350,10 @@ class ServedModel:
         if not self._postprocesses:
             return merge(outputs)
         try:
-            return _answers_as_arrays([answer for output in outputs for answer in self.predictor.answers(output)])
+            answers = [answer for output in outputs for answer in self.predictor.answers(output)]
+            if self._fields is None:
+                self._fields = AnswerFields.of(answers[0])
+            return self._fields.columns(answers)
         except ModelError:
             raise
         except BaseException as error:  # postprocess is the user's code, and so are the objects that it returns
@@ -532,28 +537,3 @@ def _one_text_a_row(array: Array) -> Array:
 
 def _dtype(array: Array) -> str:
     return TEXT if array.dtype == object else array.dtype.name
-
-
-def _answers_as_arrays(answers: Sequence[Any]) -> dict[str, Array]:
-    """Return postprocessed answers as tensors: by key where they are dicts, else as `answer`."""
-    if isinstance(answers[0], Mapping):
-        return {str(key): _column([answer[key] for answer in answers]) for key in answers[0]}
-    return {"answer": _column(answers)}
-
-
-def _column(values: Sequence[Any]) -> Array:
-    """Numbers and arrays of one shape become a tensor, strings text, anything else JSON text."""
-    if not isinstance(values[0], str):
-        try:
-            array = np.asarray([to_host(value) for value in values])
-        except ValueError:  # lists of several lengths
-            array = np.empty(0, dtype=object)
-        if array.dtype.kind in "fiub":
-            return array
-    texts = np.empty(len(values), dtype=object)
-    texts[:] = [value if isinstance(value, str) else _json_text(value) for value in values]
-    return texts
-
-
-def _json_text(value: Any) -> str:
-    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode()
