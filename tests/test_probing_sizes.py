@@ -16,10 +16,11 @@ from nograd.backends.eager import eager_backend
 from nograd.backends.exporting import verified
 from nograd.backends.modules import ModuleBackend
 from nograd.backends.torchscript import export_to_torchscript, load_torchscript
-from nograd.errors import ExportError, SignatureError
+from nograd.errors import ExportError, InputSizeError, ModelError, SignatureError
 from nograd.probing import probe
 from nograd.probing.tables import CheckedIndexes
 from nograd.probing.work import Bounded, OverBudget
+from nograd.server.protocol import status_of
 
 WIDTH = 8
 
@@ -189,6 +190,34 @@ def test_an_export_that_forgets_the_limit_is_refused(limit: dict[str, int], mess
 
     with pytest.raises(ExportError, match=message):
         verified(forgetful, reference)
+
+
+class OftenLooped(Words):
+    """The limit is in a list that the probe cannot see, and far beyond what it runs."""
+
+    def places(self, ids: Tensor, x: Tensor) -> Tensor:
+        return x * [1.0, 2.0][ids.shape[1] // 2000]
+
+
+@pytest.mark.parametrize("length", [4000, 4100])
+def test_an_index_error_on_a_larger_input_than_any_sample_is_the_callers(length: int) -> None:
+    predictor = Predictor(OftenLooped().eval(), sample=torch.randint(2, 50, (2, 6)))
+
+    with pytest.raises(InputSizeError, match=rf"input 'ids' has {length} tokens; the samples have at most 6") as caught:
+        predictor.predict(torch.ones(1, length, dtype=torch.int64))
+    assert isinstance(caught.value.__cause__, IndexError)
+    assert status_of(caught.value) == 400
+
+
+def test_another_error_on_a_larger_input_is_the_models() -> None:
+    class Broken(OftenLooped):
+        def places(self, ids: Tensor, x: Tensor) -> Tensor:
+            return x / (ids.shape[1] < 2000 or int("no number"))
+
+    predictor = Predictor(Broken().eval(), sample=torch.randint(2, 50, (2, 6)))
+    with pytest.raises(ModelError) as caught:
+        predictor.predict(torch.ones(1, 4000, dtype=torch.int64))
+    assert status_of(caught.value) == 500
 
 
 def test_a_table_that_is_too_long_to_be_run_is_still_the_limit() -> None:

@@ -23,6 +23,7 @@ keeps handlers written for that built-in working.
     │   └── DeviceLostError                 the device, or its thread, is gone               HTTP 503
     ├── DeadlineError (TimeoutError)        the answer would come too late                   HTTP 504
     └── ModelError (RuntimeError)           the model itself raised; the cause is chained    HTTP 500
+        └── InputSizeError (SignatureError) an IndexError on an input larger than any sample HTTP 400
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ __all__ = [
     "DeadlineError",
     "DeviceLostError",
     "ExportError",
+    "InputSizeError",
     "ItemError",
     "JobError",
     "MethodError",
@@ -166,3 +168,7 @@ class DeadlineError(NogradError, TimeoutError):
 
 class ModelError(NogradError, RuntimeError):
     """The model raised while it ran; the original error is the cause."""
+
+
+class InputSizeError(ModelError, SignatureError):
+    """The model raised IndexError on an input that is larger than all that it was probed with; its limit was not known."""

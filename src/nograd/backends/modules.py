@@ -11,7 +11,7 @@ import torch
 
 from nograd.backends import FileFingerprint, TorchBackend, check_lanes
 from nograd.backends.changes import Watch
-from nograd.errors import ConfigError, ModelError, UnsupportedError
+from nograd.errors import ConfigError, InputSizeError, ModelError, UnsupportedError
 from nograd.fingerprint import Fingerprint, of_value
 from nograd.inputs import is_tensor
 from nograd.interrupts import is_interrupt
@@ -132,7 +132,18 @@ class ModuleBackend(TorchBackend):
 
     def model_error(self, error: BaseException, tensors: Mapping[str, Tensor]) -> ModelError:
         """Return the error for what the model raised on tensors."""
-        return ModelError(f"the model raised {type(error).__name__} on {self.call.describe(tensors)}: {_message_of(error)}")
+        message = f"the model raised {type(error).__name__} on {self.call.describe(tensors)}: {_message_of(error)}"
+        if isinstance(error, IndexError) and (known := self._size_beyond_samples(tensors)):
+            return InputSizeError(f"{message}; {known}")
+        return ModelError(message)
+
+    def _size_beyond_samples(self, tensors: Mapping[str, Tensor]) -> str:
+        """Return which size is larger than all that the model was probed with, or nothing."""
+        for dim, (name, axis) in self.signature.places.items():
+            sizes = [sample[name].shape[axis] for sample in self.samples if name in sample]
+            if sizes and name in tensors and (size := tensors[name].shape[axis]) > max(sizes):
+                return f"input {name!r} has {size} {dim}; the samples have at most {max(sizes)}"
+        return ""
 
     def check_rows(self, leaves: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
         """Raise ModelError if an output does not have the rows of the inputs."""

@@ -15,6 +15,7 @@ import orjson
 
 from nograd.errors import (
     DeadlineError,
+    InputSizeError,
     MethodError,
     ModelError,
     ModelNotFoundError,
@@ -80,6 +81,7 @@ DATATYPES = tuple(_DTYPES)
 """The protocol's names of datatypes."""
 
 _STATUS: tuple[tuple[type[NogradError], int], ...] = (
+    (InputSizeError, 400),
     (UnauthorizedError, 401),
     (ModelNotFoundError, 404),
     (MethodError, 405),
