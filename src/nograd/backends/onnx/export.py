@@ -6,7 +6,7 @@ import copy
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,10 +25,12 @@ from nograd.backends.exporting import (
     reference_of,
     verified,
 )
+from nograd.backends.loaded import check_file
 from nograd.backends.modules import ModuleBackend
 from nograd.backends.onnx import OnnxBackend
 from nograd.backends.onnx.fusion import fuse_attention
-from nograd.backends.onnx.graph import check_graph, finish, load_graph, save_graph, write_manifest
+from nograd.backends.onnx.graph import check_graph, finish, load_graph, newest_opset, opset_of, save_graph, write_manifest
+from nograd.backends.onnx.naming import DynamicAxes, RenamedBackend, narrowed, plan_names, rename_file, renamed_manifest
 from nograd.errors import ConfigError, ExportError, ModelLoadError
 from nograd.parity import Tolerance
 from nograd.tensors import TensorSpec
@@ -37,12 +39,22 @@ __all__ = ["export_to_onnx"]
 
 Exporter = Literal["auto", "plain", "dynamo", "legacy"]
 
+MIN_OPSET = 7
+"""The oldest version that torch's exporters write."""
 
-def export_to_onnx(
+DYNAMO_OPSET = 18
+"""The version that torch.export's exporter writes; for older ones it converts the graph, or leaves it as it is."""
+
+
+def export_to_onnx(  # noqa: PLR0913  torch's names, and nograd's
     model: nn.Module | Backend,
     sample: Any,
     path: str | os.PathLike[str],
     *,
+    opset_version: int | None = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    dynamic_axes: DynamicAxes | None = None,
     opset: int | None = None,
     exporter: Exporter = "auto",
     tolerance: Tolerance | None = None,
@@ -58,7 +70,12 @@ def export_to_onnx(
         model: a module, or an eager backend.
         sample: inputs that the module can run; None for a backend.
         path: the file; it must end in `.onnx`. Weights above 1 GiB lie beside it, in `<path>.data`.
-        opset: version of the ONNX operators; default: the exporter's own.
+        opset_version: version of the ONNX operators, 7 or more; default: the exporter's own.
+        input_names: names of the inputs in the file, in the order of the signature; default: the model's own.
+        output_names: the same for the outputs. `nograd.load` returns the model's own structure either way.
+        dynamic_axes: as torch takes them, `{"x": {0: "batch"}}` or `{"x": [0]}`. Axes that vary and are not listed are fixed at
+            the sample's size; axis 0 must be listed. Default: every axis that was found to vary.
+        opset: another name of `opset_version`.
         exporter: `dynamo` (torch.export) or `legacy` (the older one) only; `plain` tries both; `auto` tries with attention
             fused before, where there is attention. Other runtimes know none of ONNX Runtime's fused operators.
         tolerance: how closely the file must agree; default: `nograd.parity.EXACT`, for half precision `HALF`.
@@ -68,22 +85,29 @@ def export_to_onnx(
         SignatureError: the model cannot run the sample.
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
     """
-    target = Path(path)
-    if target.suffix != ".onnx":
-        raise ConfigError(f"path is {str(target)!r}; it must end in .onnx")
+    target, opset = Path(path), _opset(opset_version, opset)
+    check_file(target, ".onnx")
     reference = reference_of(model, sample)
-    ways = _ways(reference, exporter)
+    names = None
+    if input_names is not None or output_names is not None or dynamic_axes is not None:
+        names = plan_names(reference.signature, input_names, output_names, dynamic_axes)
+        reference = narrowed(reference, names.fixed)
+    ways = _ways(reference, exporter, opset)
     refused: list[str] = []
     parity = None
     for name, write in ways:
         try:
-            with tempfile.TemporaryDirectory(dir=_folder(target), prefix=".nograd-") as folder, in_eval_mode(reference):
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".nograd-") as folder, in_eval_mode(reference):
                 written = Path(folder) / target.name
                 write(reference, written, opset)
+                _check_opset(written, opset)
+                if names is not None:
+                    rename_file(written, reference, names, weight_bytes=_weight_bytes(reference.model))
                 with OnnxBackend(written, device="cpu") as candidate:
-                    report = verified(candidate, reference, tolerance=tolerance)
-                    manifest = measured_manifest(candidate, reference)
-                write_manifest(written, manifest)
+                    named = candidate if names is None else RenamedBackend(candidate, reference.signature, names)
+                    report = verified(named, reference, tolerance=tolerance)
+                    manifest = measured_manifest(named, reference)
+                write_manifest(written, manifest if names is None else renamed_manifest(manifest, names))
                 for file in Path(folder).iterdir():
                     file.replace(target.parent / file.name)
             return Export(target, report, (*refused, f"written by {name}"))
@@ -93,22 +117,38 @@ def export_to_onnx(
     raise ExportError("the model cannot be exported to ONNX; " + "; ".join(refused), parity)
 
 
-def _folder(target: Path) -> Path:
-    if not target.parent.is_dir():
-        raise ConfigError(f"path is {str(target)!r}; the folder {target.parent} does not exist")
-    return target.parent
+def _opset(opset_version: int | None, opset: int | None) -> int | None:
+    """Return the one version that was given.
+
+    Raises:
+        ConfigError: two were given, or one that no exporter writes.
+    """
+    if opset_version is not None and opset is not None and opset_version != opset:
+        raise ConfigError(f"opset_version is {opset_version} and opset {opset}; give one of them")
+    found = opset if opset_version is None else opset_version
+    if found is not None and not MIN_OPSET <= found <= newest_opset():
+        raise ConfigError(f"opset_version is {found}; it must be from {MIN_OPSET} to {newest_opset()}")
+    return found
+
+
+def _check_opset(path: Path, opset: int | None) -> None:
+    """torch.export's exporter leaves a graph at its own version if it cannot convert it."""
+    if opset is not None and (found := opset_of(path)) != opset:
+        raise ExportError(f"it wrote opset {found}, and opset_version is {opset}")
 
 
 Way = Callable[[ModuleBackend, Path, int | None], None]
 
 
-def _ways(reference: ModuleBackend, exporter: Exporter) -> list[tuple[str, Way]]:
+def _ways(reference: ModuleBackend, exporter: Exporter, opset: int | None) -> list[tuple[str, Way]]:
     """Return the ways to try, best first."""
     dynamo: tuple[str, Way] = ("torch.onnx.export(dynamo=True)", _by_dynamo)
     legacy: tuple[str, Way] = ("torch.onnx.export(dynamo=False)", _by_legacy)
     fused: tuple[str, Way] = ("torch.onnx.export(dynamo=False), attention fused", _fused)
     if exporter == "auto" and _transformers_in(reference.model):
         return [fused, dynamo, legacy]
+    if opset is not None and opset < DYNAMO_OPSET and exporter in ("auto", "plain"):
+        return [legacy, dynamo]
     return {"auto": [dynamo, legacy], "plain": [dynamo, legacy], "dynamo": [dynamo], "legacy": [legacy]}[exporter]
 
 

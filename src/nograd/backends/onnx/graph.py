@@ -95,3 +95,14 @@ def check_graph(path: Path) -> None:
 def names_of(values: Sequence[Any]) -> list[str]:
     """Return the names of a graph's inputs or outputs."""
     return [value.name for value in values]
+
+
+def opset_of(path: Path) -> int:
+    """Return the version of the ONNX operators that a graph uses."""
+    imports = onnx.load(str(path), load_external_data=False).opset_import
+    return next((int(each.version) for each in imports if each.domain in ("", "ai.onnx")), 0)
+
+
+def newest_opset() -> int:
+    """Return the newest version that the installed onnx knows."""
+    return int(onnx.defs.onnx_opset_version())
