@@ -118,6 +118,8 @@ class _Trials:
         try:
             with watch:
                 self._runs.outputs(inputs)
+        except OverBudget:  # while the outputs were copied
+            return True
         except SignatureError as error:
             cause = error.__cause__
             return isinstance(cause, OverBudget) or (cause is not None and is_out_of_memory(cause))
