@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nograd import BatchPredictor, Predictor
-from nograd.errors import ConfigError, ItemError, SignatureError
+from nograd.errors import ConfigError, ItemError, SignatureError, UnsupportedError
 from tests.torch_models import LastState, Returns
 
 torch.manual_seed(0)  # for the models made below
@@ -199,3 +199,73 @@ def test_progress_is_shown_on_stderr_when_asked(capsys: pytest.CaptureFixture[st
 def test_settings_that_cannot_be_are_refused(options: Any) -> None:
     with pytest.raises(ConfigError):
         BatchPredictor(SUMS, **options)
+
+
+def _rows_of(kind: str) -> tuple[nn.Module, list[Any], Tensor]:
+    torch.manual_seed(0)
+    x = torch.randn(7, 4)
+    linear = nn.Linear(4, 2).eval()
+    if kind == "tensor":
+        return linear, list(x), linear(x)
+    if kind == "tuple":
+        return Returns2(), [(row, row * 2) for row in x], x * 3
+    return Returns2(), [{"a": row, "b": row * 3} for row in x], x * 4
+
+
+class Returns2(nn.Module):
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a + b
+
+
+@pytest.mark.parametrize("kind", ["tensor", "tuple", "dict"])
+def test_a_batch_of_rows_is_answered_with_one_tensor(kind: str) -> None:
+    model, rows, right = _rows_of(kind)
+
+    found = BatchPredictor(model, "cpu", batch_size=3).predict_batch(rows)
+
+    torch.testing.assert_close(found, right.detach())
+
+
+def test_a_batch_of_lists_gives_arrays_and_postprocess_a_list() -> None:
+    model = nn.Linear(2, 1).eval()
+
+    assert BatchPredictor(model, device="cpu").predict_batch([[1.0, 2.0], [3.0, 4.0]]).shape == (2, 1)
+    assert BatchPredictor(model, "cpu", postprocess=lambda row: row.shape).predict_batch([torch.ones(2)]) == [(1,)]
+
+
+def test_rows_of_several_lengths_are_concatenated_where_their_outputs_have_one_shape() -> None:
+    torch.manual_seed(0)
+    model = LastState().eval()
+    rows = [torch.randn(length, 4) for length in (3, 5, 3, 2)]
+
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.model(x)["last"]
+            return found
+
+    found = BatchPredictor(Last(), "cpu").predict_batch(rows)
+
+    right = torch.cat([model(row[None])["last"] for row in rows]).detach()
+    torch.testing.assert_close(found, right, atol=1e-5, rtol=1e-5)
+    with pytest.raises(UnsupportedError, match=r"output 'steps' has rows of the shapes \[2, 8\] and \[3, 8\]"):
+        BatchPredictor(model, "cpu").predict_batch(rows)
+
+
+def test_rows_that_influence_each_other_are_answered_alone() -> None:
+    x = torch.randn(5, 3)
+
+    found = BatchPredictor(Returns(lambda x: x - x.mean(0)), "cpu").predict_batch(list(x))
+
+    assert torch.equal(found, torch.zeros(5, 3))
+
+
+def test_two_batch_sizes_that_differ_are_refused() -> None:
+    with pytest.raises(ConfigError, match="batch_size is 8 and max_batch_size is 16; both name one setting"):
+        BatchPredictor(SUMS, batch_size=8, max_batch_size=16)
+    assert BatchPredictor(SUMS, batch_size=8, max_batch_size=8).max_batch_size == 8
+    with pytest.raises(SignatureError, match="the list of items is empty"):
+        BatchPredictor(SUMS).predict_batch([])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -321,3 +322,132 @@ def test_a_backend_of_another_kind_is_predicted_with_arrays_and_tensors_alike() 
 def test_what_cannot_be_predicted_with_is_refused(model: Any, options: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Predictor(model, sample=torch.zeros(1, 1), **options)
+
+
+class Pair(nn.Module):
+    def forward(self, a: Tensor, b: Tensor | None = None) -> dict[str, Tensor]:
+        return {"left": a * 2, "right": a if b is None else b}
+
+
+def test_without_a_sample_calls_run_as_they_come() -> None:
+    predictor, x = Predictor(Pair(), "cpu"), torch.randn(3, 4)
+
+    assert torch.equal(predictor(x)["left"], x * 2)
+    assert torch.equal(predictor(x, x + 1)["right"], x + 1)
+    assert torch.equal(predictor(a=x, b=x + 2)["right"], x + 2)
+    assert predictor.predict(torch.ones(2, 3, 4))["left"].shape == (2, 3, 4)
+    assert not predictor.is_probed
+
+
+@pytest.mark.parametrize("make", [lambda x: x, lambda x: {"a": x}])
+def test_the_short_path_answers_as_the_long_one_and_notices_changes(make: Any) -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5))
+
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, a: Tensor) -> Tensor:
+            found: Tensor = self.inner(a)
+            return found
+
+    named = Named().train()
+    predictor, x = Predictor(named, "cpu"), torch.randn(3, 4)
+    right = model[0](x).detach()
+    for training in (True, True, False, False, False, True):
+        named.train(training)
+        assert torch.equal(predictor.predict(make(x)), right)
+        assert named.training is training
+    with torch.no_grad():
+        model[0].bias.add_(1)
+    named.eval()
+    assert torch.equal(predictor.predict(make(x)), model[0](x).detach())
+    assert not predictor.predict(make(x)).is_inference()
+
+
+@pytest.mark.parametrize("function", [lambda x: x.add_(1), lambda x: nn.functional.relu(x, inplace=True), lambda x: x])
+def test_the_short_path_leaves_inputs_alone(function: Any) -> None:
+    predictor, x = Predictor(Returns(function), "cpu"), torch.tensor([[1.0, -2.0]])
+    right = function(x.clone())
+    for _ in range(4):
+        found = predictor.predict(x)
+        assert torch.equal(found, right)
+        assert x.tolist() == [[1.0, -2.0]]
+        found.zero_()
+
+
+def test_a_failing_probe_fails_no_call() -> None:
+    class Scalar(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sum()
+
+    predictor, x = Predictor(Scalar(), "cpu"), torch.ones(2, 3)
+
+    assert float(predictor.predict(x)) == 6
+    assert predictor.signature.batching == "alone"
+    assert "could not be probed" in predictor.signature.reason
+    assert float(predictor.predict(x)) == 6
+
+
+def test_after_a_first_call_rows_are_batched_as_with_a_sample() -> None:
+    predictor = Predictor(nn.Linear(4, 3), "cpu")
+    predictor.predict(torch.randn(1, 4))
+
+    assert predictor.signature.batching == "pad"
+    assert predictor.predict(torch.randn(2, 4)).shape == (2, 3)
+
+
+def test_an_output_that_is_a_distribution_is_used_as_it_is() -> None:
+    predictor, x = Predictor(Returns(lambda x: x.softmax(-1)), "cpu"), torch.randn(4, 3)
+
+    for given in (x, x.numpy()):
+        with pytest.warns(UserWarning, match="is a distribution already"):
+            found = predictor.predict_proba(given)
+        np.testing.assert_allclose(np.asarray(found), x.softmax(-1).numpy(), atol=1e-6)
+    with pytest.warns(UserWarning, match="is a distribution already"):
+        np.testing.assert_allclose(predictor.predict_proba(x, temperature=2.0), (x / 2).softmax(-1).numpy(), atol=1e-6)
+
+
+def test_an_output_is_chosen_by_name() -> None:
+    predictor, x = Predictor(Pair(), "cpu"), torch.randn(4, 3)
+
+    torch.testing.assert_close(predictor.predict_proba(x, output="left"), (x * 2).softmax(-1))
+    assert torch.equal(predictor.predict_class(x, output="right"), x.argmax(-1))
+    with pytest.raises(SignatureError, match="the model has the outputs 'left', 'right'; choose"):
+        predictor.predict_class(x)
+    with pytest.raises(ConfigError, match="output is 'middle'; the model has the outputs 'left', 'right'"):
+        predictor.predict_proba(x, output="middle")
+
+
+def test_the_problem_type_of_a_configuration_decides() -> None:
+    model, x = Returns(lambda x: x), torch.tensor([[2.0, -1.0, 0.5], [-3.0, 1.0, -0.5]])
+    model.config = SimpleNamespace(problem_type="multi_label_classification")  # type: ignore[assignment]
+    predictor = Predictor(model, "cpu")
+
+    torch.testing.assert_close(predictor.predict_proba(x), x.sigmoid())
+    np.testing.assert_allclose(predictor.predict_proba(x.numpy()), x.sigmoid().numpy(), atol=1e-6)
+    assert predictor.predict_class(x).tolist() == [[1, 0, 1], [0, 1, 0]]
+    model.config = SimpleNamespace(problem_type="regression")  # type: ignore[assignment]
+    with pytest.raises(UnsupportedError, match="problem_type is 'regression'"):
+        predictor.predict_proba(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("model.pt", r"model is 'model.pt'; it must be .*: open files and names with nograd.load\('model.pt'\)"),
+        (nn.Linear, r"model is the class Linear; .*: pass an instance, Linear\(...\)"),
+        ({"weight": 1}, "model is dict; .*load_state_dict"),
+        (Predictor(nn.Identity()), "model is a Predictor; .*a Predictor runs as it is"),
+    ],
+)
+def test_what_is_not_a_model_is_named(model: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Predictor(model, "cpu")
+
+
+@pytest.mark.parametrize("device", ["cud", "cuda:7" if not torch.cuda.is_available() else "cuda:99"])
+def test_a_device_that_does_not_exist_is_refused_at_once(device: str) -> None:
+    with pytest.raises(ConfigError, match=f"device is '{device}'; torch cannot use it here"):
+        Predictor(nn.Linear(2, 2), device)

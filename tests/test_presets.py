@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from torch import nn
 
 import nograd
-from nograd import HighThroughputPredictor, LowLatencyPredictor, ONNXPredictor, Predictor, export_to_onnx, load
+from nograd import FP16Predictor, HighThroughputPredictor, LowLatencyPredictor, ONNXPredictor, Predictor, export_to_onnx, load
 from nograd.backends.onnx import providers_for
 from nograd.bundle import Curve, ExportedFile, Front, Settings, write_bundle
 from nograd.errors import ConfigError, ExportError, ModelError, SignatureError
@@ -297,8 +297,69 @@ def test_a_preset_of_a_bundle_for_another_goal_warns(tmp_path: Path) -> None:
         nograd.HighThroughputPredictor(str(bundled(tmp_path, "latency")))
 
 
-def test_a_preset_takes_a_module_with_a_sample_or_a_bundle_without(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no sample was given"):
-        nograd.LowLatencyPredictor(torch.nn.Linear(4, 3))
+def test_a_preset_takes_a_bundle_without_a_sample(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="it brings its own sample"):
         nograd.LowLatencyPredictor(bundled(tmp_path, "latency"), torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("kind", [LowLatencyPredictor, HighThroughputPredictor, FP16Predictor])
+@pytest.mark.filterwarnings("ignore:.*slower:UserWarning", "ignore:float16:UserWarning")
+def test_a_preset_without_a_sample_chooses_with_its_first_input(kind: Any) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    x = torch.randn(5, 4)
+    with torch.inference_mode():
+        right = model(x)
+
+    for predictor in (kind(model, "cpu"), kind(model, device=torch.device("cpu"))):
+        assert not predictor.is_probed
+        torch.testing.assert_close(predictor.predict(x), right, atol=1e-2, rtol=1e-2)
+        assert predictor.is_probed
+        assert predictor.predict(x).dtype == torch.float32
+
+
+@pytest.mark.filterwarnings("ignore:.*slower:UserWarning", "ignore:float16:UserWarning")
+def test_half_precision_leaves_integer_inputs_alone() -> None:
+    class Ids(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(5000, 4)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.table(ids).sum(1)
+            return found
+
+    model, ids = Ids().eval(), torch.tensor([[4097, 4099], [2049, 3]])
+
+    found = FP16Predictor(model, "cpu").predict(ids)
+
+    torch.testing.assert_close(found, model(ids).detach(), atol=1e-2, rtol=1e-2)
+
+
+def test_high_throughput_answers_each_item_in_order() -> None:
+    model = nn.Linear(4, 3).eval()
+    x = torch.randn(9, 4)
+    predictor = HighThroughputPredictor(model, "cpu", batch_size=4)
+
+    found = predictor.predict_batch(list(x))
+
+    assert isinstance(found, list)
+    torch.testing.assert_close(torch.stack(found), model(x).detach(), atol=1e-5, rtol=1e-5)
+    assert predictor.predict_batch([]) == []
+
+
+def test_without_cuda_an_onnx_file_runs_on_the_cpu_with_a_warning(tmp_path: Path) -> None:
+    path = foreign(tmp_path / "f.onnx")
+
+    with pytest.warns(UserWarning, match="CUDAExecutionProvider is not available, and the model runs on CPUExecutionProvider"):
+        predictor = ONNXPredictor(path, device="cuda")
+
+    assert predictor.device == "cpu"
+    with pytest.raises(ConfigError, match="device is 'tpu'"):
+        ONNXPredictor(path, "tpu")
+
+
+@pytest.mark.parametrize("kind", [LowLatencyPredictor, HighThroughputPredictor, FP16Predictor])
+def test_a_predictor_is_not_a_module(kind: Any) -> None:
+    with pytest.raises(ConfigError, match=r"model is a Predictor; it must be a torch\.nn\.Module"):
+        kind(Predictor(nn.Linear(2, 2)), "cpu")

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from operator import mul
 from typing import TYPE_CHECKING, Any
 
+from nograd.aliases import one_of
 from nograd.backends import Backend
 from nograd.batching.collate import chunks, padding_share, plan
 from nograd.batching.faults import run_apart
 from nograd.batching.tracking import TokenCost
+from nograd.calls import as_tensors
 from nograd.errors import ConfigError, ItemError, NogradError, SignatureError
 from nograd.inputs import each_item, holds_tensors, stacked
-from nograd.predictor import Predictor
+from nograd.predictor import Predictor, as_predictor
+from nograd.rows import concatenated, run_stacked
 from nograd.tensors import Batch, num_rows, split
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 __all__ = ["BatchPredictor", "WindowAnswers"]
+
+DEFAULT_ROWS = 32
 
 SAMPLE_ITEMS = 2
 """Items that teach the signature where no sample was given."""
@@ -81,13 +87,15 @@ class BatchPredictor:
 
     Args:
         predictor: a Predictor, or what one is made of: a torch module or a backend.
-        max_batch_size: rows in one run, at most.
+        device: of a module, as for `Predictor`.
+        batch_size: rows in one run, at most; default: 32.
+        max_batch_size: `batch_size` under its longer name.
         window_batches: batches sorted together; memory holds three windows.
         progress: shows a bar with the rate and the time left, on standard error.
         overhead: what starting a run costs, in padded elements: where rows differ in length, that decides which of a window run
             together. None: what the predictor's cost curve says, else what was measured for MiniLM.
-        predictor_options: for the Predictor that is made of a module: `sample`, `preprocess`, `postprocess`, `device`.
-            Without `sample`, the first two items are the sample.
+        predictor_options: for the Predictor that is made of a module: `sample`, `preprocess`, `postprocess`.
+            Without `sample`, the model is probed with the first two items.
 
     Raises:
         ConfigError: a setting is out of its range.
@@ -96,24 +104,28 @@ class BatchPredictor:
     def __init__(
         self,
         predictor: Predictor | nn.Module | Backend,
+        device: str | torch.device = "auto",
         *,
-        max_batch_size: int = 32,
+        batch_size: int | None = None,
+        max_batch_size: int | None = None,
         window_batches: int = 16,
         progress: bool = False,
         overhead: float | None = None,
         **predictor_options: Any,
     ) -> None:
-        for name, value in (("max_batch_size", max_batch_size), ("window_batches", window_batches)):
+        rows = one_of("batch_size", batch_size, "max_batch_size", max_batch_size, default=None)
+        rows = DEFAULT_ROWS if rows is None else rows
+        for name, value in (("batch_size", rows), ("window_batches", window_batches)):
             if value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1")
         if isinstance(predictor, Predictor) and predictor_options:
             name = next(iter(predictor_options))
             raise ConfigError(
-                f"there is no option {name!r} beside a Predictor; options here are "
-                "max_batch_size, window_batches, progress, overhead"
+                f"option {name!r} is for a module; with a Predictor, the options are "
+                "batch_size, window_batches, progress, overhead"
             )
-        self._predictor = predictor if isinstance(predictor, Predictor) else Predictor(predictor, **predictor_options)
-        self.max_batch_size = max_batch_size
+        self._predictor = as_predictor(predictor, device, **predictor_options)
+        self.max_batch_size = rows
         """Rows in one run, at most."""
 
         cost = self._predictor.cost
@@ -121,7 +133,7 @@ class BatchPredictor:
         self.overhead = known if overhead is None else overhead
         """What starting a run costs, in padded elements."""
 
-        self._window_rows = max_batch_size * window_batches
+        self._window_rows = rows * window_batches
         self._progress = progress
 
     def predict(self, items: Iterable[Any], *, total: int | None = None) -> Iterator[Any]:
@@ -148,15 +160,73 @@ class BatchPredictor:
                 raise reader.error
             return
         self._learn_from(first)
-        as_tensors = holds_tensors(first[0])
-        with self._threads() as (preparing, device), _progress_bar(total, shown=self._progress) as advance:
+        has_tensors = holds_tensors(first[0])
+        with closing(self._outputs(reader)) as batches, _progress_bar(total, shown=self._progress) as advance:
+            for outputs in batches:
+                yield from self._predictor.answers(outputs, as_tensors=has_tensors)
+                advance(num_rows(outputs))
+
+    def predict_batch(self, items: Iterable[Any]) -> Any:
+        """Return the outputs of all items, concatenated in order, in the structure that the model itself returns.
+
+        Args:
+            items: as for `predict`; all are held in memory.
+
+        Returns:
+            Tensors on the CPU for tensors, else arrays; each `[items, ...]`. With `postprocess`: a list, one answer per item.
+
+        Raises:
+            SignatureError: there are no items, or they are one string or a dict of columns.
+            ItemError: an item could not be prepared, or the model raised on it.
+            UnsupportedError: the outputs of items differ in shape, such as one vector per token: use `predict`.
+        """
+        rows = list(each_item(items))
+        if not rows:
+            raise SignatureError("the list of items is empty; give at least 1")
+        if self._predictor.has_postprocess:
+            return list(self.predict(rows))
+        self._learn_from(_unlike(rows) if not self._predictor.has_preprocess else rows[:SAMPLE_ITEMS])
+        return self._predictor.backend.restore(concatenated(self._batches_of(rows)))
+
+    def predict_each(self, items: Iterable[Any]) -> list[Any]:
+        """Return the answers of `predict` as a list; tensors that may share a batch take a shorter way there.
+
+        Raises:
+            SignatureError: `items` is one string, or a dict of columns.
+            ItemError: an item could not be prepared, or the model raised on it.
+        """
+        rows, predictor = list(each_item(items)), self._predictor
+        if not rows or predictor.has_preprocess or not holds_tensors(rows[0]):
+            return list(self.predict(rows))
+        self._learn_from(_unlike(rows))
+        batches = self._batches_of(rows)
+        return [answer for outputs in batches for answer in predictor.row_answers(outputs)]
+
+    def _batches_of(self, rows: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
+        """Return the outputs of rows, in order, in batches."""
+        if not self._predictor.has_preprocess:
+            with suppress(SignatureError):  # the longer way names the row that is wrong
+                stacked = run_stacked(self._predictor, rows, self.max_batch_size)
+                if stacked is not None:
+                    return stacked
+        batches = list(self._outputs(_Reader(rows)))
+        if self._predictor.has_preprocess or not holds_tensors(rows[0]):
+            return batches
+        return [as_tensors(outputs) for outputs in batches]
+
+    def _outputs(self, reader: _Reader) -> Generator[Batch]:
+        """Yield the outputs of items in order, of one or more rows each.
+
+        Raises:
+            ItemError: an item could not be prepared, or the model raised on it.
+        """
+        with self._threads() as (preparing, device):
             send = partial(self._send, device=device, until_error=True)
             for window in _ahead(reader.windows(self._window_rows), send, preparing):
                 for outputs in self._outcomes(window, device):
                     if isinstance(outputs, ItemError):
                         raise outputs
-                    yield from self._predictor.answers(outputs, as_tensors=as_tensors)
-                    advance(num_rows(outputs))
+                    yield outputs
         if reader.error is not None:
             raise reader.error
 
@@ -212,7 +282,10 @@ class BatchPredictor:
             try:
                 self._predictor.learn_from(items[:1])
             except SignatureError as error:
-                raise ItemError(f"item 0: {error}", 0) from error
+                try:
+                    self._predictor.learn_from(items[:1], or_run_singly=True)
+                except NogradError:
+                    raise ItemError(f"item 0: {error}", 0) from error
 
     def _send(self, start: int, items: Sequence[Any], *, device: ThreadPoolExecutor, until_error: bool) -> _Window:
         """Prepare a window and queue its runs; in the preparing thread."""
@@ -265,6 +338,21 @@ class BatchPredictor:
             for outputs in pieces:
                 yield _named(outputs, index) if isinstance(outputs, NogradError) else outputs
                 index += 1 if isinstance(outputs, NogradError) else num_rows(outputs)
+
+
+def _unlike(rows: Sequence[Any]) -> list[Any]:
+    """Return two rows to probe with: the first, and one of another layout if there is one."""
+    layout = _layout(rows[0])
+    other = next((row for row in rows[1:] if _layout(row) != layout), None)
+    return [rows[0], *(rows[1:SAMPLE_ITEMS] if other is None else [other])]
+
+
+def _layout(row: Any) -> Any:
+    if isinstance(row, Mapping):
+        return [(name, _layout(value)) for name, value in row.items()]
+    if isinstance(row, tuple):
+        return list(map(_layout, row))
+    return len(row) if isinstance(row, list) else tuple(getattr(row, "shape", ()))
 
 
 def _ahead(

@@ -22,7 +22,7 @@ from nograd.fingerprint import Fingerprint, of_value
 from nograd.inputs import by_name, each_item, holds_tensors, is_tensor, one_row, to_host
 from nograd.interrupts import is_interrupt
 from nograd.scores import choose_output, classes_of, probabilities_of
-from nograd.tensors import TEXT, Batch, Signature, TensorSpec, num_rows
+from nograd.tensors import TEXT, Batch, Signature, TensorSpec
 
 if TYPE_CHECKING:
     import torch
@@ -344,8 +344,16 @@ class Predictor:
         else:
             self._calls.learn(inputs)
 
-    def learn_from(self, items: Sequence[Any]) -> None:
+    def outputs(self, inputs: Any) -> Mapping[str, Any]:
+        """Return the model's outputs by name, `[rows, ...]`, as `predict` does before it restores their structure."""
+        return self._calls.outputs(inputs)[1]
+
+    def learn_from(self, items: Sequence[Any], *, or_run_singly: bool = False) -> None:
         """Probe the model with items, or with rows without a `preprocess`, unless a sample was probed already.
+
+        Args:
+            items: what `preprocess` takes, or rows without dimension 0.
+            or_run_singly: if the probe fails and the model runs the first item, calls run one by one.
 
         Raises:
             ItemError: `preprocess` raised on an item.
@@ -362,14 +370,20 @@ class Predictor:
                 if is_interrupt(error):
                     raise
                 raise _item_error(index, error) from error
-        calls.settle(rows)
+        if or_run_singly:
+            calls.settle_if_possible(rows)
+        else:
+            calls.settle(rows)
         self._example = rows[0] if self._preprocess is None else items[0]
 
     def answers(self, outputs: Batch, *, as_tensors: bool = False) -> Iterator[Any]:
         """Yield the answer for each row of outputs, postprocessed."""
+        return self.row_answers(to_tensors(outputs) if as_tensors else outputs)
+
+    def row_answers(self, leaves: Mapping[str, Any]) -> Iterator[Any]:
+        """Yield the answer for each row of outputs by name, tensors or arrays, postprocessed."""
         restore, postprocess = self.backend.restore, self._postprocess
-        leaves = to_tensors(outputs) if as_tensors else outputs
-        for row in range(num_rows(outputs)):
+        for row in range(len(next(iter(leaves.values())))):
             answer = restore({name: leaf[row] for name, leaf in leaves.items()})
             yield answer if postprocess is None else _postprocessed(answer, postprocess)
 

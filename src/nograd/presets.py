@@ -1,11 +1,12 @@
-"""Predictors for a purpose. Constructors only: what they build, the backends and transforms make."""
+"""Predictors for a purpose: each chooses its backend, with a sample or with the first input."""
 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,19 +16,25 @@ import numpy as np
 
 from nograd.backends import Backend
 from nograd.backends.timing import in_turn_s
+from nograd.bulk import BatchPredictor
 from nograd.errors import ConfigError, ExportError, MissingExtraError
-from nograd.inputs import each_item, one_row, to_host
-from nograd.predictor import Predictor
+from nograd.inputs import each_item, to_host
+from nograd.model_kinds import check_module
+from nograd.predictor import Predictor, parts_of
 from nograd.tensors import Batch
-from nograd.threads import in_own_thread
+from nograd.threads import processors
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
+    from nograd.backends.learning import Learner
     from nograd.backends.modules import ModuleBackend
     from nograd.transforms.precision import HalfDtype
 
 __all__ = ["FP16Predictor", "HighThroughputPredictor", "LowLatencyPredictor", "ONNXPredictor"]
+
+CUDA = re.compile(r"cuda(:\d+)?")
 
 
 class ONNXPredictor(Predictor):
@@ -35,23 +42,23 @@ class ONNXPredictor(Predictor):
 
     Args:
         path: the file.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        lanes: runs side by side.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`. If CUDA is not available, the model runs on the CPU, with a warning.
+        lanes: calls to `run` that may run side by side.
         num_threads: threads of one run; default: the processors, shared among the lanes.
         preprocess: as for `Predictor`; `postprocess` likewise.
-        sample: inputs that the model can run; they tell how its rows may be batched, where the file does not.
+        sample: inputs that the model can run; they show how its rows may be batched, if the file does not say it.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
         ModelLoadError: the file cannot be read.
-        ConfigError: the device is not there.
+        ConfigError: the device is none of these.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
+        device: str | torch.device = "auto",
         *,
-        device: str = "auto",
         lanes: int = 1,
         num_threads: int | None = None,
         preprocess: Callable[[Any], Any] | None = None,
@@ -60,116 +67,198 @@ class ONNXPredictor(Predictor):
     ) -> None:
         from nograd.backends.onnx import OnnxBackend
 
+        if not isinstance(path, str | os.PathLike):
+            raise ConfigError(f"path is {type(path).__name__}; it must be the path of an ONNX file: see nograd.export_to_onnx")
         rows = sample if preprocess is None else None
-        backend = OnnxBackend(path, device=device, lanes=lanes, num_threads=num_threads, sample=rows)
+        opened = partial(OnnxBackend, path, lanes=lanes, num_threads=num_threads, sample=rows)
+        try:
+            backend = opened(device=str(device))
+        except ConfigError as error:
+            if not CUDA.fullmatch(str(device)):
+                raise
+            warnings.warn(
+                f"CUDAExecutionProvider is not available, and the model runs on CPUExecutionProvider: {error}", stacklevel=2
+            )
+            backend = opened(device="cpu")
         super().__init__(backend, preprocess=preprocess, postprocess=postprocess, sample=sample)
 
 
 class FP16Predictor(Predictor):
-    """A Predictor in half precision, that takes and gives float32; never float32 in silence.
+    """A Predictor in half precision that takes and gives float32; integer inputs stay integers.
 
-    Half precision and float32 are both measured on the sample; where half precision is slower a warning says so, with both
-    figures.
+    Half precision and float32 are both measured on the sample, or on the first input; if half precision is slower, a warning
+    says so, with both figures. It is never replaced by float32.
 
     Args:
         model: a module.
-        sample: inputs that it can run.
+        device_or_sample: `device`, or `sample` in the earlier order.
+        device: as for `Predictor`.
+        sample: inputs that the module can run; without it, the first input is measured.
         dtype: `float16` or `bfloat16`.
-        device: `auto`, or a torch device.
 
     Raises:
-        ConfigError: a parameter is beyond the range of the dtype.
+        ConfigError: `model` is not a module, a parameter is beyond the range of the dtype, or torch has no such device here.
     """
 
-    def __init__(self, model: nn.Module, sample: Any, *, dtype: HalfDtype = "float16", device: str = "auto") -> None:
-        from nograd.transforms.precision import half_support, slower_sentence, to_half
+    half_s: float = 0.0
+    """Measured seconds of one row in half precision; 0 before the first input."""
 
-        super().__init__(to_half(model, dtype), device=device, sample=sample)
-        full = Predictor(model, device=device, sample=sample)
-        runs = {"half": partial(self.run, self.example_part), "float32": partial(full.run, full.example_part)}
-        seconds = in_own_thread(partial(in_turn_s, runs)).result()
+    float32_s: float = 0.0
+    """The same in float32."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        device_or_sample: Any = None,
+        /,
+        *,
+        device: str | torch.device = "auto",
+        sample: Any = None,
+        dtype: HalfDtype = "float16",
+    ) -> None:
+        check_module(model, wanted="a torch.nn.Module")
+        from nograd.backends.learning import Learner
+        from nograd.transforms.precision import to_half
+
+        device, sample = _device_and_sample(device_or_sample, device, sample)
+        learner = Learner(to_half(model, dtype), device, partial(self._measured, model, dtype))
+        super().__init__(learner, sample=sample)
+
+    def _measured(self, model: nn.Module, dtype: HalfDtype, half: nn.Module, samples: Sequence[Any]) -> Backend:
+        """Return the backend in half precision, compared with one in float32 on the first row."""
+        from nograd.backends.eager import eager_backend, unprobed_backend
+        from nograd.transforms.precision import half_support, slower_sentence
+
+        backend = eager_backend(half, samples, device=self.device)
+        full = unprobed_backend(model, samples[0], device=self.device)
+        row = _of_rows(backend, 1)
+        seconds = in_turn_s({"half": partial(backend.run, row), "float32": partial(full.run, row)})
         self.half_s, self.float32_s = seconds["half"], seconds["float32"]
-        if told := slower_sentence(dtype, self.half_s, self.float32_s, half_support(dtype, self.backend.device)):
-            warnings.warn(told, stacklevel=2)
+        if slower := slower_sentence(dtype, self.half_s, self.float32_s, half_support(dtype, backend.device)):
+            warnings.warn(slower, stacklevel=2)
+        return backend
 
 
 class LowLatencyPredictor(Predictor):
-    """A Predictor whose backend answered one row fastest, here and now: eager, or ONNX Runtime where it agrees with eager. Of a
-    bundle, what `nograd tune` found, with its measured cost curve.
+    """A Predictor with the backend that answered one row fastest, here and now: eager, or ONNX Runtime if it agrees with eager.
+    Of a bundle, what `nograd tune` found, with its measured cost curve.
+
+    The backend is chosen and warmed up at once with a sample, else with the first input.
 
     Args:
         model: a module; or the path of a bundle, which brings all else.
+        device_or_sample: `device`, or `sample` in the earlier order.
+        device: as for `Predictor`.
         sample: inputs that the module can run; with `preprocess`, a list of items.
         preprocess: as for `Predictor`; `postprocess` likewise.
-        trusted: for a bundle that holds or names code: that you know where it comes from.
+        trusted: confirms that the source of a bundle with code is known.
 
     Raises:
-        ConfigError: a module without a sample, a bundle with one, or one that is not trusted.
+        ConfigError: `model` is neither, a bundle is given with a sample, or is not trusted; or torch has no such device here.
     """
 
     def __init__(
         self,
         model: nn.Module | str | os.PathLike[str],
-        sample: Any = None,
+        device_or_sample: Any = None,
+        /,
         *,
+        device: str | torch.device = "auto",
+        sample: Any = None,
         preprocess: Callable[[Any], Any] | None = None,
         postprocess: Callable[[Any], Any] | None = None,
         trusted: bool = False,
     ) -> None:
+        device, sample = _device_and_sample(device_or_sample, device, sample)
         if isinstance(model, str | os.PathLike):
-            opened = _opened(model, "latency", (sample, preprocess, postprocess), trusted=trusted)
-            super().__init__(**_parts_of(opened))
+            opened = _opened(model, "latency", (sample, preprocess, postprocess), device=str(device), trusted=trusted)
+            super().__init__(**parts_of(opened))
             self.cost = opened.cost
             return
-        _check_sample(sample)
-        made = in_own_thread(partial(_best, model, sample, preprocess, rows=1, layouts=((1, None),))).result()
-        super().__init__(made, preprocess=preprocess, postprocess=postprocess, sample=sample)
+        source = _chooser(model, device, rows=1, layouts=((1, None),))
+        super().__init__(source, preprocess=preprocess, postprocess=postprocess, sample=sample)
 
 
 class HighThroughputPredictor(Predictor):
-    """A Predictor whose backend answered the most rows a second: eager or ONNX Runtime, in one lane with all threads or in
-    a lane of one thread for each processor. Of a bundle, what `nograd tune` found, with its measured cost curve.
+    """A Predictor with the backend that answered the most rows a second: eager or ONNX Runtime, in one lane with all threads or
+    in a lane of one thread for each processor. Of a bundle, what `nograd tune` found, with its measured cost curve.
+
+    The backend is chosen and warmed up at once with a sample, else with the first input.
 
     Args:
         model: a module; or the path of a bundle, which brings all else.
-        sample: inputs that the module can run; with `preprocess`, a list of items.
+        device_or_sample: `device`, or `sample` in the earlier order.
+        device: as for `Predictor`.
         batch_size: rows of one run, at which it is measured.
+        sample: inputs that the module can run; with `preprocess`, a list of items.
         preprocess: as for `Predictor`; `postprocess` likewise.
-        trusted: for a bundle that holds or names code: that you know where it comes from.
+        trusted: confirms that the source of a bundle with code is known.
 
     Raises:
-        ConfigError: a module without a sample, a bundle with one, or one that is not trusted.
+        ConfigError: `model` is neither, a bundle is given with a sample, or is not trusted; or torch has no such device here.
     """
 
     def __init__(
         self,
         model: nn.Module | str | os.PathLike[str],
-        sample: Any = None,
+        device_or_sample: Any = None,
+        /,
         *,
+        device: str | torch.device = "auto",
         batch_size: int = 32,
+        sample: Any = None,
         preprocess: Callable[[Any], Any] | None = None,
         postprocess: Callable[[Any], Any] | None = None,
         trusted: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
+        self.batch_size = batch_size
+        device, sample = _device_and_sample(device_or_sample, device, sample)
         if isinstance(model, str | os.PathLike):
-            opened = _opened(model, "throughput", (sample, preprocess, postprocess), trusted=trusted)
-            super().__init__(**_parts_of(opened))
+            opened = _opened(model, "throughput", (sample, preprocess, postprocess), device=str(device), trusted=trusted)
+            super().__init__(**parts_of(opened))
             self.cost = opened.cost
             return
-        _check_sample(sample)
-        layouts = ((1, None), (len(os.sched_getaffinity(0)), 1))
-        made = in_own_thread(partial(_best, model, sample, preprocess, rows=batch_size, layouts=layouts)).result()
-        super().__init__(made, preprocess=preprocess, postprocess=postprocess, sample=sample)
+        source = _chooser(model, device, rows=batch_size, layouts=((1, None), (processors(), 1)))
+        super().__init__(source, preprocess=preprocess, postprocess=postprocess, sample=sample)
+
+    def predict_batch(self, items: Iterable[Any]) -> list[Any]:
+        """Return one answer per item, in order: tensors on the CPU for tensors.
+
+        Args:
+            items: what `preprocess` takes, or else rows without dimension 0: tensors, arrays, or tuples or dicts of them.
+
+        Raises:
+            SignatureError: `items` is one string, or a dict of columns.
+            ItemError: an item could not be prepared, or the model raised on it.
+        """
+        rows = list(each_item(items))
+        return BatchPredictor(self, batch_size=self.batch_size).predict_each(rows) if rows else []
 
 
-def _check_sample(sample: Any) -> None:
-    if sample is None:
-        raise ConfigError("no sample was given; a module is measured on inputs that it can run")
+def _device_and_sample(second: Any, device: Any, sample: Any) -> tuple[Any, Any]:
+    """Tell a device from a sample in the second place."""
+    if second is None:
+        return device, sample
+    if isinstance(second, str) or type(second).__name__ == "device":
+        if str(device) not in ("auto", str(second)):
+            raise ConfigError(f"device is {str(second)!r} and {str(device)!r}; give one of them")
+        return second, sample
+    if sample is not None:
+        raise ConfigError("the sample is given twice, by position and by name; give one of them")
+    return device, second
 
 
-def _opened(path: str | os.PathLike[str], goal: str, given: tuple[Any, ...], *, trusted: bool) -> Predictor:
+def _chooser(model: Any, device: Any, *, rows: int, layouts: tuple[tuple[int, int | None], ...]) -> Learner:
+    """Return what chooses a backend when inputs are known."""
+    check_module(model, wanted="a torch.nn.Module, or the path of a bundle")
+    from nograd.backends.learning import Learner
+
+    return Learner(model, device, partial(_best, rows=rows, layouts=layouts))
+
+
+def _opened(path: str | os.PathLike[str], goal: str, given: tuple[Any, ...], *, device: str, trusted: bool) -> Predictor:
     """Return what a bundle holds."""
     from nograd.bundle import Bundle
 
@@ -179,31 +268,21 @@ def _opened(path: str | os.PathLike[str], goal: str, given: tuple[Any, ...], *, 
         tuned_for = bundle.settings.goal
         if tuned_for and tuned_for != goal:
             warnings.warn(f"{os.fspath(path)} was tuned for {tuned_for}; this predictor is for {goal}", stacklevel=3)
-        return bundle.open(trusted=trusted)
-
-
-def _parts_of(predictor: Predictor) -> dict[str, Any]:
-    """Return what another Predictor like this one is made of."""
-    sample = [predictor.example] if predictor.has_preprocess else predictor.example
-    return {
-        "model": predictor.backend, "preprocess": predictor.preprocess, "postprocess": predictor.postprocess, "sample": sample,
-        "item": predictor.item,
-    }  # fmt: skip
+        return bundle.open(device=device, trusted=trusted)
 
 
 def _best(
     model: nn.Module,
-    sample: Any,
-    preprocess: Callable[[Any], Any] | None,
+    samples: Sequence[Any],
     *,
     rows: int,
     layouts: tuple[tuple[int, int | None], ...],
 ) -> Backend:
     """Return the backend and layout with the least seconds for each row; every other is closed."""
     from nograd.backends.eager import eager_backend
+    from nograd.module import module_device
 
-    samples = [sample] if preprocess is None else [one_row(preprocess(item)) for item in each_item(sample)]
-    reference = eager_backend(model, samples)
+    reference = eager_backend(model, samples, device=module_device(model))
     candidates: list[Backend] = [reference if layout == (1, None) else _laned(reference, *layout) for layout in layouts]
     candidates += _onnx(reference, layouts)
     batch = _of_rows(reference, rows)
@@ -226,16 +305,16 @@ def _laned(reference: ModuleBackend, lanes: int, num_threads: int | None) -> Bac
 
 
 def _onnx(reference: ModuleBackend, layouts: tuple[tuple[int, int | None], ...]) -> list[Backend]:
-    """Return nothing where ONNX Runtime is not installed, or the export does not agree: then eager is what there is."""
+    """Return backends of ONNX Runtime; none if it is not installed, lacks the device, or the export does not agree."""
     try:
         from nograd.backends.onnx import OnnxBackend
         from nograd.backends.onnx.export import export_to_onnx
 
         with tempfile.TemporaryDirectory(prefix="nograd-") as folder:
             made = export_to_onnx(reference, None, Path(folder) / "model.onnx")
-            return [OnnxBackend(made, lanes=lanes, num_threads=threads) for lanes, threads in layouts]
-    except (ExportError, MissingExtraError) as error:
-        warnings.warn(f"ONNX Runtime is no candidate: {error}", stacklevel=5)
+            return [OnnxBackend(made, device=reference.device, lanes=lanes, num_threads=threads) for lanes, threads in layouts]
+    except (ConfigError, ExportError, MissingExtraError) as error:
+        warnings.warn(f"ONNX Runtime was skipped: {error}", stacklevel=2)
         return []
 
 

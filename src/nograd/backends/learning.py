@@ -7,6 +7,7 @@ until rows are to be batched; it takes the first input that ran. A probe that fa
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
@@ -163,6 +164,8 @@ class Learner:
         tensors = to_tensors(sample, backend.call, self.model)
         in_own_thread(partial(backend.forward, tensors)).result()
         self.settled, self.failure = backend, str(error)
+        if self._build is not None:
+            warnings.warn(f"the model runs eagerly: {reason}", stacklevel=2)
         return backend
 
     def _remember_first(self, inputs: Any, signature: Signature) -> None:
