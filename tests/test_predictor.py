@@ -341,7 +341,8 @@ def test_without_a_sample_calls_run_as_they_come() -> None:
 
 @pytest.mark.parametrize("make", [lambda x: x, lambda x: {"a": x}])
 def test_the_short_path_answers_as_the_long_one_and_notices_changes(make: Any) -> None:
-    model = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5))
+    linear = nn.Linear(4, 3)
+    model = nn.Sequential(linear, nn.Dropout(0.5))
 
     class Named(nn.Module):
         def __init__(self) -> None:
@@ -354,15 +355,15 @@ def test_the_short_path_answers_as_the_long_one_and_notices_changes(make: Any) -
 
     named = Named().train()
     predictor, x = Predictor(named, "cpu"), torch.randn(3, 4)
-    right = model[0](x).detach()
+    right = linear(x).detach()
     for training in (True, True, False, False, False, True):
         named.train(training)
         assert torch.equal(predictor.predict(make(x)), right)
         assert named.training is training
     with torch.no_grad():
-        model[0].bias.add_(1)
+        linear.bias.add_(1)
     named.eval()
-    assert torch.equal(predictor.predict(make(x)), model[0](x).detach())
+    assert torch.equal(predictor.predict(make(x)), linear(x).detach())
     assert not predictor.predict(make(x)).is_inference()
 
 
