@@ -114,6 +114,28 @@ def predict_rows(rows: int) -> Pair:
     return one_batch(model, partial(nograd.Predictor, model, "cpu"), torch.randn(rows, WIDTH), gain)
 
 
+def low_latency() -> Pair:
+    model = Dense().eval()
+    gain = "the fastest backend that agrees with eager, measured here"
+    return one_batch(model, partial(nograd.LowLatencyPredictor, model, "cpu"), torch.randn(1, WIDTH), gain)
+
+
+def half() -> Pair:
+    model, x = Dense().eval(), torch.randn(BATCH, WIDTH)
+    by_hand = copy.deepcopy(model).half()
+    predictor = nograd.FP16Predictor(model, "cpu")
+    predictor.predict(x)
+
+    def plain() -> Tensor:
+        with torch.no_grad():
+            found: Tensor = by_hand(x.half()).float()
+        return found
+
+    return Pair(
+        lambda: predictor.predict(x), plain, "integers stay integers; a warning where half is slower", 1e-2, predictor.close
+    )
+
+
 def compiled() -> Pair:
     model, x = Dense().eval(), torch.randn(BATCH, WIDTH)
     ours = nograd.optimize_model_compile(model, mode="reduce-overhead", fullgraph=True)
@@ -124,6 +146,54 @@ def compiled() -> Pair:
             return module(x)
 
     return Pair(partial(run, ours), partial(run, theirs), "answers every size; runs eagerly if it cannot be compiled")
+
+
+# -- many rows
+
+
+def by_hand(model: nn.Module, rows: Sequence[Tensor], size: int) -> Tensor:
+    with torch.no_grad():
+        starts = range(0, len(rows), size)
+        return torch.cat([model(torch.stack(list(rows[start : start + size]))).cpu() for start in starts])
+
+
+def bulk() -> Pair:
+    model, rows = Dense().eval(), list(torch.randn(ROWS, WIDTH))
+    predictor = nograd.BatchPredictor(model, "cpu", batch_size=BATCH)
+    return Pair(
+        lambda: predictor.predict_batch(rows), partial(by_hand, model, rows, BATCH), "bounded memory; an error names its row"
+    )
+
+
+def bulk_lengths() -> Pair:
+    model = Encoder().eval()
+    generator = torch.Generator().manual_seed(3)
+    lengths = torch.randint(4, 60, (256,), generator=generator).tolist()
+    rows = [{"input_ids": torch.randint(1, 1000, (n,)), "attention_mask": torch.ones(n, dtype=torch.int64)} for n in lengths]
+    predictor = nograd.BatchPredictor(model, "cpu", batch_size=BATCH)
+
+    def plain() -> Tensor:
+        found = []
+        pad = partial(nn.utils.rnn.pad_sequence, batch_first=True)
+        with torch.no_grad():
+            for start in range(0, len(rows), BATCH):
+                batch = rows[start : start + BATCH]
+                found.append(model(pad([row["input_ids"] for row in batch]), pad([row["attention_mask"] for row in batch])))
+        return torch.cat(found)
+
+    return Pair(lambda: predictor.predict_batch(rows), plain, "sorted by length: less padding; padded only if that is right")
+
+
+def throughput() -> Pair:
+    model, rows = Dense().eval(), list(torch.randn(ROWS, WIDTH))
+    predictor = nograd.HighThroughputPredictor(model, "cpu", batch_size=64)
+    predictor.predict_batch(rows)
+    return Pair(
+        lambda: torch.stack(list(predictor.predict_batch(rows))),
+        partial(by_hand, model, rows, 64),
+        "the layout of most rows a second, measured here",
+        close=predictor.close,
+    )
 
 
 # -- concurrent requests
@@ -227,6 +297,24 @@ def cached() -> Pair:
 # -- files
 
 
+def onnx(folder: Path) -> Pair:
+    import onnxruntime as ort
+
+    model, x = Dense().eval(), torch.randn(BATCH, WIDTH)
+    path = str(folder / "model.onnx")
+    nograd.export_to_onnx(model, x, path)
+    predictor = nograd.ONNXPredictor(path, device="cpu", num_threads=1)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name, array = session.get_inputs()[0].name, x.numpy()
+    return Pair(
+        lambda: torch.from_numpy(predictor.predict(array)),
+        lambda: torch.from_numpy(session.run(None, {name: array})[0]),
+        "checked inputs; compared with eager; falls back to the CPU with a warning",
+    )
+
+
 def torchscript(folder: Path) -> Pair:
     model, x = Dense().eval(), torch.randn(BATCH, WIDTH)
     nograd.export_to_torchscript(model, x, str(folder / "ours.pt"), method="trace")
@@ -286,8 +374,14 @@ def pairs(folder: Path) -> dict[str, Callable[[], Pair]]:
         "Predictor.predict, 32 rows": partial(predict_rows, BATCH),
         "Predictor.predict_proba": partial(scores, "predict_proba"),
         "Predictor.predict_class": partial(scores, "predict_class"),
+        "BatchPredictor.predict_batch": bulk,
+        "BatchPredictor.predict_batch, lengths": bulk_lengths,
+        "HighThroughputPredictor.predict_batch": throughput,
         "DynamicBatcher.predict, 64 clients": concurrent,
         "CachedPredictor.predict, 3 of 4 known": cached,
+        "LowLatencyPredictor.predict": low_latency,
+        "FP16Predictor.predict": half,
+        "ONNXPredictor.predict": partial(onnx, folder),
         "export_to_torchscript": partial(torchscript, folder),
         "optimize_model_compile": compiled,
         "quantize_dynamic": quantized,

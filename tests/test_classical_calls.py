@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -167,6 +168,10 @@ def right_rows(kind: Kind) -> list[Any]:
     return [rows_of(plain(kind.model, stacked([row])))[0] for row in kind.rows]
 
 
+def joined(rows: Sequence[Any]) -> Any:
+    return stacked(rows)
+
+
 # -- Predictor and those that are called like one
 
 CALLED: dict[str, tuple[Callable[[nn.Module], Any], float]] = {
@@ -178,6 +183,8 @@ CALLED: dict[str, tuple[Callable[[nn.Module], Any], float]] = {
         lambda model: nograd.RedisCachedPredictor(model, CPU, redis_url="redis://127.0.0.1:1/0", ttl_seconds=60),
         1e-5,
     ),
+    "LowLatencyPredictor(model, device)": (lambda model: nograd.LowLatencyPredictor(model, CPU), 1e-4),
+    "FP16Predictor(model, device)": (lambda model: nograd.FP16Predictor(model, CPU), 1e-2),
 }
 
 
@@ -204,7 +211,34 @@ def test_predict_proba_and_predict_class_read_the_scores(kind: Kind) -> None:
         near(predictor.predict_class(batch, output=kind.output), logits.argmax(-1))
 
 
-# -- concurrent requests
+# -- many rows
+
+BATCHED: dict[str, Callable[[nn.Module], Any]] = {
+    "BatchPredictor(model, device, batch_size=4)": lambda model: nograd.BatchPredictor(model, CPU, batch_size=4),
+    "BatchPredictor(Predictor)": lambda model: nograd.BatchPredictor(nograd.Predictor(model)),
+}
+
+
+@pytest.mark.parametrize("call", BATCHED)
+def test_predict_batch_joins_the_outputs_in_order(call: str, kind: Kind) -> None:
+    found = BATCHED[call](kind.model).predict_batch(list(kind.rows))
+
+    near(found, joined(right_rows(kind)))
+
+
+def test_predict_streams_an_answer_for_each_row(kind: Kind) -> None:
+    found = list(nograd.BatchPredictor(kind.model, CPU, batch_size=4).predict(iter(kind.rows)))
+
+    for each, right in zip(found, right_rows(kind), strict=True):
+        near(torch.as_tensor(each) if isinstance(each, np.ndarray) else each, right)
+
+
+def test_high_throughput_returns_one_output_for_each_row(kind: Kind) -> None:
+    found = nograd.HighThroughputPredictor(kind.model, CPU, batch_size=4).predict_batch(list(kind.rows))
+
+    assert isinstance(found, list)
+    for each, right in zip(found, right_rows(kind), strict=True):
+        near(each, right, 1e-4)
 
 
 @pytest.mark.parametrize("make", [lambda model: model, nograd.Predictor], ids=["module", "Predictor"])
@@ -224,6 +258,21 @@ def test_a_batcher_answers_concurrent_requests(make: Callable[[nn.Module], Any],
 
 
 # -- files
+
+
+def test_an_onnx_file_answers_as_the_model_does(kind: Kind, tmp_path: Path) -> None:
+    path = str(tmp_path / "model.onnx")
+    nograd.export_to_onnx(kind.model, kind.batches[0], path, opset_version=18)
+    predictor = nograd.ONNXPredictor(path, device="cpu")
+
+    for batch in kind.batches:
+        near(predictor.predict(to_numpy(batch)), to_numpy(plain(kind.model, batch)), 1e-4)
+
+
+def to_numpy(values: Any) -> Any:
+    if isinstance(values, Mapping):
+        return {name: value.numpy() for name, value in values.items()}
+    return tuple(value.numpy() for value in values) if isinstance(values, tuple) else values.numpy()
 
 
 @pytest.mark.parametrize("method", ["trace", "script"])
@@ -321,6 +370,9 @@ WRONG: dict[str, Callable[[], object]] = {
     "a class where a model is expected": lambda: nograd.DynamicBatcher(nn.Linear),  # type: ignore[arg-type]
     "a device that does not exist": lambda: nograd.Predictor(KINDS["tensor"].model, "cuda:77"),
     "a batcher on a device that does not exist": lambda: nograd.DynamicBatcher(KINDS["tensor"].model, "nowhere"),
+    "a file that cannot be written": lambda: nograd.export_to_onnx(
+        KINDS["tensor"].model, KINDS["tensor"].batches[0], "/proc/nowhere/model.onnx"
+    ),
 }
 
 
