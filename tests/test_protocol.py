@@ -380,3 +380,61 @@ def test_the_short_way_refuses_what_the_long_way_refuses(request_body: bytes) ->
     with pytest.raises(ProtocolError) as short:
         Decoder(FLOATS)(request_body)
     assert str(short.value) == refusal(request_body, *FLOATS)
+
+
+# -- values that only a hostile client sends: refused in linear time, without repeating them
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ([1] * 64 + [4], "input 't' has a shape of 65 dimensions; at most 64 are allowed"),
+        ([2**62] * 60_000, "input 't' has a shape of 60000 dimensions"),
+        ([10**4000] * 3, "input 't' has a size of a number of more than 1,000 digits in its shape"),
+        ([2**63, 1], "input 't' has a size of 9223372036854775808 in its shape; sizes are at most 9223372036854775807"),
+        ([10**4000, -1], "a number of more than 1,000 digits"),
+    ],
+)
+def test_i2_a_shape_that_no_array_has_is_refused_before_anything_is_computed(shape: list[int], said: str) -> None:
+    message = refusal(body(tensor("t", "FP32", shape, [1, 2, 3, 4])))
+
+    assert said in message
+    assert len(message) < 400
+
+
+@pytest.mark.parametrize("timeout", [2**63, 10**4000, -(10**4000), "9" * 5000])
+def test_i12_a_timeout_beyond_all_clocks_is_refused(timeout: object) -> None:
+    message = refusal(body(tensor("t", "FP32", [1], [1]), parameters={"timeout": timeout}))
+
+    assert message.startswith("parameters.timeout is ")
+    assert len(message) < 300
+
+
+@pytest.mark.parametrize("data", [[[]] * 1000, [[[1]], [[2]]], [[1, 2], [3, []]]])
+def test_i1_lists_that_do_not_nest_as_the_shape_does_are_refused_before_they_are_made(data: Any) -> None:
+    assert refusal(body(tensor("t", "FP32", [2, 2], data))).startswith("input 't' is ragged")
+
+
+def test_null_means_that_an_optional_field_is_not_set() -> None:
+    plain = {"inputs": [tensor("t", "FP32", [1], [1])], "outputs": [{"name": "y"}]}
+    nulls = {
+        "id": None,
+        "parameters": None,
+        "inputs": [{**tensor("t", "FP32", [1], [1]), "parameters": None}],
+        "outputs": [{"name": "y", "parameters": None}],
+    }
+    named = {"timeout": None, "priority": None, "binary_data_output": None, "mine": None}
+
+    with_null = {**tensor("t", "FP32", [1], [1]), "parameters": {"mine": None}}
+    for request in (nulls, {**plain, "parameters": named}, {**plain, "inputs": [with_null]}):
+        found, expected = (decode(json.dumps(each).encode(), [SPECS["FP32"]]) for each in (request, plain))
+        assert (found[1:], found.inputs["t"].tolist()) == (expected[1:], expected.inputs["t"].tolist())
+
+
+def test_nan_in_an_answer_to_nan_is_the_client_s() -> None:
+    nan, fine = np.array([np.nan], np.float32), np.array([1.0], np.float32)
+
+    with pytest.raises(ProtocolError, match="output 'y' holds NaN or infinity, as input 'x' does"):
+        encode("m", "1", "id", {"y": nan}, {"x": nan})
+    with pytest.raises(ModelError, match="output 'y' holds NaN or infinity"):
+        encode("m", "1", "id", {"y": nan}, {"x": fine})

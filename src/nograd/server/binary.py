@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nograd.errors import ModelError, ProtocolError
+from nograd.server.shapes import count_elements, reshape, shorten
 from nograd.tensors import TEXT, Array, TensorSpec
 
 __all__ = ["MOST_DIGITS", "BinaryAnswer", "Tail", "packed", "raw_input", "tail_offset", "tensor", "text"]
@@ -67,7 +68,7 @@ class Tail:
             ProtocolError: the bytes are not those of such a tensor, or there are too few.
         """
         if type(size) is not int or size < 0:
-            raise ProtocolError(f"input {name!r} has binary_data_size {size!r}; it is a number of bytes, 0 or more")
+            raise ProtocolError(f"input {name!r} has binary_data_size {shorten(size)}; it is a number of bytes, 0 or more")
         if size > self.left:
             raise ProtocolError(f"input {name!r} has binary_data_size {size}; the body has {self.left} bytes for it")
         piece = self._data[self._taken : self._taken + size]
@@ -82,19 +83,15 @@ class Tail:
 
 def tensor(name: str, piece: memoryview, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
     """Return the tensor that bytes are; a view of them where they lie as numpy needs them. Arguments and errors as `take`."""
-    if any(size < 0 for size in shape):
-        raise ProtocolError(f"input {name!r} has shape {list(shape)}; sizes are 0 or more")
+    count = count_elements(name, shape)
     if dtype.kind == "O":
-        values = _texts(name, piece, prod(shape))
+        values = _texts(name, piece, count)
     else:
-        expected = prod(shape) * dtype.itemsize
+        expected = count * dtype.itemsize
         if len(piece) != expected:
             raise ProtocolError(f"input {name!r} has {len(piece)} bytes; {dtype.name} of shape {list(shape)} has {expected}")
         values = _numbers(name, piece, dtype)
-    try:
-        return values.reshape(shape)
-    except (ValueError, OverflowError) as error:  # no elements, in a shape that no array can have
-        raise ProtocolError(f"input {name!r} has shape {list(shape)}: {error}") from None
+    return reshape(name, values, shape)
 
 
 def _numbers(name: str, piece: memoryview, dtype: np.dtype[Any]) -> Array:

@@ -49,7 +49,7 @@ class _Request(msgspec.Struct, frozen=True):
 
     model: str
     input: str | list[Any]
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
     output: str | None = None
 

@@ -47,8 +47,9 @@ def _or_null(schema: Schema) -> Schema:
 
 
 def _parameters(**known: Schema) -> Schema:
-    others = {"type": ["string", "number", "boolean"]}
-    return {"type": "object", "properties": known, "additionalProperties": others}
+    others = {"type": ["string", "number", "boolean", "null"]}
+    nullable = {name: _or_null(schema) for name, schema in known.items()}
+    return {"type": ["object", "null"], "properties": nullable, "additionalProperties": others}
 
 
 _DATATYPE: Schema = {"type": "string", "enum": list(DATATYPES)}
@@ -146,7 +147,7 @@ SCHEMAS: Schema = {
         ("model", "input"),
         model=_TEXT,
         input={"anyOf": [_TEXT, _list(_TEXT, 1)], "description": "a text, or several: one vector each"},
-        encoding_format={"type": "string", "enum": ["float", "base64"], "default": "float"},
+        encoding_format={"type": ["string", "null"], "enum": ["float", "base64", None], "default": "float"},
         dimensions={**_or_null({"type": "integer"}), "description": "as many as the model gives; nothing is cut"},
         output={**_or_null(_TEXT), "description": "which output, where the model gives several vectors"},
         user={"description": "ignored"},

@@ -28,6 +28,7 @@ from nograd.errors import (
     UnsupportedError,
 )
 from nograd.server.binary import BinaryAnswer, Tail, packed, raw_input
+from nograd.server.shapes import MAX_DIMENSIONS, MAX_SIZE, count_elements, reshape, shorten
 from nograd.tensors import TEXT, Array, Batch, TensorSpec
 
 __all__ = [
@@ -55,7 +56,7 @@ __all__ = [
     "timeout_of",
 ]
 
-Parameters = Mapping[str, str | int | float | bool]
+Parameters = Mapping[str, str | int | float | bool | None]
 
 _DATATYPES = {
     "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",
@@ -103,24 +104,27 @@ def status_of(error: Exception) -> int:
     return 400 if isinstance(error, NogradError) else 500
 
 
+# `null` for an optional field means that the client did not set it: generated clients send it so.
+
+
 class _Input(msgspec.Struct, frozen=True):
     name: str
     shape: list[int]
     datatype: str
     data: msgspec.Raw = msgspec.Raw()
-    parameters: dict[str, str | int | float | bool] = {}
+    parameters: dict[str, str | int | float | bool | None] | None = None
 
 
 class _Output(msgspec.Struct, frozen=True):
     name: str
-    parameters: dict[str, str | int | float | bool] = {}
+    parameters: dict[str, str | int | float | bool | None] | None = None
 
 
 class _Request(msgspec.Struct, frozen=True):
     inputs: list[_Input]
     outputs: list[_Output] | None = None
     id: str | None = None
-    parameters: dict[str, str | int | float | bool] = {}
+    parameters: dict[str, str | int | float | bool | None] | None = None
 
 
 _DECODE = msgspec.json.Decoder(_Request)
@@ -142,14 +146,14 @@ class _FlatNumbers(msgspec.Struct, frozen=True):
     shape: tuple[int, ...]
     datatype: str
     data: list[float]
-    parameters: dict[str, str | int | float | bool] = {}
+    parameters: dict[str, str | int | float | bool | None] | None = None
 
 
 class _FlatRequest(msgspec.Struct, frozen=True):
     inputs: list[_FlatNumbers]
     outputs: list[_Output] | None = None
     id: str | None = None
-    parameters: dict[str, str | int | float | bool] = {}
+    parameters: dict[str, str | int | float | bool | None] | None = None
 
 
 _DECODE_FLAT = msgspec.json.Decoder(_FlatRequest)
@@ -233,20 +237,26 @@ class Decoder:
         for given in request.inputs:
             values, shape = given.data, given.shape
             usual = given.datatype == "FP32" and given.name in self._float32 and not given.parameters
-            # no number is larger than the length of the vector of all
-            if not usual or len(values) != prod(shape) or not hypot(*values) <= FLOAT32_MAX or min(shape, default=1) < 1:
+            # no number is larger than the length of the vector of all, and no size than the number of elements
+            if not usual or not hypot(*values) <= FLOAT32_MAX or not _is_filled(shape, len(values)):
                 return None
             arrays[given.name] = np.array(values, dtype=np.float32).reshape(shape)
-        if len(arrays) != len(request.inputs) or not arrays or "binary_data_output" in request.parameters:
+        parameters = request.parameters or {}
+        if len(arrays) != len(request.inputs) or not arrays or "binary_data_output" in parameters:
             return None
         if request.outputs and any(output.parameters for output in request.outputs):
             return None
         wanted = tuple([output.name for output in request.outputs]) if request.outputs else ()
-        if not request.parameters:
+        if not parameters:
             return InferRequest(arrays, wanted, request.id)
-        told = request.parameters
-        timeout_s, priority = timeout_of(told.get("timeout", 0)), priority_of(told.get("priority", 0))
+        timeout_s, priority = timeout_of(parameters.get("timeout")), priority_of(parameters.get("priority"))
         return InferRequest(arrays, wanted, request.id, timeout_s, priority=priority)
+
+
+def _is_filled(shape: Sequence[int], count: int) -> bool:
+    """Return whether so many elements fill a shape without zeros, in time that does not depend on the sizes."""
+    sizes_fit = len(shape) <= MAX_DIMENSIONS and min(shape, default=1) >= 1 and max(shape, default=1) <= count
+    return sizes_fit and prod(shape) == count
 
 
 def decode(body: bytes, inputs: Sequence[TensorSpec], tail: memoryview | None = None) -> InferRequest:
@@ -275,18 +285,18 @@ def decode(body: bytes, inputs: Sequence[TensorSpec], tail: memoryview | None = 
         arrays[given.name] = _array(given, spec_of(given.name, given.datatype, inputs), octets)
     octets.require_empty()
     wanted = tuple(output.name for output in request.outputs) if request.outputs else ()
-    is_binary = bool(_flag(request.parameters, "binary_data_output"))
-    formats = [(output.name, _flag(output.parameters, "binary_data")) for output in request.outputs or ()]
+    parameters = request.parameters or {}
+    is_binary = bool(_flag(parameters, "binary_data_output"))
+    formats = [(output.name, _flag(output.parameters or {}, "binary_data")) for output in request.outputs or ()]
     by_name = {name: flag for name, flag in formats if flag is not None}
-    told = request.parameters
-    timeout_s, priority = timeout_of(told.get("timeout", 0)), priority_of(told.get("priority", 0))
+    timeout_s, priority = timeout_of(parameters.get("timeout")), priority_of(parameters.get("priority"))
     return InferRequest(arrays, wanted, request.id, timeout_s, is_binary, by_name, priority)
 
 
 def _flag(parameters: Parameters, name: str) -> bool | None:
     flag = parameters.get(name)
     if flag is not None and not isinstance(flag, bool):
-        raise ProtocolError(f"parameters.{name} is {flag!r}; it is true or false")
+        raise ProtocolError(f"parameters.{name} is {shorten(flag)}; it is true or false")
     return flag
 
 
@@ -324,13 +334,15 @@ def numpy_dtype(spec: TensorSpec) -> np.dtype[Any]:
 
 
 def timeout_of(timeout: object) -> float | None:
-    """Return the seconds that `parameters.timeout` names; None where it is 0.
+    """Return the seconds of `parameters.timeout`; None if it is 0 or not set.
 
     Raises:
-        ProtocolError: it is no whole number of microseconds.
+        ProtocolError: it is not a whole number of microseconds, below 2^63.
     """
-    if type(timeout) is not int or timeout < 0:
-        raise ProtocolError(f"parameters.timeout is {timeout!r}; it is a whole number of microseconds, 0 for none")
+    if timeout is None:
+        return None
+    if type(timeout) is not int or not 0 <= timeout <= MAX_SIZE:
+        raise ProtocolError(f"parameters.timeout is {shorten(timeout)}; it is a whole number of microseconds, 0 for none")
     return timeout / 1e6 or None
 
 
@@ -340,37 +352,33 @@ def shorter(a: float | None, b: float | None) -> float | None:
 
 
 def priority_of(priority: object) -> int:
-    """Return the class, as the batcher counts them, that `parameters.priority` names; 0 is the default.
+    """Return the class, as the batcher counts them, of `parameters.priority`; 0 or None is the default.
 
     Raises:
-        ProtocolError: it is none of them.
+        ProtocolError: there is no such class.
     """
+    if priority is None:
+        priority = 0
     if type(priority) is not int or not 0 <= priority <= PRIORITY_LEVELS:
         raise ProtocolError(
-            f"parameters.priority is {priority!r}; it goes from 1, the first, to {PRIORITY_LEVELS}, the last; "
+            f"parameters.priority is {shorten(priority)}; it goes from 1, the first, to {PRIORITY_LEVELS}, the last; "
             f"0 or none is {DEFAULT_PRIORITY}"
         )
     return (priority or DEFAULT_PRIORITY) - 1
 
 
 def _array(given: _Input, spec: TensorSpec, octets: Tail) -> Array:
-    if "binary_data_size" in given.parameters:
+    count, parameters = count_elements(given.name, given.shape), given.parameters or {}
+    if parameters.get("binary_data_size") is not None:
         if bytes(given.data):
             raise ProtocolError(f"input {given.name!r} has data and binary_data_size; it has one of them")
-        return octets.take(given.name, given.parameters["binary_data_size"], given.shape, _NUMPY[spec.dtype])
+        return octets.take(given.name, parameters["binary_data_size"], given.shape, _NUMPY[spec.dtype])
     if spec.dtype == "bfloat16":
         raise ProtocolError(f"input {given.name!r} is BF16, which comes in binary only (binary_data_size), not as JSON data")
     values = _values(given, _NUMPY[spec.dtype])
-    for size in given.shape:
-        if size < 0:
-            raise ProtocolError(f"input {given.name!r} has shape {given.shape}; sizes are 0 or more")
-    count = prod(given.shape)
     if count != len(values):
         raise ProtocolError(f"input {given.name!r} has shape {given.shape}, so {count} elements; its data has {len(values)}")
-    try:
-        return values.reshape(given.shape)
-    except (ValueError, OverflowError) as error:  # no elements, in a shape that no array can have
-        raise ProtocolError(f"input {given.name!r} has shape {given.shape}: {error}") from None
+    return reshape(given.name, values, given.shape)
 
 
 def _values(given: _Input, dtype: np.dtype[Any]) -> Array:
@@ -407,6 +415,9 @@ def _objects(values: list[str]) -> Array:
 def _nested_values(given: _Input, dtype: np.dtype[Any], error: Exception) -> list[Any]:
     if not bytes(given.data):
         raise ProtocolError(f"input {given.name!r} has no data") from None
+    brackets = bytes(given.data).count(b"[")
+    if dtype.kind != "O" and brackets > 1 and brackets != _count_lists(given.shape):
+        raise ProtocolError(_ragged(given)) from None  # before a list is made for each bracket
     try:
         nested = msgspec.json.decode(given.data)
         if not isinstance(nested, list) or not any(isinstance(value, list) for value in nested):
@@ -415,7 +426,20 @@ def _nested_values(given: _Input, dtype: np.dtype[Any], error: Exception) -> lis
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as nested_error:
         raise _not_such_a_list(given, dtype, nested_error) from None
     except _RaggedError:
-        raise ProtocolError(f"input {given.name!r} is ragged: its nested lists do not have the shape {given.shape}") from None
+        raise ProtocolError(_ragged(given)) from None
+
+
+def _count_lists(shape: Sequence[int]) -> int:
+    """Return how many lists nest in data of this shape."""
+    found = lists = 1
+    for size in shape[:-1]:
+        lists *= size
+        found += lists
+    return found
+
+
+def _ragged(given: _Input) -> str:
+    return f"input {given.name!r} is ragged: its nested lists do not have the shape {given.shape}"
 
 
 def _not_such_a_list(given: _Input, dtype: np.dtype[Any], error: Exception) -> ProtocolError:
@@ -445,22 +469,36 @@ def _leaves(nested: list[Any], shape: Sequence[int]) -> Iterator[Any]:
         yield from _leaves(part, shape[1:])
 
 
-def encode(model_name: str, model_version: str, request_id: str, outputs: Mapping[str, Array]) -> bytes:
+def encode(
+    model_name: str, model_version: str, request_id: str, outputs: Mapping[str, Array], inputs: Batch | None = None
+) -> bytes:
     """Return the JSON body of an infer answer; data is flat, row-major, float32 in the shortest digits that read back the same.
+
+    Args:
+        model_name: of the answer.
+        model_version: of the answer.
+        request_id: of the answer.
+        outputs: by name.
+        inputs: of the request: NaN that comes from NaN is the client's.
 
     Raises:
         ModelError: an output holds NaN or infinity, which JSON cannot carry.
-        ProtocolError: an output is BF16, which JSON cannot carry, either.
+        ProtocolError: the same, and an input holds such a number, too; or an output is BF16, which JSON cannot carry either.
     """
     listed = [_listed(name, array) for name, array in outputs.items()]
     body = _answer(model_name, model_version, request_id, listed)
-    if b"null" in body:  # orjson's word for NaN and infinity; looking for it costs nothing beside looking at every number
-        require_finite(outputs)
+    if b"null" in body:  # orjson's word for NaN and infinity; a search for it is cheaper than a test of every number
+        require_finite(outputs, inputs)
     return body
 
 
 def encode_binary(
-    model_name: str, model_version: str, request_id: str, outputs: Mapping[str, Array], binary: Collection[str]
+    model_name: str,
+    model_version: str,
+    request_id: str,
+    outputs: Mapping[str, Array],
+    binary: Collection[str],
+    inputs: Batch | None = None,
 ) -> BinaryAnswer:
     """Return the body of an infer answer some of whose outputs are bytes behind the JSON.
 
@@ -478,7 +516,7 @@ def encode_binary(
             listed.append(_listed(name, array))
     head = _answer(model_name, model_version, request_id, listed)
     if b"null" in head:
-        require_finite({name: array for name, array in outputs.items() if name not in binary})
+        require_finite({name: array for name, array in outputs.items() if name not in binary}, inputs)
     return BinaryAnswer(head, tuple(pieces))
 
 
@@ -508,15 +546,35 @@ def _answer(model_name: str, model_version: str, request_id: str, listed: list[d
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def require_finite(outputs: Mapping[str, Array]) -> None:
+def require_finite(outputs: Mapping[str, Array], inputs: Batch | None = None) -> None:
     """Check that JSON can carry the numbers.
+
+    Args:
+        outputs: by name.
+        inputs: of the request.
 
     Raises:
         ModelError: an output holds NaN or infinity.
+        ProtocolError: an output holds NaN or infinity, and so does an input.
     """
-    for name, array in outputs.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ModelError(f"output {name!r} holds NaN or infinity, which JSON cannot carry; ask for it in binary")
+    name = _not_finite(outputs)
+    if name is None:
+        return
+    given = _not_finite(inputs or {})
+    if given is not None:
+        raise ProtocolError(
+            f"output {name!r} holds NaN or infinity, as input {given!r} does, and JSON cannot carry it; request it in binary"
+        )
+    raise ModelError(f"output {name!r} holds NaN or infinity, which JSON cannot carry; ask for it in binary")
+
+
+def _not_finite(arrays: Mapping[str, Array]) -> str | None:
+    """Return the name of the first array that holds NaN or infinity."""
+    return next((name for name, each in arrays.items() if each.dtype.kind in "fV" and not _is_finite(each)), None)
+
+
+def _is_finite(array: Array) -> bool:
+    return bool(np.isfinite(array if array.dtype.kind == "f" else array.astype(np.float32)).all())
 
 
 def require_outputs(wanted: Sequence[str], specs: Sequence[TensorSpec]) -> None:

@@ -526,8 +526,8 @@ def _body(
     """Return the body of HTTP's answer."""
     binary = request.binary_of(outputs)
     if binary:
-        return encode_binary(name, version, request_id, outputs, binary)
-    return encode(name, version, request_id, outputs)
+        return encode_binary(name, version, request_id, outputs, binary, request.inputs)
+    return encode(name, version, request_id, outputs, request.inputs)
 
 
 def _one_text_a_row(array: Array) -> Array:

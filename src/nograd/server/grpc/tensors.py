@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from nograd.server.protocol import (
     spec_of,
     timeout_of,
 )
+from nograd.server.shapes import count_elements, reshape
 from nograd.tensors import Array, TensorSpec
 
 __all__ = ["message", "read", "write"]
@@ -111,16 +111,10 @@ def _typed(given: Any, dtype: np.dtype[Any]) -> Array:
     for field, _ in given.contents.ListFields():
         if field.name != CONTENTS[kind]:
             raise ProtocolError(f"input {name!r} has {field.name}; {kind} comes in {CONTENTS[kind]}")
-    for size in shape:
-        if size < 0:
-            raise ProtocolError(f"input {name!r} has shape {shape}; sizes are 0 or more")
-    values, count = getattr(given.contents, CONTENTS[kind]), prod(shape)
+    values, count = getattr(given.contents, CONTENTS[kind]), count_elements(name, shape)
     if count != len(values):
         raise ProtocolError(f"input {name!r} has shape {shape}, so {count} elements; its contents have {len(values)}")
-    try:
-        return _array(name, kind, values, dtype).reshape(shape)
-    except (ValueError, OverflowError) as error:  # no elements, in a shape that no array can have
-        raise ProtocolError(f"input {name!r} has shape {shape}: {error}") from None
+    return reshape(name, _array(name, kind, values, dtype), shape)
 
 
 def _array(name: str, kind: str, values: Any, dtype: np.dtype[Any]) -> Array:
