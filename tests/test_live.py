@@ -241,7 +241,7 @@ def test_live_json_is_what_the_page_was_promised() -> None:
     assert set(model) == {
         "name", "version", "ready", "backend", "device", "batching", "batching_reason", "size_limits", "inputs", "outputs",
         "independence", "example", "limits", "queue_rows", "running_rows", "totals", "series", "latency", "batch_rows",
-        "release_reasons", "padding_share", "run_ms", "wait_ms", "last_errors", "cache", "cost", "runs",
+        "release_reasons", "padding_share", "run_ms", "wait_ms", "last_errors", "cache", "code", "cost", "runs",
     }  # fmt: skip
     fixed = ("name", "version", "ready", "backend", "device", "batching", "batching_reason", "queue_rows", "running_rows")
     assert [model[name] for name in fixed] == ["doubling", "1", True, "fake", "cpu", "pad", "rows are independent", 0, 0]

@@ -24,11 +24,15 @@ if TYPE_CHECKING:
     from nograd.caching.store import Cache
     from nograd.server.config import ServeConfig
     from nograd.server.timing import Timing
+    from nograd.server.user_code import UserCode
 
 __all__ = ["ModelCache", "open_caches"]
 
 MISS_S = 30e-6
 """Seconds of the event loop that a request with anything missing costs beside its keys and lookups: a flight and its task."""
+
+MIN_LEFT_S = 1e-6
+"""Seconds that the batcher gets for a request whose time is up: it then answers with its own error."""
 
 REFUSED_TTL_S = 30.0
 """Seconds for which an item that could not be prepared is refused without another try."""
@@ -95,6 +99,7 @@ class ModelCache:
         predictor: the model.
         flights: the server's caches.
         batcher: runs what is missing.
+        code: prepares texts in threads; None for a model without `preprocess`.
         clock: gives seconds; what the cache costs is measured with it.
     """
 
@@ -103,11 +108,13 @@ class ModelCache:
         predictor: Predictor,
         flights: SingleFlight,
         batcher: Batcher,
+        code: UserCode | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._predictor = predictor
         self._flights = flights
         self._batcher = batcher
+        self._code = code
         self._clock = clock
         self._by_text = callable(getattr(predictor.preprocess, "fingerprint", None))
         found = predictor.fingerprint() if self._by_text else predictor.backend.fingerprint()
@@ -132,6 +139,10 @@ class ModelCache:
         self._counts.skipped += rows
         return False
 
+    def knows(self, items: Sequence[Any]) -> bool:
+        """Whether items are looked up as they came, without `preprocess`: texts, if its fingerprint is known."""
+        return self._by_text and all(isinstance(item, str) for item in items)
+
     async def run(
         self,
         items: Sequence[Any] | None,
@@ -143,8 +154,8 @@ class ModelCache:
         """Return the outputs of a request: of each item, or of each part.
 
         Args:
-            items: what `preprocess` takes; None where there is none.
-            parts: makes the request's parts.
+            items: texts that `knows` accepts; None: the request has parts.
+            parts: returns the request's parts; not called for texts.
             timeout_s: seconds that it has.
             priority: its class, for what has to be run.
             timing: is told where the time went.
@@ -176,7 +187,9 @@ class ModelCache:
                 raise DeadlineError(f"no answer after {timeout_s:g} s")
             ran += len(positions)
             self._counts.computed += len(positions)
-            taken, spent = self._taken(units, positions), timing.spent if timing is not None else None
+            spent = timing.spent if timing is not None else None
+            taken = await self._taken(units, positions, left_s, timing)
+            left_s = max(MIN_LEFT_S, deadline - self._clock())
             return units.values(await self._batcher.run(taken, timeout_s=left_s, priority=priority, spent=spent))
 
         try:
@@ -193,7 +206,7 @@ class ModelCache:
         return outputs
 
     def _units(self, items: Sequence[Any] | None, parts: Callable[[], list[Batch]]) -> Units | Texts:
-        if self._by_text and items is not None and all(isinstance(item, str) for item in items):
+        if items is not None:
             return Texts(items, self._keys, self._predictor.prepare_item, self._predictor.signature)
         return Units(parts(), self._keys, self._predictor.signature)
 
@@ -204,9 +217,14 @@ class ModelCache:
                 self._counts.refused += 1
                 raise ItemError(f"item {index}: {told.decode()}", index)
 
-    def _taken(self, units: Units | Texts, positions: Sequence[int]) -> list[Batch]:
-        try:
+    async def _taken(
+        self, units: Units | Texts, positions: Sequence[int], timeout_s: float, timing: Timing | None
+    ) -> list[Batch]:
+        if self._code is None or isinstance(units, Units):
             return units.take(positions)
+        try:
+            taken = await self._code.prepare_by(lambda position: units.take([position]), positions, timeout_s, timing)
+            return [part for parts in taken for part in parts]
         except ItemError as error:
             told = str(error).removeprefix(f"item {error.index}: ")
             key = units.keys[error.index]

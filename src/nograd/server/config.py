@@ -75,6 +75,9 @@ class ServeConfig:
     )
     max_wait_ms: float = setting(0.0, "Maximum time to wait for a batch to fill, in ms (0: run immediately).", BATCHING)
     max_queue_rows: int = setting(1024, "Maximum rows that wait for the device; a request above that gets 503.", BATCHING)
+    preprocess_threads: int = setting(
+        1, "Threads per model for pre- and postprocessing; above 1, the model's functions must be thread-safe.", BATCHING
+    )
     cache_mb: float = setting(64.0, "Memory for cached responses, in MB (0: no cache).", CACHE)
     cache_url: str = setting("", "Redis that shares cached responses between servers, such as redis://host:6379/0.", CACHE)
     cache_ttl_s: float | None = setting(
@@ -118,7 +121,7 @@ class ServeConfig:
     def __post_init__(self) -> None:
         self._check_ports()
         self._check_operation()
-        for name in ("max_batch_size", "max_queue_rows", "max_body_bytes", "workers"):
+        for name in ("max_batch_size", "max_queue_rows", "max_body_bytes", "preprocess_threads", "workers"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.cache_ttl_s is not None and not (isfinite(self.cache_ttl_s) and self.cache_ttl_s > 0):

@@ -95,7 +95,9 @@ class Embeddings:
         """
         request = _read(body)
         model = self._model(request.model)
-        return await model.infer_as(call, partial(_as_infer, request, model, timeout_s), partial(_write, request, model))
+        counts = callable(getattr(model.predictor.preprocess, "num_tokens", None))
+        write = partial(_write, request, model)
+        return await model.infer_as(call, partial(_as_infer, request, model, timeout_s), write, writes_with_code=counts)
 
     def models(self) -> dict[str, Any]:
         """Return OpenAI's list of models: those that give embeddings."""

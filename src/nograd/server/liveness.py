@@ -13,7 +13,10 @@ from collections.abc import Sequence
 
 from nograd.batching import RunningBatch
 
-__all__ = ["TIMES", "device_stacks", "stuck", "stuck_after"]
+__all__ = ["TIMES", "device_stacks", "stack_of", "stuck", "stuck_after"]
+
+PREFIXES = ("nograd-device", "nograd-code")
+"""Names of the threads that can hang begin like this."""
 
 TIMES = 20.0
 """A run is stuck after so many times the seconds that were predicted: the scale of predictions follows a device that slows
@@ -52,8 +55,13 @@ def stuck(running: Sequence[RunningBatch], least_s: float, *, is_first: bool) ->
 
 
 def device_stacks() -> str:
-    """Return where this process' device threads are, for the log."""
-    frames = sys._current_frames()  # noqa: SLF001  there is no other way to another thread's stack
-    threads = [each for each in threading.enumerate() if each.name.startswith("nograd-device") and each.ident in frames]
-    stacks = [f"{each.name}:\n{''.join(traceback.format_stack(frames[each.ident or 0]))}" for each in threads]
+    """Return the stacks of this process' device threads and code threads, for the log."""
+    threads = [each for each in threading.enumerate() if each.name.startswith(PREFIXES)]
+    stacks = [f"{each.name}:\n{stack}" for each in threads if (stack := stack_of(each.ident or 0))]
     return "\n".join(stacks).rstrip()
+
+
+def stack_of(thread: int) -> str:
+    """Return the stack of a thread, given its identifier; empty if it has ended."""
+    frame = sys._current_frames().get(thread)  # noqa: SLF001  there is no other way to another thread's stack
+    return "" if frame is None else "".join(traceback.format_stack(frame))

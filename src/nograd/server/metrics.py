@@ -115,6 +115,15 @@ class Metrics:
         self.compilations = Counter(
             "nograd_compilations", "Graphs compiled since the warm-up: clients waited for each.", model, registry=registry
         )
+        self.code_stuck = Gauge(
+            "nograd_code_threads_stuck",
+            "Threads that pre- or postprocessing has occupied for too long.",
+            model,
+            registry=registry,
+        )
+        self.code_overdue = Counter(
+            "nograd_code_overdue", "Requests that timed out in pre- or postprocessing.", model, registry=registry
+        )
         self.live = Gauge("nograd_live", "0 where only a restart helps: a device hangs or is lost.", registry=registry)
         self.dropped = Counter("nograd_access_log_dropped", "Lines of the access log that were dropped.", registry=registry)
         self.log_dropped = Counter(
@@ -159,6 +168,7 @@ class ModelMetrics:
         self._padding = metrics.padding.of(model)
         self._cost_error = metrics.cost_error.of(model)
         self._compilations = 0
+        self._overdue = 0
 
     def note_request(self, latency_s: float) -> None:
         """Count one answered request."""
@@ -193,6 +203,17 @@ class ModelMetrics:
         self._answered = 0
         self._metrics.compilations.labels(self._model).inc(max(0, compilations - self._compilations))
         self._compilations = compilations
+
+    def refresh_code(self, *, stuck: int, overdue: int) -> None:
+        """Update the metrics of pre- and postprocessing.
+
+        Args:
+            stuck: threads that count as stuck.
+            overdue: requests since the start that timed out while their code ran.
+        """
+        self._metrics.code_stuck.labels(self._model).set(stuck)
+        self._metrics.code_overdue.labels(self._model).inc(max(0, overdue - self._overdue))
+        self._overdue = overdue
 
     def refresh_cache(self, cache: Mapping[str, Any]) -> None:
         """Bring up to date what the cache counts by itself; see `ModelCache.snapshot`."""

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 __all__ = ["HELP", "ModelConfig", "name_of", "open_model", "parse_model"]
 
-LIMITS = ("max_batch_size", "max_wait_ms", "max_queue_rows", "timeout_s", "device", "trusted", "accept_coupled_rows")
+LIMITS = (
+    "max_batch_size", "max_wait_ms", "max_queue_rows", "preprocess_threads", "timeout_s", "device", "trusted",
+    "accept_coupled_rows",
+)  # fmt: skip
 """Settings of the server that a model may override."""
 
 HELP = {
@@ -38,6 +41,7 @@ class ModelConfig:
     max_batch_size: int | None = None
     max_wait_ms: float | None = None
     max_queue_rows: int | None = None
+    preprocess_threads: int | None = None
     timeout_s: float | None = None
     cache: bool = True
     device: str | None = None

@@ -9,21 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
-
 from nograd.batching import Batcher, BatchRecord, Statistics, measure_cost
-from nograd.batching.collate import merge, model_error
 from nograd.batching.measure import warm_up
+from nograd.batching.refusals import late
 from nograd.caching.flight import SingleFlight
 from nograd.caching.units import why_not
 from nograd.cost import CostCurve
-from nograd.errors import ConfigError, ModelError, NogradError, UnavailableError
-from nograd.interrupts import is_interrupt
-from nograd.postprocessed import AnswerFields
+from nograd.errors import NogradError, UnavailableError
 from nograd.predictor import Predictor
 from nograd.server.binary import BinaryAnswer
 from nograd.server.caching import ModelCache
 from nograd.server.call import Call
+from nograd.server.code_threads import CodeThreads
 from nograd.server.config import ServeConfig
 from nograd.server.configuration import configuration
 from nograd.server.in_flight import InFlight
@@ -42,8 +39,8 @@ from nograd.server.protocol import (
     tensor_metadata,
 )
 from nograd.server.statistics import Looked, Tally
-from nograd.server.timing import Timing
 from nograd.server.tracing import note_batch
+from nograd.server.user_code import UserCode, example_of, item_of
 from nograd.tensors import TEXT, Array, Batch, Signature, TensorSpec, num_rows
 from nograd.threads import in_own_thread
 
@@ -75,11 +72,17 @@ class ServedModel:
         self.curve: CostCurve | None = None
         self._open = False
         self.example: Mapping[str, Array] = {}
-        self.inputs = Signature((_item_of(name, predictor),)) if predictor.has_preprocess else predictor.signature
+        self.inputs = Signature((item_of(name, predictor),)) if predictor.has_preprocess else predictor.signature
         self.outputs: tuple[TensorSpec, ...] = predictor.signature.outputs
-        self._preprocesses, self._postprocesses = predictor.has_preprocess, predictor.has_postprocess
-        self._fields: AnswerFields | None = None
-        """Of the answers of `postprocess`; its first answer fixes them, at the start."""
+        self._threads = CodeThreads(
+            name,
+            threads=config.preprocess_threads,
+            max_items=config.max_queue_rows,
+            stuck_after_s=config.stuck_after_s,
+        )
+        self._code = UserCode(predictor, self.inputs, self._threads)
+        self._is_plain = not (predictor.has_preprocess or predictor.has_postprocess)
+        """Whether requests need no code of the user."""
 
         self._decode = Decoder(self.inputs.inputs)
         self._live = Live()
@@ -108,6 +111,7 @@ class ServedModel:
         if batcher.is_lost:
             return f"model {self.name!r} has lost its device"
         wrong = stuck(batcher.running(), self.config.stuck_after_s, is_first=not batcher.statistics().batches)
+        wrong = wrong or self._threads.trouble()
         return f"model {self.name!r}: {wrong}" if wrong else ""
 
     async def start(self) -> None:
@@ -121,7 +125,7 @@ class ServedModel:
             device=self.predictor.backend.device,
         )
         require_datatypes(self.inputs.inputs, self.outputs)
-        self.example = _example(self.predictor, self.inputs.inputs)
+        self.example = example_of(self.predictor, self.inputs.inputs)
         self.curve = await asyncio.wrap_future(in_own_thread(self._warm_up))
         batcher = Batcher(
             self.predictor,
@@ -137,9 +141,11 @@ class ServedModel:
             self.predictor.backend.limit_threads(1)
         self._batcher = await batcher.__aenter__()
         if self._flights is not None and not why_not(self.predictor.signature):
-            self._cache = ModelCache(self.predictor, self._flights, batcher)
+            self._cache = ModelCache(self.predictor, self._flights, batcher, self._code)
         if self.predictor.has_postprocess:
-            answered = self._merged(await batcher.run(self._parts(self.example)))
+            parts = await self._threads.run(partial(self._code.parts, self.example), "preprocess", timeout_s=None)
+            outputs = await batcher.run(parts)
+            answered = await self._threads.run(partial(self._code.outputs, outputs), "postprocess", timeout_s=None)
             self.outputs = tuple(TensorSpec(name, _dtype(array), array.shape[1:]) for name, array in answered.items())
         self._tally = Tally()  # of what clients ask for
         self._open = True
@@ -156,6 +162,7 @@ class ServedModel:
             until = time.monotonic() + self.config.grace_s
             await self._in_flight.wait_empty(self.config.grace_s)
             await self._batcher.close(max(0.0, until - time.monotonic()))
+        self._threads.close()
 
     async def leave(self) -> None:
         """Stop, once nobody can find it any more, and let go of the model, so that its memory is free."""
@@ -166,7 +173,7 @@ class ServedModel:
 
     def _warm_up(self) -> CostCurve:
         """Return the cost of a run: known from a bundle, or measured."""
-        part, known = self._parts(self.example)[0], self.predictor.cost
+        part, known = self._code.parts(self.example)[0], self.predictor.cost
         if known is None:
             return measure_cost(self.predictor, part, self.config.max_batch_size)
         warm_up(self.predictor, part, known, self.max_batch_size)
@@ -209,6 +216,8 @@ class ServedModel:
         call: Call,
         read: Callable[[], InferRequest],
         write: Callable[[InferRequest, str, str, str, Mapping[str, Array]], Answer],
+        *,
+        writes_with_code: bool = False,
     ) -> Answer:
         """Return the answer to an infer call in any format.
 
@@ -216,6 +225,7 @@ class ServedModel:
             call: record of the request; gets this model, the request's id and the times.
             read: returns the request.
             write: encodes the answer from the request, the model's name and version, the answer's id and the requested outputs.
+            writes_with_code: whether `write` calls code of the user, which then runs in a thread.
 
         Raises:
             NogradError: as `infer`; and whatever `read` and `write` raise.
@@ -225,13 +235,29 @@ class ServedModel:
         if timing is not None:
             timing.decoded()
         with self._in_flight:
-            outputs = await self._outputs(request, batcher, timing)
-        if timing is not None:
-            timing.outputs()
-        answer = write(request, *self._identity(call), self._select(request, outputs))
+            outputs = await self._outputs(call, request, batcher)
+            if timing is not None:
+                timing.outputs()
+            finish = partial(self._finish, call, request, outputs, write)
+            if writes_with_code or self._code.has_postprocess:
+                timeout_s = _left_s(call, request.timeout_s or self.config.timeout_s)
+                answer = await self._threads.run(
+                    finish, "postprocess", timeout_s=timeout_s, items=sum(map(num_rows, outputs)), is_finishing=True
+                )
+            else:
+                answer = finish()
         if timing is not None:
             timing.encoded()
         return answer
+
+    def _finish(
+        self,
+        call: Call,
+        request: InferRequest,
+        outputs: Sequence[Batch],
+        write: Callable[[InferRequest, str, str, str, Mapping[str, Array]], Answer],
+    ) -> Answer:
+        return write(request, *self._identity(call), self._select(request, outputs))
 
     def submit(
         self,
@@ -252,7 +278,7 @@ class ServedModel:
             A function that cancels the request, after which `done` is not called; None if the request needs `infer`: nothing
             was done.
         """
-        if self._preprocesses or self._postprocesses or (self._cache is not None and self._cache.is_on):
+        if not self._is_plain or (self._cache is not None and self._cache.is_on):
             return None
         try:
             batcher, request = self._accept(call, partial(self._decode, body))
@@ -305,7 +331,7 @@ class ServedModel:
 
     def _select(self, request: InferRequest, outputs: Sequence[Batch]) -> Mapping[str, Array]:
         """Return the requested outputs, in the requested order."""
-        found = self._merged(outputs)
+        found = self._code.outputs(outputs)
         return {name: found[name] for name in request.outputs} if request.outputs else found
 
     def record(self, status: int, now: float, seconds: float, error: Exception | None) -> None:
@@ -330,52 +356,24 @@ class ServedModel:
             self._live.note_error(now, status, str(error) if isinstance(error, NogradError) else repr(error))
             self._metrics.note_error(status)
 
-    async def _outputs(self, request: InferRequest, batcher: Batcher, timing: Timing | None) -> Sequence[Batch]:
-        """Return the outputs of a request's parts: known, or run."""
-        timeout_s, priority = request.timeout_s or self.config.timeout_s, request.priority
+    async def _outputs(self, call: Call, request: InferRequest, batcher: Batcher) -> Sequence[Batch]:
+        """Return the outputs of a request's parts: cached, or run."""
+        timeout_s, priority, timing = request.timeout_s or self.config.timeout_s, request.priority, call.timing
         cache, spent = self._cache, timing.spent if timing is not None else None
-        if not self._preprocesses:
+        if not self._code.has_preprocess:
             part = self.inputs.check(request.inputs)
             if cache is None or not cache.takes(num_rows(part)):
                 return await batcher.run([part], timeout_s=timeout_s, priority=priority, spent=spent)
             return await cache.run(None, lambda: [part], timeout_s, priority, timing)
-        items = self._items(request.inputs)
-        if cache is None or not cache.takes(len(items)):
-            parts = self._prepared(items, timing)
-            return await batcher.run(parts, timeout_s=timeout_s, priority=priority, spent=spent)
-        return await cache.run(list(items), lambda: self._prepared(items, timing), timeout_s, priority, timing)
-
-    def _merged(self, outputs: Sequence[Batch]) -> Mapping[str, Array]:
-        """Return the parts' outputs as one; what `postprocess` makes of their rows, where there is one."""
-        if not self._postprocesses:
-            return merge(outputs)
-        try:
-            answers = [answer for output in outputs for answer in self.predictor.answers(output)]
-            if self._fields is None:
-                self._fields = AnswerFields.of(answers[0])
-            return self._fields.columns(answers)
-        except ModelError:
-            raise
-        except BaseException as error:  # postprocess is the user's code, and so are the objects that it returns
-            if is_interrupt(error):
-                raise
-            raise model_error("postprocess", error) from error
-
-    def _parts(self, inputs: Mapping[str, Array]) -> list[Batch]:
-        if not self._preprocesses:
-            return [self.inputs.check(inputs)]
-        return self._prepared(self._items(inputs))
-
-    def _items(self, inputs: Mapping[str, Array]) -> Array:
-        (items,) = self.inputs.check({name: _one_text_a_row(array) for name, array in inputs.items()}).values()
-        return items
-
-    def _prepared(self, items: Array, timing: Timing | None = None) -> list[Batch]:
-        begun = timing.now() if timing is not None else 0.0
-        parts = [self.predictor.prepare_item(item, index) for index, item in enumerate(items)]
-        if timing is not None:
-            timing.prepare_s += timing.now() - begun
-        return parts
+        items = self._code.items(request.inputs)
+        is_cached = cache is not None and cache.takes(len(items))
+        if is_cached and cache is not None and cache.knows(list(items)):
+            return await cache.run(list(items), list, timeout_s, priority, timing)
+        parts = await self._code.prepare(items, timeout_s, timing)
+        left_s = _left_s(call, timeout_s)
+        if not is_cached or cache is None:
+            return await batcher.run(parts, timeout_s=left_s, priority=priority, spent=spent)
+        return await cache.run(None, lambda: parts, left_s, priority, timing)
 
     # -- being watched
 
@@ -443,6 +441,7 @@ class ServedModel:
                 "refused": done.refused,
             },
             "cache": self._cache.snapshot() if self._cache is not None else None,
+            "code": None if self._is_plain else self._threads.snapshot(),
             "cost": self._cost(),
             **self._live.snapshot(time.monotonic()),
         }
@@ -467,6 +466,7 @@ class ServedModel:
     def refresh_metrics(self) -> None:
         """Bring up to date what is only worked out when somebody asks."""
         self._metrics.refresh(self.predictor.backend.compilations)
+        self._metrics.refresh_code(stuck=len(self._threads.stuck()), overdue=self._threads.overdue)
         if self._cache is not None:
             self._metrics.refresh_cache(self._cache.snapshot())
 
@@ -493,31 +493,20 @@ class ServedModel:
             note_batch(self.name, record)
 
 
+def _left_s(call: Call, timeout_s: float) -> float:
+    """Return the rest of a request's time.
+
+    Raises:
+        DeadlineError: it has passed.
+    """
+    left_s = timeout_s - (time.monotonic() - (call.begun or call.received))
+    if left_s <= 0:
+        raise late(timeout_s)
+    return left_s
+
+
 def _nothing() -> None:
     """Cancel a request that was answered at once."""
-
-
-def _item_of(name: str, predictor: Predictor) -> TensorSpec:
-    """Return what one item is: as declared, or text where the sample's items are strings."""
-    if predictor.item is not None:
-        return predictor.item
-    if isinstance(predictor.example, str):
-        return TensorSpec("text", TEXT)
-    raise ConfigError(
-        f"model {name!r} has a preprocess, and nothing says what one item is; "
-        "give the Predictor `item=nograd.TensorSpec(name, dtype, shape)`, with dtype 'bytes' for strings"
-    )
-
-
-def _example(predictor: Predictor, specs: Sequence[TensorSpec]) -> Mapping[str, Array]:
-    """Return one row of real input by name, as a client would send it."""
-    if not predictor.has_preprocess:
-        arrays: Mapping[str, Array] = predictor.example
-        return arrays
-    spec = specs[0]
-    column = np.empty(1, dtype=object) if spec.dtype == TEXT else np.empty((1, *np.shape(predictor.example)), dtype=spec.dtype)
-    column[0] = predictor.example
-    return {spec.name: column}
 
 
 def _body(
@@ -528,11 +517,6 @@ def _body(
     if binary:
         return encode_binary(name, version, request_id, outputs, binary, request.inputs)
     return encode(name, version, request_id, outputs, request.inputs)
-
-
-def _one_text_a_row(array: Array) -> Array:
-    """Take text `[rows, 1]` as `[rows]`: some clients send strings in a column."""
-    return array.ravel() if array.dtype == object and array.ndim > 1 and array.size == len(array) else array
 
 
 def _dtype(array: Array) -> str:

@@ -125,7 +125,8 @@ function independenceText(found) {
 export function showAbout(model) {
   const { limits } = model;
   const { batching, batching_reason, size_limits, independence } = model;
-  const key = [model.backend, model.device, batching, batching_reason, size_limits, independence, limits, model.inputs, model.outputs];
+  const threads = model.code?.threads;
+  const key = [model.backend, model.device, batching, batching_reason, size_limits, independence, limits, threads, model.inputs, model.outputs];
   refill(byId("about"), key, () => [
     ...fact("backend", `${model.backend} on ${model.device}`),
     ...fact("batching", BATCHING[model.batching] ?? model.batching, element("span", { className: "why" }, model.batching_reason)),
@@ -133,6 +134,7 @@ export function showAbout(model) {
     ...fact("batch limit", plural(limits.max_batch_size, "row")),
     ...fact("longest wait", limits.max_wait_ms ? spelledMs(limits.max_wait_ms) : "none: runs when the device is free"),
     ...fact("queue limit", plural(limits.max_queue_rows, "row")),
+    ...(threads ? fact("pre- and postprocessing", `in ${plural(threads, "thread")}`) : []),
     ...fact("deadline", limits.timeout_s === null ? "none" : `${number(limits.timeout_s)} s`),
     ...fact("inputs", ...ports(model.inputs)),
     ...(model.size_limits ? fact("sizes", model.size_limits) : []),

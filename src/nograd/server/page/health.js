@@ -6,6 +6,7 @@ import { number, percent, spelledMs, sum } from "./format.js";
 const FAULTS = [0.01, 0.1]; // of the last minute's requests, failed with 500 and above
 const QUEUE = [0.5, 0.9]; // of the queue's limit
 const LATENCY = [0.5, 0.9]; // p99, of the deadline
+const STUCK = [0.01, 1]; // of a model's threads for pre- and postprocessing
 
 export const modelState = (model) => model.state ?? (model.ready ? "ready" : "warming");
 export const serverState = (server) => (server.draining ? "draining" : server.ready ? "ready" : "warming");
@@ -29,6 +30,7 @@ function modelAilments(model, name) {
   return [
     [faults / requests, FAULTS, `${name}${number(faults)} of ${number(requests)} requests of the last minute failed (${percent(faults / requests)}); see the last errors`],
     [model.queue_rows / limits.max_queue_rows, QUEUE, `${name}${number(model.queue_rows)} rows wait, of ${number(limits.max_queue_rows)} that may: beyond, requests are refused with 503`],
+    [model.code ? model.code.stuck / model.code.threads : 0, STUCK, `${name}${number(model.code?.stuck ?? 0)} of ${number(model.code?.threads ?? 0)} threads for pre- and postprocessing are stuck; the log has their stacks`],
     [latency.p99_ms / 1000 / limits.timeout_s, LATENCY, `${name}p99 is ${spelledMs(latency.p99_ms)}, and requests are given up after ${number(limits.timeout_s)} s`],
   ].flatMap(([share, [notable, bad], sentence]) => (share >= notable ? [[share >= bad ? "bad" : "warn", sentence]] : []));
 }

@@ -1,0 +1,126 @@
+"""The queue between the event loop and a model's code threads."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+__all__ = ["CodeQueue", "Job"]
+
+Deliver: TypeAlias = Callable[["Job", Any, Exception | None], None]
+
+
+def _unset(_job: Job, _result: Any, _error: Exception | None) -> None:
+    """Deliver nothing; whoever queues a job sets its own."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One call for a thread."""
+
+    work: Callable[[], Any]
+    what: str
+    """Names the work, such as `preprocess`."""
+
+    items: int
+    """Rows that the work is for."""
+
+    future: asyncio.Future[Any]
+    """For the event loop; a thread only reads whether it is done."""
+
+    deliver: Deliver = field(default=_unset)
+    """Called in the thread with the result, or the error."""
+
+    begun: float | None = None
+    """When a thread began; None while the job waits."""
+
+    seconds: float = 0.0
+    """Duration of the call, once it has ended."""
+
+    thread: int = 0
+    """Identifier of the thread that runs it."""
+
+    is_reported: bool = False
+    """Whether the log has it as stuck."""
+
+
+class CodeQueue:
+    """Jobs that wait and jobs that run. Jobs that finish a request go before those that begin one.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._finishing: deque[Job] = deque()
+        self._beginning: deque[Job] = deque()
+        self._running: set[Job] = set()
+        self._is_closed = False
+        self._items = 0
+
+    @property
+    def items(self) -> int:
+        """Items of the jobs that wait."""
+        return self._items
+
+    def put(self, job: Job, *, first: bool) -> bool:
+        """Add a job; return False if the queue is closed."""
+        with self._changed:
+            if self._is_closed:
+                return False
+            (self._finishing if first else self._beginning).append(job)
+            self._items += job.items
+            self._changed.notify()
+            return True
+
+    def discard(self, job: Job) -> None:
+        """Remove a job if it still waits."""
+        if job.begun is not None:
+            return
+        with self._changed:
+            for jobs in (self._finishing, self._beginning):
+                with suppress(ValueError):
+                    jobs.remove(job)
+                    self._items -= job.items
+
+    def get(self) -> Job | None:
+        """Return the next job, blocking; None once the queue is closed."""
+        with self._changed:
+            while not (self._finishing or self._beginning or self._is_closed):
+                self._changed.wait()
+            if self._is_closed:
+                return None
+            job = (self._finishing or self._beginning).popleft()
+            self._items -= job.items
+            job.begun, job.thread = self._clock(), threading.get_ident()
+            self._running.add(job)
+            return job
+
+    def finish(self, job: Job) -> None:
+        """Note that a job has ended."""
+        with self._changed:
+            job.seconds = self._clock() - (job.begun or 0.0)
+            self._running.discard(job)
+
+    def running(self) -> list[Job]:
+        """Return the jobs that run."""
+        with self._changed:
+            return list(self._running)
+
+    def close(self) -> list[Job]:
+        """End the threads after the jobs that run; return those that waited."""
+        with self._changed:
+            self._is_closed = True
+            left = [*self._finishing, *self._beginning]
+            self._finishing.clear()
+            self._beginning.clear()
+            self._items = 0
+            self._changed.notify_all()
+            return left
