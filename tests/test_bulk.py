@@ -263,6 +263,49 @@ def test_rows_that_influence_each_other_are_answered_alone() -> None:
     assert torch.equal(found, torch.zeros(5, 3))
 
 
+@pytest.mark.parametrize("bad", [0, 5])
+def test_a_batch_of_tensors_names_the_row_that_the_model_refuses(bad: int) -> None:
+    rows = list(torch.arange(20, 27)[:, None].repeat(1, 3))
+    rows[bad] = torch.full((3,), 13)
+
+    with pytest.raises(ItemError, match=rf"item {bad}: the model raised ValueError.*13 is not served here") as caught:
+        BatchPredictor(SUMS, batch_size=4).predict_batch(rows)
+
+    assert caught.value.index == bad
+
+
+@pytest.mark.parametrize("last", [1000, -1])
+def test_a_value_beyond_the_limits_is_found_in_every_batch(last: int) -> None:
+    model = nn.Sequential(nn.Embedding(10, 3), nn.Flatten()).eval()
+    predictor = BatchPredictor(model, "cpu", batch_size=2, sample=torch.tensor([[1, 2], [3, 4]]))
+    rows = [torch.tensor([1, 2])] * 4 + [torch.tensor([1, last])]
+
+    with pytest.raises(ItemError, match=rf"item 4: input 'input' holds {last}; the model takes 0 to 9"):
+        predictor.predict_batch(rows)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16])
+def test_rows_of_another_width_are_cast_in_every_batch(kind: torch.dtype) -> None:
+    model, rows, _ = _rows_of("tensor")
+    wide = [row.to(kind) for row in rows]
+
+    found = BatchPredictor(model, "cpu", batch_size=3).predict_batch(wide)
+
+    torch.testing.assert_close(found, model(torch.stack(wide).float()).detach())
+
+
+@pytest.mark.parametrize("kind", ["tensor", "tuple", "dict"])
+def test_answers_of_a_batch_belong_to_the_caller(kind: str) -> None:
+    model, rows, right = _rows_of(kind)
+    predictor = BatchPredictor(model, "cpu", batch_size=3)
+
+    for found in (predictor.predict_batch(rows), *predictor.predict_each(rows)):
+        found.add_(1).requires_grad_()
+
+    torch.testing.assert_close(predictor.predict_batch(rows), right.detach())
+    torch.testing.assert_close(torch.stack(predictor.predict_each(rows)), right.detach())
+
+
 def test_two_batch_sizes_that_differ_are_refused() -> None:
     with pytest.raises(ConfigError, match="batch_size is 8 and max_batch_size is 16; both name one setting"):
         BatchPredictor(SUMS, batch_size=8, max_batch_size=16)

@@ -18,7 +18,7 @@ from nograd.batching.collate import chunks, padding_share, plan
 from nograd.batching.faults import run_apart
 from nograd.batching.tracking import TokenCost
 from nograd.calls import as_tensors
-from nograd.errors import ConfigError, ItemError, NogradError, SignatureError
+from nograd.errors import ConfigError, ItemError, ModelError, NogradError, SignatureError
 from nograd.inputs import each_item, holds_tensors, stacked
 from nograd.predictor import Predictor, as_predictor
 from nograd.rows import concatenated, run_stacked
@@ -185,7 +185,7 @@ class BatchPredictor:
             raise SignatureError("the list of items is empty; give at least 1")
         if self._predictor.has_postprocess:
             return list(self.predict(rows))
-        self._learn_from(_unlike(rows) if not self._predictor.has_preprocess else rows[:SAMPLE_ITEMS])
+        self._learn_from_all(rows)
         return self._predictor.backend.restore(concatenated(self._batches_of(rows)))
 
     def predict_each(self, items: Iterable[Any]) -> list[Any]:
@@ -198,14 +198,14 @@ class BatchPredictor:
         rows, predictor = list(each_item(items)), self._predictor
         if not rows or predictor.has_preprocess or not holds_tensors(rows[0]):
             return list(self.predict(rows))
-        self._learn_from(_unlike(rows))
+        self._learn_from_all(rows)
         batches = self._batches_of(rows)
         return [answer for outputs in batches for answer in predictor.row_answers(outputs)]
 
     def _batches_of(self, rows: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
         """Return the outputs of rows, in order, in batches."""
         if not self._predictor.has_preprocess:
-            with suppress(SignatureError):  # the longer way names the row that is wrong
+            with suppress(SignatureError, ModelError):  # the longer way names the row that is wrong
                 stacked = run_stacked(self._predictor, rows, self.max_batch_size)
                 if stacked is not None:
                     return stacked
@@ -273,6 +273,12 @@ class BatchPredictor:
         finally:
             preparing.shutdown(cancel_futures=True)
             device.shutdown(cancel_futures=True)
+
+    def _learn_from_all(self, rows: Sequence[Any]) -> None:
+        """Teach the predictor, unless it is taught: comparing the layouts of all rows takes as long as a small model does."""
+        predictor = self._predictor
+        if not predictor.is_probed or not predictor.signature.outputs:
+            self._learn_from(rows[:SAMPLE_ITEMS] if predictor.has_preprocess else _unlike(rows))
 
     def _learn_from(self, items: Sequence[Any]) -> None:
         """Teach the predictor, of the first item alone where a later one is bad: that one fails when its turn comes."""

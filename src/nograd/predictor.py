@@ -188,6 +188,11 @@ class Predictor:
         """Calls to `run` that may go on side by side."""
         return self.backend.lanes
 
+    @property
+    def has_cache(self) -> bool:
+        """True if answers may come from a cache."""
+        return self._calls.answers is not None
+
     def fingerprint(self) -> Fingerprint:
         """Return a digest of all that answers depend on beside the inputs: the backend, `preprocess` and `postprocess`.
 
@@ -383,8 +388,10 @@ class Predictor:
     def row_answers(self, leaves: Mapping[str, Any]) -> Iterator[Any]:
         """Yield the answer for each row of outputs by name, tensors or arrays, postprocessed."""
         restore, postprocess = self.backend.restore, self._postprocess
-        for row in range(len(next(iter(leaves.values())))):
-            answer = restore({name: leaf[row] for name, leaf in leaves.items()})
+        names = list(leaves)
+        columns = [leaf.unbind() if is_tensor(leaf) else leaf for leaf in leaves.values()]  # a list of arrays has no `unbind`
+        for row in zip(*columns, strict=True):
+            answer = restore(dict(zip(names, row, strict=True)))
             yield answer if postprocess is None else _postprocessed(answer, postprocess)
 
     def check(self, inputs: Any) -> Batch:

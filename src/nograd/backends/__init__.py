@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -95,6 +95,10 @@ class TorchBackend(Backend):
         Raises:
             ModelError: the model raised; its error is the cause.
         """
+
+    def forward_each(self, batches: Iterable[Mapping[str, Tensor]]) -> Sequence[Mapping[str, Tensor]]:
+        """Return the outputs of each batch by name, on the CPU; errors as for `forward`."""
+        return [{name: tensor.cpu() for name, tensor in self.forward(batch).items()} for batch in batches]
 
     @abstractmethod
     def gradients(self) -> AbstractContextManager[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +114,17 @@ class ModuleBackend(TorchBackend):
         with self._threads(), torch.inference_mode(not recording), torch.set_grad_enabled(recording), self._eval_mode():
             leaves = self._run({name: tensor.to(self._device) for name, tensor in tensors.items()})
         return leaves if recording else {name: leaf.clone() if leaf.is_inference() else leaf for name, leaf in leaves.items()}
+
+    def forward_each(self, batches: Iterable[Mapping[str, Tensor]]) -> Sequence[Mapping[str, Tensor]]:
+        if getattr(self._local, "gradients", False):
+            return super().forward_each(batches)
+        with self._threads(), torch.inference_mode(), self._eval_mode():  # entered once: it costs as much as a small model
+            found = [self._run_to_cpu(tensors) for tensors in batches]
+        return [{name: leaf.clone() if leaf.is_inference() else leaf for name, leaf in leaves.items()} for leaves in found]
+
+    def _run_to_cpu(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        leaves = self._run({name: tensor.to(self._device) for name, tensor in tensors.items()})
+        return {name: leaf.cpu() for name, leaf in leaves.items()}
 
     def _run(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         try:
