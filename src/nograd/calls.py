@@ -15,7 +15,7 @@ from nograd.backends import Backend, TorchBackend
 from nograd.batching.collate import plan, run_together
 from nograd.caching.answers import Answers
 from nograd.errors import SignatureError, UnsupportedError
-from nograd.inputs import by_name, holds_tensors, is_module, to_host
+from nograd.inputs import by_name, holds_tensors, is_module, is_tensor, to_host
 from nograd.model_kinds import not_a_model
 from nograd.tensors import Batch, Signature
 
@@ -137,16 +137,16 @@ class Calls:
         """Run inputs that the backend's signature allows."""
         if not holds_tensors(inputs):
             return self.answered([backend.signature.check(by_name(inputs, backend.signature))])[0]
-        from nograd.module import check_tensors
-
-        named = check_tensors(by_name(inputs, backend.signature), backend.signature)
+        named = by_name(inputs, backend.signature)
         if isinstance(backend, TorchBackend) and (self.answers is None or getattr(self._local, "gradients", False)):
-            outputs = _run_tensors(backend, named)
+            from nograd.module import check_tensors
+
+            outputs = _run_tensors(backend, check_tensors(named, backend.signature))
             self._shorten(backend, inputs)
             return outputs
-        origin = next(iter(named.values())).device
-        answered = self.answered([backend.signature.check(to_host(named))])[0]
-        return {name: tensor.to(origin) for name, tensor in as_tensors(answered).items()}
+        origin = next(value.device for value in named.values() if is_tensor(value))
+        answered = as_tensors(self.answered([backend.signature.check(to_host(named))])[0])
+        return answered if origin.type == "cpu" else {name: tensor.to(origin) for name, tensor in answered.items()}
 
     def _shorten(self, backend: Backend, inputs: Any) -> None:
         """Let the next call with inputs like these take the short path."""

@@ -390,6 +390,9 @@ class Predictor:
         restore, postprocess = self.backend.restore, self._postprocess
         names = list(leaves)
         columns = [leaf.unbind() if is_tensor(leaf) else leaf for leaf in leaves.values()]  # a list of arrays has no `unbind`
+        if len(columns) == 1 and postprocess is None and restore({names[0]: columns[0][0]}) is columns[0][0]:
+            yield from columns[0]  # the model returns one tensor: there is no structure to restore
+            return
         for row in zip(*columns, strict=True):
             answer = restore(dict(zip(names, row, strict=True)))
             yield answer if postprocess is None else _postprocessed(answer, postprocess)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nograd.backends import Backend
-from nograd.backends.timing import in_turn_s
+from nograd.backends.timing import fastest, in_turn_s
 from nograd.bulk import BatchPredictor
 from nograd.errors import ConfigError, ExportError, MissingExtraError
 from nograd.inputs import each_item, to_host
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from nograd.transforms.precision import HalfDtype
 
 __all__ = ["FP16Predictor", "HighThroughputPredictor", "LowLatencyPredictor", "ONNXPredictor"]
+
+CHOICE_S = 0.2
+"""Seconds for which backends of short runs are compared: on a busy machine the median of seven runs is off by a half."""
 
 CUDA = re.compile(r"cuda(:\d+)?")
 
@@ -278,21 +281,31 @@ def _best(
     rows: int,
     layouts: tuple[tuple[int, int | None], ...],
 ) -> Backend:
-    """Return the backend and layout with the least seconds for each row; every other is closed."""
+    """Return the backend and layout with the least seconds for each row, eager unless another is clearly faster; every other is
+    closed.
+    """
     from nograd.backends.eager import eager_backend
     from nograd.module import module_device
 
     reference = eager_backend(model, samples, device=module_device(model))
     candidates: list[Backend] = [reference if layout == (1, None) else _laned(reference, *layout) for layout in layouts]
     candidates += _onnx(reference, layouts)
-    batch = _of_rows(reference, rows)
-    runs = {str(index): partial(_run_all_lanes, backend, batch) for index, backend in enumerate(candidates)}
-    seconds = in_turn_s(runs)
-    best = min(range(len(candidates)), key=lambda index: seconds[str(index)] / candidates[index].lanes)
+    runs = {str(index): _timed_call(backend, reference, rows) for index, backend in enumerate(candidates)}
+    seconds = in_turn_s(runs, budget_s=CHOICE_S)
+    best = int(fastest({name: taken / candidates[int(name)].lanes for name, taken in seconds.items()}, preferred="0"))
     for index, backend in enumerate(candidates):
         if index != best:
             backend.close()
     return candidates[best]
+
+
+def _timed_call(backend: Backend, reference: ModuleBackend, rows: int) -> Callable[[], object]:
+    """Return the call that is timed: for one row `predict` on tensors, as users call it; for many rows a run of each lane."""
+    if rows > 1:
+        return partial(_run_all_lanes, backend, _of_rows(reference, rows))
+    tensors = {name: tensor[:1].cpu() for name, tensor in reference.samples[0].items()}
+    alone = next(iter(tensors.values())) if len(tensors) == 1 and reference.call.style != "mapping" else tensors
+    return partial(Predictor(backend).predict, alone)
 
 
 def _laned(reference: ModuleBackend, lanes: int, num_threads: int | None) -> Backend:
