@@ -23,7 +23,7 @@ def nograd(*arguments: str, cwd: Path = FOLDER) -> subprocess.CompletedProcess[s
     """Run the command to its end."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
     command = [sys.executable, "-m", "nograd", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
 
 def free_port() -> int:
