@@ -19,7 +19,7 @@ import nograd
 from nograd import Predictor, Signature, TensorSpec
 from nograd.checks.arrays import changed, difference, lively, padded, resized, tiled, varied
 from nograd.checks.registry import EVERY
-from nograd.checks.resources import available_bytes, resident_bytes, told, usable_cores
+from nograd.checks.resources import available_bytes, resident_bytes, told
 from nograd.errors import ConfigError, SignatureError
 from nograd.tensors import Array
 from tests.broken_models import sound
@@ -222,32 +222,20 @@ def test_a_difference_is_relative_to_the_largest_value(expected: list[float], gi
     assert difference({"y": np.array(expected)}, {"y": np.array(given_)}) == found
 
 
-def test_processors_and_memory_are_those_of_the_container(tmp_path: Path) -> None:
-    (tmp_path / "cpu.max").write_text("50000 100000\n")
+def test_memory_is_that_of_the_container(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("400\n")
 
-    assert usable_cores(tmp_path) == 0.5
     assert available_bytes(tmp_path) == 600
 
 
-def test_without_a_quota_processors_and_memory_are_those_of_the_machine(tmp_path: Path) -> None:
-    (tmp_path / "cpu.max").write_text("max 100000\n")
+def test_without_a_limit_memory_is_that_of_the_machine(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("max\n")
 
-    assert usable_cores(tmp_path) >= 1
     assert available_bytes(tmp_path) > 1e6
     assert available_bytes(tmp_path, tmp_path) == 0
     assert resident_bytes() > 1e6
     assert resident_bytes(tmp_path) == 0
-
-
-def test_the_first_version_of_cgroups_is_read_too(tmp_path: Path) -> None:
-    (tmp_path / "cpu").mkdir()
-    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("25000")
-    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000")
-
-    assert usable_cores(tmp_path) == 0.25
 
 
 def test_bytes_are_told_in_three_digits() -> None:

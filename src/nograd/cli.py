@@ -16,6 +16,7 @@ import typer
 
 from nograd import __version__
 from nograd.cli_help import GroupedCommand
+from nograd.cores import bound_threads
 from nograd.errors import ConfigError, ExportError, JobError, NogradError
 from nograd.exits import INTERRUPTED, end_on_signals, hold_standard_files, leave, stop_reported
 from nograd.openmp import spin_briefly
@@ -59,6 +60,7 @@ def main() -> NoReturn:
     """
     hold_standard_files()
     spin_briefly(os.environ)
+    bound_threads(os.environ)
     with queued_stderr() as stderr:
         is_server = sys.argv[1:2] == ["serve"]  # which heeds SIGTERM from here on, before the slow imports
         with end_on_signals(_ignore) if is_server else nullcontext():

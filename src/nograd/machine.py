@@ -5,7 +5,6 @@ Nothing is imported to find out: versions are read from what the packages say of
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -14,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from nograd.cores import control_groups, usable_cores
 from nograd.errors import ConfigError
 
 __all__ = ["Machine", "differences", "this_machine"]
@@ -83,7 +83,7 @@ def this_machine(root: Path = Path("/")) -> Machine:
     return Machine(
         processor=_processor(info) or system.machine,
         flags=blake2b(" ".join(sorted(flags.split())).encode(), digest_size=8).hexdigest() if flags else "",
-        cores=min(float(len(os.sched_getaffinity(0))), _quota(root)),
+        cores=usable_cores(root),
         memory_bytes=_memory_bytes(root),
         system=f"{system.system} {system.release} {system.machine}",
         python=platform.python_version(),
@@ -141,32 +141,10 @@ def _processor(info: str) -> str:
     return f"ARM {' '.join(numbers)}" if all(numbers) else ""
 
 
-def _quota(root: Path) -> float:
-    """Return the processors that the container's quota allows, of all groups that this process is in; infinite without."""
-    found = [float("inf")]
-    for group in _groups(root):
-        quota, _, period = _read(group / "cpu.max").strip().partition(" ")
-        if quota.isdigit() and period.isdigit():
-            found.append(int(quota) / int(period))
-    old = root / "sys/fs/cgroup/cpu"
-    quota, period = _read(old / "cpu.cfs_quota_us").strip(), _read(old / "cpu.cfs_period_us").strip()
-    if quota.isdigit() and period.isdigit():
-        found.append(int(quota) / int(period))
-    return max(min(found), 0.01)
-
-
-def _groups(root: Path) -> list[Path]:
-    """Return the folders of the process's control group (version 2) and of those around it."""
-    base = root / "sys/fs/cgroup"
-    own = next((line[3:] for line in _read(root / "proc/self/cgroup").splitlines() if line.startswith("0::")), "/")
-    parts = [part for part in own.split("/") if part not in ("", "..")]
-    return [base.joinpath(*parts[:count]) for count in range(len(parts), -1, -1)]
-
-
 def _memory_bytes(root: Path) -> int:
     total = _entry(_read(root / "proc/meminfo"), "MemTotal").partition(" ")[0]
     found = [int(total) * 1024] if total.isdigit() else []
-    limits = [_read(group / "memory.max").strip() for group in _groups(root)]
+    limits = [_read(group / "memory.max").strip() for group in control_groups(root)]
     found += [int(limit) for limit in limits if limit.isdigit()]
     return min(found, default=0)
 

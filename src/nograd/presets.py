@@ -17,12 +17,12 @@ import numpy as np
 from nograd.backends import Backend
 from nograd.backends.timing import fastest, in_turn_s
 from nograd.bulk import BatchPredictor
+from nograd.cores import processors
 from nograd.errors import ConfigError, ExportError, MissingExtraError
 from nograd.inputs import each_item, to_host
 from nograd.model_kinds import check_module
 from nograd.predictor import Predictor, parts_of
 from nograd.tensors import Batch
-from nograd.threads import processors
 
 if TYPE_CHECKING:
     import torch

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-__all__ = ["in_own_thread", "processors"]
+__all__ = ["in_own_thread"]
 
 Result = TypeVar("Result")
 
@@ -36,17 +35,3 @@ def in_own_thread(work: Callable[[], Result]) -> Future[Result]:
 
     threading.Thread(target=run, name="nograd-once", daemon=True).start()
     return future
-
-
-def processors(environment: Mapping[str, str] = os.environ) -> int:
-    """Return how many processors a model may compute with here: those that this process has, and no more than OMP_NUM_THREADS.
-
-    torch heeds that variable itself. Where several processes share a machine (actors of a cluster), it is how each is told its
-    share, and the other backends heed it, too.
-
-    >>> processors({"OMP_NUM_THREADS": "1"})
-    1
-    """
-    there = len(os.sched_getaffinity(0))
-    told = environment.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return min(there, int(told)) if told.isdecimal() and int(told) else there

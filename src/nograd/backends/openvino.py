@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nograd.backends import Backend, FileFingerprint, check_lanes
+from nograd.cores import processors
 from nograd.errors import ConfigError, MissingExtraError, ModelError, ModelLoadError
 from nograd.fingerprint import Fingerprint
 from nograd.manifest import KEY, Manifest
 from nograd.structure import restore_from
 from nograd.tensors import Batch, num_rows
-from nograd.threads import processors
 
 _telemetry = sys.modules.get("openvino_telemetry")
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # openvino then takes its own stub, and reports nothing home

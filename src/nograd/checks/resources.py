@@ -1,29 +1,14 @@
-"""What the machine, or the container, gives this process: processors, memory, and what it uses of it. Linux; elsewhere less."""
+"""What the machine, or the container, gives this process of memory, and how much of it is used. Linux; elsewhere less."""
 
 from __future__ import annotations
 
 import ctypes
-import os
 from pathlib import Path
 
-__all__ = ["available_bytes", "give_back_freed", "peak_bytes", "reset_peak", "resident_bytes", "told", "usable_cores"]
+__all__ = ["available_bytes", "give_back_freed", "peak_bytes", "reset_peak", "resident_bytes", "told"]
 
 CGROUP = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
-
-
-def usable_cores(cgroup: Path = CGROUP) -> float:
-    """Return the processors that this process may use: its affinity, and the quota of its container."""
-    allowed = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    return min(allowed, _quota(cgroup) or allowed)
-
-
-def _quota(cgroup: Path) -> float | None:
-    """Return the processors of a cgroup's quota, version 2 or 1; None where there is none."""
-    quota, _, period = _read(cgroup / "cpu.max").partition(" ")
-    if not quota:
-        quota, period = _read(cgroup / "cpu" / "cpu.cfs_quota_us"), _read(cgroup / "cpu" / "cpu.cfs_period_us")
-    return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(quota) > 0 else None
 
 
 def available_bytes(cgroup: Path = CGROUP, proc: Path = PROC) -> int:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nograd.checks.arrays import difference, lively, row, varied
-from nograd.checks.resources import available_bytes, resident_bytes, usable_cores
+from nograd.checks.resources import available_bytes, resident_bytes
+from nograd.cores import usable_cores
 from nograd.cost import CostCurve
 from nograd.errors import ConfigError, ModelError
 from nograd.inputs import to_host

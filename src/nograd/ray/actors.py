@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nograd.bundle import Bundle, is_bundle
+from nograd.cores import bound_threads, processors
 from nograd.errors import ConfigError
 from nograd.openmp import spin_briefly
 from nograd.predictor import Predictor
 from nograd.sources import load
-from nograd.threads import in_own_thread, processors
+from nograd.threads import in_own_thread
 
 __all__ = ["RESTARTS", "Recipe", "carried", "cores_of", "recipe_of"]
 
@@ -50,6 +51,7 @@ class Recipe:
         """Return the predictor, in the process that is to run it; before torch is loaded there."""
         os.environ.update(self.environment)
         spin_briefly(os.environ)
+        bound_threads(os.environ)
         return in_own_thread(lambda: load(self.model, device=self.device, trusted=self.trusted)).result()
 
 

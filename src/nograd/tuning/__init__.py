@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nograd.cores import usable_processors
 from nograd.exits import ignored_ctrl_c
 from nograd.tuning.values import TuneReport
 
@@ -133,7 +134,7 @@ def tune(  # noqa: PLR0913
     settings = Settings(
         Goal.parse(goal), parse_tolerance(tolerance) if isinstance(tolerance, str) else tolerance, told, budget_s=budget_s,
         backends=None if backends is None else tuple(backends), metric=metric, metric_drop=metric_drop,
-        memory_bytes=memory_bytes, cores=len(os.sched_getaffinity(0)) if cores is None else cores, rounds=rounds, seed=seed,
+        memory_bytes=memory_bytes, cores=usable_processors() if cores is None else cores, rounds=rounds, seed=seed,
         accept_coupled_rows=accept_coupled_rows,
     )  # fmt: skip
     target = None if output is None else Path(output)

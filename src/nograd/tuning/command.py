@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nograd.cores import usable_processors
 from nograd.errors import ConfigError
 from nograd.tuning import Tuned, load_on_cpu, tuned_to
 from nograd.tuning.values import Goal
@@ -80,7 +80,7 @@ def settings_of(  # noqa: PLR0913
         backends=tuple(each.strip() for each in backends.split(",")) if backends else None,
         metric=metric_of(metric) if metric else None, metric_drop=metric_drop,
         memory_bytes=bytes_of(memory, "memory") if memory else None, seed=seed,
-        cores=len(os.sched_getaffinity(0)) if cores is None else cores, accept_coupled_rows=accept_coupled_rows,
+        cores=usable_processors() if cores is None else cores, accept_coupled_rows=accept_coupled_rows,
     )  # fmt: skip
 
 

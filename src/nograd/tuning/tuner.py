@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nograd.cores import usable_processors
 from nograd.errors import ConfigError, UnsupportedError
 from nograd.exits import ignored_ctrl_c
 from nograd.fingerprint import of_value
@@ -84,8 +84,8 @@ class Settings:
             raise ConfigError(f"the memory is {self.memory_bytes} bytes; it must be above 0")
         if self.rounds is not None and self.rounds < 1:
             raise ConfigError(f"rounds is {self.rounds}; it must be at least 1")
-        if not 1 <= self.cores <= len(os.sched_getaffinity(0)):
-            raise ConfigError(f"cores is {self.cores}; this process may use 1 to {len(os.sched_getaffinity(0))}")
+        if not 1 <= self.cores <= usable_processors():
+            raise ConfigError(f"cores is {self.cores}; this process may use 1 to {usable_processors()}")
         if not self.metric_drop >= 0:
             raise ConfigError(f"metric_drop is {self.metric_drop}; it must be 0 or more")
 

@@ -14,6 +14,7 @@ import numpy as np
 from nograd.backends import Backend, FileFingerprint, check_lanes
 from nograd.backends.coupling import how_to_batch, measured_signature
 from nograd.backends.onnx_data import data_files
+from nograd.cores import processors
 from nograd.errors import ConfigError, MissingExtraError, ModelError, ModelLoadError
 from nograd.fingerprint import Fingerprint
 from nograd.independence import HALF_PRECISIONS
@@ -21,7 +22,6 @@ from nograd.inputs import by_name, to_host
 from nograd.manifest import KEY, Manifest
 from nograd.structure import Restore, restore_from
 from nograd.tensors import Array, Batch, Signature, TensorSpec, num_rows
-from nograd.threads import processors
 
 try:
     import onnxruntime

@@ -15,6 +15,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 
 from nograd import __version__
+from nograd.cores import THREADS, usable_processors
 from nograd.server.command import check_early
 from nograd.server.greeting import with_line
 from nograd.server.logs import configure, event
@@ -31,7 +32,6 @@ from nograd.server.workers.plan import (
     pause_s,
     threads_each,
 )
-from nograd.threads import processors
 
 __all__ = ["run_workers"]
 
@@ -242,5 +242,7 @@ class _Supervisor:
 
 
 def _threads(workers: int) -> Mapping[str, str]:
-    """Return what keeps the workers together from computing with more threads than there are processors."""
-    return {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads_each(processors(), workers))}
+    """Return the variable that gives each worker its share of the processors; nothing if the user has set another value."""
+    usable = usable_processors()
+    is_set = os.environ.get(THREADS, str(usable)) != str(usable)  # `bound_threads` sets it to the quota for this process
+    return {} if is_set else {THREADS: str(threads_each(usable, workers))}
