@@ -9,8 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer.main
+from typer.testing import CliRunner
 
 from nograd import __version__
+from nograd.cli import app
 from tests.running_server import FOLDER
 
 ACCEPTED = (
@@ -61,6 +64,26 @@ def test_help_names_every_command_and_option(arguments: list[str], said: list[st
 
     assert (ended.returncode, ended.stderr) == (0, "")
     assert all(word in ended.stdout for word in said)
+
+
+COMMANDS = [(), *((name,) for name in typer.main.get_group(app).commands), ("cache", "stats"), ("cache", "clear")]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_every_command_prints_its_help(command: tuple[str, ...], option: str) -> None:
+    ended = CliRunner().invoke(app, [*command, option])
+
+    assert ended.exit_code == 0
+    assert ended.stdout.startswith("Usage: ")
+    assert "-h, --help" in ended.stdout
+
+
+@pytest.mark.parametrize("group", [(), ("cache",)], ids=["nograd", "cache"])
+def test_a_group_without_a_command_prints_its_help(group: tuple[str, ...]) -> None:
+    ended = CliRunner().invoke(app, group)
+
+    assert (ended.exit_code, ended.stdout) == (0, CliRunner().invoke(app, [*group, "--help"]).stdout)
 
 
 @pytest.mark.parametrize(

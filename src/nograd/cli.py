@@ -32,10 +32,14 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+HELP_NAMES = {"help_option_names": ["-h", "--help"]}
+"""Commands inherit it from the group."""
+
 app = typer.Typer(
     name="nograd",
     help="A trained PyTorch model in; fast, correct, measured inference out.",
-    no_args_is_help=True,
+    invoke_without_command=True,
+    context_settings=HELP_NAMES,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # importing rich would take longer than everything else that --help does
@@ -105,14 +109,23 @@ def _version(value: bool) -> None:  # noqa: FBT001  typer's way of calling
         raise typer.Exit
 
 
+def _print_help(context: typer.Context) -> None:
+    """Print the help of a group that is called without a command, and exit with 0."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
 @app.callback()
 def _common(
+    context: typer.Context,
     *,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     """Hold the options that come before a command."""
+    _print_help(context)
 
 
 @app.command(cls=GroupedCommand)
@@ -522,8 +535,9 @@ def conformance(
     raise typer.Exit(report.exit_code())
 
 
-cache_app = typer.Typer(help="Look at, or clear, kept answers: of a server, or in Redis.", no_args_is_help=True)
+cache_app = typer.Typer(help="Show or clear cached responses, of a server or in Redis.", invoke_without_command=True)
 app.add_typer(cache_app, name="cache")
+cache_app.callback()(_print_help)
 
 CACHE_HELP = "A server (http://127.0.0.1:8000) or a Redis (redis://localhost:6379/0)."
 
