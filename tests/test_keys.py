@@ -57,6 +57,10 @@ def test_a_file_has_a_key_a_line_with_a_name_or_without() -> None:
     [
         ("", "keys holds no API key; a line is KEY or NAME: KEY"),
         ("# nothing\n", "keys holds no API key; a line is KEY or NAME: KEY"),
+        ("ci:\n", "line 1 of keys has an empty key; a line is KEY or NAME: KEY"),
+        ("# keys\na: secret\nb:   \n", "line 3 of keys has an empty key; a line is KEY or NAME: KEY"),
+        ('ci: ""\n', "line 1 of keys has an empty key; a line is KEY or NAME: KEY"),
+        ("secret\n''\n", "line 2 of keys has an empty key; a line is KEY or NAME: KEY"),
         ("secret one\n", "line 1 of keys is no API key; a line is KEY or NAME: KEY, in ASCII, without spaces"),
         ("a: x\nb: sécret\n", "line 2 of keys is no API key; a line is KEY or NAME: KEY, in ASCII, without spaces"),
         ("a: secret\na: other\n", "line 2 of keys names 'a' a second time; names are there to tell keys apart"),
@@ -75,6 +79,31 @@ def test_keys_may_come_in_the_environment_too(key_file: Path) -> None:
     names = [door.enter([(b"x-api-key", key.encode())], PATH) for key in (ALICE, BOB, "one-more", "another")]
 
     assert names == ["alice", "key-4", "key-1", "alice of NOGRAD_API_KEYS"]
+
+
+@pytest.mark.parametrize("value", ["", "  ", "\n"])
+@pytest.mark.parametrize("has_file", [False, True])
+def test_a_variable_that_is_set_and_empty_is_an_error(key_file: Path, value: str, has_file: bool) -> None:
+    with pytest.raises(ConfigError, match=r"^NOGRAD_API_KEYS is empty; .*unset it to serve without keys$"):
+        open_door(str(key_file) if has_file else "", "", {VARIABLE: value})
+
+
+@pytest.mark.parametrize("value", [",", "a:,b: secret", "a: x, b:"])
+def test_a_list_of_keys_with_an_empty_one_is_an_error(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"of NOGRAD_API_KEYS has an empty key|^NOGRAD_API_KEYS holds no API key"):
+        open_door("", "", {VARIABLE: value})
+
+
+@pytest.mark.parametrize(("mode", "warns"), [(0o600, False), (0o640, False), (0o604, True), (0o644, True)])
+def test_a_file_that_other_users_can_read_is_reported(
+    key_file: Path, mode: int, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    key_file.chmod(mode)
+
+    with caplog.at_level("WARNING", "nograd"):
+        open_door(str(key_file), "", {})
+
+    assert [record.getMessage() for record in caplog.records] == ["keys_readable"] * warns
 
 
 def test_without_keys_the_door_is_open() -> None:

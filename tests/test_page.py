@@ -45,7 +45,7 @@ def test_the_page_shows_ready_without_an_error_or_a_policy_violation(page: Page,
     expect(page.locator("#state")).to_have_text("ready")
     expect(page.locator("#model-name")).to_have_text("tiny")
     assert response is not None
-    assert response.headers["content-security-policy"] == "default-src 'self'"
+    assert response.headers["content-security-policy"] == "default-src 'self'; frame-ancestors 'none'"
     page.wait_for_load_state("networkidle")
     assert faults == []
 

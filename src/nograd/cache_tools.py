@@ -8,6 +8,7 @@ from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from nograd.errors import ConfigError, UnavailableError
+from nograd.redaction import mask_url
 
 __all__ = ["clear", "stats"]
 
@@ -79,4 +80,4 @@ def _ask(url: str, method: str) -> Any:
         with urlopen(Request(url, method=method), timeout=TIMEOUT_S) as answer:  # noqa: S310  the scheme was looked at
             return json.loads(answer.read())
     except (URLError, OSError, ValueError) as error:
-        raise UnavailableError(f"{url} does not answer as a nograd server does: {error}") from error
+        raise UnavailableError(f"{mask_url(url)} does not answer as a nograd server does: {error}") from error

@@ -14,6 +14,7 @@ keeps handlers written for that built-in working.
     ├── ProtocolError (ValueError)          a request is malformed                           HTTP 400
     ├── ItemError (ValueError)              one item of many could not be prepared           has .index
     ├── UnauthorizedError (PermissionError) no API key, or one that is not known             HTTP 401
+    ├── ForbiddenError (PermissionError)    a web page of another site, or another host      HTTP 403
     ├── ModelNotFoundError (LookupError)    no such model, version or path                   HTTP 404
     ├── MethodError (ValueError)            this path has no such method                     HTTP 405
     ├── TooLargeError (ValueError)          more bytes or rows than the limit                HTTP 413
@@ -38,6 +39,7 @@ __all__ = [
     "DeadlineError",
     "DeviceLostError",
     "ExportError",
+    "ForbiddenError",
     "InputSizeError",
     "ItemError",
     "JobError",
@@ -127,6 +129,10 @@ class ModelNotFoundError(NogradError, LookupError):
 
 class UnauthorizedError(NogradError, PermissionError):
     """The server needs an API key, and the request has none that it knows."""
+
+
+class ForbiddenError(NogradError, PermissionError):
+    """A request would change the server's state, and is from a web page of another site or for another host."""
 
 
 class MethodError(NogradError, ValueError):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from nograd.errors import ConfigError, NogradError
 from nograd.ray.replicas import Replicas
 from nograd.ray.where import LOCAL, address_for
+from nograd.redaction import mask_url
 from nograd.server.command import check_early
 from nograd.server.config import ServeConfig
 from nograd.server.greeting import with_line
@@ -74,6 +75,8 @@ def print_ray_config(settings: Settings, replicas: str) -> str:
 
     from nograd.ray.serving import APPLICATION, application, arguments_of
 
+    plain = arguments_of(settings, replicas)
+    arguments = {name: mask_url(value) if isinstance(value, str) else value for name, value in plain.items()}
     content = {
         "proxy_location": "EveryNode",
         "http_options": {"host": settings.config.host, "port": settings.config.port},
@@ -82,11 +85,13 @@ def print_ray_config(settings: Settings, replicas: str) -> str:
                 "name": APPLICATION,
                 "route_prefix": "/",
                 "import_path": f"{application.__module__}:{application.__name__}",
-                "args": arguments_of(settings, replicas),
+                "args": arguments,
             }
         ],
     }
     head = "# For Ray: serve deploy FILE. Every machine needs nograd, and the models at these paths.\n"
+    if arguments != plain:
+        head += "# *** stands for credentials in a URL, which are not printed: put them back in.\n"
     return head + str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from nograd import __version__
 from nograd.errors import ConfigError
 from nograd.exits import end_on_signals
+from nograd.redaction import mask_url
 from nograd.server.greeting import greeting
 from nograd.server.logs import configure, event
 from nograd.server.model_config import ModelConfig, open_model
@@ -93,11 +94,16 @@ def _load_and_serve(settings: Settings, say: Callable[[str], None], siblings: Si
     service = InferenceService(config, settings.models)
     service.peers = siblings
     listener = bind(config.host, config.port, shared=siblings is not None)
-    event("starting", version=__version__, models=[model.model for model in settings.models if model.load], pid=os.getpid())
+    event(
+        "starting",
+        version=__version__,
+        models=[mask_url(model.model) for model in settings.models if model.load],
+        pid=os.getpid(),
+    )
     console = Console(stderr=True, highlight=False)
     for model in settings.models:
         if model.load:
-            with console.status(f"loading {model.model}"):
+            with console.status(f"loading {mask_url(model.model)}"):
                 _add(service, model)
     warming = console.status("warming up")
 

@@ -9,6 +9,8 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from nograd.errors import ConfigError
+from nograd.redaction import is_masked, mask_url
+from nograd.server.origins import Cors, HostRules, parse_list
 
 if TYPE_CHECKING:
     from nograd.server.tls import Tls
@@ -108,6 +110,14 @@ class ServeConfig:
     open_without_key: str = setting(
         "", "Areas that need no API key besides health: metrics, page, or metrics,page.", SECURITY, metavar="AREAS"
     )
+    allowed_hosts: str = setting(
+        "", "More names of this server, separated by commas, such as api.example or *.example (*: any). Calls that change "
+        "state are refused for other hosts.", SECURITY, metavar="HOSTS",
+    )  # fmt: skip
+    cors_origins: str = setting(
+        "", "Origins of web pages that may call this server, such as https://app.example (*: all, without calls that change "
+        "state).", SECURITY, metavar="ORIGINS",
+    )  # fmt: skip
     log_format: str = setting("text", "Log format on stderr.", LOGGING, choices=FORMATS)
     log_level: str = setting("info", "Minimum log level.", LOGGING, choices=LEVELS)
     access_log: bool = setting(default=False, help="Log every request, at any log level.", group=LOGGING)
@@ -121,6 +131,7 @@ class ServeConfig:
     def __post_init__(self) -> None:
         self._check_ports()
         self._check_operation()
+        self._check_security()
         for name in ("max_batch_size", "max_queue_rows", "max_body_bytes", "preprocess_threads", "workers"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -178,6 +189,16 @@ class ServeConfig:
 
         return Tls(self.tls_cert, self.tls_key, self.tls_ca)
 
+    def _check_security(self) -> None:
+        HostRules(self.host, parse_list(self.allowed_hosts))
+        Cors(parse_list(self.cors_origins))
+        for name in ("cache_url", "traces"):
+            if is_masked(getattr(self, name)):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}, as --print-config masks it; put the credentials back in")
+        for area in parse_list(self.open_without_key):
+            if area not in AREAS:
+                raise ConfigError(f"open_without_key has {area!r}; it takes {' and '.join(AREAS)}, with a comma")
+
     def _check_operation(self) -> None:
         for name, each in settings_by_name().items():
             if each.choices and getattr(self, name) not in each.choices:
@@ -188,10 +209,9 @@ class ServeConfig:
         if self.tls_ca and not self.tls_cert:
             raise ConfigError("tls_ca is set and tls_cert is not; clients' certificates are asked for over TLS only")
         if self.traces and not self.traces.startswith(("http://", "https://")):
-            raise ConfigError(f"traces is {self.traces!r}; it is the URL of a collector, such as http://localhost:4318")
-        for area in filter(None, (word.strip() for word in self.open_without_key.split(","))):
-            if area not in AREAS:
-                raise ConfigError(f"open_without_key has {area!r}; it takes {' and '.join(AREAS)}, with a comma")
+            raise ConfigError(
+                f"traces is {mask_url(self.traces)!r}; it is the URL of a collector, such as http://localhost:4318"
+            )
         if not (isfinite(self.stuck_after_s) and self.stuck_after_s > 0):
             raise ConfigError(f"stuck_after_s is {self.stuck_after_s}; it must be above 0, finite")
 

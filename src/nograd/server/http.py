@@ -8,6 +8,7 @@ from nograd.server.asgi import ClientLeftError, ClientWatch, Receive, Scope, Sen
 from nograd.server.call import Call
 from nograd.server.embeddings import Embeddings, error_form
 from nograd.server.handlers import Request, Site
+from nograd.server.origins import ORIGIN, Cors, StateGuard, parse_list
 from nograd.server.pages import page_replies
 from nograd.server.replies import Reply, compress_body, error_reply, plain_form
 from nograd.server.request_options import parse_options
@@ -27,6 +28,11 @@ class App:
         self.routes: list[Route] = [each for each in ROUTES if service.config.has_repository or not each.is_repository]
         """Routes of this server."""
 
+        config = service.config
+        self.cors = Cors(parse_list(config.cors_origins))
+        """Pages that may read responses."""
+
+        self._guard = StateGuard.of(config.host, config.allowed_hosts, self.cors)
         self._site = Site(service, Embeddings(service), page_replies(), ClientWatch(), self.routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,6 +47,9 @@ class App:
             self.service, "http", scope["method"], scope["path"],
             options=parse_options(scope["headers"]), client=client[0] if client else None,
         )  # fmt: skip
+        if call.method == "OPTIONS" and (allowed := self.cors.preflight(scope["headers"])) is not None:
+            await _send(send, call, Reply(200, b"text/plain", b"", allowed))  # a browser sends it without the key
+            return
         try:
             reply = await self._answer(call, scope, receive)
         except ClientLeftError:
@@ -50,6 +59,9 @@ class App:
             call.error = error
             form = error_form if call.path.startswith("/v1/") else plain_form
             reply = error_reply(error, f"{call.method} {call.path}", form)
+        if self.cors:
+            origin = next((value for name, value in scope["headers"] if name == ORIGIN), None)
+            reply = reply._replace(headers=(*reply.headers, *self.cors.headers(origin)))
         await _send(send, call, reply)
 
     async def _answer(self, call: Call, scope: Scope, receive: Receive) -> Reply:
@@ -65,6 +77,8 @@ class App:
         if isinstance(found, NogradError):
             raise found
         route, names = found
+        if route.changes_state:
+            self._guard.check(scope["headers"])
         return await route.handler(Request(self._site, call, scope, receive, names))
 
     def _trace(self, call: Call, scope: Scope, route: str) -> None:

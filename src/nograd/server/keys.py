@@ -1,16 +1,19 @@
-"""API keys: who may ask. Keys are kept as digests only; what they are compared with never shows how far it was right."""
+"""API keys: which requests a server accepts. Only digests of keys are stored, and they are compared in constant time."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import re
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from nograd.errors import ConfigError, UnauthorizedError
 from nograd.server.config import AREAS
+from nograd.server.logs import event
 
 __all__ = ["ALWAYS_OPEN", "AREA_PATHS", "VARIABLE", "ApiKeys", "Door", "open_door", "parse_keys"]
 
@@ -28,6 +31,9 @@ AREA_PATHS = dict(zip(AREAS, (frozenset(("/metrics",)), frozenset(("/live.json",
 HOW = "send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
 
 _NAMED = re.compile(r"([\w.@-]+):\s+(\S+)")
+
+_EMPTY = re.compile(r"([\w.@-]*:)?\s*(\"\"|\'\'|)")
+"""A line with no key: a name only, or empty quotes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +140,16 @@ def open_door(file: str, open_areas: str, environment: Mapping[str, str]) -> Doo
         environment: may hold VARIABLE.
 
     Raises:
-        ConfigError: the file cannot be read, or holds no key, or a line is none.
+        ConfigError: the file cannot be read or holds no key, a line is not a key, or the variable is set and empty.
     """
-    listed = environment.get(VARIABLE, "")
+    listed = environment.get(VARIABLE)
+    if listed is not None and not listed.strip():
+        raise ConfigError(f"{VARIABLE} is empty; it must hold a key, such as NAME: KEY; unset it to serve without keys")
     areas = [word.strip() for word in open_areas.split(",") if word.strip()]
-    if not file and not listed:
+    if not file and listed is None:
         return Door(None, areas)
     keys = {} if not file else parse_keys(_read(file), file)
-    if listed:
+    if listed is not None:
         more = parse_keys(listed.replace(",", "\n"), VARIABLE)
         keys |= {(name if name not in keys else f"{name} of {VARIABLE}"): key for name, key in more.items()}
     return Door(ApiKeys(keys), areas)
@@ -149,11 +157,15 @@ def open_door(file: str, open_areas: str, environment: Mapping[str, str]) -> Doo
 
 def _read(file: str) -> str:
     try:
-        return Path(file).read_text("utf-8")
+        text, mode = Path(file).read_text("utf-8"), Path(file).stat().st_mode
     except OSError as error:
         raise ConfigError(f"the API keys cannot be read from {file!r}: {error.strerror or error}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"the API keys cannot be read from {file!r}: it is no text") from None
+        raise ConfigError(f"the API keys cannot be read from {file!r}: the file is not UTF-8 text") from None
+    if mode & stat.S_IROTH:
+        reason = "other users of this machine can read the API keys; run chmod o-r on the file"
+        event("keys_readable", logging.WARNING, file=file, mode=f"{stat.S_IMODE(mode):04o}", reason=reason)
+    return text
 
 
 def parse_keys(text: str, source: str) -> dict[str, str]:
@@ -164,13 +176,15 @@ def parse_keys(text: str, source: str) -> dict[str, str]:
         source: what errors call it. They never hold a key.
 
     Raises:
-        ConfigError: a line is no key, a name is there twice, or there is no key.
+        ConfigError: a line is not a key or has a name without a key, two lines have one name, or there is no key.
     """
     found: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         said = line.strip()
         if not said or said.startswith("#"):
             continue
+        if _EMPTY.fullmatch(said):
+            raise ConfigError(f"line {number} of {source} has an empty key; a line is KEY or NAME: KEY")
         named = _NAMED.fullmatch(said)
         name, key = named.groups() if named else (f"key-{number}", said)
         if not key.isascii() or not key.isprintable() or " " in key:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import orjson
 
+from nograd.redaction import mask_credentials
 from nograd.stderr import QueuedStderr
 
 __all__ = ["Format", "Repeats", "configure", "dropped_lines", "event", "failure", "line_of", "write"]
@@ -131,7 +132,8 @@ class _Lines(logging.Formatter):
             error = record.exc_info[1]
             said["error"] = f"{type(error).__name__}: {error}"
             said["traceback"] = "".join(traceback.format_exception(error)).rstrip()
-        return line_of(self._format, record.created, record.levelname.lower(), name, self._always | said)
+        line = line_of(self._format, record.created, record.levelname.lower(), name, self._always | said)
+        return mask_credentials(line)
 
 
 def line_of(log_format: str, at: float, level: str, name: str, fields: Mapping[str, Any]) -> str:

@@ -37,6 +37,7 @@ SECURITY = {
 REFUSALS = {
     400: "what was sent is not what the path or the model takes; the sentence names both",
     401: "the request has no API key, or one that is not known here",
+    403: "the request is from a web page of another site, or for another host",
     404: "there is no such model or version",
     413: "the body, or the number of rows, is beyond the server's limit",
     500: "the model raised",

@@ -18,7 +18,7 @@ KINDS: Mapping[str, bytes] = {
 }
 
 PAGE_HEADERS: tuple[tuple[bytes, bytes], ...] = (
-    (b"content-security-policy", b"default-src 'self'"),
+    (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-cache"),
 )

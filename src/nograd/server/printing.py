@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from nograd.redaction import mask_url
 from nograd.server.config import ServeConfig
 from nograd.server.model_config import ModelConfig
 from nograd.server.settings import DEFAULT, MODELS, Settings
@@ -16,7 +17,7 @@ __all__ = ["to_toml"]
 
 
 def to_toml(settings: Settings) -> str:
-    """Return all settings as TOML. One that is not set, which TOML has no word for, is a comment."""
+    """Return all settings as TOML, without passwords in URLs. A setting that has no value is a comment."""
     lines = [*_server(settings), *_models(settings)]
     return "\n".join(lines) + "\n"
 
@@ -43,5 +44,7 @@ def _value(value: float | str | Path | Sequence[Any]) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, str | Path):
-        return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML escapes as JSON does, and DEL, too
+        return json.dumps(mask_url(str(value)), ensure_ascii=False).replace(
+            "\x7f", "\\u007f"
+        )  # TOML escapes as JSON does, and DEL, too
     return f"[{', '.join(map(_value, value))}]"

@@ -15,6 +15,7 @@ import orjson
 
 from nograd.errors import (
     DeadlineError,
+    ForbiddenError,
     InputSizeError,
     MethodError,
     ModelError,
@@ -84,6 +85,7 @@ DATATYPES = tuple(_DTYPES)
 _STATUS: tuple[tuple[type[NogradError], int], ...] = (
     (InputSizeError, 400),
     (UnauthorizedError, 401),
+    (ForbiddenError, 403),
     (ModelNotFoundError, 404),
     (MethodError, 405),
     (TooLargeError, 413),

@@ -54,6 +54,9 @@ class Route(NamedTuple):
     body: str = ""
     """Name of the body's schema; empty: no body."""
 
+    changes_state: bool = False
+    """True: requests of other sites' web pages are refused (`origins.StateGuard`)."""
+
     @property
     def is_repository(self) -> bool:
         """True for routes that exist only with the repository extension."""
@@ -90,7 +93,10 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/live.json", handlers.live_data, "live", "Data of the live page", "Live"),
     Route("GET", "/openapi.json", handlers.openapi, "openapi", "This document", "Document"),
     Route("GET", "/metrics", handlers.metrics, "metrics", "Metrics in Prometheus' text format", "text/plain"),
-    Route("POST", "/cache/clear", handlers.clear_cache, "clear_cache", "Clear the cache in memory", "Cleared"),
+    Route(
+        "POST", "/cache/clear", handlers.clear_cache, "clear_cache", "Clear the cache in memory", "Cleared", (400, 403),
+        changes_state=True,
+    ),
     Route("GET", "/v2", handlers.server_metadata, "server_metadata", "Name, version and extensions", "ServerMetadata"),
     Route("GET", "/v2/", handlers.server_metadata, "server_metadata_too", "Same as /v2", "ServerMetadata"),
     Route("GET", "/v2/health/live", handlers.server_live, "server_live", "Liveness", "ServerLive"),
@@ -102,15 +108,17 @@ ROUTES: tuple[Route, ...] = (
     *_model_routes(),
     Route(
         "POST", f"{REPOSITORY}/index", handlers.repository_index, "repository_index",
-        "List the models that are served or can be loaded", "RepositoryIndex", (400,), "RepositoryIndexRequest",
+        "List the models that are served or can be loaded", "RepositoryIndex", (400, 403), "RepositoryIndexRequest",
+        changes_state=True,
     ),
     Route(
         "POST", f"{REPOSITORY}/models/{{model}}/load", handlers.repository_load, "repository_load",
-        "Load or reload a model; the response comes when it is warm", "Changed", (400, 404, 503), "Change",
+        "Load or reload a model; the response comes when it is warm", "Changed", (400, 403, 404, 503), "Change",
+        changes_state=True,
     ),
     Route(
         "POST", f"{REPOSITORY}/models/{{model}}/unload", handlers.repository_unload, "repository_unload",
-        "Unload a model; the response comes when its memory is free", "Changed", (400, 404), "Change",
+        "Unload a model; the response comes when its memory is free", "Changed", (400, 403, 404), "Change", changes_state=True,
     ),
     Route("GET", "/v1/models", handlers.list_embedders, "list_models", "Models that return embeddings", "OpenAIModels"),
     Route(

@@ -31,6 +31,8 @@ OTHERS = frozenset((CONFIG_VARIABLE, "NOGRAD_API_KEYS"))
 ALIASES = {"OTEL_EXPORTER_OTLP_ENDPOINT": "traces"}
 """Variables of others that say the same; ours go before."""
 
+KEYS_FILE = "api_keys_file"
+
 DEFAULT = "default"
 
 MODELS = "models"
@@ -105,6 +107,8 @@ def settle(
     if models:
         listed = tuple(models)
         origins[MODELS] = "the command line"
+    if not values.get(KEYS_FILE, KEYS_FILE) and origins[KEYS_FILE] != (file and file[0]):  # an unset variable of a shell
+        raise ConfigError(f"{origins[KEYS_FILE]} is empty; it must name a file; leave it out to serve without API keys")
     check_names(listed, origins.get(MODELS, DEFAULT))
     return Settings(_checked(values, origins), listed, origins)
 

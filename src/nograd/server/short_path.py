@@ -20,6 +20,7 @@ from nograd.server.bodies import Room
 from nograd.server.call import Call
 from nograd.server.encodings import COMPRESSED_FROM, coding_of
 from nograd.server.http import App
+from nograd.server.origins import ORIGIN
 from nograd.server.replies import JSON, OCTETS, Headers, Reply, compress_body, error_reply, infer_reply, length_header
 from nograd.server.request_options import (
     ACCEPT_ENCODING,
@@ -46,7 +47,7 @@ OFFSET = b"inference-header-content-length"
 
 UNUSUAL = frozenset((b"expect", b"upgrade", b"transfer-encoding", b"content-encoding", TIMING))
 
-LOOKED_AT = UNUSUAL | {ACCEPT_ENCODING, DEADLINE, OFFSET, REQUEST_ID}
+LOOKED_AT = UNUSUAL | {ACCEPT_ENCODING, DEADLINE, OFFSET, ORIGIN, REQUEST_ID}
 
 
 class ShortPathProtocol(HttpToolsProtocol):
@@ -63,6 +64,7 @@ class ShortPathProtocol(HttpToolsProtocol):
         self._paths = app.infer_paths if isinstance(app, App) and is_plain and app.service.tracing is None else {}
         self._service = app.service if isinstance(app, App) else None
         self._longest = app.max_body_bytes if isinstance(app, App) else 0
+        self._has_cors = isinstance(app, App) and bool(app.cors)
         self._call: _Exchange | None = None
         self._length: bytes | None = None
         self._offset: bytes | None = None
@@ -99,6 +101,8 @@ class ShortPathProtocol(HttpToolsProtocol):
         elif name == OFFSET:
             self._is_usual = self._is_usual and self._offset is None
             self._offset = value
+        elif name == ORIGIN:
+            self._is_usual = self._is_usual and not self._has_cors
         elif name in UNUSUAL:
             self._is_usual = False
             if name == b"expect" and value.lower() == b"100-continue":

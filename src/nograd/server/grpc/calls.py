@@ -20,6 +20,7 @@ __all__ = ["CODES", "Guard", "begin_call", "enter_call", "finish_call"]
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,  # as gRPC's own limit of a message answers
     500: grpc.StatusCode.INTERNAL,
