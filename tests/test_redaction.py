@@ -55,7 +55,7 @@ def test_printed_settings_hold_no_credentials_wherever_they_are() -> None:
 @pytest.mark.parametrize("name", ["cache_url", "traces"])
 def test_a_masked_url_is_not_taken_for_the_url(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"^{name} is 'https://\*\*\*@h', as --print-config masks it; put the credentials"):
-        ServeConfig(**{name: "https://***@h"})
+        ServeConfig(**{name: "https://***@h"})  # type: ignore[arg-type]  # one text
 
 
 def test_an_error_about_a_url_has_no_credentials() -> None:
