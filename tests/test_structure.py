@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from nograd.errors import SignatureError
 from nograd.inputs import is_tensor
-from nograd.structure import flatten, outline, restore_from
+from nograd.structure import flatten, left_out, outline, restore_from
 
 
 class Pair(NamedTuple):
@@ -124,10 +124,8 @@ def test_a_models_output_of_transformers_comes_back_with_its_absent_fields() -> 
     [
         (None, "the model returned NoneType without a tensor in it; it must return at least one"),
         ((), "the model returned tuple without a tensor in it; it must return at least one"),
-        ("text", "output 'of the model' is str; nograd carries tensors, and containers of tensors: "
-                 "return only those, or wrap the model in a module that does"),
-        ({"a": {"b": 1.5}}, "output 'a.b' is float; nograd carries tensors, and containers of tensors: "
-                            "return only those, or wrap the model in a module that does"),
+        ("text", "the model returned str without a tensor in it; it must return at least one"),
+        ({"a": {"b": 1.5}}, "the model returned dict without a tensor in it; it must return at least one"),
         ({"a.b": 1, "a": {"b": 2}}, "two outputs of the model are named 'a.b'; rename one of the keys that lead to them"),
     ],
 )  # fmt: skip
@@ -136,3 +134,32 @@ def test_what_cannot_be_carried_is_told_in_one_sentence(value: Any, message: str
         flatten(value, is_number)
 
     assert str(caught.value) == message
+
+
+@dataclass
+class Steps:
+    """A dataclass that takes no None."""
+
+    count: str
+    names: list[str]
+
+    def __post_init__(self) -> None:
+        if self.count is None:
+            raise TypeError("count is None")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "names"),
+    [
+        ({"a": 1, "cache": object()}, {"a": 1, "cache": None}, {"cache": "object"}),
+        ((1, "text", None), (1, None, None), {"output_1": "str"}),
+        ({"a": [1, 2.5], "b": {"c": "x"}}, {"a": [1, None], "b": None}, {"a.1": "float", "b.c": "str"}),
+        ({"a": 1, "steps": Steps("3", ["x"])}, {"a": 1, "steps": None}, {"steps.count": "str", "steps.names.0": "str"}),
+    ],
+)
+def test_what_is_not_a_tensor_is_left_out_and_named(value: Any, expected: Any, names: dict[str, str]) -> None:
+    leaves, restore = flatten(value, is_number)
+
+    assert restore(leaves) == expected
+    assert restore_from(json.loads(json.dumps(outline(value, is_number))))(leaves) == expected
+    assert left_out(value, is_number) == names

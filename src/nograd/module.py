@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
 import torch
@@ -179,10 +179,12 @@ def module_device(model: nn.Module) -> torch.device:
 
 
 def problem_type(model: nn.Module) -> str:
-    """Return the `problem_type` of a transformers model's configuration; an empty string for any other module."""
+    """Return the `problem_type` of a transformers model's configuration, or of a module around one that has such an attribute;
+    an empty string for any other module."""
     while isinstance(model, Wrapper):
         model = model.wrapped
-    found = getattr(getattr(model, "config", None), "problem_type", None)
+    own = getattr(model, "problem_type", None)
+    found = getattr(getattr(model, "config", None), "problem_type", None) if own is None else own
     return found if isinstance(found, str) else ""
 
 
@@ -255,6 +257,10 @@ _MODES: WeakKeyDictionary[nn.Module, _Modes] = WeakKeyDictionary()
 _MODES_LOCK = threading.Lock()
 
 
+_State: TypeAlias = tuple[Mapping[str, Any], Mapping[str, nn.Module | None], tuple[nn.Module | None, ...]]
+"""A module's attributes with the flag `training`, its children, and the children when it was examined."""
+
+
 class EvalMode:
     """Puts a module into eval mode while anybody runs it, and back into its modes when the last one is done.
 
@@ -264,12 +270,28 @@ class EvalMode:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
+        self._states: tuple[_State, ...] = ()
         with _MODES_LOCK:
             self._modes = _MODES.setdefault(model, _Modes())
 
     def is_at_rest(self) -> bool:
         """Whether the module is in eval mode and stays there: no run will put it back into training."""
-        return not self._modes.training and not _is_training(self._model)
+        if self._modes.training:
+            return False
+        for state, children, seen in self._states:
+            if state["training"] or (children and tuple(children.values()) != seen):
+                return self._is_in_eval_mode()
+        return bool(self._states) or self._is_in_eval_mode()
+
+    def _is_in_eval_mode(self) -> bool:
+        """Examine all modules; if all are in eval mode, remember where their flags are, which is quicker to examine."""
+        modules = list(self._model.modules())
+        self._states = ()
+        if any(module.training for module in modules):
+            return False
+        if all("training" in vars(module) for module in modules):  # TorchScript keeps the flag elsewhere
+            self._states = tuple((vars(m), m._modules, tuple(m._modules.values())) for m in modules)  # noqa: SLF001
+        return True
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -304,16 +326,6 @@ class EvalMode:
         """For modules that do more than set a flag (LoRA unmerges); an exported program keeps the mode of its export."""
         with suppress(NotImplementedError):
             self._model.train(mode)
-
-
-def _is_training(module: nn.Module) -> bool:
-    """Whether a module or one below it is in training mode; `modules()` takes four times as long."""
-    if module.training:
-        return True
-    for child in module._modules.values():  # noqa: SIM110, SLF001  a loop: `any` takes twice as long
-        if child is not None and _is_training(child):
-            return True
-    return False
 
 
 def check_tensors(inputs: Mapping[str, Any], signature: Signature) -> dict[str, Tensor]:

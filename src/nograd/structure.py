@@ -5,12 +5,14 @@
     {"logits": t, "aux": (u, v)}  -> {"logits": t, "aux.0": u, "aux.1": v}
 
 Dicts, tuples, lists, named tuples, dataclasses and transformers' ModelOutput are understood; None stays in its place.
+Anything else, such as a number or the key-value cache of a language model, belongs to a run and not to a row: it is left out,
+and None takes its place.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from nograd.errors import SignatureError
@@ -23,18 +25,18 @@ Outline: TypeAlias = Any
 """A structure as plain JSON: a leaf is its name, None is null, containers are `{"tuple": [...]}`, `{"list": [...]}` and
 `{"dict": [[key, child], ...]}`."""
 
-__all__ = ["Leaves", "Outline", "Restore", "flatten", "outline", "restore_from"]
+__all__ = ["Leaves", "Outline", "Restore", "flatten", "left_out", "outline", "restore_from"]
 
 
 def flatten(value: Any, is_leaf: Callable[[Any], bool]) -> tuple[Leaves, Restore]:
     """Return the leaves of a nested value by name, and the function that puts leaves back in its structure.
 
     Args:
-        value: a leaf, or containers of leaves and None, nested to any depth.
+        value: a leaf, or containers of leaves, nested to any depth; anything else becomes None (see `left_out`).
         is_leaf: true for a tensor.
 
     Raises:
-        SignatureError: something in `value` is neither a container, a leaf nor None, or there is no leaf at all.
+        SignatureError: there is no leaf at all.
     """
     if is_leaf(value):
         return {"output": value}, lambda leaves: leaves["output"]
@@ -43,6 +45,32 @@ def flatten(value: Any, is_leaf: Callable[[Any], bool]) -> tuple[Leaves, Restore
     if not leaves:
         raise SignatureError(f"the model returned {type(value).__name__} without a tensor in it; it must return at least one")
     return leaves, restore
+
+
+def left_out(value: Any, is_leaf: Callable[[Any], bool]) -> dict[str, str]:
+    """Return the type of each entry that `flatten` leaves out, by the entry's name."""
+    return dict(_left_out(value, "", is_leaf))
+
+
+def _left_out(value: Any, path: str, is_leaf: Callable[[Any], bool]) -> Iterator[tuple[str, str]]:
+    if value is None or is_leaf(value):
+        return
+    children = _open(value)
+    if children is None:
+        yield path or "output", type(value).__name__
+    else:
+        for key, child in children[0]:
+            yield from _left_out(child, _join(path, key), is_leaf)
+
+
+def _is_left_out(value: Any, is_leaf: Callable[[Any], bool]) -> bool:
+    """Whether a container holds no leaf, and something that is left out: its class may not take None for that."""
+    return bool(left_out(value, is_leaf)) and not _holds_leaf(value, is_leaf)
+
+
+def _holds_leaf(value: Any, is_leaf: Callable[[Any], bool]) -> bool:
+    opened = None if value is None or is_leaf(value) else _open(value)
+    return is_leaf(value) if opened is None else any(_holds_leaf(child, is_leaf) for _, child in opened[0])
 
 
 def outline(value: Any, is_leaf: Callable[[Any], bool]) -> Outline:
@@ -55,9 +83,12 @@ def outline(value: Any, is_leaf: Callable[[Any], bool]) -> Outline:
 
 
 def _outlined(value: Any, path: str, is_leaf: Callable[[Any], bool]) -> Outline:
-    if is_leaf(value) or value is None:
-        return path if value is not None else None
-    children = [(key, _outlined(child, _join(path, key), is_leaf)) for key, child in _open(value, path)[0]]
+    if is_leaf(value):
+        return path
+    opened = None if value is None else _open(value)
+    if opened is None or _is_left_out(value, is_leaf):
+        return None
+    children = [(key, _outlined(child, _join(path, key), is_leaf)) for key, child in opened[0]]
     if type(value) in (tuple, list):
         return {type(value).__name__: [child for _, child in children]}
     return {"dict": [[key if isinstance(key, int) else str(key), child] for key, child in children]}
@@ -83,10 +114,14 @@ def _walk(value: Any, path: str, leaves: Leaves, is_leaf: Callable[[Any], bool])
             raise SignatureError(f"two outputs of the model are named {path!r}; rename one of the keys that lead to them")
         leaves[path] = value
         return lambda given: given[path]
-    if value is None:
+    opened = None if value is None else _open(value)
+    if opened is None:
         return lambda _: None
-    keys, rebuild = _open(value, path)
+    keys, rebuild = opened
+    num_leaves = len(leaves)
     parts = [(key, _walk(child, _join(path, key), leaves, is_leaf)) for key, child in keys]
+    if len(leaves) == num_leaves and left_out(value, is_leaf):  # its class may not take None for what was left out
+        return lambda _: None
     return lambda given: rebuild({key: part(given) for key, part in parts})
 
 
@@ -96,8 +131,8 @@ def _join(path: str, key: Any) -> str:
     return f"output_{key}" if isinstance(key, int) else str(key)
 
 
-def _open(value: Any, path: str) -> tuple[list[tuple[Any, Any]], Callable[[dict[Any, Any]], Any]]:
-    """Return a container's children by key, and how to build the container from them."""
+def _open(value: Any) -> tuple[list[tuple[Any, Any]], Callable[[dict[Any, Any]], Any]] | None:
+    """Return a container's children by key, and how to build the container from them; None for anything else."""
     kind = type(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         # before Mapping: a transformers ModelOutput is both, and its absent fields are None
@@ -109,10 +144,7 @@ def _open(value: Any, path: str) -> tuple[list[tuple[Any, Any]], Callable[[dict[
         return list(zip(kind._fields, value, strict=True)), lambda children: kind(**children)
     if isinstance(value, tuple | list):
         return list(enumerate(value)), lambda children: kind(tuple(children.values()))
-    raise SignatureError(
-        f"output {path or 'of the model'!r} is {kind.__name__}; nograd carries tensors, and containers of tensors: "
-        "return only those, or wrap the model in a module that does"
-    )
+    return None
 
 
 def _mapping_builder(kind: type) -> Callable[[dict[Any, Any]], Any]:

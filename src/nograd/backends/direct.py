@@ -2,19 +2,24 @@
 
 A tiny model runs in 25 us, and the full path (names, dtypes, shapes, devices, lanes, threads) takes three times as long. After
 one call on the full path, another one with the same names, dtypes and shapes needs none of its checks.
+
+The model runs as under `torch.no_grad()`, not in inference mode: its outputs are then tensors that the caller may use in any
+way, and an output that nothing else refers to is returned without a copy. A copy costs a tiny model a tenth of its time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nograd.inputs import is_tensor
 from nograd.interrupts import is_interrupt
+from nograd.module import Accelerated
 from nograd.structure import flatten
 
 if TYPE_CHECKING:
@@ -25,6 +30,10 @@ __all__ = ["Direct"]
 MAX_LAYOUTS = 1024
 
 Layout: TypeAlias = tuple[Any, ...]
+
+_set_gradients = torch._C._set_grad_enabled  # noqa: SLF001  what torch.no_grad calls; its context manager costs 2 us
+_num_storage_users: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)  # noqa: SLF001
+"""Returns how many tensors and handles share a storage; no public function does. None: this torch has no such function."""
 
 
 class Direct:
@@ -44,9 +53,14 @@ class Direct:
         self._call = replace(backend.call, copies=False)
         self._is_positional = self._call.style == "positional"
         self._has_rows = bool(backend.signature.outputs)
+        self._is_plain = _is_plain(backend.model)
+        self._returns_fresh = self._is_plain and self._device.type == "cpu" and _num_storage_users is not None
+        fresh = torch.empty(0)
+        self._num_references = _references(fresh)
         self._keeps_inputs = not backend.call.copies
         self._is_off = self._has_rows and backend.call.copies  # the probe saw the model write, or share its memory
         self._layouts: dict[Layout, tuple[torch.dtype, ...]] = {}
+        self._is_in_eval_mode = backend.eval_mode.is_at_rest
 
     @staticmethod
     def can_run(backend: ModuleBackend) -> bool:
@@ -82,27 +96,58 @@ class Direct:
                 return None
         elif type(inputs) is not dict or not self._fits(inputs):
             return None
-        if self._is_off or not self.backend.is_at_rest():
+        if self._is_off or not self.backend.is_unobserved or not self._is_in_eval_mode():
             return None
-        if not self._keeps_inputs:
-            return self._try(inputs)
-        return self._run(inputs)
+        if self._returns_fresh and self._is_positional and self._keeps_inputs and type(inputs) is Tensor:
+            return self._run_tensor(inputs)
+        return self._run(inputs) if self._keeps_inputs else self._try(inputs)
+
+    def _run_tensor(self, inputs: Tensor) -> Any:
+        """Do what `_run` does, with a copy of the output only if something else refers to it."""
+        before = torch.is_grad_enabled()
+        _set_gradients(False)  # noqa: FBT003  the C function takes it by position
+        try:
+            try:
+                output = self._model(inputs)
+            except BaseException as error:  # noqa: BLE001  a model may raise anything: see `_retried`
+                output = self._retried(inputs, error)
+            if type(output) is not Tensor or not _is_fresh(output, self._num_references):
+                return self._owned(output, inputs)
+            if self._has_rows and (not output.dim() or output.size(0) != inputs.size(0)):
+                self.backend.check_rows({"output": output}, self._named(inputs))
+            return output
+        finally:
+            _set_gradients(before)
 
     def _run(self, inputs: Any) -> Any:
+        before = torch.is_grad_enabled()
+        _set_gradients(False)  # noqa: FBT003
         try:
-            with torch.inference_mode():
-                if type(inputs) is not Tensor:
-                    output = self._call(self._model, inputs)
-                elif self._is_positional:
-                    output = self._model(inputs)
-                else:
-                    output = self._call(self._model, {self._call.names[0]: inputs})
-        except BaseException as error:  # a model may raise anything: the caller gets it as the cause
-            if is_interrupt(error):
-                raise
+            try:
+                output = self._called(inputs)
+            except BaseException as error:  # noqa: BLE001  a model may raise anything: see `_retried`
+                output = self._retried(inputs, error)
+            return self._owned(output, inputs)
+        finally:
+            _set_gradients(before)
+
+    def _called(self, inputs: Any) -> Any:
+        if self._is_plain:
+            return self._call(self._model, self._named(inputs))
+        with torch.inference_mode():
+            return self._call(self._model, self._named(inputs))
+
+    def _retried(self, inputs: Any, error: BaseException) -> Any:
+        """Run again in inference mode if the model holds state that was made there; else raise the error for the caller."""
+        if is_interrupt(error):
+            raise error
+        if not self._is_plain or "inference tensor" not in str(error).lower():
             raise self.backend.model_error(error, self._named(inputs)) from error
-        if type(output) is Tensor and not self._has_rows:
-            return output.clone()  # made in inference mode, or the caller's or the model's own memory
+        self._is_plain = self._returns_fresh = False
+        return self._run(inputs)
+
+    def _owned(self, output: Any, inputs: Any) -> Any:
+        """Return the output with copies of its tensors: they may be the caller's memory, or the model's own."""
         leaves, restore = flatten(output, is_tensor)
         if self._has_rows:
             self.backend.check_rows(leaves, self._named(inputs))
@@ -131,3 +176,29 @@ class Direct:
 
 def _layout(inputs: Mapping[str, Tensor]) -> Layout:
     return tuple([(name, tensor.shape) for name, tensor in inputs.items()])
+
+
+def _is_plain(model: nn.Module) -> bool:
+    """Whether the module may run outside inference mode: it is not compiled, which would compile it again, or a TorchScript
+    program, whose memory cannot be examined, and it holds no tensor that was made in inference mode."""
+    for module in model.modules():
+        if isinstance(module, Accelerated | torch.jit.ScriptModule) or "_orig_mod" in module._modules:  # noqa: SLF001
+            return False  # `_orig_mod`: what torch.compile returns for a module
+        if hasattr(module.forward, "_torchdynamo_orig_callable"):
+            return False
+        if any(is_tensor(value) and value.is_inference() for value in (*vars(module).values(), *module._buffers.values())):  # noqa: SLF001
+            return False
+    return True
+
+
+def _references(output: Tensor) -> int:
+    """Return the references to a tensor that only the frame of the caller holds: the count that `_is_fresh` sees."""
+    return sys.getrefcount(output)
+
+
+def _is_fresh(output: Tensor, num_references: int) -> bool:
+    """Whether nothing else refers to an output or to its memory: no input, buffer, attribute or numpy array of the model."""
+    if output.requires_grad or sys.getrefcount(output) != num_references:
+        return False
+    storage, count = output.untyped_storage(), _num_storage_users
+    return count is not None and count(storage._cdata) == 2 and storage.resizable()  # noqa: SLF001  2: the output, and `storage`

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from nograd.fingerprint import Fingerprint, of_value
 from nograd.inputs import is_tensor
 from nograd.interrupts import is_interrupt
 from nograd.module import Call, EvalMode, module_device, problem_type, row_fault
-from nograd.structure import Restore, flatten
+from nograd.structure import Restore, flatten, left_out
 from nograd.tensors import Array, Batch, Signature
 from nograd.threads import in_own_thread
 
@@ -59,6 +60,7 @@ class ModuleBackend(TorchBackend):
         lanes: calls to `run` that may go on side by side.
         num_threads: threads that one of them computes with, on a CPU; default: as torch is set.
         file: of a program that was read from one, and cannot be looked into.
+        problem_type: of a program that was read from a file; default: the module's.
     """
 
     def __init__(  # noqa: PLR0913
@@ -75,6 +77,7 @@ class ModuleBackend(TorchBackend):
         lanes: int = 1,
         num_threads: int | None = None,
         file: FileFingerprint | None = None,
+        problem_type: str = "",
     ) -> None:
         check_lanes(lanes, num_threads)
         self.name = name
@@ -83,14 +86,21 @@ class ModuleBackend(TorchBackend):
         self.lanes = lanes
         self._num_threads = num_threads
         self._restore = restore
-        self._eval_mode = EvalMode(model)
+        self._is_examined = False
+        self.eval_mode = EvalMode(model)
+        """Sets the module's mode for a run."""
+
         self._device = device or module_device(model)
         self.device = str(self._device)
         self._has_gradients = has_gradients
         self._local = threading.local()
         self._file = file
+        self._problem_type = problem_type
         self._known: tuple[Watch, Fingerprint] | None = None
         self._num_recording = 0
+        self.is_unobserved = True
+        """Whether a run needs no more than eval mode: nothing records gradients or watches for changes."""
+
         self._reading = threading.Lock()
 
     def in_layout(self, lanes: int, num_threads: int | None) -> ModuleBackend:
@@ -98,11 +108,12 @@ class ModuleBackend(TorchBackend):
         return ModuleBackend(
             self.model, self.signature, self.call, self._restore, name=self.name, samples=self.samples, device=self._device,
             has_gradients=self._has_gradients, lanes=lanes, num_threads=num_threads, file=self._file,
+            problem_type=self._problem_type,
         )  # fmt: skip
 
     @property
     def problem_type(self) -> str:
-        return problem_type(self.model)
+        return self._problem_type or problem_type(self.model)
 
     @property
     def num_threads(self) -> int:
@@ -111,14 +122,14 @@ class ModuleBackend(TorchBackend):
 
     def forward(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         recording = getattr(self._local, "gradients", False)
-        with self._threads(), torch.inference_mode(not recording), torch.set_grad_enabled(recording), self._eval_mode():
+        with self._threads(), torch.inference_mode(not recording), torch.set_grad_enabled(recording), self.eval_mode():
             leaves = self._run({name: tensor.to(self._device) for name, tensor in tensors.items()})
         return leaves if recording else {name: leaf.clone() if leaf.is_inference() else leaf for name, leaf in leaves.items()}
 
     def forward_each(self, batches: Iterable[Mapping[str, Tensor]]) -> Sequence[Mapping[str, Tensor]]:
         if getattr(self._local, "gradients", False):
             return super().forward_each(batches)
-        with self._threads(), torch.inference_mode(), self._eval_mode():  # entered once: it costs as much as a small model
+        with self._threads(), torch.inference_mode(), self.eval_mode():  # entered once: it costs as much as a small model
             found = [self._run_to_cpu(tensors) for tensors in batches]
         return [{name: leaf.clone() if leaf.is_inference() else leaf for name, leaf in leaves.items()} for leaves in found]
 
@@ -135,6 +146,9 @@ class ModuleBackend(TorchBackend):
                 raise
             raise self.model_error(error, tensors) from error
         leaves, restore = flatten(output, is_tensor)
+        if not self._is_examined:
+            self._is_examined = True
+            _warn_of_left_out(output)
         if self._restore is None:
             self._restore = restore
         if self.signature.outputs:
@@ -166,12 +180,8 @@ class ModuleBackend(TorchBackend):
         """Threads that each run sets for itself; None: as torch is set."""
         return self._num_threads
 
-    def is_at_rest(self) -> bool:
-        """Whether a run needs nothing set up: eval mode, no gradients, nothing that watches for changes."""
-        return self._known is None and not self._num_recording and self._eval_mode.is_at_rest()
-
     def run(self, batch: Batch) -> Batch:
-        with self._threads(), torch.inference_mode(), self._eval_mode():
+        with self._threads(), torch.inference_mode(), self.eval_mode():
             stream = self._stream()
             if stream is None:
                 leaves = self._run({name: _from_host(array) for name, array in batch.items()})
@@ -217,6 +227,7 @@ class ModuleBackend(TorchBackend):
             return known[1]
         with self._reading:  # others wait, instead of reading it all as well
             if self._known is None or self._known[0].changed():
+                self.is_unobserved = False
                 watch = Watch(self.model)  # before it is read: what changes meanwhile is noticed the next time
                 self._known = watch, of_value(*runtime, self.call, self.model)
             return self._known[1]
@@ -245,6 +256,17 @@ class ModuleBackend(TorchBackend):
     def _count_recording(self, change: int) -> None:
         with self._reading:
             self._num_recording += change
+            self.is_unobserved = self._known is None and not self._num_recording
+
+
+def _warn_of_left_out(output: Any) -> None:
+    found = left_out(output, is_tensor)
+    if found:
+        named = ", ".join(f"{name!r} ({kind})" for name, kind in found.items())
+        warnings.warn(
+            f"the model returns entries that are not tensors: {named}; they belong to no row, and answers hold None there",
+            stacklevel=2,
+        )
 
 
 def _message_of(error: BaseException) -> str:
