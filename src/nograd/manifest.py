@@ -28,6 +28,9 @@ class Manifest:
     outline: Outline
     """See `nograd.structure.outline`."""
 
+    problem_type: str = ""
+    """What the outputs of a transformers model mean: see `nograd.scores.ProblemType`; empty: unknown."""
+
     def dumps(self) -> str:
         """Return the manifest as JSON text."""
         signature = self.signature
@@ -42,6 +45,7 @@ class Manifest:
             signature.repeatable,
             dict(signature.min_sizes),
             signature.independence,
+            self.problem_type,
         )
         return msgspec.json.encode(plain).decode()
 
@@ -65,7 +69,7 @@ class Manifest:
             inputs, outputs, plain.batching, plain.reason, plain.max_sizes, plain.repeatable, plain.min_sizes,
             plain.independence,
         )  # fmt: skip
-        return cls(signature, plain.outline)
+        return cls(signature, plain.outline, plain.problem_type)
 
 
 class _Spec(msgspec.Struct):
@@ -89,6 +93,9 @@ class _File(msgspec.Struct):
     min_sizes: dict[str, int] = {}
     independence: Independence | None = None
     """None also in files of a nograd that did not measure it."""
+
+    problem_type: str = ""
+    """Empty also in files of a nograd that did not write it."""
 
 
 def _to_file(spec: TensorSpec) -> _Spec:

@@ -159,6 +159,10 @@ class CompiledBackend(TorchBackend):
         return self.model.reason
 
     @property
+    def problem_type(self) -> str:
+        return self._reference.problem_type
+
+    @property
     def compilations(self) -> int:
         """Graphs compiled since the warm-up; above 0, users have waited for a compiler."""
         return self.model.num_graphs - self._warm_compilations

@@ -135,7 +135,7 @@ def manifest_of(reference: ModuleBackend) -> Manifest:
     """Return what the exported file says of itself."""
     with torch.inference_mode(), EvalMode(reference.model)():
         answer = reference.call(reference.model, reference.samples[0])
-    return Manifest(unmeasured(reference.signature), outline(answer, is_tensor))
+    return Manifest(unmeasured(reference.signature), outline(answer, is_tensor), reference.problem_type)
 
 
 def measured_manifest(

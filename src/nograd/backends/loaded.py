@@ -105,5 +105,5 @@ def program_backend(
         device = tensors[0].device if tensors else torch.device("cpu")
     return ModuleBackend(
         module, signature, call, restore_from(described.outline), name=name, device=device, has_gradients=False,
-        lanes=lanes, num_threads=num_threads, file=file,
+        lanes=lanes, num_threads=num_threads, file=file, problem_type=described.problem_type,
     )  # fmt: skip

@@ -89,10 +89,15 @@ class OpenVinoBackend(Backend):
         manifest = Manifest.loads(model.get_rt_info(INFO).astype(str))
         self.signature = manifest.signature
         self._restore = restore_from(manifest.outline)
+        self._problem_type = manifest.problem_type
         compiled = core.compile_model(model, wanted, _options(wanted, lanes, self.num_threads))
         self._free: SimpleQueue[Any] = SimpleQueue()
         for _ in range(lanes):
             self._free.put(compiled.create_infer_request())
+
+    @property
+    def problem_type(self) -> str:
+        return self._problem_type
 
     def fingerprint(self) -> Fingerprint:
         return self._file.of(self.name, openvino.__version__, self.device)

@@ -23,6 +23,7 @@ from nograd.backends import Backend
 from nograd.backends.exporting import check_module
 from nograd.errors import ConfigError, ModelError, UnsupportedError
 from nograd.fingerprint import Fingerprint
+from nograd.module import problem_type
 from nograd.out_of_memory import is_out_of_memory
 from nograd.tensors import Batch, join_arrays, num_rows, split
 
@@ -84,6 +85,11 @@ class MemoryEfficientModel(nn.Module):
         check_copyable(model, self.layers)
         self.model = model
         self.register_load_state_dict_pre_hook(_prefix_keys)  # type: ignore[no-untyped-call]
+
+    @property
+    def problem_type(self) -> str:
+        """The model's `problem_type`."""
+        return problem_type(self.model)
 
     @property
     def forward(self) -> Callable[..., Any]:  # type: ignore[override]
@@ -347,6 +353,10 @@ class Splitting(Backend):
         self.signature, self.lanes = backend.signature, backend.lanes
         self._backend = backend
         self._max_elements = inf
+
+    @property
+    def problem_type(self) -> str:
+        return self._backend.problem_type
 
     def fingerprint(self) -> Fingerprint:
         return self._backend.fingerprint()

@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from nograd.backends.modules import resolve_device
 from nograd.errors import ConfigError, UnsupportedError
-from nograd.module import module_device
+from nograd.module import module_device, problem_type
 from nograd.transforms.memory import check_copyable, find_layers, is_recording, mirror, own_signature
 
 __all__ = ["OffloadedModel", "offload"]
@@ -110,6 +110,11 @@ class OffloadedModel(nn.Module):
     def peak_resident_bytes(self) -> int:
         """The most that there were so far."""
         return self._shelf.peak_resident_bytes
+
+    @property
+    def problem_type(self) -> str:
+        """The model's `problem_type`."""
+        return problem_type(self.__dict__["_skeleton"])
 
     @property
     def forward(self) -> Callable[..., Any]:  # type: ignore[override]

@@ -56,6 +56,11 @@ class OnnxModule(nn.Module):
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return run
 
+    @property
+    def problem_type(self) -> str:
+        """The `problem_type` of the model that the graph was made of."""
+        return self.backend().problem_type
+
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         backend, inputs = self.backend(), self._named(args, kwargs)
         device = next((tensor.device for tensor in inputs.values() if isinstance(tensor, Tensor)), torch.device("cpu"))

@@ -99,6 +99,7 @@ class OnnxBackend(Backend):
         self._fixed_rows = 0
         self._row_is_a_call = False
         self._restore: Restore | None = None
+        self._problem_type = ""
         self.signature = self._described(sample)
         self._outputs = [spec.name for spec in self.signature.outputs]
 
@@ -108,6 +109,7 @@ class OnnxBackend(Backend):
         if text is not None:
             manifest = Manifest.loads(text)
             self._restore = restore_from(manifest.outline)
+            self._problem_type = manifest.problem_type
             self._outputs = [spec.name for spec in manifest.signature.outputs]
             return self._measured(manifest.signature, sample)
         inputs, outputs = session.get_inputs(), session.get_outputs()
@@ -130,6 +132,10 @@ class OnnxBackend(Backend):
             return signature
         given = signature.check(by_name(to_host(sample), signature))
         return measured_signature(self.run, [given], signature, precision=_precision(signature), backend=self.name)
+
+    @property
+    def problem_type(self) -> str:
+        return self._problem_type
 
     def fingerprint(self) -> Fingerprint:
         return self._file.of(self.name, onnxruntime.__version__, *self.providers)
@@ -182,7 +188,9 @@ class OnnxBackend(Backend):
         return outputs
 
     def restore(self, outputs: Mapping[str, Any]) -> Any:
-        return self._restore(outputs) if self._restore else super().restore(outputs)
+        if self._restore:
+            return self._restore(outputs)
+        return next(iter(outputs.values())) if len(outputs) == 1 else dict(outputs)
 
     def close(self) -> None:
         self._all.clear()

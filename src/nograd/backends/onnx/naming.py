@@ -172,6 +172,10 @@ class RenamedBackend(Backend):
         self.name, self.device, self.signature = inner.name, inner.device, signature
         self._inner, self._names = inner, names
 
+    @property
+    def problem_type(self) -> str:
+        return self._inner.problem_type
+
     def run(self, batch: Batch) -> Batch:
         found = self._inner.run({self._names.inputs[name]: array for name, array in batch.items()})
         return {name: found[given] for name, given in self._names.outputs.items()}
