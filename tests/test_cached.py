@@ -452,6 +452,15 @@ def test_a_model_that_cannot_be_recognised_elsewhere_says_so_or_is_named(server:
 
     with pytest.warns(UserWarning, match="no other process will find these answers: it holds a"):
         RedisCachedPredictor(with_handle(), server.url)
+    learns = nn.Linear(2, 2)
+    learns.handle = iter([1])  # type: ignore[assignment]
+    unprobed = RedisCachedPredictor(learns, "cpu", server.url)
+    with pytest.warns(UserWarning, match="no other process will find these answers: it holds a"):
+        unprobed.predict([[1.0, 2.0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        unprobed.predict([[3.0, 4.0]])
+    unprobed.close()
     named = [RedisCachedPredictor(with_handle(), server.url, version=version, timeout_s=5) for version in ("1", "1", "2")]
     for predictor in named:
         predictor.predict([[1.0, 2.0]])

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +16,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import nograd
 from nograd import Backend, Predictor, Signature, TensorSpec
 from nograd.errors import ConfigError, ItemError, ModelError, SignatureError, UnsupportedError
+from nograd.manifest import Manifest
 from tests.torch_models import Returns
 
 
@@ -452,3 +459,105 @@ def test_what_is_not_a_model_is_named(model: Any, message: str) -> None:
 def test_a_device_that_does_not_exist_is_refused_at_once(device: str) -> None:
     with pytest.raises(ConfigError, match=f"device is '{device}'; torch cannot use it here"):
         Predictor(nn.Linear(2, 2), device)
+
+
+class Classifier(nn.Module):
+    """A linear model with the configuration of a transformers one."""
+
+    def __init__(self, problem_type: str) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.config = SimpleNamespace(problem_type=problem_type)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Return class scores, `[rows, 3]`."""
+        return {"logits": self.linear(x)}
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt", ".xml"])
+def test_an_exported_file_says_what_its_outputs_mean(tmp_path: Path, suffix: str) -> None:
+    from nograd.backends.openvino import export_to_openvino
+    from nograd.exports import open_file
+
+    model, x = Classifier("multi_label_classification").eval(), torch.randn(2, 3)
+    path = tmp_path / f"model{suffix}"
+    if suffix == ".onnx":
+        nograd.export_to_onnx(model, x, path)
+    elif suffix == ".pt":
+        nograd.export_to_torchscript(model, x, path)
+    else:
+        export_to_openvino(model, x, path)
+
+    found = Predictor(open_file(path, trusted=True)).predict_proba(x.numpy())
+
+    np.testing.assert_allclose(found, model(x)["logits"].sigmoid().detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["compiled", "memory-efficient", "splitting"])
+def test_a_model_around_another_has_its_problem_type(kind: str) -> None:
+    from nograd.backends.compiled import CompiledBackend
+    from nograd.backends.eager import eager_backend
+    from nograd.transforms.memory import MemoryEfficientModel, Splitting
+
+    model = Classifier("regression")
+    eager = eager_backend(model, [torch.zeros(2, 3)])
+    if kind == "compiled":
+        made: Backend = CompiledBackend(eager, mode="default", dynamic=True, fullgraph=False, batch_sizes=(1,), lengths=(1,))
+    elif kind == "splitting":
+        made = Splitting(eager)
+    else:
+        made = eager_backend(MemoryEfficientModel(model, ["linear"]), [torch.zeros(2, 3)])
+
+    assert made.problem_type == "regression"
+
+
+def test_a_manifest_of_an_older_nograd_has_no_problem_type() -> None:
+    text = Manifest(Signature((TensorSpec("x", "float32", (3,)),), ()), "output", "regression").dumps()
+    older = json.loads(text)
+    del older["problem_type"]
+
+    assert Manifest.loads(text).problem_type == "regression"
+    assert Manifest.loads(json.dumps(older)).problem_type == ""
+
+
+class Cache:
+    """State of a run that is not a tensor, such as the keys and values of a language model."""
+
+
+@dataclass
+class Output:
+    logits: Tensor
+    past_key_values: Any = None
+    hidden: Any = None
+
+
+ENTRIES: dict[str, tuple[Callable[[Tensor], Any], str, Callable[[Tensor], Any]]] = {
+    "a cache": (lambda x: Output(x * 2, Cache()), r"'past_key_values' \(Cache\)", lambda x: Output(x * 2)),
+    "a number": (lambda x: {"y": x * 2, "steps": 3}, r"'steps' \(int\)", lambda x: {"y": x * 2, "steps": None}),
+    "text in a tuple": (lambda x: (x * 2, ["a", "b"]), r"'output_1.0' \(str\)", lambda x: (x * 2, None)),
+}
+
+
+@pytest.mark.parametrize("sample", [None, torch.zeros(2, 3)])
+@pytest.mark.parametrize("name", ENTRIES)
+def test_an_entry_that_is_not_a_tensor_is_left_out_with_one_warning(name: str, sample: Tensor | None) -> None:
+    function, message, wanted = ENTRIES[name]
+    with pytest.warns(UserWarning, match=message) as caught:  # noqa: PT031  with a sample the first statement warns
+        predictor = Predictor(Returns(function), "cpu", sample=sample)
+        answers = [predictor.predict(torch.ones(2, 3)) for _ in range(3)]
+
+    assert len(caught) == 1
+    for answer in answers:
+        assert plain(answer) == plain(wanted(torch.ones(2, 3)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert plain(predictor.predict(np.ones((2, 3), np.float32))) == plain(wanted(torch.ones(2, 3)))
+
+
+def plain(value: Any) -> Any:
+    """Return an answer as lists, dicts and None."""
+    if isinstance(value, Output):
+        value = vars(value)
+    if isinstance(value, dict):
+        return {key: plain(child) for key, child in value.items()}
+    return [plain(child) for child in value] if isinstance(value, tuple) else value if value is None else value.tolist()

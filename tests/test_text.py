@@ -102,3 +102,11 @@ def test_a_tokenizer_that_is_not_there_or_cannot_be_read_is_named(tmp_path: Path
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelLoadError, match=r"tokenizer\.json is not a tokenizer file: "):
         Tokenize(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["BertTokenizerLegacy", "ByT5Tokenizer"])
+def test_a_slow_tokenizer_is_refused_with_what_to_do(name: str) -> None:
+    slow = type(name, (), {"save_pretrained": lambda *_: None, "__call__": lambda *_: {}})()
+
+    with pytest.raises(ConfigError, match=f"the tokenizer is {name}, a slow one.*use_fast=True"):
+        Tokenize(slow)

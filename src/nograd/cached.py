@@ -136,9 +136,19 @@ class RedisCachedPredictor(CachedPredictor):
         ttl = one_of("ttl_seconds", ttl_seconds, "ttl_s", ttl_s, default=TTL_S)
         far = RedisCache(where, ttl_s=ttl, timeout_s=timeout_s)
         near = MemoryCache(near_bytes, ttl_s=ttl)
+        self._must_explain = not version
         super().__init__(model, device, TieredCache(near, far), version=version, **predictor_options)
-        if self.is_probed and not version and (reason := self.backend.fingerprint().private_because):
-            warnings.warn(f"no other process will find these answers: {reason}; name the model with version=", stacklevel=2)
+        if self.is_probed:
+            self._backend_fingerprint()
+
+    def _backend_fingerprint(self) -> Fingerprint:
+        """Return the fingerprint; the first time, which may be the first call, explain why it is this process's own."""
+        found = super()._backend_fingerprint()
+        if self._must_explain:
+            self._must_explain = False
+            if reason := found.private_because:
+                warnings.warn(f"no other process will find these answers: {reason}; name the model with version=", stacklevel=3)
+        return found
 
 
 class CachedEmbedder:

@@ -91,6 +91,11 @@ def _opened(path: Any) -> tuple[Any, int | None]:
         file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
         return _open(file), folder_limit(file.parent)
     inner = getattr(path, "backend_tokenizer", path)
+    if not hasattr(inner, "to_str") and hasattr(path, "save_pretrained"):
+        raise ConfigError(
+            f"the tokenizer is {type(path).__name__}, a slow one, written in Python; load the fast one of the model: "
+            "transformers.AutoTokenizer.from_pretrained(name, use_fast=True)"
+        )
     if not hasattr(inner, "to_str"):
         raise ConfigError(
             f"the tokenizer is {type(path).__name__}; give a tokenizer.json, the folder of one, or a fast tokenizer object"
