@@ -16,9 +16,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -28,50 +26,15 @@ import torch
 from torch import Tensor, nn
 
 import nograd
+from benchmarks.classical_caches import cached, embedded, shared
+from benchmarks.classical_pairs import BATCH, WIDTH, Dense, Encoder, Pair
 from benchmarks.common import keep, show
 
 GOAL = 0.95
 SAMPLE_S = 0.05
 """CPU seconds of one measurement, at least: calls are repeated until then."""
 
-ROWS, WIDTH, BATCH = 512, 256, 32
-
-
-class Dense(nn.Module):
-    """About 0.1 ms a row: small enough that the cost of a call shows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Linear(WIDTH, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
-
-    def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.body(x)
-        return found
-
-
-class Encoder(nn.Module):
-    """A small transformer over ids and a mask: rows differ in length."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True, dropout=0.0)
-        self.table, self.body = nn.Embedding(1000, 64), nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        found: Tensor = self.body(self.table(input_ids), src_key_padding_mask=attention_mask == 0)
-        weights = attention_mask.unsqueeze(-1).to(found.dtype)
-        return (found * weights).sum(1) / weights.sum(1)
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A call, and the loop that it replaces; both return their answers."""
-
-    ours: Callable[[], Any]
-    plain: Callable[[], Any]
-    gain: str
-    tolerance: float = 1e-4
-    close: Callable[[], object] = lambda: None
+ROWS = 512
 
 
 class Plain:
@@ -261,39 +224,6 @@ def concurrent() -> Pair:
     )
 
 
-# -- caches
-
-
-def cached() -> Pair:
-    model = Encoder().eval()  # a cache pays for a model that costs more than a key
-    mask = torch.ones(1, 64, dtype=torch.int64)
-    requests = [{"input_ids": row[None], "attention_mask": mask} for row in torch.randint(1, 1000, (32, 64))] * 4
-    predictor = nograd.CachedPredictor(model, "cpu")
-    known: OrderedDict[bytes, Tensor] = OrderedDict()
-
-    def plain() -> Tensor:
-        found = []
-        for x in requests:
-            key = x["input_ids"].numpy().tobytes() + x["attention_mask"].numpy().tobytes()
-            if key in known:
-                known.move_to_end(key)
-            else:
-                with torch.no_grad():
-                    known[key] = model(**x)
-                if len(known) > 1000:
-                    known.popitem(last=False)
-            found.append(known[key])
-        known.clear()
-        return torch.cat(found)
-
-    def ours() -> Tensor:
-        found = torch.cat([predictor.predict(x) for x in requests])
-        predictor.cache.clear()
-        return found
-
-    return Pair(ours, plain, "bounded in bytes; right after a change of weights; each row once; copies, not views")
-
-
 # -- files
 
 
@@ -345,6 +275,37 @@ def quantized() -> Pair:
     return Pair(partial(run, made), partial(run, theirs), "layers that hurt stay in float; a report; rows do not meet", 0.1)
 
 
+class Stubbed(nn.Module):
+    """A model between the stubs that torch.ao wants."""
+
+    def __init__(self, model: Dense) -> None:
+        super().__init__()
+        self.quant, self.dequant = torch.ao.quantization.QuantStub(), torch.ao.quantization.DeQuantStub()
+        self.body = copy.deepcopy(model.body)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.dequant(self.body(self.quant(x)))
+        return found
+
+
+def quantized_statically() -> Pair:
+    model, batches = Dense().eval(), [torch.randn(BATCH, WIDTH) for _ in range(16)]
+    made, ao = nograd.quantize_static(model, batches), torch.ao.quantization
+    theirs = Stubbed(model).eval()
+    theirs.qconfig = ao.get_default_qconfig("x86")  # type: ignore[no-untyped-call]
+    ao.fuse_modules(theirs.body, [["0", "1"], ["2", "3"]], inplace=True)  # type: ignore[no-untyped-call]
+    ao.prepare(theirs, inplace=True)  # type: ignore[no-untyped-call]
+    for batch in batches:
+        theirs(batch)
+    ao.convert(theirs, inplace=True)  # type: ignore[no-untyped-call]
+
+    def run(module: Any) -> Any:
+        with torch.no_grad():
+            return module(batches[0])
+
+    return Pair(partial(run, made), partial(run, theirs), "a report; labels are left out; the faster kernel is chosen", 0.1)
+
+
 def checkpointed() -> Pair:
     from torch.utils.checkpoint import checkpoint
 
@@ -379,12 +340,15 @@ def pairs(folder: Path) -> dict[str, Callable[[], Pair]]:
         "HighThroughputPredictor.predict_batch": throughput,
         "DynamicBatcher.predict, 64 clients": concurrent,
         "CachedPredictor.predict, 3 of 4 known": cached,
+        "RedisCachedPredictor.predict, 3 of 4 known": partial(shared, folder),
+        "CachedEmbedder.embed, 3 of 4 known": embedded,
         "LowLatencyPredictor.predict": low_latency,
         "FP16Predictor.predict": half,
         "ONNXPredictor.predict": partial(onnx, folder),
         "export_to_torchscript": partial(torchscript, folder),
         "optimize_model_compile": compiled,
         "quantize_dynamic": quantized,
+        "quantize_static": quantized_statically,
         "MemoryEfficientModel, gradients": checkpointed,
     }
 

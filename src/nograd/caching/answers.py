@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from threading import Lock
@@ -12,8 +13,9 @@ from nograd.caching.keys import Keys
 from nograd.caching.memory import MemoryCache
 from nograd.caching.store import Cache
 from nograd.caching.units import Texts, Units, why_not
+from nograd.caching.worth import Worth
 from nograd.fingerprint import Fingerprint
-from nograd.tensors import Batch, Signature
+from nograd.tensors import Batch, Signature, num_rows
 
 __all__ = ["Answers", "KeyMaker"]
 
@@ -48,14 +50,27 @@ class KeyMaker:
 class Answers:
     """Outputs by content, each distinct row computed once, also where several threads ask for it at the same time.
 
-    A model that was seen to give different answers to the same input, or that answers with text, always runs.
+    A model that was seen to give different answers to the same input, or that answers with text, always runs. So does, most of
+    the time, one that is cheaper to run than to look up: see `worth`. A cache that other processes share is always used.
 
     Args:
         cache: where they are kept.
         keys: of the model.
+        clock: seconds, for runs.
+        cpu_clock: seconds of this thread, for lookups: a thread that waits for another one's run spends none.
     """
 
-    def __init__(self, cache: Cache, keys: KeyMaker) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        keys: KeyMaker,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        cpu_clock: Callable[[], float] = time.thread_time,
+    ) -> None:
+        self._clock, self._cpu_clock = clock, cpu_clock
+        self._worth = Worth() if isinstance(cache, MemoryCache) else None
+        self._row_s = 0.0
         self._cache = cache
         self._is_foreign = not isinstance(cache, MemoryCache)
         self._keys = keys
@@ -76,7 +91,35 @@ class Answers:
         """
         if why_not(signature):
             return run(parts)
-        return self.of_units(Units(parts, self._keys.current(), signature), run)
+        worth = self._worth
+        if worth is None:
+            return self.of_units(Units(parts, self._keys.current(), signature), run)
+        rows = sum(map(num_rows, parts))
+        if not worth.is_on:
+            worth.skip(rows)
+            return run(parts)
+        return self._weighed(parts, run, signature, worth)
+
+    def _weighed(self, parts: Sequence[Batch], run: Run, signature: Signature, worth: Worth) -> Sequence[Batch]:
+        """Return the outputs of each part, and note what they cost and saved."""
+        run_cpu_s, run_rows = 0.0, 0
+
+        def timed(missing: Sequence[Batch]) -> Sequence[Batch]:
+            nonlocal run_cpu_s, run_rows
+            begun, cpu_begun = self._clock(), self._cpu_clock()
+            outputs = run(missing)
+            run_cpu_s += self._cpu_clock() - cpu_begun
+            run_rows += (rows := sum(map(num_rows, missing)))
+            seconds = (self._clock() - begun) / rows
+            self._row_s = min(seconds, 2 * self._row_s) if self._row_s else seconds  # one slow run is not what rows cost
+            return outputs
+
+        begun = self._cpu_clock()
+        units = Units(parts, self._keys.current(), signature)
+        answers = self.of_units(units, timed)
+        rows = sum(map(num_rows, parts))
+        worth.note(rows, max(0, rows - run_rows), self._cpu_clock() - begun - run_cpu_s, self._row_s)
+        return answers
 
     def of_units(self, units: Units | Texts, run: Run) -> list[Batch]:
         """Return the outputs of units, as `Units.joined` does.

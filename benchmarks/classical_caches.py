@@ -1,0 +1,150 @@
+"""Pairs of `benchmarks.classical` with a cache: in this process, in Redis, and of texts. A quarter of the requests is new."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import nograd
+from benchmarks.classical_pairs import Encoder, Pair
+
+__all__ = ["cached", "embedded", "shared"]
+
+MAX_ENTRIES = 1000
+
+
+def _requests() -> list[dict[str, Tensor]]:
+    mask = torch.ones(1, 64, dtype=torch.int64)
+    return [{"input_ids": row[None], "attention_mask": mask} for row in torch.randint(1, 1000, (32, 64))] * 4
+
+
+def _key(x: dict[str, Tensor]) -> bytes:
+    return x["input_ids"].numpy().tobytes() + x["attention_mask"].numpy().tobytes()
+
+
+def _remembered(known: OrderedDict[Any, Tensor], key: Any, run: Callable[[], Tensor]) -> Tensor:
+    """Return what is known, else run: the least recently used of too many leaves."""
+    if key in known:
+        known.move_to_end(key)
+        return known[key]
+    with torch.no_grad():
+        known[key] = run()
+    if len(known) > MAX_ENTRIES:
+        known.popitem(last=False)
+    return known[key]
+
+
+def cached() -> Pair:
+    """CachedPredictor and a dict of tensors."""
+    model, requests = Encoder().eval(), _requests()
+    predictor = nograd.CachedPredictor(model, "cpu")
+    known: OrderedDict[Any, Tensor] = OrderedDict()
+
+    def plain() -> Tensor:
+        known.clear()
+        return torch.cat([_remembered(known, _key(x), lambda x=x: model(**x)) for x in requests])  # type: ignore[misc]
+
+    def ours() -> Tensor:
+        predictor.cache.clear()
+        return torch.cat([predictor.predict(x) for x in requests])
+
+    return Pair(ours, plain, "bounded in bytes; right after a change of weights; each row once; copies, not views")
+
+
+def shared(folder: Path) -> Pair:
+    """RedisCachedPredictor and GET and SETEX with redis-py, of a redis-server that is started for it.
+
+    Raises:
+        SystemExit: there is no redis-server.
+    """
+    import redis
+
+    if shutil.which("redis-server") is None:
+        raise SystemExit("no redis-server; run: apt-get install redis-server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    client = redis.Redis(port=port, retry=redis.retry.Retry(redis.backoff.ConstantBackoff(0.05), 200))
+    client.ping()
+    model, requests = Encoder().eval(), _requests()
+    predictor = nograd.RedisCachedPredictor(model, "cpu", redis_url=f"redis://127.0.0.1:{port}/0", timeout_s=10)
+
+    def answer(x: dict[str, Tensor]) -> Tensor:
+        key = _key(x)
+        found = client.get(key)
+        if isinstance(found, bytes):
+            return torch.from_numpy(np.frombuffer(found, np.float32).reshape(1, -1).copy())
+        with torch.no_grad():
+            made: Tensor = model(**x)
+        client.setex(key, 3600, made.numpy().tobytes())
+        return made
+
+    def plain() -> Tensor:
+        client.flushdb()
+        return torch.cat(list(map(answer, requests)))
+
+    def ours() -> Tensor:
+        predictor.cache.clear()
+        client.flushdb()
+        return torch.cat([predictor.predict(x) for x in requests])
+
+    def close() -> None:
+        predictor.close()
+        client.close()
+        process.terminate()
+        process.wait()
+
+    return Pair(ours, plain, "popular answers stay here; sealed values; a Redis that is down costs no answer", close=close)
+
+
+class TokenEncoder(nn.Module):
+    """The encoder without its pooling, as transformers' encoders are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = Encoder()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        encoder = self.encoder
+        found: Tensor = encoder.body(encoder.table(input_ids), src_key_padding_mask=attention_mask == 0)
+        return found
+
+
+def embedded() -> Pair:
+    """CachedEmbedder, and a dict of vectors by text."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 0} | {f"w{index}": index for index in range(1, 1000)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    texts = [" ".join(f"w{index}" for index in row) for row in torch.randint(1, 1000, (32, 64)).tolist()] * 4
+    model = TokenEncoder().eval()
+    embedder = nograd.CachedEmbedder(model, tokenizer, "cpu", cache_size=MAX_ENTRIES, normalize=False)
+    known: OrderedDict[Any, Tensor] = OrderedDict()
+
+    def vector(text: str) -> Tensor:
+        ids = torch.tensor([tokenizer.encode(text).ids])
+        found: Tensor = model(ids, torch.ones_like(ids)).mean(1)[0]
+        return found
+
+    def plain() -> Tensor:
+        known.clear()
+        return torch.stack([_remembered(known, text, lambda text=text: vector(text)) for text in texts])  # type: ignore[misc]
+
+    def ours() -> Tensor:
+        embedder.cache.clear()
+        return torch.stack([torch.as_tensor(embedder.embed(text)) for text in texts])
+
+    return Pair(ours, plain, "right after a change of weights; bounded; a vector that you may write to", close=embedder.close)
