@@ -19,6 +19,8 @@ from nograd.tensors import Batch, Signature, num_rows
 
 __all__ = ["Answers", "KeyMaker"]
 
+USUAL_GROWTH = 1.1
+
 Run: TypeAlias = Callable[[Sequence[Batch]], Sequence[Batch]]
 """Runs parts; returns the outputs of each."""
 
@@ -56,21 +58,13 @@ class Answers:
     Args:
         cache: where they are kept.
         keys: of the model.
-        clock: seconds, for runs.
-        cpu_clock: seconds of this thread, for lookups: a thread that waits for another one's run spends none.
+        clock: seconds.
     """
 
-    def __init__(
-        self,
-        cache: Cache,
-        keys: KeyMaker,
-        *,
-        clock: Callable[[], float] = time.perf_counter,
-        cpu_clock: Callable[[], float] = time.thread_time,
-    ) -> None:
-        self._clock, self._cpu_clock = clock, cpu_clock
+    def __init__(self, cache: Cache, keys: KeyMaker, *, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
         self._worth = Worth() if isinstance(cache, MemoryCache) else None
-        self._row_s = 0.0
+        self._row_s = self._lookup_s = 0.0
         self._cache = cache
         self._is_foreign = not isinstance(cache, MemoryCache)
         self._keys = keys
@@ -102,23 +96,21 @@ class Answers:
 
     def _weighed(self, parts: Sequence[Batch], run: Run, signature: Signature, worth: Worth) -> Sequence[Batch]:
         """Return the outputs of each part, and note what they cost and saved."""
-        run_cpu_s, run_rows = 0.0, 0
+        run_s, run_rows = 0.0, 0
 
         def timed(missing: Sequence[Batch]) -> Sequence[Batch]:
-            nonlocal run_cpu_s, run_rows
-            begun, cpu_begun = self._clock(), self._cpu_clock()
+            nonlocal run_s, run_rows
+            begun, rows = self._clock(), sum(map(num_rows, missing))
             outputs = run(missing)
-            run_cpu_s += self._cpu_clock() - cpu_begun
-            run_rows += (rows := sum(map(num_rows, missing)))
-            seconds = (self._clock() - begun) / rows
-            self._row_s = min(seconds, 2 * self._row_s) if self._row_s else seconds  # one slow run is not what rows cost
+            run_s, run_rows = run_s + self._clock() - begun, run_rows + rows
             return outputs
 
-        begun = self._cpu_clock()
-        units = Units(parts, self._keys.current(), signature)
-        answers = self.of_units(units, timed)
-        rows = sum(map(num_rows, parts))
-        worth.note(rows, max(0, rows - run_rows), self._cpu_clock() - begun - run_cpu_s, self._row_s)
+        begun, rows = self._clock(), sum(map(num_rows, parts))
+        answers = self.of_units(Units(parts, self._keys.current(), signature), timed)
+        self._lookup_s = _usual(self._lookup_s, (self._clock() - begun - run_s) / rows)
+        if run_rows:
+            self._row_s = _usual(self._row_s, run_s / run_rows)
+        worth.note(rows, max(0, rows - run_rows), self._lookup_s * rows, self._row_s)
         return answers
 
     def of_units(self, units: Units | Texts, run: Run) -> list[Batch]:
@@ -187,3 +179,8 @@ class Answers:
         values = dict(zip(wanted, units.values(run(units.take(list(wanted.values())))), strict=True))
         self._cache.put_many(values)
         return {key: decode(value) for key, value in values.items()}
+
+
+def _usual(before_s: float, seconds: float) -> float:
+    """Return the usual seconds: least of late, because a busy machine, or a wait for another thread's run, adds to some."""
+    return min(seconds, before_s * USUAL_GROWTH) if before_s else seconds
