@@ -14,6 +14,8 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed; 
 
 from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 
+from tests.waiting import HANG_S
+
 QUIET_CHROMIUM = [
     "--no-sandbox",
     "--disable-gpu",
@@ -35,7 +37,7 @@ class Server(Protocol):
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium: $CHROMIUM, the system's, or the one playwright installed."""
-    expect.set_options(timeout=15_000)
+    expect.set_options(timeout=60_000)
     with sync_playwright() as playwright:
         path = os.environ.get("CHROMIUM") or shutil.which("chromium")
         try:
@@ -61,12 +63,12 @@ def open_page(page: Page, server: Server) -> None:
 
 def infer(server: Server, model: str, body: dict[str, Any]) -> httpx.Response:
     """POST an infer request."""
-    return httpx.post(f"{server.url}/v2/models/{model}/infer", json=body, timeout=30)
+    return httpx.post(f"{server.url}/v2/models/{model}/infer", json=body, timeout=HANG_S)
 
 
 def live_json(server: Server) -> dict[str, Any]:
     """Return what the page is drawn from."""
-    answer: dict[str, Any] = httpx.get(f"{server.url}/live.json", timeout=30).json()
+    answer: dict[str, Any] = httpx.get(f"{server.url}/live.json", timeout=HANG_S).json()
     return answer
 
 

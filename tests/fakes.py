@@ -19,6 +19,7 @@ from nograd.server.http import App
 from nograd.server.model_config import ModelConfig, open_model
 from nograd.server.service import InferenceService
 from nograd.tensors import Array, Batch
+from tests.waiting import HANG_S
 
 T = TypeVar("T")
 
@@ -92,12 +93,12 @@ class Gate:
         """Wait to be let out if there is a GATE among the values."""
         if (values == GATE).any():
             self.entered.set()
-            if not self.opened.wait(10):
+            if not self.opened.wait(HANG_S):
                 raise RuntimeError("nobody opened the gate")
 
     async def wait_entered(self) -> None:
         """Return when the model is inside."""
-        assert await asyncio.to_thread(self.entered.wait, 10)
+        assert await asyncio.to_thread(self.entered.wait, HANG_S)
 
 
 @dataclass(frozen=True, slots=True)

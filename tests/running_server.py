@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-FOLDER = Path(__file__).parent
+from tests.waiting import HANG_S
 
-START_S = 60.0
-"""A server that is not ready by then never will be."""
+FOLDER = Path(__file__).parent
 
 
 class RunningServer:
@@ -36,7 +35,7 @@ class RunningServer:
 
     def _read_greeting(self) -> str:
         assert self.process.stdout is not None
-        late = threading.Timer(START_S, self.process.kill)
+        late = threading.Timer(HANG_S, self.process.kill)
         late.start()
         lines: list[str] = []
         for line in self.process.stdout:
@@ -62,7 +61,7 @@ class RunningServer:
         """Send SIGTERM; return the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(START_S)
+        return self.process.wait(HANG_S)
 
     def rest(self) -> str:
         """Return what an ended server printed after its greeting."""

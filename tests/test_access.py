@@ -16,6 +16,7 @@ from nograd.server.short_path import ShortPathProtocol
 from tests.fakes import GATE, Gate, Site, asgi, doubling, x
 from tests.test_short_path import Wire, infer_body, post
 from tests.virtual_loop import virtual, virtual_loop
+from tests.waiting import HANG_S
 
 PATH = "/v2/models/doubling/infer"
 
@@ -31,7 +32,7 @@ class Lines:
 
     def write(self, text: str) -> None:
         self.entered.set()
-        assert self.may_write.wait(10)
+        assert self.may_write.wait(HANG_S)
         self.written.append(text)
 
     @property
@@ -69,7 +70,7 @@ async def test_where_nobody_takes_the_lines_the_rest_is_dropped_counted_and_told
     for number in range(4):
         log.note(access(number))
     log._hand_over()
-    assert lines.entered.wait(10)
+    assert lines.entered.wait(HANG_S)
     for number in range(4, 9):
         log.note(access(number))
     assert log.dropped == 5

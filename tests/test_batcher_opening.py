@@ -20,6 +20,7 @@ from nograd.backends.first_inputs import backend_from_inputs
 from nograd.errors import ConfigError, DeadlineError, ModelError, NogradError, OverloadedError, SignatureError, UnavailableError
 from nograd.inputs import one_row
 from tests.fakes import doubling
+from tests.waiting import HANG_S
 
 torch.manual_seed(0)
 WIDE, SQUARE = nn.Linear(16, 4).eval(), nn.Linear(6, 6).eval()
@@ -38,7 +39,7 @@ class Gated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.entered.set()
-        assert self.passing.wait(30)
+        assert self.passing.wait(HANG_S)
         found: Tensor = self.linear(x)
         return found
 
@@ -536,7 +537,7 @@ async def main():
 asyncio.run(main(), debug=True)
 """
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-X", "dev", "-W", "error", "-c", code], capture_output=True, text=True, timeout=HANG_S, check=False
     )
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -32,6 +32,7 @@ from tests.bundles import (
     write_rows,
     write_texts,
 )  # fmt: skip
+from tests.waiting import HANG_S
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +181,7 @@ def test_reading_a_bundle_imports_nothing_that_it_names(tmp_path: Path) -> None:
     (path / "SHA256SUMS").write_bytes(subprocess.run(["sha256sum", *names], cwd=path, capture_output=True, check=True).stdout)
     command = [sys.executable, "-m", "nograd", "inspect", str(path)]
 
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG_S, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "needed (--trusted): it holds the name of a function to call (harmful:prepare)" in done.stdout
@@ -309,7 +310,9 @@ asyncio.run(main())
 def test_a_bundle_is_served_where_torch_cannot_be_imported(tmp_path: Path, bundles: dict[str, Path], backend: str) -> None:
     path = bundles["texts"] if backend == "onnx" else as_openvino(tmp_path)
 
-    done = subprocess.run([sys.executable, "-c", PROGRAM, str(path)], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(path)], capture_output=True, text=True, timeout=HANG_S, check=False
+    )
 
     assert (done.stdout, done.stderr) == ("900.0\n", "")
 

@@ -14,6 +14,7 @@ from nograd.bundle.naming import find, named
 from nograd.errors import ConfigError, ModelLoadError
 from tests import bundles
 from tests.bundles import Doubles, Times, prepare
+from tests.waiting import HANG_S
 
 
 @pytest.mark.parametrize("step", [prepare, Times, len], ids=["function", "class", "builtin"])
@@ -67,7 +68,7 @@ def test_what_a_script_defines_is_refused() -> None:
         "def prepare(item): return item\n"
         "try:\n    named(prepare, 'preprocess')\nexcept ConfigError as error:\n    print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S, check=True)
 
     assert "it is defined in the script that runs; a bundle finds it by module and name" in done.stdout
 

@@ -17,6 +17,7 @@ from nograd.caching.flight import SingleFlight
 from nograd.caching.worth import REST, WINDOW, Worth
 from nograd.errors import DeadlineError, ModelError, OverloadedError
 from tests.virtual_loop import at, outcome, run, virtual
+from tests.waiting import HANG_S
 
 
 def key(number: int) -> bytes:
@@ -252,11 +253,11 @@ class Far(Cache):
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         self.gets.append(list(keys))
-        assert self.gate.wait(10)
+        assert self.gate.wait(HANG_S)
         return [self.kept.get(each) for each in keys]
 
     def put_many(self, items: Mapping[bytes, bytes], ttl_s: float | None = None) -> None:
-        assert self.gate.wait(10)
+        assert self.gate.wait(HANG_S)
         self.puts.append(dict(items))
 
     def statistics(self) -> CacheStatistics:

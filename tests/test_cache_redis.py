@@ -20,6 +20,7 @@ from nograd.caching.redis import MOST_BYTES, MOST_KEYS, RedisCache
 from nograd.caching.tiers import TieredCache
 from nograd.errors import ConfigError, UnavailableError
 from tests.redis_server import RedisServer, redis_server
+from tests.waiting import HANG_S
 
 
 class Clock:
@@ -295,14 +296,14 @@ def test_connecting_to_a_cluster_that_is_frozen_holds_up_nobody_else(tmp_path: P
 
     def connect() -> object:
         connecting.set()
-        assert opened.wait(10)
+        assert opened.wait(HANG_S)
         raise redis.exceptions.TimeoutError("frozen")
 
     cache = RedisCache("redis+cluster://127.0.0.1:1", clock=clock)
     cache._connect = connect
     thread = threading.Thread(target=cache.get_many, args=([A],))
     thread.start()
-    assert connecting.wait(10)
+    assert connecting.wait(HANG_S)
     assert not cache._lock.locked()
     assert cache.statistics().failures == 0
     opened.set()

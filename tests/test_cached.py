@@ -22,6 +22,7 @@ from nograd.tensors import Batch
 from nograd.text import Tokenize
 from tests.fakes import OUTPUT, Fake, X, doubling
 from tests.redis_server import RedisServer, redis_server
+from tests.waiting import HANG_S
 
 
 def f32(values: Any) -> Any:
@@ -245,7 +246,7 @@ def test_threads_that_ask_for_the_same_compute_it_once() -> None:
 
     def slowly(batch: Batch) -> Batch:
         entered.set()
-        assert opened.wait(10)
+        assert opened.wait(HANG_S)
         return {"output": batch["x"] * 2}
 
     backend = Fake(slowly, Signature((X,), (OUTPUT,)))
@@ -253,7 +254,7 @@ def test_threads_that_ask_for_the_same_compute_it_once() -> None:
     answers: list[Any] = []
     threads = [threading.Thread(target=lambda: answers.append(predictor.predict([[1, 2]]).tolist())) for _ in range(8)]
     threads[0].start()
-    assert entered.wait(10)
+    assert entered.wait(HANG_S)
     for thread in threads[1:]:
         thread.start()
     opened.set()
@@ -267,7 +268,7 @@ def test_two_threads_that_want_each_others_rows_do_not_wait_for_ever() -> None:
     barrier = threading.Barrier(2)
 
     def together(batch: Batch) -> Batch:
-        barrier.wait(10)
+        barrier.wait(HANG_S)
         return {"output": batch["x"] * 2}
 
     backend = Fake(together, Signature((X,), (OUTPUT,)))
@@ -302,7 +303,7 @@ def test_what_fails_another_threads_request_does_not_fail_mine(error: BaseExcept
     def run(batch: Batch) -> Batch:
         if (batch["x"] == 9).any():
             entered.set()
-            assert opened.wait(10)
+            assert opened.wait(HANG_S)
             raise error
         return {"output": batch["x"] * 2}
 
@@ -317,7 +318,7 @@ def test_what_fails_another_threads_request_does_not_fail_mine(error: BaseExcept
 
     bad = threading.Thread(target=ask_badly)
     bad.start()
-    assert entered.wait(10)
+    assert entered.wait(HANG_S)
     good = threading.Thread(target=lambda: ends.append(predictor.predict([[1, 2]]).tolist()))
     good.start()
     while good.is_alive() and not waiting(predictor):

@@ -15,6 +15,7 @@ from nograd import CachedPredictor, Predictor
 from nograd.backends import modules
 from nograd.backends.changes import MOST_SETTINGS, Watch
 from nograd.fingerprint import Fingerprint, of_value
+from tests.waiting import HANG_S
 
 
 class Model(nn.Module):
@@ -171,7 +172,7 @@ def test_threads_that_ask_first_all_get_the_same_fingerprint(monkeypatch: pytest
     everybody = threading.Barrier(4)
 
     def slowly(*values: Any) -> Fingerprint:
-        asking.wait(10)
+        asking.wait(HANG_S)
         read.append(of_value(*values))
         return read[-1]
 
@@ -182,7 +183,7 @@ def test_threads_that_ask_first_all_get_the_same_fingerprint(monkeypatch: pytest
     found: list[Fingerprint] = []
 
     def ask() -> None:
-        everybody.wait(10)
+        everybody.wait(HANG_S)
         found.append(backend.fingerprint())
 
     for _ in range(2):  # at first, and after a change
@@ -190,7 +191,7 @@ def test_threads_that_ask_first_all_get_the_same_fingerprint(monkeypatch: pytest
         threads = [threading.Thread(target=ask) for _ in range(3)]
         for thread in threads:
             thread.start()
-        everybody.wait(10)
+        everybody.wait(HANG_S)
         asking.set()
         for thread in threads:
             thread.join()

@@ -25,6 +25,7 @@ from nograd.tensors import Array
 from tests.broken_models import sound
 from tests.fakes import doubling
 from tests.test_cli import nograd as command
+from tests.waiting import HANG_S
 
 DOCS = Path(__file__).parent.parent / "docs" / "checks.md"
 
@@ -156,7 +157,7 @@ def test_an_onnx_file_is_checked_where_torch_cannot_be_imported(tmp_path: Path) 
     nograd.export_to_onnx(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)).eval(), torch.randn(4, 8), path)
 
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, str(path)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", WITHOUT_TORCH, str(path)], capture_output=True, text=True, timeout=HANG_S, check=False
     )
 
     assert (done.stdout, done.returncode) == ("[] True\n", 0), done.stderr
@@ -165,7 +166,7 @@ def test_an_onnx_file_is_checked_where_torch_cannot_be_imported(tmp_path: Path) 
 def test_checks_need_no_torch_to_be_imported() -> None:
     code = "import sys, nograd.checks.registry, nograd.checks.formats; assert 'torch' not in sys.modules"
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from nograd import __version__
 from nograd.cli import app
 from tests.running_server import FOLDER
+from tests.waiting import HANG_S
 
 ACCEPTED = (
     "the model must be a bundle, a transformers folder, a .onnx, .xml, .pt2 or .pt file, 'package.module:factory', "
@@ -26,7 +27,7 @@ def nograd(*arguments: str, cwd: Path = FOLDER) -> subprocess.CompletedProcess[s
     """Run the command to its end."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
     command = [sys.executable, "-m", "nograd", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=HANG_S, check=False)
 
 
 def free_port() -> int:

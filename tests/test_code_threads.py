@@ -15,6 +15,7 @@ from nograd.errors import DeadlineError, ModelError, OverloadedError, Unavailabl
 from nograd.server.code_threads import CodeThreads
 from tests.fakes import Site, asgi, doubling, tensor, x
 from tests.test_service import Letters, lengths, texts
+from tests.waiting import HANG_S
 
 LIVE = "/v2/health/live"
 
@@ -35,7 +36,7 @@ class Held:
         self.calls.append(value)
         if self._stops_at(value):
             self.entered.set()
-            assert self.opened.wait(20)
+            assert self.opened.wait(HANG_S)
         return self._function(value)
 
     async def wait_entered(self) -> None:
@@ -217,7 +218,7 @@ def test_work_that_finishes_a_request_goes_first_and_is_never_refused() -> None:
 
     def hold() -> None:
         entered.set()
-        assert opened.wait(20)
+        assert opened.wait(HANG_S)
 
     async def main() -> None:
         threads = CodeThreads("m", max_items=1)
@@ -242,7 +243,7 @@ def test_closing_fails_the_calls_that_wait_and_refuses_new_ones() -> None:
 
     def hold() -> str:
         entered.set()
-        assert opened.wait(20)
+        assert opened.wait(HANG_S)
         return "done"
 
     async def main() -> None:

@@ -30,6 +30,7 @@ from tests.fakes import doubling
 from tests.running_server import FOLDER, RunningServer, serving
 from tests.served_models import GATE
 from tests.test_serve import gated_server
+from tests.waiting import HANG_S
 
 triton = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed; run: pip install 'nograd[dev]'")
 triton_aio = pytest.importorskip("tritonclient.grpc.aio")
@@ -274,7 +275,7 @@ def serve(*arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
     """Run `nograd serve` until it ends by itself; `path` goes before all others."""
     program = f"import sys; sys.path.insert(0, {path!r}) if {path!r} else None; from nograd.cli import main; main()"
     command = [sys.executable, "-c", program, "serve", *arguments]
-    return subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=HANG_S, check=False)
 
 
 def test_g9_models_are_listed_unloaded_and_loaded(client: Any) -> None:

@@ -13,6 +13,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from nograd.errors import ProtocolError
 from nograd.server.grpc import messages
 from nograd.server.grpc.messages import POOL, SERVICE, ModelInferRequest, parse
+from tests.waiting import HANG_S
 
 FOLDER = Path(messages.__file__).parent
 
@@ -77,7 +78,7 @@ def test_the_client_and_the_server_live_in_one_process(order: tuple[str, str]) -
     pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed; run: pip install 'nograd[dev]'")
     lines = [f"import {name}" if name != "front" else "import nograd.server.grpc.front" for name in order]
 
-    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=HANG_S, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -87,7 +88,7 @@ def test_serving_http_imports_nothing_of_grpc() -> None:
         "import sys, nograd, nograd.server.run, nograd.cli; print([n for n in sys.modules if n.startswith(('grpc', 'google'))])"
     )
 
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=HANG_S, check=False)
 
     assert done.stdout == "[]\n"
 

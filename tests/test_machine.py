@@ -14,6 +14,7 @@ import pytest
 
 from nograd.errors import ConfigError
 from nograd.machine import Machine, differences, this_machine
+from tests.waiting import HANG_S
 
 INTEL = "processor : 0\nmodel name : Xeon 8370\nflags : avx2 avx512f\n\nprocessor : 1\nmodel name : Xeon\nflags : avx2\n"
 ARM = "processor : 0\nFeatures : asimd sve\nCPU implementer : 0x41\nCPU variant : 0x1\nCPU part : 0xd40\nCPU revision : 1\n"
@@ -88,7 +89,7 @@ def test_versions_are_read_and_nothing_is_imported() -> None:
         "import sys; from nograd.machine import this_machine; print(this_machine().libraries['numpy'])\n"
         "print([name for name in ('torch', 'onnxruntime', 'openvino', 'numpy') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S, check=True)
 
     assert done.stdout == f"{np.__version__}\n[]\n"
 

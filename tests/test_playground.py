@@ -18,6 +18,7 @@ from playwright.sync_api import Browser, FilePayload, Page, Route, expect
 
 from tests.chromium import Server, browser, infer, live_json, open_page, page, tiny_body
 from tests.running_server import RunningServer, serving
+from tests.waiting import HANG_S
 
 __all__ = ["browser", "page"]
 
@@ -45,7 +46,7 @@ def run_shown_curl(page: Page, folder: Path | None = None) -> dict[str, Any]:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     line = page.locator("#try-curl").text_content() or ""
-    done = subprocess.run(["bash", "-c", line], capture_output=True, check=True, timeout=60, cwd=folder)
+    done = subprocess.run(["bash", "-c", line], capture_output=True, check=True, timeout=HANG_S, cwd=folder)
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 

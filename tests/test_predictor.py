@@ -21,6 +21,7 @@ from nograd import Backend, Predictor, Signature, TensorSpec
 from nograd.errors import ConfigError, ItemError, ModelError, SignatureError, UnsupportedError
 from nograd.manifest import Manifest
 from tests.torch_models import Returns
+from tests.waiting import HANG_S
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +40,7 @@ class Watched(nn.Module):
         self.barrier = threading.Barrier(together)
 
     def forward(self, x: Tensor) -> Tensor:
-        self.barrier.wait(10)
+        self.barrier.wait(HANG_S)
         self.seen.append((self.dropout.training, torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
         found: Tensor = self.dropout(x) * self.weight
         return found
@@ -89,10 +90,10 @@ class Relay(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.first_is_inside.is_set():
             self.first_is_inside.set()
-            assert self.second_is_inside.wait(10)
+            assert self.second_is_inside.wait(HANG_S)
         else:
             self.second_is_inside.set()
-            assert self.first_is_done.wait(10)
+            assert self.first_is_done.wait(HANG_S)
         found: Tensor = self.dropout(x)
         return found
 
@@ -102,7 +103,7 @@ def test_of_two_predictors_of_one_training_module_neither_brings_training_back_t
     first, second = (threading.Thread(target=lambda: answers.append(Predictor(model).predict(x))) for _ in range(2))
 
     first.start()
-    assert model.first_is_inside.wait(10)
+    assert model.first_is_inside.wait(HANG_S)
     second.start()
     first.join()
     model.first_is_done.set()

@@ -16,6 +16,7 @@ import pytest
 
 import nograd
 from nograd import errors
+from tests.waiting import HANG_S
 
 FILE = Path(__file__).with_name("public_api.txt")
 
@@ -109,7 +110,7 @@ except SystemExit as ended:
     assert not ended.code
 print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
 """
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S, check=False)
 
     assert (ended.returncode, ended.stderr) == (0, "[]\n")
 
@@ -118,7 +119,7 @@ def test_the_server_side_loads_no_torch() -> None:
     code = (
         "import sys, nograd.server.run, nograd.server.service, nograd.batching, nograd.text; assert 'torch' not in sys.modules"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S, check=False)
 
     assert (ended.returncode, ended.stderr) == (0, "")
 

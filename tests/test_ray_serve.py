@@ -35,14 +35,12 @@ from tests.test_cli import nograd
 from tests.test_many_models import row
 from tests.test_ray import processes_with
 from tests.test_serve import Gatekeeper
+from tests.waiting import HANG_S
 
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # 127.0.0.1 it is; see nograd.ray.where
 ray = pytest.importorskip("ray")
 
 MODEL = "tests.served_models:scaled"
-
-WITHIN_S = 60.0
-"""What has not come by then never will."""
 
 # -- decisions
 
@@ -206,20 +204,20 @@ def two(address: str) -> Iterator[RunningServer]:
 
 def tags(server: RunningServer) -> set[str]:
     """Return the names of the replicas, as the metrics have them."""
-    text = httpx.get(f"{server.url}/metrics", timeout=WITHIN_S).text
+    text = httpx.get(f"{server.url}/metrics", timeout=HANG_S).text
     lines = [line for line in text.splitlines() if line.startswith("nograd_model_ready{")]
     return {line.partition('replica="')[2].partition('"')[0] for line in lines}
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
     """Return when it is true."""
-    until = time.monotonic() + WITHIN_S
+    until = time.monotonic() + HANG_S
     while not condition():
         assert time.monotonic() < until
 
 
 def infer(server: RunningServer, value: float) -> httpx.Response:
-    return httpx.post(f"{server.url}/v2/models/scaled/infer", json=row(value), timeout=WITHIN_S)
+    return httpx.post(f"{server.url}/v2/models/scaled/infer", json=row(value), timeout=HANG_S)
 
 
 def answered(response: httpx.Response, value: float) -> bool:
@@ -246,8 +244,8 @@ def test_replicas_answer_as_one_server_and_each_tells_its_metrics(two: RunningSe
 
 
 def test_a_wrong_request_is_told_as_without_ray(two: RunningServer) -> None:
-    wrong = httpx.post(f"{two.url}/v2/models/scaled/infer", content=b"{", timeout=WITHIN_S)
-    missing = httpx.get(f"{two.url}/v2/models/other", timeout=WITHIN_S)
+    wrong = httpx.post(f"{two.url}/v2/models/scaled/infer", content=b"{", timeout=HANG_S)
+    missing = httpx.get(f"{two.url}/v2/models/other", timeout=HANG_S)
 
     assert (wrong.status_code, missing.status_code) == (400, 404)
     assert "model 'other'" in missing.json()["error"]
@@ -280,7 +278,7 @@ def test_all_replicas_are_replaced_under_load_without_a_failed_request(two: Runn
 
     def ask(client: int) -> list[tuple[float, httpx.Response]]:
         found: list[tuple[float, httpx.Response]] = []
-        with httpx.Client(timeout=WITHIN_S) as own:
+        with httpx.Client(timeout=HANG_S) as own:
             while not stop or not found:
                 value = float(client * 10_000 + len(found))
                 found.append((value, own.post(f"{two.url}/v2/models/scaled/infer", json=row(value))))
@@ -311,10 +309,10 @@ def test_a_second_address_on_one_cluster_is_refused(two: RunningServer, address:
 
 def test_another_command_takes_the_application_over_and_the_first_one_leaves_it(two: RunningServer, address: str) -> None:
     with replicas_of(MODEL, "--replicas", "1", "--name", "second", address=address) as new:
-        assert two.process.wait(WITHIN_S) == 0
+        assert two.process.wait(HANG_S) == 0
 
         assert "taken_over" in two.stderr()
-        assert httpx.get(f"{new.url}/v2/models/second/ready", timeout=WITHIN_S).status_code == 200
+        assert httpx.get(f"{new.url}/v2/models/second/ready", timeout=HANG_S).status_code == 200
         assert new.stop() == 0
     wait_for(lambda: not _replica_processes())
 
@@ -328,7 +326,7 @@ def test_a_model_that_does_not_load_any_more_is_told_and_what_answered_still_doe
         wait_for(lambda: "replicas_failed" in server.stderr())
 
         assert "its file is half written" in server.stderr()
-        assert httpx.get(f"{server.url}/v2/health/ready", timeout=WITHIN_S).status_code == 200
+        assert httpx.get(f"{server.url}/v2/health/ready", timeout=HANG_S).status_code == 200
         assert tags(server) == before
         marker.unlink()
 
@@ -341,7 +339,7 @@ def test_a_bundle_that_is_damaged_now_is_told_and_what_answered_still_does(addre
         server.process.send_signal(signal.SIGHUP)
         wait_for(lambda: "not_replaced" in server.stderr())
 
-        assert httpx.get(f"{server.url}/v2/health/ready", timeout=WITHIN_S).status_code == 200
+        assert httpx.get(f"{server.url}/v2/health/ready", timeout=HANG_S).status_code == 200
 
 
 def test_a_model_that_does_not_load_is_one_sentence(address: str) -> None:
@@ -358,8 +356,8 @@ def test_a_backlog_that_stays_has_a_second_replica_started(address: str, gate: G
 
         def ask(first: float) -> httpx.Response:
             rows = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [first, 1.0]}
-            body = {"inputs": [rows], "parameters": {"timeout": int(WITHIN_S * 1e6)}}
-            return httpx.post(f"{server.url}/v2/models/gated/infer", json=body, timeout=WITHIN_S)
+            body = {"inputs": [rows], "parameters": {"timeout": int(HANG_S * 1e6)}}
+            return httpx.post(f"{server.url}/v2/models/gated/infer", json=body, timeout=HANG_S)
 
         assert ask(1.0).status_code == 200  # tells what a row costs
         held = pool.submit(ask, GATE)
@@ -371,7 +369,7 @@ def test_a_backlog_that_stays_has_a_second_replica_started(address: str, gate: G
 
 
 def _backlog_s(server: RunningServer) -> float:
-    text = httpx.get(f"{server.url}/metrics", timeout=WITHIN_S).text
+    text = httpx.get(f"{server.url}/metrics", timeout=HANG_S).text
     return max(float(line.split()[-1]) for line in text.splitlines() if line.startswith("nograd_backlog_seconds{"))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from tests.waiting import HANG_S
+
 PROGRAM = """
 import sys
 
@@ -44,7 +46,7 @@ asyncio.run(main())
 
 
 def test_a_model_without_torch_is_served_where_torch_cannot_be_imported() -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=HANG_S, check=False)
 
     assert done.stderr == ""
     assert done.stdout == "[2.0, 4.0]\n"

@@ -24,6 +24,7 @@ from nograd.server.encodings import compressed
 from nograd.server.short_path import LONGEST_BODY, ShortPathProtocol
 from nograd.tensors import Batch
 from tests.fakes import GATE, OUTPUT, Fake, Gate, Site, X, doubling, x
+from tests.waiting import HANG_S
 
 PATH = "/v2/models/doubling/infer"
 
@@ -66,7 +67,7 @@ class Transport(asyncio.Transport):
         """Wait for so many whole answers, at most until it is closed."""
         while self.written.count(b"\r\n\r\n") < count and not self.closed:
             self._answered.clear()
-            await asyncio.wait_for(self._answered.wait(), 10)
+            await asyncio.wait_for(self._answered.wait(), HANG_S)
         return self.written
 
 
@@ -378,7 +379,7 @@ def test_a_client_that_leaves_while_its_answer_is_compressed_is_forgotten(monkey
 
     def held(body: bytes, coding: bytes) -> bytes:
         begun.set()
-        go_on.wait(10)
+        go_on.wait(HANG_S)
         return compressed(body, coding)
 
     monkeypatch.setattr("nograd.server.replies.compressed", held)
@@ -387,7 +388,7 @@ def test_a_client_that_leaves_while_its_answer_is_compressed_is_forgotten(monkey
         async def talk() -> Transport:
             leaver = Wire(site, ShortPathProtocol)
             leaver.protocol.data_received(wide_post("accept-encoding: gzip"))
-            assert await asyncio.to_thread(begun.wait, 10)
+            assert await asyncio.to_thread(begun.wait, HANG_S)
             leaver.transport.close()
             leaver.protocol.connection_lost(None)
             while leaver.state.tasks:  # noqa: ASYNC110  no event tells of it

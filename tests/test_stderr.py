@@ -14,6 +14,7 @@ import pytest
 
 from nograd.stderr import QueuedStderr, queued_stderr
 from tests.running_server import FOLDER
+from tests.waiting import HANG_S
 
 
 class Target:
@@ -28,7 +29,7 @@ class Target:
 
     def put(self, data: bytes) -> None:
         self.entered.set()
-        assert self.opened.wait(10)
+        assert self.opened.wait(HANG_S)
         if self.is_full:
             raise OSError("no space left")
         self.written += data
@@ -40,7 +41,7 @@ def held(target: Target, stream: QueuedStderr) -> Iterator[None]:
     target.opened.clear()
     target.entered.clear()
     stream.write("held\n")
-    assert target.entered.wait(10)
+    assert target.entered.wait(HANG_S)
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ import pytest
 from nograd.errors import ConfigError
 from nograd.tuning.command import metric_of, settings_of
 from nograd.units import bytes_of, seconds_of
+from tests.waiting import HANG_S
 
 HERE = Path(__file__).parent
 
@@ -114,7 +115,7 @@ def served(folder: Path) -> Iterator[tuple[str, str]]:
             yield found[1], said
         finally:
             process.terminate()
-            assert process.wait(60) == 0
+            assert process.wait(HANG_S) == 0
 
 
 def read_line(stream: IO[str] | None) -> str:
@@ -131,7 +132,7 @@ def test_serve_tunes_first_and_serves_what_is_there_the_next_time(tmp_path: Path
     for said_first in ("there is no tiny.bundle yet", "tiny.bundle is there, made of this model on this machine"):
         with served(tmp_path) as (url, said):
             assert said_first in said
-            with urlopen(f"{url}/v2/models/tiny/infer", body, timeout=30) as reply:
+            with urlopen(f"{url}/v2/models/tiny/infer", body, timeout=HANG_S) as reply:
                 answers.append(json.load(reply)["outputs"][0]["data"])
 
     assert np.allclose(answers[0], answers[1])

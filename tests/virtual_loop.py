@@ -30,7 +30,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-STUCK_S = 10.0
+STUCK_S = 120.0
 """Real seconds after which a loop that waits for a thread has waited in vain."""
 
 STUCK_TURNS = 20_000
