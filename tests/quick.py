@@ -69,7 +69,8 @@ class SlowActions:
         """Report a skip as a skip even if the code under test made another error of it, or a shared fixture did before."""
         report = yield
         if report.failed and (self.reason or NOT_QUICK in report.longreprtext):
-            report.outcome, report.longrepr = "skipped", (*report.location[:2], self.reason or NOT_QUICK)
+            path, line, _ = report.location
+            report.outcome, report.longrepr = "skipped", (path, line or 0, self.reason or NOT_QUICK)
         return report
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
