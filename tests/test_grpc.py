@@ -246,10 +246,13 @@ REFUSALS = {
     "field": (typed_doubling("int_contents", [1, 2]), BAD, "input 'x' has int_contents; FP32 comes in fp32_contents"),
     "range": (small_ints(1, 300, 2), BAD, "input 't' holds 300; INT8 goes from -128 to 127"),
     "timeout": (timed(string_param="soon"), BAD, "parameters.timeout is 'soon'; it is a whole number of microseconds"),
-    "no timeout": (timed(), BAD, "parameters.timeout is None; it is a whole number of microseconds"),
     "raised": (raw_request("fragile", rows([BROKEN, 2])), "INTERNAL", "thirteen"),
     "large": (raw_request("FP32", {"t": np.zeros((1, 2**21), np.float32)}), "RESOURCE_EXHAUSTED", "larger than max"),
 }
+
+
+def test_a_parameter_without_a_value_is_not_set(site: GrpcSite) -> None:
+    assert site.run(site.call(timed())).outputs[0].name == "output"
 
 
 @pytest.mark.parametrize("case", list(REFUSALS))

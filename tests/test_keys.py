@@ -190,7 +190,7 @@ def test_all_but_health_needs_a_key(site: Site, path: str) -> None:
     assert site.request("GET", path, headers={"x-api-key": ALICE}).status in (200, 404)
 
 
-@pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready", "/", "/page/page.css"])
+@pytest.mark.parametrize("path", ["/health", "/healthz", "/v2/health/live", "/v2/health/ready", "/", "/page/page.css"])
 def test_probes_and_the_page_that_asks_for_the_key_need_none(site: Site, path: str) -> None:
     assert site.get(path).status == 200
 

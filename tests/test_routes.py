@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from nograd.errors import MethodError, ModelNotFoundError
 from nograd.server.routes import LONGEST_CACHED_PATH, ROUTES, Route, _routes_of_path, find_route
+from tests.fakes import Site, doubling, x
 
 FILES = ("/", "/page/main.js")
 
@@ -78,3 +79,17 @@ def test_long_paths_are_not_kept() -> None:
 
     assert find_route("POST", f"/v2/models/{name}/infer".encode(), FILES)[1] == {"model": name}
     assert _routes_of_path.cache_info().currsize == 0
+
+
+@pytest.mark.parametrize(("alias", "path"), [("/health", "/v2/health/ready"), ("/healthz", "/v2/health/live")])
+def test_the_usual_paths_of_health_answer_as_the_protocols_do(alias: str, path: str) -> None:
+    with Site({"doubling": doubling()}, started=False) as loading, Site({"doubling": doubling()}) as ready:
+        for site in (loading, ready):
+            assert (site.get(alias).status, site.get(alias).body) == (site.get(path).status, site.get(path).body)
+        assert ready.get(alias).status == 200
+
+
+def test_a_model_is_served_under_a_name_with_slashes() -> None:
+    with Site({"org/team/model": doubling()}) as site:
+        assert site.infer("org%2Fteam%2Fmodel", x([1, 2])).data() == [2, 4]
+        assert site.get("/v2/models/org%2Fteam%2Fmodel/ready").status == 200

@@ -203,6 +203,10 @@ def test_nothing_to_serve_is_told_early(settings: Settings, said: str) -> None:
         ("words:2=package.module:factory", ModelConfig("package.module:factory", "words", "2")),
         ("words=a=b", ModelConfig("a=b", "words")),
         ("models/a=b", ModelConfig("models/a=b")),
+        ("org/model=package.module:factory", ModelConfig("package.module:factory", "org/model")),
+        ("org/team/model:2=minilm", ModelConfig("minilm", "org/team/model", "2")),
+        ("org/model=words.onnx", ModelConfig("words.onnx", "org/model")),
+        ("org/model=/models/words", ModelConfig("/models/words", "org/model")),
     ],
 )
 def test_an_argument_is_a_model_with_a_name_and_a_version_or_without(text: str, found: ModelConfig) -> None:

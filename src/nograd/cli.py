@@ -23,6 +23,7 @@ from nograd.openmp import spin_briefly
 from nograd.server.config import CLUSTER
 from nograd.server.options import with_settings
 from nograd.stderr import QueuedStderr, queued_stderr
+from nograd.terminal import escape_controls
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -88,7 +89,7 @@ def _run() -> tuple[int, str]:
     try:
         app()
     except NogradError as error:
-        return 1 if isinstance(error, ExportError | JobError) else 2, f"nograd: {error}\n"
+        return 1 if isinstance(error, ExportError | JobError) else 2, f"nograd: {escape_controls(str(error))}\n"
     except KeyboardInterrupt:
         return INTERRUPTED, STOPPED
     except SystemExit as ended:
@@ -445,7 +446,7 @@ def check(
             memory_bytes=None if memory_mb is None else int(memory_mb * 1e6),
         )).result()  # fmt: skip
     if output is None:
-        typer.echo(written(report), nl=False)
+        typer.echo(escape_controls(written(report)), nl=False)
     else:
         output.write_text(written(report), "utf-8")
     raise typer.Exit(report.exit_code(strict=strict))
@@ -494,12 +495,12 @@ def bench(
     loads += [Load(each, arrivals, seed) for each in rate or []]  # type: ignore[arg-type]  # it checks them
     # no spinner: its thread would take time from the generator's
     report = bench(url, loads, plan, data=data, on_load=lambda load: typer.echo(f"measuring {load}", err=True))
-    typer.echo(report.target)
+    typer.echo(escape_controls(report.target))
     console = Console(highlight=False)
     console.width = max(console.width, WIDTH)  # a table that is cut would hide figures
     console.print(table(report.summaries))
     for note in notes(report):
-        typer.echo(note)
+        typer.echo(escape_controls(note))
     if json_file is not None:
         json_file.write_text(json.dumps(report.to_json(), indent=1) + "\n", "utf-8")
     if html_file is not None:
@@ -527,7 +528,7 @@ def conformance(
     from nograd.units import seconds_of
 
     report = conformance(url, data=data, repository=repository, grpc=grpc, timeout_s=seconds_of(timeout, "timeout"))
-    typer.echo(str(report), nl=False)
+    typer.echo(escape_controls(str(report)), nl=False)
     if json_file is not None:
         json_file.write_text(to_json(report), "utf-8")
     if junit_file is not None:
@@ -548,7 +549,7 @@ def stats(url: Annotated[str, typer.Argument(help=CACHE_HELP)]) -> None:
     from nograd.cache_tools import stats
 
     for line in stats(url):
-        typer.echo(line)
+        typer.echo(escape_controls(line))
 
 
 @cache_app.command()
@@ -556,4 +557,4 @@ def clear(url: Annotated[str, typer.Argument(help=CACHE_HELP)]) -> None:
     """Forget what is kept at URL: of a server its memory, in Redis every answer under nograd's prefix."""
     from nograd.cache_tools import clear
 
-    typer.echo(clear(url))
+    typer.echo(escape_controls(clear(url)))

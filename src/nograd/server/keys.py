@@ -20,7 +20,7 @@ __all__ = ["ALWAYS_OPEN", "AREA_PATHS", "VARIABLE", "ApiKeys", "Door", "open_doo
 VARIABLE = "NOGRAD_API_KEYS"
 """Environment variable with keys, separated by commas or line ends."""
 
-ALWAYS_OPEN = frozenset(("/v2/health/live", "/v2/health/ready", "/"))
+ALWAYS_OPEN = frozenset(("/health", "/healthz", "/v2/health/live", "/v2/health/ready", "/"))
 """Probes have no keys; and the live page must be there to ask for one."""
 
 PAGE_FILES = "/page/"

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HELP", "ModelConfig", "name_of", "open_model", "parse_model"]
 
+DEMO = "minilm"
+
 LIMITS = (
     "max_batch_size", "max_wait_ms", "max_queue_rows", "preprocess_threads", "timeout_s", "device", "trusted",
     "accept_coupled_rows",
@@ -72,18 +74,23 @@ class ModelConfig:
 def parse_model(text: str) -> ModelConfig:
     """Return the model that an argument of the command names: `MODEL`, `NAME=MODEL` or `NAME:VERSION=MODEL`.
 
-    A text that is the path of something is a MODEL, whatever is in it.
+    A NAME may have slashes, as in `org/model`. A text that is the path of a file or folder is a MODEL, whatever is in it.
 
     Raises:
         ConfigError: a name, a version or the model is empty.
     """
-    told, sign, model = text.partition("=")
-    if not sign or "/" in told or Path(text).exists():
+    given, sign, model = text.partition("=")
+    if not sign or Path(text).exists() or ("/" in given and (given[0] in "/.~" or not _names_model(model))):
         return ModelConfig(text)
-    name, colon, version = told.partition(":")
+    name, colon, version = given.partition(":")
     if not name or not model or (colon and not version):
         raise ConfigError(f"a model is {text!r}; it must be MODEL, NAME=MODEL or NAME:VERSION=MODEL")
     return ModelConfig(model, name, version or "1")
+
+
+def _names_model(text: str) -> bool:
+    """Return whether a text can be a MODEL: a factory, a file or folder, or the demo. Else a slash before it is a path's."""
+    return ":" in text or "/" in text or text == DEMO or bool(PurePath(text).suffix) or Path(text).exists()
 
 
 def name_of(model: str) -> str:

@@ -46,7 +46,7 @@ REFUSALS = {
     504: "the answer would have come too late",
 }
 
-READY = ("server_live", "server_ready", "model_ready", "model_ready_version")
+READY = ("health", "healthz", "server_live", "server_ready", "model_ready", "model_ready_version")
 """Operations that answer 503 with the same body when the answer is no."""
 
 MAY_BE_EMPTY = ("RepositoryIndexRequest", "Change")
@@ -75,7 +75,7 @@ def document(service: InferenceService, routes: Sequence[Route]) -> dict[str, An
     made = {
         "openapi": "3.1.0",
         "info": {"title": "nograd", "version": __version__, "description": ABOUT},
-        "servers": [{"url": "/"}],
+        "servers": [{"url": "."}],
         "paths": paths,
         "components": {"schemas": SCHEMAS, "headers": HEADERS},
     }

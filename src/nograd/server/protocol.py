@@ -29,6 +29,7 @@ from nograd.errors import (
     UnsupportedError,
 )
 from nograd.server.binary import BinaryAnswer, Tail, packed, raw_input
+from nograd.server.conversion import can_convert, convert
 from nograd.server.shapes import MAX_DIMENSIONS, MAX_SIZE, count_elements, reshape, shorten
 from nograd.tensors import TEXT, Array, Batch, TensorSpec
 
@@ -39,6 +40,7 @@ __all__ = [
     "Decoder",
     "InferRequest",
     "Parameters",
+    "convert_input",
     "datatype",
     "datatype_of",
     "decode",
@@ -284,7 +286,8 @@ def decode(body: bytes, inputs: Sequence[TensorSpec], tail: memoryview | None = 
     for given in request.inputs:
         if given.name in arrays:
             raise ProtocolError(f"input {given.name!r} is given twice")
-        arrays[given.name] = _array(given, spec_of(given.name, given.datatype, inputs), octets)
+        spec = spec_of(given.name, given.datatype, inputs)
+        arrays[given.name] = convert_input(given.name, _array(given, numpy_dtype(given.datatype), octets), spec)
     octets.require_empty()
     wanted = tuple(output.name for output in request.outputs) if request.outputs else ()
     parameters = request.parameters or {}
@@ -313,10 +316,10 @@ def require_inputs(count: int, inputs: Sequence[TensorSpec]) -> None:
 
 
 def spec_of(name: str, kind: str, inputs: Sequence[TensorSpec]) -> TensorSpec:
-    """Return the model's tensor for an input of this name and datatype.
+    """Return the model's tensor for an input of this name and datatype, or of one that `conversion` converts.
 
     Raises:
-        ProtocolError: there is none, or its datatype is another.
+        ProtocolError: there is no such input, or its datatype is another.
     """
     for spec in inputs:
         if spec.name == name:
@@ -325,14 +328,19 @@ def spec_of(name: str, kind: str, inputs: Sequence[TensorSpec]) -> TensorSpec:
         raise ProtocolError(f"there is no input {name!r}; the model takes {_names(inputs)}")
     if kind not in _DTYPES:
         raise ProtocolError(f"input {name!r} has datatype {kind!r}; datatypes are {', '.join(_DTYPES)}")
-    if kind != datatype(spec):
+    if kind != datatype(spec) and not can_convert(_NUMPY[_DTYPES[kind]], _NUMPY[spec.dtype]):
         raise ProtocolError(f"input {name!r} has datatype {kind}; the model takes {datatype(spec)}")
     return spec
 
 
-def numpy_dtype(spec: TensorSpec) -> np.dtype[Any]:
-    """Return the dtype of a tensor's array; object for text."""
-    return _NUMPY[spec.dtype]
+def numpy_dtype(kind: str) -> np.dtype[Any]:
+    """Return the dtype of arrays of one of the DATATYPES; object for text."""
+    return _NUMPY[_DTYPES[kind]]
+
+
+def convert_input(name: str, values: Array, spec: TensorSpec) -> Array:
+    """Return an input's values in the dtype of the model's tensor; errors as `conversion.convert`."""
+    return convert(name, values, _NUMPY[spec.dtype])
 
 
 def timeout_of(timeout: object) -> float | None:
@@ -369,15 +377,15 @@ def priority_of(priority: object) -> int:
     return (priority or DEFAULT_PRIORITY) - 1
 
 
-def _array(given: _Input, spec: TensorSpec, octets: Tail) -> Array:
+def _array(given: _Input, dtype: np.dtype[Any], octets: Tail) -> Array:
     count, parameters = count_elements(given.name, given.shape), given.parameters or {}
     if parameters.get("binary_data_size") is not None:
         if bytes(given.data):
             raise ProtocolError(f"input {given.name!r} has data and binary_data_size; it has one of them")
-        return octets.take(given.name, parameters["binary_data_size"], given.shape, _NUMPY[spec.dtype])
-    if spec.dtype == "bfloat16":
+        return octets.take(given.name, parameters["binary_data_size"], given.shape, dtype)
+    if dtype == _NUMPY["bfloat16"]:
         raise ProtocolError(f"input {given.name!r} is BF16, which comes in binary only (binary_data_size), not as JSON data")
-    values = _values(given, _NUMPY[spec.dtype])
+    values = _values(given, dtype)
     if count != len(values):
         raise ProtocolError(f"input {given.name!r} has shape {given.shape}, so {count} elements; its data has {len(values)}")
     return reshape(given.name, values, given.shape)

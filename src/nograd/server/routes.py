@@ -99,6 +99,8 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("GET", "/v2", handlers.server_metadata, "server_metadata", "Name, version and extensions", "ServerMetadata"),
     Route("GET", "/v2/", handlers.server_metadata, "server_metadata_too", "Same as /v2", "ServerMetadata"),
+    Route("GET", "/health", handlers.server_ready, "health", "Readiness of all models, as /v2/health/ready", "ServerReady"),
+    Route("GET", "/healthz", handlers.server_live, "healthz", "Liveness, as /v2/health/live", "ServerLive"),
     Route("GET", "/v2/health/live", handlers.server_live, "server_live", "Liveness", "ServerLive"),
     Route("GET", "/v2/health/ready", handlers.server_ready, "server_ready", "Readiness of all models", "ServerReady"),
     Route(

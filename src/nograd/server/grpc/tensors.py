@@ -12,6 +12,7 @@ from nograd.server.binary import packed, tensor, text
 from nograd.server.grpc.messages import ModelInferResponse
 from nograd.server.protocol import (
     InferRequest,
+    convert_input,
     datatype_of,
     numpy_dtype,
     priority_of,
@@ -58,11 +59,12 @@ def read(request: Any, inputs: Sequence[TensorSpec], left_s: float | None) -> In
             raise ProtocolError(f"input {name!r} is given twice")
         spec = spec_of(name, given.datatype, inputs)
         if not raw:
-            arrays[name] = _typed(given, numpy_dtype(spec))
+            arrays[name] = convert_input(name, _typed(given, numpy_dtype(given.datatype)), spec)
             continue
         if given.HasField("contents"):
             raise ProtocolError(f"input {name!r} has contents, and there are raw_input_contents; a request has one of them")
-        arrays[name] = tensor(name, memoryview(raw[index]), list(given.shape), numpy_dtype(spec))
+        values = tensor(name, memoryview(raw[index]), list(given.shape), numpy_dtype(given.datatype))
+        arrays[name] = convert_input(name, values, spec)
     wanted = tuple([output.name for output in request.outputs])
     timeout_s = shorter(timeout_of(_parameter(request, "timeout")), left_s)
     priority = priority_of(_parameter(request, "priority"))

@@ -1,0 +1,24 @@
+"""Text of other programs, such as a remote server, as a terminal may show it. Pure."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["escape_controls"]
+
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but tab and line end, marks that change the direction of text, separators, and halves of surrogates."""
+
+
+def escape_controls(text: str) -> str:
+    """Return a text in which control characters are escaped, so that it cannot move the cursor or change the terminal.
+
+    >>> print(escape_controls("red: \\x1b[31m"))
+    red: \\x1b[31m
+    """
+    return _CONTROLS.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
