@@ -10,6 +10,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from nograd.as_predictor import as_predictor
 from nograd.backends import Backend
 from nograd.batching.batcher import MAX_QUEUE_BYTES, Batcher, Runner, check_settings
 from nograd.batching.policy import BatchPolicy
@@ -19,7 +20,7 @@ from nograd.batching.teaching import Teaching
 from nograd.cost import CostCurve
 from nograd.errors import ConfigError, SignatureError, UnavailableError, UnsupportedError
 from nograd.inputs import holds_tensors, is_module, one_row
-from nograd.predictor import Predictor, as_predictor
+from nograd.predictor import Predictor
 from nograd.tensors import Batch, Signature
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from operator import mul
 from typing import TYPE_CHECKING, Any
 
 from nograd.aliases import one_of
+from nograd.as_predictor import as_predictor
 from nograd.backends import Backend
 from nograd.batching.collate import chunks, padding_share, plan
 from nograd.batching.faults import run_apart
@@ -20,7 +21,7 @@ from nograd.batching.tracking import TokenCost
 from nograd.calls import as_tensors
 from nograd.errors import ConfigError, ItemError, ModelError, NogradError, SignatureError
 from nograd.inputs import each_item, holds_tensors, stacked
-from nograd.predictor import Predictor, as_predictor
+from nograd.predictor import Predictor
 from nograd.rows import concatenated, run_stacked
 from nograd.tensors import Batch, num_rows, split
 

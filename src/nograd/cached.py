@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from nograd.aliases import one_of
+from nograd.as_predictor import as_predictor, parts_of
 from nograd.backends import Backend, TorchBackend
 from nograd.caching import Cache, CacheStatistics, MemoryCache
 from nograd.caching.answers import Answers, KeyMaker
@@ -19,7 +20,7 @@ from nograd.calls import as_tensors
 from nograd.errors import ConfigError, SignatureError
 from nograd.fingerprint import Fingerprint
 from nograd.model_kinds import check_module
-from nograd.predictor import Predictor, as_predictor, parts_of
+from nograd.predictor import Predictor
 from nograd.sources import load
 from nograd.tensors import Array
 from nograd.text import Tokenize
@@ -50,9 +51,6 @@ class CachedPredictor(Predictor):
     want it. Weights that change, also in place, make all older entries unreachable. A model that gives different answers to the
     same input runs every time; one whose rows depend on each other is cached by whole batches. So is nothing of a model that
     cannot be probed with its first input. Half precision is answered in float32.
-
-    A cache in memory steps aside when it does not pay: if 512 lookups took longer than the runs that they saved, the next 8192
-    rows run without a lookup, and then it is tried again. A tiny model runs in less time than its input takes to recognise.
 
     A `DynamicBatcher` over it runs all that it is given; `nograd serve` has a cache of its own in front of its batcher.
 

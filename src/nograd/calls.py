@@ -17,6 +17,7 @@ from nograd.caching.answers import Answers
 from nograd.errors import SignatureError, UnsupportedError
 from nograd.inputs import by_name, holds_tensors, is_module, is_tensor, to_host
 from nograd.model_kinds import not_a_model
+from nograd.scores import choose_output
 from nograd.tensors import Batch, Signature
 
 if TYPE_CHECKING:
@@ -132,6 +133,15 @@ class Calls:
         backend, outputs = learner.run(inputs, check_tensors, _run_tensors)
         self._shorten(backend, inputs)
         return backend, outputs
+
+    def scores(self, inputs: Any, output: str | None) -> tuple[Any, str]:
+        """Return an output that holds class scores, `[rows, classes]`, and the model's problem type; see `choose_output`."""
+        answer = None if self.direct is None else self.direct.answer(inputs)
+        if self.direct is not None and is_tensor(answer):
+            problem = self.direct.backend.problem_type
+            return choose_output({"output": answer}, output, problem), problem
+        backend, outputs = self.outputs(inputs)
+        return choose_output(outputs, output, backend.problem_type), backend.problem_type
 
     def _known_outputs(self, inputs: Any, backend: Backend) -> Mapping[str, Any]:
         """Run inputs that the backend's signature allows."""

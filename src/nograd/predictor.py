@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nograd.backends import Backend
-from nograd.batching.collate import model_error
 from nograd.calls import Calls
 from nograd.calls import as_tensors as to_tensors
 from nograd.cost import CostCurve
-from nograd.errors import ConfigError, ItemError, NogradError, SignatureError, UnsupportedError
+from nograd.errors import ConfigError, SignatureError, UnsupportedError
 from nograd.fingerprint import Fingerprint, of_value
-from nograd.inputs import by_name, each_item, holds_tensors, is_tensor, one_row, to_host
+from nograd.inputs import by_name, each_item, holds_tensors, to_host
 from nograd.interrupts import is_interrupt
-from nograd.scores import choose_output, classes_of, probabilities_of
-from nograd.tensors import TEXT, Batch, Signature, TensorSpec
+from nograd.items import answers_of_rows, first_item, item_error, row_of, rows_before_a_fault, rows_of, whole_answer, zeros_of
+from nograd.scores import choose_output, classes_of, join_scores, probabilities_of
+from nograd.tensors import Batch, Signature, TensorSpec
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from nograd.backends.learning import Learner
 
-__all__ = ["Predictor", "as_predictor", "parts_of"]
+__all__ = ["Predictor"]
 
 SAMPLE_ITEMS = 2
 """Items that are probed with if no sample was given."""
@@ -98,7 +98,7 @@ class Predictor:
                 raise ConfigError(f"device is {str(device)!r}; a backend has its own ({model.device}): leave device out")
             if padding:
                 raise ConfigError("padding is given with a backend, whose signature has its own; leave padding out")
-            self._example = sample if preprocess is None or sample is None else _first(sample)
+            self._example = sample if preprocess is None or sample is None else first_item(sample)
         elif sample is not None and preprocess is not None:
             self.learn_from([sample] if isinstance(sample, str | bytes) else list(each_item(sample)))
         elif sample is not None:
@@ -168,7 +168,7 @@ class Predictor:
         learner = self._calls.learner
         example = learner.first if self._example is None and learner is not None else self._example
         if example is None:
-            return _zeros(self.signature)
+            return zeros_of(self.signature)
         batch = self.check(to_host(example))
         return {name: array[:1] for name, array in batch.items()}
 
@@ -235,11 +235,13 @@ class Predictor:
         if self._preprocess is not None:
             parts, finish = self.prepare(inputs)
             return finish(self._calls.answered(parts))
-        if self._calls.direct is not None and self._postprocess is None:
-            answer = self._calls.direct.answer(inputs)
+        direct = self._calls.direct
+        if direct is not None and self._postprocess is None:
+            answer = direct.answer(inputs)
             if answer is not None:
                 return answer
-        return self._whole(*self._calls.outputs(inputs))
+        backend, outputs = self._calls.outputs(inputs)
+        return whole_answer(backend, outputs, self._postprocess)
 
     def predict_proba(self, inputs: Any, *, temperature: float = 1.0, output: str | None = None) -> Any:
         """Return class probabilities for each row.
@@ -324,12 +326,11 @@ class Predictor:
             ItemError: `preprocess` raised, or what it returned is not the model's row.
         """
         try:
-            row = self._preprocess(item) if self._preprocess is not None else item
-            return self.check(one_row(row))
+            return self.check(row_of(item, self._preprocess))
         except BaseException as error:
             if is_interrupt(error):
                 raise
-            raise _item_error(index, error) from error
+            raise item_error(index, error) from error
 
     def learn(self, inputs: Any) -> None:
         """Probe the model with inputs as `predict` takes them, unless it is probed already. Blocks for some twenty runs.
@@ -367,14 +368,7 @@ class Predictor:
         calls = self._calls
         if calls.learner is None or (calls.backend is not None and calls.backend.signature.outputs):
             return
-        rows = []
-        for index, item in enumerate(items):
-            try:
-                rows.append(one_row(item if self._preprocess is None else self._preprocess(item)))
-            except BaseException as error:
-                if is_interrupt(error):
-                    raise
-                raise _item_error(index, error) from error
+        rows = rows_of(items, self._preprocess)
         if or_run_singly:
             calls.settle_if_possible(rows)
         else:
@@ -387,15 +381,7 @@ class Predictor:
 
     def row_answers(self, leaves: Mapping[str, Any]) -> Iterator[Any]:
         """Yield the answer for each row of outputs by name, tensors or arrays, postprocessed."""
-        restore, postprocess = self.backend.restore, self._postprocess
-        names = list(leaves)
-        columns = [leaf.unbind() if is_tensor(leaf) else leaf for leaf in leaves.values()]  # a list of arrays has no `unbind`
-        if len(columns) == 1 and postprocess is None and restore({names[0]: columns[0][0]}) is columns[0][0]:
-            yield from columns[0]  # the model returns one tensor: there is no structure to restore
-            return
-        for row in zip(*columns, strict=True):
-            answer = restore(dict(zip(names, row, strict=True)))
-            yield answer if postprocess is None else _postprocessed(answer, postprocess)
+        return answers_of_rows(self.backend, leaves, self._postprocess)
 
     def check(self, inputs: Any) -> Batch:
         """Return the inputs as a checked Batch; without a sample, the first inputs are probed."""
@@ -419,12 +405,7 @@ class Predictor:
 
     def _learn_rows(self, items: Sequence[Any]) -> None:
         """Learn from the first items; one that cannot be prepared is reported when its turn comes."""
-        rows = []
-        for item in items:
-            try:
-                rows.append(one_row(item if self._preprocess is None else self._preprocess(item)))
-            except Exception:  # noqa: BLE001  `prepare_item` raises it again, with the item's position
-                break
+        rows = rows_before_a_fault(items, self._preprocess)
         if rows:
             self._calls.settle_if_possible(rows)
             self._example = items[0]
@@ -432,99 +413,19 @@ class Predictor:
     def _scores(self, inputs: Any, output: str | None) -> tuple[Any, str]:
         """Return floating `[rows, classes]`, a tensor for tensors, else an array; and the model's problem type."""
         if self._preprocess is None:
-            direct = self._calls.direct
-            answer = None if direct is None else direct.answer(inputs)
-            if direct is not None and is_tensor(answer):
-                problem = direct.backend.problem_type
-                return choose_output({"output": answer}, output, problem), problem
-            backend, outputs = self._calls.outputs(inputs)
-            problem = backend.problem_type
-            return choose_output(outputs, output, problem), problem
+            return self._calls.scores(inputs, output)
         parts, _ = self.prepare(inputs)
         problem = self.backend.problem_type
-        found = [choose_output(outputs, output, problem) for outputs in self._calls.answered(parts)]
-        if len({scores.shape[1] for scores in found}) > 1:
-            raise SignatureError("the items' outputs differ in length; class scores are floating [rows, classes]")
-        return np.concatenate(found), problem
-
-    def _whole(self, backend: Backend, outputs: Mapping[str, Any]) -> Any:
-        if self._postprocess is None:
-            return backend.restore(outputs)
-        rows = len(next(iter(outputs.values())))
-        answers = [backend.restore({name: leaf[row] for name, leaf in outputs.items()}) for row in range(rows)]
-        return [_postprocessed(answer, self._postprocess) for answer in answers]
+        return join_scores([choose_output(outputs, output, problem) for outputs in self._calls.answered(parts)]), problem
 
     def _finish_arrays(self, outputs: list[Batch]) -> Any:
         if self._postprocess is None and self._calls.backend is not None:  # done for every request
             return self._calls.backend.restore(outputs[0])
-        return self._whole(self.backend, outputs[0])
+        return whole_answer(self.backend, outputs[0], self._postprocess)
 
     def _finish_tensors(self, outputs: list[Batch]) -> Any:
-        return self._whole(self.backend, to_tensors(outputs[0]))
+        return whole_answer(self.backend, to_tensors(outputs[0]), self._postprocess)
 
     def _finish_items(self, outputs: list[Batch], *, lone: bool) -> Any:
         answers = [answer for output in outputs for answer in self.answers(output)]
         return answers[0] if lone else answers
-
-
-def _postprocessed(answer: Any, postprocess: Callable[[Any], Any]) -> Any:
-    """Return what `postprocess` makes of a row; what would end the program or its event loop becomes a ModelError."""
-    try:
-        return postprocess(answer)
-    except Exception:
-        raise
-    except BaseException as error:
-        if is_interrupt(error):
-            raise
-        raise model_error("postprocess", error) from error
-
-
-def parts_of(predictor: Predictor) -> dict[str, Any]:
-    """Return what another Predictor of the same model is made of, as arguments."""
-    source, sample = predictor.source, None
-    if isinstance(source, Backend) and (predictor._example is not None or not predictor.has_preprocess):  # noqa: SLF001
-        sample = [predictor.example] if predictor.has_preprocess else predictor.example
-    return {
-        "model": source, "preprocess": predictor.preprocess, "postprocess": predictor.postprocess, "sample": sample,
-        "item": predictor.item,
-    }  # fmt: skip
-
-
-def as_predictor(model: Any, device: str | torch.device = "auto", **options: Any) -> Predictor:
-    """Return a Predictor as it is, or one of a module or a backend.
-
-    Args:
-        model: a Predictor, a module or a backend.
-        device: of a module, as for `Predictor`; a Predictor has its own.
-        options: of the Predictor that is made of a module.
-
-    Raises:
-        ConfigError: `model` is something else, or the Predictor runs on another device.
-    """
-    if not isinstance(model, Predictor):
-        return Predictor(model, device, **options)
-    if device != "auto" and str(device) not in (model.device, model.device.partition(":")[0]):
-        raise ConfigError(f"device is {str(device)!r}, and the Predictor runs on {model.device!r}; set the device there")
-    return model
-
-
-def _item_error(index: int, error: BaseException) -> ItemError:
-    what = str(error) if isinstance(error, NogradError) else f"preprocess raised {type(error).__name__}: {error}"
-    return ItemError(f"item {index}: {what}", index)
-
-
-def _zeros(signature: Signature) -> Batch:
-    smallest = {
-        spec.name: tuple(size if isinstance(size, int) else signature.size_range(size)[0] for size in spec.shape)
-        for spec in signature.inputs
-    }
-    return signature.check({spec.name: _filler(spec, (1, *smallest[spec.name])) for spec in signature.inputs})
-
-
-def _filler(spec: TensorSpec, shape: tuple[int, ...]) -> Any:
-    return np.full(shape, "", dtype=object) if spec.dtype == TEXT else np.full(shape, spec.default or 0, dtype=spec.dtype)
-
-
-def _first(sample: Any) -> Any:
-    """Return the first item of a sample; one string is one item."""
-    return sample if isinstance(sample, str | bytes) else next(each_item(sample))

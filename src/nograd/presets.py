@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nograd.as_predictor import parts_of
 from nograd.backends import Backend
 from nograd.backends.timing import fastest, in_turn_s
 from nograd.bulk import BatchPredictor
@@ -21,7 +22,7 @@ from nograd.cores import processors
 from nograd.errors import ConfigError, ExportError, MissingExtraError
 from nograd.inputs import each_item, to_host
 from nograd.model_kinds import check_module
-from nograd.predictor import Predictor, parts_of
+from nograd.predictor import Predictor
 from nograd.tensors import Batch
 
 if TYPE_CHECKING:

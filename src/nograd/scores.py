@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 
 from nograd.errors import ConfigError, SignatureError, UnsupportedError
 from nograd.inputs import is_tensor
+from nograd.tensors import Array
 
-__all__ = ["PROBLEM_TYPES", "ProblemType", "choose_output", "classes_of", "probabilities_of"]
+__all__ = ["PROBLEM_TYPES", "ProblemType", "choose_output", "classes_of", "join_scores", "probabilities_of"]
 
 ProblemType: TypeAlias = Literal["", "regression", "single_label_classification", "multi_label_classification"]
 """What the outputs of a model say, in the words of a transformers configuration; empty: one class of several."""
@@ -55,6 +56,17 @@ def choose_output(outputs: Mapping[str, Any], name: str | None, problem: str) ->
         dtype = str(found.dtype).removeprefix("torch.")
         raise SignatureError(f"the model's output is {dtype} {list(found.shape)}; class scores are floating [rows, classes]")
     return found
+
+
+def join_scores(parts: Sequence[Array]) -> Array:
+    """Return the scores of several runs as one array, `[rows, classes]`.
+
+    Raises:
+        SignatureError: they differ in the number of classes.
+    """
+    if len({scores.shape[1] for scores in parts}) > 1:
+        raise SignatureError("the items' outputs differ in length; class scores are floating [rows, classes]")
+    return np.concatenate(parts)
 
 
 def probabilities_of(scores: Any, problem: str, temperature: float) -> Any:
