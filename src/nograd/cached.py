@@ -52,6 +52,9 @@ class CachedPredictor(Predictor):
     same input runs every time; one whose rows depend on each other is cached by whole batches. So is nothing of a model that
     cannot be probed with its first input. Half precision is answered in float32.
 
+    A cache in memory steps aside when it does not pay: if 512 lookups took longer than the runs that they saved, the next 8192
+    rows run without a lookup, and then it is tried again. A tiny model runs in less time than its input takes to recognise.
+
     A `DynamicBatcher` over it runs all that it is given; `nograd serve` has a cache of its own in front of its batcher.
 
     >>> import torch
