@@ -72,6 +72,11 @@ class ServeConfig:
         0.0, "Seconds to keep accepting requests after readiness turns false, so that load balancers can react.", NETWORK
     )
     max_body_bytes: int = setting(64 * 2**20, "Maximum size of one request body, in bytes.", NETWORK)
+    max_request_rows: int | None = setting(None, "Maximum rows of one request; unset: max_queue_rows.", NETWORK)
+    max_request_elements: int = setting(
+        2**26, "Maximum elements (numbers or texts) of one input, counted before they are decoded.", NETWORK
+    )
+    max_text_chars: int = setting(2**20, "Maximum characters of one text, counted before it is tokenized.", NETWORK)
     max_batch_size: int = setting(
         32, "Maximum rows in one run. A bundle whose cost curve counts rows runs no more than the curve covers.", BATCHING
     )
@@ -132,9 +137,12 @@ class ServeConfig:
         self._check_ports()
         self._check_operation()
         self._check_security()
-        for name in ("max_batch_size", "max_queue_rows", "max_body_bytes", "preprocess_threads", "workers"):
+        names = ("max_batch_size", "max_queue_rows", "max_body_bytes", "preprocess_threads", "workers")
+        for name in (*names, "max_request_elements", "max_text_chars"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.max_request_rows is not None and self.max_request_rows < 1:
+            raise ConfigError(f"max_request_rows is {self.max_request_rows}; it must be at least 1")
         if self.cache_ttl_s is not None and not (isfinite(self.cache_ttl_s) and self.cache_ttl_s > 0):
             raise ConfigError(f"cache_ttl_s is {self.cache_ttl_s}; it must be above 0, finite")
         if self.cache_url and not self.cache_mb:

@@ -165,7 +165,12 @@ def _as_infer(request: _Request, model: ServedModel, timeout_s: float | None) ->
             "says that a part of its vector is an embedding, too: leave dimensions out",
             "dimensions",
         )
-    return InferRequest({model.inputs.inputs[0].name: _texts(request.input)}, (output.name,), timeout_s=timeout_s)
+    name = model.inputs.inputs[0].name
+    if isinstance(request.input, list):
+        model.limits.check_shape(name, [len(request.input)])
+    texts = _texts(request.input)
+    model.limits.check_texts(name, texts)
+    return InferRequest({name: texts}, (output.name,), timeout_s=timeout_s)
 
 
 def _output(request: _Request, model: ServedModel) -> TensorSpec:

@@ -30,6 +30,8 @@ from nograd.errors import (
 )
 from nograd.server.binary import BinaryAnswer, Tail, packed, raw_input
 from nograd.server.conversion import can_convert, convert
+from nograd.server.long_data import LONG_DATA, count_byte, count_lists, decode_numbers, hollow, mark
+from nograd.server.request_limits import NO_LIMITS, RequestLimits
 from nograd.server.shapes import MAX_DIMENSIONS, MAX_SIZE, count_elements, reshape, shorten
 from nograd.tensors import TEXT, Array, Batch, TensorSpec
 
@@ -73,6 +75,9 @@ PRIORITY_LEVELS = 5
 
 DEFAULT_PRIORITY = 3
 """Of a request that names none, or 0: some may go before it, and some behind it."""
+
+SLICE_ELEMENTS = 2**16
+"""Elements of a long output that are encoded in one call, which holds the GIL: about 3 ms."""
 
 SHORT_BODY = 4096
 """Bytes of a body that may go the short way: a longer one costs more to look through twice."""
@@ -218,10 +223,13 @@ class Decoder:
 
     Args:
         inputs: the tensors that the model takes.
+        limits: of one request.
     """
 
-    def __init__(self, inputs: Sequence[TensorSpec]) -> None:
+    def __init__(self, inputs: Sequence[TensorSpec], limits: RequestLimits = NO_LIMITS) -> None:
         self._inputs = inputs
+        self._limits = limits
+        self._short_elements = min(limits.rows, limits.elements)
         self._float32 = frozenset(spec.name for spec in inputs if spec.dtype == "float32")
         self._is_float32 = len(self._float32) == len(inputs)
 
@@ -229,7 +237,7 @@ class Decoder:
         """Return the request in an infer call's body; arguments and errors as `decode`."""
         if tail is None and self._is_float32 and len(body) <= SHORT_BODY and (request := self._short(body)) is not None:
             return request
-        return decode(body, self._inputs, tail)
+        return decode(body, self._inputs, tail, self._limits)
 
     def _short(self, body: bytes) -> InferRequest | None:
         """Return the request, or None where anything is unusual: `decode` finds out what."""
@@ -242,7 +250,12 @@ class Decoder:
             values, shape = given.data, given.shape
             usual = given.datatype == "FP32" and given.name in self._float32 and not given.parameters
             # no number is larger than the length of the vector of all, and no size than the number of elements
-            if not usual or not hypot(*values) <= FLOAT32_MAX or not _is_filled(shape, len(values)):
+            if (
+                not usual
+                or not hypot(*values) <= FLOAT32_MAX
+                or not _is_filled(shape, len(values))
+                or len(values) > self._short_elements
+            ):
                 return None
             arrays[given.name] = np.array(values, dtype=np.float32).reshape(shape)
         parameters = request.parameters or {}
@@ -263,19 +276,30 @@ def _is_filled(shape: Sequence[int], count: int) -> bool:
     return sizes_fit and prod(shape) == count
 
 
-def decode(body: bytes, inputs: Sequence[TensorSpec], tail: memoryview | None = None) -> InferRequest:
+def decode(
+    body: bytes, inputs: Sequence[TensorSpec], tail: memoryview | None = None, limits: RequestLimits = NO_LIMITS
+) -> InferRequest:
     """Return the request in an infer call's body.
 
     Args:
         body: UTF-8 JSON; empty where the tail is a raw request, the bytes of the one input.
         inputs: the tensors that the model takes; datatypes are compared with them, shapes are not.
-        tail: the bytes behind the JSON, where the request says that there may be some.
+        tail: the bytes after the JSON, if the request says that there may be some.
+        limits: of one request; rows and elements are checked before the data is decoded.
 
     Raises:
         ProtocolError: the body is not the protocol's, or a datatype is not the model's. Names the tensor and both sides.
+        TooLargeError: an input is beyond a limit.
     """
     if tail is not None and not body:
-        return InferRequest(raw_input(tail, inputs), is_binary=True)
+        raw = raw_input(tail, inputs)
+        for name, array in raw.items():
+            limits.check_shape(name, array.shape)
+            limits.check_texts(name, array)
+        return InferRequest(raw, is_binary=True)
+    long: list[bytes] = []
+    if len(body) > LONG_DATA and all(spec.dtype != TEXT for spec in inputs):
+        body, long = hollow(body)
     try:
         request = _DECODE.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
@@ -287,7 +311,10 @@ def decode(body: bytes, inputs: Sequence[TensorSpec], tail: memoryview | None = 
         if given.name in arrays:
             raise ProtocolError(f"input {given.name!r} is given twice")
         spec = spec_of(given.name, given.datatype, inputs)
-        arrays[given.name] = convert_input(given.name, _array(given, numpy_dtype(given.datatype), octets), spec)
+        limits.check_shape(given.name, given.shape)
+        values = _array(_filled(given, long), numpy_dtype(given.datatype), octets)
+        arrays[given.name] = convert_input(given.name, values, spec)
+        limits.check_texts(given.name, arrays[given.name])
     octets.require_empty()
     wanted = tuple(output.name for output in request.outputs) if request.outputs else ()
     parameters = request.parameters or {}
@@ -296,6 +323,15 @@ def decode(body: bytes, inputs: Sequence[TensorSpec], tail: memoryview | None = 
     by_name = {name: flag for name, flag in formats if flag is not None}
     timeout_s, priority = timeout_of(parameters.get("timeout")), priority_of(parameters.get("priority"))
     return InferRequest(arrays, wanted, request.id, timeout_s, is_binary, by_name, priority)
+
+
+def _filled(given: _Input, long: Sequence[bytes]) -> _Input:
+    """Return an input of a hollow body with the array that was cut out of it."""
+    if long and bytes(memoryview(given.data)[:7]) == mark(0)[:7]:
+        for position, array in enumerate(long):
+            if bytes(given.data) == mark(position):
+                return msgspec.structs.replace(given, data=msgspec.Raw(array))
+    return given
 
 
 def _flag(parameters: Parameters, name: str) -> bool | None:
@@ -385,10 +421,38 @@ def _array(given: _Input, dtype: np.dtype[Any], octets: Tail) -> Array:
         return octets.take(given.name, parameters["binary_data_size"], given.shape, dtype)
     if dtype == _NUMPY["bfloat16"]:
         raise ProtocolError(f"input {given.name!r} is BF16, which comes in binary only (binary_data_size), not as JSON data")
-    values = _values(given, dtype)
-    if count != len(values):
-        raise ProtocolError(f"input {given.name!r} has shape {given.shape}, so {count} elements; its data has {len(values)}")
+    is_long = len(memoryview(given.data)) > LONG_DATA
+    values = _long_values(given, count, dtype) if is_long else _values(given, dtype)
+    _require_count(given, count, len(values))
     return reshape(given.name, values, given.shape)
+
+
+def _require_count(given: _Input, count: int, found: int) -> None:
+    if count != found:
+        raise ProtocolError(f"input {given.name!r} has shape {given.shape}, so {count} elements; its data has {found}")
+
+
+def _long_values(given: _Input, count: int, dtype: np.dtype[Any]) -> Array:
+    """Return the data as a flat array, decoded in slices after its elements were counted."""
+    data = bytes(given.data).strip()
+    if dtype.kind == "O":
+        quotes = count_byte(data, b'"') - count_byte(data, b'\\"')
+        if quotes > 2 * count:  # each text has two, and at most one of them looks escaped
+            raise ProtocolError(
+                f"input {given.name!r} has shape {given.shape}, so {count} elements; its data has at least {quotes // 2}"
+            )
+        return _values(given, dtype)
+    if data[:1] != b"[" or data[-1:] != b"]":
+        return _values(given, dtype)
+    _require_count(given, count, count_byte(data, b",") + 1)
+
+    def convert(piece: bytes) -> Array:
+        try:
+            return _numbers(given, _DECODE_LIST[dtype.kind].decode(piece), dtype)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise _not_such_a_list(given, dtype, error) from None
+
+    return decode_numbers(data, given.shape, convert, dtype, lambda: ProtocolError(_ragged(given)))
 
 
 def _values(given: _Input, dtype: np.dtype[Any]) -> Array:
@@ -397,8 +461,15 @@ def _values(given: _Input, dtype: np.dtype[Any]) -> Array:
         values = _DECODE_LIST[dtype.kind].decode(given.data)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         values = _nested_values(given, dtype, error)
-    if dtype.kind == "O":
-        return _objects(values)
+    return _objects(values) if dtype.kind == "O" else _numbers(given, values, dtype)
+
+
+def _numbers(given: _Input, values: list[Any], dtype: np.dtype[Any]) -> Array:
+    """Return numbers as an array.
+
+    Raises:
+        ProtocolError: one of them is beyond the dtype.
+    """
     try:
         if dtype.itemsize == 8:
             return np.array(values, dtype=dtype)
@@ -426,7 +497,7 @@ def _nested_values(given: _Input, dtype: np.dtype[Any], error: Exception) -> lis
     if not bytes(given.data):
         raise ProtocolError(f"input {given.name!r} has no data") from None
     brackets = bytes(given.data).count(b"[")
-    if dtype.kind != "O" and brackets > 1 and brackets != _count_lists(given.shape):
+    if dtype.kind != "O" and brackets > 1 and brackets != count_lists(given.shape):
         raise ProtocolError(_ragged(given)) from None  # before a list is made for each bracket
     try:
         nested = msgspec.json.decode(given.data)
@@ -437,15 +508,6 @@ def _nested_values(given: _Input, dtype: np.dtype[Any], error: Exception) -> lis
         raise _not_such_a_list(given, dtype, nested_error) from None
     except _RaggedError:
         raise ProtocolError(_ragged(given)) from None
-
-
-def _count_lists(shape: Sequence[int]) -> int:
-    """Return how many lists nest in data of this shape."""
-    found = lists = 1
-    for size in shape[:-1]:
-        lists *= size
-        found += lists
-    return found
 
 
 def _ragged(given: _Input) -> str:
@@ -547,8 +609,17 @@ def _listed(name: str, array: Array) -> dict[str, Any]:
     kind = datatype_of(name, array)
     if kind == "BF16":
         raise ProtocolError(f"output {name!r} is BF16, which JSON cannot carry; ask for it in binary (binary_data_output)")
-    data = array.ravel() if kind != "BYTES" else array.ravel().tolist()
+    data: Any = array.ravel() if kind != "BYTES" else array.ravel().tolist()
+    if array.size > SLICE_ELEMENTS:
+        data = _in_slices(data)
     return {"name": name, "datatype": kind, "shape": array.shape, "data": data}
+
+
+def _in_slices(data: Any) -> orjson.Fragment:
+    """Return long data as JSON that was encoded in slices: other threads run between two of them."""
+    starts = range(0, len(data), SLICE_ELEMENTS)
+    pieces = [orjson.dumps(data[at : at + SLICE_ELEMENTS], option=orjson.OPT_SERIALIZE_NUMPY)[1:-1] for at in starts]
+    return orjson.Fragment(b"[%b]" % b",".join(pieces))
 
 
 def _answer(model_name: str, model_version: str, request_id: str, listed: list[dict[str, Any]]) -> bytes:

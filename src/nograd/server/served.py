@@ -27,6 +27,7 @@ from nograd.server.in_flight import InFlight
 from nograd.server.live import Live
 from nograd.server.liveness import stuck
 from nograd.server.logs import event
+from nograd.server.long_data import LONG_DATA
 from nograd.server.metrics import Metrics, ModelMetrics
 from nograd.server.protocol import (
     Decoder,
@@ -38,6 +39,7 @@ from nograd.server.protocol import (
     shorter,
     tensor_metadata,
 )
+from nograd.server.request_limits import RequestLimits
 from nograd.server.statistics import Looked, Tally
 from nograd.server.tracing import note_batch
 from nograd.server.user_code import UserCode, example_of, item_of
@@ -47,6 +49,9 @@ from nograd.threads import in_own_thread
 __all__ = ["ServedModel"]
 
 Answer = TypeVar("Answer")
+
+LONG_ANSWER = 2**16
+"""Elements of an answer in JSON from which a thread encodes it: about 3 ms."""
 
 EXAMPLE_ELEMENTS = 1024
 """A larger example is not shown: nobody types an image."""
@@ -84,7 +89,10 @@ class ServedModel:
         self._is_plain = not (predictor.has_preprocess or predictor.has_postprocess)
         """Whether requests need no code of the user."""
 
-        self._decode = Decoder(self.inputs.inputs)
+        self.limits = RequestLimits(
+            config.max_request_rows or config.max_queue_rows, config.max_request_elements, config.max_text_chars
+        )
+        self._decode = Decoder(self.inputs.inputs, self.limits)
         self._live = Live()
         self._metrics = ModelMetrics(metrics, name)
         self._batcher: Batcher | None = None
@@ -209,7 +217,7 @@ class ServedModel:
             request = self._decode(body, tail)
             return request if timeout_s is None else request._replace(timeout_s=shorter(timeout_s, request.timeout_s))
 
-        return await self.infer_as(call, read, _body)
+        return await self.infer_as(call, read, _body, nbytes=len(body))
 
     async def infer_as(
         self,
@@ -217,6 +225,7 @@ class ServedModel:
         read: Callable[[], InferRequest],
         write: Callable[[InferRequest, str, str, str, Mapping[str, Array]], Answer],
         *,
+        nbytes: int = 0,
         writes_with_code: bool = False,
     ) -> Answer:
         """Return the answer to an infer call in any format.
@@ -225,13 +234,20 @@ class ServedModel:
             call: record of the request; gets this model, the request's id and the times.
             read: returns the request.
             write: encodes the answer from the request, the model's name and version, the answer's id and the requested outputs.
+            nbytes: size of what `read` decodes; a long body is decoded in a thread.
             writes_with_code: whether `write` calls code of the user, which then runs in a thread.
 
         Raises:
             NogradError: as `infer`; and whatever `read` and `write` raise.
         """
         timing = call.timing
-        batcher, request = self._accept(call, read)
+        if nbytes > LONG_DATA:
+            self._begin(call)
+            decode = partial(self._read, call, read)
+            request = await self._threads.run(decode, "decode", timeout_s=self.config.timeout_s)
+            batcher = self._ready_batcher()
+        else:
+            batcher, request = self._accept(call, read)
         if timing is not None:
             timing.decoded()
         with self._in_flight:
@@ -239,10 +255,15 @@ class ServedModel:
             if timing is not None:
                 timing.outputs()
             finish = partial(self._finish, call, request, outputs, write)
-            if writes_with_code or self._code.has_postprocess:
+            is_long = not request.is_binary and sum(array.size for part in outputs for array in part.values()) > LONG_ANSWER
+            if is_long or writes_with_code or self._code.has_postprocess:
                 timeout_s = _left_s(call, request.timeout_s or self.config.timeout_s)
                 answer = await self._threads.run(
-                    finish, "postprocess", timeout_s=timeout_s, items=sum(map(num_rows, outputs)), is_finishing=True
+                    finish,
+                    "encode" if is_long else "postprocess",
+                    timeout_s=timeout_s,
+                    items=sum(map(num_rows, outputs)),
+                    is_finishing=True,
                 )
             else:
                 answer = finish()
@@ -314,14 +335,26 @@ class ServedModel:
 
     def _accept(self, call: Call, read: Callable[[], InferRequest]) -> tuple[Batcher, InferRequest]:
         """Return the batcher and the request, if the model is ready and has the requested outputs."""
+        batcher = self._begin(call)
+        return batcher, self._read(call, read)
+
+    def _begin(self, call: Call) -> Batcher:
+        """Note that this model begins to work on a request; return the batcher."""
         call.model, call.begun = self, time.monotonic()
+        return self._ready_batcher()
+
+    def _ready_batcher(self) -> Batcher:
         if not self.ready or self._batcher is None:
             raise UnavailableError(f"model {self.name!r} is not ready: it is warming up, or the server is stopping")
+        return self._batcher
+
+    def _read(self, call: Call, read: Callable[[], InferRequest]) -> InferRequest:
+        """Return the request, if the model has the requested outputs."""
         request = read()
         call.request_id = request.id or None
         if request.outputs:
             require_outputs(request.outputs, self.outputs)
-        return self._batcher, request
+        return request
 
     def _identity(self, call: Call) -> tuple[str, str, str]:
         """Return name and version of the model, and the id of the answer: the client's, or a new one."""

@@ -49,6 +49,7 @@ from nograd.server.grpc.tensors import message, read, write
 from nograd.server.protocol import status_of
 from nograd.server.replies import describe_error
 from nograd.server.repository_calls import refuse_parameters
+from nograd.server.served import ServedModel
 from nograd.server.service import InferenceService
 
 __all__ = ["GrpcFront"]
@@ -165,7 +166,9 @@ class GrpcFront:
         request = parse(ModelInferRequest, body)
         model = self._service.model(request.model_name, request.model_version or None)
         call.measure()
-        return await model.infer_as(call, partial(_read, request, model.inputs.inputs, context), write)
+        return await model.infer_as(
+            call, partial(_read, request, model, context), write, nbytes=_num_typed_bytes(request, body)
+        )
 
     def _answering(self, name: str, method: Method) -> Callable[[bytes, Any], Awaitable[bytes]]:
         """Return the method as gRPC calls it: errors become a code and HTTP's sentence, and every call is recorded."""
@@ -234,7 +237,9 @@ class GrpcFront:
             request_id = request.id
             model = self._service.model(request.model_name, request.model_version or None)
             call.measure()
-            answer = await model.infer_as(call, partial(_read, request, model.inputs.inputs, context), message)
+            answer = await model.infer_as(
+                call, partial(_read, request, model, context), message, nbytes=_num_typed_bytes(request, body)
+            )
         except Exception as error:  # noqa: BLE001  the client gets it, and the stream continues
             call.error = error
             finish_call(call, status_of(error))
@@ -247,11 +252,16 @@ class GrpcFront:
         return response
 
 
-def _read(request: Any, inputs: Any, context: Any) -> Any:
+def _num_typed_bytes(request: Any, body: bytes) -> int:
+    """Return the size of what must be converted: raw tensors are used as they are."""
+    return 0 if request.raw_input_contents else len(body)
+
+
+def _read(request: Any, model: ServedModel, context: Any) -> Any:
     left_s = context.time_remaining()
     if left_s is not None and left_s <= 0:
         raise DeadlineError("the call's deadline has passed")
-    return read(request, inputs, None if left_s is None or left_s > MOST_S else left_s)
+    return read(request, model.inputs.inputs, None if left_s is None or left_s > MOST_S else left_s, model.limits)
 
 
 def _done(message: Any) -> bytes:

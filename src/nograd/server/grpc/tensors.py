@@ -21,6 +21,7 @@ from nograd.server.protocol import (
     spec_of,
     timeout_of,
 )
+from nograd.server.request_limits import NO_LIMITS, RequestLimits
 from nograd.server.shapes import count_elements, reshape
 from nograd.tensors import Array, TensorSpec
 
@@ -35,16 +36,18 @@ CONTENTS = {
 """The field of each datatype's elements; FP16 and BF16 have none."""
 
 
-def read(request: Any, inputs: Sequence[TensorSpec], left_s: float | None) -> InferRequest:
+def read(request: Any, inputs: Sequence[TensorSpec], left_s: float | None, limits: RequestLimits = NO_LIMITS) -> InferRequest:
     """Return what an infer call asks for.
 
     Args:
         request: a ModelInferRequest.
         inputs: the tensors that the model takes; datatypes are compared with them, shapes are not.
         left_s: seconds until the call's deadline, where it has one; a shorter `parameters.timeout` goes before it.
+        limits: of one request; rows and elements are checked before the data is read.
 
     Raises:
         ProtocolError: the message is not the protocol's, or a datatype is not the model's. Names the tensor and both sides.
+        TooLargeError: an input is beyond a limit.
     """
     given_inputs, raw = request.inputs, request.raw_input_contents
     require_inputs(len(given_inputs), inputs)
@@ -58,6 +61,7 @@ def read(request: Any, inputs: Sequence[TensorSpec], left_s: float | None) -> In
         if name in arrays:
             raise ProtocolError(f"input {name!r} is given twice")
         spec = spec_of(name, given.datatype, inputs)
+        limits.check_shape(name, given.shape)
         if not raw:
             arrays[name] = convert_input(name, _typed(given, numpy_dtype(given.datatype)), spec)
             continue
@@ -65,6 +69,8 @@ def read(request: Any, inputs: Sequence[TensorSpec], left_s: float | None) -> In
             raise ProtocolError(f"input {name!r} has contents, and there are raw_input_contents; a request has one of them")
         values = tensor(name, memoryview(raw[index]), list(given.shape), numpy_dtype(given.datatype))
         arrays[name] = convert_input(name, values, spec)
+    for name, array in arrays.items():
+        limits.check_texts(name, array)
     wanted = tuple([output.name for output in request.outputs])
     timeout_s = shorter(timeout_of(_parameter(request, "timeout")), left_s)
     priority = priority_of(_parameter(request, "priority"))
