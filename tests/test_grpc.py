@@ -298,7 +298,7 @@ def test_a_long_sentence_arrives_cut(site: GrpcSite) -> None:
 def test_g6_every_kind_of_error_has_its_code(
     site: GrpcSite, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str
 ) -> None:
-    async def refuse(*_: Any) -> bytes:
+    async def refuse(*_: Any, **_more: Any) -> bytes:
         raise error
 
     monkeypatch.setattr(site.service.model("doubling"), "infer_as", refuse)
