@@ -89,7 +89,7 @@ def page() -> str:
             "",
             f"{each.title}. What is done: {each.done}. {worst}{deep}",
             "",
-            f"Mend: `{each.remedy}`",
+            f"Fix: `{each.remedy}`",
         ]
     return "\n".join(lines) + "\n"
 
