@@ -1,9 +1,12 @@
-"""CPU time of `nograd.probe`: this version and another one, in turn, on MiniLM, an image net and an LSTM.
+"""CPU time of building an eager backend: this version and another one, in turn, on four models.
+
+That is the probe, the size limits and the independence of rows. The models are MiniLM, an image net, an LSTM, and one whose
+answer is a million times as long as its input.
 
     git worktree add /tmp/before db33093
     python -m benchmarks.probing --before /tmp/before/src
 
-Each figure is the CPU time of one process that has loaded the model and probed it once before: probing alone is counted.
+Each figure is the CPU time of one process that has loaded the model and probed it once before: only what follows is counted.
 """
 
 from __future__ import annotations
@@ -65,21 +68,35 @@ def lstm() -> tuple[nn.Module, list[Any]]:
     return Last().eval(), [torch.rand(4, 50, 32)]
 
 
-MODELS: dict[str, Callable[[], tuple[nn.Module, list[Any]]]] = {"minilm": minilm, "image net": image_net, "lstm": lstm}
+def wide() -> tuple[nn.Module, list[Any]]:
+    """An answer of 16 MB for each row: copies and comparisons of answers cost more than the model."""
+    import torch
+    from torch import nn
+
+    class Wide(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.repeat(1, 1_000_000)
+
+    return Wide(), [torch.rand(2, 4)]
+
+
+MODELS: dict[str, Callable[[], tuple[nn.Module, list[Any]]]] = {
+    "minilm": minilm, "image net": image_net, "lstm": lstm, "wide": wide,
+}  # fmt: skip
 
 
 def work(name: str, rounds: int) -> None:
     """Print the CPU seconds of each probe, after one that does not count."""
     import torch
 
-    from nograd import probe
+    from nograd.backends.eager import eager_backend
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model, samples = MODELS[name]()
     for index in range(rounds + 1):
         before = time.process_time()
-        probe(model, *samples)
+        eager_backend(model, samples)
         if index:
             print(time.process_time() - before)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 __all__ = [
     "HALF_PRECISIONS",
@@ -87,6 +87,14 @@ class Independence:
     def verdict(self) -> Literal["independent", "coupled", "coupled, accepted"]:
         """The result in one or two words."""
         return "independent" if not self.is_coupled else "coupled, accepted" if self.is_accepted else "coupled"
+
+    def measured_on(self, backend: str, precision: str) -> Self:
+        """Return the figures as those of a backend and a precision, which sets the tolerances."""
+        is_half = precision in HALF_PRECISIONS
+        return replace(
+            self, backend=backend, precision=precision, tolerance=tolerance_for(precision),
+            max_size_effect=MAX_HALF_SIZE_EFFECT if is_half else MAX_SIZE_EFFECT,
+        )  # fmt: skip
 
     def fault(self) -> str:
         """Return why rows count as coupled, in one sentence; empty if they are independent."""

@@ -14,16 +14,10 @@ from typing import Literal
 import numpy as np
 
 from nograd.backends.companions import MIXED, kinds_for, make_row, random_target, stretched, with_companions
+from nograd.differences import LargestDifference, largest_value, max_difference
 from nograd.errors import ModelError, SignatureError
-from nograd.independence import (
-    HALF_PRECISIONS,
-    MAX_BOUND,
-    MAX_HALF_SIZE_EFFECT,
-    MAX_SIZE_EFFECT,
-    Independence,
-    tolerance_for,
-)
-from nograd.tensors import Array, Batch, Signature, concat, cut_back
+from nograd.independence import Independence
+from nograd.tensors import Batch, Signature, concat, cut_back
 
 __all__ = ["QUICK", "accept_coupling", "how_to_batch", "judged", "measure_independence", "measured_signature", "unmeasured"]
 
@@ -165,50 +159,14 @@ def measure_independence(  # noqa: PLR0913
         measuring.compare(kind, kinds, batch_rows)
     if not measuring.num_batches:
         return None
-    return Independence(
-        bound=measuring.bound.largest(),
-        tolerance=tolerance_for(precision) if tolerance is None else tolerance,
-        size_effect=measuring.size_effect.largest(),
-        max_size_effect=MAX_HALF_SIZE_EFFECT if precision in HALF_PRECISIONS else MAX_SIZE_EFFECT,
+    found = Independence(
+        bound=measuring.bound.relative(),
+        size_effect=measuring.size_effect.relative(),
         num_batches=measuring.num_batches,
         max_rows=measuring.max_rows,
         companions=measuring.bound.label(),
-        backend=backend,
-        precision=precision,
-    )
-
-
-@dataclass(slots=True)
-class _Largest:
-    """The largest difference of each output, and what it was seen with."""
-
-    differences: dict[str, float] = field(default_factory=dict)
-    labels: dict[str, str] = field(default_factory=dict)
-    scales: dict[str, float] = field(default_factory=dict)
-
-    def note(self, expected: Batch, given: Batch, label: str) -> None:
-        """Take in one comparison."""
-        for name, array in expected.items():
-            difference = _difference(array, given[name])
-            if difference > self.differences.get(name, -1.0):
-                self.differences[name], self.labels[name] = difference, label
-            self.scales[name] = max(self.scales.get(name, 0.0), _scale(array))
-
-    def _relative(self) -> dict[str, float]:
-        return {
-            name: 0.0 if difference == 0 else min(MAX_BOUND, difference / (self.scales[name] or difference / MAX_BOUND))
-            for name, difference in self.differences.items()
-        }
-
-    def largest(self) -> float:
-        """Return the largest difference, relative to its output's scale."""
-        return max(self._relative().values(), default=0.0)
-
-    def label(self) -> str:
-        """Return what the largest was seen with; empty if there was no difference."""
-        relative = self._relative()
-        worst = max(relative, key=relative.__getitem__, default="")
-        return self.labels[worst] if worst and relative[worst] else ""
+    ).measured_on(backend, precision)
+    return found if tolerance is None else replace(found, tolerance=tolerance)
 
 
 @dataclass(slots=True)
@@ -225,8 +183,8 @@ class _Measuring:
     copies: dict[tuple[int, int, tuple[int, ...]], Batch | None] = field(default_factory=dict)
     """(target, rows, sizes) -> the answers to a batch of copies of the target; None: the model does not run it."""
 
-    bound: _Largest = field(default_factory=_Largest)
-    size_effect: _Largest = field(default_factory=_Largest)
+    bound: LargestDifference = field(default_factory=LargestDifference)
+    size_effect: LargestDifference = field(default_factory=LargestDifference)
     num_batches: int = 0
     max_rows: int = 1
 
@@ -265,7 +223,7 @@ class _Measuring:
         if given is None:
             return
         own = self._own(among_copies, place, target)
-        self.size_effect.note(alone, own, "")
+        self.size_effect.note(alone, own)
         self.bound.note(own, self._own(given, place, target), kind)
         self.num_batches += 1
         self.max_rows = max(self.max_rows, rows)
@@ -304,30 +262,9 @@ class _Measuring:
         return cut_back(row, signature.outputs, own)
 
 
-def _difference(expected: Array, given: Array) -> float:
-    """Return the largest difference; infinite for another shape, or a value that is finite on one side only."""
-    if expected.shape != given.shape:
-        return float("inf")
-    if expected.dtype.kind not in "fc" and "float" not in expected.dtype.name:
-        return 0.0 if np.array_equal(expected, given) else max(1.0, _scale(expected))
-    wide = np.complex128 if expected.dtype.kind == "c" else np.float64
-    a, b = expected.astype(wide), given.astype(wide)
-    with np.errstate(invalid="ignore"):
-        difference = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, np.abs(a - b))
-    return float("inf") if np.isnan(difference).any() else float(difference.max(initial=0))
-
-
-def _scale(array: Array) -> float:
-    """Return the largest finite absolute value."""
-    if array.dtype.kind == "O":
-        return 1.0
-    values = np.abs(array.astype(np.complex128 if array.dtype.kind == "c" else np.float64))
-    return float(values[np.isfinite(values)].max(initial=0))
-
-
 def _limited(signature: Signature, reason: str) -> Signature:
     return replace(signature, batching="alone", reason=reason)
 
 
 def _same(expected: Batch, given: Batch) -> bool:
-    return all(_difference(array, given[name]) <= TOLERANCE * _scale(array) for name, array in expected.items())
+    return all(max_difference(array, given[name]) <= TOLERANCE * largest_value(array) for name, array in expected.items())

@@ -6,20 +6,18 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nograd.backends.coupling import measured_signature
+from nograd.backends.coupling import judged
 from nograd.backends.modules import ModuleBackend, resolve_device
 from nograd.errors import SignatureError
-from nograd.inputs import to_host
 from nograd.module import Call, dtype_name, floating_dtype, module_device, original_of, to_tensors
 from nograd.probing import probe
-from nograd.probing.runs import undisturbed
 from nograd.tensors import Signature, TensorSpec
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-__all__ = ["eager_backend", "measure_module", "moved", "precision_of", "unprobed_backend"]
+__all__ = ["eager_backend", "moved", "precision_of", "unprobed_backend"]
 
 
 def eager_backend(
@@ -49,21 +47,12 @@ def eager_backend(
     """
     model = moved(model, device)
     probed = probe(original_of(model), *samples, padding=padding)
-    backend = ModuleBackend(
-        model, probed.signature, probed.call, probed.restore, samples=probed.samples, lanes=lanes, num_threads=num_threads
+    signature = probed.signature
+    if probed.independence is not None:
+        signature = judged(signature, probed.independence.measured_on("eager", precision_of(model)))
+    return ModuleBackend(
+        model, signature, probed.call, probed.restore, samples=probed.samples, lanes=lanes, num_threads=num_threads
     )
-    measure_module(backend)
-    return backend
-
-
-def measure_module(backend: ModuleBackend) -> None:
-    """Measure how far the rows of a module's batches influence each other, and note it in the backend's signature."""
-    batches = [{name: to_host(tensor) for name, tensor in sample.items()} for sample in backend.samples]
-    with undisturbed(backend.model):
-        precision = precision_of(backend.model)
-        backend.signature = measured_signature(
-            backend.run, batches, backend.signature, precision=precision, backend=backend.name
-        )
 
 
 def precision_of(model: nn.Module) -> str:

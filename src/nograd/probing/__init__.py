@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nograd.errors import SignatureError
+from nograd.independence import Independence
 from nograd.module import Call, to_tensors
 from nograd.probing.dims import find_dims, input_specs, output_specs
 from nograd.probing.limits import within_limits
@@ -47,6 +48,9 @@ class Probed:
 
     findings: tuple[str, ...] = ()
     """What limits batching, one sentence each; empty for a model whose rows batch freely."""
+
+    independence: Independence | None = None
+    """How far rows influence each other, from the probe's own runs; None if rows could not be compared."""
 
     samples: tuple[Tensors, ...] = ()
     """What it was probed with, by name, on the model's device; at most 8 rows each, 2 at least in the first."""
@@ -98,7 +102,7 @@ def _probed(runs: Runs, samples: list[Tensors], stated: Padding) -> tuple[Probed
     check_stated(stated, inputs)
     outputs, uncuttable = output_specs(base, dims, ran)
     values = inputs_of(sample, samples, inputs, (*model_pads(runs.model), *stated_ids(stated)))
-    state = _state(runs, sample, base)
+    copies, state = _repeat(runs, sample, base)
     rows = RowFindings(state) if state else compare_rows(runs, sample, base, values)
     if rows.panel is None or rows.limit:
         signature, call = Signature(inputs, outputs, "alone", rows.limit, repeatable=not state), runs.call
@@ -109,11 +113,12 @@ def _probed(runs: Runs, samples: list[Tensors], stated: Padding) -> tuple[Probed
         signature, call = find_padding(runs, rows.panel, Layout(inputs, outputs, dims, uncuttable), samples, stated)
     sizes = SizeLimits({}, {}) if state else find_size_limits(runs, sample, samples, dims)
     findings = () if signature.batching == "pad" else (signature.reason,)
-    call = replace(call, copies=_shares_memory(runs, sample))
+    call = replace(call, copies=copies)
     kept = [first_rows(with_rows(each, 1 if index else 2), ENOUGH_ROWS) for index, each in enumerate(samples)]
     kept[shortest] = sample
     signature = replace(signature, max_sizes=sizes.largest, min_sizes=sizes.smallest)
-    probed = Probed(signature, call, restore, findings, tuple(completed(each, signature.inputs) for each in kept))
+    completed_samples = tuple(completed(each, signature.inputs) for each in kept)
+    probed = Probed(signature, call, restore, findings, rows.independence, completed_samples)
     count = sum(len(next(iter(each.values()))) for each in samples)
     return probed, "" if rows.limit else what_is_unknown(values, rows.varied, count, stated)
 
@@ -136,22 +141,22 @@ def _few_rows(runs: Runs, sample: Tensors, answers: Tensors) -> tuple[Tensors, T
     return repeated, runs.outputs(repeated)
 
 
-def _state(runs: Runs, sample: Tensors, base: Tensors) -> str:
-    """Run the sample twice more; return the finding, or nothing."""
-    if all(runs.same(base, runs.attempt(sample)) for _ in range(2)):
-        return ""
-    return "the same input gave two different answers: the model keeps state between calls, or draws random numbers"
+def _repeat(runs: Runs, sample: Tensors, base: Tensors) -> tuple[bool, str]:
+    """Run the sample twice more, without copies; return whether the model needs copies, and the finding about its state.
 
-
-def _shares_memory(runs: Runs, sample: Tensors) -> bool:
-    """Whether the model writes to its inputs, or answers with memory that is not the answer's alone: then all is copied."""
+    A model needs them if it writes to its inputs, or answers with memory that is not the answer's alone.
+    """
     bare = Runs(runs.model, replace(runs.call, copies=False))
     first, second = ({name: tensor.clone() for name, tensor in sample.items()} for _ in range(2))
-    answers = bare.attempt(first), bare.attempt(second)
-    if answers[0] is None or answers[1] is None or any(not torch.equal(first[name], sample[name]) for name in sample):
-        return True
-    owned = _memory((*first.values(), *answers[1].values(), *runs.model.parameters(), *runs.model.buffers()))
-    return not owned.isdisjoint(_memory(answers[0].values()))
+    earlier = bare.attempt(first)
+    is_same = runs.same(base, earlier)
+    later = bare.attempt(second)
+    if not (is_same and runs.same(base, later)) and not all(runs.same(base, runs.attempt(sample)) for _ in range(2)):
+        return True, "the same input gave two different answers: the model keeps state between calls, or draws random numbers"
+    if earlier is None or later is None or any(not torch.equal(first[name], sample[name]) for name in sample):
+        return True, ""
+    owned = _memory((*first.values(), *later.values(), *runs.model.parameters(), *runs.model.buffers()))
+    return not owned.isdisjoint(_memory(earlier.values())), ""
 
 
 def _memory(tensors: Iterable[Tensor]) -> set[int]:

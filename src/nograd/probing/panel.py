@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 
 import torch
 from torch import Tensor
 
+from nograd.differences import LargestDifference
 from nograd.errors import SignatureError
+from nograd.independence import Independence
+from nograd.inputs import to_host
 from nograd.probing.runs import Runs
 from nograd.probing.samples import Tensors, only_row
 from nograd.probing.trials import FLIPPED, SUBJECTS, Trial, make_trials
@@ -43,6 +47,9 @@ class RowFindings:
     varied: frozenset[str] = frozenset()
     """Inputs that the model ran with other values than the sample's."""
 
+    independence: Independence | None = None
+    """The same comparison as figures; None if rows could not be compared."""
+
 
 def compare_rows(runs: Runs, sample: Tensors, base: Tensors, inputs: Sequence[Input]) -> RowFindings:
     """Compare rows with themselves among other neighbours, in batches of one size, and alone.
@@ -59,15 +66,31 @@ def compare_rows(runs: Runs, sample: Tensors, base: Tensors, inputs: Sequence[In
     found = _first_that_runs(runs, inputs)
     if found is None:
         return RowFindings(f"runs of 1 and {_count(base)} rows work, and one of 5 rows does not")
-    trial, (rows, first), (others, second) = found
+    trial, neighbours, (rows, first), (others, second) = found
     if not _holds_something(first):
         return RowFindings("no output holds a finite number for the sample, so that nothing could be compared")
     scales = {name: _largest(leaf) for name, leaf in first.items() if _is_inexact(leaf)}
-    for place in SUBJECTS:
-        if not runs.same(only_row(first, place), only_row(second, place), scales):
-            return RowFindings(COUPLED)
-    limit = _size_effect(runs, alone, {5: only_row(first, SUBJECTS[0]), _count(base): only_row(base, 0)}, scales)
-    return RowFindings(limit, _panel((rows, first), (others, second), scales), trial.varied)
+    among = {5: only_row(first, SUBJECTS[0]), _count(base): only_row(base, 0)}
+    pairs = [(only_row(first, place), only_row(second, place)) for place in SUBJECTS]
+    figures = _figures(pairs, neighbours, alone, among)
+    if not all(runs.same(one, other, scales) for one, other in pairs):
+        return RowFindings(COUPLED, independence=figures)
+    limit = _size_effect(runs, alone, among, scales)
+    return RowFindings(limit, _panel((rows, first), (others, second), scales), trial.varied, figures)
+
+
+def _figures(
+    pairs: Sequence[tuple[Tensors, Tensors]], neighbours: str, alone: Tensors, among: Mapping[int, Tensors]
+) -> Independence:
+    """Return the largest influence of other neighbours, and of the size of the batch."""
+    bound, size_effect = LargestDifference(), LargestDifference()
+    for one, other in pairs:
+        bound.note(to_host(one), to_host(other), neighbours)
+    for own in among.values():
+        size_effect.note(to_host(alone), to_host(own))
+    return Independence(
+        bound=bound.relative(), size_effect=size_effect.relative(), num_batches=1, max_rows=max(among), companions=bound.label()
+    )  # fmt: skip
 
 
 def _count(batch: Tensors) -> int:
@@ -76,14 +99,14 @@ def _count(batch: Tensors) -> int:
 
 def _first_that_runs(
     runs: Runs, inputs: Sequence[Input]
-) -> tuple[Trial, tuple[Tensors, Tensors], tuple[Tensors, Tensors]] | None:
-    """Return the trial with the most changed that the model runs, and two batches of it with their answers."""
+) -> tuple[Trial, str, tuple[Tensors, Tensors], tuple[Tensors, Tensors]] | None:
+    """Return the trial with the most changed that the model runs, its neighbours, and two batches of it with their answers."""
     for trial in make_trials(inputs):
         first = runs.attempt(trial.first)
-        for rows in trial.seconds if first is not None else ():
+        for rows, neighbours in zip(trial.seconds, trial.neighbours, strict=True) if first is not None else ():
             second = runs.attempt(rows)
             if first is not None and second is not None:
-                return trial, (trial.first, first), (rows, second)
+                return trial, neighbours, (trial.first, first), (rows, second)
     return None
 
 
@@ -125,5 +148,9 @@ def _holds_something(answers: Tensors) -> bool:
 
 def _largest(leaf: Tensor) -> float:
     """Return the largest finite absolute value; the quiet row adds nothing to it."""
+    if not leaf.numel():
+        return 0.0
+    if isfinite(largest := float(leaf.abs().max())):
+        return largest
     finite = leaf[leaf.isfinite()].abs()
     return float(finite.max()) if finite.numel() else 0.0

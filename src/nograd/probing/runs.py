@@ -99,10 +99,12 @@ class Runs:
 def _close(expected: Tensor, given: Tensor, scale: float) -> bool:
     if expected.shape != given.shape:
         return False
+    if torch.equal(expected, given):  # the usual case, in one pass
+        return True
     if expected.is_complex():
         return _close(torch.view_as_real(expected), torch.view_as_real(given), scale)
     if not expected.is_floating_point():
-        return torch.equal(expected, given)
+        return False
     tolerance = HALF_TOLERANCE if expected.dtype in (torch.float16, torch.bfloat16) else TOLERANCE
     a, b = expected.double(), given.double()
     finite = a.isfinite()

@@ -27,9 +27,12 @@ from nograd.probing.work import Bounded, OverBudget
 
 __all__ = ["SizeLimits", "find_size_limits"]
 
-LEAST_WORK, MOST_WORK = 2**22, 2**26
-"""Elements that a bounded run may compute: some milliseconds; a tenth of a second or 256 MB. If the sample needs more: twice
+LEAST_WORK, MOST_WORK = 2**22, 2**25
+"""Elements that a bounded run may compute: some milliseconds; a twentieth of a second or 128 MB. If the sample needs more: twice
 as many as the sample."""
+
+MOST_RUNS = 8
+"""All bounded runs of one dimension together may compute as much as this many; sizes that were not tried are not refused."""
 
 FAR_SIZE, FAR_FACTOR = 1024, 16
 """Without a table, a limit is searched up to this size, and up to this multiple of the sample's."""
@@ -91,18 +94,21 @@ class _Trials:
             if self.can_observe:
                 break
         self._budget = max(2 * watch.work, min(16 * watch.work, MOST_WORK), LEAST_WORK)
+        self._left = MOST_RUNS * self._budget
         self._reads[dim.size] = watch.reads
 
     def reads_at(self, size: int) -> list[Read]:
         """Return the look-ups of the run at a size that was tried."""
-        return self._reads[size]
+        return self._reads.get(size, [])
 
     def elements_at(self, size: int) -> int:
         """Return the elements of the row at this size."""
         return sum(tensor.numel() for tensor in self._sample.values()) * size // self._dim.size
 
     def refuses(self, size: int) -> bool:
-        """Return whether the model raises on this size, in every form of the sample."""
+        """Return whether the model is known to raise on this size, in every form of the sample."""
+        if size not in self._refused and self._left <= 0:
+            return False
         if size not in self._refused:
             self._refused[size] = not any(self._runs_at(size, form) for form in self._forms(size))
         return self._refused[size]
@@ -110,6 +116,7 @@ class _Trials:
     def _runs_at(self, size: int, form: Tensors) -> bool:
         watch = Bounded(self._budget)
         runs = self._runs_in(watch, form)
+        self._left -= min(watch.work, self._budget)
         self._reads[size] = watch.reads
         return runs
 

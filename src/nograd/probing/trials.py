@@ -42,6 +42,9 @@ class Trial:
     seconds: tuple[Tensors, ...]
     """The subjects among other neighbours, the strongest first; the first that runs is enough."""
 
+    neighbours: tuple[str, ...]
+    """What the neighbours are, for each of `seconds`: `rows up to 10000 times as large`."""
+
     varied: frozenset[str]
     """Inputs whose values in `seconds` are not the sample's."""
 
@@ -88,4 +91,15 @@ def _trial(inputs: Sequence[Input], change: Change) -> Trial:
         if change not in ("order", "nothing") and any(not torch.equal(row, own[0]) for row in seconds[-1][name]):
             varied.add(name)
     has_numbers = any(each.kind == "number" for each in inputs)
-    return Trial(first, tuple(seconds if has_numbers else seconds[:1]), frozenset(varied), change)
+    used = LOUD if has_numbers else LOUD[:1]
+    names = tuple(_describe_neighbours(change, factors if has_numbers else ()) for factors in used)
+    return Trial(first, tuple(seconds[: len(used)]), names, frozenset(varied), change)
+
+
+def _describe_neighbours(change: Change, factors: Sequence[float]) -> str:
+    if change == "nothing":
+        return "other rows of the sample"
+    if change == "order":
+        return "rows with the values in another order"
+    largest = max(map(abs, factors), default=1)
+    return f"rows up to {largest:g} times as large" if largest > 1 else "rows of other values"

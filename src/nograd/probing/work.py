@@ -52,6 +52,8 @@ class Bounded(TorchDispatchMode):
 def work_of(operation: Operation, args: Sequence[Any]) -> int:
     """Return about how much work an operation is, from the shapes of its arguments."""
     tensors = [arg for arg in args if isinstance(arg, Tensor)]
+    if (grown := GROWTH.get(name_of(operation))) is not None and tensors and len(args) > 1:
+        return grown(tensors[0], args[1])
     elements = _broadcast(tensors) + sum(_size(arg) for arg in args)
     return elements + _products(operation, args) // PRODUCTS_PER_ELEMENT
 
@@ -79,6 +81,27 @@ def _products(operation: Operation, args: Sequence[Any]) -> int:
     tensors = [each for each in listed if isinstance(each, Tensor)]
     count = PRODUCTS.get(name_of(operation))
     return count(tensors) if count is not None and len(tensors) > 1 and tensors[0].ndim else 0
+
+
+def _of_repeat(tensor: Tensor, times: Any) -> int:
+    if isinstance(times, Tensor):
+        return int(times.sum()) * tensor.numel() // max(1, times.numel())
+    return tensor.numel() * (prod(times) if isinstance(times, list | tuple) else int(times))
+
+
+def _of_resize(tensor: Tensor, size: Any) -> int:
+    return prod((*tensor.shape[:2], *size)) if isinstance(size, list | tuple) else tensor.numel()
+
+
+GROWTH: dict[str, Callable[[Tensor, Any], int]] = {
+    **dict.fromkeys(("repeat", "tile", "repeat_interleave"), _of_repeat),
+    **{
+        f"{kind}{dims}d": _of_resize
+        for kind in ("upsample_nearest", "upsample_bilinear", "upsample_bicubic", "upsample_linear", "upsample_trilinear")
+        for dims in (1, 2, 3)
+    },
+}
+"""Operations whose result is larger than their arguments say: name -> elements of the result, of a tensor and what follows it."""
 
 
 def _of_matrices(tensors: Sequence[Tensor]) -> int:
