@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from nograd import Predictor, TensorSpec
+from nograd.backends.eager import eager_backend
 from nograd.errors import SignatureError
 from nograd.probing import probe
 from tests.torch_models import LastState, Returns
@@ -265,3 +266,36 @@ def test_a_sample_that_teaches_nothing_is_told_in_one_sentence(samples: tuple[Te
 def test_an_output_that_comes_and_goes_is_refused() -> None:
     with pytest.raises(SignatureError, match="the model's outputs have the ranks"):
         probe(Returns(lambda x: (x, x) if len(x) > 1 else (x,)), torch.ones(1, 3), torch.ones(2, 3))
+
+
+def test_eager_rows_are_measured_by_the_probes_own_runs() -> None:
+    runs: list[int] = []
+
+    class Counted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            runs.append(len(x))
+            return x * 2
+
+    probed = probe(Counted(), torch.rand(2, 4))
+    count = len(runs)
+    runs.clear()
+    backend = eager_backend(Counted(), [torch.rand(2, 4)])
+
+    assert len(runs) == count
+    assert probed.independence is not None
+    assert probed.independence.bound == 0
+    assert backend.signature.independence == probed.independence.measured_on("eager", "float32")
+
+
+@pytest.mark.parametrize("leak", [1e-2, 1e-7])
+def test_the_bound_of_eager_rows_is_a_number(leak: float) -> None:
+    class Leaks(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + leak * x.abs().amax(0)
+
+    found = eager_backend(Leaks(), [torch.rand(2, 4)]).signature
+
+    assert found.batching == "alone"
+    assert found.independence is not None
+    assert found.independence.is_coupled
+    assert "as large" in found.independence.companions

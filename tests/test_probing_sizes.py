@@ -379,3 +379,17 @@ def test_an_index_beyond_a_table_is_an_error_before_a_gpu_is_lost_to_it(read: Ca
         assert len(read(torch.ones(4, 2), torch.tensor([3, 0, 1, 2]))) == 4
         with pytest.raises(IndexError, match="index 4 is out of range; the table has 4 entries"):
             read(torch.ones(4, 2), torch.tensor([3, 4]))
+
+
+@pytest.mark.parametrize(
+    "grow",
+    [
+        lambda x: x.repeat(1, 1_000_000),
+        lambda x: x.tile((1, 1_000_000)),
+        lambda x: x.repeat_interleave(1_000_000, 1),
+        lambda x: nn.functional.interpolate(x[:, None], scale_factor=1_000_000),
+    ],
+)
+def test_a_bounded_run_ends_before_a_result_that_is_a_million_times_as_large(grow: Callable[[Tensor], Tensor]) -> None:
+    with torch.inference_mode(), pytest.raises(OverBudget), Bounded(2**22):
+        grow(torch.zeros(1, 100))

@@ -28,7 +28,7 @@ from nograd.probing.work import Bounded, OverBudget
 __all__ = ["SizeLimits", "find_size_limits"]
 
 LEAST_WORK, MOST_WORK = 2**22, 2**25
-"""Elements that a bounded run may compute: some milliseconds; a twentieth of a second or 128 MB. If the sample needs more: twice
+"""Elements that a bounded run may compute: some milliseconds; 50 ms or 128 MB. If the sample needs more: twice
 as many as the sample."""
 
 MOST_RUNS = 8

@@ -101,7 +101,7 @@ GROWTH: dict[str, Callable[[Tensor, Any], int]] = {
         for dims in (1, 2, 3)
     },
 }
-"""Operations whose result is larger than their arguments say: name -> elements of the result, of a tensor and what follows it."""
+"""Operations whose result is larger than their arguments show: name -> elements of the result, from the first two arguments."""
 
 
 def _of_matrices(tensors: Sequence[Tensor]) -> int:
