@@ -93,8 +93,8 @@ class _Trials:
 
             if self.can_observe:
                 break
-        self._budget = max(2 * watch.work, min(16 * watch.work, MOST_WORK), LEAST_WORK)
-        self._left = MOST_RUNS * self._budget
+        self._budget = budget = max(2 * watch.work, min(16 * watch.work, MOST_WORK), LEAST_WORK)
+        self._left = MOST_RUNS * budget
         self._reads[dim.size] = watch.reads
 
     def reads_at(self, size: int) -> list[Read]:
@@ -116,7 +116,7 @@ class _Trials:
     def _runs_at(self, size: int, form: Tensors) -> bool:
         watch = Bounded(self._budget)
         runs = self._runs_in(watch, form)
-        self._left -= min(watch.work, self._budget)
+        self._left -= watch.work if self._budget is None else min(watch.work, self._budget)
         self._reads[size] = watch.reads
         return runs
 

@@ -287,7 +287,10 @@ def _read_signature(inputs: Sequence[Any], outputs: Sequence[Any], *, row_is_a_c
     if row_is_a_call:
         reason = "the graph takes or gives what is not [rows, ...]: each row is a call of its own"
     else:
-        reason = "the file says nothing of how its rows may be batched, and no sample was given"
+        reason = (
+            "the file does not say how its rows may be batched, and no sample was given: size limits and the independence of "
+            "rows are unknown"
+        )
     return Signature(specs[0], specs[1], batching="alone", reason=reason)
 
 
