@@ -81,7 +81,7 @@ def test_rows_of_different_lengths_up_to_the_limit_share_a_padded_run_and_keep_t
 def test_an_onnx_file_answers_at_the_limit_and_refuses_beyond_it(predictor: Predictor, tmp_path: Path) -> None:
     path = tmp_path / "positions.onnx"
     export_to_onnx(Positions().eval(), {"ids": torch.cat([of_length(5), of_length(5).flip(1)])}, path)
-    loaded = nograd.load(path)
+    loaded = nograd.load(str(path))
 
     assert loaded.signature.max_sizes == {"tokens": LIMIT}
     ids = of_length(LIMIT).numpy()
