@@ -8,9 +8,9 @@ import threading
 from typing import Any
 
 import pytest
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from nograd.server.access import Access, AccessLog
+from nograd.server.connection import Connection
 from nograd.server.http import App
 from nograd.server.short_path import ShortPathProtocol
 from tests.fakes import GATE, Gate, Site, asgi, doubling, x
@@ -143,8 +143,8 @@ def test_every_request_is_a_line_with_its_status_and_what_the_client_was_told() 
     assert nowhere["error"].startswith("there is nothing at /nowhere; ")
 
 
-@pytest.mark.parametrize("kind", [HttpToolsProtocol, ShortPathProtocol])
-def test_the_short_path_says_what_the_ordinary_one_says(kind: type[HttpToolsProtocol], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [Connection, ShortPathProtocol])
+def test_the_short_path_says_what_the_ordinary_one_says(kind: type[Connection], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nograd.batching.batcher._is_quick", lambda *_: True)
     requests = [post(infer_body([1, 2])), post(infer_body([1, 2], id="mine")), post(b"{"), post(infer_body([1, 2], [3, 4]))]
     with LoggedSite({"doubling": doubling()}) as site:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from nograd.errors import ConfigError, UnauthorizedError
+from nograd.server.connection import Connection
 from nograd.server.keys import VARIABLE, ApiKeys, Door, open_door, parse_keys
 from nograd.server.short_path import ShortPathProtocol
 from tests.fakes import Reply, Site, doubling, x
@@ -205,10 +205,10 @@ def test_metrics_and_page_may_be_open(key_file: Path, areas: str, open_paths: se
         assert infer(site).status == 401
 
 
-@pytest.mark.parametrize("kind", [HttpToolsProtocol, ShortPathProtocol])
+@pytest.mark.parametrize("kind", [Connection, ShortPathProtocol])
 @pytest.mark.parametrize("headers", [[], ["x-api-key: wrong"], [f"x-api-key: {BOB}"], [f"authorization: Bearer {ALICE}"]])
 def test_the_short_path_has_the_same_door(
-    site: Site, kind: type[HttpToolsProtocol], headers: list[str], monkeypatch: pytest.MonkeyPatch
+    site: Site, kind: type[Connection], headers: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def talk() -> bytes:
         wire = Wire(site, kind)

@@ -14,12 +14,12 @@ import pytest
 import uvicorn
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from nograd import Signature, TensorSpec
 from nograd.errors import NogradError
 from nograd.server import http
+from nograd.server.connection import Connection
 from nograd.server.encodings import compressed
 from nograd.server.short_path import LONGEST_BODY, ShortPathProtocol
 from nograd.tensors import Batch
@@ -51,8 +51,17 @@ class Transport(asyncio.Transport):
         self.closed = True
         self._answered.set()
 
+    def abort(self) -> None:
+        self.close()
+
     def is_closing(self) -> bool:
         return self.closed
+
+    def can_write_eof(self) -> bool:
+        return False  # as over TLS: what is refused is closed at once
+
+    def get_write_buffer_size(self) -> int:
+        return 0
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return default
@@ -74,7 +83,7 @@ class Transport(asyncio.Transport):
 class Wire:
     """A connection to a site's application, by one of the two protocols."""
 
-    def __init__(self, site: Site, kind: type[HttpToolsProtocol]) -> None:
+    def __init__(self, site: Site, kind: type[Connection]) -> None:
         config = uvicorn.Config(site.app, lifespan="off", access_log=False, log_config=None, log_level="critical")
         config.load()
         self.state = ServerState()
@@ -107,7 +116,7 @@ def sites(**options: Any) -> Iterator[tuple[Site, Site]]:
         yield one, other
 
 
-def said(site: Site, kind: type[HttpToolsProtocol], *pieces: bytes, answers: int = 1) -> tuple[bytes, bool]:
+def said(site: Site, kind: type[Connection], *pieces: bytes, answers: int = 1) -> tuple[bytes, bool]:
     """Return what is written to a client that sends these bytes, and whether the connection was closed."""
 
     async def talk() -> tuple[bytes, bool]:
@@ -219,7 +228,7 @@ REQUESTS: dict[str, list[bytes]] = {
 def test_both_ways_write_the_same_bytes(request_: str, cache_mb: float) -> None:
     with sites(cache_mb=cache_mb) as (one, other):
         short = said(one, ShortPathProtocol, *REQUESTS[request_])
-        ordinary = said(other, HttpToolsProtocol, *REQUESTS[request_])
+        ordinary = said(other, Connection, *REQUESTS[request_])
 
     assert short == ordinary
     assert short[0].startswith(b"HTTP/1.1 ")
@@ -228,7 +237,7 @@ def test_both_ways_write_the_same_bytes(request_: str, cache_mb: float) -> None:
 def test_a_client_that_asks_before_it_sends_is_told_to_go_on() -> None:
     with sites() as (one, other):
         asking = post(ONE, PATH, "expect: 100-continue")
-        short, ordinary = said(one, ShortPathProtocol, asking, answers=2), said(other, HttpToolsProtocol, asking, answers=2)
+        short, ordinary = said(one, ShortPathProtocol, asking, answers=2), said(other, Connection, asking, answers=2)
 
     assert short == ordinary
     assert short[0].startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
@@ -240,7 +249,7 @@ def test_requests_that_follow_each_other_are_answered_in_their_order_whatever_wa
 
     with sites() as (one, other):
         short = said(one, ShortPathProtocol, many, answers=8)
-        ordinary = said(other, HttpToolsProtocol, many, answers=8)
+        ordinary = said(other, Connection, many, answers=8)
 
     assert short == ordinary
     assert [short[0].index(b'"id":"%d"' % i) for i in range(6)] == sorted(short[0].index(b'"id":"%d"' % i) for i in range(6))
@@ -259,7 +268,7 @@ VALID_BINARY = post_binary(id="mine", **BINARY_OUT)
 def test_mutated_requests_are_answered_alike(valid: bytes, place: int, put: bytes, drop: int) -> None:
     changed = valid[:place] + put + valid[place + drop :]
 
-    async def turns(site: Site, kind: type[HttpToolsProtocol]) -> tuple[bytes, bool]:
+    async def turns(site: Site, kind: type[Connection]) -> tuple[bytes, bool]:
         wire = Wire(site, kind)
         wire.protocol.data_received(changed)
         for _ in range(30):  # what is not answered by then waits for the rest of its body
@@ -271,10 +280,8 @@ def test_mutated_requests_are_answered_alike(valid: bytes, place: int, put: byte
     one, other = PAIR
     (short, short_closed), (ordinary, closed) = (
         one.run(turns(one, ShortPathProtocol)),
-        other.run(turns(other, HttpToolsProtocol)),
+        other.run(turns(other, Connection)),
     )
-    if ordinary.endswith(b"Invalid HTTP request received."):  # behind a whole request: uvicorn drops the answer to that one
-        short = short[short.rindex(b"HTTP/1.1 400") :]
     assert (short, short_closed) == (ordinary, closed)
 
 
@@ -366,7 +373,7 @@ def test_a_long_answer_is_compressed_on_both_ways(
     for module in ("encodings", "replies", "short_path"):
         monkeypatch.setattr(f"nograd.server.{module}.COMPRESSED_FROM", 4096)
     with Site({"wide": wide()}, cache_mb=cache_mb) as one, Site({"wide": wide()}, cache_mb=cache_mb) as other:
-        short, ordinary = said(one, ShortPathProtocol, request_), said(other, HttpToolsProtocol, request_)
+        short, ordinary = said(one, ShortPathProtocol, request_), said(other, Connection, request_)
 
     assert short == ordinary
     assert (b"\r\ncontent-encoding: " in short[0]) is is_short

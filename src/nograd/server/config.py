@@ -24,6 +24,12 @@ NETWORK, BATCHING, CACHE, MODEL, SECURITY, LOGGING, CLUSTER = GROUPS = (
 
 FORMATS = ("text", "json")
 LEVELS = ("debug", "info", "warning", "error")
+COUNTS = (
+    "max_batch_size", "max_queue_rows", "max_body_bytes", "max_header_bytes", "max_headers", "max_connections",
+    "max_request_elements", "max_text_chars", "preprocess_threads", "workers",
+)  # fmt: skip
+"""Settings that must be at least 1."""
+
 AREAS = ("metrics", "page")
 """Areas that `open_without_key` may open: `/metrics`, and the data of the live page."""
 
@@ -77,6 +83,21 @@ class ServeConfig:
         2**26, "Maximum elements (numbers or texts) of one input, counted before they are decoded.", NETWORK
     )
     max_text_chars: int = setting(2**20, "Maximum characters of one text, counted before it is tokenized.", NETWORK)
+    max_header_bytes: int = setting(
+        65536, "Maximum size of a request's line and headers, in bytes; above it the response is 431.", NETWORK
+    )
+    max_headers: int = setting(100, "Maximum number of headers of a request; above it the response is 431.", NETWORK)
+    header_timeout_s: float = setting(
+        10.0, "Seconds to receive a request's headers, from their first byte; then the response is 408.", NETWORK
+    )
+    keep_alive_s: float = setting(
+        75.0, "Seconds to keep an idle connection open; a proxy's own limit should be lower.", NETWORK
+    )
+    send_timeout_s: float = setting(
+        30.0, "Seconds that a client may take to read a response, or each MiB of a long one; then the connection is closed.",
+        NETWORK,
+    )  # fmt: skip
+    max_connections: int = setting(1000, "Maximum open HTTP connections per worker; a connection above that gets 503.", NETWORK)
     max_batch_size: int = setting(
         32, "Maximum rows in one run. A bundle whose cost curve counts rows runs no more than the curve covers.", BATCHING
     )
@@ -137,8 +158,7 @@ class ServeConfig:
         self._check_ports()
         self._check_operation()
         self._check_security()
-        names = ("max_batch_size", "max_queue_rows", "max_body_bytes", "preprocess_threads", "workers")
-        for name in (*names, "max_request_elements", "max_text_chars"):
+        for name in COUNTS:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.max_request_rows is not None and self.max_request_rows < 1:
@@ -151,8 +171,9 @@ class ServeConfig:
             if not (isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more, finite")
         self._check_workers()
-        if not (isfinite(self.timeout_s) and self.timeout_s > 0):
-            raise ConfigError(f"timeout_s is {self.timeout_s}; it must be above 0, finite")
+        for name in ("timeout_s", "header_timeout_s", "keep_alive_s", "send_timeout_s"):
+            if not (isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0, finite")
 
     def address(self, port: int) -> str:
         """Return host and port as they are written in a URL.

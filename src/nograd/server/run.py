@@ -18,6 +18,7 @@ import uvicorn
 
 from nograd.errors import ConfigError, MissingExtraError, PortInUseError
 from nograd.server.config import ServeConfig
+from nograd.server.connection_watch import ConnectionWatch
 from nograd.server.http import App
 from nograd.server.logs import event
 from nograd.server.service import InferenceService
@@ -133,9 +134,11 @@ class _Server(uvicorn.Server):
     async def main_loop(self) -> None:
         """Wake once a second, for the Date header, rather than uvicorn's ten times; and at once to stop."""
         self._told = asyncio.Event()
+        timeouts = ConnectionWatch(self.server_state.connections)
         with StallWatch(self._service.config.stuck_after_s, say=_note_stall) as watch:
             while not await self.on_tick(0):
                 watch.progressed()
+                timeouts.look(asyncio.get_running_loop().time())
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._told.wait(), TICK_S)
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from nograd.errors import NogradError, ProtocolError, UnauthorizedError
 from nograd.server.access import CLIENT_LEFT
 from nograd.server.binary import MOST_DIGITS, BinaryAnswer
 from nograd.server.bodies import Room
 from nograd.server.call import Call
+from nograd.server.connection import BODY, HEAD, IDLE, Connection
 from nograd.server.encodings import COMPRESSED_FROM, coding_of
 from nograd.server.http import App
 from nograd.server.origins import ORIGIN
@@ -50,8 +51,8 @@ UNUSUAL = frozenset((b"expect", b"upgrade", b"transfer-encoding", b"content-enco
 LOOKED_AT = UNUSUAL | {ACCEPT_ENCODING, DEADLINE, OFFSET, ORIGIN, REQUEST_ID}
 
 
-class ShortPathProtocol(HttpToolsProtocol):
-    """uvicorn's protocol; infer calls of a server's models take the short path."""
+class ShortPathProtocol(Connection):
+    """A connection whose infer calls of the server's models take the short path."""
 
     cycle: Any
     """The newest request's: uvicorn's, or an `_Exchange`."""
@@ -79,6 +80,8 @@ class ShortPathProtocol(HttpToolsProtocol):
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
+        self.phase = HEAD
+        self._messages += 1
         self._length = self._offset = None
         self._is_usual = True
         self._accepts = None
@@ -110,7 +113,7 @@ class ShortPathProtocol(HttpToolsProtocol):
         else:
             self._has_options = True
 
-    def on_headers_complete(self) -> None:
+    def begin_request(self) -> None:
         find = self._paths.get(self.url)
         if find is not None and self._may_be_short() and (options := self._options()) is not None:
             call = Call(self._service, "http", "POST", self.url.decode("latin-1"), options=options)
@@ -120,12 +123,9 @@ class ShortPathProtocol(HttpToolsProtocol):
                 self._call = self.cycle = _Exchange(self, find, call, self._accepts, keep_alive=self.parser.should_keep_alive())
                 if self._offset is not None and self._length is not None:
                     self._call.room = Room(int(self._offset), int(self._length))
+                self.phase = BODY
                 return
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
-        super().on_message_begin()
-        self.url, self.headers, self.expect_100_continue = url, headers, expects
-        self.scope["headers"] = headers
-        super().on_headers_complete()
+        super().begin_request()
 
     def _options(self) -> RequestOptions | None:
         """Return the options in the headers; None if one is wrong: the ordinary way answers with the error."""
@@ -174,12 +174,20 @@ class ShortPathProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         call = self._call
-        if call is not None and call is self.cycle:
+        if call is not None and call is self.cycle and self.phase is BODY:
+            self.phase = IDLE
             call.begin()
         else:
             super().on_message_complete()
 
     # -- the connection's end
+
+    def abandon(self) -> None:
+        if isinstance(self.cycle, _Exchange):
+            self.cycle.forget()
+            self._call = self.cycle = None
+        else:
+            super().abandon()
 
     def connection_lost(self, exc: Exception | None) -> None:
         call, self._call = self._call, None
@@ -223,11 +231,14 @@ class ShortPathProtocol(HttpToolsProtocol):
 
 
 class _Exchange:
-    """One infer call on a connection, in place of uvicorn's cycle: it has what `HttpToolsProtocol` reads of that."""
+    """One infer call on a connection, in place of uvicorn's cycle: it has what `Connection` reads of that."""
 
     __slots__ = (
         "_accept_encoding", "_cancel", "_find", "_protocol", "body", "call", "keep_alive", "response_complete", "room"
     )  # fmt: skip
+
+    response_started = False
+    """Responses are written as a whole."""
 
     def __init__(
         self, protocol: ShortPathProtocol, find: Find, call: Call, accept_encoding: bytes | None, *, keep_alive: bool
