@@ -16,6 +16,7 @@ from nograd.server.access import CLIENT_LEFT
 from nograd.server.call import Call
 from nograd.server.grpc.calls import CODES, Guard, begin_call, enter_call, finish_call
 from nograd.server.grpc.health import HEALTH, Health
+from nograd.server.grpc.limits import server_options
 from nograd.server.grpc.messages import (
     POOL,
     SERVICE,
@@ -82,14 +83,7 @@ class GrpcFront:
         self._health = Health(service)
         self._server = grpc.aio.server(
             interceptors=() if service.door.is_open else (Guard(service),),
-            options=(
-                ("grpc.max_receive_message_length", service.config.max_body_bytes),  # compressed and decompressed
-                ("grpc.max_send_message_length", -1),
-                (
-                    "grpc.so_reuseport",
-                    int(service.peers is not None),
-                ),  # two servers would share calls, and nobody would know
-            ),
+            options=server_options(service.config, shares_port=service.peers is not None),
         )
         methods: dict[str, Method] = {
             "ServerLive": self._server_live,
