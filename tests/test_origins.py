@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator, Mapping
 
 import pytest
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from nograd.errors import ConfigError
 from nograd.server.config import ServeConfig
+from nograd.server.connection import Connection
 from nograd.server.origins import Cors, HostRules, parse_host, parse_origin
 from nograd.server.short_path import ShortPathProtocol
 from tests.fakes import Reply, Site, doubling, x
@@ -248,10 +248,10 @@ def test_several_host_headers_are_refused() -> None:
         guard.check([(b"host", b"127.0.0.1"), (b"host", b"evil.example")])
 
 
-@pytest.mark.parametrize("kind", [HttpToolsProtocol, ShortPathProtocol])
+@pytest.mark.parametrize("kind", [Connection, ShortPathProtocol])
 @pytest.mark.parametrize(("origin", "may_read"), [(APP, True), ("https://evil.example", False)])
 def test_both_ways_of_an_infer_call_tell_a_page_whether_it_may_read(
-    shared: Site, kind: type[HttpToolsProtocol], origin: str, may_read: bool
+    shared: Site, kind: type[Connection], origin: str, may_read: bool
 ) -> None:
     body = json.dumps({"inputs": [x([1, 2])]}).encode()
 
