@@ -1,7 +1,7 @@
 """One HTTP connection: uvicorn's protocol with limits, timeouts and strict framing.
 
 A request that breaks a rule gets one response, after those of the requests before it, and the connection is closed. An upgrade
-is declined by ignoring it: the request is answered over HTTP/1.1 (docs/adr/0031).
+is declined by ignoring it: the request is answered over HTTP/1.1 (docs/adr/0032).
 """
 
 from __future__ import annotations
