@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from contextlib import redirect_stderr
 from typing import Any
 from unittest import mock
@@ -25,7 +26,9 @@ def made(name: str) -> Exception:
 
 def exit_code(error: Exception) -> Any:
     """Return what the command line ends with where nothing below it has caught the error."""
-    with mock.patch.object(cli, "app", side_effect=error), mock.patch.dict(os.environ), redirect_stderr(io.StringIO()):
+    raised = mock.patch.object(cli, "app", side_effect=error)
+    left = mock.patch.object(cli, "leave", sys.exit)  # it would end this process if a library's daemon thread runs
+    with raised, left, mock.patch.dict(os.environ), redirect_stderr(io.StringIO()):
         try:
             cli.main()
         except SystemExit as ended:
