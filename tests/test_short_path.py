@@ -348,9 +348,9 @@ def wide() -> Fake:
     return Fake(lambda batch: {"output": batch["x"]}, Signature((WIDE,), (TensorSpec("output", "float32", ("n",)),)))
 
 
-def wide_post(*headers: str, **more: Any) -> bytes:
-    data = [value / 7 for value in range(4000)]
-    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 4000], "data": data}
+def wide_post(*headers: str, size: int = 4000, **more: Any) -> bytes:
+    data = [value / 7 for value in range(size)]
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, size], "data": data}
     text = json.dumps({"inputs": [tensor], "id": "mine", **more}).encode()
     return post(text, "/v2/models/wide/infer", *headers)
 
@@ -394,7 +394,9 @@ def test_a_client_that_leaves_while_its_answer_is_compressed_is_forgotten(monkey
 
         async def talk() -> Transport:
             leaver = Wire(site, ShortPathProtocol)
-            leaver.protocol.data_received(wide_post("accept-encoding: gzip"))
+            request = wide_post("accept-encoding: gzip", size=3000)
+            assert len(request) < LONGEST_BODY  # a longer one takes the ordinary way
+            leaver.protocol.data_received(request)
             assert await asyncio.to_thread(begun.wait, HANG_S)
             leaver.transport.close()
             leaver.protocol.connection_lost(None)
