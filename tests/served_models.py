@@ -103,6 +103,18 @@ class Scaled(Backend):
             return {"output": batch["x"] * np.float32(1.1)}
 
 
+class Odd(Scaled):
+    """The same for 257 numbers: a row has 1028 bytes, so no short JSON is the bytes of one by accident."""
+
+    signature = Signature(
+        (TensorSpec("x", "float32", (257,)),), (TensorSpec("output", "float32", (257,)),), reason="rows are independent"
+    )
+
+
+def odd() -> Predictor:
+    return Predictor(Odd())
+
+
 def scaled() -> Predictor:
     return Predictor(Scaled())
 

@@ -78,7 +78,9 @@ class ServeConfig:
         0.0, "Seconds to keep accepting requests after readiness turns false, so that load balancers can react.", NETWORK
     )
     max_body_bytes: int = setting(64 * 2**20, "Maximum size of one request body, in bytes.", NETWORK)
-    max_request_rows: int | None = setting(None, "Maximum rows of one request; unset: max_queue_rows.", NETWORK)
+    max_request_rows: int | None = setting(
+        None, "Maximum rows of one request; unset: max_queue_rows for models with preprocessing.", NETWORK
+    )
     max_request_elements: int = setting(
         2**26, "Maximum elements (numbers or texts) of one input, counted before they are decoded.", NETWORK
     )

@@ -89,9 +89,9 @@ class ServedModel:
         self._is_plain = not (predictor.has_preprocess or predictor.has_postprocess)
         """Whether requests need no code of the user."""
 
-        self.limits = RequestLimits(
-            config.max_request_rows or config.max_queue_rows, config.max_request_elements, config.max_text_chars
-        )
+        # without preprocessing the batcher bounds what waits, and a model that runs inline takes longer requests at once
+        rows = config.max_queue_rows if predictor.has_preprocess else config.max_request_elements
+        self.limits = RequestLimits(config.max_request_rows or rows, config.max_request_elements, config.max_text_chars)
         self._decode = Decoder(self.inputs.inputs, self.limits)
         self._live = Live()
         self._metrics = ModelMetrics(metrics, name)
