@@ -182,3 +182,15 @@ def test_a_reason_that_stderr_does_not_take_is_on_stdout(how: str) -> None:
 
     assert done.returncode == 2
     assert done.stdout.startswith("nograd: there is no model to serve")
+
+
+@pytest.mark.parametrize("descriptor", [1, 2])
+def test_leaving_with_a_closed_standard_file_keeps_the_exit_code_while_a_daemon_thread_runs(descriptor: int) -> None:
+    program = (
+        "import threading, nograd.exits as exits\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "exits.leave(7)"
+    )
+    line = ["sh", "-c", f'exec "$@" {descriptor}>&-', "sh", sys.executable, "-c", program]
+
+    assert subprocess.run(line, check=False, timeout=HANG_S).returncode == 7

@@ -129,6 +129,7 @@ def leave(code: int) -> NoReturn:
     threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001  the interpreter's own first step
     atexit._run_exitfuncs()  # noqa: SLF001  and its second
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
+        if stream is not None:  # Python has none for a descriptor that was closed before it started
+            with suppress(OSError, ValueError):
+                stream.flush()
     os._exit(code)
