@@ -92,7 +92,7 @@ class QueuedStderr(io.TextIOBase):
             self._append(text)
 
     def flush(self) -> None:
-        """Return at once: whoever prints does not wait for the reader."""
+        """Return at once: printing does not wait for the reader."""
 
     def isatty(self) -> bool:
         """Return whether it is a terminal."""

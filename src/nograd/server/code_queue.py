@@ -16,7 +16,7 @@ Deliver: TypeAlias = Callable[["Job", Any, Exception | None], None]
 
 
 def _unset(_job: Job, _result: Any, _error: Exception | None) -> None:
-    """Deliver nothing; whoever queues a job sets its own."""
+    """Deliver nothing; the caller that queues a job sets its own."""
 
 
 @dataclass(slots=True, eq=False)

@@ -31,7 +31,7 @@ def check_framing(method: bytes, version: str, headers: Sequence[tuple[bytes, by
     before a colon.
 
     Raises:
-        RefusedError: the end of the request cannot be told in one way only, or it is for a proxy.
+        RefusedError: the end of the request is ambiguous, or it is for a proxy.
     """
     if version not in HTTP_1:
         raise RefusedError(505, f"the request is in HTTP/{version}; send HTTP/1.1")

@@ -69,7 +69,7 @@ def hollow(body: bytes) -> tuple[bytes, list[bytes]]:
 
 
 def mark(position: int) -> bytes:
-    """Return what stands for an array in a hollow body, as JSON."""
+    """Return the placeholder of an array in a hollow body, as JSON."""
     return b'"\\u0000%d"' % position
 
 

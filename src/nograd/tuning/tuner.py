@@ -157,7 +157,7 @@ def run(
         with ignored_ctrl_c():
             for entry in this.entries:
                 entry.close()
-    with ignored_ctrl_c():  # a second one, of somebody who sees nothing happen, would take the result away
+    with ignored_ctrl_c():  # a second one, from an impatient user, would lose the result
         _settle(this, settings.goal, can_win)
         report = _report(this, settings, sample, name=name, command=command)
     return Outcome(report, this.winner, this.is_whole)
