@@ -91,7 +91,7 @@ def print_ray_config(settings: Settings, replicas: str) -> str:
     }
     head = "# For Ray: serve deploy FILE. Every machine needs nograd, and the models at these paths.\n"
     if arguments != plain:
-        head += "# *** stands for credentials in a URL, which are not printed: put them back in.\n"
+        head += "# *** replaces credentials in a URL, which are not printed: put them back in.\n"
     return head + str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
