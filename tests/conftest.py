@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -30,6 +31,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.failed:
         report.sections += [(f"stderr of {server.url}", server.stderr()) for server in running]
     return report
+
+
+@pytest.fixture(autouse=True)
+def modules_of_the_tests() -> Iterator[None]:
+    """Put back `tests` and its modules where a server in this process imported them again."""
+    package, before = sys.modules["tests"], sys.modules.copy()
+    yield
+    if sys.modules.get("tests") is not package:
+        sys.modules.update({name: module for name, module in before.items() if name.partition(".")[0] == "tests"})
 
 
 @pytest.fixture(scope="session")

@@ -308,25 +308,26 @@ def test_what_fails_another_threads_request_does_not_fail_mine(error: BaseExcept
         return {"output": batch["x"] * 2}
 
     predictor = cached(Fake(run, Signature((X,), (OUTPUT,))))
-    ends: list[Any] = []
+    raised: list[BaseException] = []
+    answers: list[Any] = []
 
-    def ask_badly() -> None:
+    def send_poison() -> None:
         try:
             predictor.predict([[1, 2], [9, 9]])
-        except BaseException as told:  # noqa: BLE001  handed to the test
-            ends.append(told)
+        except BaseException as error:  # noqa: BLE001  handed to the test
+            raised.append(error)
 
-    bad = threading.Thread(target=ask_badly)
+    bad = threading.Thread(target=send_poison)
     bad.start()
     assert entered.wait(HANG_S)
-    good = threading.Thread(target=lambda: ends.append(predictor.predict([[1, 2]]).tolist()))
+    good = threading.Thread(target=lambda: answers.append(predictor.predict([[1, 2]]).tolist()))
     good.start()
     while good.is_alive() and not waiting(predictor):
         pass
     opened.set()
     bad.join()
     good.join()
-    assert ends == [error, [[2, 4]]]
+    assert (raised, answers) == ([error], [[[2, 4]]])
 
 
 def test_an_error_is_told_and_not_kept() -> None:

@@ -265,6 +265,6 @@ def test_live_json_is_what_the_page_was_promised() -> None:
     assert [(run["size"], run["count"]) for run in model["runs"]] == [(1, 2), (4, 1)]
     (error,) = model["last_errors"]
     assert (error["count"], error["first_s"]) == (1, error["age_s"])
-    assert (error["status"], error["error"].split(";")[0]) == (413, "input 'x' has 9 rows")
+    assert (error["status"], error["error"].split(";")[0]) == (413, "the request has 9 rows")
     assert error["age_s"] >= 0
     assert example == 200
