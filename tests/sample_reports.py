@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from nograd.parity import EXACT, HALF, INT8, OutputParity, ParityReport, Tolerance, WorstRow
-from nograd.tuning.values import Candidate, Confirmation, CurvePoint, Figure, Row, Status, TuneReport
+from nograd.tuning.figures import Figure
+from nograd.tuning.values import Candidate, Confirmation, CurvePoint, Row, Status, TuneReport
 
 MACHINE: dict[str, Any] = {
     "processor": "AMD EPYC 7B13",

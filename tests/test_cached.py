@@ -314,8 +314,8 @@ def test_what_fails_another_threads_request_does_not_fail_mine(error: BaseExcept
     def send_poison() -> None:
         try:
             predictor.predict([[1, 2], [9, 9]])
-        except BaseException as error:  # noqa: BLE001  handed to the test
-            raised.append(error)
+        except BaseException as caught:  # noqa: BLE001  handed to the test
+            raised.append(caught)
 
     bad = threading.Thread(target=send_poison)
     bad.start()

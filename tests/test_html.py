@@ -20,10 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nograd.tuning import tradeoff, wording
+from nograd.tuning.figures import Figure
 from nograd.tuning.html import to_html
 from nograd.tuning.plots import ratio_bar
 from nograd.tuning.svg import Box, Scale, place
-from nograd.tuning.values import Candidate, Figure, Row, TuneReport
+from nograd.tuning.values import Candidate, Row, TuneReport
 from tests.sample_reports import MARKUP, SAMPLES, alone, awkward, crowded, empty, interrupted, minilm, tiny
 from tests.test_report import REPORTS
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from benchmarks.racing import EQUAL, LADDER, NOISES, Machine, Noise, race, simplicity
 from nograd.errors import ConfigError
+from nograd.tuning.figures import Figure
 from nograd.tuning.racing import REFERENCE, Race, Sample, Verdict
-from nograd.tuning.values import Figure
 
 
 def among(*names: str, **options: Any) -> Race:

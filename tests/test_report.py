@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from nograd.errors import ModelLoadError
 from nograd.independence import Independence
 from nograd.tuning import figures, wording
+from nograd.tuning.figures import Figure
 from nograd.tuning.html import to_html
 from nograd.tuning.report import WIDTH, dumps, loads, to_text
-from nograd.tuning.values import Candidate, CurvePoint, Figure, Row, TuneReport
+from nograd.tuning.values import Candidate, CurvePoint, Row, TuneReport
 from tests.sample_reports import SAMPLES, alone, awkward, crowded, empty, interrupted, minilm, tiny, unmeasured
 
 NUMBERS = st.floats(allow_nan=False)

@@ -11,8 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from nograd.checks.client import ServerSubject, server_subject
-from nograd.checks.requests import varied
-from nograd.checks.serving import request_of
+from nograd.checks.requests import request_of, varied
 from nograd.errors import ConfigError, UnavailableError
 
 __all__ = ["Target", "bodies_of", "target_of"]

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 
 from nograd.checks.client import Answer, ServerSubject, read_answer, server_subject
-from nograd.checks.requests import varied
-from nograd.checks.serving import request_of
+from nograd.checks.requests import request_of, varied
 from nograd.checks.verdict import Check, Verdict, error, passed, skipped, warning
 from nograd.errors import ModelLoadError
 

@@ -8,8 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from nograd.checks.client import Answer, ServerSubject
-from nograd.checks.requests import tiled, varied
-from nograd.checks.serving import request_of, same_numbers
+from nograd.checks.requests import request_of, same_numbers, tiled, varied
 from nograd.checks.verdict import Check, Verdict, error, passed, skipped, warning
 
 __all__ = ["CHECKS"]

@@ -1,4 +1,4 @@
-"""Requests for a model of which only the metadata are known. Pure functions of JSON values."""
+"""Requests for a model of which only the metadata are known, and their answers compared. Pure functions of values."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["example_request", "numbers", "rows_of", "tiled", "varied", "with_input"]
+from nograd.checks.client import Answer, ServerSubject
+
+__all__ = ["example_request", "numbers", "request_of", "rows_of", "same_numbers", "tiled", "varied", "with_input"]
 
 FREE_SIZE = 4
 """Elements in a dimension that may have any size."""
+
+
+def request_of(server: ServerSubject) -> Mapping[str, Any] | None:
+    """Return a request that the model should answer: the one that the server shows, or one made of its metadata."""
+    return server.example or (example_request(server.metadata) if server.metadata.get("inputs") else None)
 
 
 def example_request(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,3 +82,18 @@ def numbers(answer: Any) -> dict[str, np.ndarray[Any, Any]] | None:
 
 def _flat(data: Sequence[Any]) -> list[Any]:
     return [leaf for each in data for leaf in (_flat(each) if isinstance(each, list) else [each])]
+
+
+def same_numbers(first: Answer, second: Answer, tolerance: float = 1e-3) -> bool:
+    """Return whether two infer answers hold the same numbers, but for rounding."""
+    a, b = numbers(first.json), numbers(second.json)
+    if a is None or b is None or a.keys() != b.keys():
+        return False
+    return all(_same(a[name], b[name], tolerance) for name in a)
+
+
+def _same(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], tolerance: float) -> bool:
+    if a.shape != b.shape or a.dtype.kind in "OUSb":
+        return bool(np.array_equal(a, b))
+    scale = float(np.abs(a).max(initial=0))
+    return bool(np.abs(a.astype(float) - b.astype(float)).max(initial=0) <= tolerance * scale)

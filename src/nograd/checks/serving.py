@@ -6,23 +6,16 @@ from collections.abc import Mapping
 from time import time
 from typing import Any
 
-import numpy as np
-
 from nograd.checks.client import Answer, ServerSubject
-from nograd.checks.requests import example_request, numbers, rows_of, varied, with_input
+from nograd.checks.requests import request_of, rows_of, varied, with_input
 from nograd.checks.verdict import Check, Verdict, error, info, passed, skipped, warning
 
-__all__ = ["CHECKS", "request_of", "same_numbers"]
+__all__ = ["CHECKS"]
 
 HUGE_BYTES = 2**40
 """The length of a body that is announced and never sent."""
 
 WRONG_TIMEOUT_US = 1
-
-
-def request_of(server: ServerSubject) -> Mapping[str, Any] | None:
-    """Return a request that the model should answer: the one that the server shows, or one made of its metadata."""
-    return server.example or (example_request(server.metadata) if server.metadata.get("inputs") else None)
 
 
 def check_live(server: ServerSubject) -> Verdict:
@@ -192,21 +185,6 @@ def check_metrics(server: ServerSubject) -> Verdict:
     if not any("histogram" in line for line in lines):
         return info(f"{len(names)} metrics, and no histogram among them: percentiles over several servers cannot be made")
     return passed(f"{len(names)} metrics in Prometheus' format, with histograms", metrics=float(len(names)))
-
-
-def same_numbers(first: Answer, second: Answer, tolerance: float = 1e-3) -> bool:
-    """Return whether two infer answers hold the same numbers, but for rounding."""
-    a, b = numbers(first.json), numbers(second.json)
-    if a is None or b is None or a.keys() != b.keys():
-        return False
-    return all(_same(a[name], b[name], tolerance) for name in a)
-
-
-def _same(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], tolerance: float) -> bool:
-    if a.shape != b.shape or a.dtype.kind in "OUSb":
-        return bool(np.array_equal(a, b))
-    scale = float(np.abs(a).max(initial=0))
-    return bool(np.abs(a.astype(float) - b.astype(float)).max(initial=0) <= tolerance * scale)
 
 
 CHECKS: tuple[Check[ServerSubject], ...] = (

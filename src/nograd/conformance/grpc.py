@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from nograd.checks.client import Answer
 from nograd.checks.finding import Severity
-from nograd.checks.serving import same_numbers
+from nograd.checks.requests import same_numbers
 from nograd.checks.verdict import Check, Verdict, error, passed, skipped
 from nograd.conformance.calling import Call, Called
 from nograd.conformance.item import NO_REQUEST

@@ -10,8 +10,7 @@ from math import prod
 from typing import Any
 
 from nograd.checks.client import Answer
-from nograd.checks.requests import tiled
-from nograd.checks.serving import same_numbers
+from nograd.checks.requests import same_numbers, tiled
 from nograd.checks.verdict import Check, Verdict, skipped
 from nograd.conformance.item import Case, announced, answered, compat, expect, judged, must, refused
 from nograd.conformance.server import UNKNOWN

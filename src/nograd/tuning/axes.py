@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from html import escape
 
 from nograd.tuning import figures
+from nograd.tuning.figures import Figure
 from nograd.tuning.markup import element
 from nograd.tuning.svg import Box, Scale
-from nograd.tuning.values import Figure
 
 __all__ = ["Axes", "Shape", "drawing", "line", "reach", "text_at", "tick", "ticks_of"]
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from nograd.independence import Independence
+from nograd.tuning.figures import Figure
 from nograd.tuning.signs import median_figure
-from nograd.tuning.values import Candidate, CurvePoint, Figure, Goal, Row, Status
+from nograd.tuning.values import Candidate, CurvePoint, Goal, Row, Status
 from nograd.tuning.worker import Worker
 
 __all__ = ["Entry", "work_of"]

@@ -6,12 +6,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import floor, isfinite, log10
 
-from nograd.tuning.values import Figure
-
 __all__ = [
-    "BYTES", "NONE", "SECONDS", "Unit", "cosine", "count", "interval", "number", "ratio", "seconds", "share", "size", "spread",
-    "times", "unit_of",
+    "BYTES", "NONE", "SECONDS", "Figure", "Unit", "cosine", "count", "interval", "number", "ratio", "seconds", "share",
+    "size", "spread", "times", "unit_of",
 ]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A measured value with its spread: the median of several samples, and the range that holds the true median with 95 %."""
+
+    median: float
+    low: float
+    high: float
+    samples: int = 1
+
 
 NONE = "\N{EN DASH}"
 """What stands where nothing was measured."""

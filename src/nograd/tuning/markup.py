@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from nograd.tuning.wording import clean
+from nograd.terminal import clean
 
 __all__ = ["card", "element", "table", "text"]
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nograd.tuning import figures, wording
+from nograd.terminal import clean
+from nograd.tuning import figures
 from nograd.tuning.axes import Axes, Shape, drawing, line, reach, tick
+from nograd.tuning.figures import Figure
 from nograd.tuning.markup import element
 from nograd.tuning.svg import Scale, is_positive, polyline, text_width
-from nograd.tuning.values import CurvePoint, Figure
+from nograd.tuning.values import CurvePoint
 
 __all__ = ["SHAPES", "Series", "costs", "ratio_bar", "share_bar"]
 
@@ -42,7 +44,7 @@ def costs(series: Sequence[Series], shape: Shape, *, unit: str, is_rate: bool) -
         parts += _curve(one.class_, pairs, axes)
     title = f"{unit.capitalize()} a second by size of a run" if is_rate else "Seconds of a run by its size"
     key = "rate" if is_rate else "cost"
-    return drawing(shape, key, title, wording.clean("; ".join(_spoken(one, pairs, axes) for one, pairs in data)), parts)
+    return drawing(shape, key, title, clean("; ".join(_spoken(one, pairs, axes) for one, pairs in data)), parts)
 
 
 def _rate(point: CurvePoint) -> Figure:

@@ -31,8 +31,8 @@ from typing import Any
 
 from nograd.errors import ConfigError
 from nograd.tuning.contamination import RoundWatch
+from nograd.tuning.figures import Figure
 from nograd.tuning.signs import median_figure, successes_needed
-from nograd.tuning.values import Figure
 
 __all__ = ["HOPELESS", "REFERENCE", "Race", "Sample", "Verdict"]
 

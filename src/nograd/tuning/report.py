@@ -11,6 +11,7 @@ import msgspec
 
 from nograd.errors import ModelLoadError
 from nograd.independence import Independence
+from nograd.terminal import clean
 from nograd.tuning import figures, wording
 from nograd.tuning.values import Row, TuneReport
 
@@ -52,7 +53,7 @@ def loads(text: bytes | str) -> TuneReport:
     try:
         file = msgspec.json.decode(text, type=_File)
         if file.kind != KIND:
-            raise ModelLoadError(f"the file is a {wording.clean(file.kind)!r}; a {KIND!r} is wanted, as nograd tune writes it")
+            raise ModelLoadError(f"the file is a {clean(file.kind)!r}; a {KIND!r} is wanted, as nograd tune writes it")
         if file.format > FORMAT:
             raise ModelLoadError(f"the report has format {file.format}; this nograd reads up to {FORMAT}: update nograd")
         return msgspec.json.decode(file.report, type=TuneReport, strict=False)  # not strict: `nan` is a float too
@@ -92,7 +93,7 @@ def to_text(report: TuneReport) -> str:
 
 def _head(report: TuneReport) -> list[str]:
     about = [report.model, f"goal {report.goal}", report.data, f"tolerance {report.tolerance}" if report.tolerance else ""]
-    lines = _wrapped(", ".join(wording.clean(part) for part in about if part))
+    lines = _wrapped(", ".join(clean(part) for part in about if part))
     lines += ["", *_wrapped(wording.verdict(report))]
     return lines + _wrapped(wording.margin(report))
 
@@ -102,7 +103,7 @@ def _table(report: TuneReport) -> list[str]:
     columns = _columns(rows, report)
     cells = {head: [cell(row) for row in rows] for head, cell in columns.items()}
     cells = {head: column for head, column in cells.items() if set(column) - {figures.NONE}}
-    names = [wording.clean(row.candidate) for row in rows]
+    names = [clean(row.candidate) for row in rows]
     for optional in ("", *OPTIONAL):
         if optional:
             cells.pop(optional, None)
@@ -127,7 +128,7 @@ def is_measured(row: Row) -> bool:
 def _columns(rows: Sequence[Row], report: TuneReport) -> dict[str, Callable[[Row], str]]:
     unit = figures.unit_of(row.lone_s.median for row in rows if row.lone_s)
     memory = figures.unit_of((row.rss_bytes for row in rows), figures.BYTES)
-    against = wording.clean(report.reference).partition(" ")[0]
+    against = clean(report.reference).partition(" ")[0]
     against = against if 0 < len(against) <= 12 else "reference"
     return {
         "status": lambda row: wording.STATUSES[row.status][0],
@@ -169,7 +170,7 @@ def by_reason(rows: Iterable[Row]) -> list[tuple[str, list[str]]]:
     """Return the candidates' names by their reason, in the rows' order; both cleaned."""
     found: dict[str, list[str]] = {}
     for row in rows:
-        found.setdefault(wording.clean(row.reason), []).append(wording.clean(row.candidate))
+        found.setdefault(clean(row.reason), []).append(clean(row.candidate))
     return list(found.items())
 
 
@@ -178,7 +179,7 @@ def independences(report: TuneReport) -> list[tuple[str, Independence]]:
     found: dict[str, Independence] = {}
     for row in report.rows:
         if row.independence is not None:
-            found.setdefault(wording.clean(row.candidate.variant), row.independence)
+            found.setdefault(clean(row.candidate.variant), row.independence)
     return list(found.items())
 
 
@@ -200,12 +201,12 @@ def _confirmation(report: TuneReport) -> list[str]:
         lines.append(f"  {name} {figures.seconds(measured)}, predicted {figures.seconds(predicted)}")
     lines.append(f"  runs took {figures.number(found.cost_ratio)} times what the cost curve says")
     word = wording.outcome(found).replace("not", "NOT")
-    lines += _wrapped(f"{word}: {wording.clean(found.reason)}" if found.reason else word, INDENT)
+    lines += _wrapped(f"{word}: {clean(found.reason)}" if found.reason else word, INDENT)
     return lines if found.confirmed else lines + _wrapped(wording.NOT_CONFIRMED, INDENT)
 
 
 def _effort(report: TuneReport) -> list[str]:
-    spent = ", ".join(f"{wording.clean(name)} {figures.seconds(value)}" for name, value in report.spent_s.items())
+    spent = ", ".join(f"{clean(name)} {figures.seconds(value)}" for name, value in report.spent_s.items())
     lines = _wrapped(f"{figures.seconds(sum(report.spent_s.values()))} spent{budget(report)}: {spent}") if spent else []
     return lines + _wrapped(rounds(report))
 
@@ -224,7 +225,7 @@ def rounds(report: TuneReport) -> str:
 
 
 def _notes(report: TuneReport) -> list[str]:
-    return [line for note in report.notes for line in _wrapped(f"note: {wording.clean(note)}")]
+    return [line for note in report.notes for line in _wrapped(f"note: {clean(note)}")]
 
 
 def _wrapped(text: str, indent: int = 0) -> list[str]:

@@ -6,11 +6,13 @@ import re
 from collections.abc import Callable, Sequence
 from math import isfinite
 
+from nograd.terminal import clean
 from nograd.tuning import figures, plots, tradeoff, wording
+from nograd.tuning.figures import Figure
 from nograd.tuning.markup import card, element, table, text
 from nograd.tuning.report import budget, rounds
 from nograd.tuning.svg import is_positive
-from nograd.tuning.values import CurvePoint, Figure, Row, TuneReport
+from nograd.tuning.values import CurvePoint, Row, TuneReport
 
 __all__ = ["curves", "effort", "machine", "notes", "picture", "verdict"]
 
@@ -134,7 +136,7 @@ def curves(report: TuneReport) -> str:
     if not rows:
         return ""
     unit = rows[0].curve_unit
-    series = [plots.Series(wording.clean(row.candidate), f"c{place}", _points(row)) for place, row in enumerate(rows)]
+    series = [plots.Series(clean(row.candidate), f"c{place}", _points(row)) for place, row in enumerate(rows)]
     keys = [element("li", element("i", class_=f"key line {one.class_}") + text(one.name)) for one in series]
     legend = element("ul", keys, class_="legend")
     pair = [
@@ -167,7 +169,7 @@ def _curve_table(row: Row) -> str:
     ]  # fmt: skip
     kind = row.curve_unit
     heads = [(kind, "n"), (f"a run, {unit.name}", "n"), ("95 % interval", "n"), (f"{kind}/s", "n"), ("samples", "n")]
-    inner = table(f"Cost of a run of {wording.clean(row.candidate)}", heads, cells, class_="tight")
+    inner = table(f"Cost of a run of {clean(row.candidate)}", heads, cells, class_="tight")
     return element("details", element("summary", text(f"The figures of {row.candidate}")) + inner)
 
 

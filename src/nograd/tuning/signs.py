@@ -8,7 +8,7 @@ from math import comb, log
 from statistics import median
 
 from nograd.errors import ConfigError
-from nograd.tuning.values import Figure
+from nograd.tuning.figures import Figure
 
 __all__ = ["log_evidence", "median_figure", "successes_needed"]
 

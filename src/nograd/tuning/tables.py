@@ -7,10 +7,11 @@ from math import isfinite
 
 from nograd.parity import OutputParity, ParityReport
 from nograd.tuning import figures, plots, wording
+from nograd.tuning.figures import Figure
 from nograd.tuning.markup import card, element, table, text
 from nograd.tuning.report import by_reason, independences, is_measured
 from nograd.tuning.svg import is_positive
-from nograd.tuning.values import Figure, Row, TuneReport
+from nograd.tuning.values import Row, TuneReport
 
 __all__ = ["candidates", "confirmation", "independence", "parity", "unused"]
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from itertools import pairwise
 
+from nograd.terminal import clean
 from nograd.tuning import figures, wording
 from nograd.tuning.axes import Axes, Shape, drawing, line, reach, text_at, ticks_of
 from nograd.tuning.markup import element
@@ -57,7 +58,7 @@ def tradeoff(report: TuneReport, shape: Shape) -> str:
     desc = "; ".join(
         f"{row.candidate}: {figures.seconds(x)}, {figures.number(y)} rows/s" for row in rows for x, y in [point_of(row)]
     )
-    return drawing(shape, "tradeoff", "Latency of one row alone against rows a second", wording.clean(desc), parts)
+    return drawing(shape, "tradeoff", "Latency of one row alone against rows a second", clean(desc), parts)
 
 
 def _tradeoff_axes(rows: Sequence[Row], shape: Shape) -> Axes:
@@ -98,7 +99,7 @@ def _mark(row: Row, axes: Axes, report: TuneReport) -> str:
     lone, rate = point_of(row)
     x, y = axes.x(lone), axes.y(rate)
     said = f"{row.candidate} ({wording.STATUSES[row.status][0]}): {figures.seconds(lone)} alone, {figures.number(rate)} rows/s"
-    title = element("title", escape(wording.clean(said)))
+    title = element("title", escape(clean(said)))
     kind = "reference" if wording.is_reference(row, report) and row.status != "winner" else row.status
     if kind == "reference":
         return element("rect", title, x=x - 5, y=y - 5, width=10, height=10, class_="mark reference")
@@ -158,5 +159,5 @@ def _whisker_boxes(rows: Sequence[Row], axes: Axes) -> list[Box]:
 
 
 def _short(name: str, most: int = 28) -> str:
-    name = wording.clean(name)
+    name = clean(name)
     return name if len(name) <= most else f"{name[: most - 9]}\N{HORIZONTAL ELLIPSIS}{name[-8:]}"

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from nograd.errors import ConfigError
 from nograd.independence import Independence
+from nograd.tuning.figures import Figure
 
-__all__ = ["Candidate", "Confirmation", "CurvePoint", "Figure", "Goal", "Row", "TuneReport"]
+__all__ = ["Candidate", "Confirmation", "CurvePoint", "Goal", "Row", "TuneReport"]
 
 GoalKind = Literal["latency", "throughput", "slo", "memory"]
 
@@ -85,16 +86,6 @@ class Candidate:
 
     def __str__(self) -> str:
         return f"{self.variant} {self.layout}"
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A measured value with its spread: the median of several samples, and the range that holds the true median with 95 %."""
-
-    median: float
-    low: float
-    high: float
-    samples: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,12 @@ from typing import Any
 import msgspec
 
 from nograd.parity import ParityReport
+from nograd.terminal import clean
 from nograd.tuning.figures import count, interval, number, ratio, size, times
 from nograd.tuning.values import Candidate, Confirmation, Row, Status, TuneReport
 
 __all__ = [
-    "STATUSES", "clean", "confirmation_line", "facts", "full_name", "goal_phrase", "groups", "is_reference", "joined", "margin",
+    "STATUSES", "confirmation_line", "facts", "full_name", "goal_phrase", "groups", "is_reference", "joined", "margin",
     "outcome", "parity_of", "standing", "verdict",
 ]  # fmt: skip
 
@@ -40,18 +41,6 @@ NOT_CONFIRMED = (
     "What was measured did not hold while it was served. Mostly something else kept the machine busy: tune again when it is "
     "quiet. The answers are right all the same."
 )
-
-ESCAPE_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
-"""Colours and cursor moves of a terminal (ECMA-48, 5.4)."""
-
-
-def clean(text: object) -> str:
-    """Return a text as one line without anything that a terminal or a page could take for a command.
-
-    Colours of a terminal go, runs of white space become one space, and what cannot be printed becomes U+FFFD.
-    """
-    words = ESCAPE_SEQUENCE.sub("", str(text)).split()
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in " ".join(words))
 
 
 def joined(words: Iterable[str]) -> str:
