@@ -28,7 +28,7 @@ from nograd import Predictor, load
 from nograd.backends.eager import eager_backend
 from nograd.parity import HALF
 from nograd.threads import in_own_thread
-from nograd.tuning.candidates import LAID_OUT, variants
+from nograd.tuning.candidates import variants
 from nograd.tuning.data import Sample, read_sample, sample_of
 from nograd.tuning.entries import Entry
 from nograd.tuning.prepare import SCOUTED_ROWS, Plan, prepare
@@ -123,7 +123,7 @@ def _other_layouts(plan: Plan, entries: Sequence[Entry]) -> list[Entry]:
     """Open what was built in the layouts that tuning for this goal leaves out."""
     found = {str(entry.candidate) for entry in entries}
     added = []
-    for entry in [each for each in entries if each.worker is not None and each.candidate.backend in LAID_OUT]:
+    for entry in [each for each in entries if each.worker is not None and each.candidate.kind.has_lanes]:
         for lanes, threads in ((1, CORES), (1, 1), (CORES, 1)):
             other = Entry(replace(entry.candidate, lanes=lanes, num_threads=threads), entry.path)
             if str(other.candidate) not in found:

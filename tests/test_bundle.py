@@ -14,6 +14,7 @@ import pytest
 
 from nograd import Predictor, load
 from nograd.backends.onnx import OnnxBackend
+from nograd.backends.registry import runtimes
 from nograd.bundle import Bundle, Curve, ExportedFile, Front, write_bundle
 from nograd.errors import ConfigError, ModelLoadError
 from nograd.machine import Machine, this_machine
@@ -216,7 +217,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def other_machine() -> Machine:
-    return replace(this_machine(), processor="Z80")
+    return replace(this_machine(runtimes=runtimes()), processor="Z80")
 
 
 def another_machine() -> pytest.WarningsRecorder:

@@ -103,23 +103,23 @@ def test_a_machine_comes_back_from_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("now", "backend", "said"),
+    ("now", "package", "said"),
     [
-        (MACHINE, "onnx", []),
-        (replace(MACHINE, processor="EPYC", flags="xyz"), "onnx", ["the processor is EPYC, and was Xeon 8370"]),
+        (MACHINE, "onnxruntime", []),
+        (replace(MACHINE, processor="EPYC", flags="xyz"), "onnxruntime", ["the processor is EPYC, and was Xeon 8370"]),
         (
             replace(MACHINE, flags="xyz"),
-            "onnx",
+            "onnxruntime",
             ["the processor, Xeon 8370, has other features (instruction sets) than it had"],
         ),
-        (replace(MACHINE, cores=0.5), "onnx", ["0.5 processors may be used, and 2 might then"]),
-        (replace(MACHINE, gpus=("H100",)), "eager", ["the GPUs are H100, and were none"]),
-        (replace(MACHINE, libraries={"onnxruntime": "1.33"}), "onnx", ["onnxruntime is 1.33, and was 1.32.0"]),
-        (replace(MACHINE, libraries={"torch": "2.13.0"}), "onnx", ["onnxruntime is not installed, and was 1.32.0"]),
-        (replace(MACHINE, libraries={**MACHINE.libraries, "torch": "3"}), "onnx", []),
-        (replace(MACHINE, libraries={**MACHINE.libraries, "torch": "3"}), "aot", ["torch is 3, and was 2.13.0"]),
-        (replace(MACHINE, memory_bytes=1, system="Linux 7", python="3.13.0"), "onnx", []),
+        (replace(MACHINE, cores=0.5), "onnxruntime", ["0.5 processors may be used, and 2 might then"]),
+        (replace(MACHINE, gpus=("H100",)), "torch", ["the GPUs are H100, and were none"]),
+        (replace(MACHINE, libraries={"onnxruntime": "1.33"}), "onnxruntime", ["onnxruntime is 1.33, and was 1.32.0"]),
+        (replace(MACHINE, libraries={"torch": "2.13.0"}), "onnxruntime", ["onnxruntime is not installed, and was 1.32.0"]),
+        (replace(MACHINE, libraries={**MACHINE.libraries, "torch": "3"}), "onnxruntime", []),
+        (replace(MACHINE, libraries={**MACHINE.libraries, "torch": "3"}), "torch", ["torch is 3, and was 2.13.0"]),
+        (replace(MACHINE, memory_bytes=1, system="Linux 7", python="3.13.0"), "onnxruntime", []),
     ],
 )
-def test_only_what_changes_speed_or_answers_is_a_difference(now: Machine, backend: str, said: list[str]) -> None:
-    assert differences(MACHINE, now, backend=backend) == said
+def test_only_what_changes_speed_or_answers_is_a_difference(now: Machine, package: str, said: list[str]) -> None:
+    assert differences(MACHINE, now, packages=[package]) == said

@@ -152,7 +152,7 @@ for file in sys.argv[1:]:
 def test_onnx_and_openvino_files_run_where_there_is_no_torch(tmp_path: Path) -> None:
     backend = Predictor(nn.Linear(4, 3), sample=torch.ones(2, 4)).backend
     for kind, file in (("onnx", "m.onnx"), ("openvino", "m.xml")):
-        export_model(backend, tmp_path / file, to=kind)  # type: ignore[arg-type]
+        export_model(backend, tmp_path / file, to=kind)
 
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path / "m.onnx"), str(tmp_path / "m.xml")],
@@ -188,7 +188,7 @@ def test_float16_is_compared_with_the_float32_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"to": "tflite"}, "the kind is 'tflite'; it must be one of onnx, torchscript, pt2, openvino"),
+        ({"to": "tflite"}, "the kind is 'tflite'; it must be one of onnx, openvino, torchscript, pt2"),
         ({"to": "pt2"}, r"for pt2 it must end in .pt2"),
         ({"to": "onnx", "precision": "int3"}, "precision is 'int3'"),
     ],

@@ -282,14 +282,14 @@ def _as_option(name: str, value: object) -> str:
 def export(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     *,
-    to: Annotated[str, typer.Option(help="onnx, torchscript, pt2 (AOTInductor) or openvino.")],
+    to: Annotated[str, typer.Option(help="onnx, torchscript, pt2 (AOTInductor), openvino, or an installed backend.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
     precision: Annotated[str, typer.Option(help="float32, float16, bfloat16, or int8 (onnx only).")] = "float32",
 ) -> None:
     """Write MODEL as a file, and print how closely it agrees with the model; exit 1, writing nothing, where it does not."""
     from rich.console import Console
 
-    from nograd.exports import export_model
+    from nograd.exports import export_model, files_of
     from nograd.sources import load
     from nograd.threads import in_own_thread
 
@@ -298,14 +298,13 @@ def export(
         predictor = in_own_thread(lambda: load(model)).result()
     try:
         with console.status(f"exporting to {to}"):
-            made = export_model(predictor.backend, output, to=to, precision=precision)  # type: ignore[arg-type]  # it checks them
+            made = export_model(predictor.backend, output, to=to, precision=precision)  # type: ignore[arg-type]  # it checks it
     except ExportError as error:
         if error.parity is not None:
             typer.echo(str(error.parity))
         raise
     typer.echo(str(made.parity))
-    files = [made.path, *(made.path.parent / f"{made.path.name}.data", made.path.with_suffix(".bin"))]
-    size = sum(file.stat().st_size for file in files if file.is_file())
+    size = sum(file.stat().st_size for file in files_of(made.path) if file.is_file())
     typer.echo(f"{made.path}: {size / 1e6:.1f} MB; {'; '.join(made.notes)}")
     if predictor.has_preprocess:
         typer.echo("the file takes the model's own inputs; what is done to items before (tokenizing) is not in it")

@@ -6,7 +6,7 @@ Nothing is imported to find out: versions are read from what the packages say of
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from hashlib import blake2b
 from importlib import metadata
@@ -18,14 +18,8 @@ from nograd.errors import ConfigError
 
 __all__ = ["Machine", "differences", "this_machine"]
 
-LIBRARIES = ("nograd", "numpy", "torch", "onnxruntime", "openvino", "tokenizers", "transformers")
-"""Packages whose versions are noted, where they are installed."""
-
-RUNTIME = {"onnx": "onnxruntime", "openvino": "openvino"}
-"""Backend -> the package that computes for it; torch for any other."""
-
-TWINS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
-"""Packages that come under several names."""
+LIBRARIES = ("nograd", "numpy", "torch", "tokenizers", "transformers")
+"""Packages whose versions are noted if they are installed, besides those that a backend computes with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +65,13 @@ class Machine:
         return cls(**{**plain, "gpus": tuple(plain["gpus"])})
 
 
-def this_machine(root: Path = Path("/")) -> Machine:
+def this_machine(root: Path = Path("/"), *, runtimes: Iterable[Sequence[str]] = ()) -> Machine:
     """Return this machine.
 
     Args:
-        root: where `proc` and `sys` lie.
+        root: the folder that holds `proc` and `sys`.
+        runtimes: packages that backends compute with, whose versions are noted, too; each with the other names under which it
+            is installed (see `nograd.backends.registry.runtimes`).
     """
     info = _read(root / "proc/cpuinfo")
     flags = _entry(info, "flags") or _entry(info, "Features")
@@ -87,19 +83,19 @@ def this_machine(root: Path = Path("/")) -> Machine:
         memory_bytes=_memory_bytes(root),
         system=f"{system.system} {system.release} {system.machine}",
         python=platform.python_version(),
-        libraries=_libraries(),
+        libraries=_libraries(runtimes),
         gpus=_gpus(root),
     )
 
 
-def differences(then: Machine, now: Machine, *, backend: str = "") -> list[str]:
+def differences(then: Machine, now: Machine, *, packages: Iterable[str] = ("torch",)) -> list[str]:
     """Return in what two machines differ as far as speed or answers may: one sentence each; none where a figure of one holds
     for the other.
 
     Args:
-        then: where something was measured.
-        now: where it shall run.
-        backend: its name: of the libraries, only the one that computes for it matters.
+        then: the machine of a measurement.
+        now: the machine of the next runs.
+        packages: names in `libraries` that matter: of the libraries, those that compute.
     """
     found = []
     if then.processor != now.processor:
@@ -110,10 +106,10 @@ def differences(then: Machine, now: Machine, *, backend: str = "") -> list[str]:
         found.append(f"the GPUs are {', '.join(now.gpus) or 'none'}, and were {', '.join(then.gpus) or 'none'}")
     if then.cores != now.cores:
         found.append(f"{now.cores:g} processors may be used, and {then.cores:g} might then")
-    library = RUNTIME.get(backend, "torch")
-    before, after = then.libraries.get(library), now.libraries.get(library)
-    if before != after:
-        found.append(f"{library} is {after or 'not installed'}, and was {before or 'not installed'}")
+    for name in packages:
+        before, after = then.libraries.get(name), now.libraries.get(name)
+        if before != after:
+            found.append(f"{name} is {after or 'not installed'}, and was {before or 'not installed'}")
     return found
 
 
@@ -149,12 +145,12 @@ def _memory_bytes(root: Path) -> int:
     return min(found, default=0)
 
 
-def _libraries() -> dict[str, str]:
+def _libraries(runtimes: Iterable[Sequence[str]]) -> dict[str, str]:
     found = {}
-    for name in LIBRARIES:
-        for package in TWINS.get(name, (name,)):
+    for names in [*((name,) for name in LIBRARIES), *runtimes]:
+        for package in names:
             try:
-                found[name] = metadata.version(package)
+                found[names[0]] = metadata.version(package)
                 break
             except metadata.PackageNotFoundError:
                 continue

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from nograd.backends.coupling import accept_coupling
+from nograd.backends.registry import find_suffix
 from nograd.bundle import Bundle, is_bundle
 from nograd.errors import ConfigError, MissingExtraError, ModelLoadError, NogradError, UnsupportedError
-from nograd.exports import KINDS, open_file
+from nograd.exports import open_file
 from nograd.imports import import_module
 from nograd.inputs import is_module
 from nograd.interrupts import is_interrupt
@@ -62,7 +63,7 @@ def _loaded(model: str, *, device: str, trusted: bool) -> Predictor:
         if not is_transformers_folder(Path(model)):
             raise ModelLoadError(f"{model} is a folder without config.json or bundle.json; the model must be {ACCEPTED}")
         return load_folder(Path(model), device=device)
-    if Path(model).suffix in KINDS.values() and (Path(model).is_file() or ":" not in model):
+    if (Path(model).is_file() or ":" not in model) and find_suffix(Path(model).suffix) is not None:
         return Predictor(open_file(Path(model), device=device, trusted=trusted))
     if ":" in model:
         return _from_factory(model, device)

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -32,7 +32,10 @@ from nograd.manifest import KEY
 from nograd.parity import Tolerance
 from nograd.tensors import TensorSpec
 
-__all__ = ["export_to_pt2", "load_pt2"]
+if TYPE_CHECKING:
+    from nograd.backends.kinds import LoadOptions
+
+__all__ = ["export_to_pt2", "load_file", "load_pt2", "write_file"]
 
 METADATA = "_metadata.json"
 """The end of the names of a package's members that hold its metadata."""
@@ -141,3 +144,13 @@ def load_pt2(
     return program_backend(
         program, metadata[KEY], name="aot", device=torch.device(device), file=file, lanes=lanes, num_threads=num_threads
     )
+
+
+def load_file(path: Path, options: LoadOptions) -> ModuleBackend:
+    """Return a backend over a package; it runs on the device that it was compiled for. See `load_pt2`."""
+    return load_pt2(path, trusted=options.trusted, lanes=options.lanes, num_threads=options.num_threads, digest=options.digest)
+
+
+def write_file(reference: ModuleBackend, path: Path) -> Export:
+    """Write a package; see `export_to_pt2`."""
+    return export_to_pt2(reference, None, path)

@@ -26,7 +26,11 @@ from nograd.tensors import Batch, TensorSpec, cut_back, num_rows
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-__all__ = ["CompiledBackend", "optimize_model_compile"]
+    from nograd.backends.kinds import LoadOptions
+
+__all__ = ["CompiledBackend", "compiled_backend", "optimize_model_compile"]
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 
 MAX_GRAPHS = 256
 """Graphs of one model whose shapes are compiled one by one; torch's own limit is 8."""
@@ -66,7 +70,7 @@ def optimize_model_compile(
     mode: Mode = "default",
     dynamic: bool | None = None,
     fullgraph: bool = False,
-    batch_sizes: Sequence[int] = (1, 2, 4, 8, 16, 32),
+    batch_sizes: Sequence[int] = BATCH_SIZES,
     lengths: Sequence[int] = (16, 32, 64, 128, 256),
     num_threads: int | None = None,
 ) -> CompiledModel | CompiledBackend:
@@ -111,6 +115,13 @@ def optimize_model_compile(
         return backend if isinstance(model, Backend) else backend.model
     check_module(model)
     return CompiledModel(original_of(model), mode=mode, dynamic=dynamic, fullgraph=fullgraph, max_graphs=None)
+
+
+def compiled_backend(module: ModuleBackend, options: LoadOptions) -> CompiledBackend:
+    """Return a compiled backend over an eager one; it has one lane. See `optimize_model_compile`."""
+    largest = options.max_batch_size
+    sizes = BATCH_SIZES if largest is None else sorted({1, 2, largest})
+    return optimize_model_compile(module, batch_sizes=sizes, num_threads=options.num_threads)
 
 
 def _check_settings(mode: Mode, batch_sizes: Sequence[int], lengths: Sequence[int]) -> None:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-__all__ = ["eager_backend", "moved", "precision_of", "unprobed_backend"]
+    from nograd.backends.kinds import LoadOptions
+
+__all__ = ["eager_backend", "in_layout", "moved", "precision_of", "unprobed_backend"]
 
 
 def eager_backend(
@@ -53,6 +55,11 @@ def eager_backend(
     return ModuleBackend(
         model, signature, probed.call, probed.restore, samples=probed.samples, lanes=lanes, num_threads=num_threads
     )
+
+
+def in_layout(module: ModuleBackend, options: LoadOptions) -> ModuleBackend:
+    """Return a backend over the same module in the lanes and threads of the options."""
+    return module.in_layout(options.lanes, options.num_threads)
 
 
 def precision_of(model: nn.Module) -> str:

@@ -10,7 +10,9 @@ import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-__all__ = ["data_files"]
+from nograd.errors import ConfigError, MissingExtraError
+
+__all__ = ["data_files", "pack"]
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -98,3 +100,34 @@ def _varint(data: mmap.mmap, start: int) -> tuple[int, int]:
         if byte < 128:
             return value, start
         shift += 7
+
+
+def pack(source: Path, target: Path) -> bool:
+    """Write an ONNX file with its weights in a file next to it; return False without the package `onnx`, which exporting needs.
+
+    ONNX Runtime maps weights in a separate file into memory and frees what it repacked; weights inside the graph are copied
+    first. MiniLM in float32 then loads in 0.06 s of CPU instead of 0.17 and the process peaks at 100 MB instead of 185; 8-bit,
+    0.06 instead of 0.14 s and 72 instead of 157 MB. Runs take as long as before, to 1 %, and the answers are the same bits.
+    (2026-11-25, 2 cores, onnxruntime 1.32; without repacking runs took 1.7 times as long, and
+    `session.use_device_allocator_for_initializers` and no arena changed nothing.)
+
+    Raises:
+        ConfigError: the file is not an ONNX graph.
+        MissingExtraError: the package `onnx` is not installed, and the graph names data files, which need new names.
+    """
+    try:
+        from nograd.backends.onnx.graph import load_graph, save_mapped
+    except MissingExtraError:
+        try:
+            names = data_files(source)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        if names:
+            raise
+        return False
+    try:
+        graph = load_graph(source)
+    except Exception as error:  # protobuf's, or onnx's own
+        raise ConfigError(f"{source} cannot be read as ONNX: {type(error).__name__}: {error}") from error
+    save_mapped(graph, target)
+    return True

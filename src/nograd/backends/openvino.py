@@ -36,14 +36,28 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nograd.backends.exporting import Export
+    from nograd.backends.kinds import LoadOptions
+    from nograd.backends.modules import ModuleBackend
     from nograd.parity import Tolerance
 
-__all__ = ["OpenVinoBackend", "export_to_openvino"]
+__all__ = ["OpenVinoBackend", "export_to_openvino", "load_file", "write_file"]
 
 INFO = [KEY, "manifest"]
 """Where the model's runtime information holds the manifest."""
 
 _filling = threading.Lock()
+
+
+def load_file(path: Path, options: LoadOptions) -> OpenVinoBackend:
+    """Return a backend over an OpenVINO file."""
+    return OpenVinoBackend(
+        path, device=options.device, lanes=options.lanes, num_threads=options.num_threads, digest=options.digest
+    )
+
+
+def write_file(reference: ModuleBackend, path: Path) -> Export:
+    """Write an OpenVINO file; see `export_to_openvino`."""
+    return export_to_openvino(reference, None, path)
 
 
 class OpenVinoBackend(Backend):

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import nn
@@ -33,7 +33,10 @@ from nograd.module import Call
 from nograd.parity import Tolerance
 from nograd.tensors import Signature
 
-__all__ = ["export_to_torchscript", "load_torchscript"]
+if TYPE_CHECKING:
+    from nograd.backends.kinds import LoadOptions
+
+__all__ = ["export_to_torchscript", "load_file", "load_torchscript", "write_file"]
 
 EXTRA_FILE = f"{KEY}.json"
 """Holds the manifest, within the file."""
@@ -204,3 +207,16 @@ def _call_from(text: str | bytes) -> Call | None:
         return None
     found = json.loads(text)
     return Call(tuple(found["names"]), found["style"])
+
+
+def load_file(path: Path, options: LoadOptions) -> ModuleBackend:
+    """Return a backend over a TorchScript file; see `load_torchscript`."""
+    return load_torchscript(
+        path, trusted=options.trusted, device=options.device, lanes=options.lanes, num_threads=options.num_threads,
+        digest=options.digest,
+    )  # fmt: skip
+
+
+def write_file(reference: ModuleBackend, path: Path) -> Export:
+    """Write a traced TorchScript file; see `export_to_torchscript`."""
+    return export_to_torchscript(reference, None, path)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from nograd.backends.kinds import FLOAT_PRECISIONS
+from nograd.backends.registry import find_kind, why_unknown
 from nograd.cost import CostCurve
 from nograd.errors import ConfigError, ModelLoadError
 from nograd.machine import Machine
 from nograd.manifest import Manifest
 from nograd.tensors import Signature, TensorSpec
+
+if TYPE_CHECKING:
+    from nograd.backends.kinds import Kind
 
 __all__ = [
     "MANIFEST",
@@ -29,13 +35,7 @@ MANIFEST = "bundle.json"
 
 FORMAT = 1
 
-EXPORTED = {"onnx": "model.onnx", "openvino": "model.xml", "aot": "model.pt2", "torchscript": "model.pt"}
-"""Backend -> the file that it opens."""
-
-MODULES = ("eager", "compiled")
-"""Backends that run a torch module."""
-
-MODULE_PRECISIONS = ("float32", "bfloat16", "float16")
+_DISTRIBUTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,17 +100,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     nograd: str = ""
     """Version that wrote it."""
 
+    distribution: str | msgspec.UnsetType = msgspec.UNSET
+    """The package that the backend comes from; unset for nograd's own, whose bundles older versions can then read."""
+
     def __post_init__(self) -> None:
-        known = (*EXPORTED, *MODULES)
-        if self.backend not in known:
-            raise ConfigError(f"backend is {self.backend!r}; it must be one of {', '.join(known)}")
+        kind = find_kind(self.backend)
+        if kind is None:
+            raise ConfigError(why_unknown(self.backend))
         for name in ("lanes", "num_threads", "max_batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.backend in MODULES and self.precision not in MODULE_PRECISIONS:
-            raise ConfigError(f"precision is {self.precision!r}; {self.backend} runs {', '.join(MODULE_PRECISIONS)}")
-        if self.backend == "compiled" and self.lanes > 1:
-            raise ConfigError(f"lanes is {self.lanes}; compiled runs one batch at a time")
+        if kind.runs_module and self.precision not in FLOAT_PRECISIONS:
+            raise ConfigError(f"precision is {self.precision!r}; {self.backend} runs {', '.join(FLOAT_PRECISIONS)}")
+        if kind.runs_module and not kind.has_lanes and self.lanes > 1:
+            raise ConfigError(f"lanes is {self.lanes}; {self.backend} runs one batch at a time")
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of its backend."""
+        found = find_kind(self.backend)
+        if found is None:  # the package was there when the settings were read
+            raise ConfigError(why_unknown(self.backend, self.distribution or ""))
+        return found
 
     @property
     def layout(self) -> str:
@@ -169,8 +180,16 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     example: Any = None
 
 
-class _Format(msgspec.Struct):
+class _Runs(msgspec.Struct, frozen=True):
+    """What bundle.json says of the backend; read before the rest, because an unknown backend cannot check its settings."""
+
+    backend: str = ""
+    distribution: str = ""
+
+
+class _Head(msgspec.Struct):
     format: int
+    settings: _Runs = _Runs()
 
 
 def dumps(described: Described) -> bytes:
@@ -188,9 +207,11 @@ def loads(text: bytes, where: str) -> Described:
         ModelLoadError: it is not that, or of a newer format.
     """
     try:
-        known = msgspec.json.decode(text, type=_Format).format
-        if known > FORMAT:
-            raise ModelLoadError(f"{where} has format {known}; this nograd reads up to {FORMAT}: update nograd")
+        head = msgspec.json.decode(text, type=_Head)
+        if head.format > FORMAT:
+            raise ModelLoadError(f"{where} has format {head.format}; this nograd reads up to {FORMAT}: update nograd")
+        if _DISTRIBUTION.fullmatch(head.settings.distribution) and find_kind(head.settings.backend) is None:
+            raise ModelLoadError(f"{where}: {why_unknown(head.settings.backend, head.settings.distribution)}")
         plain = msgspec.json.decode(text, type=_File)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ModelLoadError(f"{where}: {MANIFEST} cannot be read: {error}") from error

@@ -15,11 +15,12 @@ from typing import Any, Self
 import msgspec
 
 from nograd.backends.coupling import accept_coupling, measured_signature
+from nograd.backends.registry import runtimes
 from nograd.batching.collate import join
 from nograd.bundle import archive
 from nograd.bundle.digests import BundleFile, digest_of, verified_files
 from nograd.bundle.front import EXAMPLE, TOKENIZER, read_example, read_step
-from nograd.bundle.manifest import MANIFEST, MODULES, Described, ImportedStep, Settings, TokenizeStep, loads
+from nograd.bundle.manifest import MANIFEST, Described, ImportedStep, Settings, TokenizeStep, loads
 from nograd.bundle.source import Opened, code_in, model_files, open_factory, open_model
 from nograd.bundle.spot import FAR_OFF, scaled, spot_check
 from nograd.bundle.writing import REPORTS, is_zip
@@ -100,7 +101,11 @@ class Bundle:
     def differences(self, now: Machine | None = None) -> list[str]:
         """Return in what this machine differs from the bundle's, one sentence each; see `nograd.machine.differences`."""
         then = self.settings.machine
-        return differences(then, now or this_machine(), backend=self.settings.backend) if then is not None else []
+        if then is None:
+            return []
+        kind = self.settings.kind
+        packages = [kind.libraries[0], *([kind.distribution] if kind.distribution else [])]
+        return differences(then, now or this_machine(runtimes=runtimes(kind)), packages=packages)
 
     def trust_reasons(self) -> list[str]:
         """Return what in this bundle is, or names, code that runs when it is opened; empty: opening needs no trust."""
@@ -241,7 +246,7 @@ def _look_again(predictor: Predictor, name: str, found: list[str], clock: Clock)
 
 def _measure_independence(predictor: Predictor, settings: Settings) -> None:
     """Measure the independence of rows with the bundle's example, for a bundle that does not say it."""
-    if settings.backend in MODULES or predictor.signature.independence is not None:
+    if settings.kind.runs_module or predictor.signature.independence is not None:
         return  # modules are measured when they are probed
     predictor.backend.signature = measured_signature(
         predictor.run, [predictor.example_part], predictor.signature, precision=settings.precision, backend=settings.backend

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nograd.backends.coupling import judged
-from nograd.backends.onnx_data import data_files
+from nograd.backends.kinds import LoadOptions
+from nograd.backends.opening import copy_file, open_backend, wrap_module
 from nograd.bundle.front import read_step
-from nograd.bundle.manifest import EXPORTED, MODULES, Described, FactoryStep, ImportedStep, Settings
+from nograd.bundle.manifest import Described, FactoryStep, ImportedStep, Settings
 from nograd.bundle.naming import find
-from nograd.errors import ConfigError, MissingExtraError, ModelLoadError, NogradError
-from nograd.exports import open_file
+from nograd.errors import ConfigError, ModelLoadError, NogradError
+from nograd.exports import halved
 from nograd.interrupts import is_interrupt
 from nograd.predictor import Predictor
 from nograd.tensors import Signature
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nograd.backends import Backend
+    from nograd.backends.kinds import Kind
     from nograd.backends.modules import ModuleBackend
 
 __all__ = [
@@ -86,15 +88,15 @@ class Opened:
 
 def check_source(source: Source, settings: Settings) -> None:
     """Raise ConfigError where a backend cannot be made of such a source."""
-    if settings.backend in MODULES:
+    kind = settings.kind
+    if kind.runs_module:
         if isinstance(source, ExportedFile):
             raise ConfigError(
                 f"backend is {settings.backend!r}; it needs a ModelFolder or a ModelFactory, not an exported file"
             )
         return
-    ending = Path(EXPORTED[settings.backend]).suffix
-    if not isinstance(source, ExportedFile) or source.path.suffix != ending:
-        raise ConfigError(f"backend is {settings.backend!r}; it needs an ExportedFile that ends in {ending}")
+    if not isinstance(source, ExportedFile) or source.path.suffix != kind.suffix:
+        raise ConfigError(f"backend is {settings.backend!r}; it needs an ExportedFile that ends in {kind.suffix}")
 
 
 def write_source(source: Source, settings: Settings, folder: Path) -> None:
@@ -110,44 +112,13 @@ def write_source(source: Source, settings: Settings, folder: Path) -> None:
     elif isinstance(source, ModelFolder):
         _copy_folder(source.path, folder / FOLDER)
     else:
-        _copy_file(source.path, folder / EXPORTED[settings.backend])
+        if not source.path.is_file():
+            raise ConfigError(f"there is no file {source.path}")
+        copy_file(settings.kind, source.path, _model_file(settings.kind, folder))
 
 
-def _copy_file(source: Path, target: Path) -> None:
-    if not source.is_file():
-        raise ConfigError(f"there is no file {source}")
-    if source.suffix == ".onnx" and _written_mapped(source, target):
-        return
-    shutil.copyfile(source, target)
-    if source.suffix == ".xml" and source.with_suffix(".bin").is_file():
-        shutil.copyfile(source.with_suffix(".bin"), target.with_suffix(".bin"))
-
-
-def _written_mapped(source: Path, target: Path) -> bool:
-    """Write an ONNX file with its weights beside it; False without the package `onnx`, which is there where it was exported.
-
-    ONNX Runtime maps weights that lie in a file of their own into memory and lets go of what it packed anew; those inside of
-    the graph it copies first. MiniLM in float32 then loads in 0.06 s of CPU instead of 0.17 and the process peaks at 100 MB
-    instead of 185; 8-bit, 0.06 instead of 0.14 s and 72 instead of 157 MB. Runs take as long as before, to 1 %, and the
-    answers are the same bits. (2026-11-25, 2 cores, onnxruntime 1.32; without packing runs took 1.7 times as long, and
-    `session.use_device_allocator_for_initializers` and no arena changed nothing.)
-    """
-    try:
-        from nograd.backends.onnx.graph import load_graph, save_mapped
-    except MissingExtraError:
-        try:
-            names = data_files(source)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-        if names:  # the graph holds their names: they cannot be copied under others
-            raise
-        return False
-    try:
-        graph = load_graph(source)
-    except Exception as error:  # protobuf's, or onnx's own
-        raise ConfigError(f"{source} cannot be read as ONNX: {type(error).__name__}: {error}") from error
-    save_mapped(graph, target)
-    return True
+def _model_file(kind: Kind, folder: Path) -> Path:
+    return folder / f"model{kind.suffix}"
 
 
 def _copy_folder(source: Path, target: Path) -> None:
@@ -167,11 +138,9 @@ def _copy_folder(source: Path, target: Path) -> None:
 
 def model_files(described: Described) -> Callable[[str], bool]:
     """Return whether a name is one that a bundle of this kind has for its model."""
-    settings = described.settings
-    if settings.backend in EXPORTED:
-        name = EXPORTED[settings.backend]
-        allowed = {name, f"{name}.data", "model.bin"} if settings.backend in ("onnx", "openvino") else {name}
-        return allowed.__contains__
+    kind = described.settings.kind
+    if not kind.runs_module:
+        return {file.name for file in kind.files(_model_file(kind, Path()))}.__contains__
     if described.factory:
         return {WEIGHTS}.__contains__
     return lambda name: name.startswith(f"{FOLDER}/") and NEEDED.fullmatch(name.removeprefix(f"{FOLDER}/")) is not None
@@ -179,9 +148,9 @@ def model_files(described: Described) -> Callable[[str], bool]:
 
 def code_in(described: Described) -> Iterator[str]:
     """Yield what runs when the model is opened, beside nograd and the libraries."""
-    backend = described.settings.backend
-    if backend in ("aot", "torchscript"):
-        yield f"native code ({EXPORTED[backend]})" if backend == "aot" else f"a TorchScript program ({EXPORTED[backend]})"
+    kind = described.settings.kind
+    if kind.code:
+        yield f"{kind.code} ({_model_file(kind, Path()).name})"
     if described.factory:
         yield f"the name of a function to call ({described.factory})"
 
@@ -194,10 +163,13 @@ def open_model(described: Described, folder: Path, *, device: str, lanes: int, d
         MissingExtraError: what the backend needs is not installed.
     """
     settings = described.settings
-    if settings.backend in EXPORTED:
-        spins = False if settings.backend == "onnx" else None  # as it was measured
-        backend = _open_file(folder / EXPORTED[settings.backend], settings, device, lanes, digest, spins=spins)
-        return _as_described(backend, described.signature)
+    kind = settings.kind
+    if not kind.runs_module:
+        options = LoadOptions(
+            device=device, lanes=lanes, num_threads=settings.num_threads, trusted=True, spins=False,  # as it was measured
+            max_batch_size=settings.max_batch_size, digest=digest,
+        )  # fmt: skip
+        return _as_described(open_backend(kind, _model_file(kind, folder), options), described.signature)
     from nograd.transformers_folder import load_folder
 
     return _in_precision(load_folder(folder / FOLDER, device=device).backend, settings, lanes)
@@ -228,17 +200,6 @@ def open_factory(described: Described, folder: Path, *, device: str, lanes: int,
 
         load_weights(_module_of(predictor.backend, described.factory).model, folder / WEIGHTS)
     return Opened(_in_precision(predictor.backend, described.settings, lanes), made if predictor is made else None)
-
-
-def _open_file(path: Path, settings: Settings, device: str, lanes: int, digest: str, *, spins: bool | None) -> Backend:
-    try:
-        return open_file(
-            path, device=device, trusted=True, lanes=lanes, num_threads=settings.num_threads, spins=spins, digest=digest
-        )
-    except ModuleNotFoundError as error:
-        if error.name == "torch":
-            raise MissingExtraError("torch", "torch") from None
-        raise
 
 
 def _as_described(backend: Backend, signature: Signature) -> Backend:
@@ -297,13 +258,6 @@ def _in_precision(backend: Backend, settings: Settings, lanes: int) -> Backend:
     """Return the backend in the precision and the layout of the settings; compiled, where they say so."""
     module = _module_of(backend, "the bundle")
     if settings.precision != "float32":
-        from nograd.backends.eager import eager_backend
-        from nograd.transforms.precision import to_half
-
-        module = eager_backend(to_half(module.model, settings.precision), module.samples)  # type: ignore[arg-type]  # settings check it
-    if settings.backend == "eager":
-        return module.in_layout(lanes, settings.num_threads)
-    from nograd.backends.compiled import optimize_model_compile
-
-    sizes = sorted({1, 2, settings.max_batch_size})
-    return optimize_model_compile(module, batch_sizes=sizes, num_threads=settings.num_threads)
+        module = halved(module, settings.precision)
+    options = LoadOptions(lanes=lanes, num_threads=settings.num_threads, max_batch_size=settings.max_batch_size)
+    return wrap_module(settings.kind, module, options)

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from nograd import __version__
+from nograd.backends.registry import runtimes
 from nograd.bundle import archive
 from nograd.bundle.digests import verified_files, write_sums
 from nograd.bundle.front import Front
@@ -116,9 +117,11 @@ def _fill(
     write_source(model, settings, folder)
     for name, content in reports.items():
         (folder / name).write_bytes(content)
+    kind = settings.kind
     complete = msgspec.structs.replace(
         settings,
-        machine=settings.machine or this_machine(),
+        distribution=kind.distribution or msgspec.UNSET,
+        machine=settings.machine or this_machine(runtimes=runtimes(kind)),
         when=settings.when or datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
         nograd=settings.nograd or __version__,
     )

@@ -151,7 +151,7 @@ class Bench:
         """One, because as many candidates are made at a time as there are cores; but what Inductor compiles is compiled for the
         threads that it sees, and compiled anew when it sees others.
         """
-        return self._candidate.num_threads if self._candidate.backend in ("aot", "compiled") else 1
+        return self._candidate.num_threads if self._candidate.kind.fixes_threads else 1
 
     def _limit_threads(self, count: int) -> None:
         self._each_lane(lambda: self._task.reference.limit_threads(count))

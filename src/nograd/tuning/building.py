@@ -6,27 +6,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from nograd.exports import KINDS, export_model, open_file
+from nograd.backends.kinds import LoadOptions
+from nograd.backends.opening import open_backend, pack_file, wrap_module
+from nograd.exports import export_model, halved
 from nograd.parity import Tolerance
 
 if TYPE_CHECKING:
     from nograd.backends import Backend
     from nograd.backends.modules import ModuleBackend
-    from nograd.exports import Kind
+    from nograd.exports import Precision
     from nograd.tensors import Batch
-    from nograd.transforms.precision import HalfDtype
     from nograd.tuning.values import Candidate
 
 __all__ = ["build", "file_of", "open_candidate", "size_of"]
 
-FILE_KINDS: dict[str, Kind] = {"onnx": "onnx", "openvino": "openvino", "aot": "pt2", "torchscript": "torchscript"}
-"""Backend -> the kind of file that it runs. The others run the module itself."""
-
 
 def file_of(candidate: Candidate, folder: Path) -> Path | None:
     """Return the file of a candidate's variant; None where there is none."""
-    kind = FILE_KINDS.get(candidate.backend)
-    return None if kind is None else folder / candidate.variant.replace(" ", "-") / f"model{KINDS[kind]}"
+    kind = candidate.kind
+    return None if kind.runs_module else folder / candidate.variant.replace(" ", "-") / f"model{kind.suffix}"
 
 
 def size_of(path: Path | None) -> int | None:
@@ -57,11 +55,9 @@ def build(
     if candidate.precision.startswith("int8"):
         notes = _build_int8(candidate, reference, proof, tolerance, path, accept_coupled_rows=accept_coupled_rows)
     else:
-        notes = export_model(reference, path, to=FILE_KINDS[candidate.backend]).notes
-    if path.suffix == ".onnx":
-        from nograd.backends.onnx.graph import load_graph, save_mapped
-
-        save_mapped(load_graph(path), path)  # as in a bundle, so that what is measured is what will be served
+        precision = cast("Precision", candidate.precision)
+        notes = export_model(reference, path, to=candidate.kind.target, precision=precision).notes
+    pack_file(candidate.kind, path, path)  # as in a bundle, so that the same file is measured and served
     return notes
 
 
@@ -87,34 +83,8 @@ def open_candidate(candidate: Candidate, reference: ModuleBackend, path: Path | 
     Raises:
         NogradError: it cannot be opened.
     """
-    lanes, num_threads = candidate.lanes, candidate.num_threads
-    if candidate.backend == "onnx":
-        from nograd.backends.onnx import OnnxBackend
-
-        return OnnxBackend(cast("Path", path), device="cpu", lanes=lanes, num_threads=num_threads, spins=False)
-    if candidate.backend == "openvino":
-        from nograd.backends.openvino import OpenVinoBackend
-
-        return OpenVinoBackend(cast("Path", path), device="cpu", lanes=lanes, num_threads=num_threads)
+    options = LoadOptions(device="cpu", lanes=candidate.lanes, num_threads=candidate.num_threads, trusted=True, spins=False)
     if path is not None:
-        return open_file(path, trusted=True)
-    if candidate.backend == "compiled":
-        from nograd.backends.compiled import optimize_model_compile
-
-        return optimize_model_compile(reference)
-    return _module(candidate, reference)
-
-
-def _module(candidate: Candidate, reference: ModuleBackend) -> Backend:
-    from nograd.backends.eager import eager_backend
-    from nograd.backends.modules import ModuleBackend
-
-    if candidate.precision != "float32":
-        from nograd.transforms.precision import to_half
-
-        halved = to_half(reference.model, cast("HalfDtype", candidate.precision))
-        return eager_backend(halved, reference.samples, lanes=candidate.lanes, num_threads=candidate.num_threads)
-    return ModuleBackend(
-        reference.model, reference.signature, reference.call, reference.restore, samples=reference.samples,
-        lanes=candidate.lanes, num_threads=candidate.num_threads,
-    )  # fmt: skip
+        return open_backend(candidate.kind, path, options)
+    module = reference if candidate.precision == "float32" else halved(reference, candidate.precision)
+    return wrap_module(candidate.kind, module, options)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nograd.backends.kinds import FLOAT_PRECISIONS, PRECISIONS
+from nograd.backends.registry import all_kinds, find_kind, rank
 from nograd.errors import ConfigError
 from nograd.parity import EXACT, HALF, INT8, Tolerance
 from nograd.tuning.values import Candidate, Goal
@@ -14,21 +15,18 @@ from nograd.tuning.values import Candidate, Goal
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["BACKENDS", "Variant", "layouts", "parse_tolerance", "simplicity", "variants"]
+    from nograd.backends.kinds import Kind
+    from nograd.transforms.precision import HalfDtype
 
-BACKENDS = ("eager", "onnx", "openvino", "torchscript", "aot", "compiled")
-"""Simplest first: of candidates that are as good as each other, the first of these wins."""
-
-PRECISIONS = ("float32", "bfloat16", "float16", "int8-dynamic", "int8-static")
-
-LAID_OUT = ("eager", "onnx", "openvino")
-"""Backends with lanes. Inductor's code knows its number of threads when it is compiled; TorchScript has one interpreter."""
+__all__ = ["Variant", "layouts", "parse_tolerance", "simplicity", "variants"]
 
 LOWEST_FOR_INT8 = 0.995
 """8-bit integers do not reach cosines above this one (measured: .982 to .996); building them for nothing costs 15 s."""
 
-SLOW_BUILD_S = 60.0
-"""Seconds that Inductor takes to compile a model of the size of MiniLM, about (measured: 37 to 85 s of CPU)."""
+HALVES: tuple[HalfDtype, ...] = ("bfloat16", "float16")
+
+LOWEST_REL_FOR_HALF = 1e-2
+"""Half precision differs from float32 by more than this share of an output's largest value."""
 
 TOLERANCES = {"exact": EXACT, "half": HALF, "int8": INT8}
 
@@ -86,29 +84,50 @@ def variants(
     Raises:
         ConfigError: a name is unknown.
     """
-    unknown = [name for name in backends or () if name not in BACKENDS]
-    if unknown:
-        raise ConfigError(f"backends holds {unknown[0]!r}; it must hold some of {', '.join(BACKENDS)}")
     found = [
-        Variant("eager"),
-        Variant("onnx", why_not=_missing("onnxruntime", "onnx")),
-        *_int8(model, tolerance, has_metric=has_metric),
-        Variant("openvino", why_not=_missing("openvino", "openvino")),
-        *_halves(tolerance, has_metric=has_metric),
-        Variant("torchscript"),
-        Variant("aot", expected_build_s=SLOW_BUILD_S),
-        Variant("compiled", expected_build_s=SLOW_BUILD_S),
+        Variant(kind.name, precision, _why_not(kind, precision, tolerance, has_metric=has_metric), kind.build_s)
+        for kind in _kinds(backends)
+        for precision in _precisions(kind, model)
     ]
-    return [each for each in found if backends is None or each.backend in ("eager", *backends)]
+    return sorted(found, key=lambda each: (each.expected_build_s, each.precision in HALVES))  # stable: eager remains the first
 
 
-def _missing(package: str, extra: str) -> str:
-    if importlib.util.find_spec(package) is not None:
+def _kinds(backends: Sequence[str] | None) -> list[Kind]:
+    if backends is None:
+        return list(all_kinds())
+    for name in backends:
+        if find_kind(name) is None:
+            known = ", ".join(kind.name for kind in all_kinds())
+            raise ConfigError(f"backends holds {name!r}; it must hold some of {known}")
+    wanted = {"eager", *backends}
+    return sorted((kind for name in wanted if (kind := find_kind(name)) is not None), key=lambda kind: rank(kind.name))
+
+
+def _precisions(kind: Kind, model: nn.Module) -> list[str]:
+    """Return the precisions of a kind that the model's operations allow."""
+    int8 = _int8(model) if kind.has_int8 else ()
+    return [each for each in kind.precisions if each in FLOAT_PRECISIONS or each in int8]
+
+
+def _why_not(kind: Kind, precision: str, tolerance: Tolerance, *, has_metric: bool) -> str:
+    """Return why a precision of a kind is not tried, in one sentence; empty if it is tried."""
+    if precision.startswith("int8") and not has_metric and tolerance.min_cosine > LOWEST_FOR_INT8:
+        return f"8-bit integers do not reach a cosine of {tolerance.min_cosine:g}; --tolerance int8 allows {INT8.min_cosine:g}"
+    if missing := kind.why_missing():
+        return missing
+    if precision not in HALVES:
         return ""
-    return f"{package} is not installed; run: pip install 'nograd[{extra}]'"
+    from nograd.transforms.precision import half_support
+
+    support = half_support(precision) if kind.runs_module else None
+    if support is not None and not support.is_fast:
+        return f"{support.reason}: it would take many times as long as float32"
+    if not has_metric and tolerance.max_rel is not None and tolerance.max_rel < LOWEST_REL_FOR_HALF:
+        return f"half precision differs by more than {tolerance.max_rel:g} of an output's largest value; --tolerance half"
+    return ""
 
 
-def _int8(model: nn.Module, tolerance: Tolerance, *, has_metric: bool) -> list[Variant]:
+def _int8(model: nn.Module) -> list[str]:
     """Matrix products are scaled at run time, convolutions by what calibration saw: the model's operations decide."""
     from torch.nn import LSTM, Conv1d, Conv2d, Conv3d, Linear
 
@@ -122,27 +141,7 @@ def _int8(model: nn.Module, tolerance: Tolerance, *, has_metric: bool) -> list[V
     kinds = ["int8-static"] if weights["conv"] else []
     if weights["product"] > weights["conv"]:
         kinds.append("int8-dynamic")
-    why_not = _missing("onnxruntime", "onnx")
-    if not has_metric and tolerance.min_cosine > LOWEST_FOR_INT8:
-        why_not = (
-            f"8-bit integers do not reach a cosine of {tolerance.min_cosine:g}; --tolerance int8 allows {INT8.min_cosine:g}"
-        )
-    return [Variant("onnx", kind, why_not) for kind in kinds]
-
-
-def _halves(tolerance: Tolerance, *, has_metric: bool) -> list[Variant]:
-    from nograd.transforms.precision import half_support
-
-    found = []
-    for dtype in ("bfloat16", "float16"):
-        support = half_support(dtype)
-        why_not = "" if support.is_fast else f"{support.reason}: it would take many times as long as float32"
-        if not has_metric and not why_not and tolerance.max_rel is not None and tolerance.max_rel < 1e-2:
-            why_not = (
-                f"half precision differs by more than {tolerance.max_rel:g} of an output's largest value; --tolerance half"
-            )
-        found.append(Variant("eager", dtype, why_not))
-    return found
+    return kinds
 
 
 def layouts(variant: Variant, goal: Goal, cores: int) -> list[tuple[int, int]]:
@@ -151,7 +150,7 @@ def layouts(variant: Variant, goal: Goal, cores: int) -> list[tuple[int, int]]:
     A lone row is answered by one lane: for latency, and for memory, layouts differ in threads only. What many rows gain by
     lanes depends on the model: two lanes of one thread carried 1.3 times as many sentences as one of two on 2 cores.
     """
-    if variant.backend not in LAID_OUT or cores == 1:
+    if not variant.candidate().kind.has_lanes or cores == 1:
         return [(1, cores)]
     halvings = [cores >> shift for shift in range(cores.bit_length()) if cores >> shift]
     if goal.kind in ("latency", "memory"):
@@ -164,8 +163,8 @@ def simplicity(candidate: Candidate) -> float:
     lanes, then fewer threads.
     """
     return (
-        100 * PRECISIONS.index(candidate.precision)
-        + 10 * BACKENDS.index(candidate.backend)
+        1e6 * PRECISIONS.index(candidate.precision)
+        + 1e3 * rank(candidate.backend)
         + candidate.lanes
         + candidate.num_threads / 1000
     )

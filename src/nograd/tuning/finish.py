@@ -109,8 +109,8 @@ def _footprint(entry: Entry, batch: Path) -> int | None:
         return None
     candidate = entry.candidate
     command = [
-        sys.executable, "-m", "nograd.tuning.footprint", str(entry.path), str(candidate.lanes), str(candidate.num_threads),
-        str(batch),
+        sys.executable, "-m", "nograd.tuning.footprint", candidate.backend, str(entry.path), str(candidate.lanes),
+        str(candidate.num_threads), str(batch),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)  # noqa: S603  our own module
     if done.returncode:

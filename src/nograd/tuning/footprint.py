@@ -1,4 +1,4 @@
-"""`python -m nograd.tuning.footprint FILE LANES THREADS BATCH`: what a process that serves FILE holds in memory, as JSON."""
+"""`python -m nograd.tuning.footprint BACKEND FILE LANES THREADS BATCH`: the memory of a process that serves FILE, as JSON."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from nograd.exports import open_file
+from nograd.backends.kinds import LoadOptions
+from nograd.backends.opening import open_backend
+from nograd.backends.registry import find_kind, why_unknown
+from nograd.errors import ConfigError
 
 
-def main(path: str, lanes: str, num_threads: str, batch: str) -> None:
-    """Open the file, run the batch, print the most memory that this process ever held, in bytes."""
-    spins = False if path.endswith(".onnx") else None
-    backend = open_file(Path(path), trusted=True, lanes=int(lanes), num_threads=int(num_threads), spins=spins)
+def main(name: str, path: str, lanes: str, num_threads: str, batch: str) -> None:
+    """Open the file, run the batch, print the peak memory of this process, in bytes."""
+    kind = find_kind(name)
+    if kind is None:
+        raise ConfigError(why_unknown(name))
+    options = LoadOptions(trusted=True, lanes=int(lanes), num_threads=int(num_threads), spins=False)
+    backend = open_backend(kind, Path(path), options)
     with np.load(batch) as file:
         inputs = {name: file[name] for name in file.files}
     for _ in range(2):
@@ -29,4 +35,4 @@ def _peak_bytes() -> int:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:5])
+    main(*sys.argv[1:6])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nograd.backends.registry import runtimes
 from nograd.cores import usable_processors
 from nograd.errors import ConfigError, UnsupportedError
 from nograd.exits import ignored_ctrl_c
@@ -370,8 +371,9 @@ def _report(this: _Run, settings: Settings, sample: Sample, *, name: str, comman
     race = this.measured.race if this.measured is not None else None
     return TuneReport(
         model=name, goal=str(settings.goal), tolerance=settings.tolerance_told, data=sample.told, rows=tuple(rows),
-        reference=str(reference.candidate) if reference else "", machine=this_machine().to_json(), budget_s=settings.budget_s,
-        spent_s=dict(this.spent_s), rounds=race.rounds if race else 0, discarded_rounds=race.discarded if race else 0,
+        reference=str(reference.candidate) if reference else "", machine=this_machine(runtimes=runtimes()).to_json(),
+        budget_s=settings.budget_s, spent_s=dict(this.spent_s), rounds=race.rounds if race else 0,
+        discarded_rounds=race.discarded if race else 0,
         notes=tuple(this.notes), confirmation=this.confirmation, reference_metric=reference.metric if reference else None,
         when=time.strftime("%Y-%m-%d %H:%M", time.gmtime()), nograd=__version__, command=command,
     )  # fmt: skip
@@ -383,7 +385,7 @@ def _place(row: Row) -> tuple[int, float, str]:
 
 def _key(task: Task, settings: Settings, tried: Sequence[Variant]) -> str:
     """Return what built files and measured rounds belong to."""
-    machine = this_machine()
+    machine = this_machine(runtimes=runtimes(*(variant.candidate().kind for variant in tried)))
     return of_value(
         task.predictor.fingerprint().text, [dict(part) for part in task.workload.parts], str(settings.goal),
         settings.tolerance_told, settings.cores, settings.accept_coupled_rows, machine.to_json(),

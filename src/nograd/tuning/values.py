@@ -6,11 +6,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from math import isfinite
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from nograd.backends.registry import find_kind, why_unknown
 from nograd.errors import ConfigError
 from nograd.independence import Independence
 from nograd.tuning.figures import Figure
+
+if TYPE_CHECKING:
+    from nograd.backends.kinds import Kind
 
 __all__ = ["Candidate", "Confirmation", "CurvePoint", "Goal", "Row", "TuneReport"]
 
@@ -63,7 +67,7 @@ class Candidate:
     """One way to run the model: a backend at a precision, in a layout of lanes and threads."""
 
     backend: str
-    """`eager`, `compiled`, `aot`, `torchscript`, `onnx`, `openvino`."""
+    """Its name, such as `eager` or `onnx`."""
 
     precision: str = "float32"
     """`float32`, `bfloat16`, `float16`, `int8-dynamic`, `int8-static`."""
@@ -73,6 +77,18 @@ class Candidate:
 
     num_threads: int = 1
     """Threads that one run computes with."""
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of its backend.
+
+        Raises:
+            ConfigError: there is none of that name.
+        """
+        found = find_kind(self.backend)
+        if found is None:
+            raise ConfigError(why_unknown(self.backend))
+        return found
 
     @property
     def variant(self) -> str:

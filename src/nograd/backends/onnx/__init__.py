@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,7 +28,10 @@ try:
 except ImportError:
     raise MissingExtraError("onnxruntime", "onnx") from None
 
-__all__ = ["OnnxBackend"]
+if TYPE_CHECKING:
+    from nograd.backends.kinds import LoadOptions
+
+__all__ = ["OnnxBackend", "load_file"]
 
 DTYPES = {
     "float": "float32", "double": "float64", "float16": "float16", "bool": "bool", "string": "bytes",
@@ -38,6 +41,14 @@ DTYPES = {
 
 
 HALF_DTYPES = (np.dtype("float16"), np.dtype("bfloat16"))
+
+
+def load_file(path: Path, options: LoadOptions) -> OnnxBackend:
+    """Return a backend over an ONNX file."""
+    return OnnxBackend(
+        path, device=options.device, lanes=options.lanes, num_threads=options.num_threads, spins=options.spins,
+        digest=options.digest,
+    )  # fmt: skip
 
 
 class OnnxBackend(Backend):

@@ -117,6 +117,11 @@ def export_to_onnx(  # noqa: PLR0913  torch's names, and nograd's
     raise ExportError("the model cannot be exported to ONNX; " + "; ".join(refused), parity)
 
 
+def write_file(reference: ModuleBackend, path: Path) -> Export:
+    """Write an ONNX file; see `export_to_onnx`."""
+    return export_to_onnx(reference, None, path)
+
+
 def _opset(opset_version: int | None, opset: int | None) -> int | None:
     """Return the one version that was given.
 
