@@ -70,7 +70,7 @@ def copy_file(kind: Kind, source: Path, target: Path) -> None:
 
 
 def pack_file(kind: Kind, source: Path, target: Path) -> bool:
-    """Write a model's file in the form that bundles hold; return False if that is the form that it has. Errors as `copy_file`."""
+    """Write a model's file in the form that bundles hold; return False if it has that form. Errors as `copy_file`."""
     if not kind.pack:
         return False
     with _errors_of(kind, f"packing {source}", ModelLoadError):
