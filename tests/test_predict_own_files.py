@@ -12,6 +12,8 @@ from nograd.jobs.journal import Commit, Header, line_of, may_be_a_journal
 from nograd.jobs.keeping import Files, Keeping
 from nograd.jobs.records import Place
 from nograd.jobs.windows import Layout
+from tests.fakes import doubling
+from tests.predicting import predict, write_jsonl
 
 HEADER = Header({"input": {"size": "3 bytes"}}, Layout(8, 1000, 0, 1, 48.0))
 
@@ -104,6 +106,36 @@ def test_a_foreign_part_next_to_the_journal_of_a_finished_run_is_refused(tmp_pat
 
     with pytest.raises(ConfigError, match=r"out\.jsonl\.part was changed"):
         resume(tmp_path / "out.jsonl")
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("at", [0, -1])
+def test_a_changed_byte_of_a_finished_output_is_refused(tmp_path: Path, ending: str, at: int) -> None:
+    output = tmp_path / f"out.{ending}"
+    source = write_jsonl(tmp_path / "in.jsonl", [{"x": [number, 0.5]} for number in range(5)])
+    predict(doubling(), source, output)
+    written = output.read_bytes()
+    changed = bytearray(written)
+    changed[at] ^= 1
+    output.write_bytes(changed)
+
+    with pytest.raises(ConfigError, match=rf"out\.{ending} was changed after nograd predict wrote it"):
+        predict(doubling(), source, output)
+    assert output.read_bytes() == changed
+    output.write_bytes(written)
+    assert predict(doubling(), source, output).was_whole
+    output.write_bytes(changed)
+    assert predict(doubling(), source, output, restart=True).rows_now == 5
+    assert output.read_bytes() == written
+
+
+def test_a_finished_run_whose_journal_has_no_checksum_is_known_by_its_size(tmp_path: Path) -> None:
+    files = begun(tmp_path / "out.jsonl")
+    files.part.rename(files.output)
+    files.journal.write_bytes(line_of(HEADER) + line_of(Commit(Place(2), rows=2, part_bytes=14, ended=True, written_bytes=14)))
+
+    with Keeping(files.output, restart=False) as kept:
+        assert kept.is_whole
 
 
 def test_every_beginning_of_a_first_line_may_be_a_journal() -> None:

@@ -279,7 +279,9 @@ def test_an_output_that_is_there_is_not_written_over(tmp_path: Path) -> None:
     assert predict(Mortal(), source, output, restart=True).rows_now == 3
     assert predict(Mortal(), source, output).was_whole
     output.write_text("mine\n")
-    with pytest.raises(ConfigError, match=r"out\.jsonl is not as it was written"):
+    with pytest.raises(
+        ConfigError, match=r"out\.jsonl was changed after nograd predict wrote it: .*out\.jsonl\.journal; --restart replaces it"
+    ):
         predict(Mortal(), source, output)
     output.unlink()
     assert predict(Mortal(), source, output).rows_now == 3

@@ -61,7 +61,10 @@ class Commit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether there is nothing more to read."""
 
     written_bytes: int | None = None
-    """Size of the output, once it is there whole."""
+    """Size of the output, once it is complete."""
+
+    written_crc: int | None = None
+    """CRC-32 of the output, once it is complete; None: an earlier version of nograd stored none."""
 
 
 class Found(msgspec.Struct, frozen=True):

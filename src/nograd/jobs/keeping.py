@@ -85,6 +85,7 @@ class Keeping:
         """What was written so far, safe or not."""
 
         self._safe = self.now
+        self._whole: tuple[Commit, bool] | None = None
         self._part = self._errors = -1
 
     def _require_own(self, found: Found) -> None:
@@ -110,8 +111,16 @@ class Keeping:
 
     @property
     def is_whole(self) -> bool:
-        """True where the output is there, made by an earlier run to its end."""
-        return self.files.output.is_file() and self.now.written_bytes == _size(self.files.output)
+        """True if the output is what an earlier run wrote to its end: its size and, once for each state, its checksum."""
+        if self._whole is None or self._whole[0] is not self.now:
+            self._whole = self.now, self._is_as_written()
+        return self._whole[1]
+
+    def _is_as_written(self) -> bool:
+        output, size, checksum = self.files.output, self.now.written_bytes, self.now.written_crc
+        if size is None or not output.is_file() or _size(output) != size:
+            return False
+        return checksum is None or checksum_of(output, size) == checksum
 
     def forget(self) -> None:
         """Go on with nothing: the run begins anew."""
@@ -183,14 +192,17 @@ class Keeping:
         self._safe = self.now
 
     def finish(self, output: Output) -> None:
-        """Make the output of the part, and remove what it needs no more."""
+        """Make the output from the part, store its size and checksum, and remove the part."""
         with self._told():
+            checksum = self.now.part_crc
             if not self._has_new_name:
                 self.now = msgspec.structs.replace(self.now, ended=True)
                 self.commit()
-                replace(output.finish(self.files.part), self.files.output)
+                made = output.finish(self.files.part)
+                checksum = self.now.part_crc if made == self.files.part else checksum_of(made, _size(made))
+                replace(made, self.files.output)
             size = _size(self.files.output)
-            self._journal.add(msgspec.structs.replace(self.now, written_bytes=size))
+            self._journal.add(msgspec.structs.replace(self.now, written_bytes=size, written_crc=checksum))
             self.files.part.unlink(missing_ok=True)
 
     @contextmanager

@@ -198,7 +198,10 @@ class _Run:
             if not is_ours:
                 raise ConfigError(f"{output} is there already; choose another name, or --restart to replace it")
             if self._kept.now.written_bytes is not None and not self._kept.is_whole:
-                raise ConfigError(f"{output} is not as it was written: it was changed since; --restart replaces it")
+                raise ConfigError(
+                    f"{output} was changed after nograd predict wrote it: it does not have the size and the checksum in "
+                    f"{self._kept.files.journal.name}; --restart replaces it"
+                )
         if not self._reader.resumable:
             self._shown.note("standard input cannot be read twice: should this be cut off, it begins anew")
             self._kept.forget()
