@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from nograd import FP16Predictor, Predictor
+from nograd.backends.eager import eager_backend
 from nograd.backends.onnx import OnnxBackend
 from nograd.backends.onnx.export import export_to_onnx
 from nograd.errors import ConfigError
+from nograd.independence import tolerance_for
 from nograd.parity import HALF
 from nograd.transforms.precision import HalfSupport, half_support, slower_sentence, to_half, with_autocast
 
@@ -145,3 +147,57 @@ def test_the_names_of_the_inputs_are_the_models() -> None:
     assert list(inspect.signature(Net.forward).parameters)[1:] == [
         spec.name for spec in Predictor(to_half(Net()), sample=sample()).signature.inputs
     ]
+
+
+class Last(nn.Module):
+    """The last step of a recurrent network, whose rounding depends on the batch size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.lstm = nn.LSTM(40, 96, num_layers=2, batch_first=True)
+
+    def forward(self, steps: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.lstm(steps)[0][:, -1]
+        return found
+
+
+@pytest.mark.parametrize(
+    ("model", "precision"),
+    [
+        (to_half(Last(), "bfloat16"), "bfloat16"), (to_half(Last(), "float16"), "float16"),
+        (Last(), "float32"), (Last().to(torch.bfloat16), "bfloat16"),
+    ],
+)  # fmt: skip
+def test_rows_are_judged_by_the_precision_that_computes_them(model: nn.Module, precision: str) -> None:
+    dtype = next(model.parameters()).dtype if precision == "bfloat16" and isinstance(model, Last) else torch.float32
+    samples = [torch.randn(4, length, 40).to(dtype) for length in (12, 17)]
+
+    signature = eager_backend(model, samples).signature
+
+    assert signature.independence is not None
+    assert signature.independence.precision == precision
+    assert signature.independence.tolerance == tolerance_for(precision)
+    assert signature.independence.verdict == "independent"
+    assert signature.batching == "equal_lengths"
+
+
+def test_autocast_computes_in_half_precision() -> None:
+    signature = eager_backend(with_autocast(nn.Linear(64, 8), "bfloat16"), [torch.randn(4, 64)]).signature
+
+    assert signature.independence is not None
+    assert (signature.independence.precision, signature.batching) == ("bfloat16", "pad")
+
+
+def test_a_mean_over_the_batch_is_coupled_in_half_precision_too() -> None:
+    class Centred(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.linear = nn.Linear(8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.linear(x)
+            return found - found.mean(0, keepdim=True)
+
+    assert eager_backend(to_half(Centred(), "bfloat16"), [torch.randn(4, 8)]).signature.batching == "alone"

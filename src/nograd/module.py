@@ -24,6 +24,7 @@ __all__ = [
     "EvalMode",
     "Wrapper",
     "check_tensors",
+    "computing_dtype",
     "describe",
     "dtype_name",
     "floating_dtype",
@@ -122,6 +123,9 @@ class Wrapper(nn.Module):
     takes_dtype: torch.dtype | None = None
     """The dtype in which floating inputs are given; None: the wrapped module's."""
 
+    computes_dtype: torch.dtype | None = None
+    """The floating dtype of the arithmetic; None: the wrapped module's."""
+
 
 class Accelerated(nn.Module):
     """Runs another module in another way, with the answers of that module.
@@ -189,9 +193,20 @@ def problem_type(model: nn.Module) -> str:
 
 
 def floating_dtype(model: nn.Module) -> torch.dtype | None:
-    """Return the one floating dtype of all parameters, or None where there is none or more than one."""
+    """Return the dtype of floating inputs: that of all parameters; None if they have none, or more than one."""
     if isinstance(model, Wrapper) and model.takes_dtype is not None:
         return model.takes_dtype
+    return _parameter_dtype(model)
+
+
+def computing_dtype(model: nn.Module) -> torch.dtype | None:
+    """Return the dtype of floating arithmetic, which rounding follows; None if the parameters have none, or more than one."""
+    while isinstance(model, Wrapper) and model.computes_dtype is None:
+        model = model.wrapped
+    return model.computes_dtype if isinstance(model, Wrapper) else _parameter_dtype(model)
+
+
+def _parameter_dtype(model: nn.Module) -> torch.dtype | None:
     found = {parameter.dtype for parameter in model.parameters() if parameter.dtype.is_floating_point}
     return found.pop() if len(found) == 1 else None
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nograd.backends.coupling import judged
 from nograd.backends.modules import ModuleBackend, resolve_device
 from nograd.errors import SignatureError
-from nograd.module import Call, dtype_name, floating_dtype, module_device, original_of, to_tensors
+from nograd.module import Call, computing_dtype, dtype_name, module_device, original_of, to_tensors
 from nograd.probing import probe
 from nograd.tensors import Signature, TensorSpec
 
@@ -64,7 +64,7 @@ def in_layout(module: ModuleBackend, options: LoadOptions) -> ModuleBackend:
 
 def precision_of(model: nn.Module) -> str:
     """Return the name of the dtype that a module computes in; float32 if it has no floating tensors."""
-    dtype = floating_dtype(model)
+    dtype = computing_dtype(model)
     return "float32" if dtype is None else str(dtype).removeprefix("torch.")
 
 

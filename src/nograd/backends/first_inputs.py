@@ -73,4 +73,6 @@ def _is_same_answer(model: nn.Module, inputs: Any, as_row: ModuleBackend, row: A
     except NogradError:
         return True
     answer = as_row.forward(to_tensors(row, as_row.call, as_row.model))
-    return direct.keys() == answer.keys() and Runs.same(dict(direct), {name: leaf[0] for name, leaf in answer.items()})
+    return direct.keys() == answer.keys() and Runs(plain.model, plain.call).same(
+        dict(direct), {name: leaf[0] for name, leaf in answer.items()}
+    )

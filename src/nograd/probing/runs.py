@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nograd.errors import SignatureError
 from nograd.inputs import is_tensor
 from nograd.interrupts import is_interrupt
-from nograd.module import Call, EvalMode, module_device, row_fault
+from nograd.module import Call, EvalMode, computing_dtype, module_device, row_fault
 from nograd.probing.samples import Tensors, only_row
 from nograd.probing.tables import CheckedIndexes
 from nograd.structure import Restore, flatten
@@ -25,8 +25,9 @@ TOLERANCE = 1e-4
 Padding MiniLM to 128 tokens moves its embedding by 7e-8; a real effect of padding or neighbours moves answers by percents."""
 
 HALF_TOLERANCE = 2e-2
-"""The same for float16 (10 bits) and bfloat16 (7 bits of mantissa)."""
+"""The same for arithmetic in float16 (10 bits of mantissa) and bfloat16 (7 bits), also if the answer is float32."""
 
+HALVES = (torch.float16, torch.bfloat16)
 
 NOISE = 1e-2
 """Part of an ordinary row's size below which an answer is small: with the tolerance, eight steps of float32."""
@@ -40,6 +41,7 @@ class Runs:
 
     def __init__(self, model: nn.Module, call: Call) -> None:
         self.model, self.call = model, call
+        self._tolerance = HALF_TOLERANCE if computing_dtype(model) in HALVES else TOLERANCE
         self._ranks: dict[str, int] = {}
 
     def outputs(self, tensors: Tensors, call: Call | None = None) -> Tensors:
@@ -73,8 +75,7 @@ class Runs:
         except SignatureError:
             return None
 
-    @staticmethod
-    def same(expected: Tensors | None, given: Tensors | None, scales: Mapping[str, float] | None = None) -> bool:
+    def same(self, expected: Tensors | None, given: Tensors | None, scales: Mapping[str, float] | None = None) -> bool:
         """Return whether both ran and the answers are equal but for rounding.
 
         Args:
@@ -85,27 +86,29 @@ class Runs:
         """
         if expected is None or given is None:
             return False
-        return all(_close(tensor, given[name], (scales or {}).get(name, 0.0)) for name, tensor in expected.items())
+        return all(
+            _close(tensor, given[name], (scales or {}).get(name, 0.0), self._tolerance) for name, tensor in expected.items()
+        )
 
-    @classmethod
-    def same_rows(cls, expected: Tensors, given: Tensors | None, scales: Mapping[str, float]) -> bool:
+    def same_rows(self, expected: Tensors, given: Tensors | None, scales: Mapping[str, float]) -> bool:
         """Return whether every row is the same, each compared relative to its own largest value."""
         if given is None:
             return False
         rows = range(len(next(iter(expected.values()))))
-        return all(cls.same(only_row(expected, row), only_row(given, row), scales) for row in rows)
+        return all(self.same(only_row(expected, row), only_row(given, row), scales) for row in rows)
 
 
-def _close(expected: Tensor, given: Tensor, scale: float) -> bool:
+def _close(expected: Tensor, given: Tensor, scale: float, tolerance: float) -> bool:
+    """Return whether the largest difference, relative to the largest value, is rounding."""
     if expected.shape != given.shape:
         return False
     if torch.equal(expected, given):  # the usual case, in one pass
         return True
     if expected.is_complex():
-        return _close(torch.view_as_real(expected), torch.view_as_real(given), scale)
+        return _close(torch.view_as_real(expected), torch.view_as_real(given), scale, tolerance)
     if not expected.is_floating_point():
         return False
-    tolerance = HALF_TOLERANCE if expected.dtype in (torch.float16, torch.bfloat16) else TOLERANCE
+    tolerance = HALF_TOLERANCE if expected.dtype in HALVES else tolerance
     a, b = expected.double(), given.double()
     finite = a.isfinite()
     if not torch.equal(finite, b.isfinite()) or not torch.equal(a[~finite].nan_to_num(), b[~finite].nan_to_num()):

@@ -55,7 +55,7 @@ class _Half(Wrapper):
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         super().__init__(model)
-        self._dtype = dtype
+        self._dtype = self.computes_dtype = dtype
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model on floating inputs in half precision; return floating outputs as float32."""
@@ -78,7 +78,7 @@ def with_autocast(model: nn.Module, dtype: HalfDtype = "bfloat16") -> nn.Module:
 class _Autocast(Wrapper):
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         super().__init__(model)
-        self._dtype = dtype
+        self._dtype = self.computes_dtype = dtype
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model under autocast on the device of its inputs; return floating outputs as float32."""
