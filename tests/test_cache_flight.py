@@ -15,6 +15,7 @@ from nograd.caching import Cache, CacheStatistics, MemoryCache
 from nograd.caching.far import MAX_PENDING_BYTES, FarTier
 from nograd.caching.flight import SingleFlight
 from nograd.caching.worth import REST, WINDOW, Worth
+from nograd.callbacks import run_in_task, wait_for
 from nograd.errors import DeadlineError, ModelError, OverloadedError
 from tests.virtual_loop import at, outcome, run, virtual
 from tests.waiting import HANG_S
@@ -50,9 +51,19 @@ class Computer:
         return compute
 
 
-def ask(flights: SingleFlight, computer: Computer, *numbers: int, timeout_s: float | None = None) -> Any:
+def ask(flights: SingleFlight, computer: Computer, *numbers: int, timeout_s: float | None = None, shared: bool = True) -> Any:
+    """Return a coroutine that waits for the values of some keys."""
     keys = [key(number) for number in numbers]
-    return flights.fetch(keys, computer.of(keys), timeout_s=timeout_s)
+    compute = computer.of(keys)
+    return wait_for(
+        lambda done: flights.fetch(
+            keys,
+            lambda positions, computed: run_in_task(compute(positions), computed),
+            done,
+            timeout_s=timeout_s,
+            shared=shared,
+        )
+    )
 
 
 def values(*numbers: int) -> list[bytes]:
@@ -287,7 +298,7 @@ def test_what_is_not_to_be_shared_never_leaves_the_process() -> None:
     async def both() -> None:
         far = Far()
         flights, computer = SingleFlight(MemoryCache(), far), Computer(0.0)
-        assert await flights.fetch([key(1)], computer.of([key(1)]), shared=False) == values(1)
+        assert await ask(flights, computer, 1, shared=False) == values(1)
         await flights.close()
         assert not far.gets
         assert not far.puts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from nograd import CachedPredictor, MemoryCache, Predictor, Signature, TensorSpec
+from nograd.batching.jobs import Reply
 from nograd.caching import Cache, CacheStatistics, encode
 from nograd.caching.flight import SingleFlight
 from nograd.caching.tiers import TieredCache
@@ -110,15 +111,16 @@ def test_the_servers_cache_runs_instead_of_answering_a_foreign_value(kind: str) 
         seconds_per_row = 5e-3
         runs = 0
 
-        async def run(self, parts: Sequence[Batch], **_: Any) -> list[Batch]:
+        def submit(self, parts: Sequence[Batch], reply: Reply, **_: Any) -> Callable[[], None]:
             self.runs += 1
-            return [{"output": part["x"] * 2} for part in parts]
+            reply.set_result([{"output": part["x"] * 2} for part in parts])
+            return reply.cancel
 
     async def main() -> None:
         flights, batcher = SingleFlight(MemoryCache(), far), Batcher()
         cache = ModelCache(Predictor(shared()), flights, batcher)  # type: ignore[arg-type]
         for _ in range(2):
-            (answer,) = await cache.run(None, lambda: [{"x": np.array([[1, 2]], "float32")}], 5.0)
+            (answer,) = await cache.run(None, [{"x": np.array([[1, 2]], "float32")}], 5.0)
             assert answer["output"].tolist() == [[2, 4]]
         assert batcher.runs == 1
         await flights.close()

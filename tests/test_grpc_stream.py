@@ -24,6 +24,7 @@ from nograd.server.grpc.messages import (
     filled,
 )
 from nograd.server.grpc.stream import in_order
+from nograd.server.protocol import InferRequest
 from tests.fakes import GATE, Gate, doubling
 from tests.grpc_site import GrpcSite, raw_request, rows
 from tests.test_grpc import queue_empty, queued
@@ -95,18 +96,19 @@ def test_g9_typed_requests_get_typed_answers(site: GrpcSite) -> None:
 def test_g7_a_stream_s_deadline_is_each_request_s(site: GrpcSite) -> None:
     seen = []
     model = site.service.model("doubling")
-    accept = model._accept
+    engine = model._engine
+    assert engine is not None
+    run = engine.run
 
-    def watched(call: Call, read: Any) -> Any:
-        batcher, request = accept(call, read)
+    def watched(call: Call, request: InferRequest, done: Any) -> Any:
         seen.append(request.timeout_s)
-        return batcher, request
+        return run(call, request, done)
 
-    model._accept = watched  # type: ignore[method-assign]
+    engine.run = watched  # type: ignore[method-assign]
     try:
         streamed(site, body([1, 1]), timeout=500.0)
     finally:
-        del model._accept
+        del engine.run
 
     (timeout_s,) = seen
     assert timeout_s is not None

@@ -87,7 +87,8 @@ class Clock:
 def with_clock(site: Site, model: str) -> Clock:
     """Give a model's batcher a clock of the test's."""
     clock = Clock()
-    batcher: Any = site.service.model(model)._batcher
+    engine: Any = site.service.model(model)._engine
+    batcher = engine.batcher
     batcher._clock = clock
     return clock
 

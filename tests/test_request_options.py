@@ -88,16 +88,18 @@ class Watched:
     """Notes the time-out and the class with which a model's requests are queued."""
 
     def __init__(self, model: ServedModel) -> None:
-        batcher = model._batcher
-        assert batcher is not None
+        assert model._engine is not None
+        batcher = model._engine.batcher
         self.seen: list[tuple[float | None, int]] = []
-        run = batcher.run
+        submit = batcher.submit
 
-        async def watched(parts: Any, *, timeout_s: float | None = None, priority: int = 0, spent: Spent | None = None) -> Any:
+        def watched(
+            parts: Any, reply: Any, *, timeout_s: float | None = None, priority: int = 0, spent: Spent | None = None
+        ) -> Any:
             self.seen.append((timeout_s, priority))
-            return await run(parts, timeout_s=timeout_s, priority=priority, spent=spent)
+            return submit(parts, reply, timeout_s=timeout_s, priority=priority, spent=spent)
 
-        batcher.run = watched  # type: ignore[method-assign]
+        batcher.submit = watched  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
 from nograd import Signature, TensorSpec
+from nograd.batching.jobs import Reply
 from nograd.errors import NogradError
 from nograd.server import http
 from nograd.server.connection import Connection
@@ -551,27 +552,29 @@ def test_a_connection_may_be_lost_at_any_time_and_nothing_is_left() -> None:
 def test_submit_calls_back_refuses_and_forgets(held: tuple[Site, Gate]) -> None:
     site, gate = held
     model = site.service.model("doubling")
-    batcher = model._batcher
-    assert batcher is not None
+    assert model._engine is not None
+    batcher = model._engine.batcher
     found: list[Any] = []
 
     async def work() -> None:
         first = {"x": model.inputs.check({"x": [[GATE, 0.0]]})["x"]}
-        assert batcher.submit(first, found.append) is not None
+        batcher.submit([first], Reply(found.append))
         await gate.wait_entered()
-        forget = batcher.submit(model.inputs.check({"x": [[1.0, 2.0]]}), found.append)
-        assert forget is not None
-        assert batcher.submit(model.inputs.check({"x": [[1.0, 2.0]] * 2}), found.append) is None  # more rows than one run
+        forget = batcher.submit([model.inputs.check({"x": [[1.0, 2.0]]})], Reply(found.append))
+        batcher.submit([model.inputs.check({"x": [[5.0, 6.0], [7.0, 8.0]]})], Reply(found.append))  # more rows than one run
+        forget_pieces = batcher.submit([model.inputs.check({"x": [[1.0, 2.0]] * 2})], Reply(found.append))
         with pytest.raises(NogradError, match="timeout_s is -1"):
-            batcher.submit(first, found.append, timeout_s=-1)
+            batcher.submit([first], Reply(found.append), timeout_s=-1)
         forget()
+        forget_pieces()
         gate.opened.set()
         await batcher.run([model.inputs.check({"x": [[3.0, 4.0]]})])
 
     site.run(work())
 
-    assert [answer["output"].tolist() for answer in found] == [[[2 * GATE, 0.0]]]
-    assert batcher.statistics().cancelled == 1
+    outputs = [answer["output"].tolist() for (answer,) in found]
+    assert outputs == [[[2 * GATE, 0.0]], [[10.0, 12.0], [14.0, 16.0]]]
+    assert batcher.statistics().cancelled == 3
 
 
 def test_a_callback_that_raises_is_logged_and_its_neighbours_are_answered() -> None:
@@ -579,8 +582,8 @@ def test_a_callback_that_raises_is_logged_and_its_neighbours_are_answered() -> N
     found: list[Any] = []
     with sites() as (one, _):
         model = one.service.model("doubling")
-        batcher = model._batcher
-        assert batcher is not None
+        assert model._engine is not None
+        batcher = model._engine.batcher
 
         def failing(_: object) -> None:
             raise ZeroDivisionError
@@ -588,11 +591,59 @@ def test_a_callback_that_raises_is_logged_and_its_neighbours_are_answered() -> N
         async def work() -> None:
             await set_handler(logged)
             part = model.inputs.check({"x": [[1.0, 2.0]]})
-            batcher.submit(part, failing)
-            batcher.submit(part, found.append)
+            batcher.submit([part], Reply(failing))
+            batcher.submit([part], Reply(found.append))
             await batcher.run([part])
 
         one.run(work())
 
     assert [type(each["exception"]) for each in logged] == [ZeroDivisionError]
     assert len(found) == 1
+
+
+# -- the cache
+
+
+def test_with_a_cache_a_miss_a_hit_and_a_shared_run_need_no_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nograd.batching.batcher._is_quick", lambda *_: False)
+    gate = Gate()
+    with Site({"doubling": gate.model()}, max_batch_size=1, cache_mb=1) as site:
+
+        async def talk() -> list[bytes]:
+            tasks = asyncio.all_tasks()
+            first, second, other = (Wire(site, ShortPathProtocol) for _ in range(3))
+            first.protocol.data_received(post(infer_body([GATE, 1])))
+            await gate.wait_entered()
+            second.protocol.data_received(post(infer_body([GATE, 1])))
+            assert asyncio.all_tasks() == tasks
+            gate.opened.set()
+            written = [await wire.transport.answers() for wire in (first, second)]
+            other.protocol.data_received(post(infer_body([GATE, 1])))
+            return [*written, other.transport.written]  # a hit is answered at once
+
+        found = site.run(talk())
+        totals = site.service.model("doubling").snapshot()["cache"]
+
+    assert [answer.partition(b'"outputs"')[2] for answer in found] == [found[0].partition(b'"outputs"')[2]] * 3
+    assert found[2].endswith(b'"data":[84.0,2.0]}]}')
+    assert (totals["rows"], totals["hits"], totals["misses"]) == (3, 2, 1)
+
+
+@pytest.mark.parametrize("cache_mb", [0, 1])
+def test_with_and_without_a_cache_answers_are_the_same_bytes(cache_mb: float) -> None:
+    bodies = [infer_body([1, 2]), infer_body([1, 2], [3, 4]), infer_body([3, 4], [5, 6], [3, 4]), infer_body([5, 6])]
+    with Site({"doubling": doubling()}, cache_mb=cache_mb) as site:
+        found = [said(site, ShortPathProtocol, post(body))[0] for body in bodies]
+
+    data = [json.loads(answer.partition(b"\r\n\r\n")[2])["outputs"][0]["data"] for answer in found]
+    assert data == [[2, 4], [2, 4, 6, 8], [6, 8, 10, 12, 6, 8], [10, 12]]
+
+
+def test_a_failing_miss_is_answered_and_not_kept() -> None:
+    with Site({"doubling": doubling()}, cache_mb=1) as site:
+        site.service.model("doubling").predictor.backend.run = raising().run  # type: ignore[method-assign]
+        found = [said(site, ShortPathProtocol, post(ONE))[0] for _ in range(2)]
+        totals = site.service.model("doubling").snapshot()["cache"]
+
+    assert [answer.partition(b"\r\n")[0] for answer in found] == [b"HTTP/1.1 500 Internal Server Error"] * 2
+    assert (totals["entries"], totals["hits"]) == (0, 0)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from nograd.as_predictor import as_predictor
 from nograd.backends import Backend
 from nograd.batching.batcher import MAX_QUEUE_BYTES, Batcher, Runner, check_settings
+from nograd.batching.jobs import Reply
 from nograd.batching.policy import BatchPolicy
 from nograd.batching.records import BatchRecord, RunningBatch, Spent, Statistics
 from nograd.batching.refusals import check_request, late, not_open
@@ -192,16 +193,6 @@ class DynamicBatcher:
             parts, finish = self._runner.prepare(inputs)
         except SignatureError as error:
             parts, finish = self._prepared_row(inputs, error)
-        if len(parts) == 1:  # like `run`, without a coroutine of its own
-            entry = batcher.queue_one(parts[0], None, timeout_s, priority)
-            if entry is not None:
-                future: Any = entry.future
-                try:
-                    outputs = await future
-                except asyncio.CancelledError:
-                    batcher.abandon(entry)
-                    raise
-                return finish([outputs])
         return finish(await batcher.run(parts, timeout_s=timeout_s, priority=priority))
 
     async def run(
@@ -228,7 +219,7 @@ class DynamicBatcher:
         *,
         timeout_s: float | None = None,
         priority: int = 0,
-    ) -> Callable[[], None] | None:
+    ) -> Callable[[], None]:
         """Run one part and call back in the event loop: like `run`, without a task that waits.
 
         Args:
@@ -238,14 +229,17 @@ class DynamicBatcher:
             priority: as for `predict`.
 
         Returns:
-            A function that abandons the request, after which `done` is not called. None if the part has more rows than one run
-            takes: nothing was queued, and `run` cuts it.
+            A function that abandons the request, after which `done` is not called.
 
         Raises:
             NogradError: as for `predict`, if a request is refused at once.
             UnsupportedError: the model is not known yet.
         """
-        return self._known().submit(part, done, timeout_s=timeout_s, priority=priority)
+
+        def answer(outputs: list[Batch] | Exception) -> None:
+            done(outputs if isinstance(outputs, Exception) else outputs[0])
+
+        return self._known().submit([part], Reply(answer), timeout_s=timeout_s, priority=priority)
 
     # -- inside
 

@@ -15,15 +15,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from math import inf
 from types import TracebackType
 from typing import Any, Protocol, Self, cast
 
 from nograd.batching.choice import policy_for
-from nograd.batching.collate import chunks, merge, model_error
+from nograd.batching.collate import chunks, model_error
 from nograd.batching.expiry import ExpiryTimer
-from nograd.batching.jobs import Entry, Job, Reply, entry_of, record_of
+from nograd.batching.jobs import Entry, Job, Pieces, Reply, entry_of, record_of
 from nograd.batching.lanes import Lanes
 from nograd.batching.policy import BatchPolicy, Decision, DeviceState, checked_limits
 from nograd.batching.queue import DeadlineQueue
@@ -249,68 +248,31 @@ class Batcher:
         Raises:
             NogradError: as for `DynamicBatcher.predict`.
         """
-        if len(parts) == 1:
-            entry = self.queue_one(parts[0], None, timeout_s, priority)
-            if entry is not None:
-                entry.spent = spent
-                future: Any = entry.future
-                try:
-                    return [await future]
-                except asyncio.CancelledError:
-                    self.abandon(entry)
-                    raise
-        self._check_request(timeout_s, priority)
-        now = self._clock()
-        deadline = inf if timeout_s is None else now + timeout_s
-        most = self._policy.chunk_rows
-        cut = [chunks(part, most) for part in parts]
-        pieces_of_all = [piece for pieces in cut for piece in pieces]
-        futures = [self._loop.create_future() for _ in pieces_of_all]
-        entries = [
-            self._entry(piece, future, num_rows(piece), now, deadline, priority)
-            for piece, future in zip(pieces_of_all, futures, strict=True)
-        ]
-        self._admit(entries[0], sum(map(num_rows, parts)), sum(entry.nbytes for entry in entries), now, len(entries))
-        entries[-1].spent = spent
-        for entry in entries:
-            entry.follows = entry is not entries[-1]
-            self._queue.add(entry)
+        future: asyncio.Future[list[Batch]] = self._loop.create_future()
+        forget = self.submit(parts, future, timeout_s=timeout_s, priority=priority, spent=spent)
         try:
-            outputs = iter(await asyncio.gather(*futures))
-            return [merge(list(islice(outputs, len(pieces)))) for pieces in cut]
-        except BaseException:
-            for entry in entries:
-                self.abandon(entry)
+            return await future
+        except asyncio.CancelledError:
+            forget()
             raise
 
     def submit(
         self,
-        part: Batch,
-        done: Callable[[Batch | Exception], None],
+        parts: Sequence[Batch],
+        reply: Reply | asyncio.Future[list[Batch]],
         *,
         timeout_s: float | None = None,
         priority: int = 0,
-    ) -> Callable[[], None] | None:
-        """Run one part and call back in the event loop: like `run`, without a task that waits.
+        spent: Spent | None = None,
+    ) -> Callable[[], None]:
+        """Queue prepared parts; the way into the batcher of every request.
 
         Args:
-            part: checked, one row or more.
-            done: called once with the part's outputs, or the error; never from within this call.
-            timeout_s: as for `DynamicBatcher.predict`.
-            priority: class of the request; 0 goes first.
+            parts: as for `run`; `timeout_s`, `priority` and `spent` likewise.
+            reply: gets the outputs of each part, or the error, after this call has returned.
 
         Returns:
-            A function that abandons the request, after which `done` is not called. None if the part has more rows than one run
-            takes: nothing was queued, and `run` cuts it.
-
-        Raises:
-            NogradError: as for `DynamicBatcher.predict`, if a request is refused at once.
-        """
-        entry = self.queue_one(part, Reply(done), timeout_s, priority)
-        return None if entry is None else partial(self.abandon, entry)
-
-    def queue_one(self, part: Batch, reply: Reply | None, timeout_s: float | None, priority: int) -> Entry | None:
-        """Queue a part, answered by a future if no reply is given. Return None, with nothing queued, if it must be cut first.
+            A function that abandons the request, after which the reply is not used.
 
         Raises:
             NogradError: as for `DynamicBatcher.predict`, if a request is refused at once.
@@ -318,15 +280,42 @@ class Batcher:
         is_usual = (timeout_s is None or (type(timeout_s) is float and timeout_s > 0)) and type(priority) is int
         if self._state != "open" or not is_usual or priority < 0:
             self._check_request(timeout_s, priority)
-        rows = num_rows(part)
-        if rows > 1 and rows > self._policy.chunk_rows:
-            return None
         now = self._clock()
         deadline = inf if timeout_s is None else now + timeout_s
-        entry = self._entry(part, reply or self._loop.create_future(), rows, now, deadline, priority)
+        rows = num_rows(parts[0])
+        if len(parts) > 1 or (rows > 1 and rows > self._policy.chunk_rows):
+            return self._submit_pieces(parts, reply, now, deadline, priority, spent)
+        entry = self._entry(parts[0], reply, rows, now, deadline, priority)
         self._admit(entry, rows, entry.nbytes, now, 1)
+        entry.spent = spent
         self._queue.add(entry)
-        return entry
+        return partial(self.abandon, entry)
+
+    def _submit_pieces(
+        self,
+        parts: Sequence[Batch],
+        reply: Reply | asyncio.Future[list[Batch]],
+        now: float,
+        deadline: float,
+        priority: int,
+        spent: Spent | None,
+    ) -> Callable[[], None]:
+        """Queue parts that are several, or that must be cut first; all are admitted or none."""
+        cut = [chunks(part, self._policy.chunk_rows) for part in parts]
+        pieces = [piece for some in cut for piece in some]
+        entries: list[Entry] = []
+        forget = partial(self._abandon_all, entries)
+        replies = Pieces(reply, list(map(len, cut)), forget)
+        entries += [
+            self._entry(piece, replies.reply(position), num_rows(piece), now, deadline, priority)
+            for position, piece in enumerate(pieces)
+        ]
+        self._admit(entries[0], sum(map(num_rows, parts)), sum(entry.nbytes for entry in entries), now, len(entries))
+        entries[-1].spent = spent
+        for entry in entries:
+            entry.follows = entry is not entries[-1]
+            self._queue.add(entry)
+        return forget
 
     def _check_request(self, timeout_s: float | None, priority: int) -> None:
         """Refuse a request that cannot be."""
@@ -351,7 +340,7 @@ class Batcher:
     def _entry(
         self,
         part: Batch,
-        future: asyncio.Future[Batch] | Reply,
+        future: asyncio.Future[list[Batch]] | Reply,
         rows: int,
         now: float,
         deadline: float,
@@ -417,6 +406,10 @@ class Batcher:
             entry.future.cancel()
         self._counts.cancelled += entry.future.cancelled()
         self._note_idle()
+
+    def _abandon_all(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            self.abandon(entry)
 
     def _expire(self, until: float) -> float:
         """Answer what is due, waiting or running; return the next deadline."""
@@ -534,7 +527,7 @@ class Batcher:
                         job.answered_s.append(job.started - entry.arrived)
                         if entry.spent is not None:
                             job.tell(entry.spent, entry)
-                    future.set_result(answer)
+                    future.set_result([answer])
             elif isinstance(answer, DeadlineError):
                 self._fail_late(entry)
             else:

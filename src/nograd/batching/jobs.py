@@ -5,30 +5,33 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from typing import cast
 
-from nograd.batching.collate import padding_share
+from nograd.batching.collate import merge, padding_share
 from nograd.batching.faults import Outcome
 from nograd.batching.policy import Reason
 from nograd.batching.queue import Waiting
 from nograd.batching.records import BatchRecord, Execution, Spent
+from nograd.callbacks import call_back
 from nograd.errors import DeadlineError, DeviceLostError
 from nograd.tensors import Batch
 
-__all__ = ["Entry", "Job", "Reply", "entry_of", "record_of"]
+__all__ = ["Entry", "Job", "Pieces", "Reply", "entry_of", "record_of"]
 
 
 class Reply:
-    """What a part is answered through where nobody awaits a future: it calls back, once, at once, in the event loop.
+    """A callback in place of a future: it is called once, in the event loop, in the same turn as the result is set.
 
     Args:
-        done: called with the outputs, or with the error; not after `cancel`.
+        done: called with the outputs of each part, or with the error; not after `cancel`.
     """
 
     __slots__ = ("_cancelled", "_done")
 
-    def __init__(self, done: Callable[[Batch | Exception], None]) -> None:
-        self._done: Callable[[Batch | Exception], None] | None = done
+    def __init__(self, done: Callable[[list[Batch] | Exception], None]) -> None:
+        self._done: Callable[[list[Batch] | Exception], None] | None = done
         self._cancelled = False
 
     def done(self) -> bool:
@@ -43,7 +46,7 @@ class Reply:
         """Never call back."""
         self._cancelled, self._done = True, None
 
-    def set_result(self, outputs: Batch) -> None:
+    def set_result(self, outputs: list[Batch]) -> None:
         """Call back with the outputs."""
         self._call(outputs)
 
@@ -51,15 +54,61 @@ class Reply:
         """Call back with the error."""
         self._call(error)
 
-    def _call(self, answer: Batch | Exception) -> None:
+    def _call(self, answer: list[Batch] | Exception) -> None:
         done, self._done = self._done, None
-        if done is None:
+        if done is not None:
+            call_back(done, answer)
+
+
+class Pieces:
+    """The reply to a request that was queued in several pieces: it is answered when all are, or when the first one fails.
+
+    Args:
+        reply: of the request.
+        counts: pieces of each part, in order.
+        forget: removes the other pieces once one has failed.
+    """
+
+    __slots__ = ("_counts", "_forget", "_has_failed", "_left", "_outputs", "_reply")
+
+    def __init__(self, reply: Reply | asyncio.Future[list[Batch]], counts: Sequence[int], forget: Callable[[], None]) -> None:
+        self._reply = reply
+        self._counts = counts
+        self._forget = forget
+        self._left = sum(counts)
+        self._outputs: list[Batch] = [{}] * self._left
+        self._has_failed = False
+
+    def reply(self, position: int) -> Reply:
+        """Return the reply to the piece at a position."""
+        return Reply(partial(self._note, position))
+
+    def _note(self, position: int, answer: list[Batch] | Exception) -> None:
+        if self._has_failed:
             return
+        if isinstance(answer, Exception):
+            self._has_failed = True  # the others may be answered in this turn, too
+            asyncio.get_running_loop().call_soon(self._fail, answer)
+            return
+        (self._outputs[position],) = answer
+        self._left -= 1
+        if not self._left:
+            self._finish()
+
+    def _finish(self) -> None:
+        outputs = iter(self._outputs)
         try:
-            done(answer)
-        except Exception as error:  # noqa: BLE001  as asyncio does for callbacks: the other parts of the batch come next
-            context = {"message": "answering a request failed", "exception": error}
-            asyncio.get_running_loop().call_exception_handler(context)
+            merged = [merge(list(islice(outputs, count))) for count in self._counts]
+        except Exception as error:  # noqa: BLE001  the caller gets it
+            self._fail(error)
+            return
+        if not self._reply.done():
+            self._reply.set_result(merged)
+
+    def _fail(self, error: Exception) -> None:
+        if not self._reply.done():
+            self._reply.set_exception(error)
+        self._forget()
 
 
 class Entry(Waiting):
@@ -70,7 +119,7 @@ class Entry(Waiting):
     def __init__(  # noqa: PLR0913, PLR0917  one is made for every request: no keywords
         self,
         part: Batch,
-        future: asyncio.Future[Batch] | Reply,
+        future: asyncio.Future[list[Batch]] | Reply,
         rows: int,
         arrived: float,
         deadline: float,

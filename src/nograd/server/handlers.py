@@ -167,10 +167,11 @@ async def infer(request: Request) -> Reply:
     """Run a model on a request's tensors."""
     call, service = request.call, request.service
     name, version = request.names["model"], request.names.get("version")
-    call.model = service.model(name, version)
+    model = call.model = service.model(name, version)
     timeout_s = call.options.timeout_s
     body = await read_body(request.scope, request.receive, service.config.max_body_bytes)
-    model = call.model = service.model(name, version)  # a reload may have replaced it while the body arrived
+    if not model.ready:  # a reload may have replaced it while the body arrived
+        model = service.model(name, version)
     json, tail = (body, None) if isinstance(body, bytes) else body
     call.bytes_in = len(json) + len(tail or b"")
     call.measure()

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from types import TracebackType
 
 __all__ = ["InFlight"]
 
 
 class InFlight:
-    """A context manager for each request; `wait_empty` lets a caller wait until the last request has left.
+    """Lets a caller wait until the last request has left.
 
-    A batcher counts the requests that it was given. A request that waits for the cache first is counted only here.
+    A batcher counts the requests that it was given. A request that waits for the cache or for the user's code is counted here.
     """
 
     __slots__ = ("_count", "_emptied")
@@ -21,16 +20,18 @@ class InFlight:
         self._count = 0
         self._emptied: asyncio.Event | None = None
 
-    def __enter__(self) -> None:
+    def enter(self) -> None:
+        """Count one request."""
         self._count += 1
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def leave(self) -> None:
+        """Note that one request was answered, or that its client has left."""
         self._count -= 1
         if not self._count and self._emptied is not None:
             self._emptied.set()
 
     async def wait_empty(self, timeout_s: float) -> None:
-        """Return when no request is in flight, or after the timeout. The caller has closed the entrance before."""
+        """Return when no request is in flight, or after the timeout. The caller has stopped accepting requests."""
         if self._count and timeout_s > 0:
             self._emptied = asyncio.Event()
             with suppress(TimeoutError):

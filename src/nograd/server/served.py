@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
 from nograd.batching import Batcher, BatchRecord, Statistics, measure_cost
 from nograd.batching.measure import warm_up
-from nograd.batching.refusals import late
 from nograd.caching.flight import SingleFlight
 from nograd.caching.units import why_not
+from nograd.callbacks import Cancel, wait_for
 from nograd.cost import CostCurve
-from nograd.errors import NogradError, UnavailableError
+from nograd.errors import NogradError
 from nograd.predictor import Predictor
 from nograd.server.binary import BinaryAnswer
 from nograd.server.caching import ModelCache
@@ -24,10 +23,10 @@ from nograd.server.code_threads import CodeThreads
 from nograd.server.config import ServeConfig
 from nograd.server.configuration import configuration
 from nograd.server.in_flight import InFlight
+from nograd.server.inference import Engine, Inference, Write, not_ready
 from nograd.server.live import Live
 from nograd.server.liveness import stuck
 from nograd.server.logs import event
-from nograd.server.long_data import LONG_DATA
 from nograd.server.metrics import Metrics, ModelMetrics
 from nograd.server.protocol import (
     Decoder,
@@ -35,7 +34,6 @@ from nograd.server.protocol import (
     encode,
     encode_binary,
     require_datatypes,
-    require_outputs,
     shorter,
     tensor_metadata,
 )
@@ -43,15 +41,12 @@ from nograd.server.request_limits import RequestLimits
 from nograd.server.statistics import Looked, Tally
 from nograd.server.tracing import note_batch
 from nograd.server.user_code import UserCode, example_of, item_of
-from nograd.tensors import TEXT, Array, Batch, Signature, TensorSpec, num_rows
+from nograd.tensors import TEXT, Array, Signature, TensorSpec
 from nograd.threads import in_own_thread
 
 __all__ = ["ServedModel"]
 
 Answer = TypeVar("Answer")
-
-LONG_ANSWER = 2**16
-"""Elements of an answer in JSON from which a thread encodes it: about 3 ms."""
 
 EXAMPLE_ELEMENTS = 1024
 """A larger example is not shown: nobody types an image."""
@@ -75,7 +70,6 @@ class ServedModel:
         self.predictor = predictor
         self.config = config
         self.curve: CostCurve | None = None
-        self._open = False
         self.example: Mapping[str, Array] = {}
         self.inputs = Signature((item_of(name, predictor),)) if predictor.has_preprocess else predictor.signature
         self.outputs: tuple[TensorSpec, ...] = predictor.signature.outputs
@@ -95,11 +89,9 @@ class ServedModel:
         self._decode = Decoder(self.inputs.inputs, self.limits)
         self._live = Live()
         self._metrics = ModelMetrics(metrics, name)
-        self._batcher: Batcher | None = None
         self._flights = flights
-        self._cache: ModelCache | None = None
+        self._engine: Engine | None = None
         self._in_flight = InFlight()
-        self._ids = itertools.count(1)
         self._tally = Tally()
         self.busy_s = 0.0
         """Seconds of all runs, on all lanes together."""
@@ -109,13 +101,13 @@ class ServedModel:
     @property
     def ready(self) -> bool:
         """True while it answers: warm, not draining, and its device alive."""
-        return self._open and self._batcher is not None and self._batcher.is_open
+        return self._engine is not None and self._engine.is_ready
 
     def trouble(self) -> str:
         """Return why only a restart would help, in one sentence: the device is lost, or hangs; empty where it works."""
-        batcher = self._batcher
-        if batcher is None:
+        if self._engine is None:
             return ""
+        batcher = self._engine.batcher
         if batcher.is_lost:
             return f"model {self.name!r} has lost its device"
         wrong = stuck(batcher.running(), self.config.stuck_after_s, is_first=not batcher.statistics().batches)
@@ -147,36 +139,43 @@ class ServedModel:
             batcher.inline
         ):  # a second thread gains nothing in so little time, and would spin between runs: 1.7 cores instead of 0.8
             self.predictor.backend.limit_threads(1)
-        self._batcher = await batcher.__aenter__()
+        batcher.open()
+        cache = None
         if self._flights is not None and not why_not(self.predictor.signature):
-            self._cache = ModelCache(self.predictor, self._flights, batcher, self._code)
+            cache = ModelCache(self.predictor, self._flights, batcher, self._code)
+        self._engine = engine = Engine(
+            self.name, self.version, inputs=self.inputs, batcher=batcher, cache=cache, code=self._code, threads=self._threads,
+            in_flight=self._in_flight, timeout_s=self.config.timeout_s,
+        )  # fmt: skip
         if self.predictor.has_postprocess:
             parts = await self._threads.run(partial(self._code.parts, self.example), "preprocess", timeout_s=None)
             outputs = await batcher.run(parts)
             answered = await self._threads.run(partial(self._code.outputs, outputs), "postprocess", timeout_s=None)
             self.outputs = tuple(TensorSpec(name, _dtype(array), array.shape[1:]) for name, array in answered.items())
+        engine.outputs = self.outputs
         self._tally = Tally()  # of what clients ask for
-        self._open = True
+        engine.is_open = True
         event("model_ready", model=self.name, version=self.version, seconds=round(time.monotonic() - begun, 3))
 
     def drain(self) -> None:
         """Refuse new requests from now on; what was accepted is still answered."""
-        self._open = False
+        if self._engine is not None:
+            self._engine.is_open = False
 
     async def stop(self) -> None:
         """Answer what was accepted, within the grace, and end."""
         self.drain()
-        if self._batcher is not None:
+        if self._engine is not None:
             until = time.monotonic() + self.config.grace_s
             await self._in_flight.wait_empty(self.config.grace_s)
-            await self._batcher.close(max(0.0, until - time.monotonic()))
+            await self._engine.batcher.close(max(0.0, until - time.monotonic()))
         self._threads.close()
 
     async def leave(self) -> None:
         """Stop, once nobody can find it any more, and let go of the model, so that its memory is free."""
         await self.stop()
         self.refresh_metrics()
-        self._batcher = self._cache = None
+        self._engine = None
         await asyncio.wrap_future(in_own_thread(self.predictor.close))
 
     def _warm_up(self) -> CostCurve:
@@ -186,6 +185,10 @@ class ServedModel:
             return measure_cost(self.predictor, part, self.config.max_batch_size)
         warm_up(self.predictor, part, known, self.max_batch_size)
         return known
+
+    @property
+    def _cache(self) -> ModelCache | None:
+        return None if self._engine is None else self._engine.cache
 
     @property
     def max_batch_size(self) -> int:
@@ -201,171 +204,83 @@ class ServedModel:
     async def infer(
         self, call: Call, body: bytes, tail: memoryview | None = None, *, timeout_s: float | None = None
     ) -> bytes | BinaryAnswer:
-        """Return the answer to an infer call's body: JSON, with binary tensors if the request wants them.
-
-        Args:
-            call: record of the request.
-            body: JSON; empty for a raw request.
-            tail: binary tensors after the JSON, if the request has a header with its length.
-            timeout_s: timeout of the client, in seconds; the shorter of it and the body's own applies.
+        """Return the answer to an infer call's body; arguments as `submit`.
 
         Raises:
             NogradError: `protocol.status_of` says what each kind means to a client.
         """
-
-        def read() -> InferRequest:
-            request = self._decode(body, tail)
-            return request if timeout_s is None else request._replace(timeout_s=shorter(timeout_s, request.timeout_s))
-
-        return await self.infer_as(call, read, _body, nbytes=len(body))
+        return await wait_for(lambda done: self.submit(call, body, done, tail, timeout_s=timeout_s))
 
     async def infer_as(
-        self,
-        call: Call,
-        read: Callable[[], InferRequest],
-        write: Callable[[InferRequest, str, str, str, Mapping[str, Array]], Answer],
-        *,
-        nbytes: int = 0,
+        self, call: Call, read: Callable[[], InferRequest], write: Write[Answer], *, nbytes: int = 0,
         writes_with_code: bool = False,
-    ) -> Answer:
-        """Return the answer to an infer call in any format.
-
-        Args:
-            call: record of the request; gets this model, the request's id and the times.
-            read: returns the request.
-            write: encodes the answer from the request, the model's name and version, the answer's id and the requested outputs.
-            nbytes: size of what `read` decodes; a long body is decoded in a thread.
-            writes_with_code: whether `write` calls code of the user, which then runs in a thread.
+    ) -> Answer:  # fmt: skip
+        """Return the answer to an infer call in any format; arguments as `answer`.
 
         Raises:
             NogradError: as `infer`; and whatever `read` and `write` raise.
         """
-        timing = call.timing
-        if nbytes > LONG_DATA:
-            self._begin(call)
-            decode = partial(self._read, call, read)
-            request = await self._threads.run(decode, "decode", timeout_s=self.config.timeout_s)
-            batcher = self._ready_batcher()
-        else:
-            batcher, request = self._accept(call, read)
-        if timing is not None:
-            timing.decoded()
-        with self._in_flight:
-            outputs = await self._outputs(call, request, batcher)
-            if timing is not None:
-                timing.outputs()
-            finish = partial(self._finish, call, request, outputs, write)
-            is_long = not request.is_binary and sum(array.size for part in outputs for array in part.values()) > LONG_ANSWER
-            if is_long or writes_with_code or self._code.has_postprocess:
-                timeout_s = _left_s(call, request.timeout_s or self.config.timeout_s)
-                answer = await self._threads.run(
-                    finish,
-                    "encode" if is_long else "postprocess",
-                    timeout_s=timeout_s,
-                    items=sum(map(num_rows, outputs)),
-                    is_finishing=True,
-                )
-            else:
-                answer = finish()
-        if timing is not None:
-            timing.encoded()
-        return answer
-
-    def _finish(
-        self,
-        call: Call,
-        request: InferRequest,
-        outputs: Sequence[Batch],
-        write: Callable[[InferRequest, str, str, str, Mapping[str, Array]], Answer],
-    ) -> Answer:
-        return write(request, *self._identity(call), self._select(request, outputs))
+        return await wait_for(
+            lambda done: self.answer(call, read, write, done, nbytes=nbytes, writes_with_code=writes_with_code)
+        )
 
     def submit(
         self,
         call: Call,
         body: bytes,
         done: Callable[[bytes | BinaryAnswer | Exception], None],
+        tail: memoryview | None = None,
+        *,
         timeout_s: float | None = None,
-    ) -> Callable[[], None] | None:
-        """Answer an infer call through a callback in the event loop, without a task; the answer equals that of `infer`.
+    ) -> Cancel:
+        """Answer an infer call's body through a callback: JSON, with binary tensors if the request wants them.
 
         Args:
             call: record of the request.
-            body: JSON.
-            done: called once with the answer, or the error; perhaps before this call returns.
-            timeout_s: as for `infer`.
+            body: JSON; empty for a raw request.
+            done: as for `answer`.
+            tail: binary tensors after the JSON, if the request has a header with its length.
+            timeout_s: timeout of the client, in seconds; the shorter of it and the body's own applies.
 
         Returns:
-            A function that cancels the request, after which `done` is not called; None if the request needs `infer`: nothing
-            was done.
+            A function that cancels the request, after which `done` is not called.
         """
-        if not self._is_plain or (self._cache is not None and self._cache.is_on):
-            return None
-        try:
-            batcher, request = self._accept(call, partial(self._decode, body))
-            part = self.inputs.check(request.inputs)
-            if self._cache is not None and self._cache.takes(num_rows(part)):
-                return None
-            answering = partial(self._answer, call, request, done)
-            if timeout_s is not None:
-                request = request._replace(timeout_s=shorter(timeout_s, request.timeout_s))
-            allowed_s = request.timeout_s or self.config.timeout_s
-            return batcher.submit(part, answering, timeout_s=allowed_s, priority=request.priority)
-        except Exception as error:  # noqa: BLE001  the front answers with it, as with an error of `infer`
-            done(error)
-            return _nothing
 
-    def _answer(
+        def read() -> InferRequest:
+            request = self._decode(body, tail)
+            return request if timeout_s is None else request._replace(timeout_s=shorter(timeout_s, request.timeout_s))
+
+        return self.answer(call, read, _body, done, nbytes=len(body))
+
+    def answer(
         self,
         call: Call,
-        request: InferRequest,
-        done: Callable[[bytes | BinaryAnswer | Exception], None],
-        outputs: Batch | Exception,
-    ) -> None:
-        """Encode the outputs of a submitted request, and hand out the answer."""
-        answer: bytes | BinaryAnswer | Exception
-        if isinstance(outputs, Exception):
-            answer = outputs
-        else:
-            try:
-                answer = _body(request, *self._identity(call), self._select(request, [outputs]))
-            except Exception as error:  # noqa: BLE001  as above
-                answer = error
-        done(answer)
+        read: Callable[[], InferRequest],
+        write: Write[Answer],
+        done: Callable[[Answer | Exception], None],
+        *,
+        nbytes: int = 0,
+        writes_with_code: bool = False,
+    ) -> Cancel:
+        """Answer an infer call in any format through a callback; the way in of every request.
 
-    def _accept(self, call: Call, read: Callable[[], InferRequest]) -> tuple[Batcher, InferRequest]:
-        """Return the batcher and the request, if the model is ready and has the requested outputs."""
-        batcher = self._begin(call)
-        return batcher, self._read(call, read)
+        Args:
+            call: record of the request; gets this model, the request's id and the times.
+            read: returns the request.
+            write: encodes the answer.
+            done: called once in the event loop with the answer, or the error; perhaps before this call returns.
+            nbytes: size of what `read` decodes; a long body is decoded in a thread.
+            writes_with_code: whether `write` calls code of the user, which then runs in a thread.
 
-    def _begin(self, call: Call) -> Batcher:
-        """Note that this model begins to work on a request; return the batcher."""
+        Returns:
+            A function that cancels the request, after which `done` is not called.
+        """
         call.model, call.begun = self, time.monotonic()
-        return self._ready_batcher()
-
-    def _ready_batcher(self) -> Batcher:
-        if not self.ready or self._batcher is None:
-            raise UnavailableError(f"model {self.name!r} is not ready: it is warming up, or the server is stopping")
-        return self._batcher
-
-    def _read(self, call: Call, read: Callable[[], InferRequest]) -> InferRequest:
-        """Return the request, if the model has the requested outputs."""
-        request = read()
-        call.request_id = request.id or None
-        if request.outputs:
-            require_outputs(request.outputs, self.outputs)
-        return request
-
-    def _identity(self, call: Call) -> tuple[str, str, str]:
-        """Return name and version of the model, and the id of the answer: the client's, or a new one."""
-        if call.request_id is None:
-            call.request_id = f"{next(self._ids)}"
-        return self.name, self.version, call.request_id
-
-    def _select(self, request: InferRequest, outputs: Sequence[Batch]) -> Mapping[str, Array]:
-        """Return the requested outputs, in the requested order."""
-        found = self._code.outputs(outputs)
-        return {name: found[name] for name in request.outputs} if request.outputs else found
+        engine = self._engine
+        if engine is None or not engine.is_ready:
+            done(not_ready(self.name))
+            return _nothing
+        return Inference(engine, call, write, done, writes_with_code=writes_with_code).start(read, nbytes)
 
     def record(self, status: int, now: float, seconds: float, error: Exception | None) -> None:
         """Count one finished request.
@@ -388,25 +303,6 @@ class ServedModel:
             tally.failed_s += seconds
             self._live.note_error(now, status, str(error) if isinstance(error, NogradError) else repr(error))
             self._metrics.note_error(status)
-
-    async def _outputs(self, call: Call, request: InferRequest, batcher: Batcher) -> Sequence[Batch]:
-        """Return the outputs of a request's parts: cached, or run."""
-        timeout_s, priority, timing = request.timeout_s or self.config.timeout_s, request.priority, call.timing
-        cache, spent = self._cache, timing.spent if timing is not None else None
-        if not self._code.has_preprocess:
-            part = self.inputs.check(request.inputs)
-            if cache is None or not cache.takes(num_rows(part)):
-                return await batcher.run([part], timeout_s=timeout_s, priority=priority, spent=spent)
-            return await cache.run(None, lambda: [part], timeout_s, priority, timing)
-        items = self._code.items(request.inputs)
-        is_cached = cache is not None and cache.takes(len(items))
-        if is_cached and cache is not None and cache.knows(list(items)):
-            return await cache.run(list(items), list, timeout_s, priority, timing)
-        parts = await self._code.prepare(items, timeout_s, timing)
-        left_s = _left_s(call, timeout_s)
-        if not is_cached or cache is None:
-            return await batcher.run(parts, timeout_s=left_s, priority=priority, spent=spent)
-        return await cache.run(None, lambda: parts, left_s, priority, timing)
 
     # -- being watched
 
@@ -511,10 +407,10 @@ class ServedModel:
     @property
     def backlog_s(self) -> float:
         """Seconds that what waits now should take."""
-        return self._batcher.predicted_wait_s() if self._batcher is not None else 0.0
+        return 0.0 if self._engine is None else self._engine.batcher.predicted_wait_s()
 
     def _statistics(self) -> Statistics:
-        return self._batcher.statistics() if self._batcher is not None else Statistics()
+        return Statistics() if self._engine is None else self._engine.batcher.statistics()
 
     def _note_batch(self, record: BatchRecord) -> None:
         size = record.rows * record.longest if self.curve is not None and self.curve.unit == "tokens" else record.rows
@@ -524,18 +420,6 @@ class ServedModel:
         self._tally.note_batch(record)
         if record.told:
             note_batch(self.name, record)
-
-
-def _left_s(call: Call, timeout_s: float) -> float:
-    """Return the rest of a request's time.
-
-    Raises:
-        DeadlineError: it has passed.
-    """
-    left_s = timeout_s - (time.monotonic() - (call.begun or call.received))
-    if left_s <= 0:
-        raise late(timeout_s)
-    return left_s
 
 
 def _nothing() -> None:

@@ -262,15 +262,12 @@ class _Exchange:
         call.bytes_in = len(self.body) if self.room is None else self.room.filled
         try:
             model = self._find()
+            body, tail = (self.body, None) if self.room is None else self.room.body()
         except NogradError as error:  # unloaded while its body arrived
             self._done(error)
             return
-        cancel: Callable[[], object] | None = None
-        if self.room is None:
-            cancel = model.submit(call, self.body, self._done, timeout_s)
-        if cancel is None:
-            cancel = self._run(self._infer(timeout_s))
-        if not self.response_complete:  # else it would keep the model, as long as the connection is idle
+        cancel = model.submit(call, body, self._done, tail, timeout_s=timeout_s)
+        if not self.response_complete and self._cancel is None:  # an answered exchange does not keep the model
             self._cancel = cancel
 
     def _run(self, work: Coroutine[Any, Any, None]) -> Callable[[], object]:
@@ -288,15 +285,6 @@ class _Exchange:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         return task.cancel
-
-    async def _infer(self, timeout_s: float | None) -> None:
-        answer: bytes | BinaryAnswer | Exception
-        try:
-            body, tail = (self.body, None) if self.room is None else self.room.body()
-            answer = await self._find().infer(self.call, body, tail, timeout_s=timeout_s)
-        except Exception as error:  # noqa: BLE001  the client gets it
-            answer = error
-        self._done(answer)
 
     def _done(self, answer: bytes | BinaryAnswer | Exception) -> None:
         protocol, options = self._protocol, self.call.options

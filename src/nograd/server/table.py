@@ -75,6 +75,8 @@ class ModelTable:
                     f"model {name!r} has no version {version!r}; served here: {', '.join(map(repr, versions))}"
                 )
             return versions[version]
+        if len(versions) == 1:
+            return next(iter(versions.values()))
         ready = (model for model in reversed(versions.values()) if model.ready)
         return next(ready, next(reversed(versions.values())))
 
