@@ -34,8 +34,8 @@ def build(variant: str, case: Any, reference: Any, folder: Path) -> Any:
     from nograd.backends.aot import load_pt2
     from nograd.backends.compiled import optimize_model_compile
     from nograd.backends.eager import eager_backend
+    from nograd.core.parity import Tolerance
     from nograd.exports import export_model, open_file
-    from nograd.parity import Tolerance
     from nograd.transforms.precision import to_half, with_autocast
     from nograd.transforms.quantize import quantize_dynamic, quantize_static
 
@@ -68,7 +68,7 @@ def child(name: str, variant: str) -> dict[str, Any]:
     """Measure one variant against eager, in turn."""
     from benchmarks.zoo import CASES
     from nograd.backends.eager import eager_backend
-    from nograd.parity import Tolerance, compare
+    from nograd.core.parity import Tolerance, compare
 
     warnings.simplefilter("ignore")
     case = CASES[name]()

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.common import in_turn, report, spread
 from nograd import BatchPredictor, Predictor
-from nograd.tensors import Array
+from nograd.core.tensors import Array
 
 ROWS, ROUNDS = 100_000, 5
 GOAL_US, GOAL_MIB = 20.0, 64.0

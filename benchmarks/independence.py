@@ -75,7 +75,7 @@ def minilm() -> Subject:
     samples = []
     for start in range(0, len(texts), 8):
         parts, _ = predictor.prepare(texts[start : start + 8])
-        from nograd.tensors import concat
+        from nograd.core.tensors import concat
 
         samples.append(dict(concat(parts, predictor.signature.inputs)))
     return Subject(predictor.backend.model, samples)  # type: ignore[attr-defined]  # an eager backend

@@ -17,7 +17,7 @@ from batched import aio  # type: ignore[import-not-found, import-untyped, unused
 
 from benchmarks.common import ratios, report, spread
 from nograd import Backend, CostCurve, DynamicBatcher, Predictor, Signature, TensorSpec
-from nograd.tensors import Array, Batch
+from nograd.core.tensors import Array, Batch
 
 ROUNDS, REQUESTS, CLIENTS, CAP = 7, 20_000, 256, 32
 GOALS = (10.0, 3.0)

@@ -22,8 +22,8 @@ import nograd
 from benchmarks.common import ratios, report, sentences, spread, tuned_minilm
 from nograd.batching import BatchRecord
 from nograd.batching.collate import run_together
-from nograd.tensors import Array, Batch
-from nograd.threads import in_own_thread
+from nograd.core.tensors import Array, Batch
+from nograd.runtime.threads import in_own_thread
 
 ROUNDS, COUNT, CLIENTS = 5, 1536, 64
 SUBJECTS = ("tuned", "eager")

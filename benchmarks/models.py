@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.open_loop import execute
 from nograd import Backend, Predictor, Signature, TensorSpec
-from nograd.tensors import Batch, num_rows
+from nograd.core.tensors import Batch, num_rows
 
 
 def tiny() -> Predictor:

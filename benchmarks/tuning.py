@@ -26,8 +26,8 @@ import torch
 from benchmarks.common import HERE, busy, report
 from nograd import Predictor, load
 from nograd.backends.eager import eager_backend
-from nograd.parity import HALF
-from nograd.threads import in_own_thread
+from nograd.core.parity import HALF
+from nograd.runtime.threads import in_own_thread
 from nograd.tuning.candidates import variants
 from nograd.tuning.data import Sample, read_sample, sample_of
 from nograd.tuning.entries import Entry

@@ -11,10 +11,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nograd.backends.onnx.graph import finish
 from nograd.bundle import Curve, ExportedFile, Front, Settings, write_bundle
-from nograd.independence import Independence
-from nograd.manifest import Manifest
-from nograd.tensors import Array, Batch, Signature, TensorSpec
-from nograd.text import Tokenize
+from nograd.core.independence import Independence
+from nograd.core.manifest import Manifest
+from nograd.core.tensors import Array, Batch, Signature, TensorSpec
+from nograd.text.tokenizing import Tokenize
 
 MEASURED = Independence(0.0, num_batches=10, max_rows=5, backend="onnx")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
-from nograd.checks.client import Answer
+from nograd.client.http import Answer
 from nograd.conformance.target import Send
 from tests.conformant_infer import MODELS, Infer, RefusedError, Reply
 

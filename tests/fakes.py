@@ -14,11 +14,11 @@ from urllib.parse import unquote
 import numpy as np
 
 from nograd import Backend, CostCurve, Predictor, Signature, TensorSpec
-from nograd.server.config import ServeConfig
-from nograd.server.http import App
-from nograd.server.model_config import ModelConfig, open_model
-from nograd.server.service import InferenceService
-from nograd.tensors import Array, Batch
+from nograd.core.tensors import Array, Batch
+from nograd.server.http.app import App
+from nograd.server.models.service import InferenceService
+from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.model_config import ModelConfig, open_model
 from tests.waiting import HANG_S
 
 T = TypeVar("T")

@@ -10,11 +10,11 @@ import grpc
 import numpy as np
 
 from nograd import Backend
-from nograd.server.binary import packed
+from nograd.core.tensors import Array
 from nograd.server.grpc.front import GrpcFront
 from nograd.server.grpc.messages import SERVICE, ModelInferRequest, ModelInferResponse
-from nograd.server.protocol import datatype_of
-from nograd.tensors import Array
+from nograd.server.protocol.binary import packed
+from nograd.server.protocol.codec import datatype_of
 from tests.fakes import Site
 
 METHOD = f"/{SERVICE}/ModelInfer"

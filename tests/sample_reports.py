@@ -10,8 +10,8 @@ from math import inf, nan
 from pathlib import Path
 from typing import Any
 
-from nograd.parity import EXACT, HALF, INT8, OutputParity, ParityReport, Tolerance, WorstRow
-from nograd.tuning.figures import Figure
+from nograd.core.parity import EXACT, HALF, INT8, OutputParity, ParityReport, Tolerance, WorstRow
+from nograd.report.figures import Figure
 from nograd.tuning.values import Candidate, Confirmation, CurvePoint, Row, Status, TuneReport
 
 MACHINE: dict[str, Any] = {

@@ -15,7 +15,7 @@ from nograd import Backend, Predictor, Signature, TensorSpec
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from nograd.tensors import Batch
+    from nograd.core.tensors import Batch
 
 GATE_VARIABLE = "NOGRAD_TEST_GATE"
 """Environment variable with the port on which a test waits for the gated model to call."""

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from nograd.server.access import Access, AccessLog
-from nograd.server.connection import Connection
-from nograd.server.http import App
-from nograd.server.short_path import ShortPathProtocol
+from nograd.server.http.app import App
+from nograd.server.http.connection import Connection
+from nograd.server.http.short_path import ShortPathProtocol
+from nograd.server.telemetry.access_log import Access, AccessLog
 from tests.fakes import GATE, Gate, Site, asgi, doubling, x
 from tests.test_short_path import Wire, infer_body, post
 from tests.virtual_loop import virtual, virtual_loop

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nograd.server.asgi import ClientLeftError, ClientWatch, Receive
+from nograd.server.http.asgi import ClientLeftError, ClientWatch, Receive
 from tests.fakes import GATE, Gate, Reply, Site, asgi, doubling, x
 from tests.virtual_loop import at, outcome, virtual, virtual_loop
 

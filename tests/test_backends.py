@@ -25,8 +25,8 @@ from nograd.backends.onnx import OnnxBackend
 from nograd.backends.onnx.export import export_to_onnx
 from nograd.backends.openvino import OpenVinoBackend, export_to_openvino
 from nograd.backends.torchscript import export_to_torchscript, load_torchscript
+from nograd.core.tensors import Batch
 from nograd.errors import ConfigError, ExportError, ModelError, ModelLoadError, SignatureError, UnsupportedError
-from nograd.tensors import Batch
 from tests.torch_models import LastState
 
 EXPORTS: dict[str, tuple[str, Callable[..., Any], Callable[..., Backend]]] = {

@@ -13,6 +13,7 @@ import pytest
 
 from nograd import CostCurve, DeadlinePolicy, Decision, DynamicBatcher
 from nograd.batching import BatchRecord, DeadlineQueue, DeviceState, Execution, Spent, Waiting
+from nograd.core.tensors import Batch, Batching
 from nograd.errors import (
     ConfigError,
     DeadlineError,
@@ -22,7 +23,6 @@ from nograd.errors import (
     SignatureError,
     TooLargeError,
 )
-from nograd.tensors import Batch, Batching
 from tests.virtual_loop import Device, at, outcome, statistics_of, virtual, virtual_loop
 
 THREAD_OR_INLINE = pytest.mark.parametrize("inline", [False, True], ids=["thread", "inline"])

@@ -11,8 +11,8 @@ import pytest
 
 from nograd import Backend, DynamicBatcher, Predictor, Signature
 from nograd.batching import BatchRecord, Execution
+from nograd.core.tensors import Batch
 from nograd.errors import UnavailableError
-from nograd.tensors import Batch
 from tests.fakes import OUTPUT, X
 from tests.virtual_loop import Device, at, outcome, run, statistics_of, virtual, virtual_loop
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from nograd import DynamicBatcher, Predictor, measure_cost
 from nograd.backends.first_inputs import backend_from_inputs
+from nograd.core.inputs import one_row
 from nograd.errors import ConfigError, DeadlineError, ModelError, NogradError, OverloadedError, SignatureError, UnavailableError
-from nograd.inputs import one_row
 from tests.fakes import doubling
 from tests.waiting import HANG_S
 

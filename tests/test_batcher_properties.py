@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nograd.batching import BatchRecord, Statistics
+from nograd.core.tensors import Batching
 from nograd.errors import DeadlineError, ModelError, NogradError, OverloadedError, TooLargeError, UnavailableError
-from nograd.tensors import Batching
 from tests.virtual_loop import PADDING, Device, Run, at, outcome, run, virtual_loop
 
 

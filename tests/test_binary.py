@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nograd import Backend, Signature, TensorSpec
-from nograd.server.binary import Tail
-from nograd.server.bodies import BinaryBody, read_body
-from nograd.server.protocol import decode, encode_binary
-from nograd.tensors import Array, Batch
+from nograd.core.tensors import Array, Batch
+from nograd.server.http.bodies import BinaryBody, read_body
+from nograd.server.protocol.binary import Tail
+from nograd.server.protocol.codec import decode, encode_binary
 from tests.fakes import DATATYPES, Fake, Message, Reply, Site, doubling, echoing
 
 HEADER = "Inference-Header-Content-Length"

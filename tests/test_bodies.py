@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nograd.errors import NogradError, TooLargeError
-from nograd.server.bodies import inflated
+from nograd.server.http.bodies import inflated
 from tests.fakes import Site, doubling, x
 
 INFER = "/v2/models/doubling/infer"

@@ -16,9 +16,9 @@ from nograd import Predictor, load
 from nograd.backends.onnx import OnnxBackend
 from nograd.backends.registry import runtimes
 from nograd.bundle import Bundle, Curve, ExportedFile, Front, write_bundle
+from nograd.core.tensors import Signature, TensorSpec
 from nograd.errors import ConfigError, ModelLoadError
-from nograd.machine import Machine, this_machine
-from nograd.tensors import Signature, TensorSpec
+from nograd.runtime.machine import Machine, this_machine
 from tests.bundles import (
     CURVE,
     ROWS,
@@ -290,8 +290,8 @@ from nograd import load
 from nograd.bundle import Bundle
 from nograd.bundle.page import page
 from nograd.server.call import Call
-from nograd.server.config import ServeConfig
-from nograd.server.service import InferenceService
+from nograd.server.settings.config import ServeConfig
+from nograd.server.models.service import InferenceService
 
 async def main():
     with Bundle.read(sys.argv[1]) as bundle:
@@ -322,7 +322,7 @@ def as_openvino(folder: Path) -> Path:
     import openvino
 
     from nograd.backends.openvino import INFO
-    from nograd.manifest import Manifest
+    from nograd.core.manifest import Manifest
     from tests.bundles import TEXTS, tokenizer, words_onnx
 
     model = openvino.Core().read_model(words_onnx(folder / "words.onnx"))

@@ -15,8 +15,8 @@ from nograd import CostCurve, Predictor, load
 from nograd.backends.onnx import OnnxBackend
 from nograd.bundle import Bundle, Curve, ExportedFile, Front, write_bundle
 from nograd.bundle.page import page
+from nograd.core.tensors import Signature, TensorSpec
 from nograd.exports import export_model
-from nograd.tensors import Signature, TensorSpec
 from tests.bundles import CURVE, prepare, settings, write_rows, write_texts
 from tests.fakes import Fake, Site, doubling, tensor, x
 from tests.running_server import RunningServer

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nograd.bundle.spot import scaled, sizes_to_try, spot_check
-from nograd.cost import CostCurve
+from nograd.bundle.recalibration import scaled, sizes_to_try, spot_check
+from nograd.core.cost import CostCurve
 
 CURVE = CostCurve((1, 8, 32), (0.01, 0.02, 0.08))
 """The knee is at 8 rows."""

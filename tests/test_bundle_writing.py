@@ -12,10 +12,10 @@ import pytest
 
 from nograd.backends.registry import runtimes
 from nograd.bundle import Bundle, Curve, ExportedFile, Front, ModelFactory, ModelFolder, Settings, check_target, write_bundle
-from nograd.bundle.front import read_example
 from nograd.bundle.manifest import MANIFEST, loads
+from nograd.bundle.pipeline import read_example
 from nograd.errors import ConfigError
-from nograd.machine import this_machine
+from nograd.runtime.machine import this_machine
 from tests.bundles import CURVE, ROWS, TEXTS, linear_onnx, listed, rows, settings, write_rows
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from nograd.caching.answers import Answers, KeyMaker
+from nograd.caching.governor import REST, WINDOW
 from nograd.caching.memory import MemoryCache
 from nograd.caching.store import Cache, CacheStatistics
-from nograd.caching.worth import REST, WINDOW
-from nograd.fingerprint import Fingerprint
-from nograd.tensors import Batch, Signature, TensorSpec
+from nograd.core.tensors import Batch, Signature, TensorSpec
+from nograd.runtime.fingerprint import Fingerprint
 
 SIGNATURE = Signature((TensorSpec("x", "float32", (1,)),), (TensorSpec("y", "float32", (1,)),))
 

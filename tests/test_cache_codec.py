@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nograd.caching.codec import CorruptValueError, decode, encode, seal, unseal
+from nograd.core.tensors import Array
 from nograd.errors import UnsupportedError
-from nograd.tensors import Array
 
 DTYPES = [np.dtype(name) for name in ("bool", "int8", "uint16", "int32", "int64", "float16", "float32", "float64", "complex64")]
 

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nograd.caching import Cache, CacheStatistics, MemoryCache
-from nograd.caching.far import MAX_PENDING_BYTES, FarTier
 from nograd.caching.flight import SingleFlight
-from nograd.caching.worth import REST, WINDOW, Worth
-from nograd.callbacks import run_in_task, wait_for
+from nograd.caching.governor import REST, WINDOW, Worth
+from nograd.caching.remote import MAX_PENDING_BYTES, FarTier
 from nograd.errors import DeadlineError, ModelError, OverloadedError
+from nograd.runtime.callbacks import run_in_task, wait_for
 from tests.virtual_loop import at, outcome, run, virtual
 from tests.waiting import HANG_S
 

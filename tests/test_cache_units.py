@@ -16,9 +16,9 @@ from nograd.caching import Cache, CacheStatistics, encode
 from nograd.caching.flight import SingleFlight
 from nograd.caching.tiers import TieredCache
 from nograd.caching.units import fits_outputs
-from nograd.fingerprint import Fingerprint
-from nograd.server.caching import ModelCache
-from nograd.tensors import Batch
+from nograd.core.tensors import Batch
+from nograd.runtime.fingerprint import Fingerprint
+from nograd.server.models.caching import ModelCache
 from tests.fakes import Fake, doubling
 
 TOKENS = Signature(

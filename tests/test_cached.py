@@ -16,10 +16,10 @@ from torch import nn
 import nograd
 from nograd import CachedEmbedder, CachedPredictor, MemoryCache, Predictor, RedisCachedPredictor, Signature, TensorSpec
 from nograd.caching import Cache, CacheStatistics
+from nograd.core.tensors import Batch
 from nograd.errors import ConfigError, ItemError, ModelError, SignatureError
-from nograd.pooling import MeanPooled
-from nograd.tensors import Batch
-from nograd.text import Tokenize
+from nograd.text.pooling import MeanPooled
+from nograd.text.tokenizing import Tokenize
 from tests.fakes import OUTPUT, Fake, X, doubling
 from tests.redis_server import RedisServer, redis_server
 from tests.waiting import HANG_S

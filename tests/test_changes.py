@@ -14,7 +14,7 @@ from torch import nn
 from nograd import CachedPredictor, Predictor
 from nograd.backends import modules
 from nograd.backends.changes import MOST_SETTINGS, Watch
-from nograd.fingerprint import Fingerprint, of_value
+from nograd.runtime.fingerprint import Fingerprint, of_value
 from tests.waiting import HANG_S
 
 

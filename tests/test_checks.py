@@ -20,8 +20,8 @@ from nograd import Predictor, Signature, TensorSpec
 from nograd.checks.arrays import changed, difference, lively, padded, resized, tiled, varied
 from nograd.checks.registry import EVERY
 from nograd.checks.resources import available_bytes, resident_bytes, told
+from nograd.core.tensors import Array
 from nograd.errors import ConfigError, SignatureError
-from nograd.tensors import Array
 from tests.broken_models import sound
 from tests.fakes import doubling
 from tests.test_cli import nograd as command
@@ -164,7 +164,7 @@ def test_an_onnx_file_is_checked_where_torch_cannot_be_imported(tmp_path: Path) 
 
 
 def test_checks_need_no_torch_to_be_imported() -> None:
-    code = "import sys, nograd.checks.registry, nograd.checks.formats; assert 'torch' not in sys.modules"
+    code = "import sys, nograd.checks.registry, nograd.report.finding_formats; assert 'torch' not in sys.modules"
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S, check=False)
 

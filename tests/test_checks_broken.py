@@ -6,8 +6,8 @@ import pytest
 
 from nograd import check
 from nograd.checks import FAMILIES
-from nograd.checks.finding import Report
 from nograd.checks.registry import EVERY
+from nograd.report.finding import Report
 from nograd.transforms.int8 import saturates
 from tests.broken_models import BROKEN, sound, sound_text
 

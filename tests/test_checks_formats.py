@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nograd.checks.finding import SEVERITIES, Finding, Report, Severity
-from nograd.checks.formats import to_json, to_junit, to_sarif, to_text, writer_of
-from nograd.checks.verdict import Check, Verdict, error, info, passed, run_checks, skipped, warning
 from nograd.errors import ConfigError
+from nograd.report.finding import SEVERITIES, Finding, Report, Severity
+from nograd.report.finding_formats import to_json, to_junit, to_sarif, to_text, writer_of
+from nograd.report.verdict import Check, Verdict, error, info, passed, run_checks, skipped, warning
 
 
 def finding(severity: Severity, check: str = "mode.eval", **changes: Any) -> Finding:

@@ -19,7 +19,7 @@ from nograd.checks import registry
 from nograd.checks.memory import is_growth
 from nograd.checks.subject import ModelSubject, TorchSubject, model_subject, torch_subject
 from nograd.checks.timing import least_s
-from nograd.checks.verdict import Check, Verdict
+from nograd.report.verdict import Check, Verdict
 from nograd.transforms.precision import HalfSupport
 from tests import broken_models as broken
 from tests.fakes import Fake, doubling

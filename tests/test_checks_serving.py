@@ -9,11 +9,11 @@ import pytest
 
 from nograd import check
 from nograd.checks import registry
-from nograd.checks.client import Answer, server_subject
 from nograd.checks.drain import check_drain, started
 from nograd.checks.load import _judged as judged_burst
-from nograd.checks.verdict import Verdict
+from nograd.client.http import Answer, server_subject
 from nograd.errors import ConfigError, ModelLoadError
+from nograd.report.verdict import Verdict
 from tests.bad_servers import serving_badly
 from tests.running_server import FOLDER, RunningServer
 

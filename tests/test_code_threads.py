@@ -12,7 +12,7 @@ import pytest
 
 from nograd import Predictor, TensorSpec
 from nograd.errors import DeadlineError, ModelError, OverloadedError, UnavailableError
-from nograd.server.code_threads import CodeThreads
+from nograd.server.models.code_threads import CodeThreads
 from tests.fakes import Site, asgi, doubling, tensor, x
 from tests.test_service import Letters, lengths, texts
 from tests.waiting import HANG_S

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from nograd import Signature, TensorSpec
 from nograd.batching.collate import chunks, hand_out, join, merge, model_error, padding_share, plan, run_together
 from nograd.batching.faults import run_apart
+from nograd.core.tensors import Batch, Batching, num_rows
 from nograd.errors import ModelError, SignatureError
-from nograd.tensors import Batch, Batching, num_rows
 
 X = TensorSpec("x", "int64", ("tokens",), pad_value=-1)
 Y = TensorSpec("y", "int64", ("tokens",))

@@ -9,13 +9,13 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from nograd.checks.finding import Report
-from nograd.checks.formats import to_junit, to_sarif
 from nograd.conformance import EVERY, OVER_GRPC, conformance, examine
 from nograd.conformance.inference import nested
 from nograd.conformance.target import examined
 from nograd.conformance.tensors import packed, unpacked
 from nograd.errors import ConfigError, ModelLoadError
+from nograd.report.finding import Report
+from nograd.report.finding_formats import to_junit, to_sarif
 from tests.conformant_infer import MODELS
 from tests.conformant_server import Conformant, sender
 from tests.running_server import RunningServer

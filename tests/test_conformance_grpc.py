@@ -10,12 +10,12 @@ from typing import Any
 import grpc
 import pytest
 
-from nograd.checks.client import Answer
-from nograd.checks.finding import Report
+from nograd.client.http import Answer
 from nograd.conformance import OVER_GRPC, conformance, examine_grpc
 from nograd.conformance.calling import Called
 from nograd.conformance.target import Target, examined
 from nograd.errors import ModelLoadError
+from nograd.report.finding import Report
 from nograd.server.grpc import messages
 from tests.fakes import asgi, doubling
 from tests.grpc_site import GrpcSite

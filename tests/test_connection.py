@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
 from nograd.errors import ConfigError
-from nograd.server.config import ServeConfig
-from nograd.server.connection import Connection
-from nograd.server.connection_limits import Verdict
-from nograd.server.connection_watch import ConnectionWatch
-from nograd.server.short_path import ShortPathProtocol
+from nograd.server.http.connection import Connection
+from nograd.server.http.connection_limits import Verdict
+from nograd.server.http.connection_watch import ConnectionWatch
+from nograd.server.http.short_path import ShortPathProtocol
+from nograd.server.settings.config import ServeConfig
 from tests.fakes import GATE, Gate, Site, doubling
 from tests.test_short_path import ONE, PATH, Transport, infer_body, post
 from tests.wire import cut
@@ -547,6 +547,6 @@ def test_limits_below_their_range_are_errors(given: dict[str, Any]) -> None:
 
 
 def test_every_verdict_but_one_has_a_reason_in_the_log() -> None:
-    from nograd.server.connection_watch import REASONS
+    from nograd.server.http.connection_watch import REASONS
 
     assert set(REASONS) == set(Verdict) - {Verdict.KEEP}

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nograd.core.tensors import Array, TensorSpec
 from nograd.errors import ProtocolError
 from nograd.server.grpc.messages import ModelInferRequest
 from nograd.server.grpc.tensors import CONTENTS, read
-from nograd.server.protocol import Decoder, numpy_dtype
-from nograd.tensors import Array, TensorSpec
+from nograd.server.protocol.codec import Decoder, numpy_dtype
 
 
 def as_json(kind: str, values: Array, spec: TensorSpec) -> Array:

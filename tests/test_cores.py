@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nograd import cores
-from nograd.cores import bound_threads, processors, usable_cores, usable_processors
+from nograd.runtime import cores
+from nograd.runtime.cores import bound_threads, processors, usable_cores, usable_processors
 
 EIGHT = frozenset(range(8))
 

@@ -19,10 +19,10 @@ from nograd.backends.coupling import (
     measured_signature,
     unmeasured,
 )
+from nograd.core.independence import Independence, tolerance_for
+from nograd.core.manifest import Manifest
+from nograd.core.tensors import Array, Batch, Signature, TensorSpec
 from nograd.errors import ModelError
-from nograd.independence import Independence, tolerance_for
-from nograd.manifest import Manifest
-from nograd.tensors import Array, Batch, Signature, TensorSpec
 
 FLOATS = Signature((TensorSpec("x", "float32", (6,)),), (TensorSpec("y", "float32", (6,)),))
 IDS = Signature(

@@ -14,9 +14,11 @@ import typer.main
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from nograd.cli import app
-from nograd.server import access, run, tracing
-from nograd.server.config import ServeConfig
+from nograd.cli.commands import app
+from nograd.server import run
+from nograd.server.settings.config import ServeConfig
+from nograd.server.telemetry import access_log as access
+from nograd.server.telemetry import tracing
 from tests.fakes import Site, doubling
 
 ROOT = Path(__file__).parent.parent

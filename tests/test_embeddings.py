@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from nograd import Backend, Predictor, TensorSpec
-from nograd.server.embeddings import Embeddings
-from nograd.tensors import Batch
+from nograd.core.tensors import Batch
+from nograd.server.protocol.embeddings import Embeddings
 from tests.fakes import GATE, Fake, Gate, Reply, Site, asgi, doubling, tensor
 from tests.text_models import VECTOR, constant, counted, embedder, vectors
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from nograd import Signature, TensorSpec
-from nograd.server.encodings import COMPRESSED_FROM, coding_of
+from nograd.server.http.encodings import COMPRESSED_FROM, coding_of
 from tests.fakes import Fake, Site, doubling, x
 
 LONG = COMPRESSED_FROM

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from nograd.exits import delayed_ctrl_c, ignored_ctrl_c, stop_reported
+from nograd.runtime.exits import delayed_ctrl_c, ignored_ctrl_c, stop_reported
 
 BUSY = """
 import sys, threading, torch
-from nograd.exits import leave
-from nograd.threads import in_own_thread
+from nograd.runtime.exits import leave
+from nograd.runtime.threads import in_own_thread
 
 layers = torch.nn.Sequential(*[torch.nn.Linear(64, 64) for _ in range(8)])
 computing = threading.Barrier(1 + int(sys.argv[1]))
@@ -49,7 +49,7 @@ def test_threads_that_still_compute_do_not_abort_the_process(threads: int, code:
 def test_exit_functions_and_other_threads_come_first(thread: str) -> None:
     program = f"""
 import atexit, sys, threading
-from nograd.exits import leave
+from nograd.runtime.exits import leave
 atexit.register(print, "exit function")
 {thread}
 waits = threading.Event()
@@ -64,7 +64,7 @@ leave(7)
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_a_closed_standard_file_does_not_lend_its_number_to_another(number: int) -> None:
-    program = "from nograd.exits import hold_standard_files; hold_standard_files(); import os; os._exit(os.pipe()[0])"
+    program = "from nograd.runtime.exits import hold_standard_files; hold_standard_files(); import os; os._exit(os.pipe()[0])"
     line = ["sh", "-c", f'exec "$@" {number}{"<" if number == 0 else ">"}&-', "sh", sys.executable, "-c", program]
 
     assert subprocess.run(line, check=False, stderr=None if number == 2 else subprocess.PIPE).returncode > 2

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from nograd import Signature, TensorSpec
 from nograd.batching.faults import Outcome, is_device_lost, retry_sizes, run_apart
+from nograd.core.tensors import Batch, num_rows
 from nograd.errors import DeadlineError, DeviceLostError, ModelError
-from nograd.out_of_memory import is_out_of_memory
-from nograd.tensors import Batch, num_rows
+from nograd.runtime.out_of_memory import is_out_of_memory
 
 SIGNATURE = Signature((TensorSpec("x", "int64", (1,)),), (TensorSpec("y", "int64", (1,)),))
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from nograd import Predictor
 from nograd.backends.eager import eager_backend
-from nograd.fingerprint import Fingerprint, of_value
+from nograd.runtime.fingerprint import Fingerprint, of_value
 
 SCALE = 2.0
 
@@ -161,7 +161,7 @@ def test_things_that_refer_to_themselves() -> None:
 def fingerprint_of_code(tmp_path: Path, code: str) -> str:
     """Of `model` in a fresh process, whose sets and dicts are in another order."""
     (tmp_path / "mine.py").write_text(textwrap.dedent(code))
-    ask = "from nograd.fingerprint import of_value; import mine; print(of_value(mine.model).text)"
+    ask = "from nograd.runtime.fingerprint import of_value; import mine; print(of_value(mine.model).text)"
     done = subprocess.run(
         [sys.executable, "-c", ask], cwd=tmp_path, capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "random"}
     )

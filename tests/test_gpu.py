@@ -10,7 +10,7 @@ import torch
 
 from nograd import BatchPredictor, DynamicBatcher, Predictor
 from nograd.backends.eager import eager_backend
-from nograd.tensors import Array
+from nograd.core.tensors import Array
 
 pytestmark = [
     pytest.mark.gpu,

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from nograd import Signature, TensorSpec
+from nograd.core.tensors import Array, Batch
 from nograd.errors import DeadlineError, ModelError, OverloadedError, TooLargeError, UnavailableError, UnsupportedError
-from nograd.server.binary import packed
 from nograd.server.grpc.health import HEALTH
 from nograd.server.grpc.messages import SERVICE, ModelInferRequest, ModelMetadataRequest, ModelMetadataResponse
 from nograd.server.grpc.tensors import CONTENTS
-from nograd.tensors import Array, Batch
+from nograd.server.protocol.binary import packed
 from tests.fakes import DATATYPES, GATE, OUTPUT, Fake, Gate, X, doubling
 from tests.grpc_site import METHOD, GrpcSite, raw_request, rows
 

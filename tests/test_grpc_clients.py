@@ -21,11 +21,11 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from nograd import Predictor, __version__
 from nograd.errors import PortInUseError
-from nograd.server.config import ServeConfig
 from nograd.server.grpc.messages import SERVICE
+from nograd.server.models.service import InferenceService
 from nograd.server.run import bind
 from nograd.server.run import serve as serve_here
-from nograd.server.service import InferenceService
+from nograd.server.settings.config import ServeConfig
 from tests.fakes import doubling
 from tests.running_server import FOLDER, RunningServer, serving
 from tests.served_models import GATE
@@ -273,7 +273,7 @@ def test_without_the_extra_one_sentence_says_what_to_install(tmp_path: Any) -> N
 
 def serve(*arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
     """Run `nograd serve` until it ends by itself; `path` goes before all others."""
-    program = f"import sys; sys.path.insert(0, {path!r}) if {path!r} else None; from nograd.cli import main; main()"
+    program = f"import sys; sys.path.insert(0, {path!r}) if {path!r} else None; from nograd.cli.commands import main; main()"
     command = [sys.executable, "-c", program, "serve", *arguments]
     return subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=HANG_S, check=False)
 

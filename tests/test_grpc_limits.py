@@ -8,8 +8,8 @@ import grpc
 import numpy as np
 import pytest
 
-from nograd.server.config import ServeConfig
 from nograd.server.grpc.limits import server_options
+from nograd.server.settings.config import ServeConfig
 from tests.fakes import doubling
 from tests.grpc_site import GrpcSite, raw_request, rows
 

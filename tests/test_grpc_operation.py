@@ -12,8 +12,8 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from nograd.server.access import AccessLog
 from nograd.server.grpc.messages import SERVICE, ModelReadyRequest, ServerLiveRequest
+from nograd.server.telemetry.access_log import AccessLog
 from tests.fakes import doubling
 from tests.grpc_site import GrpcSite, raw_request, rows
 

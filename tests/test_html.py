@@ -19,11 +19,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nograd.report.figures import Figure
+from nograd.report.svg import Box, Scale, place
 from nograd.tuning import tradeoff, wording
-from nograd.tuning.figures import Figure
 from nograd.tuning.html import to_html
 from nograd.tuning.plots import ratio_bar
-from nograd.tuning.svg import Box, Scale, place
 from nograd.tuning.values import Candidate, Row, TuneReport
 from tests.sample_reports import MARKUP, SAMPLES, alone, awkward, crowded, empty, interrupted, minilm, tiny
 from tests.test_report import REPORTS
@@ -154,8 +154,8 @@ def test_the_palette_is_that_of_the_servers_page() -> None:
         roots = re.findall(r":root \{(.*?)\}", css, re.DOTALL)[:2]
         return [dict(re.findall(r"(--[\w-]+): (.*?);", root)) for root in roots]
 
-    ours = palette(files("nograd.tuning").joinpath("report.css").read_text("utf-8"))
-    pages = files("nograd.server").joinpath("page")
+    ours = palette(files("nograd.report").joinpath("report.css").read_text("utf-8"))
+    pages = files("nograd.server.http").joinpath("page")
     theirs = [palette(pages.joinpath(name).read_text("utf-8"))[0] for name in ("light.css", "dark.css")]
 
     assert len(ours) == len(theirs) == 2
@@ -172,7 +172,7 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("scheme", [0, 1])
 def test_text_stands_out_from_its_ground(scheme: int) -> None:
-    css = files("nograd.tuning").joinpath("report.css").read_text("utf-8")
+    css = files("nograd.report").joinpath("report.css").read_text("utf-8")
     colours = dict(re.findall(r"(--[\w-]+): (#\w{6});", re.findall(r":root \{(.*?)\}", css, re.DOTALL)[scheme]))
     pairs = [("ink", "card"), ("quiet", "card"), ("quiet", "sunken"), ("quiet", "ground"),
              ("accent", "card"), ("accent", "sunken"), ("good", "good-ground"), ("warn", "warn-ground"), ("bad", "bad-ground"),

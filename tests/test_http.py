@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nograd import Signature, __version__
-from nograd.tensors import Batch
+from nograd.core.tensors import Batch
 from tests.fakes import GATE, OUTPUT, Fake, Gate, Reply, Site, X, asgi, doubling, tensor, x
 
 INFER = "/v2/models/doubling/infer"

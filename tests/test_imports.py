@@ -12,8 +12,8 @@ from types import ModuleType
 import pytest
 
 from nograd.errors import ModelLoadError
-from nograd.fingerprint import of_value
-from nograd.imports import fresh_imports, import_module
+from nograd.runtime.fingerprint import of_value
+from nograd.runtime.imports import fresh_imports, import_module
 
 Write = Callable[..., None]
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from nograd import Signature, TensorSpec
+from nograd.core.inputs import by_name, each_item, holds_tensors, one_row, stacked, to_host
 from nograd.errors import SignatureError
-from nograd.inputs import by_name, each_item, holds_tensors, one_row, stacked, to_host
 
 TWO = Signature((TensorSpec("x", "float32", (2,)), TensorSpec("y", "float32", (2,)), TensorSpec("m", "int64", default=1)))
 T = torch.ones(2)

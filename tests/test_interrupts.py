@@ -16,7 +16,7 @@ import pytest
 
 from nograd import BatchPredictor, DynamicBatcher, Predictor
 from nograd.errors import ItemError, ModelError, ModelLoadError
-from nograd.interrupts import is_interrupt
+from nograd.runtime.interrupts import is_interrupt
 from nograd.sources import load
 from tests.fakes import Fake, Site, doubling, tensor
 from tests.predicting import predict

@@ -13,9 +13,9 @@ import httpx
 import pytest
 
 from nograd.errors import ConfigError, UnauthorizedError
-from nograd.server.connection import Connection
-from nograd.server.keys import VARIABLE, ApiKeys, Door, open_door, parse_keys
-from nograd.server.short_path import ShortPathProtocol
+from nograd.server.http.connection import Connection
+from nograd.server.http.short_path import ShortPathProtocol
+from nograd.server.security.api_keys import VARIABLE, ApiKeys, Door, open_door, parse_keys
 from tests.fakes import Reply, Site, doubling, x
 from tests.running_server import RunningServer, serving
 from tests.test_short_path import Wire, infer_body, post

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from nograd import __version__
 from nograd.batching import BatchRecord
-from nograd.server.histogram import LogHistogram, RunTimes
-from nograd.server.live import LONGEST_ERROR, Live
+from nograd.server.telemetry.histogram import LogHistogram, RunTimes
+from nograd.server.telemetry.live import LONGEST_ERROR, Live
 from tests.fakes import Site, doubling, x
 
 SERIES = ("requests", "errors", "faults", "rows", "p50_ms", "p95_ms", "p99_ms", "queue_rows", "batch_rows")

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from nograd import Signature
 from nograd.batching import RunningBatch
+from nograd.core.tensors import Batch
 from nograd.server.grpc.messages import SERVICE, ServerLiveRequest, ServerLiveResponse
-from nograd.server.liveness import FIRST_TIMES, TIMES, stuck, stuck_after
-from nograd.tensors import Batch
+from nograd.server.models.liveness import FIRST_TIMES, TIMES, stuck, stuck_after
 from tests.fakes import GATE, OUTPUT, Fake, Gate, Reply, Site, X, asgi, doubling, x
 from tests.grpc_site import GrpcSite
 from tests.test_short_path import infer_body

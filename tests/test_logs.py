@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import pytest
 
 from nograd import Signature
-from nograd.server import logs
-from nograd.server.logs import Repeats, configure, event, failure, line_of
-from nograd.tensors import Batch
+from nograd.core.tensors import Batch
+from nograd.server.telemetry import logs
+from nograd.server.telemetry.logs import Repeats, configure, event, failure, line_of
 from tests.fakes import OUTPUT, Fake, Site, X, x
 
 AT = 1_764_139_335.1234

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from nograd.errors import ConfigError
-from nograd.machine import Machine, differences, this_machine
+from nograd.runtime.machine import Machine, differences, this_machine
 from tests.waiting import HANG_S
 
 INTEL = "processor : 0\nmodel name : Xeon 8370\nflags : avx2 avx512f\n\nprocessor : 1\nmodel name : Xeon\nflags : avx2\n"
@@ -86,7 +86,7 @@ def test_gpus_are_named(tmp_path: Path) -> None:
 
 def test_versions_are_read_and_nothing_is_imported() -> None:
     code = (
-        "import sys; from nograd.machine import this_machine; print(this_machine().libraries['numpy'])\n"
+        "import sys; from nograd.runtime.machine import this_machine; print(this_machine().libraries['numpy'])\n"
         "print([name for name in ('torch', 'onnxruntime', 'openvino', 'numpy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S, check=True)

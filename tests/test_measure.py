@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from nograd import Backend, Predictor, Signature, TensorSpec, measure_cost
+from nograd.core.tensors import Batch, Batching, num_rows
 from nograd.errors import ModelError
-from nograd.tensors import Batch, Batching, num_rows
 
 
 class Remembering(Backend):

@@ -16,9 +16,9 @@ from torch.autograd import backward
 
 from nograd import Predictor
 from nograd.backends.eager import eager_backend
+from nograd.core.module import EvalMode
+from nograd.core.tensors import Batch, Signature, TensorSpec
 from nograd.errors import ConfigError, ModelError, UnsupportedError
-from nograd.module import EvalMode
-from nograd.tensors import Batch, Signature, TensorSpec
 from nograd.transforms.memory import MemoryEfficientModel, Splitting, find_layers, peak_bytes
 from tests.fakes import Fake
 

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nograd import __version__
 from nograd.batching import BatchRecord
-from nograd.server.metrics import FOLD_AT, Metrics, ModelMetrics
+from nograd.server.telemetry.metrics import FOLD_AT, Metrics, ModelMetrics
 from nograd.server.workers.merging import of_workers
 from tests.fakes import Reply, Site, doubling, x
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from nograd import Signature, TensorSpec
+from nograd.core.module import Call, EvalMode, check_tensors, floating_dtype, module_device, to_tensors
 from nograd.errors import SignatureError
-from nograd.module import Call, EvalMode, check_tensors, floating_dtype, module_device, to_tensors
 
 T = torch.ones(1, 2)
 

@@ -14,8 +14,8 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from torch.nn.utils.parametrize import register_parametrization
 
 from nograd.backends.eager import eager_backend
-from nograd.fingerprint import of_value
-from nograd.module_state import without_bookkeeping
+from nograd.runtime.fingerprint import of_value
+from nograd.runtime.module_state import without_bookkeeping
 
 
 def seeded(make: Callable[[], nn.Module]) -> Any:

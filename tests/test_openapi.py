@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from nograd import Signature, TensorSpec
-from nograd.server.openapi_schemas import SCHEMAS
-from nograd.server.routes import ROUTES
+from nograd.server.http.openapi_schemas import SCHEMAS
+from nograd.server.http.routes import ROUTES
 from tests.fakes import Fake, Site, doubling, echoing
 from tests.running_server import RunningServer
 from tests.text_models import embedder

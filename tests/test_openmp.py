@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from nograd.openmp import spin_briefly
+from nograd.runtime.openmp import spin_briefly
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_a_limit_of_threads_holds_for_the_thread_that_sets_it_and_no_other() -> 
     program = (
         "import torch\n"
         "from nograd import Predictor\n"
-        "from nograd.threads import in_own_thread\n"
+        "from nograd.runtime.threads import in_own_thread\n"
         "torch.set_num_threads(3)\n"
         "backend = Predictor(torch.nn.Linear(2, 2), sample=torch.zeros(2, 2)).backend\n"
         "backend.limit_threads(1)\n"

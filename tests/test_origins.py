@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from nograd.errors import ConfigError
-from nograd.server.config import ServeConfig
-from nograd.server.connection import Connection
-from nograd.server.origins import Cors, HostRules, parse_host, parse_origin
-from nograd.server.short_path import ShortPathProtocol
+from nograd.server.http.connection import Connection
+from nograd.server.http.short_path import ShortPathProtocol
+from nograd.server.security.origins import Cors, HostRules, parse_host, parse_origin
+from nograd.server.settings.config import ServeConfig
 from tests.fakes import Reply, Site, doubling, x
 from tests.test_short_path import post, said
 
@@ -240,7 +240,7 @@ def test_a_setting_that_is_not_hosts_or_origins_is_refused(settings: dict[str, s
 
 def test_several_host_headers_are_refused() -> None:
     from nograd.errors import ForbiddenError
-    from nograd.server.origins import StateGuard
+    from nograd.server.security.origins import StateGuard
 
     guard = StateGuard(HostRules("127.0.0.1"), Cors())
 

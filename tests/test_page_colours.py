@@ -19,7 +19,7 @@ MARKS = [(mark, "card") for mark in ("soft", "p50", "p95", "p99", "batch", "bad"
 
 
 def colours(name: str) -> dict[str, str]:
-    css = files("nograd.server").joinpath("page", name).read_text("utf-8")
+    css = files("nograd.server.http").joinpath("page", name).read_text("utf-8")
     return dict(re.findall(r"--([\w-]+): (#\w{6});", css))
 
 

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from nograd.core.parity import EXACT, HALF, INT8, ParityReport, Tolerance, WorstRow, compare
+from nograd.core.tensors import TensorSpec
 from nograd.errors import ConfigError
-from nograd.parity import EXACT, HALF, INT8, ParityReport, Tolerance, WorstRow, compare
-from nograd.tensors import TensorSpec
 
 LOOSE = Tolerance(min_cosine=-1)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nograd.errors import ModelError
-from nograd.postprocessed import AnswerFields
+from nograd.predictors.postprocessed import AnswerFields
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from nograd import FP16Predictor, Predictor
 from nograd.backends.eager import eager_backend
 from nograd.backends.onnx import OnnxBackend
 from nograd.backends.onnx.export import export_to_onnx
+from nograd.core.independence import tolerance_for
+from nograd.core.parity import HALF
 from nograd.errors import ConfigError
-from nograd.independence import tolerance_for
-from nograd.parity import HALF
 from nograd.transforms.precision import HalfSupport, half_support, slower_sentence, to_half, with_autocast
 
 both = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -35,7 +35,7 @@ class Without:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 sys.meta_path.insert(0, Without())
-from nograd.cli import main
+from nograd.cli.commands import main
 main()
 """
 

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from nograd import Predictor, Signature, TensorSpec
+from nograd.core.tensors import Batch
 from nograd.errors import ConfigError, JobError
 from nograd.jobs.arrow_out import unified
 from nograd.jobs.columns import Wanted
 from nograd.jobs.keeping import Files
-from nograd.tensors import Batch
 from tests.fakes import Fake
 from tests.predicting import predict, read_jsonl, write_jsonl
 

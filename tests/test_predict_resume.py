@@ -119,7 +119,7 @@ def test_a_disk_that_is_full_is_one_sentence_and_the_same_command_goes_on(tmp_pa
     ]
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
-        "from nograd.cli import main; main()"
+        "from nograd.cli.commands import main; main()"
     )
     full = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], cwd=FOLDER, capture_output=True, text=True, timeout=300, check=False
@@ -228,7 +228,7 @@ class Known(Mortal):
         self.version = version
 
     def fingerprint(self) -> Any:
-        from nograd.fingerprint import of_value
+        from nograd.runtime.fingerprint import of_value
 
         return of_value(self.version)
 

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nograd import BatchPredictor, Predictor, Signature, TensorSpec
+from nograd.core.tensors import Batch
 from nograd.errors import ConfigError, ItemError
 from nograd.jobs.progress import Course, Lines, shown_on, summary_of
 from nograd.jobs.records import Place, Record
 from nograd.jobs.run import Job, Summary, run
 from nograd.jobs.windows import IN_FLIGHT, Held, Layout, cut, layout_for
-from nograd.tensors import Batch
 from tests.fakes import Fake, doubling
 from tests.predicting import Seen, predict, read_jsonl, write_jsonl
 

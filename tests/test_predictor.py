@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 import nograd
 from nograd import Backend, Predictor, Signature, TensorSpec
+from nograd.core.manifest import Manifest
 from nograd.errors import ConfigError, ItemError, ModelError, SignatureError, UnsupportedError
-from nograd.manifest import Manifest
 from tests.torch_models import Returns
 from tests.waiting import HANG_S
 

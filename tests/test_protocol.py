@@ -27,7 +27,7 @@ from nograd.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from nograd.server.protocol import Decoder, InferRequest, decode, encode, require_outputs, status_of, tensor_metadata
+from nograd.server.protocol.codec import Decoder, InferRequest, decode, encode, require_outputs, status_of, tensor_metadata
 from tests.fakes import DATATYPES, Site, echoing, tensor
 
 SPECS = {name: TensorSpec("t", dtype, ("n",)) for name, dtype in DATATYPES.items()}

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from nograd import ONNXPredictor, load
 from nograd.backends.onnx import OnnxBackend
+from nograd.core.parity import Tolerance
 from nograd.errors import ConfigError, ExportError
-from nograd.parity import Tolerance
 from nograd.transforms.int8 import dynamic_recipes, saturates, static_recipes
 from nograd.transforms.quantize import quantize_dynamic, quantize_static
 

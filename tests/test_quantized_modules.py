@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import nograd
+from nograd.core.parity import Tolerance
 from nograd.errors import ConfigError, ExportError, UnsupportedError
-from nograd.parity import Tolerance
 from nograd.transforms.int8_layers import Int8Linear, StoredInt8, largest_level, quantized_layer
 from nograd.transforms.measuring import ENGINES, Inputs, row_effect
 from nograd.transforms.onnx_module import OnnxModule

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from benchmarks.racing import EQUAL, LADDER, NOISES, Machine, Noise, race, simplicity
 from nograd.errors import ConfigError
-from nograd.tuning.figures import Figure
+from nograd.report.figures import Figure
 from nograd.tuning.racing import REFERENCE, Race, Sample, Verdict
 
 

@@ -23,7 +23,7 @@ from tests.running_server import FOLDER
 from tests.served_models import FATAL, GATE, MARKER_VARIABLE, fragile
 from tests.test_predict_command import without
 
-os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # 127.0.0.1 it is; see nograd.ray.where
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # 127.0.0.1 it is; see nograd.ray.address
 ray = pytest.importorskip("ray")
 
 pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.")  # Ray Data uses what it warns of
@@ -71,8 +71,8 @@ def mapped(rows: list[dict[str, Any]], model: str, **options: Any) -> list[dict[
 
 
 def on_ray(source: Path, output: Path, **settings: Any) -> Summary:
+    from nograd.ray.actor_pool import crew_of
     from nograd.ray.actors import recipe_of
-    from nograd.ray.crew import crew_of
 
     job = Job(MODEL, str(source), output, max_batch_size=8, commit_s=0.0, **settings)
     with crew_of(recipe_of(MODEL)) as over:
@@ -166,7 +166,7 @@ def test_a_run_that_was_begun_without_goes_on_with_it(tmp_path: Path, marker: Pa
 def test_a_row_that_ends_every_process_ends_the_run_and_what_is_done_is_kept(
     tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nograd.ray import crew
+    from nograd.ray import actor_pool as crew
 
     monkeypatch.setattr(crew, "RESTARTS", 0)
     source = write_jsonl(tmp_path / "in.jsonl", [*ROWS, {"id": 999, "x": [FATAL, 0]}])
@@ -180,8 +180,8 @@ def test_a_row_that_ends_every_process_ends_the_run_and_what_is_done_is_kept(
 
 
 def test_a_model_that_no_actor_can_load_is_one_sentence(tmp_path: Path) -> None:
+    from nograd.ray.actor_pool import crew_of
     from nograd.ray.actors import Recipe
-    from nograd.ray.crew import crew_of
 
     source = write_jsonl(tmp_path / "in.jsonl", ROWS)
     job = Job(MODEL, str(source), tmp_path / "out.jsonl")

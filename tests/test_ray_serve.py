@@ -25,9 +25,9 @@ from nograd.errors import ConfigError
 from nograd.ray.actors import CARRIED
 from nograd.ray.replicas import Load, Replicas, spare_percent, wanted
 from nograd.ray.serve_command import NOT_ON_RAY, check
-from nograd.server.config import ServeConfig
-from nograd.server.model_config import ModelConfig
-from nograd.server.settings import Settings, settle
+from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.model_config import ModelConfig
+from nograd.server.settings.resolution import Settings, settle
 from tests.bundles import write_texts
 from tests.running_server import FOLDER, RunningServer, server_of
 from tests.served_models import GATE, GATE_VARIABLE, MARKER_VARIABLE
@@ -37,7 +37,7 @@ from tests.test_ray import processes_with
 from tests.test_serve import Gatekeeper
 from tests.waiting import HANG_S
 
-os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # 127.0.0.1 it is; see nograd.ray.where
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # 127.0.0.1 it is; see nograd.ray.address
 ray = pytest.importorskip("ray")
 
 MODEL = "tests.served_models:scaled"

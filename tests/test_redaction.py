@@ -7,11 +7,11 @@ import logging
 import pytest
 
 from nograd.errors import ConfigError
-from nograd.redaction import is_masked, mask_credentials, mask_url
-from nograd.server.config import ServeConfig
-from nograd.server.model_config import ModelConfig
-from nograd.server.printing import to_toml
-from nograd.server.settings import Settings
+from nograd.runtime.redaction import is_masked, mask_credentials, mask_url
+from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.model_config import ModelConfig
+from nograd.server.settings.printing import to_toml
+from nograd.server.settings.resolution import Settings
 
 SECRET = "h3lio/s"
 
@@ -67,7 +67,7 @@ def test_an_error_about_a_url_has_no_credentials() -> None:
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_a_line_of_the_log_has_no_credentials(log_format: str) -> None:
-    from nograd.server.logs import _Lines
+    from nograd.server.telemetry.logs import _Lines
 
     ours = logging.LogRecord("nograd", logging.INFO, "", 0, "starting", None, None)
     ours.fields = {"models": ["https://me:swordfish@store/m.onnx"]}

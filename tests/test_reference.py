@@ -10,8 +10,8 @@ import pytest
 
 import nograd
 from nograd import errors
-from nograd.server.metrics import Metrics
-from nograd.server.protocol import status_of
+from nograd.server.protocol.codec import status_of
+from nograd.server.telemetry.metrics import Metrics
 from scripts.reference import FOLDER, pages
 from scripts.reference.commands import COMMANDS, flags
 from scripts.reference.failures import exit_code, is_of_requests, made

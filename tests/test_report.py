@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nograd.core.independence import Independence
 from nograd.errors import ModelLoadError
-from nograd.independence import Independence
-from nograd.tuning import figures, wording
-from nograd.tuning.figures import Figure
+from nograd.report import figures
+from nograd.report.figures import Figure
+from nograd.tuning import wording
 from nograd.tuning.html import to_html
 from nograd.tuning.report import WIDTH, dumps, loads, to_text
 from nograd.tuning.values import Candidate, CurvePoint, Row, TuneReport

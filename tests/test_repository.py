@@ -16,10 +16,10 @@ import pytest
 
 from nograd import CostCurve, Predictor, Signature
 from nograd.errors import ConfigError, ModelLoadError, UnavailableError
-from nograd.server.config import ServeConfig
-from nograd.server.model_config import ModelConfig
-from nograd.server.repository import bundles_in
-from nograd.server.short_path import ShortPathProtocol
+from nograd.server.http.short_path import ShortPathProtocol
+from nograd.server.models.repository import bundles_in
+from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.model_config import ModelConfig
 from tests.fakes import GATE, OUTPUT, Fake, Gate, Reply, Site, X, asgi, doubling, flat_cost, x
 from tests.test_short_path import Wire, infer_body, post
 
@@ -60,7 +60,7 @@ def _quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
         predictor.run(part)
         return flat_cost(predictor, part, max_batch_size)
 
-    monkeypatch.setattr("nograd.server.served.measure_cost", run_once)
+    monkeypatch.setattr("nograd.server.models.served.measure_cost", run_once)
 
 
 @pytest.fixture

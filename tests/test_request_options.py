@@ -13,10 +13,10 @@ import pytest
 from nograd import Predictor, Signature, TensorSpec
 from nograd.batching import Spent
 from nograd.errors import ProtocolError
-from nograd.server.protocol import DEFAULT_PRIORITY, PRIORITY_LEVELS, decode, priority_of, shorter
-from nograd.server.request_options import NO_OPTIONS, RequestOptions, parse_options
-from nograd.server.served import ServedModel
-from nograd.server.timing import Timing
+from nograd.server.http.request_options import NO_OPTIONS, RequestOptions, parse_options
+from nograd.server.models.served import ServedModel
+from nograd.server.protocol.codec import DEFAULT_PRIORITY, PRIORITY_LEVELS, decode, priority_of, shorter
+from nograd.server.telemetry.server_timing import Timing
 from tests.fakes import GATE, OUTPUT, Fake, Gate, Site, X, asgi, doubling, flat_cost, x
 
 DEADLINE = "x-envoy-expected-rq-timeout-ms"
@@ -26,7 +26,7 @@ INFER = "/v2/models/doubling/infer"
 @pytest.fixture(autouse=True)
 def _flat(monkeypatch: pytest.MonkeyPatch) -> None:
     """No request is cut but by the settings."""
-    monkeypatch.setattr("nograd.server.served.measure_cost", flat_cost)
+    monkeypatch.setattr("nograd.server.models.served.measure_cost", flat_cost)
 
 
 def body(*rows: list[float], **more: Any) -> bytes:

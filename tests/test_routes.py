@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nograd.errors import MethodError, ModelNotFoundError
-from nograd.server.routes import LONGEST_CACHED_PATH, ROUTES, Route, _routes_of_path, find_route
+from nograd.server.http.routes import LONGEST_CACHED_PATH, ROUTES, Route, _routes_of_path, find_route
 from tests.fakes import Site, doubling, x
 
 FILES = ("/", "/page/main.js")

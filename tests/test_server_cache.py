@@ -17,14 +17,14 @@ from torch import nn
 from nograd import Predictor, Signature, TensorSpec
 from nograd.caching import Cache, CacheStatistics, MemoryCache, encode
 from nograd.caching.flight import SingleFlight
-from nograd.caching.worth import WINDOW
+from nograd.caching.governor import WINDOW
+from nograd.core.tensors import Batch
 from nograd.errors import ConfigError
-from nograd.fingerprint import Fingerprint
-from nograd.server.binary import BinaryAnswer
-from nograd.server.caching import ModelCache
+from nograd.runtime.fingerprint import Fingerprint
 from nograd.server.call import Call
-from nograd.server.config import ServeConfig
-from nograd.tensors import Batch
+from nograd.server.models.caching import ModelCache
+from nograd.server.protocol.binary import BinaryAnswer
+from nograd.server.settings.config import ServeConfig
 from tests.fakes import GATE, OUTPUT, Fake, Gate, Site, X, doubling, x
 from tests.redis_server import RedisServer, redis_server
 from tests.running_server import serving

@@ -21,9 +21,9 @@ import asyncio, json
 import numpy as np
 from nograd import Backend, Predictor, Signature, TensorSpec
 from nograd.server.call import Call
-from nograd.server.config import ServeConfig
-from nograd.server.http import App
-from nograd.server.service import InferenceService
+from nograd.server.settings.config import ServeConfig
+from nograd.server.http.app import App
+from nograd.server.models.service import InferenceService
 
 class Doubler(Backend):
     name, device = "doubler", "cpu"

@@ -17,11 +17,11 @@ from jsonschema import Draft202012Validator
 
 from nograd.errors import ConfigError
 from nograd.server.command import check_early, settings_of
-from nograd.server.config import GROUPS, ServeConfig, settings_by_name
-from nograd.server.model_config import ModelConfig, name_of, parse_model
-from nograd.server.printing import to_toml
-from nograd.server.schema import config_schema
-from nograd.server.settings import Settings, settle
+from nograd.server.settings.config import GROUPS, ServeConfig, settings_by_name
+from nograd.server.settings.model_config import ModelConfig, name_of, parse_model
+from nograd.server.settings.printing import to_toml
+from nograd.server.settings.resolution import Settings, settle
+from nograd.server.settings.schema import config_schema
 from tests.test_cli import nograd
 
 ONE = [ModelConfig("m")]
@@ -297,7 +297,7 @@ def test_every_setting_is_an_option_and_every_option_has_the_settings_default() 
     """A field of ServeConfig without its option, or with another default than it has without the command, ends here."""
     import inspect
 
-    from nograd.cli import BESIDE, serve
+    from nograd.cli.commands import BESIDE, serve
 
     parameters = {name: each.default for name, each in inspect.signature(serve).parameters.items()}
     told = {name: value for name, value in parameters.items() if name not in BESIDE | {"context"}}

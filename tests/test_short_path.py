@@ -18,12 +18,12 @@ from uvicorn.server import ServerState
 
 from nograd import Signature, TensorSpec
 from nograd.batching.jobs import Reply
+from nograd.core.tensors import Batch
 from nograd.errors import NogradError
-from nograd.server import http
-from nograd.server.connection import Connection
-from nograd.server.encodings import compressed
-from nograd.server.short_path import LONGEST_BODY, ShortPathProtocol
-from nograd.tensors import Batch
+from nograd.server.http import app as http
+from nograd.server.http.connection import Connection
+from nograd.server.http.encodings import compressed
+from nograd.server.http.short_path import LONGEST_BODY, ShortPathProtocol
 from tests.fakes import GATE, OUTPUT, Fake, Gate, Site, X, doubling, x
 from tests.waiting import HANG_S
 
@@ -372,7 +372,7 @@ def test_a_long_answer_is_compressed_on_both_ways(
     request_: bytes, is_short: bool, cache_mb: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("encodings", "replies", "short_path"):
-        monkeypatch.setattr(f"nograd.server.{module}.COMPRESSED_FROM", 4096)
+        monkeypatch.setattr(f"nograd.server.http.{module}.COMPRESSED_FROM", 4096)
     with Site({"wide": wide()}, cache_mb=cache_mb) as one, Site({"wide": wide()}, cache_mb=cache_mb) as other:
         short, ordinary = said(one, ShortPathProtocol, request_), said(other, Connection, request_)
 
@@ -382,7 +382,7 @@ def test_a_long_answer_is_compressed_on_both_ways(
 
 def test_a_client_that_leaves_while_its_answer_is_compressed_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("encodings", "replies", "short_path"):
-        monkeypatch.setattr(f"nograd.server.{module}.COMPRESSED_FROM", 4096)
+        monkeypatch.setattr(f"nograd.server.http.{module}.COMPRESSED_FROM", 4096)
     begun, go_on = threading.Event(), threading.Event()
 
     def held(body: bytes, coding: bytes) -> bytes:
@@ -390,7 +390,7 @@ def test_a_client_that_leaves_while_its_answer_is_compressed_is_forgotten(monkey
         go_on.wait(HANG_S)
         return compressed(body, coding)
 
-    monkeypatch.setattr("nograd.server.replies.compressed", held)
+    monkeypatch.setattr("nograd.server.http.replies.compressed", held)
     with Site({"wide": wide()}) as site:
 
         async def talk() -> Transport:
@@ -410,7 +410,7 @@ def test_a_client_that_leaves_while_its_answer_is_compressed_is_forgotten(monkey
 
 
 def test_an_error_that_is_not_ours_is_told_by_its_kind_and_logged_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nograd.server.served.encode", lambda *_: 1 / 0)
+    monkeypatch.setattr("nograd.server.models.served.encode", lambda *_: 1 / 0)
     logged: list[dict[str, Any]] = []
     with sites() as (one, _):
         one.run(set_handler(logged))

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nograd.errors import ConfigError
-from nograd.tuning.figures import Figure
-from nograd.tuning.signs import log_evidence, median_figure, successes_needed
+from nograd.report.figures import Figure
+from nograd.tuning.sign_test import log_evidence, median_figure, successes_needed
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_every_source_page_is_built_and_the_reference_has_its_signatures(site: P
 
     predictor = (site / "reference" / "python" / "predictor" / "index.html").read_text("utf-8")
     for anchor in ("Predictor", "Predictor.predict", "Predictor.predict_proba", "Predictor.gradients"):
-        assert f'id="nograd.predictor.{anchor}"' in predictor
+        assert f'id="nograd.predictors.predictor.{anchor}"' in predictor
     assert "&gt;&gt;&gt; " in predictor, "an example in a docstring is a block of code"
     assert "<blockquote>" not in predictor
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 import nograd
 from nograd import BatchPredictor, DynamicBatcher, Predictor
 from nograd.backends.onnx.export import export_to_onnx
+from nograd.core.tensors import Signature, TensorSpec
 from nograd.errors import InputSizeError, ItemError
 from nograd.probing import probe
-from nograd.tensors import Signature, TensorSpec
 from tests.fakes import OUTPUT, Fake
 from tests.grpc_site import GrpcSite, raw_request
 

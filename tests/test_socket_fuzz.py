@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from nograd.core.tensors import Array
 from nograd.server.grpc.messages import SERVICE
-from nograd.tensors import Array
 from tests.grpc_site import raw_request
 from tests.running_server import RunningServer, serving
 from tests.test_grpc_clients import address

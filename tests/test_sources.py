@@ -14,7 +14,7 @@ import torch
 
 from nograd import BatchPredictor, Predictor, load
 from nograd.errors import ConfigError, ModelLoadError
-from nograd.text import Tokenize, folder_limit
+from nograd.text.tokenizing import Tokenize, folder_limit
 
 SENTENCES = [
     "A man is eating food.",
@@ -143,7 +143,7 @@ class Blocked:
 
 sys.meta_path.insert(0, Blocked())
 from nograd import load
-from nograd.text import Tokenize
+from nograd.text.tokenizing import Tokenize
 try:
     {program}
 except ImportError as error:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from nograd.stalls import StallWatch, stall_limit
+from nograd.runtime.stalls import StallWatch, stall_limit
 
 
 class Alarm:
@@ -58,7 +58,7 @@ def test_work_that_continues_after_a_stall_says_so() -> None:
 
 KEEPS_THE_LOCK = """
 import ctypes, signal, sys, threading
-from nograd.stalls import StallWatch
+from nograd.runtime.stalls import StallWatch
 
 def never_returns():
     ctypes.PyDLL(None).pause()  # in C, without giving the interpreter's lock back
@@ -93,7 +93,7 @@ def test_stacks_that_nobody_reads_hold_up_nothing() -> None:
             os.write(writes, b"x" * 4096)
     os.set_blocking(writes, True)
     program = f"""
-from nograd.stalls import StallWatch, _unblocked
+from nograd.runtime.stalls import StallWatch, _unblocked
 import os
 number = _unblocked({writes})
 try:

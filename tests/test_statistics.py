@@ -12,11 +12,11 @@ import pytest
 
 from nograd import Predictor, Signature, TensorSpec
 from nograd.batching import BatchRecord, Execution
-from nograd.independence import Independence
-from nograd.server.config import ServeConfig
-from nograd.server.configuration import configuration
-from nograd.server.statistics import FOLD_AT, Looked, Tally
-from nograd.tensors import Batch
+from nograd.core.independence import Independence
+from nograd.core.tensors import Batch
+from nograd.server.protocol.triton_config import configuration
+from nograd.server.settings.config import ServeConfig
+from nograd.server.telemetry.statistics import FOLD_AT, Looked, Tally
 from tests.fakes import GATE, OUTPUT, Fake, Gate, Site, X, asgi, doubling, flat_cost, x
 
 DURATIONS = (
@@ -27,7 +27,7 @@ DURATIONS = (
 @pytest.fixture(autouse=True)
 def _flat(monkeypatch: pytest.MonkeyPatch) -> None:
     """No request is cut but by the settings."""
-    monkeypatch.setattr("nograd.server.served.measure_cost", flat_cost)
+    monkeypatch.setattr("nograd.server.models.served.measure_cost", flat_cost)
 
 
 def record(*executions: Execution, waited_s: tuple[float, ...]) -> BatchRecord:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from nograd.stderr import QueuedStderr, queued_stderr
+from nograd.runtime.stderr import QueuedStderr, queued_stderr
 from tests.running_server import FOLDER
 from tests.waiting import HANG_S
 
@@ -187,7 +187,7 @@ def test_a_reason_that_stderr_does_not_take_is_on_stdout(how: str) -> None:
 @pytest.mark.parametrize("descriptor", [1, 2])
 def test_leaving_with_a_closed_standard_file_keeps_the_exit_code_while_a_daemon_thread_runs(descriptor: int) -> None:
     program = (
-        "import threading, nograd.exits as exits\n"
+        "import threading, nograd.runtime.exits as exits\n"
         "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
         "exits.leave(7)"
     )

@@ -12,9 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nograd.core.inputs import is_tensor
+from nograd.core.structure import flatten, left_out, outline, restore_from
 from nograd.errors import SignatureError
-from nograd.inputs import is_tensor
-from nograd.structure import flatten, left_out, outline, restore_from
 
 
 class Pair(NamedTuple):

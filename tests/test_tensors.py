@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nograd import Signature, TensorSpec
+from nograd.core.tensors import concat, cut_back, num_rows, split
 from nograd.errors import SignatureError
-from nograd.tensors import concat, cut_back, num_rows, split
 
 X = Signature((TensorSpec("x", "float32", (4,)),))
 TEXT = Signature((TensorSpec("text", "bytes"),))

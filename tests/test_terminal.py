@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from nograd import cache_tools
-from nograd.cli import app
-from nograd.terminal import escape_controls
+from nograd.cli import cache as cache_tools
+from nograd.cli.commands import app
+from nograd.runtime.terminal import escape_controls
 
 EVIL = "m\x1b]0;owned\x07\x1b[2J\x9b31m\r\u202edlrow"
 

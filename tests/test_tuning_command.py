@@ -15,9 +15,9 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 
+from nograd.core.units import bytes_of, seconds_of
 from nograd.errors import ConfigError
 from nograd.tuning.command import metric_of, settings_of
-from nograd.units import bytes_of, seconds_of
 from tests.waiting import HANG_S
 
 HERE = Path(__file__).parent

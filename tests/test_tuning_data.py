@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from nograd import Predictor
+from nograd.core.tensors import Batch
 from nograd.errors import ConfigError, SignatureError
-from nograd.tensors import Batch
 from nograd.tuning.data import read_sample, sample_of
 from tests.served_models import echo
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from nograd.parity import EXACT, HALF, INT8
+from nograd.core.parity import EXACT, HALF, INT8
 from nograd.tuning.candidates import Variant, layouts, simplicity, variants
 from nograd.tuning.entries import Entry, work_of
 from nograd.tuning.values import Candidate, Goal

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from nograd.core.parity import EXACT, INT8, Tolerance
 from nograd.errors import ConfigError
-from nograd.parity import EXACT, INT8, Tolerance
 from nograd.tuning.candidates import parse_tolerance
 from nograd.tuning.values import Candidate, Goal, Row, TuneReport
 

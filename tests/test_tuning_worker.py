@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from nograd.parity import EXACT
+from nograd.core.parity import EXACT
 from nograd.tuning.bench import Task
 from nograd.tuning.building import file_of
 from nograd.tuning.values import Candidate

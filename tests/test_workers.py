@@ -18,13 +18,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from nograd.errors import ConfigError, PortInUseError
-from nograd.server.config import ServeConfig
-from nograd.server.model_config import ModelConfig
 from nograd.server.run import bind, hold_port
-from nograd.server.settings import Settings
+from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.model_config import ModelConfig
+from nograd.server.settings.resolution import Settings
 from nograd.server.workers.merging import merged
 from nograd.server.workers.plan import Order, cannot_start, devices_of, only, orders_of, pause_s
-from nograd.server.workers.siblings import Siblings
+from nograd.server.workers.worker_peers import Siblings
 from tests.fakes import Site, doubling
 from tests.running_server import FOLDER, RunningServer, server_of
 from tests.test_cli import nograd

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nograd import Predictor, Signature, TensorSpec
-from nograd.tensors import Array, Batch
+from nograd.core.tensors import Array, Batch
 from tests.fakes import Fake
 
 TEXT = TensorSpec("text", "bytes")

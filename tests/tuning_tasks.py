@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nograd import Predictor
 from nograd.backends.modules import ModuleBackend
-from nograd.parity import HALF, Tolerance
+from nograd.core.parity import HALF, Tolerance
 from nograd.tuning.bench import Metric, Task
 from nograd.tuning.data import sample_of
 from nograd.tuning.workload import workload_of

@@ -24,7 +24,7 @@ import numpy as np
 
 from nograd import BatchPolicy, CostCurve, Decision, DynamicBatcher, Signature, TensorSpec
 from nograd.batching import BatchRecord, DeadlineQueue, DeviceState, policy_for
-from nograd.tensors import Batch, Batching
+from nograd.core.tensors import Batch, Batching
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from nograd import cli
+from nograd.cli import commands as cli
 from scripts.reference.tables import MADE, table
 
 __all__ = ["COMMANDS", "commands", "flags"]

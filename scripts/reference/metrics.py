@@ -10,9 +10,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from nograd import Backend, Batch, Predictor, Signature, TensorSpec
 from nograd.errors import NogradError
 from nograd.server.call import Call
-from nograd.server.config import ServeConfig
-from nograd.server.protocol import status_of
-from nograd.server.service import InferenceService
+from nograd.server.models.service import InferenceService
+from nograd.server.protocol.codec import status_of
+from nograd.server.settings.config import ServeConfig
 from nograd.server.workers.merging import of_workers
 from scripts.reference.tables import MADE, WIDE, table
 

@@ -32,7 +32,10 @@ ABOUT = {
 }
 """Module -> what it is for."""
 
-ALIASES = {"Batch": "nograd.tensors"}
+GROUPS = ("core", "predictors")
+"""Folders whose modules have a page each."""
+
+ALIASES = {"Batch": "nograd.core.tensors"}
 """Public names of types that do not know where they are from."""
 
 
@@ -43,7 +46,8 @@ def homes() -> dict[str, list[tuple[str, str]]]:
         value: Any = getattr(nograd, name)
         module = ALIASES.get(name, "") or str(getattr(value, "__module__", ""))
         if module.startswith("nograd."):
-            found[module.split(".")[1]].append((name, f"{module}.{name}"))
+            _, folder, *rest = module.split(".")
+            found[rest[0] if folder in GROUPS else folder].append((name, f"{module}.{name}"))
     return dict(found)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from nograd.server.schema import config_schema
+from nograd.server.settings.schema import config_schema
 
 __all__ = ["schema"]
 

@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from nograd.backends.onnx.export import export_to_onnx
     from nograd.backends.openvino import export_to_openvino
     from nograd.backends.torchscript import export_to_torchscript
-    from nograd.batcher import DynamicBatcher
     from nograd.batching import BatchPolicy, DeadlinePolicy, Decision, LengthPolicy, measure_cost
-    from nograd.bulk import BatchPredictor
     from nograd.bundle import Bundle
     from nograd.cached import CachedEmbedder, CachedPredictor, RedisCachedPredictor
     from nograd.caching import Cache, MemoryCache
     from nograd.checks import check
-    from nograd.cost import CostCurve
+    from nograd.core.cost import CostCurve
+    from nograd.core.parity import ParityReport, Tolerance, compare
+    from nograd.core.tensors import Batch, Signature, TensorSpec
     from nograd.errors import NogradError
-    from nograd.parity import ParityReport, Tolerance, compare
-    from nograd.predictor import Predictor
+    from nograd.predictors.batcher import DynamicBatcher
+    from nograd.predictors.bulk import BatchPredictor
+    from nograd.predictors.predictor import Predictor
     from nograd.presets import FP16Predictor, HighThroughputPredictor, LowLatencyPredictor, ONNXPredictor
     from nograd.probing import SampleWarning, probe
     from nograd.sources import load
-    from nograd.tensors import Batch, Signature, TensorSpec
     from nograd.transforms.memory import MemoryEfficientModel
     from nograd.transforms.offload import offload
     from nograd.transforms.precision import to_half
@@ -54,8 +54,8 @@ _HOME = {
     "LowLatencyPredictor": "presets",
     "MemoryEfficientModel": "transforms.memory",
     "ONNXPredictor": "presets",
-    "ParityReport": "parity",
-    "Tolerance": "parity",
+    "ParityReport": "core.parity",
+    "Tolerance": "core.parity",
     "export_to_onnx": "backends.onnx.export",
     "export_to_openvino": "backends.openvino",
     "export_to_pt2": "backends.aot",
@@ -63,21 +63,21 @@ _HOME = {
     "optimize_model_compile": "backends.compiled",
     "to_half": "transforms.precision",
     "offload": "transforms.offload",
-    "compare": "parity",
+    "compare": "core.parity",
     "Backend": "backends",
-    "Batch": "tensors",
+    "Batch": "core.tensors",
     "BatchPolicy": "batching",
-    "BatchPredictor": "bulk",
+    "BatchPredictor": "predictors.bulk",
     "Bundle": "bundle",
-    "CostCurve": "cost",
+    "CostCurve": "core.cost",
     "DeadlinePolicy": "batching",
     "Decision": "batching",
-    "DynamicBatcher": "batcher",
+    "DynamicBatcher": "predictors.batcher",
     "LengthPolicy": "batching",
     "NogradError": "errors",
-    "Predictor": "predictor",
-    "Signature": "tensors",
-    "TensorSpec": "tensors",
+    "Predictor": "predictors.predictor",
+    "Signature": "core.tensors",
+    "TensorSpec": "core.tensors",
     "TorchBackend": "backends",
     "check": "checks",
     "load": "sources",

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from nograd.aliases import one_of
-from nograd.as_predictor import as_predictor, parts_of
 from nograd.backends import Backend, TorchBackend
 from nograd.caching import Cache, CacheStatistics, MemoryCache
 from nograd.caching.answers import Answers, KeyMaker
 from nograd.caching.tiers import TieredCache
 from nograd.caching.units import Texts
-from nograd.calls import as_tensors
+from nograd.core.aliases import one_of
+from nograd.core.model_kinds import check_module
+from nograd.core.tensors import Array
 from nograd.errors import ConfigError, SignatureError
-from nograd.fingerprint import Fingerprint
-from nograd.model_kinds import check_module
-from nograd.predictor import Predictor
+from nograd.predictors.as_predictor import as_predictor, parts_of
+from nograd.predictors.calls import as_tensors
+from nograd.predictors.predictor import Predictor
+from nograd.runtime.fingerprint import Fingerprint
 from nograd.sources import load
-from nograd.tensors import Array
-from nograd.text import Tokenize
+from nograd.text.tokenizing import Tokenize
 
 if TYPE_CHECKING:
     import torch
@@ -280,7 +280,7 @@ def _text_predictor(model: Any, tokenizer: Any, device: Any) -> Predictor:
     check_module(model, wanted="a nograd.Predictor that takes text, an encoder module, or a name that nograd.load takes")
     if tokenizer is None:
         raise ConfigError("the model is a bare encoder; give its tokenizer, too: a tokenizer.json or the folder that holds it")
-    from nograd.pooling import MeanPooled
+    from nograd.text.pooling import MeanPooled
 
     tokenize = tokenizer if isinstance(tokenizer, Tokenize) else Tokenize(tokenizer)
     return Predictor(MeanPooled(model), device, preprocess=tokenize, sample=SAMPLE)

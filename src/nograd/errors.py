@@ -32,7 +32,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nograd.parity import ParityReport
+    from nograd.core.parity import ParityReport
 
 __all__ = [
     "ConfigError",

@@ -54,7 +54,7 @@ def export_model(backend: Backend, path: Path, *, to: str, precision: Precision 
         return write_file(kind, backend, path)
     if precision == "int8":
         return _in_int8(backend, path)
-    from nograd.parity import HALF
+    from nograd.core.parity import HALF
 
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".nograd-") as folder:
         made = write_file(kind, halved(backend, precision), Path(folder) / path.name)

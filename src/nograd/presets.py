@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nograd.as_predictor import parts_of
 from nograd.backends import Backend
 from nograd.backends.timing import fastest, in_turn_s
-from nograd.bulk import BatchPredictor
-from nograd.cores import processors
+from nograd.core.inputs import each_item, to_host
+from nograd.core.model_kinds import check_module
+from nograd.core.tensors import Batch
 from nograd.errors import ConfigError, ExportError, MissingExtraError
-from nograd.inputs import each_item, to_host
-from nograd.model_kinds import check_module
-from nograd.predictor import Predictor
-from nograd.tensors import Batch
+from nograd.predictors.as_predictor import parts_of
+from nograd.predictors.bulk import BatchPredictor
+from nograd.predictors.predictor import Predictor
+from nograd.runtime.cores import processors
 
 if TYPE_CHECKING:
     import torch
@@ -286,7 +286,7 @@ def _best(
     closed.
     """
     from nograd.backends.eager import eager_backend
-    from nograd.module import module_device
+    from nograd.core.module import module_device
 
     reference = eager_backend(model, samples, device=module_device(model))
     candidates: list[Backend] = [reference if layout == (1, None) else _laned(reference, *layout) for layout in layouts]

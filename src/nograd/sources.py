@@ -11,13 +11,13 @@ from typing import Any
 from nograd.backends.coupling import accept_coupling
 from nograd.backends.registry import find_suffix
 from nograd.bundle import Bundle, is_bundle
+from nograd.core.inputs import is_module
 from nograd.errors import ConfigError, MissingExtraError, ModelLoadError, NogradError, UnsupportedError
 from nograd.exports import open_file
-from nograd.imports import import_module
-from nograd.inputs import is_module
-from nograd.interrupts import is_interrupt
-from nograd.predictor import Predictor
-from nograd.transformers_folder import is_transformers_folder, load_folder
+from nograd.model_folders.transformers import is_transformers_folder, load_folder
+from nograd.predictors.predictor import Predictor
+from nograd.runtime.imports import import_module
+from nograd.runtime.interrupts import is_interrupt
 
 __all__ = ["DEMO", "folder_of", "load"]
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from nograd.core.tensors import Batch, Signature
 from nograd.errors import ConfigError
-from nograd.fingerprint import Fingerprint, of_files, of_object, of_value
-from nograd.tensors import Batch, Signature
-from nograd.threads import in_own_thread
+from nograd.runtime.fingerprint import Fingerprint, of_files, of_object, of_value
+from nograd.runtime.threads import in_own_thread
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

@@ -27,10 +27,10 @@ from nograd.backends.exporting import (
 )
 from nograd.backends.loaded import check_file, check_trusted, program_backend
 from nograd.backends.modules import ModuleBackend
+from nograd.core.manifest import KEY
+from nograd.core.parity import Tolerance
+from nograd.core.tensors import TensorSpec
 from nograd.errors import ConfigError, ExportError, ModelLoadError
-from nograd.manifest import KEY
-from nograd.parity import Tolerance
-from nograd.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from nograd.backends.kinds import LoadOptions
@@ -60,7 +60,7 @@ def export_to_pt2(
         path: the file; it must end in `.pt2`.
         freezing: whether weights become constants that may be laid out anew; it helped one row and cost large batches 30 %
             (MiniLM, measured), so measure.
-        tolerance: how closely the package must agree; default: `nograd.parity.EXACT`, for half precision `HALF`.
+        tolerance: how closely the package must agree; default: `nograd.core.parity.EXACT`, for half precision `HALF`.
 
     Raises:
         ExportError: torch.export or the compiler refuses the model, or the package does not answer as the model does.

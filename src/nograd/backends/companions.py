@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from nograd.tensors import TEXT, Array, Batch, Signature, TensorSpec, concat
+from nograd.core.tensors import TEXT, Array, Batch, Signature, TensorSpec, concat
 
 __all__ = ["MIXED", "kinds_for", "make_row", "random_target", "stretched", "with_companions"]
 

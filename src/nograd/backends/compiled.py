@@ -16,12 +16,12 @@ from nograd.backends.coupling import measured_signature, unmeasured
 from nograd.backends.eager import precision_of
 from nograd.backends.exporting import check_module, example_of, reference_of
 from nograd.backends.modules import ModuleBackend
+from nograd.core.inputs import to_host
+from nograd.core.module import original_of
+from nograd.core.tensors import Batch, TensorSpec, cut_back, num_rows
 from nograd.errors import ConfigError, ModelError, UnsupportedError
-from nograd.fingerprint import Fingerprint, of_value
-from nograd.inputs import to_host
-from nograd.module import original_of
 from nograd.probing.samples import resized, with_rows
-from nograd.tensors import Batch, TensorSpec, cut_back, num_rows
+from nograd.runtime.fingerprint import Fingerprint, of_value
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 from nograd.backends.exporting import quiet
+from nograd.core.module import Accelerated, Call
 from nograd.errors import ConfigError
-from nograd.fingerprint import Fingerprint, of_value
-from nograd.module import Accelerated, Call
+from nograd.runtime.fingerprint import Fingerprint, of_value
 
 if TYPE_CHECKING:
     from nograd.backends.compiled import CompiledBackend
-    from nograd.tensors import Batch, Signature
+    from nograd.core.tensors import Batch, Signature
 
 __all__ = ["MODES", "CompiledModel", "Failure", "Mode", "Way", "failure_of", "next_way"]
 

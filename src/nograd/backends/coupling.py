@@ -14,10 +14,10 @@ from typing import Literal
 import numpy as np
 
 from nograd.backends.companions import MIXED, kinds_for, make_row, random_target, stretched, with_companions
-from nograd.differences import LargestDifference, largest_value, max_difference
+from nograd.core.differences import LargestDifference, largest_value, max_difference
+from nograd.core.independence import Independence
+from nograd.core.tensors import Batch, Signature, concat, cut_back
 from nograd.errors import ModelError, SignatureError
-from nograd.independence import Independence
-from nograd.tensors import Batch, Signature, concat, cut_back
 
 __all__ = ["QUICK", "accept_coupling", "how_to_batch", "judged", "measure_independence", "measured_signature", "unmeasured"]
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from nograd.inputs import is_tensor
-from nograd.interrupts import is_interrupt
-from nograd.module import Accelerated
-from nograd.structure import flatten
+from nograd.core.inputs import is_tensor
+from nograd.core.module import Accelerated
+from nograd.core.structure import flatten
+from nograd.runtime.interrupts import is_interrupt
 
 if TYPE_CHECKING:
     from nograd.backends.modules import ModuleBackend

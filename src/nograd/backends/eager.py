@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from nograd.backends.coupling import judged
 from nograd.backends.modules import ModuleBackend, resolve_device
+from nograd.core.module import Call, computing_dtype, dtype_name, module_device, original_of, to_tensors
+from nograd.core.tensors import Signature, TensorSpec
 from nograd.errors import SignatureError
-from nograd.module import Call, computing_dtype, dtype_name, module_device, original_of, to_tensors
 from nograd.probing import probe
-from nograd.tensors import Signature, TensorSpec
 
 if TYPE_CHECKING:
     import torch

@@ -21,17 +21,17 @@ from nograd.backends import Backend
 from nograd.backends.coupling import accept_coupling, measured_signature, unmeasured
 from nograd.backends.eager import eager_backend, precision_of
 from nograd.backends.modules import ModuleBackend
+from nograd.core.inputs import is_tensor, to_host
+from nograd.core.manifest import Manifest
+from nograd.core.module import EvalMode, floating_dtype, original_of
+from nograd.core.parity import EXACT, HALF, ParityReport, Tolerance, compare
+from nograd.core.structure import flatten, outline
+from nograd.core.tensors import Batch
 from nograd.errors import ConfigError, ExportError, ModelError
-from nograd.inputs import is_tensor, to_host
-from nograd.manifest import Manifest
-from nograd.module import EvalMode, floating_dtype, original_of
-from nograd.parity import EXACT, HALF, ParityReport, Tolerance, compare
 from nograd.probing.samples import Tensors, padded, resized, with_rows
-from nograd.structure import flatten, outline
-from nograd.tensors import Batch
 
 if TYPE_CHECKING:
-    from nograd.tensors import Signature
+    from nograd.core.tensors import Signature
 
 __all__ = [
     "Export",

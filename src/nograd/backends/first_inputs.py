@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nograd.backends.eager import eager_backend, unprobed_backend
+from nograd.core.inputs import is_tensor, one_row, to_host
+from nograd.core.module import to_tensors
 from nograd.errors import NogradError, SignatureError
-from nograd.inputs import is_tensor, one_row, to_host
-from nograd.module import to_tensors
 from nograd.probing.runs import Runs
 
 if TYPE_CHECKING:

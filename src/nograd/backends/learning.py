@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 from nograd.backends.eager import eager_backend, moved, unprobed_backend
 from nograd.backends.first_inputs import backend_from_inputs
 from nograd.backends.modules import resolve_device
+from nograd.core.inputs import by_name
+from nograd.core.module import check_tensors, to_tensors
+from nograd.core.tensors import Signature
 from nograd.errors import NogradError, SignatureError
-from nograd.inputs import by_name
-from nograd.module import check_tensors, to_tensors
-from nograd.tensors import Signature
-from nograd.threads import in_own_thread
+from nograd.runtime.threads import in_own_thread
 
 if TYPE_CHECKING:
     import torch

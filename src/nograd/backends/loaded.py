@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from nograd.backends import FileFingerprint
 from nograd.backends.modules import ModuleBackend
+from nograd.core.manifest import Manifest
+from nograd.core.module import Call
+from nograd.core.structure import restore_from
 from nograd.errors import ConfigError, ModelLoadError
-from nograd.manifest import Manifest
-from nograd.module import Call
-from nograd.structure import restore_from
 
 __all__ = ["check_file", "check_trusted", "program_backend"]
 

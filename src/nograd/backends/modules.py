@@ -12,14 +12,14 @@ import torch
 
 from nograd.backends import FileFingerprint, TorchBackend, check_lanes
 from nograd.backends.changes import Watch
+from nograd.core.inputs import is_tensor
+from nograd.core.module import Call, EvalMode, module_device, problem_type, row_fault
+from nograd.core.structure import Restore, flatten, left_out
+from nograd.core.tensors import Array, Batch, Signature
 from nograd.errors import ConfigError, InputSizeError, ModelError, UnsupportedError
-from nograd.fingerprint import Fingerprint, of_value
-from nograd.inputs import is_tensor
-from nograd.interrupts import is_interrupt
-from nograd.module import Call, EvalMode, module_device, problem_type, row_fault
-from nograd.structure import Restore, flatten, left_out
-from nograd.tensors import Array, Batch, Signature
-from nograd.threads import in_own_thread
+from nograd.runtime.fingerprint import Fingerprint, of_value
+from nograd.runtime.interrupts import is_interrupt
+from nograd.runtime.threads import in_own_thread
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nograd.backends import Backend
 from nograd.errors import ExportError, MissingExtraError, ModelLoadError, NogradError
-from nograd.interrupts import is_interrupt
+from nograd.runtime.interrupts import is_interrupt
 
 if TYPE_CHECKING:
     from nograd.backends.exporting import Export

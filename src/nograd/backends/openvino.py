@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nograd.backends import Backend, FileFingerprint, check_lanes
-from nograd.cores import processors
+from nograd.core.manifest import KEY, Manifest
+from nograd.core.structure import restore_from
+from nograd.core.tensors import Batch, num_rows
 from nograd.errors import ConfigError, MissingExtraError, ModelError, ModelLoadError
-from nograd.fingerprint import Fingerprint
-from nograd.manifest import KEY, Manifest
-from nograd.structure import restore_from
-from nograd.tensors import Batch, num_rows
+from nograd.runtime.cores import processors
+from nograd.runtime.fingerprint import Fingerprint
 
 _telemetry = sys.modules.get("openvino_telemetry")
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # openvino then takes its own stub, and reports nothing home
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from nograd.backends.exporting import Export
     from nograd.backends.kinds import LoadOptions
     from nograd.backends.modules import ModuleBackend
-    from nograd.parity import Tolerance
+    from nograd.core.parity import Tolerance
 
 __all__ = ["OpenVinoBackend", "export_to_openvino", "load_file", "write_file"]
 
@@ -191,7 +191,7 @@ def export_to_openvino(
         model: a module, or an eager backend.
         sample: inputs that the module can run; None for a backend.
         path: the file; it must end in `.xml`. The weights lie beside it, in the `.bin`.
-        tolerance: how closely the file must agree; default: `nograd.parity.EXACT`, for half precision `HALF`.
+        tolerance: how closely the file must agree; default: `nograd.core.parity.EXACT`, for half precision `HALF`.
 
     Raises:
         ExportError: no exporter takes the model, OpenVINO does not, or the file does not answer as the model does.

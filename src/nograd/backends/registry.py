@@ -14,7 +14,7 @@ from functools import lru_cache
 from importlib import metadata
 
 from nograd.backends.kinds import FLOAT_PRECISIONS, Kind
-from nograd.interrupts import is_interrupt
+from nograd.runtime.interrupts import is_interrupt
 
 __all__ = ["BUILT_IN", "GROUP", "all_kinds", "find_kind", "find_suffix", "find_target", "rank", "runtimes", "why_unknown"]
 

@@ -27,11 +27,11 @@ from nograd.backends.exporting import (
 )
 from nograd.backends.loaded import check_file, check_trusted, program_backend
 from nograd.backends.modules import ModuleBackend
+from nograd.core.manifest import KEY, Manifest
+from nograd.core.module import Call
+from nograd.core.parity import Tolerance
+from nograd.core.tensors import Signature
 from nograd.errors import ConfigError, ModelLoadError
-from nograd.manifest import KEY, Manifest
-from nograd.module import Call
-from nograd.parity import Tolerance
-from nograd.tensors import Signature
 
 if TYPE_CHECKING:
     from nograd.backends.kinds import LoadOptions
@@ -69,7 +69,7 @@ def export_to_torchscript(
         sample: inputs that the module can run; None for a backend.
         path: the file.
         method: `trace` records a run; `script` compiles the Python source of `forward`, branches and all.
-        tolerance: how closely the file must agree; default: `nograd.parity.EXACT`, for half precision `HALF`.
+        tolerance: how closely the file must agree; default: `nograd.core.parity.EXACT`, for half precision `HALF`.
 
     Raises:
         ExportError: torch.jit refuses the model, or the file's answers differ from the model's.

@@ -28,9 +28,9 @@ from nograd.batching.policy import BatchPolicy, Decision, DeviceState, checked_l
 from nograd.batching.queue import DeadlineQueue
 from nograd.batching.records import BatchRecord, RunningBatch, Spent, Statistics
 from nograd.batching.refusals import again, check_request, full, late, not_open, too_large, too_late
-from nograd.cost import CostCurve
+from nograd.core.cost import CostCurve
+from nograd.core.tensors import Batch, Signature, num_rows
 from nograd.errors import ConfigError, DeadlineError, DeviceLostError, NogradError, UnavailableError
-from nograd.tensors import Batch, Signature, num_rows
 
 __all__ = ["Batcher", "Runner", "check_settings"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from nograd.batching.lengths import LengthPolicy
 from nograd.batching.policy import BatchPolicy, DeadlinePolicy
-from nograd.cost import CostCurve
+from nograd.core.cost import CostCurve
+from nograd.core.tensors import Signature
 from nograd.errors import ConfigError
-from nograd.tensors import Signature
 
 __all__ = ["policy_for"]
 

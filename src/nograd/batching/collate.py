@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 from nograd.batching.grouping import cheapest_groups
 from nograd.batching.tracking import TokenCost
+from nograd.core.tensors import Batch, Signature, concat, cut_back, join_arrays, num_rows, split
 from nograd.errors import ModelError
-from nograd.tensors import Batch, Signature, concat, cut_back, join_arrays, num_rows, split
 
 __all__ = ["chunks", "hand_out", "join", "merge", "model_error", "padding_share", "plan", "run_together"]
 

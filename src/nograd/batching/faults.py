@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from nograd.batching.collate import chunks, merge, model_error, run_together
+from nograd.core.tensors import Batch, Signature, num_rows
 from nograd.errors import DeadlineError, DeviceLostError, NogradError
-from nograd.interrupts import is_interrupt
-from nograd.out_of_memory import is_out_of_memory
-from nograd.tensors import Batch, Signature, num_rows
+from nograd.runtime.interrupts import is_interrupt
+from nograd.runtime.out_of_memory import is_out_of_memory
 
 __all__ = ["Outcome", "is_device_lost", "retry_sizes", "run_apart"]
 

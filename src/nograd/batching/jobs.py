@@ -14,9 +14,9 @@ from nograd.batching.faults import Outcome
 from nograd.batching.policy import Reason
 from nograd.batching.queue import Waiting
 from nograd.batching.records import BatchRecord, Execution, Spent
-from nograd.callbacks import call_back
+from nograd.core.tensors import Batch
 from nograd.errors import DeadlineError, DeviceLostError
-from nograd.tensors import Batch
+from nograd.runtime.callbacks import call_back
 
 __all__ = ["Entry", "Job", "Pieces", "Reply", "entry_of", "record_of"]
 

@@ -17,10 +17,10 @@ from nograd.batching.collate import model_error
 from nograd.batching.faults import Outcome, run_apart
 from nograd.batching.jobs import Job
 from nograd.batching.records import Execution
+from nograd.core.tensors import Batch, Signature, num_rows
 from nograd.errors import DeviceLostError
-from nograd.interrupts import is_interrupt
-from nograd.tensors import Batch, Signature, num_rows
-from nograd.threads import in_own_thread
+from nograd.runtime.interrupts import is_interrupt
+from nograd.runtime.threads import in_own_thread
 
 __all__ = ["Lanes"]
 

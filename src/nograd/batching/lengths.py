@@ -11,7 +11,7 @@ from nograd.batching.grouping import cheapest_groups
 from nograd.batching.policy import ArrivalRate, Decision, DeviceState, Reason, checked_limits
 from nograd.batching.queue import DeadlineQueue, Waiting
 from nograd.batching.tracking import TokenCost
-from nograd.cost import CostCurve
+from nograd.core.cost import CostCurve
 from nograd.errors import ConfigError
 
 __all__ = ["LengthPolicy"]

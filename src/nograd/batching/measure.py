@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 
 from nograd.batching.collate import join
-from nograd.cost import CostCurve
+from nograd.core.cost import CostCurve
+from nograd.core.tensors import Array, Batch, Signature
 from nograd.errors import NogradError
-from nograd.tensors import Array, Batch, Signature
 
 __all__ = ["measure_cost", "warm_up"]
 

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 from nograd.batching.booking import Booking
 from nograd.batching.queue import DeadlineQueue, Waiting
 from nograd.batching.tracking import RowCost
-from nograd.cost import CostCurve
+from nograd.core.cost import CostCurve
 from nograd.errors import ConfigError
 
 __all__ = ["BatchPolicy", "DeadlinePolicy", "Decision", "DeviceState", "Reason", "checked_limits"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from nograd.batching.refusals import again
 from nograd.errors import NogradError, OverloadedError
-from nograd.threads import in_own_thread
+from nograd.runtime.threads import in_own_thread
 
 __all__ = ["Teaching"]
 

@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right
 from itertools import accumulate
 from math import inf
 
-from nograd.cost import KNEE, CostCurve
+from nograd.core.cost import KNEE, CostCurve
 
 __all__ = ["RowCost", "Scale", "TokenCost"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from nograd import __version__
 from nograd.bench.plots import CLASSES, SHAPES, by_kind, latency_curves, percentile_bars
 from nograd.bench.report import COLUMNS, Report, cells, notes
-from nograd.tuning.markup import card, element, table, text
-from nograd.tuning.page import header, page
+from nograd.report.markup import card, element, table, text
+from nograd.report.page import header, page
 
 __all__ = ["to_html"]
 

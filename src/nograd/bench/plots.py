@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from nograd.bench.summary import Summary
-from nograd.tuning import figures
-from nograd.tuning.axes import Axes, Shape, drawing, text_at, ticks_of
-from nograd.tuning.markup import element
-from nograd.tuning.svg import Scale, polyline
+from nograd.report import figures
+from nograd.report.axes import Axes, Shape, drawing, text_at, ticks_of
+from nograd.report.markup import element
+from nograd.report.svg import Scale, polyline
 
 __all__ = ["SHAPES", "by_kind", "latency_curves", "percentile_bars"]
 

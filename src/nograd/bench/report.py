@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nograd import __version__
 from nograd.bench.summary import LATE_S, PERCENTILES, Summary
-from nograd.tuning.figures import amount, number, seconds, size
+from nograd.report.figures import amount, number, seconds, size
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nograd.bench.samples import TIMED_OUT, Samples, name_of
-from nograd.tensors import Array
+from nograd.core.tensors import Array
 
 __all__ = ["LATE_S", "PERCENTILES", "Rate", "Summary", "histogram", "percentile", "rate_of", "summarise"]
 

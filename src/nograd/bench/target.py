@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from nograd.checks.client import ServerSubject, server_subject
-from nograd.checks.requests import request_of, varied
+from nograd.client.http import ServerSubject, server_subject
+from nograd.client.requests import request_of, varied
 from nograd.errors import ConfigError, UnavailableError
 
 __all__ = ["Target", "bodies_of", "target_of"]

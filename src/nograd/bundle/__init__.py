@@ -11,8 +11,8 @@ Nothing here imports torch, but for a bundle whose backend is torch's.
 """
 
 from nograd.bundle.digests import BundleFile
-from nograd.bundle.front import Front
 from nograd.bundle.manifest import Curve, Settings
+from nograd.bundle.pipeline import Front
 from nograd.bundle.reading import Bundle, is_bundle
 from nograd.bundle.source import ExportedFile, ModelFactory, ModelFolder
 from nograd.bundle.writing import check_target, write_bundle

@@ -9,11 +9,11 @@ import msgspec
 
 from nograd.backends.kinds import FLOAT_PRECISIONS
 from nograd.backends.registry import find_kind, why_unknown
-from nograd.cost import CostCurve
+from nograd.core.cost import CostCurve
+from nograd.core.manifest import Manifest
+from nograd.core.tensors import Signature, TensorSpec
 from nograd.errors import ConfigError, ModelLoadError
-from nograd.machine import Machine
-from nograd.manifest import Manifest
-from nograd.tensors import Signature, TensorSpec
+from nograd.runtime.machine import Machine
 
 if TYPE_CHECKING:
     from nograd.backends.kinds import Kind

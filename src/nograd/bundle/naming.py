@@ -9,9 +9,9 @@ from typing import Any, cast
 
 from nograd.bundle.manifest import ImportedStep
 from nograd.errors import ConfigError, MissingExtraError, ModelLoadError
-from nograd.fingerprint import of_value
-from nograd.imports import import_module
-from nograd.interrupts import is_interrupt
+from nograd.runtime.fingerprint import of_value
+from nograd.runtime.imports import import_module
+from nograd.runtime.interrupts import is_interrupt
 
 __all__ = ["find", "named"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from nograd.bundle.manifest import Curve
 from nograd.bundle.reading import Bundle
-from nograd.machine import Machine
-from nograd.tensors import TensorSpec
+from nograd.core.tensors import TensorSpec
+from nograd.runtime.machine import Machine
 
 __all__ = ["page"]
 

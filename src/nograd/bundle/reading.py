@@ -19,16 +19,16 @@ from nograd.backends.registry import runtimes
 from nograd.batching.collate import join
 from nograd.bundle import archive
 from nograd.bundle.digests import BundleFile, digest_of, verified_files
-from nograd.bundle.front import EXAMPLE, TOKENIZER, read_example, read_step
 from nograd.bundle.manifest import MANIFEST, Described, ImportedStep, Settings, TokenizeStep, loads
+from nograd.bundle.pipeline import EXAMPLE, TOKENIZER, read_example, read_step
+from nograd.bundle.recalibration import FAR_OFF, scaled, spot_check
 from nograd.bundle.source import Opened, code_in, model_files, open_factory, open_model
-from nograd.bundle.spot import FAR_OFF, scaled, spot_check
 from nograd.bundle.writing import REPORTS, is_zip
-from nograd.cost import CostCurve
+from nograd.core.cost import CostCurve
+from nograd.core.tensors import Signature
 from nograd.errors import ConfigError, ModelLoadError
-from nograd.machine import Machine, differences, this_machine
-from nograd.predictor import Predictor
-from nograd.tensors import Signature
+from nograd.predictors.predictor import Predictor
+from nograd.runtime.machine import Machine, differences, this_machine
 
 __all__ = ["Bundle", "is_bundle"]
 
@@ -99,7 +99,7 @@ class Bundle:
         return self.settings.machine
 
     def differences(self, now: Machine | None = None) -> list[str]:
-        """Return in what this machine differs from the bundle's, one sentence each; see `nograd.machine.differences`."""
+        """Return how this machine differs from the bundle's: a sentence for each difference (`nograd.runtime.machine`)."""
         then = self.settings.machine
         if then is None:
             return []

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 from nograd.backends.coupling import judged
 from nograd.backends.kinds import LoadOptions
 from nograd.backends.opening import copy_file, open_backend, wrap_module
-from nograd.bundle.front import read_step
 from nograd.bundle.manifest import Described, FactoryStep, ImportedStep, Settings
 from nograd.bundle.naming import find
+from nograd.bundle.pipeline import read_step
+from nograd.core.tensors import Signature
 from nograd.errors import ConfigError, ModelLoadError, NogradError
 from nograd.exports import halved
-from nograd.interrupts import is_interrupt
-from nograd.predictor import Predictor
-from nograd.tensors import Signature
+from nograd.predictors.predictor import Predictor
+from nograd.runtime.interrupts import is_interrupt
 
 if TYPE_CHECKING:
     from torch import nn
@@ -170,7 +170,7 @@ def open_model(described: Described, folder: Path, *, device: str, lanes: int, d
             max_batch_size=settings.max_batch_size, digest=digest,
         )  # fmt: skip
         return _as_described(open_backend(kind, _model_file(kind, folder), options), described.signature)
-    from nograd.transformers_folder import load_folder
+    from nograd.model_folders.transformers import load_folder
 
     return _in_precision(load_folder(folder / FOLDER, device=device).backend, settings, lanes)
 
@@ -188,7 +188,7 @@ def open_factory(described: Described, folder: Path, *, device: str, lanes: int,
     Raises:
         ModelLoadError: the factory is not there, makes something else, or its module is of another kind than the weights.
     """
-    from nograd.inputs import is_module
+    from nograd.core.inputs import is_module
 
     made = _called(find(ImportedStep(described.factory)), described.factory)
     predictor = _over(made, described, folder, device, example) if is_module(made) else made

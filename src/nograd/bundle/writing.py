@@ -15,12 +15,12 @@ from nograd import __version__
 from nograd.backends.registry import runtimes
 from nograd.bundle import archive
 from nograd.bundle.digests import verified_files, write_sums
-from nograd.bundle.front import Front
 from nograd.bundle.manifest import MANIFEST, Described, Settings, dumps
+from nograd.bundle.pipeline import Front
 from nograd.bundle.source import ModelFactory, Source, check_source, write_source
+from nograd.core.tensors import Signature
 from nograd.errors import ConfigError
-from nograd.machine import this_machine
-from nograd.tensors import Signature
+from nograd.runtime.machine import this_machine
 
 __all__ = ["REPORTS", "check_target", "is_zip", "write_bundle"]
 

@@ -9,13 +9,13 @@ from threading import Lock
 from typing import TypeAlias
 
 from nograd.caching.codec import CorruptValueError, decode
+from nograd.caching.governor import Worth
 from nograd.caching.keys import Keys
 from nograd.caching.memory import MemoryCache
 from nograd.caching.store import Cache
 from nograd.caching.units import Texts, Units, why_not
-from nograd.caching.worth import Worth
-from nograd.fingerprint import Fingerprint
-from nograd.tensors import Batch, Signature, num_rows
+from nograd.core.tensors import Batch, Signature, num_rows
+from nograd.runtime.fingerprint import Fingerprint
 
 __all__ = ["Answers", "KeyMaker"]
 

@@ -18,8 +18,8 @@ from zlib import crc32
 import ml_dtypes  # noqa: F401  registers bfloat16 with numpy
 import numpy as np
 
+from nograd.core.tensors import Array, Batch
 from nograd.errors import UnsupportedError
-from nograd.tensors import Array, Batch
 
 __all__ = ["FORMAT", "CorruptValueError", "decode", "encode", "seal", "unseal"]
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Container, Sequence
 from functools import partial
 from typing import TypeAlias
 
-from nograd.caching.far import FarTier
 from nograd.caching.memory import MemoryCache
+from nograd.caching.remote import FarTier
 from nograd.caching.store import Cache, CacheStatistics
-from nograd.callbacks import Cancel, call_back, run_in_task
 from nograd.errors import DeadlineError, NogradError, OverloadedError
+from nograd.runtime.callbacks import Cancel, call_back, run_in_task
 
 __all__ = ["Compute", "SingleFlight"]
 

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from nograd.core.tensors import Array, Batch
 from nograd.errors import SignatureError
-from nograd.fingerprint import of_value
-from nograd.tensors import Array, Batch
+from nograd.runtime.fingerprint import of_value
 
 __all__ = ["KEY_BYTES", "Keys"]
 
@@ -39,10 +39,10 @@ class Keys:
     """Makes keys for one model.
 
     Args:
-        fingerprint: of the model and of what is done before and after it; see `nograd.fingerprint`.
+        fingerprint: of the model and of what is done before and after it; see `nograd.runtime.fingerprint`.
         outputs: names of the outputs that are asked for, where that is less than all.
-        parameters: what else changes the answer, by name; known by its content, as `nograd.fingerprint` reads it. What that
-            cannot read equals nothing, and makes keys that are found by this object alone.
+        parameters: everything else that changes the answer, by name and content (`nograd.runtime.fingerprint`). A value whose
+            content cannot be read equals nothing: its keys are found by this object alone.
     """
 
     def __init__(self, fingerprint: str, *, outputs: Sequence[str] = (), parameters: Mapping[str, Any] | None = None) -> None:

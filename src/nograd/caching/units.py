@@ -10,7 +10,7 @@ import numpy as np
 
 from nograd.caching.codec import encode
 from nograd.caching.keys import Keys
-from nograd.tensors import TEXT, Batch, Signature, join_arrays, num_rows, split
+from nograd.core.tensors import TEXT, Batch, Signature, join_arrays, num_rows, split
 
 __all__ = ["Texts", "Units", "fits_outputs", "why_not"]
 

@@ -7,18 +7,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from nograd.checks.finding import SEVERITIES, Finding, Report, Severity
-from nograd.checks.verdict import Check, run_checks
 from nograd.errors import ConfigError, ModelLoadError
+from nograd.report.finding import SEVERITIES, Finding, Report, Severity
+from nograd.report.verdict import Check, run_checks
 
 if TYPE_CHECKING:
     from torch import nn
 
     from nograd.backends import Backend
-    from nograd.checks.client import ServerSubject
     from nograd.checks.subject import ModelSubject
-    from nograd.cost import CostCurve
-    from nograd.predictor import Predictor
+    from nograd.client.http import ServerSubject
+    from nograd.core.cost import CostCurve
+    from nograd.predictors.predictor import Predictor
 
 __all__ = ["FAMILIES", "SEVERITIES", "Finding", "Report", "Severity", "check"]
 
@@ -78,7 +78,7 @@ def check(  # noqa: PLR0913
     chosen = _families(only)
     begun = time.monotonic()
     if isinstance(model, str) and model.startswith(("http://", "https://")):
-        from nograd.checks.client import server_subject
+        from nograd.client.http import server_subject
 
         target, findings = model, list(_of_server(server_subject(model), chosen, deep=deep))
     else:
@@ -103,8 +103,8 @@ def _families(only: Iterable[str]) -> frozenset[str]:
 
 def _named(model: Any, sample: Any, *, trusted: bool, device: str) -> tuple[str, Predictor]:
     """Return what is checked, and its name."""
-    from nograd.inputs import is_module
-    from nograd.predictor import Predictor
+    from nograd.core.inputs import is_module
+    from nograd.predictors.predictor import Predictor
 
     if isinstance(model, str):
         from nograd.sources import load

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from nograd.tensors import Array, Batch, Signature, TensorSpec, num_rows
+from nograd.core.tensors import Array, Batch, Signature, TensorSpec, num_rows
 
 __all__ = [
     "changed",

@@ -10,10 +10,10 @@ from nograd.checks.arrays import difference, longer, padded, resized, row, row_d
 from nograd.checks.neighbours import Pair, attempt, pairs, various_rows
 from nograd.checks.subject import ModelSubject
 from nograd.checks.timing import least_s
-from nograd.checks.verdict import Check, Verdict, error, info, passed, skipped, warning
-from nograd.cost import CostCurve
+from nograd.core.cost import CostCurve
+from nograd.core.tensors import Batch, num_rows
 from nograd.errors import ModelError
-from nograd.tensors import Batch, num_rows
+from nograd.report.verdict import Check, Verdict, error, info, passed, skipped, warning
 
 __all__ = ["CHECKS"]
 

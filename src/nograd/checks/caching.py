@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from nograd.caching.units import why_not
 from nograd.checks.subject import ModelSubject, TorchSubject
-from nograd.checks.verdict import Check, Verdict, error, info, passed, skipped, warning
+from nograd.report.verdict import Check, Verdict, error, info, passed, skipped, warning
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nograd.checks.resources import told
 from nograd.checks.subject import TorchSubject
-from nograd.checks.verdict import Check, Verdict, error, info, passed, skipped, warning
+from nograd.report.verdict import Check, Verdict, error, info, passed, skipped, warning
 
 if TYPE_CHECKING:
     from torch import Tensor

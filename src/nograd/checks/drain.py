@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 
-from nograd.checks.client import Answer, ServerSubject, read_answer, server_subject
-from nograd.checks.requests import request_of, varied
-from nograd.checks.verdict import Check, Verdict, error, passed, skipped, warning
+from nograd.client.http import Answer, ServerSubject, read_answer, server_subject
+from nograd.client.requests import request_of, varied
 from nograd.errors import ModelLoadError
+from nograd.report.verdict import Check, Verdict, error, passed, skipped, warning
 
 __all__ = ["CHECKS", "StartedServer", "serve_command", "started"]
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from nograd.checks.arrays import describe, difference, resized
 from nograd.checks.subject import ModelSubject
-from nograd.checks.verdict import Check, Verdict, error, info, passed, skipped, warning
+from nograd.core.tensors import TEXT, Batch, TensorSpec
 from nograd.errors import ItemError, ModelError, NogradError, SignatureError
-from nograd.tensors import TEXT, Batch, TensorSpec
+from nograd.report.verdict import Check, Verdict, error, info, passed, skipped, warning
 
 __all__ = ["CHECKS"]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from nograd.checks.resources import told
 from nograd.checks.subject import TorchSubject
-from nograd.checks.verdict import Check, Verdict, info, passed, warning
+from nograd.report.verdict import Check, Verdict, info, passed, warning
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +32,7 @@ def _graph_bytes(subject: TorchSubject) -> int:
     """Return the bytes of distinct memory saved for the backward pass, parameters not counted."""
     import torch
 
-    from nograd.module import EvalMode
+    from nograd.core.module import EvalMode
 
     own = {tensor.untyped_storage().data_ptr() for tensor in (*subject.module.parameters(), *subject.module.buffers())}
     saved: dict[int, int] = {}
@@ -53,7 +53,7 @@ def check_answers(subject: TorchSubject) -> Verdict:
     """Call the module under `torch.no_grad()`, and look whether an answer hangs on a graph all the same."""
     import torch
 
-    from nograd.module import EvalMode
+    from nograd.core.module import EvalMode
 
     with subject.as_found(), EvalMode(subject.module)(), torch.no_grad():
         recorded = [name for name, tensor in subject.answer().items() if tensor.requires_grad]

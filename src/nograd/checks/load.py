@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from nograd.checks.client import Answer, ServerSubject
-from nograd.checks.requests import request_of, same_numbers, tiled, varied
-from nograd.checks.verdict import Check, Verdict, error, passed, skipped, warning
+from nograd.client.http import Answer, ServerSubject
+from nograd.client.requests import request_of, same_numbers, tiled, varied
+from nograd.report.verdict import Check, Verdict, error, passed, skipped, warning
 
 __all__ = ["CHECKS"]
 

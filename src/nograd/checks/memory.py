@@ -8,9 +8,9 @@ from itertools import pairwise
 from nograd.checks.arrays import tiled
 from nograd.checks.resources import give_back_freed, peak_bytes, reset_peak, resident_bytes, told
 from nograd.checks.subject import ModelSubject
-from nograd.checks.verdict import Check, Verdict, error, passed, skipped, warning
 from nograd.errors import ModelError
-from nograd.out_of_memory import is_out_of_memory
+from nograd.report.verdict import Check, Verdict, error, passed, skipped, warning
+from nograd.runtime.out_of_memory import is_out_of_memory
 
 __all__ = ["CHECKS", "is_growth"]
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from nograd.checks.arrays import difference
 from nograd.checks.subject import TorchSubject
-from nograd.checks.verdict import Check, Verdict, error, info, passed, skipped
-from nograd.inputs import to_host
-from nograd.tensors import Batch
+from nograd.core.inputs import to_host
+from nograd.core.tensors import Batch
+from nograd.report.verdict import Check, Verdict, error, info, passed, skipped
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

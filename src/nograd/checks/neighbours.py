@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from nograd.checks.arrays import changed, row
 from nograd.checks.subject import ModelSubject, module_backend
+from nograd.core.inputs import to_host
+from nograd.core.tensors import Batch, num_rows
 from nograd.errors import ModelError
-from nograd.inputs import to_host
-from nograd.tensors import Batch, num_rows
 
 __all__ = ["Pair", "attempt", "pairs", "various_rows"]
 

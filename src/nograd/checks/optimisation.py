@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from nograd.checks.arrays import longer, resized, tiled
 from nograd.checks.subject import ModelSubject, TorchSubject
 from nograd.checks.timing import least_s
-from nograd.checks.verdict import Check, Verdict, info, passed, skipped, warning
+from nograd.core.tensors import Batch
 from nograd.errors import ExportError, MissingExtraError, NogradError
-from nograd.tensors import Batch
+from nograd.report.verdict import Check, Verdict, info, passed, skipped, warning
 
 if TYPE_CHECKING:
     from nograd.backends.onnx import OnnxBackend
@@ -163,7 +163,7 @@ def check_graph_breaks(subject: TorchSubject) -> Verdict:
     """Let torch trace the module once, and count where it has to stop."""
     import torch
 
-    from nograd.module import EvalMode
+    from nograd.core.module import EvalMode
 
     call, sample = subject.backend.call, {name: tensor.clone() for name, tensor in subject.sample.items()}
     with subject.as_found(), EvalMode(subject.module)(), torch.no_grad(), _silently():

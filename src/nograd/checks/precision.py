@@ -10,10 +10,10 @@ import numpy as np
 
 from nograd.checks.arrays import difference
 from nograd.checks.subject import ModelSubject, TorchSubject
-from nograd.checks.verdict import Check, Verdict, error, info, passed, skipped, warning
+from nograd.core.parity import HALF, ParityReport, compare
+from nograd.core.tensors import Batch, num_rows
 from nograd.errors import ConfigError, ExportError, MissingExtraError, NogradError
-from nograd.parity import HALF, ParityReport, compare
-from nograd.tensors import Batch, num_rows
+from nograd.report.verdict import Check, Verdict, error, info, passed, skipped, warning
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,7 +106,7 @@ def check_float16(subject: TorchSubject) -> Verdict:
 
 
 def _half(subject: TorchSubject, dtype: HalfDtype) -> Verdict:
-    from nograd.module import floating_dtype
+    from nograd.core.module import floating_dtype
 
     if str(floating_dtype(subject.module)) != "torch.float32":
         return skipped("the model's parameters are not all float32")

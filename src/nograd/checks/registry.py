@@ -20,10 +20,10 @@ from nograd.checks import (
     sharing,
     warmup,
 )
-from nograd.checks.client import ServerSubject
 from nograd.checks.drain import StartedServer
 from nograd.checks.subject import ModelSubject, TorchSubject
-from nograd.checks.verdict import Check
+from nograd.client.http import ServerSubject
+from nograd.report.verdict import Check
 
 __all__ = ["EVERY", "MODELS", "MODELS_LAST", "MODULES", "SERVERS", "STARTED"]
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from time import time
 from typing import Any
 
-from nograd.checks.client import Answer, ServerSubject
-from nograd.checks.requests import request_of, rows_of, varied, with_input
-from nograd.checks.verdict import Check, Verdict, error, info, passed, skipped, warning
+from nograd.client.http import Answer, ServerSubject
+from nograd.client.requests import request_of, rows_of, varied, with_input
+from nograd.report.verdict import Check, Verdict, error, info, passed, skipped, warning
 
 __all__ = ["CHECKS"]
 

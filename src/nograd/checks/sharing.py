@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nograd.checks.subject import TorchSubject
-from nograd.checks.verdict import Check, Verdict, passed, warning
+from nograd.report.verdict import Check, Verdict, passed, warning
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,8 +55,8 @@ def check_answers(subject: TorchSubject) -> Verdict:
 
 def _bare(subject: TorchSubject, given: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the module's own answer to these very tensors, nothing copied."""
-    from nograd.inputs import is_tensor
-    from nograd.structure import flatten
+    from nograd.core.inputs import is_tensor
+    from nograd.core.structure import flatten
 
     leaves, _ = flatten(replace(subject.backend.call, copies=False)(subject.module, given), is_tensor)
     return leaves

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from nograd.checks.arrays import difference, lively, row, varied
 from nograd.checks.resources import available_bytes, resident_bytes
-from nograd.cores import usable_cores
-from nograd.cost import CostCurve
+from nograd.core.cost import CostCurve
+from nograd.core.inputs import to_host
+from nograd.core.tensors import Batch, Signature
 from nograd.errors import ConfigError, ModelError
-from nograd.inputs import to_host
-from nograd.predictor import Predictor
-from nograd.tensors import Batch, Signature
+from nograd.predictors.predictor import Predictor
+from nograd.runtime.cores import usable_cores
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -100,8 +100,8 @@ class TorchSubject:
 
     def answer(self, sample: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Return the module's own answer, by name, in whatever mode it is in; the inputs are copied before."""
-        from nograd.inputs import is_tensor
-        from nograd.structure import flatten
+        from nograd.core.inputs import is_tensor
+        from nograd.core.structure import flatten
 
         given = {name: tensor.clone() for name, tensor in (sample or self.sample).items()}
         leaves, _ = flatten(self.backend.call(self.module, given), is_tensor)

@@ -7,9 +7,9 @@ from statistics import median
 
 from nograd.checks.optimisation import traffic
 from nograd.checks.subject import ModelSubject
-from nograd.checks.verdict import Check, Verdict, info, passed, warning
+from nograd.core.tensors import Batch
 from nograd.errors import ModelError
-from nograd.tensors import Batch
+from nograd.report.verdict import Check, Verdict, info, passed, warning
 
 __all__ = ["CHECKS"]
 

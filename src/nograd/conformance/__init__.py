@@ -6,14 +6,14 @@ import json
 import time
 from pathlib import Path
 
-from nograd.checks.client import server_subject
-from nograd.checks.finding import Report
-from nograd.checks.verdict import Check, run_checks
+from nograd.client.http import server_subject
 from nograd.conformance import answers, binary, inference, models, repository, server, statistics
 from nograd.conformance import grpc as over_grpc
 from nograd.conformance.calling import Call, calling
 from nograd.conformance.target import Target, examined
 from nograd.errors import ConfigError
+from nograd.report.finding import Report
+from nograd.report.verdict import Check, run_checks
 
 __all__ = ["EVERY", "OVER_GRPC", "conformance", "examine", "examine_grpc"]
 

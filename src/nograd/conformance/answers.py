@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
 
-from nograd.checks.client import Answer
-from nograd.checks.requests import tiled
-from nograd.checks.verdict import Check, Verdict, skipped
+from nograd.client.http import Answer
+from nograd.client.requests import tiled
 from nograd.conformance.inference import FLOATS
 from nograd.conformance.item import Case, answered, must, useful
 from nograd.conformance.target import Target
+from nograd.report.verdict import Check, Verdict, skipped
 
 __all__ = ["ITEMS"]
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from nograd.checks.client import Answer
-from nograd.checks.requests import numbers, varied
-from nograd.checks.verdict import Check, Verdict, skipped
+from nograd.client.http import Answer
+from nograd.client.requests import numbers, varied
 from nograd.conformance.item import Case, announced, answered, expect, must, refused
 from nograd.conformance.target import Target
 from nograd.conformance.tensors import HEADER, TYPES, parts, request, unpacked
+from nograd.report.verdict import Check, Verdict, skipped
 
 __all__ = ["ITEMS"]
 

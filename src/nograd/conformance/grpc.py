@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from nograd.checks.client import Answer
-from nograd.checks.finding import Severity
-from nograd.checks.requests import same_numbers
-from nograd.checks.verdict import Check, Verdict, error, passed, skipped
+from nograd.client.http import Answer
+from nograd.client.requests import same_numbers
 from nograd.conformance.calling import Call, Called
 from nograd.conformance.item import NO_REQUEST
 from nograd.conformance.server import UNKNOWN
 from nograd.conformance.target import Target
 from nograd.conformance.tensors import TYPES, packed, unpacked
+from nograd.report.finding import Severity
+from nograd.report.verdict import Check, Verdict, error, passed, skipped
 
 __all__ = ["ITEMS", "GrpcTarget"]
 

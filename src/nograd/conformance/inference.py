@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
-from nograd.checks.client import Answer
-from nograd.checks.requests import same_numbers, tiled
-from nograd.checks.verdict import Check, Verdict, skipped
+from nograd.client.http import Answer
+from nograd.client.requests import same_numbers, tiled
 from nograd.conformance.item import Case, announced, answered, compat, expect, judged, must, refused
 from nograd.conformance.server import UNKNOWN
 from nograd.conformance.target import Target
+from nograd.report.verdict import Check, Verdict, skipped
 
 __all__ = ["ITEMS"]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
-from nograd.checks.client import Answer
-from nograd.checks.verdict import Check, Verdict, error, passed, skipped
+from nograd.client.http import Answer
 from nograd.conformance.target import Target
+from nograd.report.verdict import Check, Verdict, error, passed, skipped
 
 __all__ = [
     "PROBES",

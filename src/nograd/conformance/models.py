@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from nograd.checks.client import Answer
-from nograd.checks.verdict import Check, Verdict, skipped
+from nograd.client.http import Answer
 from nograd.conformance.item import Case, expect, judged, must, refused
 from nograd.conformance.server import UNKNOWN
 from nograd.conformance.target import Target
+from nograd.report.verdict import Check, Verdict, skipped
 
 __all__ = ["DATATYPES", "ITEMS"]
 

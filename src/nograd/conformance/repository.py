@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
-from nograd.checks.client import Answer
-from nograd.checks.verdict import Check, Verdict
+from nograd.client.http import Answer
 from nograd.conformance.item import Case, announced, answered, expect, judged, must, refused
 from nograd.conformance.server import UNKNOWN
 from nograd.conformance.target import Target
+from nograd.report.verdict import Check, Verdict
 
 __all__ = ["CHANGING", "ITEMS"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nograd.checks.client import Answer
-from nograd.checks.verdict import Check, Verdict, skipped
+from nograd.client.http import Answer
 from nograd.conformance.item import PROBES, Case, compat, expect, judged, must, probed
 from nograd.conformance.target import Target
+from nograd.report.verdict import Check, Verdict, skipped
 
 __all__ = ["ITEMS", "is_error"]
 

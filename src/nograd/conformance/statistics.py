@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from nograd.checks.client import Answer
-from nograd.checks.requests import rows_of, varied
-from nograd.checks.verdict import Check, Verdict
+from nograd.client.http import Answer
+from nograd.client.requests import rows_of, varied
 from nograd.conformance.item import Case, announced, answered, compat, judged, must
 from nograd.conformance.target import Target
+from nograd.report.verdict import Check, Verdict
 
 __all__ = ["ITEMS"]
 

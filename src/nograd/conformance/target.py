@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
-from nograd.checks.client import Answer
-from nograd.checks.requests import example_request
+from nograd.client.http import Answer
+from nograd.client.requests import example_request
 
 __all__ = ["Send", "Target", "examined"]
 

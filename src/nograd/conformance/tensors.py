@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nograd.checks.client import Answer
+from nograd.client.http import Answer
 
 __all__ = ["HEADER", "packed", "parts", "request", "unpacked"]
 

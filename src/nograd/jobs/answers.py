@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from nograd.core.inputs import to_host
+from nograd.core.tensors import Batch
 from nograd.errors import ItemError, ModelError
-from nograd.inputs import to_host
 from nograd.jobs.columns import Columns, RowFaultError
 from nograd.jobs.outputs import OutputRow
 from nograd.jobs.records import Record
-from nograd.postprocessed import ANSWER, AnswerFields
-from nograd.predictor import Predictor
-from nograd.tensors import Batch
+from nograd.predictors.postprocessed import ANSWER, AnswerFields
+from nograd.predictors.predictor import Predictor
 
 __all__ = ["ANSWER", "fields_of", "predictions_of", "row_of"]
 

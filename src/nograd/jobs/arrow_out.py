@@ -11,10 +11,10 @@ from typing import IO, Any, cast
 import msgspec
 import numpy as np
 
+from nograd.core.tensors import TEXT, Array, Signature, TensorSpec
 from nograd.jobs.arrow import ArrowRow, pa, pq
 from nograd.jobs.outputs import Output, OutputRow, to_json
 from nograd.jobs.records import value_of
-from nograd.tensors import TEXT, Array, Signature, TensorSpec
 
 __all__ = ["ArrowOutput", "ParquetOutput", "unified"]
 

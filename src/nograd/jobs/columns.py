@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
+from nograd.core.tensors import TEXT, TensorSpec
 from nograd.errors import ConfigError
 from nograd.jobs.records import Reader, Record, value_of
-from nograd.tensors import TEXT, TensorSpec
 
 __all__ = ["Columns", "RowFaultError", "Takes", "Wanted", "check_collisions", "choose", "items_of"]
 

@@ -14,10 +14,10 @@ from nograd.jobs.opening import STDIN
 from nograd.jobs.progress import shown_on, summary_of
 from nograd.jobs.run import Job, Shown, run
 from nograd.jobs.trial import Over
-from nograd.predictor import Predictor
+from nograd.predictors.predictor import Predictor
+from nograd.runtime.stalls import StallWatch
+from nograd.runtime.threads import in_own_thread
 from nograd.sources import load
-from nograd.stalls import StallWatch
-from nograd.threads import in_own_thread
 
 __all__ = ["predict_command", "wanted_of"]
 

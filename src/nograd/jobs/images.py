@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from nograd.core.tensors import Array
 from nograd.errors import MissingExtraError
 from nograd.jobs.identity import digest
 from nograd.jobs.records import Place, Reader, Record
-from nograd.tensors import Array
 
 __all__ = ["ENDINGS", "FILE", "IMAGE", "Images"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from nograd.core.tensors import Signature
 from nograd.errors import ConfigError
 from nograd.jobs.csvs import CsvRows
 from nograd.jobs.images import Images
 from nograd.jobs.lines import JsonLines, TextLines
 from nograd.jobs.outputs import CsvOutput, JsonOutput, Output
 from nograd.jobs.records import Reader
-from nograd.tensors import Signature
 
 __all__ = ["STDIN", "open_output", "open_reader", "output_kind"]
 

@@ -12,7 +12,6 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from nograd import __version__
-from nograd.bulk import BatchPredictor, WindowAnswers
 from nograd.errors import ConfigError, DeviceLostError, JobError
 from nograd.jobs.answers import row_of
 from nograd.jobs.columns import Columns, Wanted, check_collisions, choose, items_of
@@ -24,7 +23,8 @@ from nograd.jobs.outputs import Output, OutputRow, to_json
 from nograd.jobs.records import Place, Reader, Record
 from nograd.jobs.trial import Over, Runs, Trial, learn, takes_of, try_out
 from nograd.jobs.windows import IN_FLIGHT, Layout, cut, layout_for
-from nograd.predictor import Predictor
+from nograd.predictors.bulk import BatchPredictor, WindowAnswers
+from nograd.predictors.predictor import Predictor
 
 __all__ = ["Job", "Shown", "Summary", "run"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol, TypeAlias
 
-from nograd.bulk import BatchPredictor, WindowAnswers
+from nograd.core.tensors import TEXT, Batch, TensorSpec
 from nograd.errors import ConfigError, ItemError, NogradError, UnsupportedError
 from nograd.jobs.answers import fields_of, predictions_of
 from nograd.jobs.columns import Columns, RowFaultError, Takes
@@ -15,9 +15,9 @@ from nograd.jobs.identity import digest
 from nograd.jobs.outputs import to_json
 from nograd.jobs.records import Record
 from nograd.jobs.windows import Held
-from nograd.postprocessed import AnswerFields
-from nograd.predictor import Predictor
-from nograd.tensors import TEXT, Batch, TensorSpec
+from nograd.predictors.bulk import BatchPredictor, WindowAnswers
+from nograd.predictors.postprocessed import AnswerFields
+from nograd.predictors.predictor import Predictor
 
 __all__ = ["Over", "Runs", "Trial", "learn", "takes_of", "try_out"]
 

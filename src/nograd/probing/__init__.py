@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nograd.core.independence import Independence
+from nograd.core.module import Call, to_tensors
+from nograd.core.structure import Restore
+from nograd.core.tensors import Signature
 from nograd.errors import SignatureError
-from nograd.independence import Independence
-from nograd.module import Call, to_tensors
 from nograd.probing.dims import find_dims, input_specs, output_specs
 from nograd.probing.limits import within_limits
 from nograd.probing.pad_values import Padding, check_stated, model_pads, stated_ids
@@ -28,8 +30,6 @@ from nograd.probing.samples import Tensors, check_rows, completed, first_rows, w
 from nograd.probing.sizes import SizeLimits, find_size_limits
 from nograd.probing.trials import inputs_of
 from nograd.probing.unknown import SampleWarning, what_is_unknown
-from nograd.structure import Restore
-from nograd.tensors import Signature
 
 __all__ = ["Probed", "SampleWarning", "probe"]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nograd.module import dtype_name
+from nograd.core.module import dtype_name
+from nograd.core.tensors import TensorSpec
 from nograd.probing.runs import Runs
 from nograd.probing.samples import Place, Tensors, differing, groups, resized
-from nograd.tensors import TensorSpec
 
 __all__ = ["Dim", "find_dims", "input_specs", "output_specs"]
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nograd.core.tensors import TensorSpec
 from nograd.probing.runs import Runs
 from nograd.probing.samples import Tensors
-from nograd.tensors import TensorSpec
 
 __all__ = ["within_limits"]
 

@@ -9,11 +9,11 @@ from itertools import product
 import numpy as np
 from torch import Tensor, nn
 
+from nograd.core.module import Call
+from nograd.core.tensors import TensorSpec
 from nograd.errors import SignatureError
-from nograd.module import Call
 from nograd.probing.samples import Tensors
 from nograd.probing.values import is_mask
-from nograd.tensors import TensorSpec
 
 __all__ = ["Padding", "candidates", "check_stated", "model_pads", "read_padding", "stated_ids"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nograd.module import Call
+from nograd.core.module import Call
+from nograd.core.tensors import Signature, TensorSpec
 from nograd.probing.dims import Dim
 from nograd.probing.pad_values import Padding, candidates, read_padding
 from nograd.probing.panel import Panel
 from nograd.probing.runs import Runs
 from nograd.probing.samples import Tensors, completed, cut, padded, resized
-from nograd.tensors import Signature, TensorSpec
 
 __all__ = ["Layout", "find_padding"]
 

@@ -9,10 +9,10 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from nograd.differences import LargestDifference
+from nograd.core.differences import LargestDifference
+from nograd.core.independence import Independence
+from nograd.core.inputs import to_host
 from nograd.errors import SignatureError
-from nograd.independence import Independence
-from nograd.inputs import to_host
 from nograd.probing.runs import Runs
 from nograd.probing.samples import Tensors, only_row
 from nograd.probing.trials import FLIPPED, SUBJECTS, Trial, make_trials

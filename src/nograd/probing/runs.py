@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nograd.core.inputs import is_tensor
+from nograd.core.module import Call, EvalMode, computing_dtype, module_device, row_fault
+from nograd.core.structure import Restore, flatten
 from nograd.errors import SignatureError
-from nograd.inputs import is_tensor
-from nograd.interrupts import is_interrupt
-from nograd.module import Call, EvalMode, computing_dtype, module_device, row_fault
 from nograd.probing.samples import Tensors, only_row
 from nograd.probing.tables import CheckedIndexes
-from nograd.structure import Restore, flatten
+from nograd.runtime.interrupts import is_interrupt
 
 __all__ = ["Runs", "as_found", "undisturbed"]
 

@@ -8,8 +8,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from nograd.core.tensors import TensorSpec
 from nograd.errors import SignatureError
-from nograd.tensors import TensorSpec
 
 __all__ = [
     "Place",

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from nograd.errors import SignatureError
-from nograd.out_of_memory import is_out_of_memory
 from nograd.probing.dims import Dim
 from nograd.probing.runs import Runs
 from nograd.probing.samples import Tensors, only_row, resized
 from nograd.probing.tables import Read, furthest
 from nograd.probing.work import Bounded, OverBudget
+from nograd.runtime.out_of_memory import is_out_of_memory
 
 __all__ = ["SizeLimits", "find_size_limits"]
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
+from nograd.core.tensors import TensorSpec
 from nograd.probing.samples import Tensors
 from nograd.probing.values import Change, Input, neighbour, ordinary
-from nograd.tensors import TensorSpec
 
 __all__ = ["FLIPPED", "SUBJECTS", "Trial", "inputs_of", "make_trials"]
 

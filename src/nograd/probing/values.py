@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nograd.tensors import TensorSpec
+from nograd.core.tensors import TensorSpec
 
 __all__ = ["Change", "Input", "is_mask", "neighbour", "ordinary"]
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nograd.bundle import Bundle, is_bundle
-from nograd.cores import bound_threads, processors
 from nograd.errors import ConfigError
-from nograd.openmp import spin_briefly
-from nograd.predictor import Predictor
+from nograd.predictors.predictor import Predictor
+from nograd.runtime.cores import bound_threads, processors
+from nograd.runtime.openmp import spin_briefly
+from nograd.runtime.threads import in_own_thread
 from nograd.sources import load
-from nograd.threads import in_own_thread
 
 __all__ = ["RESTARTS", "Recipe", "carried", "cores_of", "recipe_of"]
 

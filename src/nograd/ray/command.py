@@ -7,7 +7,7 @@ import os
 from nograd.jobs.command import predict_command
 from nograd.jobs.run import Job
 from nograd.ray.actors import recipe_of
-from nograd.ray.where import address_for
+from nograd.ray.address import address_for
 
 __all__ = ["predict_on_ray"]
 
@@ -27,7 +27,7 @@ def predict_on_ray(job: Job, *, device: str, trusted: bool, actors: int | None, 
         JobError: it stopped; what was done is kept.
     """
     address = address_for(address, os.environ)
-    from nograd.ray.crew import crew_of
+    from nograd.ray.actor_pool import crew_of
 
     with crew_of(recipe_of(job.model, device=device, trusted=trusted), actors=actors, address=address) as over:
         return predict_command(job, device=device, trusted=trusted, over=over)

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from nograd.bulk import BatchPredictor
 from nograd.errors import ConfigError, JobError, MissingExtraError
 from nograd.jobs.answers import row_of
 from nograd.jobs.arrow import ArrowRow
@@ -16,6 +15,7 @@ from nograd.jobs.columns import Columns, Wanted, check_collisions, choose, items
 from nograd.jobs.outputs import OutputRow
 from nograd.jobs.records import Place, Reader, Record
 from nograd.jobs.trial import learn, takes_of
+from nograd.predictors.bulk import BatchPredictor
 from nograd.ray.actors import Recipe, recipe_of
 from nograd.ray.session import room_for
 

@@ -16,16 +16,16 @@ from ray.serve.exceptions import RayServeException
 
 from nograd import __version__
 from nograd.errors import DeviceLostError
-from nograd.openmp import spin_briefly
 from nograd.ray.scaling import BACKLOG, BUSY
-from nograd.server.greeting import greeting
-from nograd.server.http import App
-from nograd.server.logs import configure, event
-from nograd.server.model_config import open_model
-from nograd.server.service import InferenceService
-from nograd.server.settings import settle
+from nograd.runtime.openmp import spin_briefly
+from nograd.runtime.threads import in_own_thread
+from nograd.server.banner import greeting
+from nograd.server.http.app import App
+from nograd.server.models.service import InferenceService
+from nograd.server.settings.model_config import open_model
+from nograd.server.settings.resolution import settle
+from nograd.server.telemetry.logs import configure, event
 from nograd.server.workers.merging import merged
-from nograd.threads import in_own_thread
 
 __all__ = ["ASK_S", "Replica"]
 

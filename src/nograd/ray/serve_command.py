@@ -11,15 +11,15 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from nograd.errors import ConfigError, NogradError
+from nograd.ray.address import LOCAL, address_for
 from nograd.ray.replicas import Replicas
-from nograd.ray.where import LOCAL, address_for
-from nograd.redaction import mask_url
+from nograd.runtime.redaction import mask_url
+from nograd.server.banner import with_line
 from nograd.server.command import check_early
-from nograd.server.config import ServeConfig
-from nograd.server.greeting import with_line
-from nograd.server.logs import configure, event
 from nograd.server.run import bind
-from nograd.server.settings import Settings
+from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.resolution import Settings
+from nograd.server.telemetry.logs import configure, event
 
 if TYPE_CHECKING:
     from nograd.ray.deploying import Deployed

@@ -23,10 +23,10 @@ from nograd.ray.replica import Replica
 from nograd.ray.replicas import Replicas, goal_s, spare_percent
 from nograd.ray.scaling import scaling
 from nograd.ray.session import room_for
-from nograd.server.config import ServeConfig
-from nograd.server.model_config import ModelConfig
 from nograd.server.run import RUNNING_BATCH_S
-from nograd.server.settings import Settings, settle
+from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.model_config import ModelConfig
+from nograd.server.settings.resolution import Settings, settle
 
 if TYPE_CHECKING:
     from ray.serve import Application

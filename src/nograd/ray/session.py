@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nograd.errors import ConfigError, MissingExtraError
-from nograd.ray.where import LOCAL, address_for
+from nograd.ray.address import LOCAL, address_for
 
 try:
     import ray

@@ -6,16 +6,16 @@ import time
 from typing import TYPE_CHECKING
 
 from nograd.errors import NogradError
-from nograd.server.access import CLIENT_LEFT, Access
-from nograd.server.request_options import NO_OPTIONS, RequestOptions
-from nograd.server.timing import Timing
+from nograd.server.http.request_options import NO_OPTIONS, RequestOptions
+from nograd.server.telemetry.access_log import CLIENT_LEFT, Access
+from nograd.server.telemetry.server_timing import Timing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from nograd.server.served import ServedModel
-    from nograd.server.service import InferenceService
-    from nograd.server.tracing import Trace, Value
+    from nograd.server.models.served import ServedModel
+    from nograd.server.models.service import InferenceService
+    from nograd.server.telemetry.tracing import Trace, Value
 
 __all__ = ["Call", "describe_to_client"]
 

@@ -11,19 +11,19 @@ from rich.console import Console
 
 from nograd import __version__
 from nograd.errors import ConfigError
-from nograd.exits import end_on_signals
-from nograd.redaction import mask_url
-from nograd.server.greeting import greeting
-from nograd.server.logs import configure, event
-from nograd.server.model_config import ModelConfig, open_model
+from nograd.runtime.exits import end_on_signals
+from nograd.runtime.redaction import mask_url
+from nograd.runtime.threads import in_own_thread
+from nograd.server.banner import greeting
+from nograd.server.models.service import InferenceService
 from nograd.server.run import bind, grpc_front_kind, serve
-from nograd.server.service import InferenceService
-from nograd.server.settings import CONFIG_VARIABLE, Settings, read_file, settle
-from nograd.server.tracing import require_otel
-from nograd.threads import in_own_thread
+from nograd.server.settings.model_config import ModelConfig, open_model
+from nograd.server.settings.resolution import CONFIG_VARIABLE, Settings, read_file, settle
+from nograd.server.telemetry.logs import configure, event
+from nograd.server.telemetry.tracing import require_otel
 
 if TYPE_CHECKING:
-    from nograd.server.workers.siblings import Siblings
+    from nograd.server.workers.worker_peers import Siblings
 
 __all__ = ["check_early", "run_server", "settings_of"]
 

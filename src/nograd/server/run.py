@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from nograd.errors import ConfigError, MissingExtraError, PortInUseError
-from nograd.server.config import ServeConfig
-from nograd.server.connection_watch import ConnectionWatch
-from nograd.server.http import App
-from nograd.server.logs import event
-from nograd.server.service import InferenceService
-from nograd.server.short_path import ShortPathProtocol
-from nograd.server.tls import reload_certificate
-from nograd.stalls import StallWatch
+from nograd.runtime.stalls import StallWatch
+from nograd.server.http.app import App
+from nograd.server.http.connection_watch import ConnectionWatch
+from nograd.server.http.short_path import ShortPathProtocol
+from nograd.server.models.service import InferenceService
+from nograd.server.security.tls import reload_certificate
+from nograd.server.settings.config import ServeConfig
+from nograd.server.telemetry.logs import event
 
 if TYPE_CHECKING:
     from nograd.server.grpc.front import GrpcFront
-    from nograd.server.workers.siblings import Siblings
+    from nograd.server.workers.worker_peers import Siblings
 
 __all__ = ["bind", "grpc_front_kind", "hold_port", "serve"]
 

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from nograd.tensors import Batch
+from nograd.core.tensors import Batch
 
 __all__ = ["Recipe", "dynamic_recipes", "prepared", "saturates", "static_recipes", "weighted_nodes", "write"]
 

@@ -134,7 +134,7 @@ class Int8Linear(Int8Layer):
 
     def fingerprint(self) -> str:
         """Return the digest of the weights and of the way they are multiplied."""
-        from nograd.fingerprint import of_value
+        from nograd.runtime.fingerprint import of_value
 
         return of_value(self.kernel, largest_level(), self.weight_int8, self.weight_scale, self.bias).text
 
@@ -193,7 +193,7 @@ class StoredInt8(Int8Layer):
 
     def fingerprint(self) -> str:
         """Return the digest of the weights and the settings."""
-        from nograd.fingerprint import of_value
+        from nograd.runtime.fingerprint import of_value
 
         return of_value(repr(self._template[0]), dict(self.named_buffers(recurse=False))).text
 

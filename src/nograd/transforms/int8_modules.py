@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from nograd.core.parity import Tolerance
 from nograd.errors import UnsupportedError
-from nograd.parity import Tolerance
 from nograd.transforms.measuring import ENGINES, FirstCall, Inputs, evaluating, fastest_s, row_effect
 from nograd.transforms.onnx_module import OnnxModule
 from nograd.transforms.quantized import Engine, QuantizationReport, QuantizedModel
@@ -19,7 +19,7 @@ from nograd.transforms.replacing import int8_layers, num_bytes, with_int8_layers
 
 if TYPE_CHECKING:
     from nograd.backends.modules import ModuleBackend
-    from nograd.tensors import Batch
+    from nograd.core.tensors import Batch
     from nograd.transforms.quantize import Quantized
 
 __all__ = ["faster_of", "measure_on", "module_over", "row_scaled"]

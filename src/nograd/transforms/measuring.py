@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from nograd.core.inputs import is_tensor
+from nograd.core.module import EvalMode
+from nograd.core.parity import ParityReport, Tolerance, compare
+from nograd.core.structure import flatten
+from nograd.core.tensors import Array, Batch
 from nograd.errors import ExportError, SignatureError
-from nograd.inputs import is_tensor
-from nograd.module import EvalMode
-from nograd.parity import ParityReport, Tolerance, compare
-from nograd.structure import flatten
-from nograd.tensors import Array, Batch
 from nograd.transforms.int8_layers import Int8Linear, Kernel, largest_level, quantized_layer
 from nograd.transforms.quantized import Engine, QuantizationReport
 from nograd.transforms.replacing import copy_of, int8_layers, num_bytes, put, use_kernel

@@ -21,11 +21,11 @@ from torch.utils.checkpoint import checkpoint
 
 from nograd.backends import Backend
 from nograd.backends.exporting import check_module
+from nograd.core.module import problem_type
+from nograd.core.tensors import Batch, join_arrays, num_rows, split
 from nograd.errors import ConfigError, ModelError, UnsupportedError
-from nograd.fingerprint import Fingerprint
-from nograd.module import problem_type
-from nograd.out_of_memory import is_out_of_memory
-from nograd.tensors import Batch, join_arrays, num_rows, split
+from nograd.runtime.fingerprint import Fingerprint
+from nograd.runtime.out_of_memory import is_out_of_memory
 
 __all__ = [
     "MemoryEfficientModel",

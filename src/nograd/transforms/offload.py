@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nograd.backends.modules import resolve_device
+from nograd.core.module import module_device, problem_type
 from nograd.errors import ConfigError, UnsupportedError
-from nograd.module import module_device, problem_type
 from nograd.transforms.memory import check_copyable, find_layers, is_recording, mirror, own_signature
 
 __all__ = ["OffloadedModel", "offload"]

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from nograd.core.inputs import to_host
+from nograd.core.module import Call
 from nograd.errors import SignatureError
-from nograd.fingerprint import Fingerprint, of_value
-from nograd.inputs import to_host
-from nograd.module import Call
+from nograd.runtime.fingerprint import Fingerprint, of_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from nograd.core.inputs import is_tensor
+from nograd.core.module import Wrapper
+from nograd.core.structure import flatten
 from nograd.errors import ConfigError
-from nograd.inputs import is_tensor
-from nograd.module import Wrapper
-from nograd.structure import flatten
 
 __all__ = ["HalfDtype", "HalfSupport", "half_support", "slower_sentence", "to_half", "with_autocast"]
 

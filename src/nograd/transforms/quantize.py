@@ -23,12 +23,12 @@ from nograd.backends.onnx import OnnxBackend
 from nograd.backends.onnx.export import export_to_onnx
 from nograd.backends.onnx.graph import finish, load_graph, save_graph, write_manifest
 from nograd.backends.timing import in_turn_s
+from nograd.core.independence import Independence
+from nograd.core.inputs import by_name, to_host
+from nograd.core.module import num_required, original_of
+from nograd.core.parity import INT8, ParityReport, Tolerance, compare
+from nograd.core.tensors import Batch
 from nograd.errors import ConfigError, ExportError, NogradError
-from nograd.independence import Independence
-from nograd.inputs import by_name, to_host
-from nograd.module import num_required, original_of
-from nograd.parity import INT8, ParityReport, Tolerance, compare
-from nograd.tensors import Batch
 from nograd.transforms.int8 import Recipe, dynamic_recipes, prepared, saturates, static_recipes, weighted_nodes, write
 from nograd.transforms.int8_modules import faster_of, measure_on, module_over, row_scaled
 from nograd.transforms.quantized import QuantizedModel

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
+from nograd.core.parity import ParityReport
 from nograd.errors import ConfigError
-from nograd.fingerprint import Fingerprint, of_value
-from nograd.parity import ParityReport
+from nograd.runtime.fingerprint import Fingerprint, of_value
 
 if TYPE_CHECKING:
-    from nograd.independence import Independence
+    from nograd.core.independence import Independence
     from nograd.transforms.measuring import FirstCall
     from nograd.transforms.quantize import Quantized, Tried
 

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nograd.cores import usable_processors
-from nograd.exits import ignored_ctrl_c
+from nograd.runtime.cores import usable_processors
+from nograd.runtime.exits import ignored_ctrl_c
 from nograd.tuning.values import TuneReport
 
 if TYPE_CHECKING:
     from torch import nn
 
     from nograd.bundle import ModelFactory, ModelFolder
-    from nograd.parity import Tolerance
-    from nograd.predictor import Predictor
-    from nograd.tensors import Signature
+    from nograd.core.parity import Tolerance
+    from nograd.core.tensors import Signature
+    from nograd.predictors.predictor import Predictor
     from nograd.tuning.data import Sample
     from nograd.tuning.entries import Entry
     from nograd.tuning.tuner import Outcome, Settings
@@ -201,8 +201,8 @@ def _work_folder(target: Path | None) -> Iterator[_Work]:
 
 
 def _predictor(model: nn.Module | Predictor | str, sample: Any) -> Predictor:
-    from nograd.predictor import Predictor
-    from nograd.threads import in_own_thread
+    from nograd.predictors.predictor import Predictor
+    from nograd.runtime.threads import in_own_thread
 
     if isinstance(model, Predictor):
         return model
@@ -213,8 +213,8 @@ def _predictor(model: nn.Module | Predictor | str, sample: Any) -> Predictor:
 
 def load_on_cpu(model: str) -> Predictor:
     """Return the Predictor that a name stands for, on the CPU where the name does not say otherwise."""
+    from nograd.runtime.threads import in_own_thread
     from nograd.sources import folder_of, load
-    from nograd.threads import in_own_thread
 
     device = "auto" if folder_of(model) is None else "cpu"  # a factory's Predictor has its own
     return in_own_thread(lambda: load(model, device=device)).result()

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from nograd.backends.coupling import QUICK, measure_independence, unmeasured
 from nograd.batching.collate import hand_out
-from nograd.cost import CostCurve
+from nograd.core.cost import CostCurve
+from nograd.core.parity import Tolerance, compare
+from nograd.core.tensors import Batch, num_rows
 from nograd.errors import ConfigError, NogradError
-from nograd.parity import Tolerance, compare
-from nograd.predictor import Predictor
-from nograd.tensors import Batch, num_rows
+from nograd.predictors.predictor import Predictor
 from nograd.tuning.building import build, open_candidate, size_of
 from nograd.tuning.confirm import serve_under_load
 from nograd.tuning.values import Candidate
@@ -26,7 +26,7 @@ from nograd.tuning.workload import Workload, rows_in
 if TYPE_CHECKING:
     from nograd.backends import Backend
     from nograd.backends.modules import ModuleBackend
-    from nograd.independence import Independence
+    from nograd.core.independence import Independence
 
 __all__ = ["Bench", "Metric", "Task"]
 

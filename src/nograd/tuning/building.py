@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, cast
 
 from nograd.backends.kinds import LoadOptions
 from nograd.backends.opening import open_backend, pack_file, wrap_module
+from nograd.core.parity import Tolerance
 from nograd.exports import export_model, halved
-from nograd.parity import Tolerance
 
 if TYPE_CHECKING:
     from nograd.backends import Backend
     from nograd.backends.modules import ModuleBackend
+    from nograd.core.tensors import Batch
     from nograd.exports import Precision
-    from nograd.tensors import Batch
     from nograd.tuning.values import Candidate
 
 __all__ = ["build", "file_of", "open_candidate", "size_of"]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from nograd.backends.kinds import FLOAT_PRECISIONS, PRECISIONS
 from nograd.backends.registry import all_kinds, find_kind, rank
+from nograd.core.parity import EXACT, HALF, INT8, Tolerance
 from nograd.errors import ConfigError
-from nograd.parity import EXACT, HALF, INT8, Tolerance
 from nograd.tuning.values import Candidate, Goal
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nograd.cores import usable_processors
+from nograd.core.units import bytes_of, seconds_of
 from nograd.errors import ConfigError
+from nograd.runtime.cores import usable_processors
 from nograd.tuning import Tuned, load_on_cpu, tuned_to
 from nograd.tuning.values import Goal
-from nograd.units import bytes_of, seconds_of
 
 if TYPE_CHECKING:
     from rich.status import Status

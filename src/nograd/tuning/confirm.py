@@ -14,12 +14,12 @@ from nograd.batching import Batcher, BatchRecord
 from nograd.batching.choice import policy_for
 from nograd.batching.queue import Waiting
 from nograd.batching.simulation import simulate
-from nograd.cost import CostCurve
+from nograd.core.cost import CostCurve
+from nograd.core.tensors import Batch, Signature
 from nograd.errors import NogradError
-from nograd.tensors import Batch, Signature
 
 if TYPE_CHECKING:
-    from nograd.predictor import Predictor
+    from nograd.predictors.predictor import Predictor
 
 __all__ = ["arrivals_of", "predicted_s", "serve_under_load"]
 

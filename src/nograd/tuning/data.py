@@ -12,10 +12,10 @@ from typing import Any, cast
 
 import numpy as np
 
+from nograd.core.inputs import each_item, is_tensor, to_host
+from nograd.core.tensors import Batch, Signature, num_rows, split
 from nograd.errors import ConfigError, ItemError, NogradError
-from nograd.inputs import each_item, is_tensor, to_host
-from nograd.predictor import Predictor
-from nograd.tensors import Batch, Signature, num_rows, split
+from nograd.predictors.predictor import Predictor
 
 __all__ = ["Sample", "read_sample", "sample_of"]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from nograd.independence import Independence
-from nograd.tuning.figures import Figure
-from nograd.tuning.signs import median_figure
+from nograd.core.independence import Independence
+from nograd.report.figures import Figure
+from nograd.tuning.sign_test import median_figure
 from nograd.tuning.values import Candidate, CurvePoint, Goal, Row, Status
 from nograd.tuning.worker import Worker
 

@@ -20,7 +20,7 @@ from nograd.tuning.values import Confirmation
 from nograd.tuning.worker import WorkerError
 
 if TYPE_CHECKING:
-    from nograd.cost import CostCurve
+    from nograd.core.cost import CostCurve
     from nograd.tuning.tuner import Settings
 
 __all__ = ["confirm", "footprints", "least_memory"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from nograd.report.markup import element
+from nograd.report.page import header, page
 from nograd.tuning import sections, tables
-from nograd.tuning.markup import element
-from nograd.tuning.page import header, page
 from nograd.tuning.values import TuneReport
 
 __all__ = ["to_html"]

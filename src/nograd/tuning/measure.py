@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nograd.cost import CostCurve
+from nograd.core.cost import CostCurve
 from nograd.tuning.candidates import simplicity
 from nograd.tuning.entries import Entry, work_of
 from nograd.tuning.prepare import MEASURE_LIMIT_S
 from nograd.tuning.racing import REFERENCE, Race, Sample
-from nograd.tuning.signs import median_figure
+from nograd.tuning.sign_test import median_figure
 from nograd.tuning.state import State
 from nograd.tuning.values import CurvePoint, Goal
 from nograd.tuning.worker import WorkerError

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nograd.terminal import clean
-from nograd.tuning import figures
-from nograd.tuning.axes import Axes, Shape, drawing, line, reach, tick
-from nograd.tuning.figures import Figure
-from nograd.tuning.markup import element
-from nograd.tuning.svg import Scale, is_positive, polyline, text_width
+from nograd.report import figures
+from nograd.report.axes import Axes, Shape, drawing, line, reach, tick
+from nograd.report.figures import Figure
+from nograd.report.markup import element
+from nograd.report.svg import Scale, is_positive, polyline, text_width
+from nograd.runtime.terminal import clean
 from nograd.tuning.values import CurvePoint
 
 __all__ = ["SHAPES", "Series", "costs", "ratio_bar", "share_bar"]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from nograd.independence import Independence
-from nograd.tensors import Signature
+from nograd.core.independence import Independence
+from nograd.core.tensors import Signature
 from nograd.tuning.bench import Task
 from nograd.tuning.building import file_of
 from nograd.tuning.candidates import Variant, layouts

@@ -30,9 +30,9 @@ from random import Random
 from typing import Any
 
 from nograd.errors import ConfigError
+from nograd.report.figures import Figure
 from nograd.tuning.contamination import RoundWatch
-from nograd.tuning.figures import Figure
-from nograd.tuning.signs import median_figure, successes_needed
+from nograd.tuning.sign_test import median_figure, successes_needed
 
 __all__ = ["HOPELESS", "REFERENCE", "Race", "Sample", "Verdict"]
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import msgspec
 
+from nograd.core.independence import Independence
 from nograd.errors import ModelLoadError
-from nograd.independence import Independence
-from nograd.terminal import clean
-from nograd.tuning import figures, wording
+from nograd.report import figures
+from nograd.runtime.terminal import clean
+from nograd.tuning import wording
 from nograd.tuning.values import Row, TuneReport
 
 __all__ = ["dumps", "loads", "to_text"]

@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable, Sequence
 from math import isfinite
 
-from nograd.terminal import clean
-from nograd.tuning import figures, plots, tradeoff, wording
-from nograd.tuning.figures import Figure
-from nograd.tuning.markup import card, element, table, text
+from nograd.report import figures
+from nograd.report.figures import Figure
+from nograd.report.markup import card, element, table, text
+from nograd.report.svg import is_positive
+from nograd.runtime.terminal import clean
+from nograd.tuning import plots, tradeoff, wording
 from nograd.tuning.report import budget, rounds
-from nograd.tuning.svg import is_positive
 from nograd.tuning.values import CurvePoint, Row, TuneReport
 
 __all__ = ["curves", "effort", "machine", "notes", "picture", "verdict"]

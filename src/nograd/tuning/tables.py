@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import isfinite
 
-from nograd.parity import OutputParity, ParityReport
-from nograd.tuning import figures, plots, wording
-from nograd.tuning.figures import Figure
-from nograd.tuning.markup import card, element, table, text
+from nograd.core.parity import OutputParity, ParityReport
+from nograd.report import figures
+from nograd.report.figures import Figure
+from nograd.report.markup import card, element, table, text
+from nograd.report.svg import is_positive
+from nograd.tuning import plots, wording
 from nograd.tuning.report import by_reason, independences, is_measured
-from nograd.tuning.svg import is_positive
 from nograd.tuning.values import Row, TuneReport
 
 __all__ = ["candidates", "confirmation", "independence", "parity", "unused"]

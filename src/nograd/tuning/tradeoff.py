@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from html import escape
 from itertools import pairwise
 
-from nograd.terminal import clean
-from nograd.tuning import figures, wording
-from nograd.tuning.axes import Axes, Shape, drawing, line, reach, text_at, ticks_of
-from nograd.tuning.markup import element
-from nograd.tuning.svg import Box, Label, Scale, is_positive, place, polyline
+from nograd.report import figures
+from nograd.report.axes import Axes, Shape, drawing, line, reach, text_at, ticks_of
+from nograd.report.markup import element
+from nograd.report.svg import Box, Label, Scale, is_positive, place, polyline
+from nograd.runtime.terminal import clean
+from nograd.tuning import wording
 from nograd.tuning.values import Row, TuneReport
 
 __all__ = ["SHAPES", "front", "is_drawn", "max_names", "tradeoff"]

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nograd.backends.registry import runtimes
-from nograd.cores import usable_processors
 from nograd.errors import ConfigError, UnsupportedError
-from nograd.exits import ignored_ctrl_c
-from nograd.fingerprint import of_value
-from nograd.machine import this_machine
-from nograd.threads import in_own_thread
+from nograd.runtime.cores import usable_processors
+from nograd.runtime.exits import ignored_ctrl_c
+from nograd.runtime.fingerprint import of_value
+from nograd.runtime.machine import this_machine
+from nograd.runtime.threads import in_own_thread
 from nograd.tuning.bench import Metric, Task
 from nograd.tuning.candidates import Variant, variants
 from nograd.tuning.data import Sample
@@ -32,9 +32,9 @@ from nograd.tuning.workload import workload_of
 
 if TYPE_CHECKING:
     from nograd.backends.modules import ModuleBackend
-    from nograd.cost import CostCurve
-    from nograd.parity import Tolerance
-    from nograd.predictor import Predictor
+    from nograd.core.cost import CostCurve
+    from nograd.core.parity import Tolerance
+    from nograd.predictors.predictor import Predictor
 
 __all__ = ["Outcome", "Settings", "run"]
 

@@ -9,9 +9,9 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
 from nograd.backends.registry import find_kind, why_unknown
+from nograd.core.independence import Independence
 from nograd.errors import ConfigError
-from nograd.independence import Independence
-from nograd.tuning.figures import Figure
+from nograd.report.figures import Figure
 
 if TYPE_CHECKING:
     from nograd.backends.kinds import Kind

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from nograd.parity import ParityReport
-from nograd.terminal import clean
-from nograd.tuning.figures import count, interval, number, ratio, size, times
+from nograd.core.parity import ParityReport
+from nograd.report.figures import count, interval, number, ratio, size, times
+from nograd.runtime.terminal import clean
 from nograd.tuning.values import Candidate, Confirmation, Row, Status, TuneReport
 
 __all__ = [

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from nograd.errors import NogradError
-from nograd.exits import delayed_ctrl_c
-from nograd.threads import in_own_thread
+from nograd.runtime.exits import delayed_ctrl_c
+from nograd.runtime.threads import in_own_thread
 from nograd.tuning.bench import Bench, Task, failure
 from nograd.tuning.priority import go_first
 from nograd.tuning.values import Candidate

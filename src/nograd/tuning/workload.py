@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nograd.batching.collate import join, plan
-from nograd.tensors import Batch, Signature, concat, num_rows
+from nograd.core.tensors import Batch, Signature, concat, num_rows
 from nograd.tuning.data import Sample
 
 __all__ = ["Workload", "workload_of"]

@@ -14,14 +14,14 @@ import numpy as np
 from nograd.backends import Backend, FileFingerprint, check_lanes
 from nograd.backends.coupling import how_to_batch, measured_signature
 from nograd.backends.onnx_data import data_files
-from nograd.cores import processors
+from nograd.core.independence import HALF_PRECISIONS
+from nograd.core.inputs import by_name, to_host
+from nograd.core.manifest import KEY, Manifest
+from nograd.core.structure import Restore, restore_from
+from nograd.core.tensors import Array, Batch, Signature, TensorSpec, num_rows
 from nograd.errors import ConfigError, MissingExtraError, ModelError, ModelLoadError
-from nograd.fingerprint import Fingerprint
-from nograd.independence import HALF_PRECISIONS
-from nograd.inputs import by_name, to_host
-from nograd.manifest import KEY, Manifest
-from nograd.structure import Restore, restore_from
-from nograd.tensors import Array, Batch, Signature, TensorSpec, num_rows
+from nograd.runtime.cores import processors
+from nograd.runtime.fingerprint import Fingerprint
 
 try:
     import onnxruntime

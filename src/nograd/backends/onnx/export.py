@@ -31,9 +31,9 @@ from nograd.backends.onnx import OnnxBackend
 from nograd.backends.onnx.fusion import fuse_attention
 from nograd.backends.onnx.graph import check_graph, finish, load_graph, newest_opset, opset_of, save_graph, write_manifest
 from nograd.backends.onnx.naming import DynamicAxes, RenamedBackend, narrowed, plan_names, rename_file, renamed_manifest
+from nograd.core.parity import Tolerance
+from nograd.core.tensors import TensorSpec
 from nograd.errors import ConfigError, ExportError, ModelLoadError
-from nograd.parity import Tolerance
-from nograd.tensors import TensorSpec
 
 __all__ = ["export_to_onnx"]
 
@@ -78,7 +78,7 @@ def export_to_onnx(  # noqa: PLR0913  torch's names, and nograd's
         opset: another name of `opset_version`.
         exporter: `dynamo` (torch.export) or `legacy` (the older one) only; `plain` tries both; `auto` tries with attention
             fused before, where there is attention. Other runtimes know none of ONNX Runtime's fused operators.
-        tolerance: how closely the file must agree; default: `nograd.parity.EXACT`, for half precision `HALF`.
+        tolerance: how closely the file must agree; default: `nograd.core.parity.EXACT`, for half precision `HALF`.
 
     Raises:
         ExportError: no exporter takes the model, or the file does not answer as the model does.

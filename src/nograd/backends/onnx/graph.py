@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nograd.core.manifest import KEY, Manifest
 from nograd.errors import MissingExtraError
-from nograd.manifest import KEY, Manifest
 
 try:
     import onnx

@@ -11,10 +11,10 @@ from nograd.backends import Backend
 from nograd.backends.exporting import manifest_of
 from nograd.backends.modules import ModuleBackend
 from nograd.backends.onnx.graph import check_graph, finish, load_graph, save_graph
+from nograd.core.manifest import Manifest
+from nograd.core.structure import Outline
+from nograd.core.tensors import Batch, Signature, TensorSpec
 from nograd.errors import ConfigError
-from nograd.manifest import Manifest
-from nograd.structure import Outline
-from nograd.tensors import Batch, Signature, TensorSpec
 
 __all__ = ["DynamicAxes", "Names", "RenamedBackend", "narrowed", "plan_names", "rename_file", "renamed_manifest"]
 

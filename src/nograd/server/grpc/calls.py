@@ -9,11 +9,11 @@ from urllib.parse import unquote
 import grpc
 
 from nograd.errors import UnauthorizedError
-from nograd.server.access import CLIENT_LEFT
 from nograd.server.call import Call
 from nograd.server.grpc.health import HEALTH
 from nograd.server.grpc.messages import SERVICE
-from nograd.server.service import InferenceService
+from nograd.server.models.service import InferenceService
+from nograd.server.telemetry.access_log import CLIENT_LEFT
 
 __all__ = ["CODES", "Guard", "begin_call", "enter_call", "finish_call"]
 

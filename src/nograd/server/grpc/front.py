@@ -12,7 +12,6 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from nograd.errors import DeadlineError, PortInUseError, UnauthorizedError
-from nograd.server.access import CLIENT_LEFT
 from nograd.server.call import Call
 from nograd.server.grpc.calls import CODES, Guard, begin_call, enter_call, finish_call
 from nograd.server.grpc.health import HEALTH, Health
@@ -47,11 +46,12 @@ from nograd.server.grpc.messages import (
 )
 from nograd.server.grpc.stream import in_order
 from nograd.server.grpc.tensors import message, read, write
-from nograd.server.protocol import status_of
-from nograd.server.replies import describe_error
-from nograd.server.repository_calls import refuse_parameters
-from nograd.server.served import ServedModel
-from nograd.server.service import InferenceService
+from nograd.server.http.replies import describe_error
+from nograd.server.models.repository_calls import refuse_parameters
+from nograd.server.models.served import ServedModel
+from nograd.server.models.service import InferenceService
+from nograd.server.protocol.codec import status_of
+from nograd.server.telemetry.access_log import CLIENT_LEFT
 
 __all__ = ["GrpcFront"]
 

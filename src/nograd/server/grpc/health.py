@@ -11,7 +11,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from nograd.server.grpc.messages import SERVICE
-from nograd.server.service import InferenceService
+from nograd.server.models.service import InferenceService
 
 __all__ = ["HEALTH", "Health"]
 

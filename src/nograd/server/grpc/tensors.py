@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from nograd.core.tensors import Array, TensorSpec
 from nograd.errors import ProtocolError
-from nograd.server.binary import packed, tensor, text
 from nograd.server.grpc.messages import ModelInferResponse
-from nograd.server.protocol import (
+from nograd.server.protocol.binary import packed, tensor, text
+from nograd.server.protocol.codec import (
     InferRequest,
     convert_input,
     datatype_of,
@@ -21,9 +22,8 @@ from nograd.server.protocol import (
     spec_of,
     timeout_of,
 )
-from nograd.server.request_limits import NO_LIMITS, RequestLimits
-from nograd.server.shapes import count_elements, reshape
-from nograd.tensors import Array, TensorSpec
+from nograd.server.protocol.request_limits import NO_LIMITS, RequestLimits
+from nograd.server.protocol.shapes import count_elements, reshape
 
 __all__ = ["message", "read", "write"]
 

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from nograd.errors import ConfigError
-from nograd.server.config import ServeConfig
-from nograd.server.model_config import ModelConfig
-from nograd.server.settings import Settings
+from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.model_config import ModelConfig
+from nograd.server.settings.resolution import Settings
 
 __all__ = [
     "BEAT_S",

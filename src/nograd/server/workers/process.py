@@ -6,11 +6,11 @@ import json
 import os
 
 from nograd.errors import NogradError
-from nograd.exits import leave
+from nograd.runtime.exits import leave
+from nograd.runtime.stderr import queued_stderr
 from nograd.server.command import run_server
 from nograd.server.workers.plan import Order
-from nograd.server.workers.siblings import Siblings
-from nograd.stderr import queued_stderr
+from nograd.server.workers.worker_peers import Siblings
 
 __all__ = ["main"]
 

@@ -15,12 +15,12 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 
 from nograd import __version__
-from nograd.cores import THREADS, usable_processors
+from nograd.runtime.cores import THREADS, usable_processors
+from nograd.server.banner import with_line
 from nograd.server.command import check_early
-from nograd.server.greeting import with_line
-from nograd.server.logs import configure, event
 from nograd.server.run import bind, hold_port
-from nograd.server.settings import Settings
+from nograd.server.settings.resolution import Settings
+from nograd.server.telemetry.logs import configure, event
 from nograd.server.workers.plan import (
     BEAT_S,
     STEADY_S,

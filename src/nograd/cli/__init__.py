@@ -1,0 +1,5 @@
+"""The `nograd` command."""
+
+from nograd.cli.commands import main
+
+__all__ = ["main"]

@@ -1,0 +1,83 @@
+"""`nograd cache`: kept answers seen from outside, of a running server or in Redis."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+from nograd.errors import ConfigError, UnavailableError
+from nograd.runtime.redaction import mask_url
+
+__all__ = ["clear", "stats"]
+
+TIMEOUT_S = 10.0
+
+
+def stats(url: str) -> list[str]:
+    """Return lines on what is kept at a URL.
+
+    Raises:
+        UnavailableError: nothing answers there.
+        ConfigError: it is neither a server's nor a Redis'.
+        MissingExtraError: it is a Redis', and redis-py is not installed.
+    """
+    if not url.startswith(("http://", "https://")):
+        found = _redis(url).usage()
+        return [f"{found.server}: {found.entries} answers, {found.nbytes / 1e6:.1f} MB of keys and values"]
+    lines = []
+    for model in _ask(f"{url.rstrip('/')}/live.json", "GET")["models"]:
+        lines += _of_model(model["name"], model.get("cache"))
+    return lines or ["the server holds no model"]
+
+
+def clear(url: str) -> str:
+    """Forget what is kept at a URL; return a sentence on what that was. Errors as for `stats`."""
+    if url.startswith(("http://", "https://")):
+        found = _ask(url.rstrip("/") + "/cache/clear", "POST")
+        stays = f"; {found['kept_in']} keeps its own: clear that URL, too" if found.get("kept_in") else ""
+        return f"{found['cleared']} answers forgotten{stays}"
+    cache = _redis(url)
+    entries = cache.usage().entries
+    cache.clear()
+    return f"{entries} answers forgotten"
+
+
+def _of_model(name: str, cache: dict[str, Any] | None) -> list[str]:
+    if cache is None:
+        return [f"{name}: keeps no answers"]
+    share = cache["hits"] / max(1, cache["rows"])
+    lines = [
+        f"{name}: {cache['rows']} rows looked up, {cache['hits']} known ({share:.1%}), "
+        f"{cache['saved_ms'] / 1000:.3g} s of the device saved",
+        f"  memory: {cache['entries']} answers of all models, {cache['bytes'] / 1e6:.1f} of {cache['max_bytes'] / 1e6:.1f} MB, "
+        f"{cache['evicted']} evicted ({cache['policy']})",
+    ]
+    if not cache["is_on"]:
+        lines.append("  it steps aside now, because it cost more than it saved; it will be tried again")
+    if (far := cache["redis"]) is not None:
+        lines.append(
+            f"  Redis: {far['hits']} of {far['hits'] + far['misses']} found, {far['failures']} calls failed, "
+            f"{far['skipped']} left out, {far['corrupt']} corrupt"
+            + (f"; last error: {far['last_error']}" if far["last_error"] else "")
+        )
+    return lines
+
+
+def _redis(url: str) -> Any:
+    if "://" not in url:
+        raise ConfigError(
+            "the URL has no scheme; give a server's, http://127.0.0.1:8000, or a Redis', redis://localhost:6379/0"
+        )
+    from nograd.caching.redis import RedisCache
+
+    return RedisCache(url, timeout_s=TIMEOUT_S)
+
+
+def _ask(url: str, method: str) -> Any:
+    try:
+        with urlopen(Request(url, method=method), timeout=TIMEOUT_S) as answer:  # noqa: S310  the scheme was looked at
+            return json.loads(answer.read())
+    except (URLError, OSError, ValueError) as error:
+        raise UnavailableError(f"{mask_url(url)} does not answer as a nograd server does: {error}") from error

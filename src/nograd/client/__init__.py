@@ -1,0 +1,1 @@
+"""A client of the Open Inference Protocol, for checks, load runs and conformance."""

@@ -1,0 +1,118 @@
+"""Kinds of input: torch tensors, arrays and lists; named, in order, or alone; many rows, or one.
+
+torch is never imported here: a tensor can only exist where somebody else did.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Number
+from typing import Any
+
+import numpy as np
+
+from nograd.core.tensors import Signature
+from nograd.errors import SignatureError
+
+__all__ = ["by_name", "each_item", "holds_tensors", "is_module", "is_tensor", "one_row", "stacked", "to_host"]
+
+
+def is_module(model: object) -> bool:
+    """True for a torch module; a module can only exist where torch was imported."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(model, torch.nn.Module)
+
+
+def is_tensor(value: object) -> bool:
+    """True for a torch tensor."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def holds_tensors(inputs: Any) -> bool:
+    """True where the inputs are torch tensors; a mixture of tensors and arrays counts as tensors."""
+    if isinstance(inputs, Mapping):
+        return any(map(holds_tensors, inputs.values()))
+    if isinstance(inputs, list):  # of rows: all are of the first one's kind
+        return bool(inputs) and is_tensor(inputs[0])
+    return any(map(holds_tensors, inputs)) if isinstance(inputs, tuple) else is_tensor(inputs)
+
+
+def to_host(inputs: Any) -> Any:
+    """Return tensors as arrays; on a CPU they share their memory."""
+    if isinstance(inputs, Mapping):
+        return {name: to_host(value) for name, value in inputs.items()}
+    if isinstance(inputs, tuple):
+        return tuple(map(to_host, inputs))
+    if isinstance(inputs, list) and holds_tensors(inputs):
+        return list(map(to_host, inputs))
+    if not is_tensor(inputs):
+        return inputs
+    tensor = inputs.detach().cpu()
+    if str(tensor.dtype) == "torch.bfloat16":  # numpy has none of its own: the same bits, read by ml_dtypes
+        return tensor.view(sys.modules["torch"].int16).numpy().view("bfloat16")
+    return tensor.numpy()
+
+
+def by_name(inputs: Any, signature: Signature) -> dict[str, Any]:
+    """Return inputs by name: a dict as it is, a tuple in the signature's order, anything else as the only input."""
+    if isinstance(inputs, Mapping):
+        return dict(inputs)
+    names = [spec.name for spec in signature.inputs]
+    values = inputs if isinstance(inputs, tuple) else (inputs,)
+    required = sum(spec.default is None for spec in signature.inputs)
+    if not required <= len(values) <= len(names):
+        raise SignatureError(
+            f"{len(values)} inputs were given; the model takes {', '.join(map(repr, names))}: "
+            "give a tuple in this order, or a dict"
+        )
+    return dict(zip(names, values, strict=False))
+
+
+def each_item(items: Any) -> Iterator[Any]:
+    """Return the items one by one.
+
+    Raises:
+        SignatureError: `items` is one item, or a dict of columns.
+    """
+    if isinstance(items, Mapping | str | bytes) or not isinstance(items, Iterable):
+        raise SignatureError(f"the items are one {type(items).__name__}; give a list, or another iterable, of items")
+    return iter(items)
+
+
+def one_row(row: Any) -> Any:
+    """Return a row as inputs with one row: every array gets dimension 0."""
+    if isinstance(row, Mapping):
+        return {name: one_row(value) for name, value in row.items()}
+    if isinstance(row, tuple):
+        return tuple(map(one_row, row))
+    return [row] if _is_plain(row) else np.asarray(to_host(row))[None]
+
+
+def stacked(rows: Sequence[Any]) -> Any:
+    """Return rows of one kind, dtype and shape as inputs with that many rows.
+
+    Raises:
+        ValueError: the rows differ.
+    """
+    first = rows[0]
+    if any(type(row) is not type(first) for row in rows):
+        raise ValueError("the rows differ in kind")
+    if isinstance(first, Mapping):
+        if any(row.keys() != first.keys() for row in rows):
+            raise ValueError("the rows differ in their names")
+        return {name: stacked([row[name] for row in rows]) for name in first}
+    if isinstance(first, tuple):
+        return tuple(stacked(column) for column in zip(*rows, strict=True))
+    if _is_plain(first):
+        return list(rows)
+    arrays = [np.asarray(to_host(row)) for row in rows]
+    if any(array.dtype != arrays[0].dtype for array in arrays):
+        raise ValueError("the rows differ in dtype")
+    return np.stack(arrays)
+
+
+def _is_plain(value: Any) -> bool:
+    """Lists, numbers and strings, which have no dtype of their own; numpy's scalars have one."""
+    return isinstance(value, list | Number | str) and not isinstance(value, np.generic)

@@ -1,0 +1,106 @@
+"""Manifest: what an exported file says of itself, as JSON inside it, so that it runs without the model it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from nograd.core.independence import Independence
+from nograd.core.structure import Outline
+from nograd.core.tensors import Batching, Signature, TensorSpec
+from nograd.errors import ModelLoadError
+
+__all__ = ["KEY", "Manifest"]
+
+KEY = "nograd"
+"""The key under which a file's own metadata holds the manifest."""
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The signature of an exported model, and the structure that the model itself returned."""
+
+    signature: Signature
+    outline: Outline
+    """See `nograd.core.structure.outline`."""
+
+    problem_type: str = ""
+    """What the outputs of a transformers model mean: see `nograd.core.scores.ProblemType`; empty: unknown."""
+
+    def dumps(self) -> str:
+        """Return the manifest as JSON text."""
+        signature = self.signature
+        plain = _File(
+            FORMAT,
+            [_to_file(spec) for spec in signature.inputs],
+            [_to_file(spec) for spec in signature.outputs],
+            signature.batching,
+            signature.reason,
+            dict(signature.max_sizes),
+            self.outline,
+            signature.repeatable,
+            dict(signature.min_sizes),
+            signature.independence,
+            self.problem_type,
+        )
+        return msgspec.json.encode(plain).decode()
+
+    @classmethod
+    def loads(cls, text: str | bytes) -> Manifest:
+        """Return the manifest that `dumps` wrote.
+
+        Raises:
+            ModelLoadError: the text is not such a manifest, or of a newer format.
+        """
+        try:
+            plain = msgspec.json.decode(text, type=_File)
+        except msgspec.DecodeError as error:
+            raise ModelLoadError(f"the file's manifest cannot be read: {error}") from error
+        if plain.format > FORMAT:
+            raise ModelLoadError(
+                f"the file's manifest has format {plain.format}; this nograd reads up to {FORMAT}: update nograd"
+            )
+        inputs, outputs = (tuple(map(_from_file, specs)) for specs in (plain.inputs, plain.outputs))
+        signature = Signature(
+            inputs, outputs, plain.batching, plain.reason, plain.max_sizes, plain.repeatable, plain.min_sizes,
+            plain.independence,
+        )  # fmt: skip
+        return cls(signature, plain.outline, plain.problem_type)
+
+
+class _Spec(msgspec.Struct):
+    name: str
+    dtype: str
+    shape: list[int | str]
+    pad_value: float = 0
+    default: float | None = None
+    limits: tuple[int, int] | None = None
+
+
+class _File(msgspec.Struct):
+    format: int
+    inputs: list[_Spec]
+    outputs: list[_Spec]
+    batching: Batching
+    reason: str
+    max_sizes: dict[str, int]
+    outline: Any
+    repeatable: bool = True
+    min_sizes: dict[str, int] = {}
+    independence: Independence | None = None
+    """None also in files of a nograd that did not measure it."""
+
+    problem_type: str = ""
+    """Empty also in files of a nograd that did not write it."""
+
+
+def _to_file(spec: TensorSpec) -> _Spec:
+    return _Spec(spec.name, spec.dtype, list(spec.shape), spec.pad_value, spec.default, spec.limits)
+
+
+def _from_file(spec: _Spec) -> TensorSpec:
+    return TensorSpec(spec.name, spec.dtype, tuple(spec.shape), spec.pad_value, spec.default, spec.limits)

@@ -1,0 +1,55 @@
+"""What was given as a model, and the sentence for what is not one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from nograd.core.inputs import is_module
+from nograd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["check_module", "is_predictor", "not_a_model"]
+
+MODULE = "a torch.nn.Module or a nograd Backend"
+
+
+def is_predictor(model: object) -> bool:
+    """True for a `nograd.Predictor`; layers below it cannot import it."""
+    module = sys.modules.get("nograd.predictors.predictor")
+    return module is not None and isinstance(model, module.Predictor)
+
+
+def check_module(model: Any, *, wanted: str = MODULE) -> TypeGuard[nn.Module]:
+    """Return True for a torch module.
+
+    Raises:
+        ConfigError: it is something else; `wanted` says what is allowed.
+    """
+    if is_module(model):
+        return True
+    raise not_a_model(model, wanted=wanted)
+
+
+def not_a_model(model: Any, *, wanted: str = MODULE) -> ConfigError:
+    """Return the error for something that cannot be used as a model: what it is, what is allowed, what to do."""
+    what, remedy = _describe(model)
+    return ConfigError(f"model is {what}; it must be {wanted}{remedy}")
+
+
+def _describe(model: Any) -> tuple[str, str]:
+    """Return what was given, and what to do about it."""
+    if isinstance(model, str | os.PathLike):
+        name = os.fspath(model)
+        return repr(name), f": open files and names with nograd.load({name!r})"
+    if is_predictor(model):
+        return f"a {type(model).__name__}", ": a Predictor runs as it is, or pass the module that it was made of"
+    if isinstance(model, type):
+        return f"the class {model.__name__}", f": pass an instance, {model.__name__}(...)"
+    if isinstance(model, Mapping):
+        return type(model).__name__, ": load weights into their module with load_state_dict, and pass the module"
+    return type(model).__name__, ""

@@ -1,0 +1,378 @@
+"""How a torch module is called: with which names, in which style, in eval mode, and left as it was found."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from nograd.core.inputs import is_tensor
+from nograd.core.tensors import Signature, TensorSpec, check_limits, check_range, too_large
+from nograd.errors import SignatureError
+
+__all__ = [
+    "Accelerated",
+    "Call",
+    "EvalMode",
+    "Wrapper",
+    "check_tensors",
+    "computing_dtype",
+    "describe",
+    "dtype_name",
+    "floating_dtype",
+    "module_device",
+    "num_required",
+    "original_of",
+    "problem_type",
+    "row_fault",
+    "to_tensors",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The way in which a module takes its inputs."""
+
+    names: tuple[str, ...]
+    style: Literal["keywords", "positional", "mapping"]
+    optional: tuple[str, ...] = ()
+    """Parameters of `forward` that the sample did not use, such as `attention_mask`."""
+
+    copies: bool = True
+    """Whether inputs and outputs are copied: a model may write to its inputs (`ReLU(inplace=True)` does), which are the
+    caller's, and answer with memory that it will use again."""
+
+    def __call__(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> Any:
+        if self.copies:
+            tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+        if self.style == "keywords":
+            return model(**tensors)
+        if self.style == "mapping":
+            return model(dict(tensors))
+        return model(*(tensors[name] for name in self.names))
+
+    def owned(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return outputs that no later call will change."""
+        return {name: tensor.clone() for name, tensor in outputs.items()} if self.copies else outputs
+
+    @classmethod
+    def learn(cls, model: nn.Module, sample: Any) -> Call:
+        """Return the call that fits `sample`: a tensor, a tuple of tensors in order, or tensors by name.
+
+        Raises:
+            SignatureError: `forward` does not take these names, or not so many inputs; or parameters have no shape yet.
+        """
+        if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+            raise SignatureError("the model has lazy parameters without a shape; run it once on an input before")
+        takes = _parameters(model)
+        if isinstance(sample, Mapping):
+            return cls._by_name(takes, tuple(sample))
+        count = len(sample) if isinstance(sample, tuple) else 1
+        if not takes.any_position and count > len(takes.names):
+            raise SignatureError(f"the sample holds {count} inputs; forward takes {_listed(takes.names)}")
+        names = (*takes.names, *(f"input_{i}" for i in range(len(takes.names), count)))[:count]
+        return cls(names, "positional", takes.names[count:])
+
+    @classmethod
+    def _by_name(cls, takes: _Parameters, names: tuple[str, ...]) -> Call:
+        known, given = set(takes.names), set(names)
+        if given <= known or (takes.any_name and known <= given):
+            return cls(names, "keywords", tuple(name for name in takes.names if name not in given))
+        if takes.any_position and not known:
+            return cls(names, "positional")
+        if len(known) == 1 and not takes.only_tensors:  # a `forward(batch)` that reads `batch["x"]`
+            return cls(names, "mapping")
+        unknown = next(name for name in names if name not in known)
+        raise SignatureError(f"there is no input {unknown!r}; forward takes {_listed(takes.names)}")
+
+    def with_input(self, name: str) -> Call:
+        """Return the call that also gives one of the optional inputs."""
+        return replace(self, names=(*self.names, name), style="keywords")
+
+    def describe(self, tensors: Mapping[str, Tensor]) -> str:
+        """Return what is given, in words, for errors."""
+        listed = ", ".join(f"{name} {describe(tensor)}" for name, tensor in tensors.items())
+        return f"a dict of {listed}" if self.style == "mapping" else listed
+
+
+@dataclass(frozen=True, slots=True)
+class _Parameters:
+    names: tuple[str, ...]
+    any_position: bool
+    any_name: bool
+    only_tensors: bool
+    """Whether all are annotated as tensors."""
+
+
+class Wrapper(nn.Module):
+    """A module that takes what another takes, and does something around it."""
+
+    def __init__(self, wrapped: nn.Module) -> None:
+        super().__init__()
+        self.wrapped = wrapped
+        self.training = wrapped.training
+
+    takes_dtype: torch.dtype | None = None
+    """The dtype in which floating inputs are given; None: the wrapped module's."""
+
+    computes_dtype: torch.dtype | None = None
+    """The floating dtype of the arithmetic; None: the wrapped module's."""
+
+
+class Accelerated(nn.Module):
+    """Runs another module in another way, with the answers of that module.
+
+    Probing and exporting run `original`: the first call of each size may compile for seconds.
+    """
+
+    @property
+    def original(self) -> nn.Module:
+        """The module that is run."""
+        raise NotImplementedError
+
+
+def original_of(model: nn.Module) -> nn.Module:
+    """Return the module to probe and to export."""
+    return model.original if isinstance(model, Accelerated) else model
+
+
+def _parameters(model: nn.Module) -> _Parameters:
+    while isinstance(model, Wrapper):
+        model = model.wrapped
+    try:
+        found = list(inspect.signature(model.forward).parameters.values())
+    except (TypeError, ValueError):  # a compiled forward without a Python signature
+        return _Parameters((), any_position=True, any_name=True, only_tensors=False)
+    kinds = [parameter.kind for parameter in found]
+    named = [p for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return _Parameters(
+        tuple(p.name for p in named),
+        inspect.Parameter.VAR_POSITIONAL in kinds,
+        inspect.Parameter.VAR_KEYWORD in kinds,
+        all(p.annotation is Tensor or p.annotation in ("Tensor", "torch.Tensor") for p in named),
+    )
+
+
+def num_required(model: nn.Module) -> int:
+    """Return the number of inputs without a default that `forward` takes, 1 at least."""
+    try:
+        found = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):  # a compiled forward without a Python signature
+        return 1
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return max(1, sum(parameter.default is parameter.empty and parameter.kind in kinds for parameter in found))
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(map(repr, names)) or "no inputs"
+
+
+def module_device(model: nn.Module) -> torch.device:
+    """Return where the first parameter or buffer lives; `cpu` for a module without any."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def problem_type(model: nn.Module) -> str:
+    """Return the `problem_type` of a transformers model's configuration, or of a module around one that has such an attribute;
+    an empty string for any other module."""
+    while isinstance(model, Wrapper):
+        model = model.wrapped
+    own = getattr(model, "problem_type", None)
+    found = getattr(getattr(model, "config", None), "problem_type", None) if own is None else own
+    return found if isinstance(found, str) else ""
+
+
+def floating_dtype(model: nn.Module) -> torch.dtype | None:
+    """Return the dtype of floating inputs: that of all parameters; None if they have none, or more than one."""
+    if isinstance(model, Wrapper) and model.takes_dtype is not None:
+        return model.takes_dtype
+    return _parameter_dtype(model)
+
+
+def computing_dtype(model: nn.Module) -> torch.dtype | None:
+    """Return the dtype of floating arithmetic, which rounding follows; None if the parameters have none, or more than one."""
+    while isinstance(model, Wrapper) and model.computes_dtype is None:
+        model = model.wrapped
+    return model.computes_dtype if isinstance(model, Wrapper) else _parameter_dtype(model)
+
+
+def _parameter_dtype(model: nn.Module) -> torch.dtype | None:
+    found = {parameter.dtype for parameter in model.parameters() if parameter.dtype.is_floating_point}
+    return found.pop() if len(found) == 1 else None
+
+
+def to_tensors(inputs: Any, call: Call, model: nn.Module) -> dict[str, Tensor]:
+    """Return the inputs by name, on the module's device, floating ones in the module's dtype."""
+    if not isinstance(inputs, Mapping):
+        values = inputs if isinstance(inputs, tuple) else (inputs,)
+        if len(values) != len(call.names):
+            raise SignatureError(f"the samples differ: one holds {len(call.names)} inputs, another {len(values)}")
+        inputs = dict(zip(call.names, values, strict=True))
+    if set(inputs) != set(call.names):
+        raise SignatureError(f"the samples differ: one holds {_listed(call.names)}, another {_listed(tuple(inputs))}")
+    device, dtype = module_device(model), floating_dtype(model)
+    tensors = {name: _as_tensor(name, inputs[name]) for name in call.names}
+    return {name: tensor.to(device, dtype if tensor.is_floating_point() else None) for name, tensor in tensors.items()}
+
+
+def _as_tensor(name: str, value: Any) -> Tensor:
+    try:
+        is_rows = isinstance(value, list) and len(value) > 0 and is_tensor(value[0])
+        return torch.stack(value) if is_rows else torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise SignatureError(
+            f"input {name!r} is {type(value).__name__}; give a tensor, an array or nested lists of numbers ({reason})"
+        ) from error
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """Return numpy's name of a tensor's dtype."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def describe(tensor: Tensor) -> str:
+    """Return dtype and shape, for errors."""
+    return f"{dtype_name(tensor)} {list(tensor.shape)}"
+
+
+def row_fault(outputs: Mapping[str, Tensor], rows: int) -> str:
+    """Return what is wrong with outputs whose dimension 0 is not the row, or nothing."""
+    for name, leaf in outputs.items():
+        if leaf.ndim == 0 or leaf.shape[0] != rows:
+            return (
+                f"output {name!r} is {describe(leaf)} for {rows} rows; every output must be [rows, ...]: "
+                "wrap the model in a module that returns only what belongs to a row"
+            )
+    return ""
+
+
+@dataclass(slots=True)
+class _Modes:
+    """Who runs a module now, and which of its submodules were in training mode before."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    users: int = 0
+    training: set[nn.Module] = field(default_factory=set)
+
+
+_MODES: WeakKeyDictionary[nn.Module, _Modes] = WeakKeyDictionary()
+"""One entry a module, however many predictors run it: none may put it back into training while another is inside."""
+
+_MODES_LOCK = threading.Lock()
+
+
+_State: TypeAlias = tuple[Mapping[str, Any], Mapping[str, nn.Module | None], tuple[nn.Module | None, ...]]
+"""A module's attributes with the flag `training`, its children, and the children when it was examined."""
+
+
+class EvalMode:
+    """Puts a module into eval mode while anybody runs it, and back into its modes when the last one is done.
+
+    Two lanes may run the same module side by side; only the first to enter looks at the modes, only the last to leave
+    restores them.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._states: tuple[_State, ...] = ()
+        with _MODES_LOCK:
+            self._modes = _MODES.setdefault(model, _Modes())
+
+    def is_at_rest(self) -> bool:
+        """Whether the module is in eval mode and stays there: no run will put it back into training."""
+        if self._modes.training:
+            return False
+        for state, children, seen in self._states:
+            if state["training"] or (children and tuple(children.values()) != seen):
+                return self._is_in_eval_mode()
+        return bool(self._states) or self._is_in_eval_mode()
+
+    def _is_in_eval_mode(self) -> bool:
+        """Examine all modules; if all are in eval mode, remember where their flags are, which is quicker to examine."""
+        modules = list(self._model.modules())
+        self._states = ()
+        if any(module.training for module in modules):
+            return False
+        if all("training" in vars(module) for module in modules):  # TorchScript keeps the flag elsewhere
+            self._states = tuple((vars(m), m._modules, tuple(m._modules.values())) for m in modules)  # noqa: SLF001
+        return True
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        modes = self._modes
+        with modes.lock:
+            if modes.users == 0:
+                self._enter()
+            modes.users += 1
+        try:
+            yield
+        finally:
+            with modes.lock:
+                modes.users -= 1
+                if modes.users == 0 and modes.training:
+                    self._leave()
+
+    def _enter(self) -> None:
+        self._modes.training = {module for module in self._model.modules() if module.training}
+        if self._modes.training:
+            self._train(mode=False)
+        for module in self._modes.training:
+            module.training = False
+
+    def _leave(self) -> None:
+        training, self._modes.training = self._modes.training, set()
+        if self._model in training:
+            self._train(mode=True)
+        for module in self._model.modules():
+            module.training = module in training
+
+    def _train(self, *, mode: bool) -> None:
+        """For modules that do more than set a flag (LoRA unmerges); an exported program keeps the mode of its export."""
+        with suppress(NotImplementedError):
+            self._model.train(mode)
+
+
+def check_tensors(inputs: Mapping[str, Any], signature: Signature) -> dict[str, Tensor]:
+    """Return tensors as the model takes them, like `Signature.check` for arrays, wherever they live.
+
+    Raises:
+        SignatureError: a name, dtype, shape or the number of rows is not the model's.
+    """
+    tensors = {name: _as_tensor(name, value) for name, value in inputs.items()}
+    sizes = signature.check_layouts({name: (dtype_name(tensor), tuple(tensor.shape)) for name, tensor in tensors.items()})
+    device = next(iter(tensors.values())).device
+    result = {}
+    for spec in signature.inputs:
+        if spec.name in tensors:
+            result[spec.name] = tensor = _cast(tensors[spec.name], spec)
+            if spec.limits is not None and tensor.numel():
+                check_limits(int(tensor.min()), int(tensor.max()), spec)
+        elif spec.default is not None:
+            shape = [size if isinstance(size, int) else sizes[size] for size in ("rows", *spec.shape)]
+            result[spec.name] = torch.full(shape, spec.default, dtype=getattr(torch, spec.dtype), device=device)
+    return result
+
+
+def _cast(tensor: Tensor, spec: TensorSpec) -> Tensor:
+    """Change the width of a number, never what it says."""
+    dtype: torch.dtype = getattr(torch, spec.dtype)
+    if tensor.dtype == dtype:
+        return tensor
+    cast = tensor.to(dtype)
+    if not dtype.is_floating_point:
+        wide = tensor.long()
+        check_range(int(wide.min()), int(wide.max()), spec)
+    elif cast.isinf().any() and not torch.equal(cast.isinf(), tensor.isinf()):
+        raise too_large(float(tensor.abs().max()), spec)
+    return cast

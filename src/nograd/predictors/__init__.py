@@ -1,0 +1,1 @@
+"""Predictors: one call (`predictor`), concurrent calls (`batcher`), data sets (`bulk`)."""

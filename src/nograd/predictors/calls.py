@@ -1,0 +1,246 @@
+"""Calls: runs what a Predictor is given, on the backend that is known, or as it comes.
+
+Nothing here imports torch unless the inputs or the model are torch's.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+from nograd.backends import Backend, TorchBackend
+from nograd.batching.collate import plan, run_together
+from nograd.caching.answers import Answers
+from nograd.core.inputs import by_name, holds_tensors, is_module, is_tensor, to_host
+from nograd.core.model_kinds import not_a_model
+from nograd.core.scores import choose_output
+from nograd.core.tensors import Batch, Signature
+from nograd.errors import SignatureError, UnsupportedError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from nograd.backends.direct import Direct
+    from nograd.backends.learning import Learner
+
+__all__ = ["Calls", "as_tensors"]
+
+MAX_BATCH_SIZE = 32
+
+
+class Calls:
+    """A model and how its calls are run.
+
+    Args:
+        model: a backend; a module; or what learns a module's inputs.
+        device: of a module, as for `Predictor`.
+        padding: of a module, as for `Predictor`.
+
+    Raises:
+        ConfigError: `model` is something else, or torch has no such device here.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Backend | Learner,
+        device: str | torch.device = "auto",
+        padding: Mapping[str, float] | None = None,
+    ) -> None:
+        self.backend: Backend | None = None
+        """What runs batches; None until the model's inputs are known."""
+
+        self.learner: Learner | None = None
+        """What learns a module's inputs; None for a backend."""
+
+        self.is_strict = True
+        """Whether inputs must be like a sample that was given; else the model says itself what it takes."""
+
+        self.answers: Answers | None = None
+        """Keeps the answers, for a cached predictor."""
+
+        self.direct: Direct | None = None
+        """The short path for tensors like those before."""
+
+        self._local = threading.local()
+        if isinstance(model, Backend):
+            self.backend = model
+        else:
+            self.learner = _learner(model, device, padding)
+
+    def known(self) -> Backend:
+        """Return what runs batches; a module without a sample is probed with the first input that ran.
+
+        Raises:
+            UnsupportedError: no sample was given, and no call has run yet.
+        """
+        if self.backend is None and self.learner is not None:
+            self.backend = self.learner.settle_if_possible()
+        if self.backend is None:
+            raise UnsupportedError("the model's inputs are not known yet; give `sample=`, or predict once")
+        return self.backend
+
+    def settle(self, samples: Sequence[Any]) -> None:
+        """Probe with samples, unless some were probed.
+
+        Raises:
+            SignatureError: the model cannot run a sample.
+        """
+        if self.learner is not None and (self.backend is None or not self.backend.signature.outputs):
+            self.backend = self.learner.settle(samples)
+
+    def settle_if_possible(self, samples: Sequence[Any]) -> None:
+        """Probe with samples; if that fails, calls run as they come.
+
+        Raises:
+            ModelError: the model raised on the first sample.
+        """
+        if self.backend is None and self.learner is not None:
+            self.backend = self.learner.settle_if_possible(samples)
+
+    def learn(self, inputs: Any) -> None:
+        """Probe with inputs `[rows, ...]` or with one row without the batch dimension, unless some were probed.
+
+        Raises:
+            SignatureError: the model cannot run the inputs.
+        """
+        if self.backend is None and self.learner is not None:
+            self.backend = self.learner.learn(inputs)
+
+    def outputs(self, inputs: Any) -> tuple[Backend, Mapping[str, Any]]:
+        """Return outputs by name, on the device of the inputs, and the backend that ran.
+
+        Raises:
+            SignatureError: a name, dtype, shape or number of rows is not the model's.
+            ModelError: the model raised.
+        """
+        if self.backend is None and self.learner is not None and (self.learner.decides or self.answers is not None):
+            self.settle_if_possible([inputs])
+        if self.backend is not None:
+            try:
+                return self.backend, self._known_outputs(inputs, self.backend)
+            except SignatureError:
+                if self.is_strict or self.learner is None:
+                    raise
+        learner = cast("Learner", self.learner)
+        if not holds_tensors(inputs):
+            return learner.run(inputs, _check_arrays, _run_arrays)
+        from nograd.core.module import check_tensors
+
+        backend, outputs = learner.run(inputs, check_tensors, _run_tensors)
+        self._shorten(backend, inputs)
+        return backend, outputs
+
+    def scores(self, inputs: Any, output: str | None) -> tuple[Any, str]:
+        """Return an output that holds class scores, `[rows, classes]`, and the model's problem type; see `choose_output`."""
+        answer = None if self.direct is None else self.direct.answer(inputs)
+        if self.direct is not None and is_tensor(answer):
+            problem = self.direct.backend.problem_type
+            return choose_output({"output": answer}, output, problem), problem
+        backend, outputs = self.outputs(inputs)
+        return choose_output(outputs, output, backend.problem_type), backend.problem_type
+
+    def _known_outputs(self, inputs: Any, backend: Backend) -> Mapping[str, Any]:
+        """Run inputs that the backend's signature allows."""
+        if not holds_tensors(inputs):
+            return self.answered([backend.signature.check(by_name(inputs, backend.signature))])[0]
+        named = by_name(inputs, backend.signature)
+        if isinstance(backend, TorchBackend) and (self.answers is None or getattr(self._local, "gradients", False)):
+            from nograd.core.module import check_tensors
+
+            outputs = _run_tensors(backend, check_tensors(named, backend.signature))
+            self._shorten(backend, inputs)
+            return outputs
+        origin = next(value.device for value in named.values() if is_tensor(value))
+        answered = as_tensors(self.answered([backend.signature.check(to_host(named))])[0])
+        return answered if origin.type == "cpu" else {name: tensor.to(origin) for name, tensor in answered.items()}
+
+    def _shorten(self, backend: Backend, inputs: Any) -> None:
+        """Let the next call with inputs like these take the short path."""
+        if self.answers is not None:
+            return
+        from nograd.backends.direct import Direct
+        from nograd.backends.modules import ModuleBackend
+
+        if not isinstance(backend, ModuleBackend) or not Direct.can_run(backend):
+            return
+        if self.direct is None or self.direct.backend is not backend:
+            self.direct = Direct(backend)
+        self.direct.note(inputs)
+
+    def answered(self, parts: Sequence[Batch]) -> list[Batch]:
+        """Return the outputs of each checked part: run, or found in the cache."""
+        if self.answers is None or (self.learner is not None and self.learner.failure):
+            return self.run_parts(parts)
+        return list(self.answers.of(parts, self.run_parts, self.known().signature))
+
+    def run_parts(self, parts: Sequence[Batch]) -> list[Batch]:
+        """Run checked parts, those of like length together; return the outputs of each."""
+        backend = self.known()
+        if len(parts) == 1:
+            return [backend.run(parts[0])]
+        outputs: dict[int, Batch] = {}
+        for group in plan(parts, backend.signature, MAX_BATCH_SIZE):
+            chosen = [parts[position] for position in group]
+            outputs.update(zip(group, run_together(chosen, backend.run, backend.signature), strict=True))
+        return [outputs[position] for position in range(len(parts))]
+
+    @contextmanager
+    def gradients(self) -> Iterator[None]:
+        """Within this context, calls with tensors record gradients, in this thread.
+
+        Raises:
+            UnsupportedError: the backend is not torch's, or the model's inputs are not known yet.
+        """
+        backend = self.known()
+        if not isinstance(backend, TorchBackend):
+            raise UnsupportedError(f"backend {backend.name!r} has no gradients; use a torch backend such as eager")
+        with backend.gradients():
+            before = getattr(self._local, "gradients", False)
+            self._local.gradients = True  # cached answers have no gradients
+            try:
+                yield
+            finally:
+                self._local.gradients = before
+
+    def close(self) -> None:
+        """Release what the backend and the cache hold."""
+        if self.backend is not None:
+            self.backend.close()
+        if self.answers is not None:
+            self.answers.close()
+
+
+def as_tensors(outputs: Batch) -> dict[str, Tensor]:
+    """Return arrays as torch tensors that share their memory."""
+    import torch
+
+    return {name: torch.from_numpy(array) for name, array in outputs.items()}
+
+
+def _learner(model: Any, device: Any, padding: Mapping[str, float] | None) -> Learner:
+    if "torch" in sys.modules:  # else there is neither a module nor a learner of one
+        from nograd.backends.learning import Learner
+
+        if is_module(model):
+            return Learner(model, device, padding=padding)
+        if isinstance(model, Learner):
+            return model
+    raise not_a_model(model)
+
+
+def _check_arrays(named: Mapping[str, Any], signature: Signature) -> Batch:
+    return signature.check(named)
+
+
+def _run_arrays(backend: Backend, batch: Batch) -> Batch:
+    return backend.run(batch)
+
+
+def _run_tensors(backend: TorchBackend, named: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return the outputs on the device that the inputs are on."""
+    origin = next(iter(named.values())).device
+    return {name: tensor.to(origin) for name, tensor in backend.forward(named).items()}

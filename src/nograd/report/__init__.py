@@ -1,0 +1,1 @@
+"""Reports for people and programs: figures, markup, plots, pages, findings."""

@@ -1,0 +1,226 @@
+"""The cache in front of one model: by row, before anything is queued; it steps aside while it does not pay."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from nograd.caching import CacheStatistics, Keys, MemoryCache, decode
+from nograd.caching.flight import SingleFlight
+from nograd.caching.governor import Worth
+from nograd.caching.units import Texts, Units
+from nograd.core.tensors import Batch
+from nograd.predictors.predictor import Predictor
+from nograd.runtime.callbacks import Cancel, wait_for
+from nograd.server.models.lookup import Lookup, Outputs
+from nograd.server.protocol.codec import DEFAULT_PRIORITY
+from nograd.server.protocol.refused_items import RefusedItems
+from nograd.server.telemetry.statistics import Looked
+
+if TYPE_CHECKING:
+    from nograd.batching import Batcher
+    from nograd.caching.store import Cache
+    from nograd.server.models.user_code import UserCode
+    from nograd.server.settings.config import ServeConfig
+    from nograd.server.telemetry.server_timing import Timing
+
+__all__ = ["ModelCache", "open_caches"]
+
+
+def open_caches(config: ServeConfig) -> SingleFlight | None:
+    """Return the caches of a server; None if its settings turn them off.
+
+    Raises:
+        MissingExtraError: Redis is wanted, and redis-py is not installed.
+        ConfigError: the URL cannot be read.
+    """
+    if not config.cache_mb:
+        return None
+    far: Cache | None = None
+    if config.cache_url:
+        from nograd.caching.redis import WEEK_S, RedisCache
+
+        far = RedisCache(config.cache_url, ttl_s=config.cache_ttl_s or WEEK_S)
+    return SingleFlight(MemoryCache(max(1, int(config.cache_mb * 1e6)), ttl_s=config.cache_ttl_s), far)
+
+
+@dataclass(slots=True)
+class _Counts:
+    rows: int = 0
+    hits: int = 0
+    near_hits: int = 0
+    computed: int = 0
+    skipped: int = 0
+    saved_s: float = 0.0
+    hit_requests: int = 0
+    hit_s: float = 0.0
+    miss_requests: int = 0
+    miss_s: float = 0.0
+
+
+class ModelCache:
+    """Answers rows that are known, and has the batcher run the others, each once however many requests want it.
+
+    A text is known by itself, without tokenizing, if its tokenizer has a fingerprint (`fingerprint()`). Any other item is known
+    by the tensors that `preprocess` made of it, because a function may read more than its argument.
+
+    Args:
+        predictor: the model.
+        flights: the server's caches.
+        batcher: runs what is missing.
+        code: prepares texts in threads; None for a model without `preprocess`.
+        clock: returns seconds; the cost of the cache is measured with it.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        flights: SingleFlight,
+        batcher: Batcher,
+        code: UserCode | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._predictor = predictor
+        self.flights = flights
+        self.batcher = batcher
+        self.code = code
+        self.clock = clock
+        self.refused = RefusedItems(flights.near.statistics().max_bytes)
+        self.counts = _Counts()
+        self._by_text = callable(getattr(predictor.preprocess, "fingerprint", None))
+        found = predictor.fingerprint() if self._by_text else predictor.backend.fingerprint()
+        self._keys = Keys(found.text)
+        self.is_shared = not found.private_because
+        """Whether other processes may have the values."""
+
+        self.is_written = predictor.has_postprocess
+        """Whether outputs may be changed: the user's code gets them; else they are only encoded."""
+
+        self._worth = Worth()
+
+    def takes(self, rows: int) -> bool:
+        """Return whether a request should be looked up: not while the cache costs more than it saves."""
+        if self._worth.is_on:
+            return True
+        self._worth.skip(rows)
+        self.counts.skipped += rows
+        return False
+
+    def knows(self, items: Sequence[Any]) -> bool:
+        """Return whether items are looked up as they came, without `preprocess`: texts, if its fingerprint is known."""
+        return self._by_text and all(isinstance(item, str) for item in items)
+
+    async def run(
+        self,
+        items: Sequence[str] | None,
+        parts: list[Batch],
+        timeout_s: float,
+        priority: int = DEFAULT_PRIORITY - 1,
+        timing: Timing | None = None,
+    ) -> list[Batch]:
+        """Return the outputs of a request: of each item, or of each part; arguments and errors as `submit`."""
+        return await wait_for(partial(self.submit, items, parts, timeout_s, priority, timing))
+
+    def submit(
+        self,
+        items: Sequence[str] | None,
+        parts: list[Batch],
+        timeout_s: float,
+        priority: int,
+        timing: Timing | None,
+        done: Outputs,
+    ) -> Cancel:
+        """Get the outputs of a request, of each item or of each part, and call back with them.
+
+        Args:
+            items: texts that `knows` accepts; None: the request has parts.
+            parts: of the request; unused if there are items.
+            timeout_s: seconds that the request has.
+            priority: its class, for what has to be run.
+            timing: receives where the time went.
+            done: called once with the outputs or the batcher's error; perhaps before this call returns.
+
+        Returns:
+            A function that cancels the request, after which `done` is not called.
+
+        Raises:
+            ItemError: an item was refused a moment ago.
+        """
+        begun = self.clock()
+        units: Units | Texts
+        if items is None:
+            units = Units(parts, self._keys, self._predictor.signature)
+        else:
+            units = Texts(items, self._keys, self._predictor.prepare_item, self._predictor.signature)
+        values = self.flights.near.get_many(units.keys)
+        known = [decode(value) for value in values if value is not None]
+        rows = len(values)
+        if len(known) < rows:
+            if items is not None:
+                self.refused.check(units.keys)
+            return Lookup(self, units, begun, timeout_s, priority, timing, done).start(values)
+        outputs = units.joined(known, writable=self.is_written)
+        self.note(rows, rows, rows, self.clock() - begun)
+        self.note_request(begun, None, timing, rows, rows)
+        done(outputs)
+        return _nothing
+
+    def note(self, rows: int, near_hits: int, hits: int, spent_s: float) -> None:
+        """Count looked-up rows, and weigh the seconds of the event loop that they took against those that they saved."""
+        row_s = self.batcher.seconds_per_row
+        counts = self.counts
+        counts.rows += rows
+        counts.near_hits += near_hits
+        counts.hits += hits
+        counts.saved_s += hits * row_s
+        self._worth.note(rows, hits, spent_s, row_s)
+
+    def note_request(self, begun: float, looked_s: float | None, timing: Timing | None, rows: int, hits: int) -> None:
+        """Count an answered request: all of it was cached (`looked_s` is None), or the lookup took so many seconds."""
+        counts = self.counts
+        if looked_s is None:
+            counts.hit_requests += 1
+            counts.hit_s += self.clock() - begun
+        else:
+            counts.miss_requests += 1
+            counts.miss_s += looked_s
+        if timing is not None:
+            timing.rows, timing.hits = rows, hits
+
+    def looked(self) -> Looked:
+        """Return how many requests were answered from the cache alone, and how many were not."""
+        counts = self.counts
+        return Looked(counts.hit_requests, counts.hit_s, counts.miss_requests, counts.miss_s)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the cache's part of the live page and of the metrics."""
+        counts = self.counts
+        near, far = self.flights.statistics()
+        return {
+            "is_on": self._worth.is_on,
+            "rows": counts.rows,
+            "hits": counts.hits,
+            "misses": counts.computed,
+            "memory_hits": counts.near_hits,
+            "skipped": counts.skipped,
+            "refused": self.refused.count,
+            "saved_ms": counts.saved_s * 1000,
+            "entries": near.entries,
+            "bytes": near.nbytes,
+            "max_bytes": near.max_bytes,
+            "evicted": near.evicted,
+            "policy": near.policy,
+            "redis": None if far is None else _far_snapshot(far),
+        }
+
+
+def _far_snapshot(far: CacheStatistics) -> dict[str, Any]:
+    names = ("hits", "misses", "puts", "corrupt", "failures", "skipped", "last_error")
+    return {name: getattr(far, name) for name in names}
+
+
+def _nothing() -> None:
+    """Cancel a request that was answered at once."""

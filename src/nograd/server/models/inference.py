@@ -1,0 +1,312 @@
+"""One infer request at one model: decoded, looked up or run, encoded. No task waits for it; it calls back with the answer."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from nograd.batching.jobs import Reply
+from nograd.batching.refusals import late
+from nograd.core.tensors import Array, Batch, Signature, TensorSpec, num_rows
+from nograd.errors import UnavailableError
+from nograd.runtime.callbacks import Cancel, call_back, run_in_task
+from nograd.server.protocol.codec import InferRequest, require_outputs
+from nograd.server.protocol.long_data import LONG_DATA
+
+if TYPE_CHECKING:
+    from nograd.batching import Batcher
+    from nograd.server.call import Call
+    from nograd.server.models.caching import ModelCache
+    from nograd.server.models.code_threads import CodeThreads
+    from nograd.server.models.in_flight import InFlight
+    from nograd.server.models.lookup import Outputs
+    from nograd.server.models.user_code import UserCode
+
+__all__ = ["Engine", "Inference", "Write", "not_ready"]
+
+Answer = TypeVar("Answer")
+
+Write = Callable[[InferRequest, str, str, str, Mapping[str, Array]], Answer]
+"""Encodes an answer from the request, the model's name and version, the answer's id, and the requested outputs."""
+
+LONG_ANSWER = 2**16
+"""Elements of an answer in JSON from which a thread encodes it: about 3 ms."""
+
+
+class Engine:
+    """The parts of a started model that answer its requests.
+
+    Args:
+        name: of the model; `version` likewise.
+        inputs: what clients send.
+        batcher: runs the batches.
+        cache: of the model, if it has one.
+        code: pre- and postprocessing, in `threads`.
+        threads: of the model; they also decode and encode what is long.
+        in_flight: counts the requests that the batcher does not count.
+        timeout_s: of requests without a timeout of their own.
+    """
+
+    def __init__(  # noqa: PLR0913  one for each model
+        self,
+        name: str,
+        version: str,
+        *,
+        inputs: Signature,
+        batcher: Batcher,
+        cache: ModelCache | None,
+        code: UserCode,
+        threads: CodeThreads,
+        in_flight: InFlight,
+        timeout_s: float,
+    ) -> None:
+        self.name = name
+        self.version = version
+        self.outputs: tuple[TensorSpec, ...] = ()
+        """Outputs that clients may request."""
+        self.batcher = batcher
+        self.cache = cache
+        self.code = code
+        self.threads = threads
+        self.in_flight = in_flight
+        self.timeout_s = timeout_s
+        self.is_open = False
+        self._inputs = inputs
+        self._ids = itertools.count(1)
+
+    @property
+    def is_ready(self) -> bool:
+        """True while requests are answered: open, and the device works."""
+        return self.is_open and self.batcher.is_open
+
+    def require_ready(self) -> None:
+        """Raise UnavailableError unless requests are answered."""
+        if not self.is_ready:
+            raise not_ready(self.name)
+
+    def next_id(self) -> str:
+        """Return an id for a request without one."""
+        return f"{next(self._ids)}"
+
+    def run(self, call: Call, request: InferRequest, done: Outputs) -> Cancel:
+        """Look up or run a request's rows, and call back with the outputs of its parts; perhaps before this call returns.
+
+        Raises:
+            NogradError: the request is refused at once.
+        """
+        timeout_s = request.timeout_s or self.timeout_s
+        cache, timing = self.cache, call.timing
+        if self.code.has_preprocess:
+            items = self.code.items(request.inputs)
+            is_cached = cache is not None and cache.takes(len(items))
+            if cache is not None and is_cached and cache.knows(texts := list(items)):
+                return cache.submit(texts, [], timeout_s, request.priority, timing, done)
+            return run_in_task(self._prepare_and_run(call, items, timeout_s, request.priority, is_cached=is_cached), done)
+        part = self._inputs.check(request.inputs)
+        if cache is not None and cache.takes(num_rows(part)):
+            return cache.submit(None, [part], timeout_s, request.priority, timing, done)
+        spent = None if timing is None else timing.spent
+        return self.batcher.submit([part], Reply(done), timeout_s=timeout_s, priority=request.priority, spent=spent)
+
+    async def _prepare_and_run(
+        self, call: Call, items: Array, timeout_s: float, priority: int, *, is_cached: bool
+    ) -> list[Batch]:
+        timing = call.timing
+        parts = await self.code.prepare(items, timeout_s, timing)
+        timeout_s = left_s(call, timeout_s)
+        if is_cached and self.cache is not None:
+            return await self.cache.run(None, parts, timeout_s, priority, timing)
+        spent = None if timing is None else timing.spent
+        return await self.batcher.run(parts, timeout_s=timeout_s, priority=priority, spent=spent)
+
+
+class Inference(Generic[Answer]):
+    """One request on its way through an engine.
+
+    Args:
+        engine: of the model.
+        call: record of the request; gets the request's id and the times.
+        write: encodes the answer.
+        done: called once with the answer, or the error; perhaps before `start` returns.
+        writes_with_code: whether `write` calls code of the user, which then runs in a thread.
+    """
+
+    __slots__ = (
+        "_call",
+        "_cancel",
+        "_done",
+        "_engine",
+        "_has_outputs",
+        "_is_counted",
+        "_request",
+        "_write",
+        "_writes_with_code",
+    )
+
+    def __init__(
+        self,
+        engine: Engine,
+        call: Call,
+        write: Write[Answer],
+        done: Callable[[Answer | Exception], None],
+        *,
+        writes_with_code: bool = False,
+    ) -> None:
+        self._engine = engine
+        self._call = call
+        self._write = write
+        self._done = done
+        self._writes_with_code = writes_with_code
+        self._cancel: Cancel | None = None
+        self._has_outputs = self._is_counted = False
+        self._request: InferRequest
+
+    def start(self, read: Callable[[], InferRequest], nbytes: int) -> Cancel:
+        """Begin with the request that `read` returns.
+
+        Args:
+            read: decodes the request.
+            nbytes: size of what `read` decodes; a long body is decoded in a thread.
+
+        Returns:
+            A function that cancels the request, after which `done` is not called.
+        """
+        engine = self._engine
+        if nbytes > LONG_DATA:
+            decode = partial(self._read, read)
+            self._run_in_task(engine.threads.run(decode, "decode", timeout_s=engine.timeout_s), self._resume)
+            return self.cancel
+        try:
+            request = self._read(read)
+        except Exception as error:  # noqa: BLE001  the front answers with it
+            self._end(error)
+        else:
+            self._run(request)
+        return self.cancel
+
+    def cancel(self) -> None:
+        """Cancel the request: its client has left."""
+        cancel, self._cancel = self._cancel, None
+        if cancel is not None:
+            self._uncount()
+            cancel()
+
+    def _read(self, read: Callable[[], InferRequest]) -> InferRequest:
+        """Return the request, if the model has the requested outputs."""
+        request = read()
+        self._call.request_id = request.id or None
+        if request.outputs:
+            require_outputs(request.outputs, self._engine.outputs)
+        return request
+
+    def _resume(self, request: InferRequest | Exception) -> None:
+        """Run a request that was decoded in a thread."""
+        if isinstance(request, Exception):
+            self._end(request)
+        elif not self._engine.is_ready:
+            self._end(not_ready(self._engine.name))
+        else:
+            self._run(request)
+
+    def _run(self, request: InferRequest) -> None:
+        engine, call = self._engine, self._call
+        self._request = request
+        if call.timing is not None:
+            call.timing.decoded()
+        if engine.cache is not None or engine.code.has_preprocess:
+            self._count()
+        try:
+            cancel = engine.run(call, request, self._encode)
+        except Exception as error:  # noqa: BLE001  the front answers with it
+            self._end(error)
+        else:
+            if not self._has_outputs:
+                self._cancel = cancel
+
+    def _encode(self, outputs: list[Batch] | Exception) -> None:
+        """Encode the answer: at once, or in a thread if it is long or the user's code takes part."""
+        self._has_outputs, self._cancel = True, None
+        if isinstance(outputs, Exception):
+            self._end(outputs)
+            return
+        engine, timing = self._engine, self._call.timing
+        if timing is not None:
+            timing.outputs()
+        is_long = not self._request.is_binary and _num_elements(outputs) > LONG_ANSWER
+        answer: Answer | Exception
+        try:
+            if is_long or self._writes_with_code or engine.code.has_postprocess:
+                self._encode_in_thread(outputs, "encode" if is_long else "postprocess")
+                return
+            answer = self._finish(outputs)
+        except Exception as error:  # noqa: BLE001  the front answers with it
+            answer = error
+        self._end(answer)
+
+    def _encode_in_thread(self, outputs: list[Batch], what: str) -> None:
+        engine = self._engine
+        timeout_s = left_s(self._call, self._request.timeout_s or engine.timeout_s)
+        self._count()
+        items = sum(map(num_rows, outputs))
+        encode = partial(self._finish, outputs)
+        self._run_in_task(engine.threads.run(encode, what, timeout_s=timeout_s, items=items, is_finishing=True), self._end)
+
+    def _finish(self, outputs: Sequence[Batch]) -> Answer:
+        """Return the answer with the requested outputs, in the requested order."""
+        engine, call, request = self._engine, self._call, self._request
+        found = engine.code.outputs(outputs)
+        if request.outputs:
+            found = {name: found[name] for name in request.outputs}
+        if call.request_id is None:
+            call.request_id = engine.next_id()
+        return self._write(request, engine.name, engine.version, call.request_id, found)
+
+    def _end(self, answer: Answer | Exception) -> None:
+        timing = self._call.timing
+        if timing is not None and not isinstance(answer, Exception):
+            timing.encoded()
+        self._cancel = None
+        self._uncount()
+        call_back(self._done, answer)
+
+    def _run_in_task(self, work: Coroutine[Any, Any, Any], done: Callable[[Any], None]) -> None:
+        self._cancel = run_in_task(work, done)
+
+    def _count(self) -> None:
+        """Count the request as in flight, once."""
+        if not self._is_counted:
+            self._is_counted = True
+            self._engine.in_flight.enter()
+
+    def _uncount(self) -> None:
+        if self._is_counted:
+            self._is_counted = False
+            self._engine.in_flight.leave()
+
+
+def not_ready(name: str) -> UnavailableError:
+    """Return the error of a model that is not ready."""
+    return UnavailableError(f"model {name!r} is not ready: it is warming up, or the server is stopping")
+
+
+def left_s(call: Call, timeout_s: float) -> float:
+    """Return the rest of a request's time.
+
+    Raises:
+        DeadlineError: it has passed.
+    """
+    left = timeout_s - (time.monotonic() - (call.begun or call.received))
+    if left <= 0:
+        raise late(timeout_s)
+    return left
+
+
+def _num_elements(outputs: Sequence[Batch]) -> int:
+    count = 0
+    for part in outputs:
+        for array in part.values():
+            count += array.size
+    return count

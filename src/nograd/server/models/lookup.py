@@ -1,0 +1,163 @@
+"""One request that needs rows which the cache in memory does not have: from the lookup to its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
+
+from nograd.batching.jobs import Reply
+from nograd.caching import decode
+from nograd.caching.codec import CorruptValueError
+from nograd.caching.units import Texts, Units
+from nograd.core.tensors import Batch
+from nograd.errors import DeadlineError
+from nograd.runtime.callbacks import Cancel, run_in_task
+from nograd.server.protocol.refused_items import RefusedError
+
+if TYPE_CHECKING:
+    from nograd.server.models.caching import ModelCache
+    from nograd.server.models.user_code import UserCode
+    from nograd.server.telemetry.server_timing import Timing
+
+__all__ = ["Lookup", "Outputs"]
+
+Outputs: TypeAlias = Callable[[list[Batch] | Exception], None]
+"""Called once with a request's outputs, or the error."""
+
+MIN_LEFT_S = 1e-6
+"""Seconds that the batcher gets for a request whose time is up: it then answers with its own error."""
+
+
+class Lookup:
+    """Gets the missing rows from the far cache, from another request that computes them, or from the batcher.
+
+    Args:
+        cache: of the model.
+        units: of the request.
+        begun: when the lookup began, on the cache's clock.
+        timeout_s: seconds that the request has from then on.
+        priority: class of the request.
+        timing: receives where the time went.
+        done: called with the outputs.
+    """
+
+    __slots__ = ("_begun", "_cache", "_done", "_leave", "_looked_s", "_missing", "_outputs", "_priority", "_ran", "_timeout_s",
+                 "_timing", "_units")  # fmt: skip
+
+    def __init__(
+        self,
+        cache: ModelCache,
+        units: Units | Texts,
+        begun: float,
+        timeout_s: float,
+        priority: int,
+        timing: Timing | None,
+        done: Outputs,
+    ) -> None:
+        self._cache = cache
+        self._units = units
+        self._begun = begun
+        self._timeout_s = timeout_s
+        self._priority = priority
+        self._timing = timing
+        self._done = done
+        self._missing = self._ran = 0
+        self._looked_s = 0.0
+        self._outputs: list[Batch] | None = None
+        """Of the whole request, if the batcher ran all of it: they need no decoding."""
+
+    def start(self, values: Sequence[bytes | None]) -> Cancel:
+        """Get what is missing among the values of the cache in memory; return a function that cancels it."""
+        cache, units = self._cache, self._units
+        self._missing = values.count(None)
+        self._looked_s = cache.clock() - self._begun
+        self._leave = cache.flights.fetch(
+            units.keys,
+            self._compute,
+            self._finish,
+            values=values,
+            timeout_s=self._timeout_s,
+            shared=cache.is_shared,
+            fits=partial(_fits, units),
+        )
+        return self._cancel
+
+    def _compute(self, positions: Sequence[int], computed: Callable[[list[bytes] | Exception], None]) -> Cancel:
+        """Have the batcher run some units."""
+        left_s = self._left_s()
+        if left_s <= 0:
+            raise DeadlineError(f"no answer after {self._timeout_s:g} s")
+        self._ran += len(positions)
+        self._cache.counts.computed += len(positions)
+        code, units = self._cache.code, self._units
+        keep = partial(self._keep, len(positions), computed)
+        if code is None or isinstance(units, Units):
+            return self._run(units.take(positions), left_s, keep)
+        return run_in_task(self._prepare_and_run(code, units, positions, left_s), keep)
+
+    def _run(self, parts: list[Batch], timeout_s: float, keep: Outputs) -> Cancel:
+        spent = None if self._timing is None else self._timing.spent
+        batcher = self._cache.batcher
+        return batcher.submit(parts, Reply(keep), timeout_s=timeout_s, priority=self._priority, spent=spent)
+
+    async def _prepare_and_run(self, code: UserCode, texts: Texts, positions: Sequence[int], timeout_s: float) -> list[Batch]:
+        parts = await self._cache.refused.prepare(code, texts, positions, timeout_s, self._timing)
+        spent = None if self._timing is None else self._timing.spent
+        left_s = max(MIN_LEFT_S, self._left_s())
+        return await self._cache.batcher.run(parts, timeout_s=left_s, priority=self._priority, spent=spent)
+
+    def _keep(self, count: int, computed: Callable[[list[bytes] | Exception], None], outputs: list[Batch] | Exception) -> None:
+        """Hand the outputs of so many units to the cache as its values."""
+        if isinstance(outputs, Exception):
+            computed(outputs)
+            return
+        if count == len(self._units.keys):
+            self._outputs = outputs
+        try:
+            values = self._units.values(outputs)
+        except Exception as error:  # noqa: BLE001  the requests that wait get it
+            computed(error)
+        else:
+            computed(values)
+
+    def _finish(self, values: list[bytes] | Exception) -> None:
+        """Call back with the outputs, or the error."""
+        cache, rows, failed = self._cache, len(self._units.keys), isinstance(values, Exception)
+        saved = 0 if failed else max(0, self._missing - self._ran)  # by the far cache, or by another request's flight
+        self._note(saved)
+        if isinstance(values, RefusedError):
+            self._done(values.as_of(self._units.keys))
+        elif isinstance(values, Exception):
+            self._done(values)
+        else:
+            outputs = self._outputs
+            if outputs is None:
+                outputs = self._units.joined(list(map(decode, values)), writable=cache.is_written)
+            hits = rows - self._missing + saved
+            cache.note_request(self._begun, self._looked_s if self._ran else None, self._timing, rows, hits)
+            self._done(outputs)
+
+    def _cancel(self) -> None:
+        self._leave()
+        self._note(0)
+
+    def _note(self, saved: int) -> None:
+        rows = len(self._units.keys)
+        near_hits = rows - self._missing
+        self._cache.note(rows, near_hits, near_hits + saved, self._looked_s + MISS_S)
+
+    def _left_s(self) -> float:
+        return self._timeout_s - (self._cache.clock() - self._begun)
+
+
+MISS_S = 30e-6
+"""Seconds of the event loop that a request with anything missing costs in addition to its keys and lookups."""
+
+
+def _fits(units: Units | Texts, position: int, value: bytes) -> bool:
+    """Return whether a value of the far cache holds outputs that the model can return; other programs write there, too."""
+    try:
+        return units.fits(position, decode(value))
+    except CorruptValueError:
+        return False

@@ -1,0 +1,440 @@
+"""One model and its life: warm, answer, drain. No HTTP here; `http` is a thin front of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+from nograd.batching import Batcher, BatchRecord, Statistics, measure_cost
+from nograd.batching.measure import warm_up
+from nograd.caching.flight import SingleFlight
+from nograd.caching.units import why_not
+from nograd.core.cost import CostCurve
+from nograd.core.tensors import TEXT, Array, Signature, TensorSpec
+from nograd.errors import NogradError
+from nograd.predictors.predictor import Predictor
+from nograd.runtime.callbacks import Cancel, wait_for
+from nograd.runtime.threads import in_own_thread
+from nograd.server.call import Call
+from nograd.server.models.caching import ModelCache
+from nograd.server.models.code_threads import CodeThreads
+from nograd.server.models.in_flight import InFlight
+from nograd.server.models.inference import Engine, Inference, Write, not_ready
+from nograd.server.models.liveness import stuck
+from nograd.server.models.user_code import UserCode, example_of, item_of
+from nograd.server.protocol.binary import BinaryAnswer
+from nograd.server.protocol.codec import (
+    Decoder,
+    InferRequest,
+    encode,
+    encode_binary,
+    require_datatypes,
+    shorter,
+    tensor_metadata,
+)
+from nograd.server.protocol.request_limits import RequestLimits
+from nograd.server.protocol.triton_config import configuration
+from nograd.server.settings.config import ServeConfig
+from nograd.server.telemetry.live import Live
+from nograd.server.telemetry.logs import event
+from nograd.server.telemetry.metrics import Metrics, ModelMetrics
+from nograd.server.telemetry.statistics import Looked, Tally
+from nograd.server.telemetry.tracing import note_batch
+
+__all__ = ["ServedModel"]
+
+Answer = TypeVar("Answer")
+
+EXAMPLE_ELEMENTS = 1024
+"""A larger example is not shown: nobody types an image."""
+
+
+class ServedModel:
+    """One model behind its batcher."""
+
+    def __init__(
+        self,
+        name: str,
+        predictor: Predictor,
+        config: ServeConfig,
+        metrics: Metrics,
+        flights: SingleFlight | None = None,
+        *,
+        version: str = "1",
+    ) -> None:
+        self.name = name
+        self.version = version
+        self.predictor = predictor
+        self.config = config
+        self.curve: CostCurve | None = None
+        self.example: Mapping[str, Array] = {}
+        self.inputs = Signature((item_of(name, predictor),)) if predictor.has_preprocess else predictor.signature
+        self.outputs: tuple[TensorSpec, ...] = predictor.signature.outputs
+        self._threads = CodeThreads(
+            name,
+            threads=config.preprocess_threads,
+            max_items=config.max_queue_rows,
+            stuck_after_s=config.stuck_after_s,
+        )
+        self._code = UserCode(predictor, self.inputs, self._threads)
+        self._is_plain = not (predictor.has_preprocess or predictor.has_postprocess)
+        """Whether requests need no code of the user."""
+
+        # without preprocessing the batcher bounds what waits, and a model that runs inline takes longer requests at once
+        rows = config.max_queue_rows if predictor.has_preprocess else config.max_request_elements
+        self.limits = RequestLimits(config.max_request_rows or rows, config.max_request_elements, config.max_text_chars)
+        self._decode = Decoder(self.inputs.inputs, self.limits)
+        self._live = Live()
+        self._metrics = ModelMetrics(metrics, name)
+        self._flights = flights
+        self._engine: Engine | None = None
+        self._in_flight = InFlight()
+        self._tally = Tally()
+        self.busy_s = 0.0
+        """Seconds of all runs, on all lanes together."""
+
+    # -- life
+
+    @property
+    def ready(self) -> bool:
+        """True while it answers: warm, not draining, and its device alive."""
+        return self._engine is not None and self._engine.is_ready
+
+    def trouble(self) -> str:
+        """Return why only a restart would help, in one sentence: the device is lost, or hangs; empty where it works."""
+        if self._engine is None:
+            return ""
+        batcher = self._engine.batcher
+        if batcher.is_lost:
+            return f"model {self.name!r} has lost its device"
+        wrong = stuck(batcher.running(), self.config.stuck_after_s, is_first=not batcher.statistics().batches)
+        wrong = wrong or self._threads.trouble()
+        return f"model {self.name!r}: {wrong}" if wrong else ""
+
+    async def start(self) -> None:
+        """Warm the model, measure its cost by batch size, and open."""
+        begun = time.monotonic()
+        event(
+            "warming",
+            model=self.name,
+            version=self.version,
+            backend=self.predictor.backend.name,
+            device=self.predictor.backend.device,
+        )
+        require_datatypes(self.inputs.inputs, self.outputs)
+        self.example = example_of(self.predictor, self.inputs.inputs)
+        self.curve = await asyncio.wrap_future(in_own_thread(self._warm_up))
+        batcher = Batcher(
+            self.predictor,
+            max_batch_size=self.max_batch_size,
+            max_wait_ms=self.config.max_wait_ms,
+            max_queue_rows=self.config.max_queue_rows,
+            cost=self.curve,
+            observer=self._note_batch,
+        )
+        if (
+            batcher.inline
+        ):  # a second thread gains nothing in so little time, and would spin between runs: 1.7 cores instead of 0.8
+            self.predictor.backend.limit_threads(1)
+        batcher.open()
+        cache = None
+        if self._flights is not None and not why_not(self.predictor.signature):
+            cache = ModelCache(self.predictor, self._flights, batcher, self._code)
+        self._engine = engine = Engine(
+            self.name, self.version, inputs=self.inputs, batcher=batcher, cache=cache, code=self._code, threads=self._threads,
+            in_flight=self._in_flight, timeout_s=self.config.timeout_s,
+        )  # fmt: skip
+        if self.predictor.has_postprocess:
+            parts = await self._threads.run(partial(self._code.parts, self.example), "preprocess", timeout_s=None)
+            outputs = await batcher.run(parts)
+            answered = await self._threads.run(partial(self._code.outputs, outputs), "postprocess", timeout_s=None)
+            self.outputs = tuple(TensorSpec(name, _dtype(array), array.shape[1:]) for name, array in answered.items())
+        engine.outputs = self.outputs
+        self._tally = Tally()  # of what clients ask for
+        engine.is_open = True
+        event("model_ready", model=self.name, version=self.version, seconds=round(time.monotonic() - begun, 3))
+
+    def drain(self) -> None:
+        """Refuse new requests from now on; what was accepted is still answered."""
+        if self._engine is not None:
+            self._engine.is_open = False
+
+    async def stop(self) -> None:
+        """Answer what was accepted, within the grace, and end."""
+        self.drain()
+        if self._engine is not None:
+            until = time.monotonic() + self.config.grace_s
+            await self._in_flight.wait_empty(self.config.grace_s)
+            await self._engine.batcher.close(max(0.0, until - time.monotonic()))
+        self._threads.close()
+
+    async def leave(self) -> None:
+        """Stop, once nobody can find it any more, and let go of the model, so that its memory is free."""
+        await self.stop()
+        self.refresh_metrics()
+        self._engine = None
+        await asyncio.wrap_future(in_own_thread(self.predictor.close))
+
+    def _warm_up(self) -> CostCurve:
+        """Return the cost of a run: known from a bundle, or measured."""
+        part, known = self._code.parts(self.example)[0], self.predictor.cost
+        if known is None:
+            return measure_cost(self.predictor, part, self.config.max_batch_size)
+        warm_up(self.predictor, part, known, self.max_batch_size)
+        return known
+
+    @property
+    def _cache(self) -> ModelCache | None:
+        return None if self._engine is None else self._engine.cache
+
+    @property
+    def max_batch_size(self) -> int:
+        """Rows in one run, at most: as configured, and no more than the predictor's own curve tells the time of. (A curve over
+        padded tokens sets no limit: rows differ, and longer runs are reckoned at its last seconds per token.)
+        """
+        known = self.predictor.cost
+        most = known.max_size if known is not None and known.unit == "rows" else self.config.max_batch_size
+        return min(self.config.max_batch_size, most)
+
+    # -- answering
+
+    async def infer(
+        self, call: Call, body: bytes, tail: memoryview | None = None, *, timeout_s: float | None = None
+    ) -> bytes | BinaryAnswer:
+        """Return the answer to an infer call's body; arguments as `submit`.
+
+        Raises:
+            NogradError: `protocol.status_of` says what each kind means to a client.
+        """
+        return await wait_for(lambda done: self.submit(call, body, done, tail, timeout_s=timeout_s))
+
+    async def infer_as(
+        self, call: Call, read: Callable[[], InferRequest], write: Write[Answer], *, nbytes: int = 0,
+        writes_with_code: bool = False,
+    ) -> Answer:  # fmt: skip
+        """Return the answer to an infer call in any format; arguments as `answer`.
+
+        Raises:
+            NogradError: as `infer`; and whatever `read` and `write` raise.
+        """
+        return await wait_for(
+            lambda done: self.answer(call, read, write, done, nbytes=nbytes, writes_with_code=writes_with_code)
+        )
+
+    def submit(
+        self,
+        call: Call,
+        body: bytes,
+        done: Callable[[bytes | BinaryAnswer | Exception], None],
+        tail: memoryview | None = None,
+        *,
+        timeout_s: float | None = None,
+    ) -> Cancel:
+        """Answer an infer call's body through a callback: JSON, with binary tensors if the request wants them.
+
+        Args:
+            call: record of the request.
+            body: JSON; empty for a raw request.
+            done: as for `answer`.
+            tail: binary tensors after the JSON, if the request has a header with its length.
+            timeout_s: timeout of the client, in seconds; the shorter of it and the body's own applies.
+
+        Returns:
+            A function that cancels the request, after which `done` is not called.
+        """
+
+        def read() -> InferRequest:
+            request = self._decode(body, tail)
+            return request if timeout_s is None else request._replace(timeout_s=shorter(timeout_s, request.timeout_s))
+
+        return self.answer(call, read, _body, done, nbytes=len(body))
+
+    def answer(
+        self,
+        call: Call,
+        read: Callable[[], InferRequest],
+        write: Write[Answer],
+        done: Callable[[Answer | Exception], None],
+        *,
+        nbytes: int = 0,
+        writes_with_code: bool = False,
+    ) -> Cancel:
+        """Answer an infer call in any format through a callback; the way in of every request.
+
+        Args:
+            call: record of the request; gets this model, the request's id and the times.
+            read: returns the request.
+            write: encodes the answer.
+            done: called once in the event loop with the answer, or the error; perhaps before this call returns.
+            nbytes: size of what `read` decodes; a long body is decoded in a thread.
+            writes_with_code: whether `write` calls code of the user, which then runs in a thread.
+
+        Returns:
+            A function that cancels the request, after which `done` is not called.
+        """
+        call.model, call.begun = self, time.monotonic()
+        engine = self._engine
+        if engine is None or not engine.is_ready:
+            done(not_ready(self.name))
+            return _nothing
+        return Inference(engine, call, write, done, writes_with_code=writes_with_code).start(read, nbytes)
+
+    def record(self, status: int, now: float, seconds: float, error: Exception | None) -> None:
+        """Count one finished request.
+
+        Args:
+            status: of the response, 200 or an error's.
+            now: when it was ready, on the monotonic clock.
+            seconds: since the body had arrived.
+            error: if the request failed.
+        """
+        tally = self._tally
+        if error is None:
+            tally.answered += 1
+            tally.answered_s += seconds
+            tally.last = now
+            self._live.note_request(now, seconds)
+            self._metrics.note_request(seconds)
+        else:
+            tally.failed += 1
+            tally.failed_s += seconds
+            self._live.note_error(now, status, str(error) if isinstance(error, NogradError) else repr(error))
+            self._metrics.note_error(status)
+
+    # -- being watched
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the protocol's model metadata."""
+        return {
+            "name": self.name,
+            "versions": [self.version],
+            "platform": f"pytorch_{self.predictor.backend.name}",
+            "inputs": tensor_metadata(self.inputs.inputs),
+            "outputs": tensor_metadata(self.outputs),
+        }
+
+    def statistics(self) -> dict[str, Any]:
+        """Return the statistics of this model, as the extension of that name has them."""
+        looked = self._cache.looked() if self._cache is not None else Looked()
+        found = self._tally.told(looked, time.monotonic(), time.time())
+        return {"name": self.name, "version": self.version, **found}
+
+    def configuration(self) -> dict[str, Any]:
+        """Return how this model is served, as the extension model_configuration has it."""
+        return configuration(
+            self.metadata(),
+            self.version,
+            self.inputs.inputs,
+            self.outputs,
+            backend=self.predictor.backend,
+            max_batch_size=self.max_batch_size,
+            limits=self.config,
+            is_cached=self._cache is not None,
+        )
+
+    def example_request(self) -> dict[str, Any] | None:
+        """Return a body that `infer` takes, or None where it would be too long to read."""
+        if sum(array.size for array in self.example.values()) > EXAMPLE_ELEMENTS:
+            return None
+        specs = {spec.name: spec for spec in self.inputs.inputs}
+        listed = [(tensor_metadata([specs[name]])[0], array) for name, array in self.example.items()]
+        return {"inputs": [{**meta, "shape": list(array.shape), "data": array.ravel().tolist()} for meta, array in listed]}
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what the live page shows of this model."""
+        done = self._statistics()
+        signature = self.predictor.signature
+        limits = ("max_batch_size", "max_wait_ms", "max_queue_rows", "timeout_s")
+        return {
+            **{name: value for name, value in self.metadata().items() if name in ("name", "inputs", "outputs")},
+            "version": self.version,
+            "ready": self.ready,
+            "backend": self.predictor.backend.name,
+            "device": self.predictor.backend.device,
+            "batching": signature.batching,
+            "batching_reason": signature.reason,
+            "size_limits": signature.describe_sizes(),
+            "independence": None if signature.independence is None else signature.independence.to_json(),
+            "example": self.example_request(),
+            "limits": {**{name: getattr(self.config, name) for name in limits}, "max_batch_size": self.max_batch_size},
+            "queue_rows": done.queue_rows,
+            "running_rows": done.running_rows,
+            "totals": {
+                "requests": self._tally.answered,
+                "errors": self._tally.failed,
+                "rows": done.rows,
+                "batches": done.batches,
+                "refused": done.refused,
+            },
+            "cache": self._cache.snapshot() if self._cache is not None else None,
+            "code": None if self._is_plain else self._threads.snapshot(),
+            "cost": self._cost(),
+            **self._live.snapshot(time.monotonic()),
+        }
+
+    def _cost(self) -> dict[str, Any] | None:
+        """Return what a run should take by its size; None before it is known."""
+        if self.curve is None:
+            return None
+        source = "measured at the start" if self.predictor.cost is None else "measured for its bundle"
+        points = {"sizes": self.curve.sizes, "ms": [seconds * 1000 for seconds in self.curve.seconds]}
+        return {"unit": self.curve.unit, "source": source, **points}
+
+    def cache_told(self) -> str:
+        """Return whether answers are kept, in one sentence."""
+        if self._cache is not None:
+            where = " and in Redis" if self.config.cache_url else ""
+            return f"answers are kept, in {self.config.cache_mb:g} MB of memory{where} (--cache-mb 0 keeps none)"
+        if self._flights is None:
+            return "no answers are kept (--cache-mb 0, or cache = false)"
+        return f"no answers are kept: {why_not(self.predictor.signature)}"
+
+    def refresh_metrics(self) -> None:
+        """Bring up to date what is only worked out when somebody asks."""
+        self._metrics.refresh(self.predictor.backend.compilations)
+        self._metrics.refresh_code(stuck=len(self._threads.stuck()), overdue=self._threads.overdue)
+        if self._cache is not None:
+            self._metrics.refresh_cache(self._cache.snapshot())
+
+    @property
+    def queue_rows(self) -> int:
+        """Rows that wait now."""
+        return self._statistics().queue_rows
+
+    @property
+    def backlog_s(self) -> float:
+        """Seconds that what waits now should take."""
+        return 0.0 if self._engine is None else self._engine.batcher.predicted_wait_s()
+
+    def _statistics(self) -> Statistics:
+        return Statistics() if self._engine is None else self._engine.batcher.statistics()
+
+    def _note_batch(self, record: BatchRecord) -> None:
+        size = record.rows * record.longest if self.curve is not None and self.curve.unit == "tokens" else record.rows
+        self._live.note_batch(time.monotonic(), record, self._statistics().queue_rows, size)
+        self._metrics.note_batch(record)
+        self.busy_s += record.run_s
+        self._tally.note_batch(record)
+        if record.told:
+            note_batch(self.name, record)
+
+
+def _nothing() -> None:
+    """Cancel a request that was answered at once."""
+
+
+def _body(
+    request: InferRequest, name: str, version: str, request_id: str, outputs: Mapping[str, Array]
+) -> bytes | BinaryAnswer:
+    """Return the body of HTTP's answer."""
+    binary = request.binary_of(outputs)
+    if binary:
+        return encode_binary(name, version, request_id, outputs, binary, request.inputs)
+    return encode(name, version, request_id, outputs, request.inputs)
+
+
+def _dtype(array: Array) -> str:
+    return TEXT if array.dtype == object else array.dtype.name

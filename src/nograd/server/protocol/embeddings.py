@@ -1,0 +1,246 @@
+"""OpenAI's embeddings API over models that take text and give a vector: `/v1/embeddings` and `/v1/models`. No HTTP here.
+
+The text: OpenAI's API reference, "Create embeddings". An infer call in other words: same queue, cache, deadlines and counts.
+"""
+
+from __future__ import annotations
+
+import time
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+import numpy as np
+import orjson
+
+from nograd.batching.collate import model_error
+from nograd.core.tensors import TEXT, Array, TensorSpec
+from nograd.errors import ModelNotFoundError, ProtocolError
+from nograd.runtime.interrupts import is_interrupt
+from nograd.server.protocol.codec import InferRequest, require_finite, status_of
+
+if TYPE_CHECKING:
+    from nograd.server.call import Call
+    from nograd.server.models.served import ServedModel
+    from nograd.server.models.service import InferenceService
+
+__all__ = ["Embeddings", "error_form", "vectors_of"]
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+USUAL_NAMES = ("embedding", "sentence_embedding", "embeddings")
+"""Of several vectors, the one that is called so, in this order, is the embedding."""
+
+CODES = {
+    401: "invalid_api_key",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    503: "unavailable",
+    504: "deadline_exceeded",
+}
+"""`error.code` by status, where there is no better."""
+
+
+class _Request(msgspec.Struct, frozen=True):
+    """What a client asks for. `user`, and what is not known, are ignored."""
+
+    model: str
+    input: str | list[Any]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+    output: str | None = None
+
+
+_DECODE = msgspec.json.Decoder(_Request)
+
+
+class _FieldError(ProtocolError):
+    """One field is wrong."""
+
+    def __init__(self, message: str, param: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class _UnknownModelError(ModelNotFoundError):
+    """No model of that name, or none that gives embeddings."""
+
+
+class Embeddings:
+    """The embeddings of one server's models.
+
+    Args:
+        service: the models.
+        created: when they came to be, in seconds since 1970; None: now.
+    """
+
+    def __init__(self, service: InferenceService, created: int | None = None) -> None:
+        self._service = service
+        self._created = int(time.time()) if created is None else created
+
+    async def answer(self, call: Call, body: bytes, timeout_s: float | None = None) -> bytes:
+        """Return the answer to a call of `/v1/embeddings`: JSON.
+
+        Args:
+            call: record of the request.
+            body: of the request.
+            timeout_s: timeout of the client, in seconds, if it sent one.
+
+        Raises:
+            ProtocolError: the body is not such a call, or the model gives no embeddings.
+            NogradError: as `ServedModel.infer`.
+        """
+        request = _read(body)
+        model = self._model(request.model)
+        counts = callable(getattr(model.predictor.preprocess, "num_tokens", None))
+        write = partial(_write, request, model)
+        return await model.infer_as(call, partial(_as_infer, request, model, timeout_s), write, writes_with_code=counts)
+
+    def models(self) -> dict[str, Any]:
+        """Return OpenAI's list of models: those that give embeddings."""
+        names = dict.fromkeys(model.name for model in self._service.models if vectors_of(model))
+        return {"object": "list", "data": [self._told(name) for name in names]}
+
+    def model(self, name: str) -> dict[str, Any]:
+        """Return OpenAI's description of a model.
+
+        Raises:
+            ModelNotFoundError: there is none of that name, or it gives no embeddings.
+        """
+        model = self._model(name)
+        if not vectors_of(model):
+            raise _UnknownModelError(_gives_none(model))
+        return self._told(name)
+
+    def _model(self, name: str) -> ServedModel:
+        try:
+            return self._service.model(name)
+        except ModelNotFoundError as error:
+            raise _UnknownModelError(str(error)) from None
+
+    def _told(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self._created, "owned_by": "nograd"}
+
+
+def error_form(error: Exception, sentence: str) -> dict[str, Any]:
+    """Return an error as OpenAI's clients read it.
+
+    Args:
+        error: what was raised.
+        sentence: what the client is told of it.
+    """
+    status = status_of(error)
+    param, code = None, CODES.get(status)
+    if isinstance(error, _FieldError):
+        param = error.param
+    elif isinstance(error, _UnknownModelError):
+        param, code = "model", "model_not_found"
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return {"error": {"message": sentence, "type": kind, "param": param, "code": code}}
+
+
+def vectors_of(model: ServedModel) -> list[TensorSpec]:
+    """Return the outputs that are an embedding of one text: floating `[rows, d]`; none where the model takes anything else."""
+    takes = model.inputs.inputs
+    if len(takes) != 1 or takes[0].dtype != TEXT or takes[0].shape:
+        return []
+    return [spec for spec in model.outputs if spec.dtype in FLOATS and len(spec.shape) == 1 and isinstance(spec.shape[0], int)]
+
+
+def _read(body: bytes) -> _Request:
+    try:
+        return _DECODE.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise ProtocolError(f"the body is not a request for embeddings: {error}") from None
+
+
+def _as_infer(request: _Request, model: ServedModel, timeout_s: float | None) -> InferRequest:
+    output = _output(request, model)
+    if request.dimensions not in (None, output.shape[0]):
+        raise _FieldError(
+            f"dimensions is {request.dimensions}; model {model.name!r} gives {output.shape[0]}, and nothing "
+            "says that a part of its vector is an embedding, too: leave dimensions out",
+            "dimensions",
+        )
+    name = model.inputs.inputs[0].name
+    if isinstance(request.input, list):
+        model.limits.check_shape(name, [len(request.input)])
+    texts = _texts(request.input)
+    model.limits.check_texts(name, texts)
+    return InferRequest({name: texts}, (output.name,), timeout_s=timeout_s)
+
+
+def _output(request: _Request, model: ServedModel) -> TensorSpec:
+    """Return which output is the embedding: the one asked for; the only vector; of several the one with a usual name."""
+    vectors = vectors_of(model)
+    if not vectors:
+        raise _FieldError(_gives_none(model), "model")
+    by_name = {spec.name: spec for spec in vectors}
+    allowed = ", ".join(map(repr, by_name))
+    if request.output is not None:
+        if request.output not in by_name:
+            raise _FieldError(f"output is {request.output!r}; the vectors of model {model.name!r} are {allowed}", "output")
+        return by_name[request.output]
+    for name in USUAL_NAMES if len(vectors) > 1 else by_name:
+        if name in by_name:
+            return by_name[name]
+    raise _FieldError(f"model {model.name!r} gives several vectors; say which as output: {allowed}", "output")
+
+
+def _gives_none(model: ServedModel) -> str:
+    takes = ", ".join(f"{spec.name!r} {spec}" for spec in model.inputs.inputs)
+    gives = ", ".join(f"{spec.name!r} {spec}" for spec in model.outputs)
+    return (
+        f"model {model.name!r} gives no embeddings, for which it must take one text and give a floating [rows, d]: "
+        f"it takes {takes} and gives {gives}; call it by /v2/models"
+    )
+
+
+def _texts(given: str | Sequence[Any]) -> Array:
+    """Return the texts as a model's input, `[rows]`."""
+    texts = [given] if isinstance(given, str) else given
+    if not texts:
+        raise _FieldError("input is an empty list; give a text, or a list of texts", "input")
+    for index, text in enumerate(texts):
+        if isinstance(text, int | list):
+            raise _FieldError("input holds token ids; models here tokenize themselves: send strings", "input")
+        if not isinstance(text, str):
+            raise _FieldError(f"input[{index}] is {type(text).__name__}; it must be a string", "input")
+    array = np.empty(len(texts), dtype=object)
+    array[:] = texts
+    return array
+
+
+def _write(
+    request: _Request, model: ServedModel, infer: InferRequest, name: str, _version: str, _id: str, outputs: Mapping[str, Array]
+) -> bytes:
+    """Return the answer's body; numbers are float32 in both formats."""
+    with np.errstate(over="ignore"):  # of float64: infinity, which is told
+        vectors = np.ascontiguousarray(outputs[infer.outputs[0]], dtype="<f4")
+    if request.encoding_format == "base64":
+        listed: Sequence[Any] = [b64encode(vector.tobytes()).decode() for vector in vectors]
+    else:
+        require_finite({infer.outputs[0]: vectors})
+        listed = list(vectors)
+    data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(listed)]
+    (texts,) = infer.inputs.values()
+    tokens = _num_tokens(model, texts)
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    answer = {"object": "list", "data": data, "model": name, "usage": usage}
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _num_tokens(model: ServedModel, texts: Array) -> int:
+    """Return how many tokens the model read; 0 where its `preprocess` does not say (`num_tokens(text)`, as Tokenize has it)."""
+    count = getattr(model.predictor.preprocess, "num_tokens", None)
+    if not callable(count):
+        return 0
+    try:
+        return sum(int(count(text)) for text in texts)
+    except BaseException as error:  # the user's code
+        if is_interrupt(error):
+            raise
+        raise model_error("num_tokens", error) from error

@@ -1,0 +1,164 @@
+"""Long JSON bodies, decoded in slices.
+
+A decoder in C holds the GIL for its whole call: 64 MB of numbers would stop the event loop for half a second, whichever thread
+decodes them. So arrays of numbers are cut at commas and decoded piece by piece; between two pieces other threads run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from nograd.core.tensors import Array
+from nograd.errors import ProtocolError, TooLargeError
+
+__all__ = ["LONG_DATA", "MAX_LISTS", "SLICE", "count_byte", "count_lists", "decode_numbers", "hollow", "mark"]
+
+LONG_DATA = 65536
+"""Bytes of an array from which it is decoded in slices."""
+
+SLICE = 2**18
+"""Bytes of one slice: about 2 ms to decode."""
+
+MAX_LISTS = 2**20
+"""Lists in a body without texts, at most: skipping one takes 20 ns."""
+
+MAX_STRINGS = 10_000
+"""Strings in a body without texts, at most: keys and names."""
+
+_SPACES = bytes.maketrans(b"[]", b"  ")
+_SCALARS = b"0123456789+-.eE \t\r\n"
+_WORDS = b"truefals \t\r\n"
+
+
+def hollow(body: bytes) -> tuple[bytes, list[bytes]]:
+    """Return a body without its long arrays of numbers, and these arrays.
+
+    Each `"data":[...]` of more than LONG_DATA bytes without a string becomes the text that `mark` returns for its position.
+
+    Args:
+        body: JSON of a request without texts, perhaps malformed; the arrays are for `decode_numbers`.
+
+    Raises:
+        TooLargeError: it has too many lists.
+        ProtocolError: it has too many strings to be a request of numbers.
+    """
+    if count_byte(body, b"[") > MAX_LISTS:
+        raise TooLargeError(f"the body has more than {MAX_LISTS} lists; send flat data, or binary tensors")
+    kept: list[bytes] = []
+    arrays: list[bytes] = []
+    taken = 0
+    for number, (key_end, end) in enumerate(_gaps(body)):
+        if number > MAX_STRINGS:
+            raise ProtocolError(
+                f"the body is not an inference request: it has more than {MAX_STRINGS} strings, for a model of numbers"
+            )
+        if end - key_end <= LONG_DATA or body[key_end - 6 : key_end] != b'"data"':
+            continue
+        start = body.find(b"[", key_end, key_end + LONG_DATA)
+        brace = body.find(b"}", key_end, end)
+        stop = body.rfind(b"]", key_end, brace if brace >= 0 else end) + 1
+        if start < 0 or stop <= start or body[key_end:start].strip() != b":":
+            continue
+        kept += [body[taken:start], mark(len(arrays))]
+        arrays.append(body[start:stop])
+        taken = stop
+    return (b"".join([*kept, body[taken:]]), arrays) if arrays else (body, arrays)
+
+
+def mark(position: int) -> bytes:
+    """Return the placeholder of an array in a hollow body, as JSON."""
+    return b'"\\u0000%d"' % position
+
+
+def _gaps(body: bytes) -> Iterator[tuple[int, int]]:
+    """Yield begin and end of what is between two strings; begin is after the closing quote."""
+    at = 0
+    while True:
+        opening = body.find(b'"', at)
+        yield at, opening if opening >= 0 else len(body)
+        if opening < 0:
+            return
+        at = opening + 1
+        while (closing := body.find(b'"', at)) >= 0 and _is_escaped(body, closing):
+            at = closing + 1
+        if closing < 0:
+            return
+        at = closing + 1
+
+
+def _is_escaped(body: bytes, quote: int) -> bool:
+    before = quote
+    while before and body[before - 1] == 0x5C:
+        before -= 1
+    return (quote - before) % 2 == 1
+
+
+def count_byte(data: bytes, byte: bytes) -> int:
+    """Return how often a byte occurs, counted in slices."""
+    return sum(data.count(byte, at, at + SLICE) for at in range(0, len(data), SLICE))
+
+
+def decode_numbers(
+    data: bytes,
+    shape: Sequence[int],
+    convert: Callable[[bytes], Array],
+    dtype: np.dtype[Any],
+    ragged: Callable[[], ProtocolError],
+) -> Array:
+    """Return the elements of a flat or nested JSON list, `[elements]`.
+
+    Args:
+        data: begins with `[` and ends with `]`.
+        shape: as the client sent it; the lists must nest in it unless they are flat.
+        convert: returns the array of one flat JSON list.
+        dtype: of the elements.
+        ragged: returns the error for lists that do not nest in the shape.
+
+    Raises:
+        ProtocolError: the lists do not nest in the shape; or whatever `convert` raises.
+    """
+    is_nested = data.find(b"[", 1) >= 0
+    if is_nested and not _nests(data, shape, _WORDS if dtype.kind == "b" else _SCALARS):
+        raise ragged()
+    pieces = []
+    for piece in _slices(data):
+        flat = piece.translate(_SPACES) if is_nested else piece
+        pieces.append(convert(b"[" + flat + b"]"))
+        if not len(pieces[-1]):  # nothing before or after a comma
+            raise ragged()
+    return np.concatenate(pieces)
+
+
+def _slices(data: bytes) -> Iterator[bytes]:
+    """Yield what is between the outer brackets, cut at commas into slices."""
+    at, end = 1, len(data) - 1
+    while end - at > SLICE:
+        comma = data.find(b",", at + SLICE, end)
+        if comma < 0:
+            break
+        yield data[at:comma]
+        at = comma + 1
+    yield data[at:end]
+
+
+def _nests(data: bytes, shape: Sequence[int], scalars: bytes) -> bool:
+    """Return whether lists nest in a shape without zeros: what is left without the numbers is known."""
+    if not shape or min(shape) < 1 or count_byte(data, b"[") != count_lists(shape):
+        return False
+    found = b"".join([data[at : at + SLICE].translate(None, scalars) for at in range(0, len(data), SLICE)])
+    expected = b""
+    for size in reversed(shape):
+        expected = b"[" + b",".join([expected] * size) + b"]"
+    return found == expected
+
+
+def count_lists(shape: Sequence[int]) -> int:
+    """Return how many lists nest in data of this shape."""
+    found = lists = 1
+    for size in shape[:-1]:
+        lists *= size
+        found += lists
+    return found

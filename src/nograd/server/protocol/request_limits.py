@@ -1,0 +1,65 @@
+"""How much one request may hold, checked before anything is computed or made in proportion to it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nograd.core.tensors import Array
+from nograd.errors import TooLargeError
+from nograd.server.protocol.shapes import count_elements
+
+__all__ = ["NO_LIMITS", "RequestLimits"]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """Limits of one request; each names its setting when it refuses."""
+
+    rows: int
+    """Rows of each input."""
+
+    elements: int
+    """Elements of each input: numbers, or texts."""
+
+    text_chars: int
+    """Characters of each text."""
+
+    def check_shape(self, name: str, shape: Sequence[int]) -> None:
+        """Check an input by the shape that the client names, before its data is read.
+
+        Raises:
+            TooLargeError: it has too many rows or elements.
+            ProtocolError: as `count_elements`.
+        """
+        elements = count_elements(name, shape)
+        if not elements:
+            return
+        if shape and shape[0] > self.rows:
+            raise TooLargeError(
+                f"input {name!r} has {shape[0]} rows; a request may have at most {self.rows} (max_request_rows): "
+                "send fewer at a time"
+            )
+        if elements > self.elements:
+            raise TooLargeError(
+                f"input {name!r} has {elements} elements; a request may have at most {self.elements} (max_request_elements)"
+            )
+
+    def check_texts(self, name: str, array: Array) -> None:
+        """Check the texts of an input; numbers are passed over.
+
+        Raises:
+            TooLargeError: a text is too long.
+        """
+        if array.dtype.kind != "O":
+            return
+        for index, text in enumerate(array.flat):
+            if len(text) > self.text_chars:
+                raise TooLargeError(
+                    f"input {name!r} has a text of {len(text)} characters, item {index}; a text may have at most "
+                    f"{self.text_chars} (max_text_chars)"
+                )
+
+
+NO_LIMITS = RequestLimits(2**63, 2**63, 2**63)
+"""For callers that check by themselves."""

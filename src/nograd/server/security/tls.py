@@ -1,0 +1,99 @@
+"""TLS: a server's certificate and key, read once for HTTP and gRPC, with errors that name the file."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from nograd.errors import ConfigError
+from nograd.server.telemetry.logs import event
+
+__all__ = ["Tls", "reload_certificate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Where a server's TLS comes from: PEM files."""
+
+    cert: str
+    """The certificate, and behind it those between it and its authority."""
+
+    key: str
+    """Its private key, without a password."""
+
+    ca: str = ""
+    """Authorities of clients' certificates; with it, clients without one are turned away. Empty: they need none."""
+
+    def context(self) -> ssl.SSLContext:
+        """Return what HTTP's sockets take.
+
+        Raises:
+            ConfigError: a file cannot be read or is not what it should be, or the key is another certificate's.
+        """
+        self.read()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_alpn_protocols(["http/1.1"])
+        self.load(context)
+        if self.ca:
+            try:
+                context.load_verify_locations(self.ca)
+            except ssl.SSLError as error:
+                raise ConfigError(f"tls_ca {self.ca!r} is no list of certificates in PEM: {_reason(error)}") from None
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    def load(self, context: ssl.SSLContext) -> None:
+        """Put certificate and key into a context: also into one that is used, whose new connections have them then.
+
+        Raises:
+            ConfigError: as `context`.
+        """
+        try:
+            context.load_cert_chain(self.cert, self.key, password=self._refuse_password)
+        except ssl.SSLError as error:
+            if error.reason == "KEY_VALUES_MISMATCH":
+                raise ConfigError(f"the key in {self.key!r} is not the one of the certificate in {self.cert!r}") from None
+            raise ConfigError(f"{self.cert!r} and {self.key!r} are no certificate and key: {_reason(error)}") from None
+
+    def read(self) -> tuple[bytes, bytes, bytes | None]:
+        """Return the key, the certificate and the authorities (None without), as gRPC takes them.
+
+        Raises:
+            ConfigError: a file cannot be read, or is not PEM of that kind.
+        """
+        cert, key = _pem("tls_cert", self.cert, b"CERTIFICATE"), _pem("tls_key", self.key, b"PRIVATE KEY")
+        return key, cert, _pem("tls_ca", self.ca, b"CERTIFICATE") if self.ca else None
+
+    def _refuse_password(self) -> NoReturn:
+        raise ConfigError(
+            f"the key in {self.key!r} has a password, for which a server cannot ask; "
+            f"write one without: openssl pkey -in {self.key} -out server.key"
+        )
+
+
+def reload_certificate(tls: Tls, context: ssl.SSLContext) -> None:
+    """Read certificate and key anew; where they cannot be read, those that there are stay."""
+    try:
+        tls.context()  # a context whose load fails half-way would be left with a key that is not its certificate's
+        tls.load(context)
+    except ConfigError as error:
+        event("certificate_not_reloaded", logging.ERROR, error=str(error))
+        return
+    event("certificate_reloaded", file=tls.cert)
+
+
+def _pem(setting: str, file: str, kind: bytes) -> bytes:
+    try:
+        text = Path(file).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{setting} cannot be read from {file!r}: {error.strerror or error}") from None
+    if b"-----BEGIN " not in text or kind + b"-----" not in text:
+        raise ConfigError(f"{setting} is {file!r}, which holds no {kind.decode()} in PEM ('-----BEGIN ...')")
+    return text
+
+
+def _reason(error: ssl.SSLError) -> str:
+    return (error.reason or str(error)).lower().replace("_", " ")

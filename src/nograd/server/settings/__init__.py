@@ -1,0 +1,1 @@
+"""Settings of `nograd serve`: one definition, and everything that derives from it."""

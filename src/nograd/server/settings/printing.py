@@ -1,0 +1,50 @@
+"""Settings as TOML that `nograd serve --config` reads back, with a comment on where each comes from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from nograd.runtime.redaction import mask_url
+from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.model_config import ModelConfig
+from nograd.server.settings.resolution import DEFAULT, MODELS, Settings
+
+__all__ = ["to_toml"]
+
+
+def to_toml(settings: Settings) -> str:
+    """Return all settings as TOML, without passwords in URLs. A setting that has no value is a comment."""
+    lines = [*_server(settings), *_models(settings)]
+    return "\n".join(lines) + "\n"
+
+
+def _server(settings: Settings) -> Iterator[str]:
+    for each in fields(ServeConfig):
+        value, origin = getattr(settings.config, each.name), settings.origins.get(each.name, DEFAULT)
+        yield f"# {each.name} is not set  # {origin}" if value is None else f"{each.name} = {_value(value)}  # {origin}"
+
+
+def _models(settings: Settings) -> Iterator[str]:
+    origin = settings.origins.get(MODELS, DEFAULT)
+    for model in settings.models:
+        yield from ("", f"[[models]]  # {origin}")
+        for each in fields(ModelConfig):
+            value = getattr(model, each.name)
+            if value not in (None, ""):
+                yield f"{each.name} = {_value(value)}"
+
+
+def _value(value: float | str | Path | Sequence[Any]) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str | Path):
+        return json.dumps(mask_url(str(value)), ensure_ascii=False).replace(
+            "\x7f", "\\u007f"
+        )  # TOML escapes as JSON does, and DEL, too
+    return f"[{', '.join(map(_value, value))}]"

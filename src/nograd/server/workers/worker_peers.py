@@ -1,0 +1,128 @@
+"""What the workers of one server know of each other: each has a socket in a folder, at which it tells its metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from nograd.server.telemetry.logs import event
+from nograd.server.workers.merging import merged, of_workers
+from nograd.server.workers.plan import BEAT_S
+
+__all__ = ["Siblings"]
+
+ASK_S = 1.0
+"""Seconds that another worker has to tell its metrics; one that hangs is left out, and `nograd_worker_up` tells of it."""
+
+
+class Siblings:
+    """The workers of one server, as one of them sees them.
+
+    Args:
+        worker: its own number, from 0.
+        count: how many there are.
+        folder: in which each has a socket; the supervisor's.
+        orders: file descriptor from which the supervisor's lines come; its end is the supervisor's end.
+        beat: called every BEAT_S seconds by the event loop, to tell the supervisor that it turns.
+    """
+
+    def __init__(self, worker: int, count: int, folder: str, orders: int, beat: Callable[[], object] | None = None) -> None:
+        self.worker = worker
+        self.count = count
+        self._folder = Path(folder)
+        self._orders = orders
+        self._beat = beat
+        self._beating: asyncio.TimerHandle | None = None
+        self._server: asyncio.Server | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self.states: Sequence[Mapping[str, Any]] = ()
+        """Of all workers, as the supervisor last told: `worker`, `pid`, `ready`, `restarts`."""
+
+    async def open(self, own: Callable[[], bytes], orphaned: Callable[[], object]) -> None:
+        """Tell others one's metrics from now on, and listen to the supervisor.
+
+        Args:
+            own: returns this worker's metrics.
+            orphaned: called when the supervisor is no more.
+        """
+
+        async def tell(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(own())
+            with suppress(ConnectionError):
+                await writer.drain()
+            writer.close()
+
+        self._path(self.worker).unlink(missing_ok=True)  # of the one before, which did not come to it
+        self._server = await asyncio.start_unix_server(tell, self._path(self.worker))
+        self._listening = asyncio.get_running_loop().create_task(self._listen(orphaned))
+        self._report()
+
+    def _report(self) -> None:
+        if self._beat is not None:
+            with suppress(OSError):  # the supervisor has ended, or does not read
+                self._beat()
+            self._beating = asyncio.get_running_loop().call_later(BEAT_S, self._report)
+
+    async def close(self) -> None:
+        """Tell nothing any more."""
+        if self._beating is not None:
+            self._beating.cancel()
+        if self._listening is not None:
+            self._listening.cancel()
+        if self._server is not None:
+            self._server.close()
+            self._path(self.worker).unlink(missing_ok=True)
+
+    @property
+    def described(self) -> Mapping[str, Any]:
+        """This worker's number, and the states of all."""
+        return {"worker": self.worker, "workers": self.states}
+
+    async def snapshot(self, own: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Return this worker's: a browser's connection stays with it."""
+        return own()
+
+    async def metrics(self, own: bytes) -> bytes:
+        """Return the metrics of all workers that tell theirs, each with its number.
+
+        Args:
+            own: this worker's.
+        """
+        others = [worker for worker in range(self.count) if worker != self.worker]
+        asked = await asyncio.gather(*map(self._ask, others))
+        texts = {self.worker: own.decode(), **{worker: text for worker, text in zip(others, asked, strict=True) if text}}
+        restarts = {each["worker"]: each["restarts"] for each in self.states}
+        return (merged("worker", dict(sorted(texts.items()))) + of_workers(self.count, texts, restarts)).encode()
+
+    async def _ask(self, worker: int) -> str:
+        """Return another worker's metrics; nothing where it does not tell them."""
+        try:
+            async with asyncio.timeout(ASK_S):
+                reader, writer = await asyncio.open_unix_connection(self._path(worker))
+                try:
+                    return (await reader.read()).decode()
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError):
+            return ""
+
+    async def _listen(self, orphaned: Callable[[], object]) -> None:
+        """Take what the supervisor says, a line at a time."""
+        reader = asyncio.StreamReader()
+        loop = asyncio.get_running_loop()
+        with open(self._orders, "rb", buffering=0, closefd=False) as pipe:  # noqa: ASYNC230  a descriptor; it does not block
+            transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+            try:
+                async for line in reader:
+                    self.states = json.loads(line)
+            finally:
+                transport.close()
+        event("supervisor_gone")
+        orphaned()
+
+    def _path(self, worker: int) -> Path:
+        return self._folder / f"{worker}.sock"
