@@ -30,7 +30,7 @@ def here(code: str, server: RunningServer) -> str:
     return code.replace(ADDRESS, server.url.removeprefix("http://"))
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=["openai", "tritonclient"])
+@pytest.mark.parametrize("code", PYTHON, ids=["nograd", "openai", "tritonclient"])
 def test_the_python_of_the_page(code: str, server: RunningServer, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(here(code, server), "clients.md", "exec"), {"__name__": "clients"})
 

@@ -19,6 +19,7 @@ ABOUT = {
     "cached": "Predictors that remember",
     "caching": "Where answers are kept",
     "checks": "The deployment checklist",
+    "client": "A client of any server of the protocol",
     "cost": "What a run costs by its size",
     "errors": "The base of all errors",
     "parity": "How closely two sets of answers agree",

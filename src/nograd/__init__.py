@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nograd.cached import CachedEmbedder, CachedPredictor, RedisCachedPredictor
     from nograd.caching import Cache, MemoryCache
     from nograd.checks import check
+    from nograd.client.api import AsyncClient, Client
     from nograd.core.cost import CostCurve
     from nograd.core.parity import ParityReport, Tolerance, compare
     from nograd.core.tensors import Batch, Signature, TensorSpec
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
 _HOME = {
     "quantize_dynamic": "transforms.quantize",
     "quantize_static": "transforms.quantize",
+    "AsyncClient": "client.api",
     "Cache": "caching",
+    "Client": "client.api",
     "CachedEmbedder": "cached",
     "CachedPredictor": "cached",
     "CompiledBackend": "backends.compiled",
@@ -89,6 +92,7 @@ _HOME = {
 """Public name -> the module it lives in; imported when first asked for (PEP 562), so that `import nograd` costs nothing."""
 
 __all__ = [
+    "AsyncClient",
     "Backend",
     "Batch",
     "BatchPolicy",
@@ -97,6 +101,7 @@ __all__ = [
     "Cache",
     "CachedEmbedder",
     "CachedPredictor",
+    "Client",
     "CompiledBackend",
     "CompiledModel",
     "CostCurve",
