@@ -7,8 +7,9 @@ everything that may differ (rows, lengths, padding, values), and raises where th
 from __future__ import annotations
 
 import os
+import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from nograd.backends import Backend
 from nograd.backends.coupling import accept_coupling, measured_signature, unmeasured
 from nograd.backends.eager import eager_backend, precision_of
+from nograd.backends.loaded import check_file
 from nograd.backends.modules import ModuleBackend
 from nograd.core.inputs import is_tensor, to_host
 from nograd.core.manifest import Manifest
@@ -46,6 +48,7 @@ __all__ = [
     "reference_of",
     "trials",
     "verified",
+    "write_verified",
 ]
 
 MAX_TRIAL_SIZE = 256
@@ -251,6 +254,45 @@ def verified(candidate: Backend, reference: ModuleBackend, *, tolerance: Toleran
             report,
         )
     return report
+
+
+def write_verified(
+    reference: ModuleBackend,
+    path: Path,
+    *,
+    write: Callable[[Path, Manifest], object],
+    load: Callable[[Path], Backend],
+    tolerance: Tolerance | None = None,
+    notes: Sequence[str] = (),
+) -> Export:
+    """Write a model's file, compare it with eager, and move it to its place: all that an exporter does around its format.
+
+    Args:
+        reference: the eager backend that is exported.
+        path: the file; nothing is there before it is verified.
+        write: writes a file that holds the manifest, in a folder of its own; files next to it are kept. It is called twice:
+            the second manifest has the independence of rows as it was measured on the first file.
+        load: opens a file.
+        tolerance: how closely the file must agree; default: `nograd.core.parity.EXACT`, for half precision `HALF`.
+        notes: decisions of the exporter, one sentence each.
+
+    Raises:
+        ConfigError: the path cannot be written.
+        ExportError: the file's answers differ from the model's.
+    """
+    check_file(path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".nograd-") as folder:
+        first, final = (Path(folder) / step / path.name for step in ("first", "final"))
+        first.parent.mkdir()
+        write(first, manifest_of(reference))
+        with load(first) as candidate:
+            report = verified(candidate, reference, tolerance=tolerance)
+            manifest = measured_manifest(candidate, reference)
+        final.parent.mkdir()  # not in place: a runtime may hold the first file mapped
+        write(final, manifest)
+        for file in sorted(final.parent.iterdir(), key=lambda file: file == final):  # the file itself after its companions
+            file.replace(path.parent / file.name)
+    return Export(path, report, tuple(notes))
 
 
 def _check_limits(candidate: Backend, signature: Signature) -> None:

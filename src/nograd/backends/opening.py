@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nograd.backends import Backend
-from nograd.errors import ExportError, MissingExtraError, ModelLoadError, NogradError
+from nograd.errors import ConfigError, ExportError, MissingExtraError, ModelLoadError, NogradError
 from nograd.runtime.interrupts import is_interrupt
 
 if TYPE_CHECKING:
@@ -29,6 +29,11 @@ def open_backend(kind: Kind, path: Path, options: LoadOptions) -> Backend:
         MissingExtraError: what the backend needs is not installed.
         ModelLoadError: the file cannot be read.
     """
+    if kind.distribution and kind.code and not options.trusted:
+        raise ConfigError(
+            f"{path} holds {kind.code}: opening it runs what is in it; "
+            "if you know where it comes from, open it with trusted=True (--trusted)"
+        )
     with _errors_of(kind, f"opening {path}", ModelLoadError):
         return _checked(_function(kind.load)(path, options), kind)
 

@@ -198,7 +198,7 @@ def export_to_openvino(
         SignatureError: the model cannot run the sample.
         MissingExtraError: openvino or what exporting to ONNX needs is not installed.
     """
-    from nograd.backends.exporting import Export, exporter_errors, manifest_of, measured_manifest, reference_of, verified
+    from nograd.backends.exporting import exporter_errors, reference_of, write_verified
     from nograd.backends.loaded import check_file
     from nograd.backends.onnx.export import export_to_onnx
 
@@ -207,21 +207,14 @@ def export_to_openvino(
         raise ConfigError(f"path is {str(target)!r}; it must end in .xml")
     check_file(target)
     reference = reference_of(model, sample)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".nograd-") as folder:
+    with tempfile.TemporaryDirectory(prefix="nograd-") as folder:
         graph = export_to_onnx(reference, None, Path(folder) / "graph.onnx", exporter="plain", tolerance=tolerance)
-        written = Path(folder) / target.name
         with exporter_errors("OpenVINO"):
             converted = openvino.Core().read_model(str(graph.path))
-            converted.set_rt_info(manifest_of(reference).dumps(), INFO)
-            openvino.save_model(converted, str(written), compress_to_fp16=False)
-        with OpenVinoBackend(written) as candidate:
-            report = verified(candidate, reference, tolerance=tolerance)
-            manifest = measured_manifest(candidate, reference)
-        final = Path(folder) / "measured" / target.name  # not in place: OpenVINO may hold the first file mapped
-        final.parent.mkdir()
-        converted.set_rt_info(manifest.dumps(), INFO)
-        openvino.save_model(converted, str(final), compress_to_fp16=False)
-        del converted  # it holds the graph's file open
-        for file in (final.with_suffix(".bin"), final):
-            file.replace(target.parent / file.name)
-    return Export(target, report, graph.notes)
+
+        def write(file: Path, manifest: Manifest) -> None:
+            with exporter_errors("OpenVINO"):
+                converted.set_rt_info(manifest.dumps(), INFO)
+                openvino.save_model(converted, str(file), compress_to_fp16=False)
+
+        return write_verified(reference, target, write=write, load=OpenVinoBackend, tolerance=tolerance, notes=graph.notes)

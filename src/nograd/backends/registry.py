@@ -128,7 +128,7 @@ def _plugins() -> _Plugins:
 def _scanned(path: tuple[str, ...]) -> _Plugins:  # noqa: ARG001  packages come from there: another path, another result
     kinds: dict[str, Kind] = {}
     faults: dict[str, str] = {}
-    for entry in metadata.entry_points(group=GROUP):
+    for entry in sorted(metadata.entry_points(group=GROUP), key=_distribution):
         found = _loaded(entry, {**_BY_NAME, **kinds})
         if isinstance(found, Kind):
             kinds[found.name] = found
@@ -139,9 +139,13 @@ def _scanned(path: tuple[str, ...]) -> _Plugins:  # noqa: ARG001  packages come 
     return _Plugins(tuple(kinds[name] for name in sorted(kinds)), faults)
 
 
+def _distribution(entry: metadata.EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else entry.module
+
+
 def _loaded(entry: metadata.EntryPoint, taken: Mapping[str, Kind]) -> Kind | str:
     """Return the kind of an entry point, or why it cannot be used."""
-    distribution = entry.dist.name if entry.dist is not None else entry.module
+    distribution = _distribution(entry)
     said = f"backend {entry.name!r} of the package {distribution} cannot be used"
     if entry.name in taken:
         return f"{said}: {taken[entry.name].source} has a backend of this name already"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -19,11 +18,9 @@ from nograd.backends.exporting import (
     example_of,
     exporter_errors,
     in_eval_mode,
-    manifest_of,
-    measured_manifest,
     quiet,
     reference_of,
-    verified,
+    write_verified,
 )
 from nograd.backends.loaded import check_file, check_trusted, program_backend
 from nograd.backends.modules import ModuleBackend
@@ -81,18 +78,18 @@ def export_to_torchscript(
     target = Path(path)
     check_file(target)
     reference = reference_of(model, sample)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".nograd-") as folder:
-        written = Path(folder) / target.name
-        with exporter_errors(f"torch.jit.{method}"), in_eval_mode(reference):
-            program, call = _traced(reference) if method == "trace" else _scripted(reference)
-            torch.jit.save(program, str(written), _extra_files=_extra(manifest_of(reference), call))
-        candidate = load_torchscript(written, trusted=True, device=reference.device)
-        report = verified(candidate, reference, tolerance=tolerance)
-        with quiet():
-            torch.jit.save(program, str(written), _extra_files=_extra(measured_manifest(candidate, reference), call))
-        written.replace(target)
+    with exporter_errors(f"torch.jit.{method}"), in_eval_mode(reference):
+        program, call = _traced(reference) if method == "trace" else _scripted(reference)
     flat = () if call is not None else ("TorchScript has no type for the model's outputs: the file returns a flat tuple",)
-    return Export(target, report, (*flat, f"written by torch.jit.{method}"))
+
+    def write(file: Path, manifest: Manifest) -> None:
+        with exporter_errors(f"torch.jit.{method}"), quiet():
+            torch.jit.save(program, str(file), _extra_files=_extra(manifest, call))
+
+    return write_verified(
+        reference, target, write=write, load=lambda file: load_torchscript(file, trusted=True, device=reference.device),
+        tolerance=tolerance, notes=(*flat, f"written by torch.jit.{method}"),
+    )  # fmt: skip
 
 
 def _traced(reference: ModuleBackend) -> tuple[Any, Call | None]:
