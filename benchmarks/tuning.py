@@ -143,7 +143,7 @@ def _swept(entries: Sequence[Entry], goal: Goal) -> dict[str, float]:
         for entry in measured:
             assert entry.worker is not None
             name = str(entry.candidate)
-            lone.setdefault(name, []).append(entry.worker.ask("lone", limit_s=60)["seconds"])
+            lone.setdefault(name, []).append(entry.worker.ask("single", limit_s=60)["seconds"])
             for rows in SCOUTED_ROWS:
                 found = entry.worker.ask("bulk", limit_s=60, rows=rows)["seconds"]
                 bulk.setdefault(name, {}).setdefault(rows, []).append(found)

@@ -38,7 +38,7 @@ def test_an_npy_file_holds_the_rows_of_the_only_input(rows: Predictor, tmp_path:
     sample = read_sample(tmp_path / "x.npy", rows)
 
     assert [only(part) for part in sample.parts] == [[[0, 1, 2, 3]], [[4, 5, 6, 7]], [[8, 9, 10, 11]]]
-    assert (sample.told, sample.lengths, sample.records) == ("3 rows of x.npy", (1, 1, 1), ())
+    assert (sample.description, sample.lengths, sample.records) == ("3 rows of x.npy", (1, 1, 1), ())
 
 
 def test_an_npz_file_holds_inputs_by_name_and_labels_beside(rows: Predictor, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_texts_come_as_lines_strings_objects_or_a_column(texts: Predictor, tmp_p
 
     assert [part["codes"].tolist() for part in sample.parts] == [[[97, 98]], [[97, 98, 99, 100]]]
     assert sample.lengths == (2, 4)
-    assert sample.told == f"2 rows of {name}, 2 to 4 {texts.signature.lengths[0]}"
+    assert sample.description == f"2 rows of {name}, 2 to 4 {texts.signature.lengths[0]}"
 
 
 def test_of_many_rows_some_are_taken_evenly_from_first_to_last(rows: Predictor, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_inputs_in_memory_become_single_rows(rows: Predictor, texts: Predictor) 
 
     assert [only(part) for part in given.parts] == [[[0, 1, 2, 3]], [[4, 5, 6, 7]]]
     assert listed.lengths == (2, 3)
-    assert sample_of(rows).told == "2 rows of what the model was probed with"
+    assert sample_of(rows).description == "2 rows of what the model was probed with"
     assert len(sample_of(texts).parts) >= 2
 
 

@@ -37,11 +37,11 @@ def test_an_objective_that_not_even_one_row_meets_has_no_batch() -> None:
 def test_every_goal_has_its_own_work() -> None:
     found = entry({1: 0.005, 2: 0.004, 4: 0.0035})
 
-    assert work_of(found, Goal("latency")) == ("lone", {})
-    assert work_of(found, Goal("memory")) == ("lone", {})
+    assert work_of(found, Goal("latency")) == ("single", {})
+    assert work_of(found, Goal("memory")) == ("single", {})
     assert work_of(found, Goal("throughput")) == ("bulk", {"rows": 4})
     assert work_of(found, Goal("slo", 0.020)) == ("bulk", {"rows": 2})
-    assert work_of(found, Goal("slo", 0.001)) == ("lone", {})
+    assert work_of(found, Goal("slo", 0.001)) == ("single", {})
 
 
 def test_a_row_tells_the_rate_of_the_best_batch() -> None:

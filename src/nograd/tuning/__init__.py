@@ -1,4 +1,4 @@
-"""Tuning: every way to run a model built, proven against eager, measured here, and the best one written as a bundle."""
+"""Tune a model: build every way to run it, compare each with eager, measure them here, and write the best one as a bundle."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
 __all__ = ["Tuned", "tune"]
 
 FEW_ROWS = 8
-"""Fewer rows prove little: that answers agree on them says nothing of others."""
+"""With fewer rows than this, parity proves little about other rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What tuning found, and where the best lies."""
+    """Result of tuning: the report and the path of the bundle."""
 
     report: TuneReport
     bundle: Path | None = None
-    """The bundle that was written; None where none was asked for, or nothing that one can hold was measured."""
+    """The bundle that was written; None if no output was requested, or if no candidate that a bundle can hold was measured."""
 
     @classmethod
     def there(cls, bundle: Path) -> Tuned:
-        """Return what an earlier run wrote.
+        """Return the result of an earlier run.
 
         Raises:
-            ModelLoadError: the bundle has no report, or one that cannot be read.
+            ModelLoadError: the bundle has no report, or the report cannot be read.
         """
         from nograd.tuning.report import loads
 
@@ -54,7 +54,7 @@ class Tuned:
 
     @property
     def needs_trust(self) -> bool:
-        """Whether opening the bundle runs code that it holds or names."""
+        """True if opening the bundle runs code that it contains or names."""
         from nograd.bundle import Bundle
 
         if self.bundle is None:
@@ -88,64 +88,65 @@ def tune(  # noqa: PLR0913
     factory: str | None = None,
     tell: Callable[[str, str], None] | None = None,
 ) -> Tuned:
-    """Build every backend and precision, prove each against eager, measure them here, and write the best as a bundle.
+    """Build every backend and precision, compare each with eager, measure them here, and write the best as a bundle.
 
-    Every candidate runs in a process of its own: one that crashes, hangs or eats memory is a row of the report, no more. They
-    are measured in turn, in a fresh random order each round, against a run of eager in that round; rounds in which something
-    else kept the machine busy are thrown away. Of those within 2 % of the best the simplest wins. Then its cost curve is
-    measured, and it is served through the real batcher at 70 % of what it should carry. Ctrl-C writes the best so far; the
-    same call goes on from there.
+    Every candidate runs in its own process: one that crashes, hangs or exhausts its memory is only a row of the report.
+    Each round measures all candidates in a new random order, against a run of eager in that round. Rounds are discarded if
+    other load kept the machine busy. Among the candidates within 2 % of the best, the simplest wins. The winner's cost
+    curve is then measured, and the winner is served through the real batcher at 70 % of its measured rate. Ctrl-C writes
+    the best result so far; the same call resumes from there.
 
     Args:
         model: a module, a Predictor over one, or a name as `nograd.load` takes it. On the CPU.
-        sample: the user's own rows, as `Predictor` takes them: `[rows, ...]`, or a list of items where there is a `preprocess`;
-            or the `pathlib.Path` of a file (see `nograd tune --help`). None: what the model was probed with, which is little.
-        goal: `latency` (one row alone), `throughput`, `slo=20ms` (most rows a second of which each is answered in that time),
-            or `memory` (least, of those not slower than eager).
+        sample: the user's own rows, as `Predictor` takes them: `[rows, ...]`, or a list of items if there is a
+            `preprocess`; or the `pathlib.Path` of a file (see `nograd tune --help`). None: the few rows that the model was
+            probed with.
+        goal: `latency` (one row alone), `throughput`, `slo=20ms` (most rows per second that are each answered within that
+            time), or `memory` (least memory among the candidates that are at most 10 % slower than eager).
         output: the bundle to write: a folder, or a `.zip`; None writes none.
-        tolerance: how far answers may be from eager's: `exact`, `half`, `int8`, limits such as `cosine=0.99,agreement=0.98`, or
-            a `nograd.Tolerance`.
-        budget_s: seconds for all of it, about.
-        backends: names to try beside eager; None: all.
-        metric: judges instead of the tolerance: a function of answers and records (the columns of the file, such as labels),
-            row by row, to one number; higher is better.
-        metric_drop: how far below eager's the metric may be.
-        memory_bytes: by which a candidate's process may grow; None: half of what is free.
-        cores: processors to use; None: all that this process may use.
-        rounds: to measure, at most; None: until it is decided, or the time is up.
+        tolerance: maximum difference from eager's answers: `exact`, `half`, `int8`, limits such as
+            `cosine=0.99,agreement=0.98`, or a `nograd.Tolerance`.
+        budget_s: approximate total time in seconds.
+        backends: names of the backends to try in addition to eager; None: all.
+        metric: decides instead of the tolerance: a function of answers and records (the columns of the file, such as
+            labels), one per row, that returns one number; higher is better.
+        metric_drop: maximum drop of the metric below eager's.
+        memory_bytes: maximum memory growth of a candidate's process, in bytes; None: half of the free memory.
+        cores: number of processors to use; None: all that this process may use.
+        rounds: maximum number of rounds; None: until the race is decided or the time is up.
         seed: random seed of orders and arrivals.
         accept_coupled_rows: whether a candidate may win whose rows influence each other by more than the tolerance of its
             precision, such as dynamic 8-bit integers. Default: such candidates are refused.
-        name: of the model; default: from `model`.
+        name: name of the model; default: derived from `model`.
         factory: `package.module:function` that builds the module, for bundles of eager and compiled models.
-        tell: called with the phase and what just happened.
+        tell: called with the phase and a progress text.
 
     Raises:
-        ConfigError: a setting is out of its range; the bundle cannot be written there; `preprocess` has no name to be imported
-            by.
-        UnsupportedError: the model is no torch module on the CPU.
+        ConfigError: a setting is out of its range; the bundle cannot be written at `output`; or `preprocess` has no name to
+            import it by.
+        UnsupportedError: the model is not a torch module on the CPU.
         SignatureError: the model cannot run the sample.
     """
     from nograd.tuning.candidates import parse_tolerance
     from nograd.tuning.tuner import Settings
     from nograd.tuning.values import Goal
 
-    told = tolerance if isinstance(tolerance, str) else str(tolerance)
+    tolerance_text = tolerance if isinstance(tolerance, str) else str(tolerance)
     settings = Settings(
-        Goal.parse(goal), parse_tolerance(tolerance) if isinstance(tolerance, str) else tolerance, told, budget_s=budget_s,
-        backends=None if backends is None else tuple(backends), metric=metric, metric_drop=metric_drop,
+        Goal.parse(goal), parse_tolerance(tolerance) if isinstance(tolerance, str) else tolerance, tolerance_text,
+        budget_s=budget_s, backends=None if backends is None else tuple(backends), metric=metric, metric_drop=metric_drop,
         memory_bytes=memory_bytes, cores=usable_processors() if cores is None else cores, rounds=rounds, seed=seed,
         accept_coupled_rows=accept_coupled_rows,
     )  # fmt: skip
     target = None if output is None else Path(output)
-    return tuned_to(target, model, sample, settings, name=name, factory=factory, tell=tell or _silent)
+    return run_tuning(target, model, sample, settings, name=name, factory=factory, tell=tell or _silent)
 
 
-def tuned_to(
+def run_tuning(
     target: Path | None, model: nn.Module | Predictor | str, sample: Any, settings: Settings, *, name: str | None = None,
     factory: str | None = None, tell: Callable[[str, str], None], command: str = "",
 ) -> Tuned:  # fmt: skip
-    """Tune with settings that were checked; `command` is what the report says gives it again. Otherwise as `tune`."""
+    """Tune as `tune` does, with checked settings. The report names `command` as the one that reproduces it."""
     from nograd.bundle import Front, check_target
     from nograd.tuning.tuner import run
 
@@ -162,14 +163,14 @@ def tuned_to(
             predictor, rows, settings, name=name or _name(model, predictor), folder=work.path, command=command, tell=tell,
             can_win=lambda entry: target is None or entry.path is not None or source is not None,
         )  # fmt: skip
-        with ignored_ctrl_c():  # half a bundle is none, and then the report would be wrong
+        with ignored_ctrl_c():  # half a bundle is useless, and the report would be wrong
             bundle = None if target is None else _write(target, outcome, predictor, source)
         work.is_done = outcome.is_whole
     return Tuned(outcome.report, bundle)
 
 
 def _silent(phase: str, text: str) -> None:
-    """Tell nobody."""
+    """Discard the progress text."""
 
 
 @dataclass(slots=True)
@@ -182,7 +183,7 @@ class _Work:
 
 @contextmanager
 def _work_folder(target: Path | None) -> Iterator[_Work]:
-    """Give a folder beside the bundle, where an interrupted run finds its files again; removed when the work is done."""
+    """Return the work folder next to the bundle, from which an interrupted run resumes. It is removed when the work is done."""
     if target is None:
         with tempfile.TemporaryDirectory(prefix="nograd-tune-") as folder:
             yield _Work(Path(folder))
@@ -193,7 +194,7 @@ def _work_folder(target: Path | None) -> Iterator[_Work]:
     try:
         yield work
     except BaseException:
-        work.is_done = not was_there  # what could not be tuned has nothing to go on from
+        work.is_done = not was_there  # a failed run leaves nothing to resume from
         raise
     finally:
         if work.is_done:
@@ -212,11 +213,11 @@ def _predictor(model: nn.Module | Predictor | str, sample: Any) -> Predictor:
 
 
 def load_on_cpu(model: str) -> Predictor:
-    """Return the Predictor that a name stands for, on the CPU where the name does not say otherwise."""
+    """Return the Predictor with this name; on the CPU unless the name specifies a device."""
     from nograd.runtime.threads import in_own_thread
     from nograd.sources import folder_of, load
 
-    device = "auto" if folder_of(model) is None else "cpu"  # a factory's Predictor has its own
+    device = "auto" if folder_of(model) is None else "cpu"  # a factory's Predictor has its own device
     return in_own_thread(lambda: load(model, device=device)).result()
 
 
@@ -228,20 +229,21 @@ def _rows(predictor: Predictor, sample: Any) -> Sample:
     rows = sample_of(predictor, sample)
     if len(rows.parts) < FEW_ROWS:
         warnings.warn(
-            f"{rows.told} is little to prove answers with; give {FEW_ROWS} rows or more, 50 to 200 are good", stacklevel=3
+            f"{rows.description} is little to prove answers with; give {FEW_ROWS} rows or more, 50 to 200 are good",
+            stacklevel=3,
         )
     return rows
 
 
 def _name(model: nn.Module | Predictor | str, predictor: Predictor) -> str:
-    """Return what the model is called: after the name it was loaded by, or the module's class."""
+    """Return the model's name: the name that it was loaded by, or the module's class."""
     if isinstance(model, str):
         return Path(model.rpartition(":")[2]).name
     return predictor.name or type(getattr(predictor.backend, "model", model)).__name__
 
 
 def _source(model: Any, predictor: Predictor, factory: str | None) -> ModelFactory | ModelFolder | None:
-    """Return what builds the module again; None where nothing is known that does."""
+    """Return the source that rebuilds the module; None if no source is known."""
     from nograd.backends.modules import ModuleBackend
     from nograd.bundle import ModelFactory, ModelFolder
     from nograd.sources import folder_of
@@ -255,7 +257,7 @@ def _source(model: Any, predictor: Predictor, factory: str | None) -> ModelFacto
 
 
 def _write(target: Path, outcome: Outcome, predictor: Predictor, source: ModelFactory | ModelFolder | None) -> Path | None:
-    """Write the winner as a bundle; nothing where there is none."""
+    """Write the winner as a bundle; write nothing without a winner."""
     from nograd.bundle import ExportedFile, Front, write_bundle
     from nograd.bundle import Settings as BundleSettings
     from nograd.tuning.html import to_html

@@ -1,4 +1,4 @@
-"""One candidate at work: built, opened, compared, timed. Lives in the candidate's own process; every result is plain JSON."""
+"""Build, open, compare and time one candidate. Runs in the candidate's own process; every result is plain JSON."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ if TYPE_CHECKING:
 __all__ = ["Bench", "Metric", "Task"]
 
 SAMPLE_S = 0.02
-"""Seconds of one sample at least, in repeats: below, the clock and the scheduler are what is measured."""
+"""Minimum seconds of one sample, repeats included. Shorter samples measure the clock and the scheduler."""
 
 REPEATS = 3
-"""Of short runs, at least."""
+"""Minimum repeats of a short run."""
 
 MOST_RUNS = 200
-"""Of one sample of the curve, in each lane."""
+"""Maximum runs per lane in one sample of the cost curve."""
 
 CURVE_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 MOST_COMPARED = 40
-"""Batches in which rows are compared among other rows."""
+"""Maximum batches for the independence measurement."""
 
 SCOUT_S = 1.0
-"""Seconds that scouting may take; larger batches are left out where smaller ones have taken them."""
+"""Seconds that scouting may take. When they are used up, larger batch sizes are skipped."""
 
 Metric = Callable[[list[Any], list[dict[str, Any]]], float]
-"""The user's own: answers and records, row by row, to one number; higher is better."""
+"""The user's metric: takes answers and records, one per row, and returns one number; higher is better."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What all candidates of one model share; children inherit it."""
+    """The data that all candidates of one model share. Child processes inherit it."""
 
     predictor: Predictor
     reference: ModuleBackend
@@ -65,16 +65,16 @@ class Task:
     tolerance: Tolerance
     metric: Metric | None = None
     accept_coupled_rows: bool = False
-    """Whether the user accepts that the rows of a batch influence each other."""
+    """True if the user accepts that the rows of a batch influence each other."""
 
 
 class Bench:
-    """Runs one candidate.
+    """Commands on one candidate.
 
     Args:
-        task: what all candidates share.
-        candidate: which one this is.
-        path: the file that it runs; None where it runs the module itself.
+        task: the data that all candidates share.
+        candidate: the candidate to run.
+        path: the candidate's model file; None if the candidate runs the module itself.
     """
 
     def __init__(self, task: Task, candidate: Candidate, path: Path | None) -> None:
@@ -85,25 +85,25 @@ class Bench:
         self._lanes = ThreadPoolExecutor(candidate.lanes, "nograd-lane")
 
     def do(self, command: str, options: dict[str, Any]) -> dict[str, Any]:
-        """Carry out a command by name.
+        """Run a command by name and return its result.
 
         Raises:
-            NogradError: it cannot be done.
+            NogradError: the command failed.
         """
         actions: dict[str, Callable[..., dict[str, Any]]] = {
-            "build": self.build, "open": self.open, "prove": self.prove, "scout": self.scout, "lone": self.lone,
+            "build": self.build, "open": self.open, "prove": self.prove, "scout": self.scout, "single": self.single,
             "bulk": self.bulk, "curve": self.curve, "confirm": self.confirm,
         }  # fmt: skip
         if command not in actions:
             raise ConfigError(f"the command is {command!r}; it must be one of {', '.join(actions)}")
         return actions[command](**options)
 
-    # -- making it
+    # -- building and comparing
 
     def build(self) -> dict[str, Any]:
-        """Write the candidate's file."""
+        """Write the candidate's file; return the notes, the build time in seconds and the file size in bytes."""
         task, begun = self._task, time.perf_counter()
-        task.reference.limit_threads(self._threads_beside_others())
+        task.reference.limit_threads(self._num_threads_when_shared())
         batches = task.workload.proof_batches()
         notes = build(
             self._candidate, task.reference, batches, self._own_tolerance(), self._path,
@@ -112,34 +112,34 @@ class Bench:
         return {"notes": notes, "build_s": time.perf_counter() - begun, "file_bytes": size_of(self._path)}
 
     def _own_tolerance(self) -> Tolerance:
-        """With a metric, it is the metric that judges: a recipe is taken for its speed."""
+        """Return the tolerance for parity. With a metric it accepts everything, because the metric decides."""
         return self._task.tolerance if self._task.metric is None else Tolerance(min_cosine=-1.0)
 
     def open(self) -> dict[str, Any]:
-        """Open it, and run it once."""
+        """Open the candidate and run it once; return the seconds that both took."""
         begun = time.perf_counter()
         self._limit_threads(self._candidate.num_threads)
         opening = self._lanes.submit(open_candidate, self._candidate, self._task.reference, self._path)
         self._backend = opening.result()
-        self._on_lane(self._task.workload.lone[0])
+        self._on_lane(self._task.workload.single_rows[0])
         return {"open_s": time.perf_counter() - begun}
 
     def prove(self) -> dict[str, Any]:
-        """Compare its answers with eager's, over the user's own rows."""
+        """Compare the candidate's answers with eager's over the user's own rows."""
         task = self._task
-        self._limit_threads(self._threads_beside_others())
+        self._limit_threads(self._num_threads_when_shared())
         given = [self._on_lane(batch) for batch in task.workload.proof_batches()]
         independence = self._independence()
         self._limit_threads(self._candidate.num_threads)
         report = compare(task.expected, given, tolerance=self._own_tolerance(), outputs=self._backend.signature.outputs)
-        metric = None if task.metric is None else _judged(task, task.metric, given)
+        metric = None if task.metric is None else _apply_metric(task, task.metric, given)
         return {
             "parity": report.to_json(), "passed": report.passed, "failures": report.failures, "metric": metric,
             "independence": None if independence is None else asdict(independence),
         }  # fmt: skip
 
     def _independence(self) -> Independence | None:
-        """Measure how far the rows of a batch influence each other on this backend, over the user's own rows."""
+        """Measure how much the rows of a batch influence each other on this backend, over the user's own rows."""
         task, candidate = self._task, self._candidate
         found = measure_independence(
             self._on_lane, task.workload.parts, unmeasured(task.reference.signature), precision=candidate.precision,
@@ -147,42 +147,45 @@ class Bench:
         )  # fmt: skip
         return found if found is None else replace(found, is_accepted=found.is_coupled and task.accept_coupled_rows)
 
-    def _threads_beside_others(self) -> int:
-        """One, because as many candidates are made at a time as there are cores; but what Inductor compiles is compiled for the
-        threads that it sees, and compiled anew when it sees others.
+    def _num_threads_when_shared(self) -> int:
+        """Return the number of threads for steps that run at the same time as other candidates.
+
+        This is 1, because as many candidates are built at a time as there are cores. Inductor is the exception: it compiles
+        for the thread count that it sees, and recompiles when that count changes.
         """
         return self._candidate.num_threads if self._candidate.kind.fixes_threads else 1
 
     def _limit_threads(self, count: int) -> None:
         self._each_lane(lambda: self._task.reference.limit_threads(count))
 
-    # -- timing it
+    # -- timing
 
     def scout(self, sizes: Sequence[int]) -> dict[str, Any]:
-        """Return seconds of a lone row, and seconds a row by batch size with all lanes busy."""
+        """Return the seconds of a single row, and the seconds per row by batch size with all lanes busy."""
         begun = time.perf_counter()
-        lone = self.lone()["seconds"]
+        single_s = self.single()["seconds"]
         by_rows: dict[int, float] = {}
         for rows in sizes if self._task.workload.signature.batching != "alone" else (1,):
             if by_rows and time.perf_counter() - begun > SCOUT_S:
                 break
             by_rows[rows] = self.bulk(rows)["seconds"]
-        return {"lone_s": lone, "by_rows": {str(rows): seconds for rows, seconds in by_rows.items()}}
+        return {"lone_s": single_s, "by_rows": {str(rows): seconds for rows, seconds in by_rows.items()}}
 
-    def lone(self) -> dict[str, Any]:
-        """Return a sample: seconds of a row alone, in the mean over rows of several lengths, and those of every run."""
-        rows = self._task.workload.lone
-        return self._sampled(lambda: [_timed(lambda row=row: self._on_lane(row)) for row in rows], len(rows))  # type: ignore[misc]
+    def single(self) -> dict[str, Any]:
+        """Return a sample: the mean seconds of a single row, over rows of several lengths, and the seconds of every run."""
+        rows = self._task.workload.single_rows
+        return self._measure_repeated(lambda: [_time_run(lambda row=row: self._on_lane(row)) for row in rows], len(rows))  # type: ignore[misc]
 
     def bulk(self, rows: int) -> dict[str, Any]:
-        """Return a sample: seconds a row in batches of `rows`, with all lanes busy."""
+        """Return a sample: seconds per row in batches of up to `rows` rows, with all lanes busy."""
         batches = self._task.workload.bulk(rows, self._candidate.lanes)
-        return self._sampled(lambda: [_timed(lambda: self._all_lanes(batches))], rows_in(batches))
+        return self._measure_repeated(lambda: [_time_run(lambda: self._all_lanes(batches))], rows_in(batches))
 
-    def _sampled(self, work: Callable[[], list[float]], units: int) -> dict[str, Any]:
-        """Repeat work for long enough; return seconds for each unit, of the wall clock and of the processors, and every run's.
+    def _measure_repeated(self, work: Callable[[], list[float]], units: int) -> dict[str, Any]:
+        """Repeat work until the sample is long enough; return wall-clock and CPU seconds per unit, and the seconds of every
+        run.
 
-        Of the repeats of a run the shortest counts: what others do on the machine only ever adds to it.
+        The shortest repeat of each run counts, because other load on the machine can only add time.
         """
         passes: list[list[float]] = []
         begun, cpu_begun = time.perf_counter(), time.process_time()
@@ -193,20 +196,20 @@ class Bench:
         return {"seconds": seconds, "cpu_s": cpu_s, "runs": [run for each in passes for run in each]}
 
     def curve(self, rows: int, length: int | None = None) -> dict[str, Any]:
-        """Return a sample: seconds of one run of a size, with all lanes busy with such runs."""
+        """Return a sample: seconds of one run of a given size, with all lanes busy with such runs."""
         batch = self._task.workload.of_size(rows, length)
         size = rows if length is None else rows * sum(self._task.workload.signature.sizes_of(batch))
         lanes = self._candidate.lanes
-        once_s = _timed(lambda: self._all_lanes([batch] * lanes))
-        # Handing over to the lanes' threads is not the model's time: many runs for each.
+        once_s = _time_run(lambda: self._all_lanes([batch] * lanes))
+        # Dispatch to the lanes' threads is not the model's time. Many runs per dispatch hide it.
         runs = max(1, min(MOST_RUNS, int(SAMPLE_S / REPEATS / once_s)))
         batches = [batch] * lanes * runs
-        return {"size": size, **self._sampled(lambda: [_timed(lambda: self._all_lanes(batches))], runs)}
+        return {"size": size, **self._measure_repeated(lambda: [_time_run(lambda: self._all_lanes(batches))], runs)}
 
     def confirm(
         self, curve: dict[str, Any], rows_per_s: float, seconds: float, max_batch_size: int, seed: int
     ) -> dict[str, Any]:
-        """Serve it through the real batcher, under Poisson load."""
+        """Serve the candidate through the real batcher under Poisson load."""
         cost = CostCurve(tuple(curve["sizes"]), tuple(curve["seconds"]), curve["unit"])
         runner = Predictor(self._backend, sample=None)
         return serve_under_load(
@@ -220,7 +223,7 @@ class Bench:
         return self._lanes.submit(self._backend.run, batch).result()
 
     def _each_lane(self, work: Callable[[], object]) -> None:
-        """Do something in every lane's thread."""
+        """Run `work` once in every lane's thread."""
         import threading
 
         barrier = threading.Barrier(self._candidate.lanes)
@@ -228,7 +231,7 @@ class Bench:
             running.result()
 
     def _all_lanes(self, batches: Sequence[Batch]) -> None:
-        """Run batches, each lane taking the next when it is free."""
+        """Run batches on all lanes; each lane takes the next batch when it is free."""
         if self._candidate.lanes == 1:
             self._lanes.submit(lambda: [self._backend.run(batch) for batch in batches]).result()
             return
@@ -248,14 +251,14 @@ class Bench:
             running.result()
 
 
-def _timed(work: Callable[[], object]) -> float:
+def _time_run(work: Callable[[], object]) -> float:
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
 
 
-def _judged(task: Task, metric: Metric, outputs: Sequence[Batch]) -> float:
-    """Return what the user's metric gives for the answers to all rows, in the rows' order."""
+def _apply_metric(task: Task, metric: Metric, outputs: Sequence[Batch]) -> float:
+    """Return the user's metric over the answers to all rows, in row order."""
     workload, signature = task.workload, task.workload.signature
     answers: dict[int, Any] = {}
     for group, output in zip(workload.proof, outputs, strict=True):
@@ -275,6 +278,6 @@ def _judged(task: Task, metric: Metric, outputs: Sequence[Batch]) -> float:
     return found
 
 
-def failure(error: BaseException) -> str:
-    """Return what went wrong, in one sentence."""
+def describe_error(error: BaseException) -> str:
+    """Return an error as one sentence."""
     return str(error) if isinstance(error, NogradError) else f"{type(error).__name__}: {error}"

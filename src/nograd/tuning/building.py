@@ -1,4 +1,4 @@
-"""Building a variant into a file, and opening it as a backend. Runs in a candidate's own process."""
+"""Write a variant's model file and open it as a backend. Runs in the candidate's own process."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ __all__ = ["build", "file_of", "open_candidate", "size_of"]
 
 
 def file_of(candidate: Candidate, folder: Path) -> Path | None:
-    """Return the file of a candidate's variant; None where there is none."""
+    """Return the path of a variant's model file; None if the backend runs the module itself."""
     kind = candidate.kind
     return None if kind.runs_module else folder / candidate.variant.replace(" ", "-") / f"model{kind.suffix}"
 
 
 def size_of(path: Path | None) -> int | None:
-    """Return the bytes of a variant's files."""
+    """Return the total size of a variant's files in bytes; None without a file."""
     return None if path is None else sum(file.stat().st_size for file in path.parent.iterdir() if file.is_file())
 
 
@@ -36,18 +36,18 @@ def build(
     candidate: Candidate, reference: ModuleBackend, proof: Sequence[Batch], tolerance: Tolerance, path: Path | None,
     *, accept_coupled_rows: bool = False,
 ) -> tuple[str, ...]:  # fmt: skip
-    """Write the file of a candidate's variant; return what was decided on the way, one sentence each.
+    """Write the model file of a candidate's variant; return the decisions that were made, one sentence each.
 
     Args:
-        candidate: what to build; its layout plays no part.
+        candidate: the variant to build; its layout is ignored.
         reference: the eager backend.
-        proof: batches of the user's own rows: 8-bit recipes are compared and calibrated with them.
-        tolerance: how far 8-bit answers may be off.
-        path: the file; None: nothing is built.
-        accept_coupled_rows: whether an 8-bit file whose rows influence each other declares that they may be batched.
+        proof: batches of the user's own rows. 8-bit recipes are calibrated and compared with them.
+        tolerance: maximum difference of 8-bit answers from eager's.
+        path: the file to write; None builds nothing.
+        accept_coupled_rows: mark an 8-bit file as batchable even if its rows influence each other.
 
     Raises:
-        ExportError: the model cannot be built so, or the file does not answer as the model does.
+        ExportError: the model cannot be built in this form, or the file's answers differ from the model's.
     """
     if path is None:
         return ()
@@ -57,7 +57,7 @@ def build(
     else:
         precision = cast("Precision", candidate.precision)
         notes = export_model(reference, path, to=candidate.kind.target, precision=precision).notes
-    pack_file(candidate.kind, path, path)  # as in a bundle, so that the same file is measured and served
+    pack_file(candidate.kind, path, path)  # as in a bundle, so that the measured file is the served file
     return notes
 
 
@@ -78,10 +78,10 @@ def _build_int8(
 
 
 def open_candidate(candidate: Candidate, reference: ModuleBackend, path: Path | None) -> Backend:
-    """Return a candidate as a backend, laid out as it says.
+    """Return a candidate as a backend, with the candidate's lanes and threads.
 
     Raises:
-        NogradError: it cannot be opened.
+        NogradError: the backend cannot be opened.
     """
     options = LoadOptions(device="cpu", lanes=candidate.lanes, num_threads=candidate.num_threads, trusted=True, spins=False)
     if path is not None:

@@ -1,4 +1,4 @@
-"""What there is to try: every backend and precision that this machine and this model allow, in every layout worth measuring."""
+"""List the candidates: every backend and precision that this machine and model allow, in every layout worth measuring."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Variant", "layouts", "parse_tolerance", "simplicity", "variants"]
 
 LOWEST_FOR_INT8 = 0.995
-"""8-bit integers do not reach cosines above this one (measured: .982 to .996); building them for nothing costs 15 s."""
+"""8-bit integers do not reach cosines above this value (measured: 0.982 to 0.996). Building them in vain costs 15 s."""
 
 HALVES: tuple[HalfDtype, ...] = ("bfloat16", "float16")
 
@@ -35,7 +35,7 @@ def parse_tolerance(text: str) -> Tolerance:
     """Return the tolerance that a user wrote: `exact`, `half` or `int8`, or limits such as `cosine=0.99,agreement=0.98`.
 
     Raises:
-        ConfigError: it is none of these.
+        ConfigError: the text has none of these forms.
     """
     if text in TOLERANCES:
         return TOLERANCES[text]
@@ -55,15 +55,15 @@ def parse_tolerance(text: str) -> Tolerance:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A backend at a precision: what has to be built once, however it is laid out then."""
+    """A backend at a precision. It is built once, for all of its layouts."""
 
     backend: str
     precision: str = "float32"
     why_not: str = ""
-    """Why it is not tried, in one sentence; empty where it is."""
+    """Reason for skipping the variant, in one sentence; empty if it is tried."""
 
     expected_build_s: float = 0.0
-    """Seconds that building takes, where that is long; it is not begun with less time left."""
+    """Expected build time in seconds if it is long, else 0. The build is skipped if less time is left."""
 
     def candidate(self, lanes: int = 1, num_threads: int = 1) -> Candidate:
         """Return the variant in a layout."""
@@ -73,13 +73,13 @@ class Variant:
 def variants(
     model: nn.Module, tolerance: Tolerance, *, has_metric: bool = False, backends: Sequence[str] | None = None
 ) -> list[Variant]:
-    """Return what to build, most promising first; eager, which all others are compared with, before them.
+    """Return the variants to build: eager first, because all others are compared with it, then the most promising.
 
     Args:
         model: the module.
-        tolerance: how far answers may be from eager's.
-        has_metric: whether the user's own function judges instead of the tolerance.
-        backends: names to try beside eager; None: all.
+        tolerance: maximum difference from eager's answers.
+        has_metric: True if the user's metric decides instead of the tolerance.
+        backends: names of the backends to try in addition to eager; None: all.
 
     Raises:
         ConfigError: a name is unknown.
@@ -89,7 +89,7 @@ def variants(
         for kind in _kinds(backends)
         for precision in _precisions(kind, model)
     ]
-    return sorted(found, key=lambda each: (each.expected_build_s, each.precision in HALVES))  # stable: eager remains the first
+    return sorted(found, key=lambda each: (each.expected_build_s, each.precision in HALVES))  # stable sort: eager remains first
 
 
 def _kinds(backends: Sequence[str] | None) -> list[Kind]:
@@ -104,13 +104,13 @@ def _kinds(backends: Sequence[str] | None) -> list[Kind]:
 
 
 def _precisions(kind: Kind, model: nn.Module) -> list[str]:
-    """Return the precisions of a kind that the model's operations allow."""
-    int8 = _int8(model) if kind.has_int8 else ()
+    """Return the precisions of a backend kind that the model's operations allow."""
+    int8 = _int8_precisions(model) if kind.has_int8 else ()
     return [each for each in kind.precisions if each in FLOAT_PRECISIONS or each in int8]
 
 
 def _why_not(kind: Kind, precision: str, tolerance: Tolerance, *, has_metric: bool) -> str:
-    """Return why a precision of a kind is not tried, in one sentence; empty if it is tried."""
+    """Return the reason for skipping a precision of a kind, in one sentence; empty if it is tried."""
     if precision.startswith("int8") and not has_metric and tolerance.min_cosine > LOWEST_FOR_INT8:
         return f"8-bit integers do not reach a cosine of {tolerance.min_cosine:g}; --tolerance int8 allows {INT8.min_cosine:g}"
     if missing := kind.why_missing():
@@ -127,8 +127,11 @@ def _why_not(kind: Kind, precision: str, tolerance: Tolerance, *, has_metric: bo
     return ""
 
 
-def _int8(model: nn.Module) -> list[str]:
-    """Matrix products are scaled at run time, convolutions by what calibration saw: the model's operations decide."""
+def _int8_precisions(model: nn.Module) -> list[str]:
+    """Return the 8-bit precisions that fit the model's operations.
+
+    Matrix products are scaled at run time (dynamic). Convolutions are scaled by ranges from calibration (static).
+    """
     from torch.nn import LSTM, Conv1d, Conv2d, Conv3d, Linear
 
     weights = {"conv": 0, "product": 0}
@@ -145,10 +148,11 @@ def _int8(model: nn.Module) -> list[str]:
 
 
 def layouts(variant: Variant, goal: Goal, cores: int) -> list[tuple[int, int]]:
-    """Return the layouts to measure, as lanes and threads of each, the plain one (one lane, all cores) first.
+    """Return the layouts to measure, as (lanes, threads per lane). The default layout (one lane, all cores) is first.
 
-    A lone row is answered by one lane: for latency, and for memory, layouts differ in threads only. What many rows gain by
-    lanes depends on the model: two lanes of one thread carried 1.3 times as many sentences as one of two on 2 cores.
+    One lane answers a single row, so layouts for latency and memory differ only in the number of threads. The gain from
+    lanes for many rows depends on the model: on 2 cores, two lanes of one thread carried 1.3 times as many sentences as one
+    lane of two.
     """
     if not variant.candidate().kind.has_lanes or cores == 1:
         return [(1, cores)]
@@ -159,8 +163,9 @@ def layouts(variant: Variant, goal: Goal, cores: int) -> list[tuple[int, int]]:
 
 
 def simplicity(candidate: Candidate) -> float:
-    """Return a rank; of candidates that are as good as each other the lowest wins: plainer backends, then float32, then fewer
-    lanes, then fewer threads.
+    """Return a rank for candidates that are equally fast; the lowest rank wins.
+
+    Plainer backends come first, then float32, then fewer lanes, then fewer threads.
     """
     return (
         1e6 * PRECISIONS.index(candidate.precision)

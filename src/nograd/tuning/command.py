@@ -1,4 +1,4 @@
-"""`nograd tune` behind its options: what users write, read; progress on stderr, the report on stdout."""
+"""`nograd tune` after option parsing: convert the users' texts, show progress on stderr, print the report on stdout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nograd.core.units import bytes_of, seconds_of
 from nograd.errors import ConfigError
 from nograd.runtime.cores import usable_processors
-from nograd.tuning import Tuned, load_on_cpu, tuned_to
+from nograd.tuning import Tuned, load_on_cpu, run_tuning
 from nograd.tuning.values import Goal
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def metric_of(name: str) -> Callable[[list[Any], list[dict[str, Any]]], float]:
     """
     module_name, _, function_name = name.partition(":")
     if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # as for models: a user's own file is found where they stand
+        sys.path.insert(0, str(Path.cwd()))  # as for models: a user's own file is found in the current folder
     try:
         found = getattr(importlib.import_module(module_name), function_name, None)
     except Exception as error:  # importing runs the user's code
@@ -42,20 +42,20 @@ def metric_of(name: str) -> Callable[[list[Any], list[dict[str, Any]]], float]:
 
 
 def run_command(model: str, data: Path | None, output: Path, settings: Settings, *, name: str, command: str = "") -> Tuned:
-    """Tune as `nograd tune` does: say what happens on stderr, the report on stdout.
+    """Tune as `nograd tune` does: show progress on stderr and print the report on stdout.
 
     Args:
         model: a name as `nograd.load` takes it.
         data: file with the sample.
-        output: the bundle.
-        settings: all else.
-        name: of the model.
-        command: what the report says gives it again.
+        output: path of the bundle to write.
+        settings: all other settings.
+        name: name of the model in the report.
+        command: command line that reproduces the report.
     """
     from rich.console import Console
 
-    with _told(Console(stderr=True, highlight=False)) as tell:
-        tuned = tuned_to(output, model, data, settings, name=name, tell=tell, command=command)
+    with _progress_display(Console(stderr=True, highlight=False)) as tell:
+        tuned = run_tuning(output, model, data, settings, name=name, tell=tell, command=command)
     sys.stdout.write(f"{tuned}\n")
     if tuned.bundle is not None:
         sys.stdout.write(f"\nwritten: {tuned.bundle}\n")
@@ -70,7 +70,7 @@ def settings_of(  # noqa: PLR0913
     """Return the settings that a user wrote.
 
     Raises:
-        ConfigError: one is out of its range.
+        ConfigError: a setting is out of its range.
     """
     from nograd.tuning.candidates import parse_tolerance
     from nograd.tuning.tuner import Settings
@@ -85,18 +85,18 @@ def settings_of(  # noqa: PLR0913
 
 
 def bundle_for(model: str, data: Path | None, settings: Settings, *, name: str) -> Tuned:
-    """Return a tuned bundle of a model, `NAME.bundle` where the user stands: one that is there, and still right, or a new one.
+    """Return the tuned bundle `NAME.bundle` of a model in the current folder. Reuse an existing one if it is valid, else tune.
 
-    It is still right where it was made of the same weights and code, for the same goal, on this machine.
+    An existing bundle is valid if it was made from the same weights and code, for the same goal, on this machine.
 
     Args:
         model: a name as `nograd.load` takes it.
         data: file with the sample.
-        settings: of tuning, where it has to be made.
-        name: of the model.
+        settings: settings for tuning, if the bundle has to be made.
+        name: name of the model.
     """
     target = Path(f"{name}.bundle")
-    stale = _stale(target, model, str(settings.goal))
+    stale = _why_stale(target, model, str(settings.goal))
     if not stale:
         sys.stderr.write(f"{target} is there, made of this model on this machine; remove it to tune again\n")
         return Tuned.there(target)
@@ -104,8 +104,8 @@ def bundle_for(model: str, data: Path | None, settings: Settings, *, name: str) 
     return run_command(model, data, target, settings, name=name)
 
 
-def _stale(target: Path, model: str, goal: str) -> str:
-    """Return why a bundle has to be made; empty where one is there and right."""
+def _why_stale(target: Path, model: str, goal: str) -> str:
+    """Return the reason why the bundle has to be made; empty if the existing one is valid."""
     from nograd.bundle import Bundle, is_bundle
 
     if not is_bundle(target):
@@ -122,8 +122,8 @@ def _stale(target: Path, model: str, goal: str) -> str:
 
 
 @contextmanager
-def _told(console: Any) -> Iterator[Callable[[str, str], None]]:
-    """Show the phase as it goes; what was built stays on the screen."""
+def _progress_display(console: Any) -> Iterator[Callable[[str, str], None]]:
+    """Show the current phase in a status line; lines about finished builds remain on the screen."""
     status: Status = console.status("loading")
 
     def tell(phase: str, text: str) -> None:

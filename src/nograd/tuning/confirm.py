@@ -1,4 +1,4 @@
-"""The winner behind the real batcher, under load, and what the measured curve predicts for the same arrivals."""
+"""Serve the winner through the real batcher under load, and predict the same arrivals from the measured curve."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def arrivals_of(rows_per_s: float, seconds: float, seed: int) -> list[float]:
 def predicted_s(
     arrivals: Sequence[float], lengths: Sequence[int], signature: Signature, cost: CostCurve, *, lanes: int, max_batch_size: int
 ) -> list[float]:
-    """Return how long each request should take: the policy that serves, on a simulated device that keeps to the curve.
+    """Return the predicted seconds of each request: the serving policy on a simulated device whose run times follow the curve.
 
     Args:
-        arrivals: seconds.
-        lengths: of each request's row; 1 where nothing varies.
-        signature: of the model.
-        cost: the curve.
-        lanes: runs side by side.
-        max_batch_size: rows in one run, at most.
+        arrivals: arrival times, in seconds.
+        lengths: length of each request's row; 1 if no dimension varies.
+        signature: the model's signature.
+        cost: the cost curve.
+        lanes: number of runs at the same time.
+        max_batch_size: maximum rows in one run.
     """
     policy = policy_for(signature, max_batch_size=max_batch_size, cost=cost)
     requests = [Waiting(1, at, length=length, shape=(length,)) for at, length in zip(arrivals, lengths, strict=True)]
@@ -64,17 +64,18 @@ def serve_under_load(
     max_batch_size: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Return latencies, and what the runs took against what the curve says of them; open loop, so that a slow answer delays
-    no arrival (no coordinated omission).
+    """Return latencies, and the ratio of measured to predicted run times.
+
+    The load is open loop: a slow answer delays no arrival (no coordinated omission).
 
     Args:
-        runner: what serves.
-        parts: rows to send, in turn.
-        cost: its measured curve.
-        rows_per_s: load.
-        seconds: how long new rows arrive.
-        max_batch_size: rows in one run, at most.
-        seed: of the arrivals.
+        runner: the predictor that serves.
+        parts: rows to send, repeated as often as needed.
+        cost: the measured cost curve.
+        rows_per_s: offered load.
+        seconds: duration of the arrivals.
+        max_batch_size: maximum rows in one run.
+        seed: random seed of the arrivals.
     """
     arrivals = arrivals_of(rows_per_s, seconds, seed)
     signature = runner.signature
@@ -96,7 +97,7 @@ def serve_under_load(
 
 
 def _robust_ratio(records: Sequence[BatchRecord]) -> float:
-    """Return the median of real over predicted, runs weighted by their predicted time: one stolen second moves it little."""
+    """Return the median of measured over predicted run time, weighted by predicted time. One stolen second hardly moves it."""
     if not records:
         return 1.0
     pairs = sorted((record.run_s / record.predicted_s, record.predicted_s) for record in records)
@@ -110,7 +111,7 @@ async def _drive(
     latencies: list[float] = []
     begun = time.perf_counter()
 
-    async def ask(batcher: Batcher, part: Batch, due: float) -> None:
+    async def send(batcher: Batcher, part: Batch, due: float) -> None:
         try:
             await batcher.run([part])
         except NogradError:
@@ -120,12 +121,12 @@ async def _drive(
     serving = partial(Batcher, max_batch_size=max_batch_size, cost=cost, observer=observer, max_queue_rows=1 << 16)
     async with serving(runner) as batcher:
         begun = time.perf_counter()
-        asked = []
+        tasks = []
         for part, due in zip(parts, arrivals, strict=True):
             wait_s = due - (time.perf_counter() - begun)
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
-            asked.append(asyncio.create_task(ask(batcher, part, due)))
-        await asyncio.gather(*asked)
+            tasks.append(asyncio.create_task(send(batcher, part, due)))
+        await asyncio.gather(*tasks)
         span_s = time.perf_counter() - begun
     return latencies, span_s

@@ -1,4 +1,4 @@
-"""Whether something else kept the machine busy while a round was measured, told by the reference that runs in every round."""
+"""Detect other load on the machine during a round, by the reference that runs in every round."""
 
 from __future__ import annotations
 
@@ -8,49 +8,50 @@ from collections.abc import Iterable
 __all__ = ["MAX_DISCARDS", "RoundWatch"]
 
 FACTOR = 1.3
-"""How many times slower than when all is quiet a reference is that tells of a neighbour."""
+"""A reference this many times slower than in quiet rounds indicates other load."""
 
 QUANTILE = 0.2
-"""The share of rounds that is taken to be quiet."""
+"""Share of rounds that are assumed to be quiet."""
 
 WINDOW = 20
-"""Rounds that are looked back on. A machine that slowly gets twice as slow over 200 rounds gets 7 % slower over these."""
+"""Number of past rounds for comparison. If a machine slows down twofold over 200 rounds, it slows down by 7 % over these."""
 
 MAX_DISCARDS = 3
-"""Rounds thrown away in a row, at most: where it never gets quiet, a noisy answer is better than none."""
+"""Maximum rounds to discard in a row. If the machine never gets quiet, a noisy answer is better than none."""
 
 
 class RoundWatch:
-    """Judges rounds, one after the other, by the time that the reference took.
+    """Judge rounds, in order, by the time of the reference.
 
-    A round is contaminated where the reference took more than 1.3 times the lower 20 % quantile of its last 20 times, those
-    of contaminated rounds and its own among them. Up to five times that quantile is the smallest: of the first rounds one
-    quiet one is enough to tell the others after it. The very first has nothing to be compared with and is taken; the
-    statistics bear a few bad rounds, and no candidate is dropped by one round.
+    A round is contaminated if the reference took more than 1.3 times the lower 20 % quantile of its last 20 times. These
+    include the times of contaminated rounds and of the round itself. With up to five times that quantile is the smallest
+    one, so a single quiet round among the first ones exposes the contaminated rounds after it. The very first round has
+    nothing to compare with and is accepted; the statistics tolerate a few bad rounds, and no candidate is dropped because
+    of one round.
 
-    Where CPU time is known, a round is contaminated also where the reference got a share of the CPU that is 1.3 times
-    smaller than it gets when all is quiet (the mirrored quantile). That sees a neighbour while a machine gets faster.
+    If CPU time is known, a round is also contaminated if the reference's share of the CPU was 1.3 times smaller than in
+    quiet rounds (the mirrored quantile). This detects other load even while the machine gets faster.
 
-    A fourth bad round in a row is taken: the machine has become slower, and what was quiet before no longer counts.
+    A fourth bad round in a row is accepted: the machine has become slower, so the earlier quiet rounds no longer count.
     """
 
     def __init__(self) -> None:
         self.discarded = 0
-        """Rounds that were thrown away."""
+        """Number of discarded rounds."""
 
         self.is_noisy = False
-        """A round had to be taken though it was contaminated."""
+        """True if a contaminated round had to be accepted."""
 
         self._in_a_row = 0
         self._seconds: deque[float] = deque(maxlen=WINDOW)
         self._idle: deque[float] = deque(maxlen=WINDOW)
 
     def note(self, seconds: float, cpu_s: float | None = None) -> bool:
-        """Return whether to take the round in which the reference took this long; False: throw it away.
+        """Return True to accept the round, False to discard it.
 
         Args:
-            seconds: what the reference took, by the wall clock.
-            cpu_s: what CPU time it used meanwhile, where known.
+            seconds: wall-clock time of the reference in the round.
+            cpu_s: CPU time of the reference in the round; None if unknown.
         """
         is_calm = _is_calm(seconds, self._seconds)
         if cpu_s:

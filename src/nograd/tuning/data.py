@@ -1,4 +1,4 @@
-"""The user's own sample: a file of items or rows, read into what a predictor takes."""
+"""Read the user's own sample, a file of items or rows, into the rows of a predictor."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ from nograd.predictors.predictor import Predictor
 __all__ = ["Sample", "read_sample", "sample_of"]
 
 MAX_READ_ROWS = 100_000
-"""Rows of a file that are looked at; of these `max_rows` are taken, evenly spread."""
+"""Maximum rows to read from a file. Of these, `max_rows` evenly spread rows are used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Rows to prove and to measure with."""
+    """Rows for comparing and measuring."""
 
     parts: tuple[Batch, ...]
-    """Checked rows of the model's own inputs, one each."""
+    """Checked rows of the model's own inputs; each part is one row."""
 
     lengths: tuple[int, ...]
-    """Of each row along its varying dimensions; 1 where nothing varies."""
+    """Length of each row along its varying dimensions; 1 if no dimension varies."""
 
-    told: str
-    """What it is, in words."""
+    description: str
+    """The sample in words, for the report."""
 
     records: tuple[Mapping[str, Any], ...] = field(default=())
-    """For each row what else the file says of it, such as its label; empty where there is none."""
+    """All columns of the file for each row, such as its label; empty if the file has no columns in addition to the inputs."""
 
 
 def read_sample(path: Path, predictor: Predictor, *, max_rows: int = 256) -> Sample:
     """Return the rows of a file.
 
-    Of text: `.txt` with an item a line; `.jsonl` with strings, or objects that hold the item under its name; `.csv` with a
-    column of that name. Of the model's own inputs: `.jsonl` with lists (one input), or objects by input name; `.npz` with
-    arrays `[rows, ...]` by input name; `.npy` for one input. Other columns are what a metric gets to see.
+    Items: `.txt` with one item per line; `.jsonl` with strings, or with objects that hold the item under its name; `.csv`
+    with a column of that name. Model inputs: `.jsonl` with lists (one input) or with objects by input name; `.npz` with
+    arrays `[rows, ...]` by input name; `.npy` for one input. A metric receives the other columns.
 
     Args:
         path: the file.
-        predictor: what will take the rows.
-        max_rows: of a longer file so many are taken, evenly spread.
+        predictor: the predictor that will take the rows.
+        max_rows: maximum number of rows. From a longer file, evenly spread rows are used.
 
     Raises:
-        ConfigError: the file is not there, is of no such kind, is empty, or a line of it is not what the model takes.
+        ConfigError: the file does not exist, has another suffix, is empty, or has a line that the model does not take.
     """
     if path.suffix not in READERS:
         raise ConfigError(f"the data are {str(path)!r}; the name must end in {', '.join(READERS)}")
@@ -77,11 +77,11 @@ def read_sample(path: Path, predictor: Predictor, *, max_rows: int = 256) -> Sam
 
 
 def sample_of(predictor: Predictor, inputs: Any = None) -> Sample:
-    """Return the rows of inputs as `Predictor` takes them as its sample; None: what the model was probed with.
+    """Return the rows of inputs in the form of a `Predictor`'s sample; None: the rows that the model was probed with.
 
     Raises:
-        SignatureError: they are not what the model takes.
-        ItemError: `preprocess` raised on one.
+        SignatureError: the inputs do not match the model's signature.
+        ItemError: `preprocess` raised on an item.
     """
     if inputs is None:
         rows = [piece for part in _probed(predictor) for piece in split(part, [1] * num_rows(part))]
@@ -107,11 +107,11 @@ def _on_host(inputs: Any) -> Any:
 
 def _sample(parts: Sequence[Batch], signature: Signature, name: str, records: Sequence[Mapping[str, Any]]) -> Sample:
     lengths = [sum(signature.sizes_of(part)) or 1 for part in parts]
-    told = f"{len(parts)} {'row' if len(parts) == 1 else 'rows'} of {name}"
+    description = f"{len(parts)} {'row' if len(parts) == 1 else 'rows'} of {name}"
     if signature.lengths:
-        told += f", {min(lengths)} to {max(lengths)} {' + '.join(signature.lengths)}"
+        description += f", {min(lengths)} to {max(lengths)} {' + '.join(signature.lengths)}"
     extra = any(len(record) > 1 for record in records)
-    return Sample(tuple(parts), tuple(lengths), told, tuple(records) if extra else ())
+    return Sample(tuple(parts), tuple(lengths), description, tuple(records) if extra else ())
 
 
 def _item_name(predictor: Predictor) -> str:
@@ -119,7 +119,7 @@ def _item_name(predictor: Predictor) -> str:
 
 
 def _item(record: Mapping[str, Any], predictor: Predictor, name: str) -> Any:
-    """Return what `prepare_item` takes: the item, or the model's inputs by name."""
+    """Return the argument of `prepare_item`: the item, or the model's inputs by name."""
     if not predictor.has_preprocess:
         names = [spec.name for spec in predictor.signature.inputs if spec.name in record]
         if not names:
@@ -166,7 +166,7 @@ def _json_lines(path: Path, lines: Iterator[str], predictor: Predictor) -> Itera
         yield found if isinstance(found, dict) else {_column(predictor): found}
 
 
-def _read_csv(path: Path, predictor: Predictor) -> list[dict[str, Any]]:  # noqa: ARG001  all readers are called alike
+def _read_csv(path: Path, predictor: Predictor) -> list[dict[str, Any]]:  # noqa: ARG001  all readers have one signature
     with path.open(encoding="utf-8-sig", newline="") as file:
         return cast("list[dict[str, Any]]", list(islice(csv.DictReader(file), MAX_READ_ROWS)))
 
@@ -189,4 +189,4 @@ def _read_npy(path: Path, predictor: Predictor) -> list[dict[str, Any]]:
 READERS: Mapping[str, Callable[[Path, Predictor], list[dict[str, Any]]]] = {
     ".jsonl": _read_jsonl, ".txt": _read_txt, ".csv": _read_csv, ".npz": _read_npz, ".npy": _read_npy,
 }  # fmt: skip
-"""End of a file's name -> what reads it into rows by column."""
+"""File suffix -> function that reads the file into rows by column."""

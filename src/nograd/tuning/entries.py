@@ -1,4 +1,4 @@
-"""What is known of a candidate while tuning goes on, and the report's row that comes of it."""
+"""Measurements of one candidate during tuning, and the report's row that is made from them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Entry", "work_of"]
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One candidate."""
+    """One candidate with its measurements so far."""
 
     candidate: Candidate
     path: Path | None = None
@@ -36,11 +36,11 @@ class Entry:
     independence: Independence | None = None
     metric: float | None = None
     lone_s: list[float] = field(default_factory=list)
-    """Samples: seconds of a row alone."""
+    """Samples: seconds of a run with a single row."""
 
     lone_runs_s: list[float] = field(default_factory=list)
     by_rows: dict[int, list[float]] = field(default_factory=dict)
-    """Samples: seconds a row, by the rows of a batch."""
+    """Samples: seconds per row, by the rows of a batch."""
 
     ratio: Figure | None = None
     rounds: int = 0
@@ -49,31 +49,30 @@ class Entry:
 
     @property
     def is_in(self) -> bool:
-        """True while it may win."""
+        """True while the candidate may win."""
         return self.status == "measured" and self.worker is not None
 
     def end(self, status: Status, reason: str) -> None:
-        """Take it out, with its reason, and end its process."""
+        """Remove the candidate from the race, with the reason, and end its process."""
         self.status, self.reason = status, reason
         self.close()
 
     def close(self) -> None:
-        """End its process."""
+        """End the candidate's process."""
         if self.worker is not None:
             self.worker.close()
             self.worker = None
 
     def best_rows(self) -> int:
-        """Return the rows of a batch with the highest rate; of sizes within 1 % of it the smallest."""
+        """Return the batch size with the highest rate; among sizes within 1 % of it, the smallest."""
         rates = {rows: 1 / median(samples) for rows, samples in self.by_rows.items()}
         return min(rows for rows, rate in rates.items() if rate >= 0.99 * max(rates.values()))
 
     def rows_within(self, slo_s: float) -> int | None:
-        """Return the rows of a batch that carry most load when every answer is due within `slo_s`; None where not even one row
-        is answered in time.
+        """Return the batch size that carries the most load if every answer is due within `slo_s`.
 
-        The fluid bound of `batching.md` 6: a row waits for the run before its own, so that of B rows in T(B) seconds the share
-        min(1, (slo - T) / T) is in time.
+        The result is None if not even a single row meets the deadline. Fluid bound: a row waits for the run before its own,
+        so of B rows in T(B) seconds, the share min(1, (slo - T) / T) meets the deadline.
         """
         if not self.lone_s or median(self.lone_s) > slo_s:
             return None
@@ -99,11 +98,11 @@ class Entry:
 
 
 def work_of(entry: Entry, goal: Goal) -> tuple[str, dict[str, Any]]:
-    """Return the command that measures a candidate for a goal, and its options."""
+    """Return the command that measures a candidate for a goal, and the options of that command."""
     if goal.kind == "throughput":
         return "bulk", {"rows": entry.best_rows()}
     rows = entry.rows_within(goal.slo_s) if goal.slo_s is not None else None
-    return ("lone", {}) if rows is None else ("bulk", {"rows": rows})
+    return ("single", {}) if rows is None else ("bulk", {"rows": rows})
 
 
 def _figure(samples: Sequence[float]) -> Figure | None:

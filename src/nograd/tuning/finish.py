@@ -1,4 +1,4 @@
-"""After the race: the winner under load, and what candidates hold in memory."""
+"""After the race: serve the winner under load, and measure the memory of candidates."""
 
 from __future__ import annotations
 
@@ -26,38 +26,38 @@ if TYPE_CHECKING:
 __all__ = ["confirm", "footprints", "least_memory"]
 
 LOAD = 0.7
-"""Of what the winner was measured to carry."""
+"""Offered load, as a share of the winner's measured rate."""
 
 MAX_OFFERED_PER_S = 2000.0
-"""Beyond, it is the arrivals that are measured: asking takes a process of its own 10 us a row and more."""
+"""Maximum offered rows per second. Sending costs 10 us or more per row, so higher loads would measure the sender."""
 
 LIGHT = 0.35
-"""Of what was measured: with less on offer, nothing is said of whether it carries that."""
+"""If the offered load is below this share of the measured rate, the report says that higher load was not tested."""
 
 TOO_FAR = 1.25
-"""Runs that take this much longer than the curve says were measured wrongly, or on another machine than they are served on."""
+"""If runs take this many times longer than the curve predicts, the curve is wrong, or the machine has changed."""
 
 SERVED = 0.9
-"""Of what is offered, at least: what is missing still waited when the last row came."""
+"""Minimum ratio of served to offered rows per second. The missing rows were still in the queue when the last row arrived."""
 
 SLOWER = 1.1
-"""For the goal `memory`: a candidate may take this much longer than eager for a row."""
+"""For the goal `memory`: maximum time of a single row, relative to eager."""
 
 
 def confirm(entry: Entry, cost: CostCurve, task: Task, seconds: float, settings: Settings) -> Confirmation:
-    """Serve a candidate through the real batcher at 70 % of what it was measured to carry.
+    """Serve a candidate through the real batcher at 70 % of its measured rate.
 
     Args:
-        entry: the candidate; its process lives.
-        cost: its curve.
-        task: what it runs.
-        seconds: how long rows arrive.
-        settings: the seed.
+        entry: the candidate, with a running process.
+        cost: its cost curve.
+        task: the data that all candidates share.
+        seconds: duration of the arrivals.
+        settings: provides the seed and the goal.
 
     Raises:
-        WorkerError: its process failed.
+        WorkerError: the process failed.
     """
-    assert entry.worker is not None  # noqa: S101  the caller's business
+    assert entry.worker is not None  # noqa: S101  the caller checks it
     carried = 1 / median(entry.by_rows[entry.best_rows()])
     offered = min(LOAD * carried, MAX_OFFERED_PER_S)
     found = entry.worker.ask(
@@ -77,14 +77,14 @@ def confirm(entry: Entry, cost: CostCurve, task: Task, seconds: float, settings:
         reasons.append(f"p99 was {found['p99_s'] * 1e3:.3g} ms, and answers were wanted in {slo_s * 1e3:.3g} ms")
     confirmed = not reasons
     if confirmed and offered < LIGHT * carried:
-        told = f"no more than {MAX_OFFERED_PER_S:,.0f} rows/s are offered, {offered / carried:.1%} of what was measured"
-        reasons.append(f"{told}: that it carries more was not tried")
+        note = f"no more than {MAX_OFFERED_PER_S:,.0f} rows/s are offered, {offered / carried:.1%} of what was measured"
+        reasons.append(f"{note}: that it carries more was not tried")
     names = ("offered_per_s", "served_per_s", "p50_s", "p99_s", "predicted_p50_s", "predicted_p99_s", "cost_ratio")
     return Confirmation(**{name: found[name] for name in names}, confirmed=confirmed, reason="; ".join(reasons))
 
 
 def footprints(entries: Sequence[Entry], task: Task) -> None:
-    """Measure what a process that opens each file, and runs its largest batch, holds in memory; in a fresh process each."""
+    """Measure the peak memory of opening each file and running its largest batch, each in a new process."""
     with tempfile.TemporaryDirectory(prefix="nograd-rss-") as folder:
         batch = Path(folder) / "batch.npz"
         _save(task, batch)
@@ -119,7 +119,7 @@ def _footprint(entry: Entry, batch: Path) -> int | None:
 
 
 def least_memory(measured: Measured, entries: Sequence[Entry]) -> None:
-    """Put first whoever holds least, of those not slower than eager by more than a tenth; who is faster plays no part."""
+    """Rank candidates by memory, among those at most 10 % slower than eager. Their speed does not affect the order."""
     fast = [entry for entry in entries if entry.rss_bytes and entry.ratio is not None and entry.ratio.median >= 1 / SLOWER]
     if not fast:
         return

@@ -1,4 +1,5 @@
-"""`python -m nograd.tuning.footprint BACKEND FILE LANES THREADS BATCH`: the memory of a process that serves FILE, as JSON."""
+"""`python -m nograd.tuning.footprint BACKEND FILE LANES THREADS BATCH`: print the memory of a process that serves FILE, as
+JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from nograd.errors import ConfigError
 
 
 def main(name: str, path: str, lanes: str, num_threads: str, batch: str) -> None:
-    """Open the file, run the batch, print the peak memory of this process, in bytes."""
+    """Open the file, run the batch, and print the peak memory of this process in bytes."""
     kind = find_kind(name)
     if kind is None:
         raise ConfigError(why_unknown(name))
@@ -29,7 +30,11 @@ def main(name: str, path: str, lanes: str, num_threads: str, batch: str) -> None
 
 
 def _peak_bytes() -> int:
-    """Linux keeps `ru_maxrss` of the process that started this one, where that was larger; VmHWM is this program's own."""
+    """Return the peak memory of this process in bytes, from VmHWM.
+
+    Linux carries `ru_maxrss` over from the process that started this one if that was larger; VmHWM covers this program
+    only.
+    """
     status = Path("/proc/self/status").read_text("ascii").splitlines()
     return 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
 

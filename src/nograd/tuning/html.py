@@ -1,4 +1,4 @@
-"""The report of `nograd tune` as one HTML file: no script, nothing fetched, light and dark, on paper too."""
+"""Render the report of `nograd tune` as one HTML file without scripts or external resources; it suits light, dark and print."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["to_html"]
 
 
 def to_html(report: TuneReport) -> str:
-    """Return the report as one page, which needs no network and no script; write it as UTF-8."""
+    """Return the report as one page that needs no network and no script. Write it as UTF-8."""
     top = header("nograd tune", report.nograd, f"{report.when} UTC" if report.when else "")
     return page(f"nograd tune: {report.model or 'a model'}, {report.goal}", top, _parts(report))
 

@@ -1,4 +1,4 @@
-"""The race run with real models: one sample of every candidate that is left, round after round, in a fresh order each."""
+"""Run the race with real models: one sample of every remaining candidate per round, in a new random order each round."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Measured", "curve_of", "measure"]
 CURVE_ROUNDS = 7
 
 MIN_SIZES = 3
-"""Sizes that a curve has in any case, where there are so many."""
+"""Minimum number of sizes of a cost curve, if there are so many."""
 
 LENGTHS = (0.0, 0.5, 1.0)
 """Quantiles of the sample's lengths at which batches are measured."""
@@ -36,14 +36,14 @@ POWERS = (1, 2, 4, 8, 16, 32)
 
 @dataclass(slots=True)
 class Measured:
-    """How the race went."""
+    """Outcome of the race."""
 
     race: Race
     spent: bool = False
-    """Whether the time was up before the race was decided."""
+    """True if the time was up before the race was decided."""
 
     order: list[Entry] = field(default_factory=list)
-    """Those that are left: the winner, then the others, best first."""
+    """The remaining candidates: the winner first, then the others from best to worst."""
 
 
 def measure(
@@ -57,17 +57,17 @@ def measure(
     seed: int,
     rounds: int | None = None,
 ) -> Measured:
-    """Race the candidates that are in; whoever loses is out, with its reason.
+    """Race the candidates that may win; end the losers, each with its reason.
 
     Args:
         entries: all candidates.
-        reference: eager in the plain layout; a row alone on it is the clock of every round.
-        goal: what is measured.
+        reference: eager in the default layout. A single row on it is the clock of every round.
+        goal: the goal to measure.
         until: `time.monotonic()` at which to stop.
-        state: keeps the rounds, for a run that is interrupted.
-        tell: called with the phase and what happened.
-        seed: of the order.
-        rounds: to measure, at most.
+        state: saves the rounds, so that an interrupted run can resume.
+        tell: called with the phase and a progress text.
+        seed: random seed of the order within rounds.
+        rounds: maximum number of rounds; None: no maximum.
     """
     running = {str(entry.candidate): entry for entry in entries if entry.is_in}
     race = _race_of(running, state, seed)
@@ -82,7 +82,7 @@ def measure(
             state.note_race(race.to_json())
         for name, why in race.dropped.items():
             out = running[name]
-            if out.is_in and out is not reference and goal.kind != "memory":  # for memory the fastest is not the best
+            if out.is_in and out is not reference and goal.kind != "memory":  # for the goal memory, the fastest is not the best
                 out.end("dropped", why)
         tell("measuring", f"round {race.rounds}, {len(race.alive)} left, {race.discarded} thrown away")
     _conclude(measured, running, reference)
@@ -90,7 +90,7 @@ def measure(
 
 
 def _race_of(running: Mapping[str, Entry], state: State, seed: int) -> Race:
-    """Return a new race, or the one that an earlier run was interrupted in."""
+    """Return a new race, or the race of an interrupted run."""
     ranks = {name: simplicity(entry.candidate) for name, entry in running.items()}
     if state.race is not None and state.race["simplicity"] == ranks:
         return Race.from_json(state.race)
@@ -101,7 +101,7 @@ def _round(names: Sequence[str], running: dict[str, Entry], reference: Entry, go
     samples: dict[str, Sample] = {}
     for name in names:
         entry = reference if name == REFERENCE else running[name]
-        command, options = ("lone", {}) if name == REFERENCE else work_of(entry, goal)
+        command, options = ("single", {}) if name == REFERENCE else work_of(entry, goal)
         try:
             if entry.worker is None:
                 raise WorkerError("its process is gone")
@@ -113,13 +113,13 @@ def _round(names: Sequence[str], running: dict[str, Entry], reference: Entry, go
             race.withdraw(name, str(error))
             continue
         samples[name] = Sample(found["seconds"], found["cpu_s"])
-        _keep(entry, command, options.get("rows"), found)
+        _record_sample(entry, command, options.get("rows"), found)
     return samples
 
 
-def _keep(entry: Entry, command: str, rows: int | None, found: dict[str, list[float]]) -> None:
+def _record_sample(entry: Entry, command: str, rows: int | None, found: dict[str, list[float]]) -> None:
     seconds = float(found["seconds"])  # type: ignore[arg-type]
-    if command == "lone":
+    if command == "single":
         entry.lone_s.append(seconds)
         entry.lone_runs_s += found["runs"]
     elif rows is not None:
@@ -127,7 +127,7 @@ def _keep(entry: Entry, command: str, rows: int | None, found: dict[str, list[fl
 
 
 def _conclude(measured: Measured, running: Mapping[str, Entry], reference: Entry) -> None:
-    """Write what the race found into the entries."""
+    """Write the results of the race into the entries."""
     race, verdict = measured.race, measured.race.verdict()
     for name, entry in running.items():
         own = race.ratio(name, REFERENCE)
@@ -146,18 +146,18 @@ def _conclude(measured: Measured, running: Mapping[str, Entry], reference: Entry
 
 
 def curve_of(entry: Entry, workload: Workload, until: float) -> CostCurve:
-    """Measure a candidate's cost by size, round after round, and write it into its entry.
+    """Measure a candidate's cost by size in several rounds, and write the curve into its entry.
 
     Args:
-        entry: the candidate; its process lives.
-        workload: what it runs.
-        until: `time.monotonic()` after which no further round begins; what the first has not reached by then, which are the
-            largest sizes, is left out.
+        entry: the candidate, with a running process.
+        workload: the rows to run.
+        until: `time.monotonic()` after which no further round starts. Sizes that the first round has not reached by then,
+            the largest ones, are left out.
 
     Raises:
-        WorkerError: its process failed.
+        WorkerError: the process failed.
     """
-    assert entry.worker is not None  # noqa: S101  the caller's business
+    assert entry.worker is not None  # noqa: S101  the caller checks it
     sizes, samples = _sizes(workload), {}  # type: ignore[var-annotated]
     for number in range(CURVE_ROUNDS):
         if number and time.monotonic() >= until:
@@ -174,7 +174,7 @@ def curve_of(entry: Entry, workload: Workload, until: float) -> CostCurve:
 
 
 def _sizes(workload: Workload) -> list[tuple[int, int | None]]:
-    """Return what to measure, as rows and length."""
+    """Return the sizes to measure, as (rows, length)."""
     from nograd.tuning.bench import CURVE_ROWS
 
     signature = workload.signature

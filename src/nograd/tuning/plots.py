@@ -1,4 +1,4 @@
-"""The small plots of a report as inline SVG: cost curves, and bars. Colours come from `report.css` by class."""
+"""Small plots of a report as inline SVG: cost curves and bars. `report.css` sets the colours by class."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nograd.tuning.values import CurvePoint
 __all__ = ["SHAPES", "Series", "costs", "ratio_bar", "share_bar"]
 
 SHAPES = (Shape("wide", 500, 270), Shape("small", 330, 240, left=50, right=12))
-"""Of cost curves: `wide` from 1000 pixels on, `small` below (see `report.css`)."""
+"""Shapes of cost curves: `wide` from 1000 pixels, `small` below (see `report.css`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +29,22 @@ class Series:
 
 
 def costs(series: Sequence[Series], shape: Shape, *, unit: str, is_rate: bool) -> str:
-    """Return seconds of a run by its size, or the rate by size, each point with its interval.
+    """Return a plot of the seconds of a run by its size, or of the rate by size; each point has its interval.
 
     Args:
-        series: one curve at least, each with points of a positive size and time only.
-        shape: how large.
-        unit: what sizes count: `rows` or `tokens`.
-        is_rate: draw size divided by seconds.
+        series: one or more curves; all sizes and times are positive.
+        shape: the size of the drawing.
+        unit: unit of the sizes: `rows` or `tokens`.
+        is_rate: plot size divided by seconds.
     """
     data = [(one, [(point.size, _rate(point) if is_rate else point.seconds) for point in one.points]) for one in series]
     axes = _cost_axes([pair for _, pairs in data for pair in pairs], shape, unit, is_rate=is_rate)
     parts = axes.draw()
-    for one, pairs in reversed(data):  # the first one on top
+    for one, pairs in reversed(data):  # the first curve is drawn on top
         parts += _curve(one.class_, pairs, axes)
     title = f"{unit.capitalize()} a second by size of a run" if is_rate else "Seconds of a run by its size"
     key = "rate" if is_rate else "cost"
-    return drawing(shape, key, title, clean("; ".join(_spoken(one, pairs, axes) for one, pairs in data)), parts)
+    return drawing(shape, key, title, clean("; ".join(_series_text(one, pairs, axes) for one, pairs in data)), parts)
 
 
 def _rate(point: CurvePoint) -> Figure:
@@ -64,7 +64,7 @@ def _cost_axes(pairs: Sequence[tuple[int, Figure]], shape: Shape, unit: str, *, 
 
 
 def _size_ticks(sizes: Sequence[float], x: Scale) -> list[float]:
-    """The sizes themselves, the largest first, as far as their names have room."""
+    """Return the sizes as ticks, from the largest down, as far as their labels have room."""
     found: list[float] = []
     for size in sorted(set(sizes), reverse=True):
         if not found or x(found[-1]) - x(size) >= 26 + text_width(tick(figures.Unit(""), size), 6):
@@ -82,7 +82,7 @@ def _curve(class_: str, pairs: Sequence[tuple[int, Figure]], axes: Axes) -> list
     return [element("g", parts, class_=f"curve {class_}")]
 
 
-def _spoken(one: Series, pairs: Sequence[tuple[int, Figure]], axes: Axes) -> str:
+def _series_text(one: Series, pairs: Sequence[tuple[int, Figure]], axes: Axes) -> str:
     unit = axes.y_unit
     return f"{one.name}: " + ", ".join(f"{size}: {unit(figure.median)} {unit.name}".strip() for size, figure in pairs)
 
@@ -91,12 +91,12 @@ def _spoken(one: Series, pairs: Sequence[tuple[int, Figure]], axes: Axes) -> str
 
 
 def ratio_bar(figure: Figure | None, largest: float, class_: str) -> str:
-    """Return a bar from 0 to a ratio, its interval as a whisker, and a line at 1; empty where there is no ratio.
+    """Return a bar from 0 to a ratio, its interval as a whisker, and a line at 1; empty if there is no ratio.
 
     Args:
         figure: the ratio.
         largest: the ratio at the right end, 1 or more.
-        class_: colours the bar.
+        class_: class that colours the bar.
     """
     if figure is None or not is_positive(figure.median, largest):
         return ""
@@ -110,7 +110,7 @@ def ratio_bar(figure: Figure | None, largest: float, class_: str) -> str:
 
 
 def share_bar(parts: Sequence[tuple[float, str]]) -> str:
-    """Return a bar of 1 that is divided in shares of one, each with its class."""
+    """Return a bar of length 1, divided into shares, each with its class."""
     at, found = 0.0, []
     for share, class_ in parts:
         found.append(element("rect", x=at * 1000, y=0, width=max(share * 1000 - 2, 1.0), height=14, class_=class_))

@@ -1,4 +1,4 @@
-"""Candidates made: built side by side, compared with eager, opened in every layout, and looked at once."""
+"""Prepare candidates: build them in parallel, compare them with eager, open them in every layout, and scout each once."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ OPEN_LIMIT_S = 120.0
 MEASURE_LIMIT_S = 60.0
 
 SCOUTED_ROWS = (1, 2, 4, 8, 16, 32)
-"""Batch sizes of which each candidate finds its own best before the race: up to what a bundle is served with."""
+"""Batch sizes among which each candidate finds its best one before the race, up to the batch size of a bundle."""
 
 SCOUTED_FEW = (1, 8)
-"""The same for goals that are about a row alone: batches are looked at for the report."""
+"""The same for goals about a single row. The report shows the batches."""
 
 SCOUTS = 3
-"""Times that each candidate is looked at: the median of three survives one stolen second."""
+"""Number of scouting passes. The median of three survives one stolen second."""
 
 
 NEAR_BEST = 2.0
-"""A size that took a row these times as long as the best did is not looked at again: of six sizes two or three are left."""
+"""A size is not scouted again if its rows took this many times as long as the best size's. Two or three of six sizes remain."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What preparing needs to know."""
+    """Settings for preparing."""
 
     task: Task
     goal: Goal
@@ -51,16 +51,16 @@ class Plan:
     """`time.monotonic()` by which building should be done."""
 
     least_s: float
-    """Seconds that a build has once it is begun, also where that is late: half a build is worth nothing."""
+    """Minimum seconds for a build that has started, even if it is late, because half a build is useless."""
 
     scout_until: float
-    """The same for a first look at each; everything is looked at once."""
+    """`time.monotonic()` by which scouting should be done. The first pass covers every candidate in any case."""
 
     metric_drop: float
-    """How far below eager's the user's metric may be."""
+    """Maximum drop of the user's metric below eager's."""
 
     tell: Callable[[str, str], None]
-    """Called with the phase and what just happened."""
+    """Called with the phase and a progress text."""
 
     def left_s(self) -> float:
         """Return the seconds that are left for building."""
@@ -73,16 +73,16 @@ class Plan:
 
 
 def prepare(plan: Plan, tried: Sequence[Variant], state: State, entries: list[Entry]) -> None:
-    """Add an entry for every candidate: ready to be measured, or out, with the reason.
+    """Add an entry for every candidate: ready to be measured, or ended with a reason.
 
     Args:
         plan: the settings.
-        tried: variants, most promising first.
-        state: what an earlier, interrupted run has built already.
-        entries: is added to as they come, so that who interrupts has what there was.
+        tried: the variants, most promising first.
+        state: the builds of an earlier, interrupted run.
+        entries: the list to extend. Entries are added as they are made, so that an interrupted run has them.
     """
     built = _build_all(plan, tried, state, entries)
-    _judge(plan, [entry for _, entry in built])
+    _refuse_low_metrics(plan, [entry for _, entry in built])
     laid_out: list[Entry] = []
     for variant, first in built:
         if first.worker is None:
@@ -99,8 +99,8 @@ def prepare(plan: Plan, tried: Sequence[Variant], state: State, entries: list[En
     _scout(plan, laid_out)
 
 
-def _judge(plan: Plan, entries: Sequence[Entry]) -> None:
-    """Where the user's metric judges, refuse what falls behind eager by more than is allowed."""
+def _refuse_low_metrics(plan: Plan, entries: Sequence[Entry]) -> None:
+    """With a metric, refuse candidates whose metric is below eager's by more than the allowed drop."""
     reference = entries[0].metric if entries else None
     if reference is None:
         return
@@ -125,7 +125,7 @@ def _open(plan: Plan, entry: Entry) -> None:
 
 
 def _build_all(plan: Plan, tried: Sequence[Variant], state: State, entries: list[Entry]) -> list[tuple[Variant, Entry]]:
-    """Build, as many at a time as there are cores: exporters compute with one thread for most of their time."""
+    """Build as many variants at a time as there are cores, because exporters use one thread for most of their time."""
     waiting = list(tried)
     running: dict[Worker, tuple[Variant, Entry]] = {}
     done: list[tuple[Variant, Entry]] = []
@@ -134,20 +134,20 @@ def _build_all(plan: Plan, tried: Sequence[Variant], state: State, entries: list
             variant = waiting.pop(0)
             entry = Entry(variant.candidate(*layouts(variant, plan.goal, plan.cores)[0]))
             entries.append(entry)
-            if _begin(plan, variant, entry, state) and entry.worker is not None:
+            if _start_build(plan, variant, entry, state) and entry.worker is not None:
                 running[entry.worker] = (variant, entry)
         if running:
             worker = wait_any(list(running))
             variant, entry = running.pop(worker)
-            if _attempt(entry, lambda entry=entry: _finish(plan, entry, state)):  # type: ignore[misc]
+            if _attempt(entry, lambda entry=entry: _finish_build(plan, entry, state)):  # type: ignore[misc]
                 done.append((variant, entry))
             plan.tell("building", f"{entry.candidate.variant}: {_outcome(entry)}")
     order = {id(variant): place for place, variant in enumerate(tried)}
     return sorted(done, key=lambda each: order[id(each[0])])
 
 
-def _begin(plan: Plan, variant: Variant, entry: Entry, state: State) -> bool:
-    """Begin to build; false where it is not tried."""
+def _start_build(plan: Plan, variant: Variant, entry: Entry, state: State) -> bool:
+    """Start a build; return False if the variant is not tried."""
     is_first = variant.backend == "eager" and variant.precision == "float32"
     if variant.why_not:
         entry.end("not_tried", variant.why_not)
@@ -167,9 +167,9 @@ def _begin(plan: Plan, variant: Variant, entry: Entry, state: State) -> bool:
     return False
 
 
-def _finish(plan: Plan, entry: Entry, state: State) -> None:
-    """Take the result of building, then open and compare."""
-    assert entry.worker is not None  # noqa: S101  it was begun
+def _finish_build(plan: Plan, entry: Entry, state: State) -> None:
+    """Receive the result of the build, then open the candidate and compare its answers."""
+    assert entry.worker is not None  # noqa: S101  `_start_build` started it
     found = entry.worker.receive()
     if "build_s" in found:
         entry.build_s, entry.file_bytes, entry.notes = found["build_s"], found["file_bytes"], tuple(found["notes"])
@@ -187,7 +187,7 @@ def _finish(plan: Plan, entry: Entry, state: State) -> None:
 
 
 def _coupling(found: Independence | None, signature: Signature) -> str:
-    """Return why a candidate may not be batched although the model's own rows may; empty if it may."""
+    """Return the reason why a candidate may not be batched although the model may; empty if it may."""
     if found is None or not found.is_coupled or found.is_accepted or signature.batching == "alone":
         return ""
     return f"{found.fault()}; --accept-coupled-rows takes it"
@@ -201,7 +201,7 @@ def _outcome(entry: Entry) -> str:
 
 
 def _scout(plan: Plan, entries: Sequence[Entry]) -> None:
-    """Look at each candidate in turn, with nothing else running: a row alone, and batches of several sizes."""
+    """Scout each candidate with nothing else running: a single row, and batches of several sizes."""
     sizes = SCOUTED_FEW if plan.goal.kind in ("latency", "memory") else SCOUTED_ROWS
     for number in range(SCOUTS):
         if number and time.monotonic() > plan.scout_until:
@@ -209,19 +209,19 @@ def _scout(plan: Plan, entries: Sequence[Entry]) -> None:
         for entry in entries:
             if entry.worker is not None:
                 worth = sizes if plan.goal.kind != "throughput" else _near_best(entry, sizes)
-                _attempt(entry, lambda entry=entry, worth=worth: _look(entry, worth))  # type: ignore[misc]
+                _attempt(entry, lambda entry=entry, worth=worth: _scout_candidate(entry, worth))  # type: ignore[misc]
         plan.tell("scouting", f"{sum(entry.is_in for entry in entries)} candidates")
 
 
 def _near_best(entry: Entry, sizes: Sequence[int]) -> list[int]:
-    """Return the sizes that may still turn out to have the highest rate, after what was seen of a candidate so far."""
+    """Return the sizes that may still have the highest rate, given the samples of a candidate so far."""
     seen = {rows: min(samples) for rows, samples in entry.by_rows.items()}
     best = min(seen.values(), default=0.0)
     return [rows for rows in sizes if not seen or seen.get(rows, float("inf")) <= NEAR_BEST * best]
 
 
-def _look(entry: Entry, sizes: Sequence[int]) -> None:
-    assert entry.worker is not None  # noqa: S101  asked before
+def _scout_candidate(entry: Entry, sizes: Sequence[int]) -> None:
+    assert entry.worker is not None  # noqa: S101  the caller checks it
     seen = entry.worker.ask("scout", limit_s=MEASURE_LIMIT_S, sizes=sizes)
     entry.lone_s.append(seen["lone_s"])
     for rows, seconds in seen["by_rows"].items():

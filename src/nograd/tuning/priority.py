@@ -1,4 +1,4 @@
-"""Going first: a candidate that is built and measured should not wait for what else runs on the machine."""
+"""Raise the process priority, so that a candidate does not wait for other programs on the machine."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ AUTOGROUP = Path("/proc/self/autogroup")
 
 
 def go_first() -> bool:
-    """Give the calling process a higher priority than ordinary ones have, and the threads that it starts from now on; return
-    whether it was allowed. The process becomes a session of its own: Linux shares processors among sessions first (autogroup),
-    so that a process's own priority counts only within its session, and the session's has to be raised as well.
+    """Raise the priority of the calling process and of the threads that it starts later; return True if that was allowed.
 
-    Root may, in most containers. MiniLM on 2 cores that two other programs kept busy all the time: one row with two threads
-    took 52 ms in the median (12 to 690), and with priority 10.6 ms, as on a quiet machine (2026-11-25). Without it two threads
-    look five times slower than one, and tuning chooses for a machine that is only busy now.
+    The process becomes its own session. Linux shares processors among sessions first (autogroup): a process's priority
+    counts only within its session, so the session's priority has to be raised as well.
+
+    Root is allowed to, also in most containers. MiniLM on 2 cores that two other programs kept busy: one row on two threads
+    took 52 ms in the median (12 to 690 ms), and 10.6 ms with raised priority, as on a quiet machine (2026-11-25). Without
+    it, two threads look five times slower than one, and tuning chooses for a machine that is busy only now.
     """
     with suppress(OSError):  # it leads a session already
         os.setsid()

@@ -1,6 +1,6 @@
-"""Which candidate is fastest, told from noisy times: rounds of paired samples, and candidates dropped beyond doubt.
+"""Find the fastest candidate from noisy times: rounds of paired samples; clearly slower candidates are dropped.
 
-Pure: it runs nothing and reads no clock. A driver asks for a round, measures it, and notes what it found:
+Pure: the race runs nothing and reads no clock. A driver requests a round, measures it, and notes the samples:
 
     race = Race(["eager", "onnx"], simplicity={"eager": 0, "onnx": 1})
     while (order := race.next_round()) and there_is_time():
@@ -8,16 +8,17 @@ Pure: it runs nothing and reads no clock. A driver asks for a round, measures it
     print(race.verdict())
 
 All decisions count rounds: in how many of them was one candidate slower than another, or slower by more than 2 %? A machine
-that slows down meets both of a pair, a few samples that took three times too long are a few rounds, and no shape of noise is
-assumed. What is asked of the counts is whether the median of the paired ratios is above 1.02, or not (see `signs`).
+that slows down affects both of a pair. A few samples that took three times too long are a few rounds. No shape of noise is
+assumed. The counts decide whether the median of the paired ratios is above 1.02 (see `sign_test`).
 
-What may go wrong, and how often. Let the best be a candidate than which no other is more than 2 % faster.
+Possible errors and their probability. Let the best be a candidate that no other beats by more than 2 %.
 
-- The best is dropped: it takes false evidence for one of K - 1 pairs, and each is given alpha / K. The pairs are fixed and use
-  every round from the first on, so it does not matter who leads when, or when one looks or stops: alpha in all.
-- A winner is declared that is more than 2 % slower than the best: false evidence again, for the best and one of K - 1
-  others: alpha in all.
-- The quick rule (`HOPELESS`) drops the best: see there; under 1 %.
+- The best is dropped: this takes false evidence for one of K - 1 pairs, and each pair has an error probability of alpha /
+  K. The pairs are fixed and use every round from the first on, so neither a change of the leader nor the time of stopping
+  matters: alpha in total.
+- A winner is declared that is more than 2 % slower than the best: this also takes false evidence, for the best and one of K
+  - 1 others: alpha in total.
+- The quick rule (`HOPELESS`) drops the best: under 1 %, see there.
 """
 
 from __future__ import annotations
@@ -37,27 +38,30 @@ from nograd.tuning.sign_test import median_figure, successes_needed
 __all__ = ["HOPELESS", "REFERENCE", "Race", "Sample", "Verdict"]
 
 REFERENCE = "reference"
-"""The name of what is run in every round, and that all ratios are relative to. No candidate may have it."""
+"""Name of the reference, which runs in every round. All ratios are relative to it, and no candidate may have this name."""
 
 HOPELESS = ((2, 4.0), (3, 2.0), (4, 1.5))
-"""After so many rounds, a candidate that took so many times as long as the leader in each of them is dropped at once.
+"""Pairs of (rounds, factor): a candidate that took `factor` times as long as the leader in every one of `rounds` rounds is
+dropped.
 
-Evidence needs a dozen rounds; for a candidate that is ten times slower these would be most of all the time that a race takes.
-Why it does not throw out the best where a neighbour makes one sample in five three times as long: three times is not four, so
-the first rule needs more than that; by the others all of the best one's first three samples must be hit (0.2^3 = 0.8 %), and
-none of those of a rival that is itself less than 1.5 times slower. Later rounds cannot be unlucky any more: one round that is
-not so, ever, and the rule never applies to the pair."""
+Evidence needs a dozen rounds. For a candidate that is ten times slower, these would be most of the race's time.
+
+The rule is safe even if other load makes one sample in five take three times as long. Three is below four, so the first
+rule needs more than that. For the others, all of the best one's first three samples must be hit (0.2^3 = 0.8 %), and none
+of the samples of a rival that is less than 1.5 times slower. Later rounds add no risk: a single round below the factor
+disables the rule for the pair.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one candidate, or the reference, took in one round."""
+    """Time of one candidate, or of the reference, in one round."""
 
     seconds: float
-    """By the wall clock, per unit of work; smaller is better."""
+    """Wall-clock seconds per unit of work; smaller is better."""
 
     cpu_s: float | None = None
-    """CPU seconds that its process used meanwhile, per unit of work, where known."""
+    """CPU seconds of the process per unit of work; None if unknown."""
 
     def __post_init__(self) -> None:
         if not (isfinite(self.seconds) and self.seconds > 0):
@@ -68,37 +72,38 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Who won, or leads so far."""
+    """The winner, or the leader so far."""
 
     winner: str | None
-    """The simplest of those that are, by the median of all rounds so far, at most 2 % slower than the leader. Before the first
-    round: the simplest. None where all were withdrawn."""
+    """The simplest of the candidates that are at most 2 % slower than the leader, by the median of all rounds so far. Before
+    the first round: the simplest candidate. None if all were withdrawn.
+    """
 
     tied: tuple[str, ...]
-    """The others of those: as good as the winner, and less simple. The simplest first."""
+    """The other candidates within 2 % of the leader, the simplest first. They are as fast as the winner and less simple."""
 
     unsettled: tuple[str, ...]
-    """Those of which it is not proven that the winner is at most 2 % slower than they are. The simplest first."""
+    """Candidates not yet shown to be at most 2 % faster than the winner, the simplest first."""
 
     decided: bool
-    """There is a winner, and nothing is unsettled: no more rounds are needed."""
+    """True if there is a winner and `unsettled` is empty: no more rounds are needed."""
 
 
 class Race:
-    """The rounds of a race so far, and what follows from them.
+    """The rounds of a race so far, and the decisions that follow from them.
 
-    The result depends on the samples, the set of names and the options; not on the order that names are given in.
+    The result depends on the samples, the set of names and the options, but not on the order of the names.
 
     Args:
-        names: the candidates; one at least, each once.
-        simplicity: a number for each candidate, smaller is simpler: of those that are equally fast the simplest wins.
-        seed: of the order within rounds.
-        indifference: candidates whose times differ by this share are as good as each other.
-        alpha: how often one accepts to be wrong, for each of the two ways above.
+        names: the candidates; at least one, each once.
+        simplicity: a number for each candidate, smaller is simpler. Among equally fast candidates, the simplest wins.
+        seed: random seed of the order within rounds.
+        indifference: candidates whose times differ by at most this share count as equally fast.
+        alpha: accepted probability of each of the two errors above.
 
     Raises:
-        ConfigError: there is no candidate, one is named twice or "reference" or has no simplicity, or an option is out of its
-            range.
+        ConfigError: there is no candidate; a name occurs twice, is "reference" or has no simplicity; or an option is out of
+            its range.
     """
 
     def __init__(
@@ -125,33 +130,35 @@ class Race:
 
     @property
     def dropped(self) -> Mapping[str, str]:
-        """Why candidates that are slower beyond doubt were dropped, one sentence each."""
+        """Dropped candidates, which are clearly slower, with the reason in one sentence each."""
         return dict(self._dropped)
 
     @property
     def withdrawn(self) -> Mapping[str, str]:
-        """Why candidates were withdrawn, as the driver said."""
+        """Withdrawn candidates, with the reason that the driver gave."""
         return dict(self._withdrawn)
 
     @property
     def rounds(self) -> int:
-        """Rounds that were taken."""
+        """Number of accepted rounds."""
         return len(self._rounds)
 
     @property
     def discarded(self) -> int:
-        """Rounds that were thrown away because something else kept the machine busy."""
+        """Number of rounds that were discarded because of other load on the machine."""
         return self._watch.discarded
 
     @property
     def is_noisy(self) -> bool:
-        """A round was taken though it was contaminated, because those before it were as well."""
+        """True if a contaminated round was accepted because the rounds before it were contaminated as well."""
         return self._watch.is_noisy
 
     def next_round(self) -> list[str]:
-        """Return what to measure in the next round, in this order: who is alive, and the reference.
+        """Return the names to measure in the next round, in this order: the candidates that are still measured, and the
+        reference.
 
-        Asked again before the round is noted, it answers the same. Empty: the race is decided, or nobody is left.
+        Further calls before the round is noted return the same order. The list is empty if the race is decided or no
+        candidate is left.
         """
         if not self.alive or self.verdict().decided:
             return []
@@ -160,11 +167,11 @@ class Race:
         return order
 
     def note(self, samples: Mapping[str, Sample]) -> bool:
-        """Take in a round; return False where it was contaminated: it is counted, and otherwise forgotten.
+        """Add a round; return False if it was contaminated. A contaminated round is counted and otherwise ignored.
 
         Args:
-            samples: one for the reference and for each candidate that is alive. Others are not looked at, so that a candidate
-                may be withdrawn in the middle of a round.
+            samples: one for the reference and for each candidate that is still measured. Other names are ignored, so that a
+                candidate may be withdrawn in the middle of a round.
 
         Raises:
             ConfigError: a sample is missing.
@@ -186,16 +193,16 @@ class Race:
         return True
 
     def withdraw(self, name: str, reason: str) -> None:
-        """Take a candidate out of the race, because it failed.
+        """Remove a failed candidate from the race.
 
-        Those that were dropped because of it stay dropped.
+        Candidates that were dropped because of it stay dropped.
 
         Args:
-            name: one that is alive.
-            reason: why, in one sentence.
+            name: a candidate that is still measured.
+            reason: the reason, in one sentence.
 
         Raises:
-            ConfigError: it is not alive.
+            ConfigError: the candidate was dropped or withdrawn, or is unknown.
         """
         if name not in self.alive:
             raise ConfigError(f"{name!r} cannot be withdrawn; alive are: {', '.join(self.alive) or 'none'}")
@@ -203,21 +210,22 @@ class Race:
         self._withdrawn[name] = reason
 
     def standings(self) -> dict[str, Figure]:
-        """Return each candidate's time divided by the reference's, the median over the rounds it was in; the fastest first.
+        """Return each candidate's time divided by the reference's: the median over the candidate's rounds, the fastest first.
 
-        Also of those that were dropped or withdrawn; only a candidate that was in no round is missing. The range is that of
-        `median_figure`: it describes, and has no part in any decision.
+        Dropped and withdrawn candidates are included; only a candidate without any round is missing. The range is that of
+        `median_figure`. It is descriptive and does not affect any decision.
         """
         found = {name: figure for name in self._simplicity if (figure := self.ratio(name, REFERENCE))}
         return dict(sorted(found.items(), key=lambda item: item[1].median))
 
     def ratio(self, name: str, other: str) -> Figure | None:
-        """Return one's time divided by the other's, the median over the rounds that both were in; None: there is no such."""
+        """Return the time of `name` divided by that of `other`: the median over their common rounds; None without such a
+        round."""
         both = [taken[name].seconds / taken[other].seconds for taken in self._rounds if name in taken and other in taken]
         return median_figure(both) if both else None
 
     def verdict(self) -> Verdict:
-        """Return who won, or would win if the race ended now."""
+        """Return the winner so far: the result if the race ended now."""
         alive = sorted(self.alive, key=self._by_simplicity)
         if not alive:
             return Verdict(None, (), (), decided=False)
@@ -229,15 +237,15 @@ class Race:
         return Verdict(winner, tuple(near[1:]), unsettled, decided=not unsettled)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain numbers, strings and lists, for `from_json`: the options, and all that was noted."""
+        """Return the options and all events as plain numbers, strings and lists, for `from_json`."""
         return {"simplicity": dict(self._simplicity), **self._options, "events": list(self._events)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Race:
-        """Return the race that `to_json` was called on: it goes on as that would have.
+        """Return the race that `to_json` was called on. It continues with the same decisions.
 
         Raises:
-            ConfigError: a round or an option is not what a race can have.
+            ConfigError: a round or an option is not valid for a race.
         """
         options = {name: data[name] for name in ("seed", "indifference", "alpha")}
         race = cls(list(data["simplicity"]), simplicity=data["simplicity"], **options)
@@ -249,7 +257,7 @@ class Race:
         return race
 
     def _leader(self) -> str:
-        """Return who is faster than most others of those alive, each told by most rounds; then by most rounds in all."""
+        """Return the candidate that beats the most others, each in most rounds; ties go to the one with the most won rounds."""
         alive = self.alive
 
         def key(name: str) -> tuple[int, int, tuple[float, str]]:
@@ -262,7 +270,7 @@ class Race:
         return self._simplicity[name], name
 
     def _num_near(self, name: str, other: str) -> int:
-        """Return in how many rounds the first was at most 2 % slower than the second."""
+        """Return the number of rounds in which the first was at most 2 % slower than the second."""
         return self.rounds - self._slower[name, other]
 
     def _drop(self) -> None:
@@ -271,7 +279,7 @@ class Race:
         leader, needed = self._leader(), successes_needed(self.rounds, self._alpha)
         for name in self.alive:
             if name != leader and (self._slower[name, leader] >= needed or self._is_hopeless(name, leader)):
-                self._dropped[name] = self._why(name, leader)
+                self._dropped[name] = self._drop_reason(name, leader)
 
     def _is_hopeless(self, name: str, leader: str) -> bool:
         return any(
@@ -279,7 +287,7 @@ class Race:
             for rounds, factor in HOPELESS
         )
 
-    def _why(self, name: str, leader: str) -> str:
+    def _drop_reason(self, name: str, leader: str) -> str:
         found = median_figure(taken[name].seconds / taken[leader].seconds for taken in self._rounds)
         return f"{found.median:.3g}x [{found.low:.3g} .. {found.high:.3g}] the time of {leader} over {found.samples} rounds"
 

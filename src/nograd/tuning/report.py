@@ -1,4 +1,5 @@
-"""The report of `nograd tune` for a terminal and as a file: `to_text`, `dumps`, `loads`. The page is `nograd.tuning.html`."""
+"""Write the report of `nograd tune` for a terminal and as a file: `to_text`, `dumps`, `loads`. For HTML see
+`nograd.tuning.html`."""
 
 from __future__ import annotations
 
@@ -24,11 +25,11 @@ WIDTH = 100
 """Columns of the terminal."""
 
 OPTIONAL = ("batch", "B", "kB", "MB", "GB", "metric")
-"""Columns that go, one after the other, where the names of the candidates need their room."""
+"""Columns that are removed, in this order, if the candidates' names need the room."""
 
 INDENT = 2
 
-# As a file
+# File format
 
 
 class _File(msgspec.Struct):
@@ -38,7 +39,7 @@ class _File(msgspec.Struct):
 
 
 def dumps(report: TuneReport) -> bytes:
-    """Return the report as JSON. NaN and infinities, which JSON lacks, are the strings `nan`, `inf` and `-inf`."""
+    """Return the report as JSON. NaN and infinities, which JSON lacks, become the strings `nan`, `inf` and `-inf`."""
     body = msgspec.json.encode(_plain(report.to_json()))
     return msgspec.json.format(msgspec.json.encode(_File(KIND, FORMAT, msgspec.Raw(body)))) + b"\n"
 
@@ -46,10 +47,11 @@ def dumps(report: TuneReport) -> bytes:
 def loads(text: bytes | str) -> TuneReport:
     """Return the report that `dumps` wrote.
 
-    Equal to it, but for what `machine` and `parity` may hold beyond plain JSON: tuples come back as lists, NaN as its string.
+    The report is equal except for values in `machine` and `parity` that JSON lacks: tuples become lists, NaN becomes its
+    string.
 
     Raises:
-        ModelLoadError: the text is not such a report, or of a newer format.
+        ModelLoadError: the text is not such a report, or has a newer format.
     """
     try:
         file = msgspec.json.decode(text, type=_File)
@@ -69,16 +71,18 @@ def _plain(value: Any) -> Any:
         return [_plain(child) for child in value]
     if isinstance(value, float) and not isfinite(value):
         return str(value)
-    # a file name that is not UTF-8 holds lone surrogates, which JSON lacks too
+    # A file name that is not UTF-8 contains unpaired surrogates, which JSON lacks too.
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
-# For a terminal
+# Terminal
 
 
 def to_text(report: TuneReport) -> str:
-    """Return the report for a terminal of 100 columns, without colours: the verdict, the candidates from the winner down, why
-    the others are out, how it did under load, and what a reader must know.
+    """Return the report for a terminal of 100 columns, without colours.
+
+    The parts are: the verdict, the candidates from the winner down, the reasons for the others, the test under load, and
+    the notes.
     """
     parts = [
         _head(report),
@@ -122,7 +126,7 @@ def _table(report: TuneReport) -> list[str]:
 
 
 def is_measured(row: Row) -> bool:
-    """Whether a row has figures to show beside the others'."""
+    """Return True if a row has measurements to show."""
     return any(value is not None for value in (row.ratio, row.lone_s, row.rows_per_s))
 
 
@@ -168,7 +172,7 @@ def _reasons(report: TuneReport) -> list[str]:
 
 
 def by_reason(rows: Iterable[Row]) -> list[tuple[str, list[str]]]:
-    """Return the candidates' names by their reason, in the rows' order; both cleaned."""
+    """Return the candidates' names by reason, in the order of the rows. Control characters are removed from both."""
     found: dict[str, list[str]] = {}
     for row in rows:
         found.setdefault(clean(row.reason), []).append(clean(row.candidate))
@@ -176,7 +180,7 @@ def by_reason(rows: Iterable[Row]) -> list[tuple[str, list[str]]]:
 
 
 def independences(report: TuneReport) -> list[tuple[str, Independence]]:
-    """Return each variant that was measured, with the influence of a batch on the answers of its rows."""
+    """Return each measured variant with its independence: how much a batch influences the answers of its rows."""
     found: dict[str, Independence] = {}
     for row in report.rows:
         if row.independence is not None:
@@ -213,12 +217,12 @@ def _effort(report: TuneReport) -> list[str]:
 
 
 def budget(report: TuneReport) -> str:
-    """Return ` of a budget of 300 s`, or nothing where there was none."""
+    """Return ` of a budget of 300 s`; empty without a budget."""
     return f" of a budget of {figures.seconds(report.budget_s)}" if report.budget_s > 0 else ""
 
 
 def rounds(report: TuneReport) -> str:
-    """Return how many rounds were measured, and how many thrown away."""
+    """Return the number of measured and of discarded rounds, as a sentence."""
     if not report.rounds and not report.discarded_rounds:
         return ""
     thrown = f"; {report.discarded_rounds:,} more thrown away, since the machine was busy" if report.discarded_rounds else ""

@@ -1,4 +1,4 @@
-"""The parts of the report's page but for its tables: functions from the report to markup, empty where nothing is to say."""
+"""Render the parts of the report's page, except its tables. Each function returns markup, empty if it has no content."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from nograd.tuning.values import CurvePoint, Row, TuneReport
 __all__ = ["curves", "effort", "machine", "notes", "picture", "verdict"]
 
 MAX_CURVES = 4
-"""Cost curves in one plot; the winner's first."""
+"""Maximum cost curves in one plot; the winner's is first."""
 
 
 # The verdict
 
 
 def verdict(report: TuneReport) -> str:
-    """Return the sentence, what is next, and the winner's figures beside the reference's."""
+    """Return the verdict, the runner-up, and the winner's figures next to the reference's."""
     about = ", ".join(part for part in (f"goal {report.goal}", report.data, _tolerance(report)) if part)
     parts = [element("h1", text(report.model or "a model")), element("p", text(about), class_="about")]
     parts.append(element("p", _sentence(report), class_="verdict"))
@@ -52,12 +52,12 @@ def _sentence(report: TuneReport) -> str:
     said, _, confirmed = wording.standing(report).rpartition("; ")
     tone = {True: "good", False: "bad"}[report.confirmation.confirmed] if report.confirmation else "quiet"
     name = element("strong", text(wording.full_name(winner.candidate)))
-    whole = re.sub(r"\[[^\]]*\]", r'<span class="whole">\g<0></span>', text(said))  # an interval is not broken over two lines
+    whole = re.sub(r"\[[^\]]*\]", r'<span class="whole">\g<0></span>', text(said))  # an interval must not break over two lines
     return f"{name}: {whole}; {element('span', text(confirmed), class_=tone)}"
 
 
 def _tiles(report: TuneReport) -> list[tuple[str, str, str]]:
-    """Name, value and note of each figure of the winner that is known."""
+    """Return name, value and note of each known figure of the winner."""
     winner = report.winner
     if winner is None:
         return []
@@ -100,16 +100,16 @@ def _reference_metric(report: TuneReport) -> str:
 
 
 def notes(report: TuneReport) -> str:
-    """Return what a reader must know."""
+    """Return the notes of the report."""
     said = [element("li", text(note)) for note in report.notes]
     return element("ul", said, class_="notice", aria_label="Notes") if said else ""
 
 
-# Pictures
+# Plots
 
 
 def picture(report: TuneReport) -> str:
-    """Return latency against throughput; empty where fewer than two have both."""
+    """Return the plot of latency against throughput; empty if fewer than two candidates have both."""
     drawn = [row for row in report.rows if tradeoff.is_drawn(row)]
     if len(drawn) < 2:
         return ""
@@ -131,7 +131,7 @@ def _legend(drawn: Sequence[Row], report: TuneReport) -> str:
 
 
 def curves(report: TuneReport) -> str:
-    """Return seconds and rate by the size of a run, and the first curve's figures as a table."""
+    """Return the plots of seconds and rate by the size of a run, and a table of the first curve's figures."""
     rows = [row for row in report.rows if len(_points(row)) > 1]
     rows = [row for row in rows if row.curve_unit == rows[0].curve_unit][:MAX_CURVES]
     if not rows:
@@ -178,7 +178,7 @@ def _curve_table(row: Row) -> str:
 
 
 def effort(report: TuneReport) -> str:
-    """Return where the time went, phase by phase, and the rounds."""
+    """Return the time spent per phase, and the number of rounds."""
     spent = {name: value for name, value in report.spent_s.items() if is_positive(value)}
     total = sum(spent.values())
     whole = max(total, report.budget_s) if is_positive(report.budget_s) else total
@@ -196,7 +196,7 @@ def _phase(name: str, value: float, class_: str) -> str:
 
 
 def machine(report: TuneReport) -> str:
-    """Return the machine, its libraries, and what gives the report again."""
+    """Return the machine, its libraries, and the command that reproduces the report."""
     facts = dict(report.machine)
     libraries = facts.pop("libraries", None)
     memory = facts.pop("memory_bytes", None)

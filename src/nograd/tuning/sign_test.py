@@ -1,4 +1,4 @@
-"""What can be said of a median by counting: a sequential test, and a range. Whatever the noise looks like; pure functions."""
+"""Test a median by counting: a sequential test and a range. No shape of the noise is assumed; pure functions."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["log_evidence", "median_figure", "successes_needed"]
 
 
 def log_evidence(successes: int, trials: int) -> float:
-    """Return the logarithm of the evidence that something happens in more than half of all cases.
+    """Return the logarithm of the evidence that an event happens in more than half of all cases.
 
-    It is the likelihood ratio of a probability p, spread evenly over (1/2, 1], against p = 1/2:
-    `2 * integral p^k (1 - p)^(n - k) dp / 2^-n`, which is `sum_(j <= k) C(n + 1, j) / ((n + 1) C(n, k))`. Where p is 1/2 or
-    less the ratio never rises on average, so by Ville's inequality it ever reaches `1 / alpha` with probability alpha at most,
-    however often one looks and whenever one stops (Ramdas, Grunwald, Vovk, Shafer, "Game-theoretic statistics and safe
+    The evidence is the likelihood ratio of a probability p, spread evenly over (1/2, 1], against p = 1/2: `2 * integral p^k
+    (1 - p)^(n - k) dp / 2^-n`, which is `sum_(j <= k) C(n + 1, j) / ((n + 1) C(n, k))`. If p is 1/2 or less, the ratio
+    never rises on average. By Ville's inequality it then ever reaches `1 / alpha` with probability alpha at most, however
+    often it is checked and whenever the test stops (Ramdas, Grunwald, Vovk, Shafer, "Game-theoretic statistics and safe
     anytime-valid inference", Statistical Science, 2023).
 
     Args:
-        successes: cases in which it happened.
+        successes: cases in which the event happened.
         trials: all cases.
     """
     return log(sum(comb(trials + 1, j) for j in range(successes + 1))) - log((trials + 1) * comb(trials, successes))
@@ -31,13 +31,13 @@ def log_evidence(successes: int, trials: int) -> float:
 
 @lru_cache(maxsize=4096)
 def successes_needed(trials: int, alpha: float) -> int:
-    """Return the fewest successes whose evidence reaches `1 / alpha`; `trials + 1` where all are not enough.
+    """Return the minimum number of successes whose evidence reaches `1 / alpha`; `trials + 1` if even `trials` do not.
 
     Args:
-        trials: cases so far.
-        alpha: probability of being wrong, over all times that one looks.
+        trials: number of cases so far.
+        alpha: probability of an error, over all checks together.
     """
-    below, ways, needed = 2 ** (trials + 1) - 1, 1, trials + 1  # for as many successes as trials; then one fewer in each turn
+    below, ways, needed = 2 ** (trials + 1) - 1, 1, trials + 1  # starts with as many successes as trials; each step removes one
     while needed and log(below) - log((trials + 1) * ways) >= -log(alpha):
         needed -= 1
         below -= comb(trials + 1, needed)
@@ -46,15 +46,15 @@ def successes_needed(trials: int, alpha: float) -> int:
 
 
 def median_figure(values: Iterable[float], *, confidence: float = 0.95) -> Figure:
-    """Return the median, and the range between two of the values that holds the true median.
+    """Return the median, and the range between two of the values that contains the true median.
 
-    The range is as narrow as the sign test allows (David, Nagaraja, Order Statistics, 2003, 7.1). With five values or fewer
-    there is none at 95 %: it is then from the smallest to the largest, and five of them hold the median with 94 %. It is meant
-    for a number of values that was fixed beforehand: a description, nothing to stop by.
+    The range is as narrow as the sign test allows (David, Nagaraja, Order Statistics, 2003, 7.1). No range of five or fewer
+    values reaches 95 %: it then extends from the smallest to the largest value, and with five of them contains the median
+    with 94 %. It requires a number of values that was fixed in advance: it is descriptive and must not decide when to stop.
 
     Args:
-        values: one or more, in any order.
-        confidence: least probability that the range holds the true median.
+        values: one or more values, in any order.
+        confidence: minimum probability that the range contains the true median.
 
     Raises:
         ConfigError: there is no value.
@@ -68,10 +68,10 @@ def median_figure(values: Iterable[float], *, confidence: float = 0.95) -> Figur
 
 @lru_cache(maxsize=4096)
 def _num_outside(count: int, confidence: float) -> int:
-    """Return how many values at each end may lie outside of the range."""
+    """Return the number of values at each end that may be outside the range."""
     tail, log_limit = 0, log((1 - confidence) / 2) + count * log(2)
     for outside in range(count // 2 + 1):
         tail += comb(count, outside)
         if log(tail) > log_limit:
             return max(outside - 1, 0)
-    return 0  # not reached: half of all are more than any tail
+    return 0  # not reached: half of all values are more than any tail

@@ -1,4 +1,4 @@
-"""What an interrupted run leaves for the next: files that were built, and rounds that were measured."""
+"""Save the state of an interrupted run for the next one: built files and measured rounds."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["State"]
 
 
 class State:
-    """A JSON file beside the built files; of another model, sample, machine or nograd it is forgotten.
+    """A JSON file next to the built files. It is ignored if the model, sample, machine or nograd version differs.
 
     Args:
-        folder: of the work.
-        key: what the work belongs to.
+        folder: folder of the work.
+        key: identifies the work; a file with another key is ignored.
     """
 
     def __init__(self, folder: Path, key: str) -> None:
@@ -32,27 +32,27 @@ class State:
 
     @property
     def race(self) -> Any:
-        """What was measured, as `Race.to_json` wrote it; None where nothing was."""
+        """The saved race, as `Race.to_json` wrote it; None without measured rounds."""
         return self._content["race"]
 
     def built(self, candidate: Candidate, path: Path | None) -> tuple[float, int | None, tuple[str, ...]] | None:
-        """Return seconds, bytes and notes of a variant that was built before, and lies there whole; else None."""
+        """Return seconds, bytes and notes of a build whose file still exists; else None."""
         known = self._content["built"].get(candidate.variant)
         if known is None or path is None or not path.is_file():
             return None
         return known["build_s"], known["file_bytes"], tuple(known["notes"])
 
     def note_built(self, candidate: Candidate, build_s: float, file_bytes: int | None, notes: Sequence[str]) -> None:
-        """Remember that a variant was built."""
+        """Save the record of a build."""
         self._content["built"][candidate.variant] = {"build_s": build_s, "file_bytes": file_bytes, "notes": list(notes)}
         self._save()
 
     def note_race(self, race: Any) -> None:
-        """Remember what was measured."""
+        """Save the measured rounds."""
         self._content["race"] = race
         self._save()
 
     def _save(self) -> None:
-        beside = self._file.with_suffix(".new")
-        beside.write_text(json.dumps(self._content), "utf-8")
-        beside.replace(self._file)
+        temporary = self._file.with_suffix(".new")
+        temporary.write_text(json.dumps(self._content), "utf-8")
+        temporary.replace(self._file)

@@ -1,4 +1,4 @@
-"""The tables of the report's page, each a function from the report to markup; empty where there is nothing to say."""
+"""Render the tables of the report's page. Each function returns markup, empty if it has no content."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from nograd.tuning.values import Row, TuneReport
 __all__ = ["candidates", "confirmation", "independence", "parity", "unused"]
 
 MAX_OPEN_ROWS = 12
-"""Worst rows that are shown without being asked for."""
+"""Maximum number of worst rows that are shown without expanding the table."""
 
 
 def candidates(report: TuneReport) -> str:
-    """Return a table of all that was measured, the winner first."""
+    """Return a table of all measured candidates, the winner first."""
     rows = [row for _, group in wording.groups(report) for row in group if is_measured(row)]
     if not rows:
         return ""
@@ -40,7 +40,7 @@ def candidates(report: TuneReport) -> str:
 
 
 def _candidate_columns(rows: Sequence[Row], report: TuneReport) -> dict[str, tuple[str, Callable[[Row], str]]]:
-    lone = figures.unit_of(row.lone_s.median for row in rows if row.lone_s)
+    single_row = figures.unit_of(row.lone_s.median for row in rows if row.lone_s)
     memory, file = (
         figures.unit_of(column, figures.BYTES) for column in ([r.rss_bytes for r in rows], [r.file_bytes for r in rows])
     )
@@ -50,8 +50,8 @@ def _candidate_columns(rows: Sequence[Row], report: TuneReport) -> dict[str, tup
         "status": ("", lambda row: element("span", text(wording.STATUSES[row.status][0]), class_=f"status {row.status}")),
         f"times {report.reference or 'the reference'}": ("n", lambda row: _figure(row.ratio, ratio=True)),
         "": ("bar-cell", lambda row: plots.ratio_bar(row.ratio, largest, row.status)),
-        f"one row alone, {lone.name}": ("n", lambda row: _figure(row.lone_s, lone)),
-        f"p99, {lone.name}": ("n", lambda row: text(lone(row.lone_p99_s))),
+        f"one row alone, {single_row.name}": ("n", lambda row: _figure(row.lone_s, single_row)),
+        f"p99, {single_row.name}": ("n", lambda row: text(single_row(row.lone_p99_s))),
         "rows/s": ("n", lambda row: _figure(row.rows_per_s, figures.Unit(""))),
         "rows a run": ("n", lambda row: f"{row.batch_rows:,}" if row.batch_rows else figures.NONE),
         f"memory, {memory.name}": ("n", lambda row: text(memory(row.rss_bytes))),
@@ -76,7 +76,7 @@ PARITY_HEADS = (
 
 
 def parity(report: TuneReport) -> str:
-    """Return how near each variant's answers are to eager's, output by output, and its worst rows."""
+    """Return a table of each variant's parity with eager by output, and its worst rows."""
     found = _parities(report)
     rows = [
         [element("span", text(name), class_="again" if place else None), *_output(output), _passed(near)]
@@ -107,7 +107,7 @@ def _difference(value: float) -> str:
 
 
 def _parities(report: TuneReport) -> list[tuple[str, ParityReport]]:
-    """Each variant once, unless its layouts differ in their answers."""
+    """Return each variant once, or more often if its layouts differ in their parity."""
     found: dict[tuple[str, str], ParityReport] = {}
     for row in report.rows:
         if near := wording.parity_of(row):
@@ -132,7 +132,7 @@ def _worst(found: Sequence[tuple[str, ParityReport]]) -> str:
 
 
 def independence(report: TuneReport) -> str:
-    """Return how far the rows of a batch influence each other, variant by variant."""
+    """Return a table of how much the rows of a batch influence each other, by variant."""
     found = independences(report)
     if not found:
         return ""
@@ -155,7 +155,7 @@ def independence(report: TuneReport) -> str:
 
 
 def unused(report: TuneReport) -> str:
-    """Return what was refused, failed, dropped or not tried, each with its reason."""
+    """Return the candidates that were refused, failed, dropped or not tried, each with its reason."""
     parts = []
     for status, rows in wording.groups(report):
         told = [row for row in rows if row.reason or status not in ("tied", "measured")]
@@ -176,7 +176,7 @@ def _stacked(main: str, small: str) -> str:
 
 
 def confirmation(report: TuneReport) -> str:
-    """Return the winner behind the real batcher: measured against predicted."""
+    """Return the winner's latency through the real batcher: measured against predicted."""
     found = report.confirmation
     if found is None:
         return ""

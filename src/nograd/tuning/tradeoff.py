@@ -1,4 +1,4 @@
-"""The picture of a report: latency of one row alone against rows a second, with the front that nothing beats, as inline SVG."""
+"""Plot latency of a single row against rows per second, with the Pareto front, as inline SVG."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from nograd.tuning.values import Row, TuneReport
 __all__ = ["SHAPES", "front", "is_drawn", "max_names", "tradeoff"]
 
 SHAPES = (Shape("wide", 1060, 400, 13), Shape("medium", 680, 380), Shape("narrow", 330, 330, left=50, right=12))
-"""`wide` from 1000 pixels on, `medium` below, `narrow` below 620 (see `report.css`)."""
+"""Shapes of the plot: `wide` from 1000 pixels, `medium` below, `narrow` below 620 (see `report.css`)."""
 
 
 def is_drawn(row: Row) -> bool:
-    """Whether a row has both figures that make a point of the picture."""
+    """Return True if a row has both figures of a point in the plot."""
     return (
         row.lone_s is not None and row.rows_per_s is not None and is_positive(row.lone_s.median, row.rows_per_s.median)
     )  # fmt: skip
 
 
 def point_of(row: Row) -> tuple[float, float]:
-    """Return seconds of one row alone, and rows a second."""
+    """Return the seconds of a single row, and rows per second."""
     assert row.lone_s is not None  # noqa: S101  see `is_drawn`
     assert row.rows_per_s is not None  # noqa: S101
     return row.lone_s.median, row.rows_per_s.median
@@ -44,7 +44,7 @@ def front(rows: Sequence[Row]) -> list[Row]:
 
 
 def tradeoff(report: TuneReport, shape: Shape) -> str:
-    """Return the picture: latency of one row alone against rows a second, with intervals, the front, and names."""
+    """Return the plot of single-row latency against rows per second, with intervals, the front and names."""
     rows = [row for row in report.rows if is_drawn(row)]
     axes = _tradeoff_axes(rows, shape)
     best = front(rows)
@@ -64,15 +64,15 @@ def tradeoff(report: TuneReport, shape: Shape) -> str:
 
 def _tradeoff_axes(rows: Sequence[Row], shape: Shape) -> Axes:
     frame = shape.frame
-    lone = [value for row in rows if row.lone_s for value in reach(row.lone_s)]
+    latencies = [value for row in rows if row.lone_s for value in reach(row.lone_s)]
     rate = [value for row in rows if row.rows_per_s for value in reach(row.rows_per_s)]
-    x, y = Scale.over(lone, frame.left, frame.right), Scale.over(rate, frame.bottom, frame.top, pad=0.1)
-    unit = figures.unit_of(lone)
+    x, y = Scale.over(latencies, frame.left, frame.right), Scale.over(rate, frame.bottom, frame.top, pad=0.1)
+    unit = figures.unit_of(latencies)
     return Axes(shape, x, y, unit, figures.Unit(""), ticks_of(x, shape), f"one row alone, {unit.name}", "rows a second")
 
 
 def _front_line(best: Sequence[Row], axes: Axes) -> str:
-    """The edge of what is beaten: it steps from point to point, and goes on to the frame at both ends."""
+    """Return the front as a line. It steps from point to point, and continues to the frame at both ends."""
     frame, corners = axes.shape.frame, _front_corners(best, axes)
     area = polyline([*corners, (frame.right, frame.bottom)], class_="beaten", closed=True)
     return area + polyline(corners, class_="front")
@@ -97,9 +97,11 @@ def _whiskers(row: Row, axes: Axes) -> str:
 
 
 def _mark(row: Row, axes: Axes, report: TuneReport) -> str:
-    lone, rate = point_of(row)
-    x, y = axes.x(lone), axes.y(rate)
-    said = f"{row.candidate} ({wording.STATUSES[row.status][0]}): {figures.seconds(lone)} alone, {figures.number(rate)} rows/s"
+    latency, rate = point_of(row)
+    x, y = axes.x(latency), axes.y(rate)
+    said = (
+        f"{row.candidate} ({wording.STATUSES[row.status][0]}): {figures.seconds(latency)} alone, {figures.number(rate)} rows/s"
+    )
     title = element("title", escape(clean(said)))
     kind = "reference" if wording.is_reference(row, report) and row.status != "winner" else row.status
     if kind == "reference":
@@ -109,7 +111,7 @@ def _mark(row: Row, axes: Axes, report: TuneReport) -> str:
 
 
 def _names(rows: Sequence[Row], axes: Axes, report: TuneReport) -> list[str]:
-    """Names beside the points: the winner's first, then those of the front; where there is no room, none."""
+    """Return labels next to the points: the winner's first, then those of the front. Labels without room are omitted."""
     best, size = front(rows), axes.shape.font_px
     order = sorted(rows, key=lambda row: _rank(row, report, is_best=row in best))
     most = max_names(axes.shape)
@@ -124,7 +126,7 @@ def _names(rows: Sequence[Row], axes: Axes, report: TuneReport) -> list[str]:
 
 
 def max_names(shape: Shape) -> int:
-    """Return how many names a plot can bear before nobody can tell whose they are."""
+    """Return the maximum number of labels at which a reader can still match each label to its point."""
     frame = shape.frame
     return int((frame.right - frame.left) * (frame.bottom - frame.top) / 7500)
 

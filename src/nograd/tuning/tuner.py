@@ -1,4 +1,4 @@
-"""Tuning from beginning to end: build, prove, race, curve, confirm, write. Whatever is interrupted leaves the best so far."""
+"""Tune a model: build, compare, race, measure the cost curve, confirm. An interrupted run returns the best result so far."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "Settings", "run"]
 
 BUILDING, SCOUTING, MEASURING, CURVES = 0.5, 0.55, 0.8, 0.9
-"""Shares of the budget by which each phase should be over; confirming has the rest."""
+"""Share of the budget at which each phase should end. Confirming has the rest."""
 
 LEAST = 0.1
-"""Share of the budget that measuring gets in any case, and curves half of it: where building took longer than it should."""
+"""Minimum share of the budget for measuring, and half of it for the curve, if building took longer than planned."""
 
 CONFIRM_S = 5.0
 
@@ -58,25 +58,25 @@ ORDER = ("winner", "tied", "measured", "dropped", "refused", "failed", "not_trie
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a user may say of tuning, beside the model and its sample."""
+    """Settings of tuning, except for the model and its sample."""
 
     goal: Goal
     tolerance: Tolerance
-    tolerance_told: str
+    tolerance_text: str
     budget_s: float = 120.0
     backends: tuple[str, ...] | None = None
     metric: Metric | None = None
     metric_drop: float = 0.0
     memory_bytes: int | None = None
-    """A candidate's process may grow by; None: half of what is free."""
+    """Maximum memory growth of a candidate's process, in bytes; None: half of the free memory."""
 
     cores: int = 1
     rounds: int | None = None
-    """Rounds that are measured, at most."""
+    """Maximum number of measured rounds."""
 
     seed: int = 0
     accept_coupled_rows: bool = False
-    """Whether a candidate may win whose rows influence each other."""
+    """True if a candidate whose rows influence each other may win."""
 
     def __post_init__(self) -> None:
         if not MIN_BUDGET_S <= self.budget_s < float("inf"):
@@ -93,17 +93,17 @@ class Settings:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of it: the report, and what writing a bundle needs."""
+    """Result of tuning: the report, and the data that writing a bundle needs."""
 
     report: TuneReport
     winner: Entry | None = None
     is_whole: bool = True
-    """False where it was interrupted: files and rounds are kept, and the same call goes on from them."""
+    """False if the run was interrupted. Files and rounds are saved, and the same call resumes from them."""
 
 
 @dataclass(slots=True)
 class _Run:
-    """A run on its way."""
+    """State of a run in progress."""
 
     entries: list[Entry] = field(default_factory=list)
     spent_s: dict[str, float] = field(default_factory=dict)
@@ -116,7 +116,7 @@ class _Run:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Count the seconds of a phase, also of one that is interrupted."""
+        """Add up the seconds of a phase, also if it is interrupted."""
         begun = time.monotonic()
         try:
             yield
@@ -131,18 +131,18 @@ def run(
     """Tune a model.
 
     Args:
-        predictor: over the eager backend.
+        predictor: a predictor over the eager backend.
         sample: the user's rows.
-        settings: goal, tolerance, budget, ...
-        name: the model's, for the report.
-        folder: for files that are built; an earlier run's are used again.
-        can_win: whether a bundle can hold a candidate; others are measured, and do not win.
-        tell: called with the phase and what just happened.
-        command: what gives the report again.
+        settings: goal, tolerance, budget and so on.
+        name: the model's name in the report.
+        folder: folder for built files. Files of an earlier run are reused.
+        can_win: returns True if a bundle can hold a candidate. Other candidates are measured but do not win.
+        tell: called with the phase and a progress text.
+        command: command line that reproduces the report.
 
     Raises:
-        UnsupportedError: the model is no torch module on the CPU.
-        SignatureError: it cannot run the sample.
+        UnsupportedError: the model is not a torch module on the CPU.
+        SignatureError: the model cannot run the sample.
     """
     reference = _reference_of(predictor)
     begun = time.monotonic()
@@ -158,14 +158,14 @@ def run(
         with ignored_ctrl_c():
             for entry in this.entries:
                 entry.close()
-    with ignored_ctrl_c():  # a second one, from an impatient user, would lose the result
-        _settle(this, settings.goal, can_win)
+    with ignored_ctrl_c():  # a second Ctrl-C of an impatient user would lose the result
+        _choose_from_measured(this, settings.goal, can_win)
         report = _report(this, settings, sample, name=name, command=command)
     return Outcome(report, this.winner, this.is_whole)
 
 
-def _settle(this: _Run, goal: Goal, can_win: Callable[[Entry], bool]) -> None:
-    """Say what was not measured, choose from what was, and say so if the run was interrupted."""
+def _choose_from_measured(this: _Run, goal: Goal, can_win: Callable[[Entry], bool]) -> None:
+    """Mark unmeasured candidates, choose a winner from the measured ones, and add a note if the run was interrupted."""
     for entry in this.entries:
         if entry.status == "measured" and not entry.lone_s:
             entry.end("not_tried", "tuning ended before it was measured")
@@ -189,11 +189,12 @@ def _reference_of(predictor: Predictor) -> ModuleBackend:
 
 
 def _task(predictor: Predictor, reference: ModuleBackend, sample: Sample, settings: Settings) -> Task:
-    """Run eager over the sample: its answers are what all others are compared with. With one thread: two that wait for each
-    other on a busy machine took 67 s instead of 2.
+    """Run eager over the sample; all candidates are compared with its answers.
+
+    Eager runs on one thread, because on a busy machine two threads that waited for each other took 67 s instead of 2 s.
     """
     with _one_thread():
-        return _proven_by_eager(predictor, reference, sample, settings)
+        return _run_eager(predictor, reference, sample, settings)
 
 
 @contextmanager
@@ -208,7 +209,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _proven_by_eager(predictor: Predictor, reference: ModuleBackend, sample: Sample, settings: Settings) -> Task:
+def _run_eager(predictor: Predictor, reference: ModuleBackend, sample: Sample, settings: Settings) -> Task:
     few = sample.parts[:8]
     predictor.run(few[0])
     begun = time.perf_counter()
@@ -241,7 +242,7 @@ def _tune(
     tried = variants(
         task.reference.model, settings.tolerance, has_metric=settings.metric is not None, backends=settings.backends
     )
-    state = State(folder, _key(task, settings, tried))
+    state = State(folder, _state_key(task, settings, tried))
     with this.phase("building"):
         prepare(plan, tried, state, this.entries)
     reference = this.entries[0]
@@ -263,7 +264,7 @@ def _tune(
             least_memory(this.measured, this.entries)
     _note_race(this)
     _note_slo(this, settings.goal)
-    _crown(this, can_win)
+    _choose_winner(this, can_win)
     with this.phase("curves"):
         tell("curves", str(this.winner.candidate) if this.winner else "")
         _measure_curve(this, task, max(begun + CURVES * budget_s, time.monotonic() + LEAST * budget_s / 2))
@@ -283,16 +284,16 @@ def _note_race(this: _Run) -> None:
 
 
 def _note_slo(this: _Run, goal: Goal) -> None:
-    """Say so where not even a row alone is answered in the time that is wanted."""
-    looked_at = [entry for entry in this.entries if entry.lone_s]  # where there is but one, no race has an order
+    """Add a note if not even a single row meets the goal's deadline."""
+    looked_at = [entry for entry in this.entries if entry.lone_s]  # with a single candidate, the race has no order
     if goal.slo_s is not None and looked_at and all(entry.rows_within(goal.slo_s) is None for entry in looked_at):
         this.notes.append(
             f"nothing answers even a row alone within {goal.slo_s * 1e3:g} ms: the winner is the fastest for a row alone"
         )
 
 
-def _crown(this: _Run, can_win: Callable[[Entry], bool]) -> None:
-    """Take the winner of the race; where no bundle can hold it, the best that one can hold."""
+def _choose_winner(this: _Run, can_win: Callable[[Entry], bool]) -> None:
+    """Choose the winner of the race. If no bundle can hold it, choose the best candidate that a bundle can hold."""
     order = this.measured.order if this.measured is not None else []
     able = [entry for entry in order if can_win(entry)]
     if not able:
@@ -318,7 +319,8 @@ def _measure_curve(this: _Run, task: Task, until: float) -> None:
 
 
 def _confirm(this: _Run, task: Task, settings: Settings, begun: float) -> None:
-    """Serve the winner under load; where it does not keep what was measured, twice, take the runner-up if that one does."""
+    """Serve the winner under load. If it twice misses its measured figures, take the runner-up, provided that it meets its
+    own."""
     if this.winner is None or this.cost is None or this.winner.worker is None:
         return
     left_s = begun + settings.budget_s - time.monotonic()
@@ -343,7 +345,7 @@ def _confirm(this: _Run, task: Task, settings: Settings, begun: float) -> None:
 
 
 def _best_so_far(this: _Run, goal: Goal | None, can_win: Callable[[Entry], bool]) -> None:
-    """Choose from what little was measured: the best of a first look."""
+    """Choose the best candidate from the scouting samples."""
     from statistics import median
 
     seen = [
@@ -366,11 +368,11 @@ def _best_so_far(this: _Run, goal: Goal | None, can_win: Callable[[Entry], bool]
 def _report(this: _Run, settings: Settings, sample: Sample, *, name: str, command: str) -> TuneReport:
     from nograd import __version__
 
-    rows = sorted((entry.row() for entry in this.entries), key=_place)
+    rows = sorted((entry.row() for entry in this.entries), key=_sort_key)
     reference = this.entries[0] if this.entries else None
     race = this.measured.race if this.measured is not None else None
     return TuneReport(
-        model=name, goal=str(settings.goal), tolerance=settings.tolerance_told, data=sample.told, rows=tuple(rows),
+        model=name, goal=str(settings.goal), tolerance=settings.tolerance_text, data=sample.description, rows=tuple(rows),
         reference=str(reference.candidate) if reference else "", machine=this_machine(runtimes=runtimes()).to_json(),
         budget_s=settings.budget_s, spent_s=dict(this.spent_s), rounds=race.rounds if race else 0,
         discarded_rounds=race.discarded if race else 0,
@@ -379,22 +381,22 @@ def _report(this: _Run, settings: Settings, sample: Sample, *, name: str, comman
     )  # fmt: skip
 
 
-def _place(row: Row) -> tuple[int, float, str]:
+def _sort_key(row: Row) -> tuple[int, float, str]:
     return ORDER.index(row.status), -(row.ratio.median if row.ratio else 0.0), str(row.candidate)
 
 
-def _key(task: Task, settings: Settings, tried: Sequence[Variant]) -> str:
-    """Return what built files and measured rounds belong to."""
+def _state_key(task: Task, settings: Settings, tried: Sequence[Variant]) -> str:
+    """Return the key of built files and measured rounds."""
     machine = this_machine(runtimes=runtimes(*(variant.candidate().kind for variant in tried)))
     return of_value(
         task.predictor.fingerprint().text, [dict(part) for part in task.workload.parts], str(settings.goal),
-        settings.tolerance_told, settings.cores, settings.accept_coupled_rows, machine.to_json(),
+        settings.tolerance_text, settings.cores, settings.accept_coupled_rows, machine.to_json(),
         [str(variant) for variant in tried],
     ).text  # fmt: skip
 
 
 def _free_bytes() -> int:
-    """Return the memory that could be had now, in bytes."""
+    """Return the available memory in bytes."""
     try:
         lines = Path("/proc/meminfo").read_text("ascii").splitlines()
     except OSError:

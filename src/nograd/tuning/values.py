@@ -1,4 +1,4 @@
-"""What tuning speaks of: a goal, a candidate, what was measured of it, the report. Values only; nothing here runs a model."""
+"""Values of tuning: goal, candidate, measurements, report. This module runs no model."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ __all__ = ["Candidate", "Confirmation", "CurvePoint", "Goal", "Row", "TuneReport
 GoalKind = Literal["latency", "throughput", "slo", "memory"]
 
 Status = Literal["winner", "tied", "measured", "dropped", "refused", "failed", "not_tried"]
-"""`tied`: within 2 % of the best, and less simple than the winner. `dropped`: measured, and slower beyond doubt. `refused`: it
-does not answer as the model does. `failed`: it could not be built or run. `not_tried`: see the row's reason."""
+"""`tied`: within 2 % of the best, and less simple than the winner. `dropped`: measured, and clearly slower. `refused`: its
+answers differ from the model's. `failed`: it could not be built or run. `not_tried`: see the row's reason.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a bundle shall be best at."""
+    """The quantity that a bundle is optimized for."""
 
     kind: GoalKind
     slo_s: float | None = None
-    """For `slo`: seconds within which answers are wanted."""
+    """For `slo`: maximum seconds to an answer."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("latency", "throughput", "slo", "memory"):
@@ -48,7 +49,7 @@ class Goal:
         """Return the goal that a user wrote: `latency`, `throughput`, `memory`, or `slo=20ms` (also `slo=0.02s`).
 
         Raises:
-            ConfigError: it is none of these.
+            ConfigError: the text has none of these forms.
         """
         kind, _, time = text.partition("=")
         if kind != "slo":
@@ -67,23 +68,23 @@ class Candidate:
     """One way to run the model: a backend at a precision, in a layout of lanes and threads."""
 
     backend: str
-    """Its name, such as `eager` or `onnx`."""
+    """Name of the backend, such as `eager` or `onnx`."""
 
     precision: str = "float32"
-    """`float32`, `bfloat16`, `float16`, `int8-dynamic`, `int8-static`."""
+    """`float32`, `bfloat16`, `float16`, `int8-dynamic` or `int8-static`."""
 
     lanes: int = 1
-    """Runs side by side."""
+    """Number of runs at the same time."""
 
     num_threads: int = 1
-    """Threads that one run computes with."""
+    """Threads of one run."""
 
     @property
     def kind(self) -> Kind:
         """The kind of its backend.
 
         Raises:
-            ConfigError: there is none of that name.
+            ConfigError: no backend has this name.
         """
         found = find_kind(self.backend)
         if found is None:
@@ -92,7 +93,7 @@ class Candidate:
 
     @property
     def variant(self) -> str:
-        """Backend and precision: what has to be built."""
+        """Backend and precision: the unit of building."""
         return self.backend if self.precision == "float32" else f"{self.backend} {self.precision}"
 
     @property
@@ -106,7 +107,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """Seconds of one run of a size."""
+    """Seconds of one run of a size, in rows or tokens."""
 
     size: int
     seconds: Figure
@@ -114,62 +115,62 @@ class CurvePoint:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One candidate, and what came of it."""
+    """One candidate and its results."""
 
     candidate: Candidate
     status: Status
     reason: str = ""
-    """Why it was refused, failed, dropped or not tried, in one sentence; empty where there is nothing to say."""
+    """Reason for the status, in one sentence; empty if none is needed."""
 
     build_s: float | None = None
     file_bytes: int | None = None
     rss_bytes: int | None = None
-    """Resident memory of a process that has opened it and run its largest batch."""
+    """Resident memory of a process that has opened it and run its largest batch, in bytes."""
 
     parity: Mapping[str, Any] | None = None
     """`ParityReport.to_json()`, against eager, over the user's own sample."""
 
     metric: float | None = None
-    """What the user's own function gave; higher is better."""
+    """Result of the user's metric; higher is better."""
 
     lone_s: Figure | None = None
     """Seconds of one row alone on an idle machine."""
 
     lone_p99_s: float | None = None
     rows_per_s: Figure | None = None
-    """Rows a second with all lanes busy, at the best batch size of those that were tried."""
+    """Rows per second with all lanes busy, at the best of the tested batch sizes."""
 
     batch_rows: int | None = None
     """Rows of a run at that rate."""
 
     ratio: Figure | None = None
-    """How many times better than the reference (eager, default layout) for the goal, paired round by round."""
+    """Factor by which the candidate beats the reference (eager, default layout) for the goal, paired by round."""
 
     rounds: int = 0
-    """Rounds that it was measured in."""
+    """Number of rounds with this candidate."""
 
     curve: tuple[CurvePoint, ...] = ()
     curve_unit: Literal["rows", "tokens"] = "rows"
     independence: Independence | None = None
-    """How far the rows of a batch influence each other, over the user's own rows."""
+    """How much the rows of a batch influence each other, over the user's own rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """The winner behind the real batcher, under load."""
+    """The winner under load, through the real batcher."""
 
     offered_per_s: float
-    """Rows a second, Poisson: 70 % of what the winner was measured to carry."""
+    """Rows per second, Poisson: 70 % of the winner's measured rate."""
 
     served_per_s: float
     p50_s: float
     p99_s: float
     predicted_p50_s: float
     predicted_p99_s: float
-    """Of a simulated batcher on the measured curve, with the same arrivals."""
+    """Prediction by a simulated batcher on the measured curve, with the same arrivals."""
 
     cost_ratio: float
-    """Seconds that the runs took, divided by those that the curve says."""
+    """Measured seconds of the runs, divided by the curve's prediction."""
 
     confirmed: bool
     reason: str = ""
@@ -177,22 +178,22 @@ class Confirmation:
 
 @dataclass(frozen=True, slots=True)
 class TuneReport:
-    """All candidates, and why the winner won."""
+    """All candidates, and the reasons for the choice."""
 
     model: str
     goal: str
     tolerance: str
     data: str
-    """What was measured on, in words: `200 rows of sample.jsonl, 5 to 120 tokens`."""
+    """The sample in words: `200 rows of sample.jsonl, 5 to 120 tokens`."""
 
     rows: tuple[Row, ...]
-    """The winner first, then by what they were good for."""
+    """The winner first, then by status and by ratio."""
 
     reference: str
     """The candidate that all ratios are relative to."""
 
     machine: Mapping[str, Any] = field(default_factory=dict)
-    """`processor`, `cores`, `memory_bytes`, `system`, `libraries` (name -> version), ..."""
+    """`processor`, `cores`, `memory_bytes`, `system`, `libraries` (name -> version) and so on."""
 
     budget_s: float = 0.0
     spent_s: Mapping[str, float] = field(default_factory=dict)
@@ -200,10 +201,10 @@ class TuneReport:
 
     rounds: int = 0
     discarded_rounds: int = 0
-    """Rounds that were measured while something else kept the machine busy, and thrown away."""
+    """Number of measured rounds that were discarded because of other load on the machine."""
 
     notes: tuple[str, ...] = ()
-    """What a reader must know: `interrupted`, `noisy machine`, `the budget was spent before ...`; one sentence each."""
+    """Notes for the reader, one sentence each, such as an interruption, a noisy machine or a spent budget."""
 
     confirmation: Confirmation | None = None
     reference_metric: float | None = None
@@ -211,14 +212,14 @@ class TuneReport:
     """UTC, `2026-11-25 19:30`."""
 
     nograd: str = ""
-    """Version."""
+    """Version of nograd."""
 
     command: str = ""
-    """What gives this report again."""
+    """Command line that reproduces the report."""
 
     @property
     def winner(self) -> Row | None:
-        """The row that won; None where nothing could be measured."""
+        """The row that won; None without a winner."""
         return next((row for row in self.rows if row.status == "winner"), None)
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How a report says things: names, statuses, and the verdict in one sentence. Pure functions of values."""
+"""Wording of a report: names, statuses, and the verdict in one sentence. Pure functions of values."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STATUSES: dict[Status, tuple[str, str]] = {
     "failed": ("failed", "could not be built or run"),
     "not_tried": ("not tried", "left out of this run"),
 }
-"""Every status in the order of the report: its name, and what it means."""
+"""Every status in the order of the report: its name and its meaning."""
 
 GOAL_PHRASES = {
     "latency": "for one row alone",
@@ -56,14 +56,14 @@ def full_name(candidate: Candidate) -> str:
 
 
 def goal_phrase(goal: str) -> str:
-    """Return what a ratio speaks of: `for one row alone`."""
+    """Return the phrase for a goal's ratio: `for one row alone`."""
     kind, _, limit = goal.partition("=")
     limit = re.sub(r"(?<=\d)(?=m?s$)", " ", clean(limit))  # slo=20ms
     return f"in rows a second within {limit}" if kind == "slo" else GOAL_PHRASES.get(kind, clean(f"for {goal}"))
 
 
 def parity_of(row: Row) -> ParityReport | None:
-    """Return a row's parity; None where there is none, or where it was written by another version and cannot be read."""
+    """Return a row's parity; None if it has none, or if another version wrote it and it cannot be read."""
     if row.parity is None:
         return None
     try:
@@ -73,13 +73,14 @@ def parity_of(row: Row) -> ParityReport | None:
 
 
 def is_reference(row: Row, report: TuneReport) -> bool:
-    """Whether the ratios of the report are relative to this row."""
+    """Return True if the ratios of the report are relative to this row."""
     return str(row.candidate) == report.reference
 
 
 def verdict(report: TuneReport) -> str:
-    """Return the report's sentence: `onnx float32, 1 lane x 2 threads: 2.32x eager [2.21 .. 2.41] for one row alone; confirmed
-    under load`.
+    """Return the verdict as a sentence.
+
+    Example: `onnx float32, 1 lane x 2 threads: 2.32x eager [2.21 .. 2.41] for one row alone; confirmed under load`.
     """
     winner = report.winner
     if winner is None:
@@ -88,7 +89,7 @@ def verdict(report: TuneReport) -> str:
 
 
 def standing(report: TuneReport) -> str:
-    """Return the part of the verdict behind the winner's name."""
+    """Return the part of the verdict after the winner's name."""
     winner = report.winner
     if winner is None:
         return ""
@@ -113,7 +114,7 @@ def _against_none(report: TuneReport) -> str:
 
 
 def outcome(found: Confirmation) -> str:
-    """Return what came of serving the winner: `confirmed`, `a light load`, or `not confirmed`."""
+    """Return the result of the test under load: `confirmed`, `a light load`, or `not confirmed`."""
     if not found.confirmed:
         return "not confirmed"
     return "a light load" if found.reason else "confirmed"
@@ -135,7 +136,7 @@ def _no_winner(report: TuneReport) -> str:
 
 
 def margin(report: TuneReport) -> str:
-    """Return how far the next one is, and who ties; empty where nothing else was measured."""
+    """Return the distance of the next candidate, and the ties; empty if no other candidate was measured."""
     winner = report.winner
     if winner is None or report.goal == "memory":
         return ""
@@ -170,7 +171,7 @@ def groups(report: TuneReport) -> list[tuple[Status, list[Row]]]:
 
 
 def confirmation_line(report: TuneReport) -> str:
-    """Return what was offered under load, as a share of the rate that was measured where that is known."""
+    """Return the offered load, also as a share of the measured rate if that is known, and the served load."""
     found, winner = report.confirmation, report.winner
     if found is None:
         return ""
@@ -180,7 +181,7 @@ def confirmation_line(report: TuneReport) -> str:
 
 
 def facts(value: Any) -> str:
-    """Return a value of `TuneReport.machine` in words: lists and mappings become comma-separated."""
+    """Return a value of `TuneReport.machine` as text; lists and mappings become comma-separated."""
     if isinstance(value, dict):
         return ", ".join(f"{clean(key)} {facts(child)}" for key, child in value.items())
     if isinstance(value, list | tuple):

@@ -1,8 +1,9 @@
-"""A candidate in a process of its own: what crashes, hangs or eats memory there is a row with a reason, and nothing more.
+"""Run a candidate in its own process. A crash, a hang or too much memory becomes a row with a reason, and affects nothing
+else.
 
-The process is forked, so that it has the model, its sample and eager's answers without loading anything again (MiniLM with
-transformers takes 7 s to load). libgomp's threads do not survive a fork, and its pool belongs to the thread that made it: the
-child therefore works in a fresh thread, whose pool is its own. CUDA does not survive a fork at all.
+The process is forked, so it has the model, its sample and eager's answers without loading anything again (MiniLM with
+transformers takes 7 s to load). libgomp's threads do not survive a fork, and its pool belongs to the thread that created
+it. The child therefore works in a new thread, which creates its own pool. CUDA does not survive a fork at all.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import msgspec
 from nograd.errors import NogradError
 from nograd.runtime.exits import delayed_ctrl_c
 from nograd.runtime.threads import in_own_thread
-from nograd.tuning.bench import Bench, Task, failure
+from nograd.tuning.bench import Bench, Task, describe_error
 from nograd.tuning.priority import go_first
 from nograd.tuning.values import Candidate
 
@@ -36,17 +37,17 @@ if TYPE_CHECKING:
 __all__ = ["Worker", "WorkerError", "wait_any"]
 
 WATCH_S = 0.05
-"""Seconds between looks at a busy worker's memory."""
+"""Seconds between memory checks of a busy worker."""
 
 ORPHAN_S = 1.0
-"""Seconds between looks of an idle worker at whether its parent still lives."""
+"""Seconds between an idle worker's checks that its parent is alive."""
 
 LAST_WORDS = 300
-"""Characters of its output that are told of a worker that died."""
+"""Maximum characters of a dead worker's output in the error message."""
 
 
 class WorkerError(NogradError):
-    """A worker did not do what it was asked; the message says why. It is gone, unless `alive`."""
+    """A command failed; the message gives the reason. The worker's process has ended, unless `alive`."""
 
     def __init__(self, message: str, *, alive: bool = False) -> None:
         super().__init__(message)
@@ -57,11 +58,11 @@ class Worker:
     """A handle on one candidate's process.
 
     Args:
-        task: what all candidates share; the child inherits it.
-        candidate: what it runs.
-        path: the candidate's file.
-        log: takes what the process prints.
-        memory_bytes: it may grow by, above what it inherited.
+        task: the data that all candidates share; the child inherits it.
+        candidate: the candidate to run.
+        path: the candidate's model file.
+        log: file for the output of the process.
+        memory_bytes: maximum memory growth above the inherited memory, in bytes.
     """
 
     def __init__(self, task: Task, candidate: Candidate, path: Path | None, *, log: Path, memory_bytes: int) -> None:
@@ -85,22 +86,22 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """The process."""
+        """The process id."""
         return self._process.pid or 0
 
-    # -- asking
+    # -- commands
 
     def send(self, command: str, *, limit_s: float, **options: Any) -> None:
-        """Begin a command; `receive` has its result."""
+        """Start a command; `receive` returns its result."""
         self._doing, self._limit_s, self._until = command, limit_s, time.monotonic() + limit_s
-        with suppress(BrokenPipeError):  # it has died; `receive` says of what
+        with suppress(BrokenPipeError):  # it has died; `receive` reports the cause
             self._connection.send_bytes(msgspec.json.encode({"command": command, "options": options}))
 
     def receive(self) -> dict[str, Any]:
-        """Wait for the result of the command that was begun.
+        """Wait for the result of the started command.
 
         Raises:
-            WorkerError: it failed, died, took too long, or too much memory.
+            WorkerError: the command failed, the process died, or it exceeded its time or memory limit.
         """
         while not self.is_done():
             self._connection.poll(WATCH_S)  # waits
@@ -109,19 +110,19 @@ class Worker:
         return self._read()
 
     def ask(self, command: str, *, limit_s: float, **options: Any) -> dict[str, Any]:
-        """Carry out a command and return its result; errors as `receive`."""
+        """Run a command and return its result. It raises the errors of `receive`."""
         self.send(command, limit_s=limit_s, **options)
         return self.receive()
 
     def is_done(self) -> bool:
-        """True where `receive` will not wait. A process beyond its time or its memory is ended here."""
+        """Return True if `receive` will not wait. A process beyond its time or memory limit is killed here."""
         if self._fault is None and not self._connection.poll(0):
-            self._fault = self._excess()
+            self._fault = self._find_excess()
             if self._fault is not None:
                 self.kill()
         return self._fault is not None or self._connection.poll(0)
 
-    def _excess(self) -> WorkerError | None:
+    def _find_excess(self) -> WorkerError | None:
         grown = _memory_of(self.pid) - self._inherited
         if grown > self._memory_bytes:
             allowed = f"{self._memory_bytes / 1e9:.1f} GB are allowed (--memory)"
@@ -135,19 +136,19 @@ class Worker:
             found: dict[str, Any] = msgspec.json.decode(self._connection.recv_bytes())
         except (EOFError, OSError):
             self._process.join()
-            raise WorkerError(self._died()) from None
+            raise WorkerError(self._describe_exit()) from None
         if "error" in found:
             raise WorkerError(found["error"], alive=True)
         return found
 
-    def _died(self) -> str:
+    def _describe_exit(self) -> str:
         code = self._process.exitcode or 0
         how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
         words = self._log.read_text("utf-8", "replace").strip()[-LAST_WORDS:] if self._log.is_file() else ""
         last = " ".join(words.split())
         return f"its process ended with {how} while it was to {self._doing}{f'; its last words: {last}' if last else ''}"
 
-    # -- ending it
+    # -- ending
 
     def close(self) -> None:
         """End the process."""
@@ -155,7 +156,7 @@ class Worker:
         self.kill()
 
     def kill(self) -> None:
-        """End the process now; it holds nothing that anybody needs."""
+        """Kill the process; it holds no data that is still needed."""
         if self._process.is_alive():
             self._process.kill()
         self._process.join()
@@ -171,7 +172,7 @@ def wait_any(workers: Sequence[Worker]) -> Worker:
 
 
 def _memory_of(pid: int) -> int:
-    """Return the bytes of a process that are its own: what it wrote, not the pages of files and libraries."""
+    """Return the private memory of a process in bytes: pages that it wrote, without pages of files and libraries."""
     try:
         status = Path(f"/proc/{pid}/status").read_text("ascii")
     except OSError:  # it has ended, or this system has no /proc
@@ -180,28 +181,28 @@ def _memory_of(pid: int) -> int:
 
 
 def _main(task: Task, candidate: Candidate, path: Path | None, log: Path, connection: Connection) -> None:
-    """The child: commands in, results out, until it is ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    """Run commands from the connection and send their results, until the process is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     faulthandler.disable()  # a crash here is one sentence of a report, not a page on the terminal
     with log.open("ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.stderr = sys.__stderr__  # the parent's is a queue, whose thread is not here
+    sys.stderr = sys.__stderr__  # the parent's stderr is a queue, whose thread does not exist here
     go_first()
-    in_own_thread(partial(_work, Bench(task, candidate, path), connection)).result()
-    os._exit(0)  # threads of runtimes may hang at exit; nothing here needs them to end
+    in_own_thread(partial(_serve_commands, Bench(task, candidate, path), connection)).result()
+    os._exit(0)  # threads of runtimes may hang at exit, and nothing here needs them to end
 
 
-def _work(bench: Bench, connection: Connection) -> None:
+def _serve_commands(bench: Bench, connection: Connection) -> None:
     warnings.simplefilter("ignore")
     parent = os.getppid()
     while True:
         while not connection.poll(ORPHAN_S):
-            if os.getppid() != parent:  # it was killed; the pipe stays open as long as a sister lives
+            if os.getppid() != parent:  # the parent was killed; the pipe stays open while another child lives
                 return
-        asked = msgspec.json.decode(connection.recv_bytes())
+        request = msgspec.json.decode(connection.recv_bytes())
         try:
-            answer = bench.do(asked["command"], asked["options"])
-        except Exception as error:  # noqa: BLE001  whatever a backend raises is the candidate's reason
-            answer = {"error": failure(error)}
+            answer = bench.do(request["command"], request["options"])
+        except Exception as error:  # noqa: BLE001  any error of a backend is the candidate's reason
+            answer = {"error": describe_error(error)}
         connection.send_bytes(msgspec.json.encode(answer, enc_hook=float))
