@@ -19,7 +19,7 @@ import nograd
 from nograd import Predictor, Signature, TensorSpec
 from nograd.checks.arrays import changed, difference, lively, padded, resized, tiled, varied
 from nograd.checks.registry import EVERY
-from nograd.checks.resources import available_bytes, resident_bytes, told
+from nograd.checks.resources import available_bytes, format_bytes, resident_bytes
 from nograd.core.tensors import Array
 from nograd.errors import ConfigError, SignatureError
 from tests.broken_models import sound
@@ -240,7 +240,7 @@ def test_without_a_limit_memory_is_that_of_the_machine(tmp_path: Path) -> None:
 
 
 def test_bytes_are_told_in_three_digits() -> None:
-    assert [told(n) for n in (0, 999, 1500, 2_424_000, 3e9)] == ["0 bytes", "999 bytes", "1.5 KB", "2.42 MB", "3 GB"]
+    assert [format_bytes(n) for n in (0, 999, 1500, 2_424_000, 3e9)] == ["0 bytes", "999 bytes", "1.5 KB", "2.42 MB", "3 GB"]
 
 
 def test_a_predictor_is_left_as_it_was() -> None:

@@ -143,7 +143,7 @@ def check_of(run: Any, *, is_deep: bool = False) -> Check[int]:
     ("verdict", "remedy"),
     [
         (error("e"), "model.eval()"),
-        (warning("w").mended_by("own"), "own"),
+        (warning("w").with_remedy("own"), "own"),
         (info("i"), "model.eval()"),
         (passed("p"), ""),
         (skipped("s"), ""),

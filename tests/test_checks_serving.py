@@ -10,7 +10,7 @@ import pytest
 from nograd import check
 from nograd.checks import registry
 from nograd.checks.drain import check_drain, started
-from nograd.checks.load import _judged as judged_burst
+from nograd.checks.load import _judge_burst as judge_burst
 from nograd.client.http import Answer, server_subject
 from nograd.errors import ConfigError, ModelLoadError
 from nograd.report.verdict import Verdict
@@ -130,4 +130,4 @@ def test_a_server_that_does_not_start_is_an_error_and_no_traceback() -> None:
 def test_a_burst_is_judged_by_its_refusals(burst: list[tuple[int, dict[str, str], float]], severity: str) -> None:
     answers = [Answer(status, headers, b"{}", seconds) for status, headers, seconds in burst]
 
-    assert judged_burst(answers, Answer(200, {}, b"{}", 0.01)).severity == severity
+    assert judge_burst(answers, Answer(200, {}, b"{}", 0.01)).severity == severity

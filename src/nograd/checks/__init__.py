@@ -1,4 +1,4 @@
-"""The deployment checklist, executed: every check with what was done, what was seen, and a line that mends it."""
+"""The deployment checklist as code: every check reports its steps, its evidence, and a remedy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["FAMILIES", "SEVERITIES", "Finding", "Report", "Severity", "check"]
 FAMILIES = (
     "mode", "gradients", "devices", "batching", "caching", "optimisation", "precision", "memory", "warmup", "errors", "serving",
 )  # fmt: skip
-"""What checks are about."""
+"""Families of checks."""
 
 NO_MODEL = "the target is a server, whose model cannot be looked into: check the model itself, too"
 NO_MODULE = "the model runs on {backend!r}, in which no eager torch module can be looked at"
@@ -48,7 +48,7 @@ def check(  # noqa: PLR0913
 ) -> Report:
     """Run the deployment checklist on a model or a running server.
 
-    Models are left as they were found, but for what calling them does to them.
+    The state of a model is restored after the checks, except for changes that every call makes.
 
     >>> import torch, nograd
     >>> report = nograd.check(torch.nn.Linear(4, 3).eval(), torch.randn(2, 4))
@@ -56,23 +56,25 @@ def check(  # noqa: PLR0913
     ('info', 0)
 
     Args:
-        model: a module with its `sample`; a predictor or backend; a name, as `nograd.load` takes it; or the URL of a server,
-            or of one of its models.
+        model: a module with its `sample`; a predictor or backend; a name, as `nograd.load` takes it; or the URL of a
+            server, or of one of its models.
         sample: inputs that the module can run.
-        deep: also run what takes long: exports, tracing, quantizing, and for a model with a name a server of its own.
+        deep: run slow checks as well: exports, tracing, quantization, and for a model with a name also a server that is
+            started for the checks.
         max_batch_size: rows of the largest batch that will be served.
         only: families to run; default: all.
-        curve: the cost curve that the model is said to have, to be measured again.
-        memory_bytes: memory that the process may have where it will run; default: what this machine, or container, has left.
-        trusted: for names of files that hold programs: that you know where they come from.
+        curve: the expected cost curve; some of its sizes are measured again.
+        memory_bytes: memory limit of the process where it will run, in bytes; default: the free memory of this machine or
+            container.
+        trusted: for names of files that contain programs: True confirms that you trust their source.
         device: for names: `auto`, or a torch device.
 
     Returns:
-        A finding for each check, also for those that passed, and for those that could not be run, with the reason.
+        A finding for each check: also for those that passed, and for those that could not run, with the reason.
 
     Raises:
         ConfigError: a setting is out of its range, or a module comes without a sample.
-        ModelLoadError: there is no such model, or nothing answers at the URL.
+        ModelLoadError: the model does not exist, or no server answers at the URL.
         SignatureError: the model cannot run the sample.
     """
     chosen = _families(only)
@@ -84,7 +86,7 @@ def check(  # noqa: PLR0913
     else:
         from nograd.checks.subject import model_subject
 
-        target, predictor = _named(model, sample, trusted=trusted, device=device)
+        target, predictor = _name_and_predictor(model, sample, trusted=trusted, device=device)
         subject = model_subject(predictor, name=target, max_batch_size=max_batch_size, curve=curve, memory_bytes=memory_bytes)
         findings = list(_of_model(subject, chosen, deep=deep))
         findings += _of_started(model if isinstance(model, str) else "", subject, chosen, deep=deep, trusted=trusted)
@@ -101,8 +103,8 @@ def _families(only: Iterable[str]) -> frozenset[str]:
     return chosen
 
 
-def _named(model: Any, sample: Any, *, trusted: bool, device: str) -> tuple[str, Predictor]:
-    """Return what is checked, and its name."""
+def _name_and_predictor(model: Any, sample: Any, *, trusted: bool, device: str) -> tuple[str, Predictor]:
+    """Return the name and the predictor of the model to check."""
     from nograd.core.inputs import is_module
     from nograd.predictors.predictor import Predictor
 
@@ -145,7 +147,7 @@ def _of_model(subject: ModelSubject, families: frozenset[str], *, deep: bool) ->
 
 
 def _of_started(name: str, subject: ModelSubject, families: frozenset[str], *, deep: bool, trusted: bool) -> Iterator[Finding]:
-    """Check a server of the model's own, and stop it."""
+    """Start a server for the model, check it, and stop it."""
     from nograd.checks import registry
     from nograd.checks.drain import serve_command, started
 

@@ -1,4 +1,4 @@
-"""Sample rows bent into what checks need: more rows, other rows, other lengths. Pure functions of arrays."""
+"""Derive the batches for checks from sample rows: more rows, other rows, other lengths. Pure functions of arrays."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = [
 
 
 def row(batch: Batch, index: int) -> Batch:
-    """Return one row, as a batch."""
+    """Return one row as a batch."""
     return {name: array[index : index + 1] for name, array in batch.items()}
 
 
 def varied(batch: Batch, rows: int) -> Batch:
-    """Return the batch with enough rows; added ones are the first row, its values moved along by a place."""
+    """Return the batch with at least `rows` rows; added rows are the first row with its values rotated along the last axis."""
     return {name: _varied(array, rows) for name, array in batch.items()}
 
 
@@ -39,15 +39,15 @@ def _varied(array: Array, rows: int) -> Array:
 
 
 def tiled(batch: Batch, rows: int) -> Batch:
-    """Return exactly so many rows: the batch's, over and over."""
+    """Return exactly `rows` rows: the batch's rows, repeated as often as needed."""
     index = np.arange(rows) % num_rows(batch)
     return {name: array[index] for name, array in batch.items()}
 
 
 def lively(batch: Batch, signature: Signature) -> Batch:
-    """Return the batch with other values in place of zeros, and 4 or more of every dimension that varies.
+    """Return the batch with other values in place of zeros, and size 4 or more for every varying dimension.
 
-    For models of which no sample is known: zeros multiply, average and pad to zeros, whatever the model does wrong.
+    Meant for models without a known sample: zeros multiply, average and pad to zeros, whatever errors the model has.
     """
     for dim in signature.lengths:
         name, axis = signature.places[dim]
@@ -69,7 +69,7 @@ def _lively(array: Array, spec: TensorSpec, values: np.random.Generator) -> Arra
 
 
 def changed(batch: Batch) -> Batch:
-    """Return rows of which every value is another; integers stay small and not negative, as ids and masks are."""
+    """Return rows in which every value differs; integers remain small and not negative, like ids and masks."""
     return {name: _changed(array) for name, array in batch.items()}
 
 
@@ -93,7 +93,7 @@ def resized(batch: Batch, specs: Sequence[TensorSpec], dim: str, size: int) -> B
 
 
 def padded(batch: Batch, specs: Sequence[TensorSpec], dim: str, size: int) -> Batch:
-    """Return the batch with a varying dimension filled up to `size`, as the specs say."""
+    """Return the batch with a varying dimension padded to `size`, with the pad values of the specs."""
     result = dict(batch)
     for spec in specs:
         for axis, name in enumerate(spec.shape, start=1):
@@ -105,26 +105,26 @@ def padded(batch: Batch, specs: Sequence[TensorSpec], dim: str, size: int) -> Ba
 
 
 def longer(size: int, signature: Signature, dim: str) -> int:
-    """Return a size above the given one, by half or more, that the model takes; the same where it takes no larger one."""
+    """Return a size that the model takes and that is larger by half or more; the same size if the model takes no larger one."""
     return signature.allowed_size(dim, size + max(2, size // 2))
 
 
 def difference(expected: Mapping[str, Array], given: Mapping[str, Array]) -> float:
     """Return the largest difference of any output, relative to that output's largest absolute value.
 
-    Infinite where a shape differs, or where one side is finite and the other is not; integers differ by 0 or 1.
+    The result is infinite if a shape differs, or if a value is finite on one side only. Integers differ by 0 or 1.
     """
     return max((_difference(array, given[name]) for name, array in expected.items()), default=0.0)
 
 
 NOISE = 1e-2
-"""Part of the batch's largest value below which a row is small: its rounding is that of the other rows."""
+"""A row below this share of the batch's largest value is small: its rounding errors come from the other rows."""
 
 
 def row_difference(expected: Mapping[str, Array], given: Mapping[str, Array]) -> float:
     """Return the largest difference of any row of any output, relative to that row's largest absolute value.
 
-    A row that is nearly zero next to the others is compared with a hundredth of their largest value.
+    A row that is nearly zero compared with the others is measured against a hundredth of their largest value.
     """
     found = 0.0
     for name, array in expected.items():
@@ -137,7 +137,7 @@ def row_difference(expected: Mapping[str, Array], given: Mapping[str, Array]) ->
 
 
 def _scale(array: Array) -> float:
-    """Return the largest finite absolute value of an array of numbers; 0 for others."""
+    """Return the largest finite absolute value of an array of numbers; 0 for other arrays."""
     if array.dtype.kind in "OUSb":
         return 0.0
     values = np.abs(array.astype(np.complex128 if array.dtype.kind == "c" else np.float64))
@@ -159,5 +159,5 @@ def _difference(expected: Array, given: Array) -> float:
 
 
 def describe(batch: Batch) -> str:
-    """Return names, dtypes and shapes, for people."""
+    """Return names, dtypes and shapes as text."""
     return ", ".join(f"{name} {array.dtype.name} {list(array.shape)}" for name, array in batch.items())

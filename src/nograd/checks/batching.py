@@ -1,4 +1,4 @@
-"""Batching: whether rows may share a run, and what the run costs."""
+"""Batching: check that rows can share a run, and the cost of runs."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ __all__ = ["CHECKS"]
 NOT_REPEATABLE = "the same input gave different answers, so that nothing can be compared: see batching.state and mode.random"
 
 ODD_SIZES = (1, 2, 3, 7)
-"""Rows of runs that exporters and views with fixed sizes fail at."""
+"""Numbers of rows at which exports and views with fixed sizes fail."""
 
 CURVE_INFO, CURVE_WARNING = 1.25, 2.0
-"""How many times off a cost curve may be. Two measurements of the same model on a shared 2-core machine differed by up to 20 %;
-above 2 the batcher promises deadlines that it cannot keep."""
+"""Limits of the factor between the cost curve and a new measurement. Two measurements of the same model on a shared 2-core
+machine differed by up to 20 %. Above 2, the batcher accepts deadlines that it cannot meet.
+"""
 
 
 def check_rows(subject: ModelSubject) -> Verdict:
-    """Compare rows with themselves among other neighbours in batches of one size, and alone."""
+    """Compare rows among different other rows in batches of one size, and with the same rows alone."""
     if not subject.is_repeatable:
         return skipped(NOT_REPEATABLE)
     if attempt(subject, row(subject.rows, 0)) is None:
@@ -48,7 +49,7 @@ def _moved(pair: Pair) -> float:
 
 
 def _of_batch_size(subject: ModelSubject, found: list[Pair], among: float) -> Verdict:
-    """Compare rows alone with the same rows in a batch, whose other rows are known to play no part."""
+    """Compare rows alone with the same rows in a batch; the other rows are known to have no effect."""
     batches = [(subject.rows, subject.answer, index) for index in sorted({0, num_rows(subject.rows) - 1})]
     batches += [(pair.first, pair.answer, pair.places[0]) for pair in found[:1]]
     moved: dict[int, float] = {}
@@ -68,12 +69,12 @@ def _of_batch_size(subject: ModelSubject, found: list[Pair], among: float) -> Ve
     )
     remedy = "look for code that reads x.shape[0], or for a kernel of lower precision from some batch size on"
     if subject.signature.batching == "alone":
-        return warning(f"{said}; nograd therefore runs every request alone", **figures).mended_by(remedy)
-    return warning(said, **figures).mended_by(remedy)
+        return warning(f"{said}; nograd therefore runs every request alone", **figures).with_remedy(remedy)
+    return warning(said, **figures).with_remedy(remedy)
 
 
 def check_order(subject: ModelSubject) -> Verdict:
-    """Run the rows in reverse."""
+    """Run the rows in reverse order."""
     if not subject.is_repeatable:
         return skipped(NOT_REPEATABLE)
     given = subject.run({name: array[::-1].copy() for name, array in subject.rows.items()})
@@ -84,7 +85,7 @@ def check_order(subject: ModelSubject) -> Verdict:
 
 
 def check_padding(subject: ModelSubject) -> Verdict:
-    """Pad a row among longer ones, as the batcher does, or would do."""
+    """Pad a row among longer ones, as the batcher would."""
     signature = subject.signature
     if not signature.lengths:
         return skipped("all inputs have one fixed shape: nothing is ever padded")
@@ -105,7 +106,7 @@ def check_padding(subject: ModelSubject) -> Verdict:
 
 
 def _padded(subject: ModelSubject, lengths: tuple[str, int, int], short: Batch, alone: Batch) -> Verdict:
-    """Compare answers to short rows with those to the rows padded; `lengths`: the dimension, its size, the longer size."""
+    """Compare the answers to short rows with those to padded rows; `lengths` is (dimension, its size, the longer size)."""
     signature, (dim, size, target) = subject.signature, lengths
     said = f"a row of {size} {dim}, padded to {target}"
     if signature.batching == "pad":
@@ -114,11 +115,11 @@ def _padded(subject: ModelSubject, lengths: tuple[str, int, int], short: Batch, 
         if found > subject.tolerance:
             return error(f"{said} among longer ones, differs by {found:.1%} of the largest value", difference=found)
         return passed(f"{said} among longer ones, differs by {found:.1e} of the largest value", difference=found)
-    return _apart(subject, alone, padded(short, signature.inputs, dim, target), said)
+    return _equal_lengths_cost(subject, alone, padded(short, signature.inputs, dim, target), said)
 
 
-def _apart(subject: ModelSubject, alone: Batch, filled: Batch, said: str) -> Verdict:
-    """Say what batching at equal lengths costs: much for ids, whose rows nearly always differ in length; nothing for images."""
+def _equal_lengths_cost(subject: ModelSubject, alone: Batch, filled: Batch, said: str) -> Verdict:
+    """Return the cost of batching at equal lengths: high for ids, whose rows mostly differ in length; none for images."""
     answer = attempt(subject, filled)
     found = row_difference(alone, answer) if answer is not None else float("inf")
     otherwise = (
@@ -150,7 +151,7 @@ def check_state(subject: ModelSubject) -> Verdict:
 
 
 def check_sizes(subject: ModelSubject) -> Verdict:
-    """Run 1, 2, 3, 7 rows and as many as the cap."""
+    """Run 1, 2, 3, 7 and `max_batch_size` rows."""
     sizes = sorted({*(size for size in ODD_SIZES if size <= subject.max_batch_size), subject.max_batch_size})
     failed: dict[int, str] = {}
     for size in sizes:
@@ -170,7 +171,7 @@ def check_sizes(subject: ModelSubject) -> Verdict:
 
 
 def check_cap(subject: ModelSubject) -> Verdict:
-    """Compare every row of a full batch with itself alone."""
+    """Compare rows of a full batch with the same rows alone."""
     if not subject.is_repeatable:
         return skipped(NOT_REPEATABLE)
     if subject.signature.batching == "alone":
@@ -187,7 +188,7 @@ def check_cap(subject: ModelSubject) -> Verdict:
 
 
 def check_cost(subject: ModelSubject) -> Verdict:
-    """Measure some sizes of the cost curve again, in turn."""
+    """Measure some sizes of the cost curve again, in interleaved runs."""
     curve = subject.curve
     if curve is None:
         return skipped("there is no cost curve to compare with: a bundle holds one")

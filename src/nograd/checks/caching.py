@@ -1,4 +1,4 @@
-"""Caching: whether kept answers can be found again, and whether they are still true."""
+"""Caching: check that cached answers can be found again, and that they are still valid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["CHECKS", "MODULE_CHECKS"]
 
 
 def check_key(subject: ModelSubject) -> Verdict:
-    """Ask for the fingerprint that cached answers are kept under."""
+    """Get the fingerprint that identifies the model in cache keys."""
     found = subject.predictor.fingerprint()
     if found.private_because:
         return warning(
@@ -28,7 +28,7 @@ def check_key(subject: ModelSubject) -> Verdict:
 
 
 def check_repeatable(subject: ModelSubject) -> Verdict:
-    """Compare what three runs showed with what the cache believes."""
+    """Compare the repeatability of three runs with the signature's."""
     reason = why_not(subject.signature)
     if reason:
         return info(f"no answers are kept: {reason}")
@@ -38,13 +38,13 @@ def check_repeatable(subject: ModelSubject) -> Verdict:
 
 
 def check_stale(subject: TorchSubject) -> Verdict:
-    """Change every kind of weight of a copy of the model in place, and look whether its fingerprint moves."""
+    """Change every kind of weight of a copy of the model in place, and check that its fingerprint changes."""
     try:
         module = copy.deepcopy(subject.module)
-    except Exception as failure:  # noqa: BLE001  modules may hold anything
+    except Exception as failure:  # noqa: BLE001  modules may hold any object
         return skipped(f"the module cannot be copied, and weights are changed in a copy only: {failure}")
     unseen = [name for name, tensor in _registered(subject.module) if tensor.is_inference()]
-    tried = [*_some(_registered(module)), *_loose(module)]
+    tried = [*_some(_registered(module)), *_unregistered(module)]
     unseen += [name for name, tensor in tried if not _is_noticed(subject, module, tensor)]
     if unseen:
         more = f" and {len(unseen) - 1} more" if len(unseen) > 1 else ""
@@ -62,12 +62,12 @@ def _registered(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _some(tensors: list[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
-    """Return the first and the last: all registered ones are noticed in the same way."""
+    """Return the first and the last tensor. All registered tensors are detected in the same way."""
     return tensors if len(tensors) < 3 else [tensors[0], tensors[-1]]
 
 
-def _loose(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield tensors that are attributes, or in lists and dicts that are, and not registered."""
+def _unregistered(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield unregistered tensors: attributes, and items of lists and dicts that are attributes."""
     import torch
 
     for prefix, each in module.named_modules():
@@ -87,7 +87,7 @@ def _is_noticed(subject: TorchSubject, module: nn.Module, tensor: Tensor) -> boo
 
     backend = ModuleBackend(module, subject.backend.signature, subject.backend.call, name=subject.backend.name)
     before = backend.fingerprint()
-    if before.private_because:  # of this process only: see caching.key
+    if before.private_because:  # valid in this process only: see caching.key
         return True
     with torch.inference_mode(tensor.is_inference()), torch.no_grad():
         tensor.copy_(~tensor if tensor.dtype == torch.bool else tensor + 1)

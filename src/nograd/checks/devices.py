@@ -1,11 +1,11 @@
-"""Devices and dtypes: tensors where, and of the kind, that inference expects them."""
+"""Devices and dtypes: check that tensors have the device and dtype that inference expects."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from nograd.checks.resources import told
+from nograd.checks.resources import format_bytes
 from nograd.checks.subject import TorchSubject
 from nograd.report.verdict import Check, Verdict, error, info, passed, skipped, warning
 
@@ -26,7 +26,7 @@ def _grouped(tensors: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     return groups
 
 
-def _groups_told(groups: Mapping[str, list[str]]) -> str:
+def _describe_groups(groups: Mapping[str, list[str]]) -> str:
     return "; ".join(f"{len(names)} on {key} such as {names[0]}" for key, names in groups.items())
 
 
@@ -34,7 +34,9 @@ def check_mixed(subject: TorchSubject) -> Verdict:
     """Group parameters and buffers by device."""
     groups = _grouped((name, str(tensor.device)) for name, tensor in _tensors(subject))
     if len(groups) > 1:
-        return error(f"parameters and buffers lie on {len(groups)} devices: {_groups_told(groups)}", devices=float(len(groups)))
+        return error(
+            f"parameters and buffers lie on {len(groups)} devices: {_describe_groups(groups)}", devices=float(len(groups))
+        )
     return passed(f"all {len(_tensors(subject))} parameters and buffers are on {next(iter(groups), subject.backend.device)}")
 
 
@@ -43,7 +45,7 @@ def check_dtypes(subject: TorchSubject) -> Verdict:
     floating = [(name, tensor) for name, tensor in subject.module.named_parameters() if tensor.is_floating_point()]
     groups = _grouped((name, str(tensor.dtype).removeprefix("torch.")) for name, tensor in floating)
     if len(groups) > 1:
-        listed = _groups_told(groups).replace(" on ", " in ")
+        listed = _describe_groups(groups).replace(" on ", " in ")
         return warning(
             f"floating parameters have {len(groups)} dtypes: {listed}; every border between them converts, and inputs cannot "
             "be cast to one",
@@ -53,14 +55,14 @@ def check_dtypes(subject: TorchSubject) -> Verdict:
 
 
 def check_float64(subject: TorchSubject) -> Verdict:
-    """Look for float64 in the parameters, and in answers to inputs that are not."""
+    """Find float64 parameters, and float64 answers to inputs that are not float64."""
     wide = [name for name, tensor in subject.module.named_parameters() if str(tensor.dtype) == "torch.float64"]
     answers = [name for name, array in subject.model.answer.items() if array.dtype.name == "float64"]
     given = any(str(tensor.dtype) == "torch.float64" for tensor in subject.sample.values())
     if wide:
         nbytes = sum(p.nbytes for p in subject.module.parameters() if str(p.dtype) == "torch.float64")
         return warning(
-            f"{len(wide)} parameters are float64 ({wide[0]} and more): {told(nbytes)}, half of that in float32, and "
+            f"{len(wide)} parameters are float64 ({wide[0]} and more): {format_bytes(nbytes)}, half of that in float32, and "
             "arithmetic at half the speed on a CPU, 1/32 or less on most GPUs",
             parameters=float(len(wide)), float64_bytes=float(nbytes),
         )  # fmt: skip
@@ -74,7 +76,7 @@ def check_float64(subject: TorchSubject) -> Verdict:
 
 
 def check_float_ids(subject: TorchSubject) -> Verdict:
-    """Watch which floating inputs an embedding is asked for."""
+    """Record the floating inputs that an embedding looks up."""
     import torch
 
     floating = {name: tensor for name, tensor in subject.sample.items() if tensor.is_floating_point()}
@@ -96,7 +98,7 @@ def check_float_ids(subject: TorchSubject) -> Verdict:
 
 
 def _looked_up(subject: TorchSubject, floating: Mapping[str, Tensor]) -> list[str]:
-    """Return the floating inputs whose values an embedding is asked for."""
+    """Return the floating inputs whose values an embedding looks up."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -120,7 +122,7 @@ def _equal(tensor: Tensor, ids: Tensor) -> bool:
 
 
 def check_gpu(subject: TorchSubject) -> Verdict:
-    """Ask torch for a GPU that the model does not use."""
+    """Check that the model uses the GPU, if torch has one."""
     import torch
 
     if not torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Draining: a server of our own is told to stop while it works. Of the family `serving`."""
+"""Draining: stop a server that was started for the checks while it holds requests. Part of the family `serving`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLIENTS = 8
 
 @dataclass(frozen=True, slots=True)
 class StartedServer:
-    """A server that was started for its checks, and may be ended."""
+    """A server that was started for its checks and may be stopped."""
 
     server: ServerSubject
     process: subprocess.Popen[str]
@@ -36,13 +36,13 @@ class StartedServer:
 
 @contextmanager
 def started(command: Sequence[str]) -> Iterator[StartedServer]:
-    """Start a server, wait until it prints its URL, and end it whatever happens.
+    """Start a server, wait until it prints its URL, and kill it on exit.
 
     Args:
-        command: prints, when it answers, a line that ends in its URL.
+        command: a command that prints a line that ends in its URL when it is ready.
 
     Raises:
-        ModelLoadError: it ended, or said nothing in time.
+        ModelLoadError: the server ended, or printed no URL in time.
     """
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True)  # noqa: S603  our own command
@@ -60,13 +60,13 @@ def started(command: Sequence[str]) -> Iterator[StartedServer]:
 
 
 def serve_command(model: str, *, trusted: bool, max_batch_size: int) -> list[str]:
-    """Return what starts `nograd serve` on a free port of this machine; without a cache, so that every request is run."""
+    """Return the command that starts `nograd serve` on a free local port, without a cache, so that every request runs."""
     command = [sys.executable, "-m", "nograd", "serve", model, "--port", "0", "--cache-mb", "0"]
     return [*command, "--max-batch-size", str(max_batch_size), *(["--trusted"] if trusted else [])]
 
 
 def _url_of(process: subprocess.Popen[str]) -> str:
-    """Return the URL that ends the first line with one; nothing where the process ends, or is too slow."""
+    """Return the URL from the first line that ends in one; empty if the process ends or exceeds `START_S`."""
     late = threading.Timer(START_S, process.kill)
     late.start()
     try:
@@ -80,7 +80,7 @@ def _url_of(process: subprocess.Popen[str]) -> str:
 
 
 def check_drain(subject: StartedServer) -> Verdict:
-    """Send requests, tell the server to stop while it holds them, and count what comes back."""
+    """Send requests, send SIGTERM while the server holds them, and count the answers."""
     request = request_of(subject.server)
     if request is None:
         return skipped("the metadata name no inputs, so that no request can be made")
@@ -89,13 +89,13 @@ def check_drain(subject: StartedServer) -> Verdict:
         for index, connection in enumerate(connections):
             connection.connect()
             connection.request("POST", subject.server.infer_path, json.dumps(varied(request, index)).encode())
-        subject.server.get("/v2/health/live")  # answered in order: what was sent before is in the server's hands by now
+        subject.server.get("/v2/health/live")  # answered in order: the server has received the earlier requests by now
         subject.process.send_signal(signal.SIGTERM)
         answers = [_read(connection) for connection in connections]
     finally:
         for connection in connections:
             connection.close()
-    return _judged(answers, _exit_code(subject.process))
+    return _judge_stop(answers, _exit_code(subject.process))
 
 
 def _read(connection: HTTPConnection) -> Answer:
@@ -113,8 +113,8 @@ def _exit_code(process: subprocess.Popen[str]) -> int | None:
         return None
 
 
-def _judged(answers: Sequence[Answer], exit_code: int | None) -> Verdict:
-    """Decide on what came back from a server that was told to stop, and on how it ended."""
+def _judge_stop(answers: Sequence[Answer], exit_code: int | None) -> Verdict:
+    """Decide from the answers and the exit code of a server that received SIGTERM."""
     lost = [answer for answer in answers if answer.status != 200]
     figures: dict[str, float | str] = {
         "requests": float(len(answers)),

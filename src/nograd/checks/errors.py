@@ -1,4 +1,4 @@
-"""Errors: what wrong inputs do, to themselves, to their neighbours, and to the model."""
+"""Errors: check the effect of invalid inputs on the request, on the other rows, and on the model."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ FAR_ID = 10**9
 """An id that no embedding has."""
 
 LONGEST = 64
-"""The largest size is run up to this multiple of the sample's."""
+"""The largest allowed size is run only up to this multiple of the sample's size."""
 
 ODD_TEXTS = ("", " ", "a", "\u00e9\U0001f642", "\x00", "word " * 4000)
 
 
 def check_refusals(subject: ModelSubject) -> Verdict:
-    """Give what is not the model's input, and see whether it is refused before the model runs."""
+    """Pass inputs that do not match the signature, and check that they are refused before the model runs."""
     let_through = [what for what, batch in _misfits(subject) if not _is_refused(subject, batch)]
     count = sum(1 for _ in _misfits(subject))
     if let_through:
@@ -61,7 +61,7 @@ def _is_refused(subject: ModelSubject, batch: Batch) -> bool:
 
 
 def check_ids(subject: ModelSubject) -> Verdict:
-    """Give ids that are out of range: refused before the model runs, or by the model, or taken."""
+    """Pass ids that are out of range. They may be refused by the signature, raise in the model, or be accepted."""
     if subject.predictor.backend.device != "cpu":
         return skipped(f"the model runs on {subject.predictor.backend.device}: a wrong id could end it")
     specs = [spec for spec in subject.signature.inputs if _is_ids(spec, subject.rows)]
@@ -81,13 +81,13 @@ def check_ids(subject: ModelSubject) -> Verdict:
 
 
 def _is_ids(spec: TensorSpec, rows: Batch) -> bool:
-    """Integers that are no mask: by their name, or because they are not all 0 and 1."""
+    """Return True for integers that are not a mask: by their name or limits, or because some are above 1."""
     array = rows[spec.name]
     return array.dtype.kind in "iu" and "mask" not in spec.name and (spec.limits is not None or bool((array > 1).any()))
 
 
 def _edges(spec: TensorSpec) -> tuple[int, ...]:
-    """Return the ids to try: just inside and outside of the limits; where there are none, far out."""
+    """Return the ids to try: at the limits and just outside; without limits, a very large and a negative id."""
     if spec.limits is not None:
         return spec.limits[1], spec.limits[1] + 1, spec.limits[0] - 1
     most = int(np.iinfo(spec.dtype).max)
@@ -95,7 +95,7 @@ def _edges(spec: TensorSpec) -> tuple[int, ...]:
 
 
 def _fault(subject: ModelSubject, spec: TensorSpec, value: int) -> str:
-    """Return what the model raised on a value that was not refused, or nothing."""
+    """Return the model's error on a value that was not refused; empty without an error."""
     one = dict(subject.one)
     one[spec.name] = one[spec.name].copy()
     try:
@@ -109,7 +109,7 @@ def _fault(subject: ModelSubject, spec: TensorSpec, value: int) -> str:
 
 
 def check_nan(subject: ModelSubject) -> Verdict:
-    """Put NaN into one row, and compare the answers of the others."""
+    """Set one row to NaN, and compare the answers of the other rows."""
     floating = [name for name, array in subject.rows.items() if "float" in array.dtype.name]
     if not floating or not subject.is_repeatable or subject.signature.batching == "alone":
         return skipped("no input is floating" if not floating else "rows never share a run, or answers are not repeatable")
@@ -131,7 +131,7 @@ def _rest(batch: Batch) -> Batch:
 
 
 def check_lengths(subject: ModelSubject) -> Verdict:
-    """Run the lengths that the signature allows: one, two, one more and less than the sample's, and the longest."""
+    """Run lengths that the signature allows: the two shortest, the sample's plus and minus one, and the longest."""
     signature = subject.signature
     if not signature.lengths:
         return skipped("all inputs have one fixed shape")
@@ -163,13 +163,13 @@ def _lengths(own: int, least: int, most: int | None) -> list[int]:
 
 
 def check_items(subject: ModelSubject) -> Verdict:
-    """Give odd texts to a model that takes text: none, one letter, signs, a very long one."""
+    """Pass odd texts to a model that takes text: empty, one letter, symbols, a very long text."""
     predictor = subject.predictor
     if not predictor.has_preprocess:
         return skipped("the model takes its own inputs: there is no preprocess")
     if not isinstance(predictor.example, str):
         return skipped(f"its items are {type(predictor.example).__name__}; only texts are tried")
-    failed = {_shown(text): fault for text in ODD_TEXTS if (fault := _item_fault(predictor, text))}
+    failed = {_shorten(text): fault for text in ODD_TEXTS if (fault := _item_fault(predictor, text))}
     if failed:
         what, fault = next(iter(failed.items()))
         return warning(
@@ -180,7 +180,7 @@ def check_items(subject: ModelSubject) -> Verdict:
     return passed(f"{len(ODD_TEXTS)} odd texts were answered, or refused as the caller's error", tried=float(len(ODD_TEXTS)))
 
 
-def _shown(text: str) -> str:
+def _shorten(text: str) -> str:
     return repr(text) if len(text) < 12 else f"{len(text)} letters"
 
 
@@ -195,13 +195,13 @@ def _item_fault(predictor: Any, text: str) -> str:
 
 
 def check_recovers(subject: ModelSubject) -> Verdict:
-    """Make the model raise, by inputs that nobody checked, and run the sample again."""
+    """Make the model raise on unchecked inputs, and run the sample again."""
     if subject.predictor.backend.device != "cpu" or not subject.is_repeatable:
         return skipped("a wrong input could end the device" if subject.is_repeatable else "answers are not repeatable")
     raised = ""
     for batch in _bad_batches(subject):
         if raised and subject.predictor.backend.name == "onnx":
-            break  # its sessions keep nothing of a run, and it logs each error
+            break  # its sessions keep no state between runs, and it logs each error
         try:
             subject.run(batch)
         except NogradError:
@@ -218,7 +218,7 @@ def check_recovers(subject: ModelSubject) -> Verdict:
 
 
 def _bad_batches(subject: ModelSubject) -> Iterator[Batch]:
-    """Yield inputs that most models raise on: another rank, another size, an id far out."""
+    """Yield inputs that most models raise on: another rank, another size, an id out of range."""
     for spec in subject.signature.inputs:
         array = subject.rows[spec.name]
         if array.dtype.kind == "O":

@@ -1,10 +1,10 @@
-"""Gradients: memory and time for a training that never comes."""
+"""Gradients: check for memory and time that only training needs."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nograd.checks.resources import told
+from nograd.checks.resources import format_bytes
 from nograd.checks.subject import TorchSubject
 from nograd.report.verdict import Check, Verdict, info, passed, warning
 
@@ -15,7 +15,7 @@ __all__ = ["CHECKS"]
 
 
 def check_graph(subject: TorchSubject) -> Verdict:
-    """Call the module as a script would, without nograd, and count the bytes that it keeps for a backward pass."""
+    """Call the module without nograd, as a script would, and count the bytes that are saved for a backward pass."""
     requires = [name for name, parameter in subject.module.named_parameters() if parameter.requires_grad]
     if not requires:
         return passed("no parameter requires a gradient")
@@ -23,13 +23,13 @@ def check_graph(subject: TorchSubject) -> Verdict:
     rows = len(next(iter(subject.sample.values())))
     return info(
         f"{len(requires)} parameters require gradients: called without nograd (which never records), a batch of {rows} rows "
-        f"keeps {told(kept)} of activations for a backward pass",
+        f"keeps {format_bytes(kept)} of activations for a backward pass",
         parameters=float(len(requires)), graph_bytes=float(kept), rows=float(rows),
     )  # fmt: skip
 
 
 def _graph_bytes(subject: TorchSubject) -> int:
-    """Return the bytes of distinct memory saved for the backward pass, parameters not counted."""
+    """Return the bytes of distinct memory saved for the backward pass, without parameters."""
     import torch
 
     from nograd.core.module import EvalMode
@@ -44,13 +44,13 @@ def _graph_bytes(subject: TorchSubject) -> int:
 
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
     with subject.as_found(), EvalMode(subject.module)(), torch.enable_grad(), hooks:
-        answer = subject.answer()  # alive until all is counted: freed memory would be counted again under its old address
+        answer = subject.answer()  # keep it alive until all is counted: freed memory would be counted again at its old address
     del answer
     return sum(saved.values())
 
 
 def check_answers(subject: TorchSubject) -> Verdict:
-    """Call the module under `torch.no_grad()`, and look whether an answer hangs on a graph all the same."""
+    """Call the module under `torch.no_grad()`, and check whether an answer still has a graph."""
     import torch
 
     from nograd.core.module import EvalMode
@@ -67,13 +67,13 @@ def check_answers(subject: TorchSubject) -> Verdict:
 
 
 def check_buffers(subject: TorchSubject) -> Verdict:
-    """Count the bytes of gradients that were left on parameters."""
+    """Count the bytes of gradients on parameters."""
     gradients = [p.grad for p in subject.module.parameters() if p.grad is not None]
     nbytes = sum(gradient.nbytes for gradient in gradients)
     if not gradients:
         return passed("no parameter holds a gradient")
     return warning(
-        f"{len(gradients)} parameters still hold the gradient of their last training step: {told(nbytes)}",
+        f"{len(gradients)} parameters still hold the gradient of their last training step: {format_bytes(nbytes)}",
         gradients=float(len(gradients)), gradient_bytes=float(nbytes),
     )  # fmt: skip
 

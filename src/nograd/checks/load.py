@@ -1,4 +1,5 @@
-"""Load: a server under many requests at once: the same answers, quick refusals, alive afterwards. Of the family `serving`."""
+"""Load: check a server under many simultaneous requests: same answers, quick refusals, still alive. Part of the family
+`serving`."""
 
 from __future__ import annotations
 
@@ -16,14 +17,14 @@ __all__ = ["CHECKS"]
 CLIENTS = 16
 
 BURST, BURST_ROWS = 48, 32
-"""Requests at once, and rows of each: 1,536 rows, more than nograd's queue of 1,024 takes."""
+"""Number of simultaneous requests, and rows of each: 1,536 rows, more than nograd's queue of 1,024 accepts."""
 
 QUICK_S = 2.0
-"""A refusal that takes longer is no help: the client could have waited."""
+"""Maximum seconds of a refusal. A slower one is useless, because the client could have waited."""
 
 
 def check_concurrent(server: ServerSubject) -> Verdict:
-    """Send different requests alone, then all at once, and compare."""
+    """Send different requests alone, then all at once, and compare the answers."""
     request = request_of(server)
     if request is None:
         return skipped("the metadata name no inputs, so that no request can be made")
@@ -49,20 +50,20 @@ def _at_once(server: ServerSubject, bodies: Sequence[Mapping[str, Any]]) -> list
 
 
 def check_overload(server: ServerSubject) -> Verdict:
-    """Send a burst, look at how it is refused where it is, and ask once more after it."""
+    """Send a burst, check its refusals, and send one more request."""
     request = request_of(server)
     if request is None:
         return skipped("the metadata name no inputs, so that no request can be made")
     burst = _at_once(server, [tiled(varied(request, index % CLIENTS), BURST_ROWS) for index in range(BURST)])
-    return _judged(burst, server.infer(request))
+    return _judge_burst(burst, server.infer(request))
 
 
-def _judged(burst: Sequence[Answer], after: Answer) -> Verdict:
-    """Decide on a burst's answers and the answer to a request after it."""
+def _judge_burst(burst: Sequence[Answer], after: Answer) -> Verdict:
+    """Decide from the answers to a burst and to one request after it."""
     counts = Counter(answer.status for answer in burst)
-    told = ", ".join(f"{count} x {status or 'no answer'}" for status, count in sorted(counts.items()))
+    counts_text = ", ".join(f"{count} x {status or 'no answer'}" for status, count in sorted(counts.items()))
     figures = {f"status_{status}": float(count) for status, count in counts.items()}
-    said = f"{len(burst)} requests of {BURST_ROWS} rows at once: {told}"
+    said = f"{len(burst)} requests of {BURST_ROWS} rows at once: {counts_text}"
     if after.status != 200:
         return error(f"{said}; a request after them is answered {after.status or 'not at all'}: {after.text}", **figures)
     bad = [answer for answer in burst if answer.status not in (200, 413, 429, 503, 504)]

@@ -1,4 +1,4 @@
-"""Memory: whether a full batch fits, and whether calls leave something behind."""
+"""Memory: check that a full batch fits, and that calls do not leak."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gc
 from itertools import pairwise
 
 from nograd.checks.arrays import tiled
-from nograd.checks.resources import give_back_freed, peak_bytes, reset_peak, resident_bytes, told
+from nograd.checks.resources import format_bytes, give_back_freed, peak_bytes, reset_peak, resident_bytes
 from nograd.checks.subject import ModelSubject
 from nograd.errors import ModelError
 from nograd.report.verdict import Check, Verdict, error, passed, skipped, warning
@@ -19,17 +19,17 @@ MAX_CALLS, BUDGET_S = 1000, 3.0
 QUARTERS = 4
 
 GROWTH_BYTES = 1_000_000
-"""Less than that may be an allocator's own: its arenas fill in steps."""
+"""Smaller growth may come from the allocator, whose arenas fill in steps."""
 
 TIGHT = 0.8
-"""Share of the memory left that one full batch may take; other requests' bodies and answers need some, too."""
+"""Share of the free memory that one full batch may take. Bodies and answers of other requests need memory too."""
 
 
 def check_headroom(subject: ModelSubject) -> Verdict:
-    """Run a full batch twice, and compare the most memory that it took with what is left."""
+    """Run a full batch twice, and compare its peak memory with the free memory."""
     if subject.predictor.backend.device != "cpu":
         return skipped(f"the model runs on {subject.predictor.backend.device}; only the processor's memory is measured")
-    before = _settled()
+    before = _bytes_after_collection()
     if subject.memory_left is None or not reset_peak():
         return skipped("this system does not tell how much memory is left, or what was used")
     full = tiled(subject.rows, subject.max_batch_size)
@@ -45,9 +45,9 @@ def check_headroom(subject: ModelSubject) -> Verdict:
 
 
 def _fits(needs: int, left: int, rows: int, lanes: int) -> Verdict:
-    """Decide whether a full batch on every lane fits into the memory that is left."""
+    """Decide whether a full batch on every lane fits into the free memory."""
     figures = {"needs_bytes": float(needs), "left_bytes": float(left), "rows": float(rows), "lanes": float(lanes)}
-    said = f"a batch of {rows} rows takes {told(needs)} on {lanes} lanes; {told(left)} are left"
+    said = f"a batch of {rows} rows takes {format_bytes(needs)} on {lanes} lanes; {format_bytes(left)} are left"
     if needs > left or not left:
         return error(said, **figures)
     if needs > TIGHT * left:
@@ -56,7 +56,7 @@ def _fits(needs: int, left: int, rows: int, lanes: int) -> Verdict:
 
 
 def check_growth(subject: ModelSubject) -> Verdict:
-    """Call the model up to 1,000 times, for 3 s at most; where memory seems to grow, once more."""
+    """Call the model up to 1,000 times, for at most 3 s. If memory seems to grow, repeat once."""
     if not resident_bytes():
         return skipped("this system does not tell how much memory a process holds")
     for _ in range(2):
@@ -66,15 +66,16 @@ def check_growth(subject: ModelSubject) -> Verdict:
         grown = sizes[-1] - sizes[0]
         figures = {"calls": float(calls), "grown_bytes": float(grown)}
         if not is_growth(sizes):
-            return passed(f"{calls} calls: {told(grown)} more", **figures)
+            return passed(f"{calls} calls: {format_bytes(grown)} more", **figures)
     return error(
-        f"memory grew by {told(grown)} over {calls} calls, steadily, and again in a second run: {told(grown / calls)} a call",
+        f"memory grew by {format_bytes(grown)} over {calls} calls, steadily, and again in a second run: "
+        f"{format_bytes(grown / calls)} a call",
         **figures,
     )
 
 
 def is_growth(sizes: list[int]) -> bool:
-    """Return whether memory grew in each part of a run, and by more than an allocator's steps.
+    """Return True if memory grew in each part of a run, and by more than an allocator's steps.
 
     Args:
         sizes: bytes at the start and after each part.
@@ -85,7 +86,7 @@ def is_growth(sizes: list[int]) -> bool:
 
 
 def _sizes_over_calls(subject: ModelSubject) -> tuple[int, list[int]]:
-    """Return the number of calls, and the bytes held at the start and after each quarter of them."""
+    """Return the number of calls, and the resident bytes at the start and after each quarter of them."""
     one = subject.one
     begun = subject.clock()
     warm = 0
@@ -96,15 +97,15 @@ def _sizes_over_calls(subject: ModelSubject) -> tuple[int, list[int]]:
     quarter = max(1, int(min(MAX_CALLS, (BUDGET_S - BUDGET_S / 10) / max(each_s, 1e-9)) // QUARTERS))
     if warm < 1 or each_s > BUDGET_S / QUARTERS:
         return 0, []
-    sizes = [_settled()]
+    sizes = [_bytes_after_collection()]
     for _ in range(QUARTERS):
         for _ in range(quarter):
             subject.run(one)
-        sizes.append(_settled())
+        sizes.append(_bytes_after_collection())
     return quarter * QUARTERS, sizes
 
 
-def _settled() -> int:
+def _bytes_after_collection() -> int:
     gc.collect()
     give_back_freed()
     return resident_bytes()

@@ -1,4 +1,4 @@
-"""Mode: what a module does otherwise while it is trained, and does so still."""
+"""Mode: check for training behaviour that is still active."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HALVES = ("torch.float16", "torch.bfloat16")
 
 
 def _host(answer: dict[str, Tensor]) -> Batch:
-    """Return an answer as the backends give it: half precision as float32."""
+    """Return an answer in the form of the backends: half precision as float32."""
     return {name: to_host(tensor.float() if str(tensor.dtype) in HALVES else tensor) for name, tensor in answer.items()}
 
 
@@ -30,12 +30,12 @@ def _names(module: nn.Module, kind: type[nn.Module] | tuple[type[nn.Module], ...
     return [name or "the module itself" for name, each in module.named_modules() if isinstance(each, kind) and each.training]
 
 
-def _listed(names: list[str]) -> str:
+def _join_names(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def check_eval(subject: TorchSubject) -> Verdict:
-    """Compare the answer in the mode that the module was handed over in with that in eval mode."""
+    """Compare the answer in the module's given mode with the answer in eval mode."""
     from torch import inference_mode, nn
 
     training = _names(subject.module, nn.Module)
@@ -46,9 +46,9 @@ def check_eval(subject: TorchSubject) -> Verdict:
         try:
             found = subject.answer()
         except Exception as failure:  # noqa: BLE001  batch norm refuses one row in training mode: that is the finding
-            return error(f"{_listed(training)} are in training mode, in which the model cannot run its sample: {failure}")
+            return error(f"{_join_names(training)} are in training mode, in which the model cannot run its sample: {failure}")
     distance = difference(_host(dict(subject.backend.forward(subject.sample))), _host(found))
-    said = f"{len(training)} of {total} modules are in training mode ({_listed(training)})"
+    said = f"{len(training)} of {total} modules are in training mode ({_join_names(training)})"
     figures = {"modules_in_training": float(len(training)), "modules": float(total), "difference": distance}
     if distance <= subject.model.tolerance:
         return info(f"{said}; nothing in them behaves otherwise, so that answers are the same", **figures)
@@ -56,7 +56,7 @@ def check_eval(subject: TorchSubject) -> Verdict:
 
 
 def check_dropout(subject: TorchSubject) -> Verdict:
-    """Run the module as it was handed over twice, where a dropout layer is in training mode."""
+    """If a dropout layer is in training mode, run the module twice in its given mode."""
     from torch import inference_mode, nn
 
     kinds = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -67,20 +67,20 @@ def check_dropout(subject: TorchSubject) -> Verdict:
     with subject.as_found(), inference_mode():
         distance = difference(_host(subject.answer()), _host(subject.answer()))
     figures = {"active_layers": float(len(active)), "difference": distance}
-    said = f"{len(active)} dropout layers are active ({_listed(active)})"
+    said = f"{len(active)} dropout layers are active ({_join_names(active)})"
     if distance <= subject.model.tolerance:
         return info(f"{said}, and change nothing in the answers to the sample", **figures)
     return error(f"{said}: two calls with the same input differ by {distance:.1%} of the largest value", **figures)
 
 
 def check_batch_norm(subject: TorchSubject) -> Verdict:
-    """Run the module as it was handed over, and look whether a running statistic moved."""
+    """Run the module in its given mode, and check whether a running statistic changed."""
     import torch
 
     statistics = {
         f"{name}.{own}": buffer
         for name, each in subject.module.named_modules()
-        if isinstance(each, torch.nn.modules.batchnorm._NormBase)  # noqa: SLF001  the one base of batch and instance norms
+        if isinstance(each, torch.nn.modules.batchnorm._NormBase)  # noqa: SLF001  the common base of batch and instance norms
         for own, buffer in each.named_buffers(recurse=False)
     }
     if not statistics:
@@ -91,7 +91,7 @@ def check_batch_norm(subject: TorchSubject) -> Verdict:
         moved = [name for name, buffer in statistics.items() if not torch.equal(buffer, before[name])]
     if moved:
         return error(
-            f"one call moved {len(moved)} of {len(statistics)} running statistics ({_listed(moved)}): "
+            f"one call moved {len(moved)} of {len(statistics)} running statistics ({_join_names(moved)}): "
             "every request changes the answers to all later ones",
             moved=float(len(moved)), statistics=float(len(statistics)),
         )  # fmt: skip
@@ -99,7 +99,7 @@ def check_batch_norm(subject: TorchSubject) -> Verdict:
 
 
 def check_random(subject: TorchSubject) -> Verdict:
-    """Where the same input gave different answers in eval mode, run it twice from the same random state."""
+    """If the same input gave different answers in eval mode, run it twice from the same random state."""
     if subject.model.is_repeatable:
         return passed("three runs of the same rows in eval mode gave the same answers")
     distance = random_difference(subject)
@@ -113,7 +113,7 @@ def check_random(subject: TorchSubject) -> Verdict:
 
 
 def random_difference(subject: TorchSubject) -> float | None:
-    """Return how far answers from two random states differ; None where those from the same one do, too."""
+    """Return the difference of answers from two random states; None if answers from the same state differ as well."""
     import torch
 
     def run(seed: int) -> Batch:

@@ -1,4 +1,5 @@
-"""Batches with the same rows next to different neighbours: the probe's own for a torch module, changed values for others."""
+"""Build batches with the same rows among different other rows: from the probe for a torch module, from changed values
+otherwise."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ __all__ = ["Pair", "attempt", "pairs", "various_rows"]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two batches of one size, equal at `places`, with the answers to them."""
+    """Two batches of one size that are equal at `places`, with the answers to them."""
 
     first: Batch
     answer: Batch
@@ -25,7 +26,7 @@ class Pair:
 
 
 def attempt(subject: ModelSubject, batch: Batch) -> Batch | None:
-    """Return the answer, None where changed values are more than the model takes (ids without an embedding)."""
+    """Return the answer; None if the model does not take the changed values (ids without an embedding)."""
     try:
         return subject.run(batch)
     except ModelError:
@@ -39,7 +40,7 @@ def pairs(subject: ModelSubject) -> list[Pair]:
 
 
 def various_rows(subject: ModelSubject) -> tuple[Batch, Batch]:
-    """Return rows of several values (the sample's, random, quiet) with the answers to them; else the sample's first row."""
+    """Return rows of several values (the sample's, random, quiet) with their answers; otherwise the sample's first row."""
     for first, _, _ in _trials(subject):
         if (answer := attempt(subject, first)) is not None:
             return first, answer

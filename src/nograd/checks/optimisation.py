@@ -1,4 +1,4 @@
-"""Optimisation: speed that lies about, and speed that is lost."""
+"""Optimisation: check for unused and for wasted speed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["CHECKS", "MODULE_CHECKS"]
 
 WORTH_IT = 1.3
-"""How many times faster another backend must be to be named: less is within what a busy machine makes of equal ones."""
+"""Minimum speed-up of another backend to be reported. On a busy machine, equal backends differ by less."""
 
 
 MAX_GRAPHS = 64
-"""Torch gives up after 8 for one function, over all models of a class; here each is counted."""
+"""Limit of graphs per function. Torch's default stops at 8 over all models of a class; here every graph is counted."""
 
 
 def check_threads(subject: ModelSubject) -> Verdict:
@@ -41,7 +41,7 @@ def check_threads(subject: ModelSubject) -> Verdict:
         per_lane = max(1, int(subject.cores // lanes))
         return warning(
             f"{said}: threads that wait for each other burn time (MiniLM took 15 times as long on a busy machine)", **figures
-        ).mended_by(f"OMP_NUM_THREADS={per_lane}, or torch.set_num_threads({per_lane}) before the first run; fewer lanes")
+        ).with_remedy(f"OMP_NUM_THREADS={per_lane}, or torch.set_num_threads({per_lane}) before the first run; fewer lanes")
     return passed(said, **figures)
 
 
@@ -64,7 +64,7 @@ def _threads_of_a_run(subject: ModelSubject) -> int | None:
 
 
 def check_backend(subject: TorchSubject) -> Verdict:
-    """Export to ONNX, prove it, and measure one row on both in turn."""
+    """Export to ONNX, compare the answers, and measure one row on both backends in interleaved runs."""
     model = subject.model
     one = model.one
     try:
@@ -79,7 +79,7 @@ def check_backend(subject: TorchSubject) -> Verdict:
     figures = {"ratio": ratio, "own_s": found["own"], "onnx_s": found["onnx"]}
     if ratio > WORTH_IT:
         verdict = info(f"{said}, {ratio:.2g} times as fast, with the same answers", **figures)
-        return verdict.mended_by(f"nograd export {model.name} --to onnx -o model.onnx  # or nograd tune")
+        return verdict.with_remedy(f"nograd export {model.name} --to onnx -o model.onnx  # or nograd tune")
     return passed(f"{said}: {ratio:.2g} times as fast", **figures)
 
 
@@ -97,7 +97,7 @@ def _as_onnx(subject: TorchSubject) -> Iterator[OnnxBackend]:
 
 
 def traffic(subject: ModelSubject) -> tuple[list[Batch], list[Batch]]:
-    """Return batches of the sizes that a server warms up with, and batches of others that requests then bring."""
+    """Return batches of the sizes that a server warms up with, and batches of other sizes as requests bring them."""
     cap = subject.max_batch_size if subject.signature.batching != "alone" else 1
     warm_rows = sorted({size for size in (1, 2, 4) if size <= cap} | {min(cap, 8)})
     other_rows = [size for size in (3, 5, 7) if size <= cap]
@@ -116,7 +116,7 @@ def _sized(subject: ModelSubject, dim: str, size: int, rows: int) -> Batch:
 
 
 def check_recompilations(subject: TorchSubject) -> Verdict:
-    """Compile (graphs only, no code) for the sizes that a server warms up with; count the graphs that other sizes need."""
+    """Trace graphs for the sizes that a server warms up with, without code generation; count the new graphs for other sizes."""
     warm, others = traffic(subject.model)
     try:
         before, new = _graphs(subject, warm, others)
@@ -133,14 +133,14 @@ def check_recompilations(subject: TorchSubject) -> Verdict:
 
 
 def _graphs(subject: TorchSubject, warm: Sequence[Batch], others: Sequence[Batch]) -> tuple[int, int]:
-    """Return how many graphs torch traces for some batches, and how many more for others."""
+    """Return the number of graphs that torch traces for the warm-up batches, and of additional ones for the others."""
     import torch
 
     from nograd.backends.modules import ModuleBackend
 
     graphs: list[object] = []
 
-    def count(graph: Any, example_inputs: Any) -> Any:  # noqa: ARG001  torch's way of calling
+    def count(graph: Any, example_inputs: Any) -> Any:  # noqa: ARG001  torch's signature
         graphs.append(None)
         return graph.forward
 
@@ -160,7 +160,7 @@ def _run_all(run: Callable[[Batch], Batch], batches: Iterable[Batch]) -> None:
 
 
 def check_graph_breaks(subject: TorchSubject) -> Verdict:
-    """Let torch trace the module once, and count where it has to stop."""
+    """Trace the module once with torch, and count the graph breaks."""
     import torch
 
     from nograd.core.module import EvalMode
@@ -182,7 +182,7 @@ def check_graph_breaks(subject: TorchSubject) -> Verdict:
 
 @contextmanager
 def _silently() -> Iterator[None]:
-    """Torch logs each break that it finds, with a stack; the finding tells them."""
+    """Suppress torch's log, which has a stack for each graph break. The finding lists the breaks."""
     from nograd.backends.exporting import quiet
 
     before = logging.root.manager.disable

@@ -1,4 +1,4 @@
-"""Precision: numbers that are none, and what fewer bits do to the answers. Agreement with eager needs no labels."""
+"""Precision: check for NaN and infinity, and for the effect of fewer bits. Agreement with eager needs no labels."""
 
 from __future__ import annotations
 
@@ -23,27 +23,29 @@ if TYPE_CHECKING:
 __all__ = ["CHECKS", "MODULE_CHECKS"]
 
 DENORMAL_SHARE = 1e-3
-"""Share of a model's weights below float32's smallest normal number (1.2e-38) that is worth a word: each costs a processor
-without flush-to-zero some hundred cycles."""
+"""Reported share of a model's weights below float32's smallest normal number (1.2e-38). On a processor without flush-to-zero,
+each costs a few hundred cycles.
+"""
 
 HALF_BUDGET_S = 0.25
-"""A sample that takes longer in float32 is not run in half precision: without hardware for it that takes 40 times as long
-(ResNet-18: 2.2 s instead of 50 ms on an AVX2 machine)."""
+"""A sample that takes longer in float32 is not run in half precision. Without hardware support, half precision takes 40 times
+as long (ResNet-18: 2.2 s instead of 50 ms on an AVX2 machine).
+"""
 
 
 def check_answers(subject: ModelSubject) -> Verdict:
-    """Look for NaN and infinity in the answers to the sample."""
+    """Find NaN and infinity in the answers to the sample."""
     bad = {name: int((~np.isfinite(array)).sum()) for name, array in subject.answer.items() if array.dtype.kind in "fc"}
     bad = {name: count for name, count in bad.items() if count}
     if bad:
-        told = ", ".join(f"{count} in output {name!r}" for name, count in bad.items())
+        counts_text = ", ".join(f"{count} in output {name!r}" for name, count in bad.items())
         values = float(sum(bad.values()))
-        return error(f"NaN or infinity: {told}; JSON cannot carry them, so that requests end in 500", values=values)
+        return error(f"NaN or infinity: {counts_text}; JSON cannot carry them, so that requests end in 500", values=values)
     return passed(f"answers to {num_rows(subject.rows)} rows are finite")
 
 
 def check_weights(subject: TorchSubject) -> Verdict:
-    """Look for NaN and infinity in parameters, and for NaN in buffers: masks hold minus infinity on purpose."""
+    """Find NaN and infinity in parameters, and NaN in buffers. Masks contain minus infinity on purpose."""
     bad = [name for name, p in subject.module.named_parameters() if _holds(p, infinite=True)]
     bad += [name for name, buffer in subject.module.named_buffers() if _holds(buffer, infinite=False)]
     total = sum(1 for _ in subject.module.parameters())
@@ -78,7 +80,7 @@ def check_denormals(subject: TorchSubject) -> Verdict:
 
 
 def check_hardware(subject: TorchSubject) -> Verdict:
-    """Compare the dtype of the parameters with what the processor says of itself."""
+    """Compare the dtype of the parameters with the processor's features."""
     from nograd.transforms.precision import half_support
 
     dtypes = {str(parameter.dtype).removeprefix("torch.") for parameter in subject.module.parameters()}
@@ -120,9 +122,9 @@ def _half(subject: TorchSubject, dtype: HalfDtype) -> Verdict:
         given = _in_half(subject, dtype, rows)
     except ConfigError as failure:
         return info(f"the model cannot be converted: {failure}")
-    except Exception as failure:  # noqa: BLE001  operators without a half-precision form raise anything
+    except Exception as failure:  # noqa: BLE001  operators without a half-precision form raise any error
         return info(f"the model does not run in {dtype}: {' '.join(str(failure).split())[:200]}")
-    return _judged(compare([expected], [given], tolerance=HALF, outputs=subject.backend.signature.outputs), dtype)
+    return _judge_parity(compare([expected], [given], tolerance=HALF, outputs=subject.backend.signature.outputs), dtype)
 
 
 def _in_half(subject: TorchSubject, dtype: HalfDtype, rows: Batch) -> Batch:
@@ -134,7 +136,7 @@ def _in_half(subject: TorchSubject, dtype: HalfDtype, rows: Batch) -> Batch:
         return ModuleBackend(to_half(subject.module, dtype), own.signature, own.call, own.restore).run(rows)
 
 
-def _judged(report: ParityReport, precision: str) -> Verdict:
+def _judge_parity(report: ParityReport, precision: str) -> Verdict:
     agreement = "" if report.agreement is None else f", {report.agreement:.1%} agreement"
     said = f"{precision}: cosine at least {report.min_cosine:.5f}, {report.max_rel:.1e} of the largest value off{agreement}"
     figures: dict[str, Any] = {"min_cosine": report.min_cosine, "max_rel": report.max_rel}
@@ -148,7 +150,7 @@ def _judged(report: ParityReport, precision: str) -> Verdict:
 
 
 def check_int8(subject: TorchSubject) -> Verdict:
-    """Quantize to 8 bits in the best of several recipes, and compare with eager."""
+    """Quantize to 8 bits with the best of several recipes, and compare with eager."""
     from nograd.backends.exporting import quiet
 
     try:
@@ -160,12 +162,12 @@ def check_int8(subject: TorchSubject) -> Verdict:
         return skipped(str(failure))
     except ExportError as failure:
         return info(f"no recipe in 8 bits answers as the model does: {' '.join(str(failure).split())[:300]}")
-    verdict = _judged(made.parity, f"int8 ({made.chosen.recipe})")
+    verdict = _judge_parity(made.parity, f"int8 ({made.chosen.recipe})")
     return passed(verdict.evidence, **{**verdict.figures, "speedup": made.float_s / (made.chosen.seconds or made.float_s)})
 
 
 def check_saturation(subject: ModelSubject) -> Verdict:
-    """Let ONNX Runtime sum 256 products of 8-bit numbers, of which the exact sum is known."""
+    """Sum 256 products of 8-bit numbers in ONNX Runtime, and compare with the exact sum."""
     try:
         from nograd.transforms.int8 import saturates
     except (MissingExtraError, ModuleNotFoundError) as failure:
@@ -178,7 +180,7 @@ def check_saturation(subject: ModelSubject) -> Verdict:
 
 
 def check_rounding(subject: ModelSubject) -> Verdict:
-    """Move every floating input by a rounding error of float32, and look how far answers move."""
+    """Change every floating input by one rounding error of float32, and measure the change of the answers."""
     floating = [name for name, array in subject.rows.items() if array.dtype.name == "float32"]
     if not floating or not subject.is_repeatable:
         return skipped("no input is float32" if not floating else "the same input gave different answers")

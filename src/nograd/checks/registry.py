@@ -1,4 +1,4 @@
-"""The checklist: every check, in the order in which they are run. Nothing here imports torch."""
+"""The checklist: every check in the order in which they run. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ MODULES: tuple[Check[TorchSubject], ...] = (
     *mode.CHECKS, *gradients.CHECKS, *devices.CHECKS, *sharing.CHECKS, *caching.MODULE_CHECKS, *precision.MODULE_CHECKS,
     *optimisation.MODULE_CHECKS,
 )  # fmt: skip
-"""Of torch modules."""
+"""Checks of torch modules."""
 
 MODELS: tuple[Check[ModelSubject], ...] = (
     *warmup.CHECKS, *batching.CHECKS, *caching.CHECKS, *optimisation.CHECKS, *precision.CHECKS, *memory.CHECKS,
 )  # fmt: skip
-"""Of anything that runs."""
+"""Checks of anything that runs."""
 
 MODELS_LAST: tuple[Check[ModelSubject], ...] = errors.CHECKS
-"""Of anything that runs, after all others: what they do to a model may stay."""
+"""Checks of anything that runs, to run last: their effects on a model may persist."""
 
 SERVERS: tuple[Check[ServerSubject], ...] = (*serving.CHECKS, *load.CHECKS)
-"""Of running servers."""
+"""Checks of running servers."""
 
 STARTED: tuple[Check[StartedServer], ...] = drain.CHECKS
-"""Of a server that may be stopped."""
+"""Checks of a server that may be stopped."""
 
 EVERY: tuple[Check[Any], ...] = (*MODELS, *MODULES, *MODELS_LAST, *SERVERS, *STARTED)
-"""All of them."""
+"""All checks."""

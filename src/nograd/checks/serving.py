@@ -1,4 +1,4 @@
-"""Serving: a running server, asked what clients ask, rightly and wrongly. Nothing here knows that the server is nograd's."""
+"""Serving: check a running server with valid and invalid requests. The checks do not depend on nograd's own server."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from nograd.report.verdict import Check, Verdict, error, info, passed, skipped, 
 __all__ = ["CHECKS"]
 
 HUGE_BYTES = 2**40
-"""The length of a body that is announced and never sent."""
+"""Announced length of a body that is never sent."""
 
 WRONG_TIMEOUT_US = 1
 
 
 def check_live(server: ServerSubject) -> Verdict:
-    """Ask for liveness and readiness."""
+    """Request liveness and readiness."""
     answers = {path: server.get(path) for path in ("/v2/health/live", "/v2/health/ready", f"{server.model_path}/ready")}
     bad = {path: answer for path, answer in answers.items() if answer.status != 200}
     if bad:
-        return error("; ".join(f"{path} answers {_told(answer)}" for path, answer in bad.items()))
+        return error("; ".join(f"{path} answers {_describe_answer(answer)}" for path, answer in bad.items()))
     return passed("live, ready, and so is the model", slowest_s=max(answer.seconds for answer in answers.values()))
 
 
-def _told(answer: Answer) -> str:
+def _describe_answer(answer: Answer) -> str:
     return f"{answer.status or 'nothing'}: {answer.text}"
 
 
@@ -50,7 +50,9 @@ def check_answer(server: ServerSubject) -> Verdict:
         return skipped("the metadata name no inputs, so that no request can be made")
     answer = server.infer(request)
     if answer.status != 200:
-        return error(f"a request made of the model's own metadata is answered {_told(answer)}", status=float(answer.status))
+        return error(
+            f"a request made of the model's own metadata is answered {_describe_answer(answer)}", status=float(answer.status)
+        )
     faults = _faults(answer.json, server.metadata, rows_of(request))
     if faults:
         return warning(f"the answer is not what the metadata say: {'; '.join(faults)}", faults=float(len(faults)))
@@ -58,7 +60,7 @@ def check_answer(server: ServerSubject) -> Verdict:
 
 
 def _faults(answer: Any, metadata: Mapping[str, Any], rows: int) -> list[str]:
-    """Return where an infer answer and the model's metadata differ."""
+    """Return the differences between an infer answer and the model's metadata."""
     given = {each.get("name"): each for each in (answer or {}).get("outputs", [])} if isinstance(answer, dict) else {}
     faults = [f"output {name!r} is not in the metadata" for name in given if name not in _names(metadata)]
     for spec in metadata.get("outputs", []):
@@ -78,15 +80,15 @@ def _names(metadata: Mapping[str, Any]) -> list[str]:
     return [spec["name"] for spec in metadata.get("outputs", [])]
 
 
-def _judged(answers: Mapping[str, Answer], wanted: Mapping[str, tuple[int, ...]]) -> Verdict:
-    """Decide on answers to wrong requests: the wanted status, with a sentence in `error`, and no traceback."""
+def _judge_refusals(answers: Mapping[str, Answer], wanted: Mapping[str, tuple[int, ...]]) -> Verdict:
+    """Decide from the answers to invalid requests: expected status, a sentence in `error`, and no traceback."""
     errors: list[str] = []
     warnings: list[str] = []
     for what, answer in answers.items():
         if answer.status not in wanted[what]:
             named = " or ".join(map(str, wanted[what]))
             (errors if answer.status == 0 or answer.status >= 500 or answer.status < 300 else warnings).append(
-                f"{what} is answered {_told(answer)}, not {named}"
+                f"{what} is answered {_describe_answer(answer)}, not {named}"
             )
         elif "Traceback (most recent call last)" in answer.body.decode("utf-8", "replace"):
             warnings.append(f"{what} is answered with a traceback")
@@ -95,26 +97,26 @@ def _judged(answers: Mapping[str, Answer], wanted: Mapping[str, tuple[int, ...]]
     if errors or warnings:
         figures = {"tried": float(len(answers)), "wrong": float(len(errors) + len(warnings))}
         return (error if errors else warning)("; ".join([*errors, *warnings]), **figures)
-    told = ", ".join(f"{what} {answer.status}" for what, answer in answers.items())
-    return passed(told, tried=float(len(answers)))
+    statuses = ", ".join(f"{what} {answer.status}" for what, answer in answers.items())
+    return passed(statuses, tried=float(len(answers)))
 
 
 def check_unknown(server: ServerSubject) -> Verdict:
-    """Ask for a model and a version that are not there."""
+    """Request an unknown model and an unknown version."""
     paths = {
         "an unknown model": "/v2/models/no_such_model/infer",
         "an unknown version": f"{server.model_path}/versions/999999/infer",
     }
     answers = {what: server.ask("POST", path, b'{"inputs": []}') for what, path in paths.items()}
-    return _judged(answers, dict.fromkeys(answers, (404,)))
+    return _judge_refusals(answers, dict.fromkeys(answers, (404,)))
 
 
 def check_bad_json(server: ServerSubject) -> Verdict:
-    """Send what is no JSON, no object, and no request."""
+    """Send bodies that are not JSON, not an object, or not a request."""
     bodies = {"a body cut short": b'{"inputs": [{"name"', "bytes that are no UTF-8": b"\xff\xfe{}", "a list": b"[1, 2]",
               "an empty object": b"{}", "deeply nested lists": b"[" * 5000}  # fmt: skip
     answers = {what: server.ask("POST", server.infer_path, body) for what, body in bodies.items()}
-    return _judged(answers, dict.fromkeys(answers, (400,)))
+    return _judge_refusals(answers, dict.fromkeys(answers, (400,)))
 
 
 def check_bad_inputs(server: ServerSubject) -> Verdict:
@@ -133,16 +135,16 @@ def check_bad_inputs(server: ServerSubject) -> Verdict:
         "no inputs": {"inputs": []},
         "data of another kind": with_input(request, data=[{}] * len(first["data"])),
     }
-    if first["datatype"] != "BYTES":  # texts in a column are what some clients send, and servers take
+    if first["datatype"] != "BYTES":  # some clients send texts as a column, and servers accept it
         wrong["a dimension too many"] = with_input(request, shape=[*first["shape"], 1])
     answers = {what: server.infer(body) for what, body in wrong.items()}
-    return _judged(answers, dict.fromkeys(answers, (400,)))
+    return _judge_refusals(answers, dict.fromkeys(answers, (400,)))
 
 
 def check_method(server: ServerSubject) -> Verdict:
     """Use the wrong HTTP method."""
     answers = {"GET of infer": server.get(server.infer_path), "DELETE of the model": server.ask("DELETE", server.model_path)}
-    verdict = _judged(answers, dict.fromkeys(answers, (405,)))
+    verdict = _judge_refusals(answers, dict.fromkeys(answers, (405,)))
     return verdict if verdict.severity != "error" else warning(verdict.evidence, **verdict.figures)
 
 
@@ -152,18 +154,18 @@ def check_too_large(server: ServerSubject) -> Verdict:
     if answer.status == 413:
         return passed(f"a body of {HUGE_BYTES} bytes is refused with 413 before it comes, in {answer.seconds * 1000:.3g} ms")
     return warning(
-        f"a body of {HUGE_BYTES} bytes, announced and not sent, is answered {_told(answer)} after {answer.seconds:.3g} s, not "
-        "413: bodies may have no limit",
+        f"a body of {HUGE_BYTES} bytes, announced and not sent, is answered {_describe_answer(answer)} after "
+        f"{answer.seconds:.3g} s, not 413: bodies may have no limit",
         status=float(answer.status), seconds=answer.seconds,
     )  # fmt: skip
 
 
 def check_timeout(server: ServerSubject) -> Verdict:
-    """Send a request that has one microsecond."""
+    """Send a request with a timeout of one microsecond."""
     request = request_of(server)
     if request is None:
         return skipped("the metadata name no inputs, so that no request can be made")
-    unseen = varied(request, time() % 1000)  # no cache has its answer, not from an earlier check either
+    unseen = varied(request, time() % 1000)  # a body that no cache contains, not even from an earlier check
     answer = server.infer({**unseen, "parameters": {"timeout": WRONG_TIMEOUT_US}})
     if answer.status in (503, 504) and answer.sentence:
         return passed(f"a time-out of 1 us is kept: {answer.status}, {answer.sentence}")
@@ -171,7 +173,8 @@ def check_timeout(server: ServerSubject) -> Verdict:
         return info("a request with parameters.timeout of 1 us was answered all the same: the server knows no time-out of a "
                     "request, or had the answer already")  # fmt: skip
     return warning(
-        f"a request with parameters.timeout of 1 us is answered {_told(answer)}, not 504", status=float(answer.status)
+        f"a request with parameters.timeout of 1 us is answered {_describe_answer(answer)}, not 504",
+        status=float(answer.status),
     )
 
 
@@ -181,7 +184,7 @@ def check_metrics(server: ServerSubject) -> Verdict:
     lines = [line.split() for line in answer.body.decode("utf-8", "replace").splitlines() if line.startswith("# TYPE")]
     names = {line[2] for line in lines if len(line) >= 4}
     if answer.status != 200 or not names:
-        return warning(f"GET /metrics is answered {_told(answer)}: nobody sees what the server does")
+        return warning(f"GET /metrics is answered {_describe_answer(answer)}: nobody sees what the server does")
     if not any("histogram" in line for line in lines):
         return info(f"{len(names)} metrics, and no histogram among them: percentiles over several servers cannot be made")
     return passed(f"{len(names)} metrics in Prometheus' format, with histograms", metrics=float(len(names)))

@@ -1,4 +1,5 @@
-"""Shared memory: inputs that are written to, answers that a later call overwrites. Of the family `batching`."""
+"""Shared memory: check for inputs that the model writes to, and answers that a later call overwrites. Part of the family
+`batching`."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ __all__ = ["CHECKS"]
 
 
 def check_inputs(subject: TorchSubject) -> Verdict:
-    """Call the module on inputs of which a copy was kept."""
+    """Call the module, and compare its inputs with a copy."""
     import torch
 
     from nograd.probing.runs import undisturbed
@@ -34,7 +35,7 @@ def check_inputs(subject: TorchSubject) -> Verdict:
 
 
 def check_answers(subject: TorchSubject) -> Verdict:
-    """Call the module twice, on different rows, and look at the first answer again."""
+    """Call the module twice on different rows, and check that the first answer is unchanged."""
     import torch
 
     from nograd.probing.runs import undisturbed
@@ -54,7 +55,7 @@ def check_answers(subject: TorchSubject) -> Verdict:
 
 
 def _bare(subject: TorchSubject, given: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the module's own answer to these very tensors, nothing copied."""
+    """Return the module's own answer to the given tensors, without copies."""
     from nograd.core.inputs import is_tensor
     from nograd.core.structure import flatten
 

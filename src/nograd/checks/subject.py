@@ -1,4 +1,4 @@
-"""ModelSubject and TorchSubject: the values that checks of models are functions of."""
+"""ModelSubject and TorchSubject: the inputs of the model checks."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["ModelSubject", "TorchSubject", "model_subject", "module_backend", "torch_subject"]
 
 TOLERANCE = 1e-3
-"""Largest difference, relative to an output's largest value, that float32 arithmetic in another order may cause; the same as
-where backends are probed (`nograd.backends.coupling`). MiniLM alone and in a batch of 32 differ by 1e-6."""
+"""Largest difference, relative to an output's largest value, that another order of float32 arithmetic may cause; the same as
+for probing backends (`nograd.backends.coupling`). MiniLM alone and in a batch of 32 differ by 1e-6.
+"""
 
 HALF_TOLERANCE = 2e-2
 """The same for float16 (11 significant bits) and bfloat16 (8)."""
@@ -37,7 +38,7 @@ MAX_ROWS = 8
 
 @dataclass(frozen=True, slots=True)
 class ModelSubject:
-    """A model that runs, with sample rows and the answers to them."""
+    """A model that runs, with sample rows and its answers to them."""
 
     name: str
     predictor: Predictor
@@ -45,23 +46,23 @@ class ModelSubject:
     """Sample inputs, 2 to 8 rows, checked."""
 
     one: Batch
-    """The smallest batch that runs: one row; all `rows` where one alone does not."""
+    """The smallest batch that runs: one row, or all `rows` if one row alone does not run."""
 
     answer: Batch
-    """What the model answered to `rows`, the first time."""
+    """The model's first answer to `rows`."""
 
     is_repeatable: bool
-    """Whether it answered the same twice more."""
+    """True if two more runs gave the same answer."""
 
     first_s: float
     """Seconds of the first run, of `one`."""
 
     max_batch_size: int = 32
     memory_left: int | None = None
-    """Bytes that the process may still take; None where nothing tells."""
+    """Bytes that the process may still take; None if unknown."""
 
     cores: float = 1
-    """Processors that the process may use; a fraction where a container has a quota."""
+    """Processors that the process may use; a fraction if a container has a quota."""
 
     curve: CostCurve | None = None
     tolerance: float = TOLERANCE
@@ -69,7 +70,7 @@ class ModelSubject:
 
     @property
     def signature(self) -> Signature:
-        """What the model takes and gives."""
+        """The model's inputs and outputs."""
         return self.predictor.signature
 
     def run(self, batch: Batch) -> Batch:
@@ -79,18 +80,18 @@ class ModelSubject:
 
 @dataclass(frozen=True, slots=True)
 class TorchSubject:
-    """The torch module inside of a model."""
+    """The torch module inside a model."""
 
     module: nn.Module
     backend: ModuleBackend
     sample: dict[str, Tensor]
-    """Inputs by name, on the module's device; two rows at least."""
+    """Inputs by name, on the module's device; at least two rows."""
 
     model: ModelSubject
 
     @contextmanager
     def as_found(self) -> Iterator[None]:
-        """Within this context the module may be run in any mode; buffers, attributes and random state are put back after."""
+        """Allow any mode of the module within this context; on exit, restore buffers, attributes and the random state."""
         import torch
 
         from nograd.probing.runs import as_found
@@ -99,7 +100,7 @@ class TorchSubject:
             yield
 
     def answer(self, sample: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Return the module's own answer, by name, in whatever mode it is in; the inputs are copied before."""
+        """Return the module's own answer by name, in its current mode; the inputs are copied first."""
         from nograd.core.inputs import is_tensor
         from nograd.core.structure import flatten
 
@@ -118,7 +119,7 @@ def model_subject(
     curve: CostCurve | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> ModelSubject:
-    """Run a predictor's sample three times, and return what its checks start from.
+    """Run a predictor's sample three times, and return the subject of its checks.
 
     Raises:
         ConfigError: a setting is out of its range.
@@ -138,7 +139,7 @@ def model_subject(
 
 
 def _first_run(predictor: Predictor, clock: Callable[[], float]) -> tuple[Batch, Batch, float]:
-    """Return sample rows, the smallest batch of them that runs, and the seconds that its first run took."""
+    """Return sample rows, the smallest batch of them that runs, and the seconds of its first run."""
     given = _sample_rows(predictor)
     raised: ModelError | None = None
     for sample in (lively(given, predictor.signature), given):
@@ -155,7 +156,7 @@ def _first_run(predictor: Predictor, clock: Callable[[], float]) -> tuple[Batch,
 
 
 def _sample_rows(predictor: Predictor) -> Batch:
-    """Return what the model was probed with, where it was, else its example."""
+    """Return the rows that the model was probed with; without such rows, its example."""
     backend = module_backend(predictor)
     if backend is None or not backend.samples:
         return predictor.example_part
@@ -171,7 +172,7 @@ def _tolerance(predictor: Predictor) -> float:
 
 
 def torch_subject(subject: ModelSubject) -> TorchSubject | None:
-    """Return the module inside of a model, or None where it runs on something else than an eager torch module."""
+    """Return the module inside a model; None unless the model runs as an eager torch module."""
     backend = module_backend(subject.predictor)
     if backend is None or backend.name != "eager" or not backend.samples:
         return None
@@ -182,6 +183,6 @@ def torch_subject(subject: ModelSubject) -> TorchSubject | None:
 
 
 def module_backend(predictor: Predictor) -> ModuleBackend | None:
-    """Return the backend where it runs a torch module; torch is not imported for those that do not."""
+    """Return the backend if it runs a torch module, else None. For other backends, torch is not imported."""
     modules = sys.modules.get("nograd.backends.modules")
     return predictor.backend if modules is not None and isinstance(predictor.backend, modules.ModuleBackend) else None

@@ -1,4 +1,4 @@
-"""Times that a busy machine does not falsify: the least of several, in turn."""
+"""Measure times on a busy machine: the minimum of several interleaved runs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 __all__ = ["least_s"]
 
 TOGETHER = 3
-"""Runs that each gets in a row: threads of one runtime that still spin slow the next one down."""
+"""Consecutive runs of each candidate. Threads of one runtime that still spin slow the next one down."""
 
 
 def least_s(runs: Mapping[str, Callable[[], object]], *, rounds: int, clock: Callable[[], float]) -> dict[str, float]:
-    """Return the least seconds of each run, over some rounds of three each, in turn.
+    """Return the minimum seconds of each run, over `rounds` rounds of three runs each, interleaved.
 
-    A median tells of the neighbours on a busy machine (MiniLM: 373 ms beside other work, 20 ms alone), the least of the model.
+    On a busy machine, a median measures the other load (MiniLM: 373 ms next to other work, 20 ms without); the minimum
+    measures the model.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""Warm-up: what the first users pay for."""
+"""Warm-up: check for costs that only the first requests have."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ __all__ = ["CHECKS"]
 RUNS = 7
 
 NOTICED_S, LONG_S = 0.1, 1.0
-"""What a first call may cost beyond later ones: more than 0.1 s a user notices, more than 1 s ends in time-outs."""
+"""Limits of the extra seconds of a first call: users notice more than 0.1 s, and more than 1 s leads to timeouts."""
 
 RATIO = 3.0
-"""How many times the slowest later call the first must take: a busy machine slows any call down."""
+"""Minimum ratio of the first call to the slowest later one, because a busy machine slows any call down."""
 
 
 def check_first_call(subject: ModelSubject) -> Verdict:
     """Compare the first call with seven later ones."""
-    times = [_timed(subject, subject.one) for _ in range(RUNS)]
+    times = [_run_s(subject, subject.one) for _ in range(RUNS)]
     return _penalty(subject.first_s, times)
 
 
-def _timed(subject: ModelSubject, batch: Batch) -> float:
+def _run_s(subject: ModelSubject, batch: Batch) -> float:
     begun = subject.clock()
     subject.run(batch)
     return subject.clock() - begun
 
 
 def _penalty(first_s: float, later_s: list[float]) -> Verdict:
-    """Decide whether a first call took longer than the machine's own noise explains."""
+    """Decide whether a first call took longer than the machine's noise explains."""
     usual = median(later_s)
     ratio = first_s / usual if usual else 1.0
     figures = {"first_s": first_s, "later_s": usual, "ratio": ratio}
@@ -47,7 +47,7 @@ def _penalty(first_s: float, later_s: list[float]) -> Verdict:
 
 
 def check_compilations(subject: ModelSubject) -> Verdict:
-    """Run the sizes that a server warms up with, then others, and count what torch compiled for those."""
+    """Run the sizes that a server warms up with, then other sizes, and count torch's compilations for the latter."""
     if "torch._dynamo" not in sys.modules:
         return passed("nothing in the model is compiled by torch")
     start = _compiled()
@@ -70,12 +70,12 @@ def check_compilations(subject: ModelSubject) -> Verdict:
 def _attempt(subject: ModelSubject, batch: Batch) -> None:
     try:
         subject.run(batch)
-    except ModelError:  # a size that the model does not take is another check's
+    except ModelError:  # another check covers sizes that the model does not take
         return
 
 
 def _compiled() -> int:
-    """Return the graphs that torch has compiled in this process so far."""
+    """Return the number of graphs that torch has compiled in this process so far."""
     from torch._dynamo.utils import counters
 
     return int(counters["stats"]["unique_graphs"])

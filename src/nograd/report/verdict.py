@@ -23,7 +23,7 @@ class Verdict:
     remedy: str = ""
     """Instead of the check's own, where it depends on what was found."""
 
-    def mended_by(self, remedy: str) -> Verdict:
+    def with_remedy(self, remedy: str) -> Verdict:
         """Return the verdict with a remedy of its own."""
         return replace(self, remedy=remedy)
 
@@ -112,7 +112,7 @@ def _outcome(check: Check[Subject], subject: Subject) -> Verdict:
         said = " ".join(str(failure).split())[:400]
         return warning(
             f"the check itself could not be finished: {type(failure).__name__}: {said}",
-        ).mended_by("run the model on this input by hand; if it is right, report the check")
+        ).with_remedy("run the model on this input by hand; if it is right, report the check")
 
 
 def _finding(check: Check[Subject], verdict: Verdict) -> Finding:
