@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nograd.bundle.manifest import ImportedStep
-from nograd.bundle.naming import find, named
+from nograd.bundle.naming import find, import_step
 from nograd.errors import ConfigError, ModelLoadError
 from tests import bundles
 from tests.bundles import Doubles, Times, prepare
@@ -19,11 +19,11 @@ from tests.waiting import HANG_S
 
 @pytest.mark.parametrize("step", [prepare, Times, len], ids=["function", "class", "builtin"])
 def test_what_a_module_holds_under_a_name_is_found_again(step: Any) -> None:
-    assert find(named(step, "preprocess")) is step
+    assert find(import_step(step, "preprocess")) is step
 
 
 def test_an_object_that_its_class_makes_anew_is_made_anew() -> None:
-    step = named(Doubles(), "preprocess")
+    step = import_step(Doubles(), "preprocess")
 
     assert step == ImportedStep("tests.bundles:Doubles", is_instance=True)
     assert isinstance(find(step), Doubles)
@@ -49,7 +49,7 @@ def local() -> Any:
 )
 def test_what_has_no_name_is_refused_with_what_to_do(step: Any, why: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        named(step, "preprocess")
+        import_step(step, "preprocess")
 
     assert why in str(caught.value)
     assert "make it a function at the top of a module that can be imported" in str(caught.value)
@@ -59,14 +59,14 @@ def test_a_name_that_leads_to_something_else_is_none(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(bundles, "prepare", lambda item: item)
 
     with pytest.raises(ConfigError, match="no module holds it under a name"):
-        named(prepare, "preprocess")
+        import_step(prepare, "preprocess")
 
 
 def test_what_a_script_defines_is_refused() -> None:
     code = (
-        "from nograd.bundle.naming import named\nfrom nograd.errors import ConfigError\n"
+        "from nograd.bundle.naming import import_step\nfrom nograd.errors import ConfigError\n"
         "def prepare(item): return item\n"
-        "try:\n    named(prepare, 'preprocess')\nexcept ConfigError as error:\n    print(error)"
+        "try:\n    import_step(prepare, 'preprocess')\nexcept ConfigError as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S, check=True)
 

@@ -41,7 +41,7 @@ def test_a_new_bundle_replaces_an_old_one_and_leaves_nothing_beside(tmp_path: Pa
     assert listed(tmp_path) == [name]
 
 
-STEPS = ["write_source", "write_sums", "dumps", "verified_files", "_flush", "_move_in"]
+STEPS = ["write_source", "write_sums", "dumps", "verify_files", "_flush", "_move_in"]
 
 
 @pytest.mark.parametrize("step", STEPS)

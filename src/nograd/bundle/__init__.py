@@ -1,13 +1,15 @@
-"""Bundle: a folder, or a `.zip`, that holds a tuned model and all that running it needs; written whole, verified when read.
+"""Bundle: a folder or `.zip` file that holds a tuned model and everything needed to run it.
 
-    bundle.json          what it is, how it runs, what was measured, and where (`manifest`)
+Bundles are written atomically and verified when they are read.
+
+    bundle.json          description: model, settings, measurements, machine (`manifest`)
     model.*              an exported file; or model/ (a transformers folder); or weights.safetensors, for a factory (`source`)
-    tokenizer.json       where items are texts (`front`)
-    example.safetensors  an example item, where it is no plain JSON
-    report.json, .html   of the tuning
-    SHA256SUMS           of all files above (`digests`)
+    tokenizer.json       for models whose items are texts (`pipeline`)
+    example.safetensors  an example item, if it cannot be plain JSON
+    report.json, .html   tuning report
+    SHA256SUMS           digests of all other files (`digests`)
 
-Nothing here imports torch, but for a bundle whose backend is torch's.
+This package does not import torch, except for bundles that run on a torch backend.
 """
 
 from nograd.bundle.digests import BundleFile

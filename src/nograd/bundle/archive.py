@@ -1,4 +1,6 @@
-"""A bundle as one `.zip`: stored, not compressed; weights do not shrink, and what is stored cannot grow when it is unpacked."""
+"""Bundles as a single `.zip` file, stored without compression: weights do not compress, and unpacking cannot expand a stored
+file.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,14 @@ from pathlib import Path
 from nograd.bundle.digests import MAX_SUMS_BYTES, SUMS, check_names, read_sums
 from nograd.errors import ModelLoadError
 
-__all__ = ["holds", "pack", "unpack"]
+__all__ = ["has_entry", "pack", "unpack"]
 
 EARLIEST = (1980, 1, 1, 0, 0, 0)
-"""The same folder gives the same archive, whenever it is packed."""
+"""Fixed timestamp of all entries: the same folder always produces the same archive."""
 
 
 def pack(folder: Path, target: Path) -> None:
-    """Write all files of a folder into an archive."""
+    """Write all files of a folder to an archive."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), EARLIEST)
@@ -26,8 +28,8 @@ def pack(folder: Path, target: Path) -> None:
                 shutil.copyfileobj(source, copy, 1 << 20)
 
 
-def holds(path: Path, name: str) -> bool:
-    """True where a file is an archive with a file of that name."""
+def has_entry(path: Path, name: str) -> bool:
+    """Return whether a file is an archive that contains a file of this name."""
     try:
         with zipfile.ZipFile(path) as archive:
             return name in archive.namelist()
@@ -36,14 +38,15 @@ def holds(path: Path, name: str) -> bool:
 
 
 def unpack(path: Path, folder: Path) -> None:
-    """Unpack an archive into an empty folder, once its names and sizes are in order. The contents are not verified here.
+    """Unpack an archive into an empty folder after checking its names and sizes. The contents are not verified here.
 
     Raises:
-        ModelLoadError: it is no archive, is damaged, or holds what `SHA256SUMS` in it does not list; nothing is unpacked then.
+        ModelLoadError: the file is not an archive, is damaged, or contains a file that its `SHA256SUMS` does not list. Nothing
+            is unpacked in these cases.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = _checked(archive, path)
+            entries = _check_entries(archive, path)
             for entry in entries:
                 target = folder / entry.filename
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -51,12 +54,12 @@ def unpack(path: Path, folder: Path) -> None:
                     shutil.copyfileobj(source, copy, 1 << 20)
     except zipfile.BadZipFile as error:
         raise ModelLoadError(f"{path} is damaged: {error}") from error
-    except (RuntimeError, NotImplementedError, EOFError, OSError) as error:  # encrypted; a version of zip; cut off
+    except (RuntimeError, NotImplementedError, EOFError, OSError) as error:  # encrypted, unsupported zip version, or truncated
         raise ModelLoadError(f"{path} cannot be unpacked: {type(error).__name__}: {error}") from error
 
 
-def _checked(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
-    """Return the entries, if they are stored files that are listed, and together no larger than the archive."""
+def _check_entries(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
+    """Return the entries. All must be stored files listed in `SHA256SUMS`, in total not larger than the archive."""
     entries = archive.infolist()
     for entry in entries:
         mode = entry.external_attr >> 16

@@ -1,6 +1,6 @@
-"""SHA256SUMS: the digests of a folder's files in coreutils' format, and the check that the folder is what they say.
+"""SHA256SUMS: digests of a folder's files in the format of coreutils, and the check of a folder against them.
 
-`sha256sum -c SHA256SUMS`, run in the folder, checks the same without nograd.
+To check a bundle without nograd, run `sha256sum -c SHA256SUMS` in its folder.
 """
 
 from __future__ import annotations
@@ -16,42 +16,46 @@ from pathlib import Path
 
 from nograd.errors import ModelLoadError
 
-__all__ = ["SUMS", "BundleFile", "digest_of", "read_sums", "verified_files", "write_sums"]
+__all__ = ["SUMS", "BundleFile", "digest_of", "read_sums", "verify_files", "write_sums"]
 
 SUMS = "SHA256SUMS"
 
 MAX_SUMS_BYTES = 1 << 20
-"""A bundle has a dozen files; a list of more bytes than this is no list."""
+"""Maximum size of the list. A bundle has about a dozen files, so a larger list is invalid."""
 
 LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*)")
-"""Names of plain letters: nothing to escape, nothing that a terminal or another system reads differently."""
+"""One line: digest and file name. Names are restricted to characters that need no escaping and read the same on all systems."""
 
 WORKERS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class BundleFile:
-    """One file of a bundle, verified."""
+    """A verified file of a bundle."""
 
     name: str
-    """Relative to the bundle, with `/`."""
+    """Path relative to the bundle, separated by `/`."""
 
     size_bytes: int
     sha256: str
 
 
 def write_sums(folder: Path) -> None:
-    """Write the digests of all files in a folder, but of the list itself."""
+    """Write the digests of all files in a folder, except the list itself."""
     names = sorted(name for name in _names_in(folder) if name != SUMS)
     lines = [f"{_sha256(folder / name)}  {name}\n" for name in names]
     (folder / SUMS).write_text("".join(lines), "ascii")
 
 
 def read_sums(text: bytes, where: str) -> dict[str, str]:
-    """Return file name -> SHA-256, in lower-case hexadecimal.
+    """Parse a list of digests: file name -> SHA-256 in lower-case hexadecimal.
+
+    Args:
+        text: content of `SHA256SUMS`.
+        where: name of the bundle in error messages.
 
     Raises:
-        ModelLoadError: a line is not such a line, or names a file outside of the folder, the list itself, or one twice.
+        ModelLoadError: a line is malformed, or names a file outside of the folder, the list itself, or a file twice.
     """
     found: dict[str, str] = {}
     *lines, rest = text.decode("latin-1").split("\n")
@@ -66,37 +70,37 @@ def read_sums(text: bytes, where: str) -> dict[str, str]:
     return found
 
 
-def verified_files(folder: Path, where: str) -> tuple[BundleFile, ...]:
-    """Return the files of a folder, once every one of them is what `SHA256SUMS` says, and there is no other.
+def verify_files(folder: Path, where: str) -> tuple[BundleFile, ...]:
+    """Return the files of a folder after comparing them with `SHA256SUMS`.
 
     Args:
-        folder: what is read.
-        where: what errors call it.
+        folder: the folder to verify.
+        where: name of the bundle in error messages.
 
     Raises:
-        ModelLoadError: a file is missing, too much, another than it was, or not a file; its name is in the message.
+        ModelLoadError: a file is missing, unlisted, modified, or not a regular file; the message names it.
     """
     sums = read_sums(_sums_of(folder, where), where)
     check_names(_names_in(folder, where), sums, where)
-    with ThreadPoolExecutor(min(WORKERS, len(sums) or 1)) as pool:  # hashing lets other threads run
+    with ThreadPoolExecutor(min(WORKERS, len(sums) or 1)) as pool:  # hashing releases the GIL
         digests = list(pool.map(lambda name: _sha256(folder / name), sums))
-    for (name, said), digest in zip(sums.items(), digests, strict=True):
-        if digest != said:
+    for (name, expected), digest in zip(sums.items(), digests, strict=True):
+        if digest != expected:
             raise ModelLoadError(f"{where} is damaged: {name} is not the file that {SUMS} describes (its SHA-256 differs)")
     return tuple(BundleFile(name, (folder / name).stat().st_size, digest) for name, digest in sums.items())
 
 
 def check_names(names: Iterable[str], sums: Mapping[str, str], where: str) -> None:
-    """Raise where files and list do not have the same names."""
+    """Raise ModelLoadError unless the folder and the list contain the same names."""
     there = set(names)
     for name in sorted(sums.keys() - there):
         raise ModelLoadError(f"{where} is damaged: {name} is missing, which {SUMS} lists")
     for name in sorted(there - sums.keys() - {SUMS}):
-        raise ModelLoadError(f"{where} holds {name}, which {SUMS} does not list; remove it, or get the bundle anew")
+        raise ModelLoadError(f"{where} holds {name}, which {SUMS} does not list; remove it, or fetch the bundle again")
 
 
 def digest_of(files: Iterable[BundleFile]) -> str:
-    """Return one digest of files whose digests are known."""
+    """Return one digest over files whose digests are known."""
     return sha256("".join(f"{file.sha256}  {file.name}\n" for file in files).encode()).hexdigest()
 
 
@@ -110,18 +114,18 @@ def _sums_of(folder: Path, where: str) -> bytes:
 
 
 def _names_in(folder: Path, where: str = "") -> list[str]:
-    """Return all files below a folder; a link or a device is none."""
+    """Return the names of all files below a folder; raise ModelLoadError for links and devices."""
     found = []
     for base, folders, files in os.walk(folder):
         for name in (*folders, *files):
             path = Path(base, name)
-            told = path.relative_to(folder).as_posix()
+            relative = path.relative_to(folder).as_posix()
             mode = path.lstat().st_mode
             if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
                 kind = "a symbolic link" if stat.S_ISLNK(mode) else "no file"
-                raise ModelLoadError(f"{where or folder}: {told} is {kind}; a bundle holds files only")
+                raise ModelLoadError(f"{where or folder}: {relative} is {kind}; a bundle holds files only")
             if stat.S_ISREG(mode):
-                found.append(told)
+                found.append(relative)
     return found
 
 

@@ -1,4 +1,4 @@
-"""bundle.json: what a bundle is and how it runs; structs that read strictly what they write."""
+"""bundle.json: the description of a bundle, as structs that reject unknown fields when they are read."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ _DISTRIBUTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Measured seconds of one run by its size."""
+    """Measured seconds per run for each run size."""
 
     sizes: tuple[int, ...]
-    """Increasing."""
+    """Run sizes, increasing."""
 
     seconds: tuple[float, ...]
-    """Medians, as they were measured: they need not increase."""
+    """Measured medians; they may decrease with the size."""
 
     low: tuple[float, ...]
     high: tuple[float, ...]
-    """The range that holds the true median with 95 %."""
+    """95 % confidence interval of the true median."""
 
     unit: Literal["rows", "tokens"] = "rows"
-    """What `sizes` counts: rows, or padded tokens (rows x longest row)."""
+    """Unit of `sizes`: rows, or padded tokens (rows x longest row)."""
 
     def __post_init__(self) -> None:
         if not len(self.sizes) == len(self.seconds) == len(self.low) == len(self.high):
@@ -65,10 +65,10 @@ class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a bundle's model runs, and what is known of it."""
+    """How a bundle's model runs, and what was measured."""
 
     name: str
-    """The model's, in the URL of a server unless told otherwise."""
+    """Model name; also its name in a server's URL by default."""
 
     backend: str
     precision: str = "float32"
@@ -76,32 +76,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     num_threads: int = 1
     max_batch_size: int = 32
     goal: str = ""
-    """What it was chosen for, such as `slo=20ms`."""
+    """Tuning goal, such as `slo=20ms`."""
 
     curve: Curve | None = None
     parity: dict[str, Any] | None = None
-    """`ParityReport.to_json()`: the answers against eager's."""
+    """Comparison with the eager model (`ParityReport.to_json()`)."""
 
     metric: float | None = None
-    """What the user's own function gave; higher is better."""
+    """Result of the user's own metric function; higher is better."""
 
     confirmed: bool | None = None
-    """Whether the curve held behind a real batcher under load; None: that was not tried."""
+    """Whether the curve held in a real batcher under load; None: not tested."""
 
     fingerprint: str = ""
-    """Of the model that it was made from."""
+    """Fingerprint of the source model."""
 
     machine: Machine | None = None
-    """Where it was measured; None becomes the machine that writes."""
+    """Machine that measured; None becomes the machine that writes the bundle."""
 
     when: str = ""
     """UTC, `2026-11-25 19:30`; empty becomes the time of writing."""
 
     nograd: str = ""
-    """Version that wrote it."""
+    """Version of nograd that wrote the bundle."""
 
     distribution: str | msgspec.UnsetType = msgspec.UNSET
-    """The package that the backend comes from; unset for nograd's own, whose bundles older versions can then read."""
+    """Package that provides the backend. Unset for built-in backends, so that older versions can read their bundles."""
 
     def __post_init__(self) -> None:
         kind = find_kind(self.backend)
@@ -117,56 +117,56 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def kind(self) -> Kind:
-        """The kind of its backend."""
+        """Kind of the backend."""
         found = find_kind(self.backend)
-        if found is None:  # the package was there when the settings were read
+        if found is None:  # the package was installed when the settings were read
             raise ConfigError(why_unknown(self.backend, self.distribution or ""))
         return found
 
     @property
     def layout(self) -> str:
-        """Lanes and threads in words."""
+        """Lanes and threads as text."""
         lanes, threads = self.lanes, self.num_threads
         return f"{lanes} lane{'s' * (lanes > 1)} of {threads} thread{'s' * (threads > 1)}"
 
 
 class TokenizeStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="tokenize"):
-    """`nograd.text.Tokenize` over the bundle's `tokenizer.json`."""
+    """`nograd.text.Tokenize` with the bundle's `tokenizer.json`."""
 
     names: tuple[str, ...]
     max_tokens: int | None
 
 
 class ImportedStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="import"):
-    """A callable by module and name; the user's own code, which is not in the bundle."""
+    """A callable of the user's own code, referenced by module and name; its code is not in the bundle."""
 
     name: str
     """`package.module:qualified.name`."""
 
     is_instance: bool = False
-    """Whether the callable is what the named class gives when it is called without arguments."""
+    """Whether the callable is an instance of the named class, created without arguments."""
 
 
 class FactoryStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="factory"):
-    """What the Predictor has that the model's factory returns."""
+    """The step of the Predictor that the model's factory returns."""
 
 
 Step = TokenizeStep | ImportedStep | FactoryStep
 
 
 class Described(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All of bundle.json but its format."""
+    """Content of bundle.json without its format version."""
 
     settings: Settings
     signature: Signature
     factory: str = ""
-    """`package.module:function` that makes the module; empty: the bundle holds all of the model."""
+    """`package.module:function` that creates the module; empty: the bundle contains the whole model."""
 
     preprocess: Step | None = None
     postprocess: Step | None = None
     item: TensorSpec | None = None
     example: Any = None
-    """An item as plain JSON; None: it lies in `example.safetensors`, or there is none."""
+    """An item as plain JSON; None: it is in `example.safetensors`, or there is no example."""
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -180,8 +180,8 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     example: Any = None
 
 
-class _Runs(msgspec.Struct, frozen=True):
-    """What bundle.json says of the backend; read before the rest, because an unknown backend cannot check its settings."""
+class _BackendName(msgspec.Struct, frozen=True):
+    """The backend's name and package. They are read first, because the settings of an unknown backend cannot be checked."""
 
     backend: str = ""
     distribution: str = ""
@@ -189,11 +189,11 @@ class _Runs(msgspec.Struct, frozen=True):
 
 class _Head(msgspec.Struct):
     format: int
-    settings: _Runs = _Runs()
+    settings: _BackendName = _BackendName()
 
 
 def dumps(described: Described) -> bytes:
-    """Return the content of bundle.json, to be read by people, too."""
+    """Return the content of bundle.json, indented for readers."""
     signature = msgspec.Raw(Manifest(described.signature, None).dumps().encode())
     fields = {name: getattr(described, name) for name in described.__struct_fields__}
     plain = msgspec.json.encode(_File(**{**fields, "format": FORMAT, "signature": signature}))
@@ -201,10 +201,10 @@ def dumps(described: Described) -> bytes:
 
 
 def loads(text: bytes, where: str) -> Described:
-    """Return what `dumps` wrote.
+    """Parse bundle.json.
 
     Raises:
-        ModelLoadError: it is not that, or of a newer format.
+        ModelLoadError: the content is malformed, has a newer format, or needs a backend that is not installed.
     """
     try:
         head = msgspec.json.decode(text, type=_Head)

@@ -1,4 +1,4 @@
-"""Callables by the name that imports them: `package.module:qualified.name`."""
+"""References to callables by import name: `package.module:qualified.name`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from nograd.runtime.fingerprint import of_value
 from nograd.runtime.imports import import_module
 from nograd.runtime.interrupts import is_interrupt
 
-__all__ = ["find", "named"]
+__all__ = ["find", "import_step"]
 
 
-def named(step: Any, role: str) -> ImportedStep:
-    """Return the name under which another process finds a callable.
+def import_step(step: Any, role: str) -> ImportedStep:
+    """Return a reference by which another process can import a callable.
 
     Raises:
-        ConfigError: there is none; the message says why, and what to do.
+        ConfigError: no import name leads to the callable; the message says why and what to do.
     """
     shown = "a lambda" if getattr(step, "__name__", "") == "<lambda>" else repr(step)
     if _is(step, found := _name(step)):
@@ -34,11 +34,11 @@ def named(step: Any, role: str) -> ImportedStep:
 
 
 def find(step: ImportedStep) -> Any:
-    """Return the callable.
+    """Import the callable of a reference.
 
     Raises:
-        ModelLoadError: there is none of that name here, or making it raised.
-        MissingExtraError: importing it needs torch.
+        ModelLoadError: the name does not exist here, or importing or creating the callable raised.
+        MissingExtraError: the import needs torch.
     """
     module, _, qualified = step.name.partition(":")
     try:
@@ -62,7 +62,7 @@ def _name(value: Any) -> str:
 
 
 def _is(value: Any, name: str) -> bool:
-    """True where a name leads to the very object. What runs as a script has the name `__main__`, which leads elsewhere."""
+    """Return whether a name leads to this object. Objects of a script (`__main__`) have no name in other processes."""
     module, _, qualified = name.partition(":")
     if module in ("", "__main__") or not qualified or "<" in qualified or module not in sys.modules:
         return False
@@ -73,16 +73,16 @@ def _is(value: Any, name: str) -> bool:
 
 
 def _is_made_by_its_class(value: Any) -> bool:
-    """True where the class, called without arguments, gives the like."""
+    """Return whether the class, called without arguments, creates an equal object."""
     try:
         like = type(value)()
-    except Exception:  # noqa: BLE001  the class is the user's code; that it needs arguments is an answer
+    except Exception:  # noqa: BLE001  the class is the user's code; if it needs arguments, it cannot be recreated
         return False
     return of_value(value).text == of_value(like).text
 
 
 def _state(value: Any) -> list[str]:
-    """Return the names of what an object holds."""
+    """Return the names of an object's attributes."""
     slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
     return sorted([*getattr(value, "__dict__", {}), *(name for name in slots if hasattr(value, name))])
 

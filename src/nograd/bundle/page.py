@@ -1,4 +1,4 @@
-"""What `nograd inspect` prints: a bundle on one page of text."""
+"""The output of `nograd inspect`: a bundle on one page of text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["page"]
 
 
 def page(bundle: Bundle) -> str:
-    """Return a bundle as text, to be read by people; all files were verified before."""
+    """Describe a verified bundle as text for readers."""
     return "\n".join(line.rstrip() for line in _lines(bundle))
 
 
@@ -24,17 +24,17 @@ def _lines(bundle: Bundle) -> Iterator[str]:
     yield f"{settings.name}: {settings.backend} {settings.precision}, {settings.layout}{goal}"
     yield f"  written {settings.when} UTC by nograd {settings.nograd}; {len(bundle.files)} files, all as they were written"
     yield ""
-    yield from _table([("input", "", plain["preprocess"] and f"made by {plain['preprocess']}")], bundle.signature.inputs)
+    yield from _table_lines([("input", "", plain["preprocess"] and f"made by {plain['preprocess']}")], bundle.signature.inputs)
     if sizes := bundle.signature.describe_sizes():
         yield f"  sizes     {sizes}"
-    yield from _table([("output", "", plain["postprocess"] and f"then {plain['postprocess']}")], bundle.signature.outputs)
+    yield from _table_lines([("output", "", plain["postprocess"] and f"then {plain['postprocess']}")], bundle.signature.outputs)
     yield f"  batching  {bundle.signature.batching}: {bundle.signature.reason}, at most {settings.max_batch_size} rows a run"
     yield f"  rows      {bundle.signature.independence or 'independence not measured'}"
     yield ""
-    yield from _curve(settings.curve)
-    yield from _proof(settings.parity, settings.metric, confirmed=settings.confirmed)
+    yield from _curve_lines(settings.curve)
+    yield from _proof_lines(settings.parity, settings.metric, confirmed=settings.confirmed)
     yield ""
-    yield from _machine(settings.machine, plain["differences"])
+    yield from _machine_lines(settings.machine, plain["differences"])
     reasons = plain["trust_reasons"]
     yield (
         f"trust     needed (--trusted): it holds {' and '.join(reasons)}"
@@ -42,15 +42,15 @@ def _lines(bundle: Bundle) -> Iterator[str]:
         else "trust     not needed: it holds no code"
     )
     yield ""
-    files = [(file.name, _bytes(file.size_bytes), file.sha256) for file in bundle.files]
-    yield from _aligned([("file", "size", "SHA-256"), *files])
+    files = [(file.name, _size_text(file.size_bytes), file.sha256) for file in bundle.files]
+    yield from _align([("file", "size", "SHA-256"), *files])
 
 
-def _table(head: Sequence[tuple[str, str, str]], specs: Sequence[TensorSpec]) -> Iterator[str]:
-    yield from _aligned([*head, *((f"  {spec.name}", str(spec), "") for spec in specs)])
+def _table_lines(head: Sequence[tuple[str, str, str]], specs: Sequence[TensorSpec]) -> Iterator[str]:
+    yield from _align([*head, *((f"  {spec.name}", str(spec), "") for spec in specs)])
 
 
-def _curve(curve: Curve | None) -> Iterator[str]:
+def _curve_lines(curve: Curve | None) -> Iterator[str]:
     if curve is None:
         yield "curve     none was measured"
         return
@@ -58,10 +58,10 @@ def _curve(curve: Curve | None) -> Iterator[str]:
     lines = [(unit, "ms a run", "95 %", f"{curve.unit}/s")]
     for size, seconds, low, high in zip(curve.sizes, curve.seconds, curve.low, curve.high, strict=True):
         lines.append((str(size), f"{seconds * 1e3:.3g}", f"{low * 1e3:.3g} .. {high * 1e3:.3g}", f"{size / seconds:,.0f}"))
-    yield from _aligned(lines)
+    yield from _align(lines)
 
 
-def _proof(parity: Mapping[str, Any] | None, metric: float | None, *, confirmed: bool | None) -> Iterator[str]:
+def _proof_lines(parity: Mapping[str, Any] | None, metric: float | None, *, confirmed: bool | None) -> Iterator[str]:
     if parity is None:
         yield "parity    not compared with eager"
     else:
@@ -71,44 +71,44 @@ def _proof(parity: Mapping[str, Any] | None, metric: float | None, *, confirmed:
             yield f"  {output.get('name')}: {_agreement(output)}"
     if metric is not None:
         yield f"metric    {metric:g}"
-    told = {
+    labels = {
         None: "not tried behind a batcher",
         True: "behind a batcher, under load",
         False: "NOT: the curve did not hold under load",
     }
-    yield f"confirmed {told[confirmed]}"
+    yield f"confirmed {labels[confirmed]}"
 
 
 def _agreement(output: Mapping[str, Any]) -> str:
     names = {"min_cosine": "smallest cosine", "max_abs": "largest difference", "max_rel": "relative", "agreement": "agreement"}
-    told = [f"{words} {_figure(output[name])}" for name, words in names.items() if output.get(name) is not None]
-    return ", ".join(told)
+    figures = [f"{words} {_format_figure(output[name])}" for name, words in names.items() if output.get(name) is not None]
+    return ", ".join(figures)
 
 
-def _figure(value: object) -> str:
+def _format_figure(value: object) -> str:
     return f"{value:.7g}" if isinstance(value, int | float) else str(value)
 
 
-def _machine(machine: Machine | None, differences: Sequence[str]) -> Iterator[str]:
+def _machine_lines(machine: Machine | None, differences: Sequence[str]) -> Iterator[str]:
     if machine is None:
         return
     libraries = ", ".join(f"{name} {version}" for name, version in machine.libraries.items())
     gpus = f", {', '.join(machine.gpus)}" if machine.gpus else ""
-    yield f"machine   {machine.processor}, {machine.cores:g} cores, {_bytes(machine.memory_bytes)}{gpus}; {machine.system}"
+    yield f"machine   {machine.processor}, {machine.cores:g} cores, {_size_text(machine.memory_bytes)}{gpus}; {machine.system}"
     yield f"          Python {machine.python}, {libraries}"
     yield "here      the same, as far as speed and answers go" if not differences else f"here      {differences[0]}"
     for sentence in differences[1:]:
         yield f"          {sentence}"
 
 
-def _bytes(count: int) -> str:
+def _size_text(count: int) -> str:
     for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if count >= factor:
             return f"{count / factor:.1f} {unit}"
     return f"{count} B"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def _align(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))

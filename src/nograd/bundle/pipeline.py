@@ -1,4 +1,4 @@
-"""What stands before and behind the model: preprocess, postprocess, what an item is, and one of them as an example."""
+"""Pre- and postprocessing of a bundle, with its item type and an example item."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nograd.bundle.manifest import Described, FactoryStep, ImportedStep, Step, TokenizeStep
-from nograd.bundle.naming import find, named
+from nograd.bundle.naming import find, import_step
 from nograd.core.inputs import to_host
 from nograd.core.tensors import TensorSpec
 from nograd.errors import ConfigError, ModelLoadError, UnsupportedError
@@ -26,26 +26,26 @@ EXAMPLE = "example.safetensors"
 TOKENIZER = "tokenizer.json"
 
 ITEM = "item"
-"""The key of an example that is one array; others have the model's input names behind a dot."""
+"""Key of an example that is a single array. Other examples use the model's input names with a leading dot."""
 
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """What a Predictor has beside its backend."""
+    """The parts of a Predictor other than its backend."""
 
     preprocess: Callable[[Any], Any] | None = None
-    """A `nograd.text.Tokenize`, which the bundle then holds whole; or a callable that a module holds under a name."""
+    """A `nograd.text.Tokenize`, which the bundle stores completely, or a callable with an import name."""
 
     postprocess: Callable[[Any], Any] | None = None
     item: TensorSpec | None = None
-    """What one item is, for servers."""
+    """Type of one item, for servers."""
 
     example: Any = None
-    """One item; without `preprocess` one row by input name, `[1, ...]`; None: zeros."""
+    """One item. Without `preprocess`: one row by input name, `[1, ...]`. None: zeros."""
 
     @classmethod
     def of(cls, predictor: Predictor) -> Front:
-        """Return a Predictor's own."""
+        """Return the parts of a Predictor."""
         try:
             example = predictor.example
         except UnsupportedError:  # no sample was given
@@ -53,20 +53,20 @@ class Front:
         return cls(predictor.preprocess, predictor.postprocess, predictor.item, example)
 
     def check(self, *, by_factory: bool = False) -> None:
-        """Raise where a bundle could not hold it; ask before work that takes long.
+        """Raise if a bundle cannot store these parts. Call it before expensive work.
 
         Args:
-            by_factory: the model's factory returns a Predictor, so that what has no name comes from there.
+            by_factory: the model's factory returns a Predictor, which supplies the steps without an import name.
 
         Raises:
-            ConfigError: `preprocess` or `postprocess` cannot be found under a name, or the example cannot be written.
+            ConfigError: `preprocess` or `postprocess` has no import name, or the example cannot be written.
         """
         _step(self.preprocess, "preprocess", by_factory=by_factory)
         _step(self.postprocess, "postprocess", by_factory=by_factory)
         _split(self.example)
 
     def write(self, folder: Path, *, by_factory: bool) -> dict[str, Any]:
-        """Write the tokenizer and an example of arrays into a folder; return the fields of `Described` that tell of them."""
+        """Write the tokenizer and array examples to a folder. Return the matching fields of `Described`."""
         value, arrays = _split(self.example)
         if arrays:
             from safetensors.numpy import save_file
@@ -88,7 +88,7 @@ def _step(step: Any, role: str, *, by_factory: bool) -> Step | None:
     if type(step) is Tokenize:
         return TokenizeStep(step.names, step.max_tokens)
     try:
-        return named(step, role)
+        return import_step(step, role)
     except ConfigError:
         if by_factory:
             return FactoryStep()
@@ -96,15 +96,15 @@ def _step(step: Any, role: str, *, by_factory: bool) -> Step | None:
 
 
 def read_step(step: Step | None, folder: Path, made: Callable[[Any], Any] | None) -> Callable[[Any], Any] | None:
-    """Return the callable that a step describes.
+    """Return the callable of a step.
 
     Args:
-        step: as it was read.
-        folder: of the bundle.
-        made: what the model's factory brings in this place.
+        step: as read from bundle.json.
+        folder: the bundle's folder.
+        made: the corresponding step of the factory's Predictor.
 
     Raises:
-        ModelLoadError: it cannot be found or read.
+        ModelLoadError: the callable cannot be found or read.
     """
     if step is None:
         return None
@@ -119,10 +119,10 @@ def read_step(step: Step | None, folder: Path, made: Callable[[Any], Any] | None
 
 
 def _split(example: Any) -> tuple[Any, dict[str, Any]]:
-    """Return an example as plain JSON, and as arrays by key: one of both is empty.
+    """Split an example into plain JSON and arrays by key; one of both is empty.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: the example has another type.
     """
     example = to_host(example)
     if _is_plain(example):
@@ -135,13 +135,13 @@ def _split(example: Any) -> tuple[Any, dict[str, Any]]:
         raise ConfigError(
             f"the example is {type(example).__name__}; a bundle holds text, bytes, numbers, lists, arrays, arrays by name"
         )
-    if any(array.dtype.kind not in "fiub" for array in arrays.values()):  # text as a model's own input, bfloat16: zeros do
+    if any(array.dtype.kind not in "fiub" for array in arrays.values()):  # text, bfloat16: zeros instead
         return None, {}
     return None, arrays
 
 
 def _is_plain(value: Any) -> bool:
-    """True for what JSON gives back as it was."""
+    """Return whether a value survives a JSON round trip unchanged."""
     if isinstance(value, list):
         return all(map(_is_plain, value))
     if isinstance(value, dict):
@@ -150,7 +150,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def read_example(described: Described, folder: Path) -> Any:
-    """Return the example; None where there is none.
+    """Return the example; None if there is none.
 
     Raises:
         ModelLoadError: its file cannot be read.

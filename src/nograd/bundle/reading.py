@@ -1,4 +1,4 @@
-"""Bundle: verified, described, and opened as a Predictor."""
+"""Bundle: verify a bundle, describe it, and open it as a Predictor."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from nograd.backends.coupling import accept_coupling, measured_signature
 from nograd.backends.registry import runtimes
 from nograd.batching.collate import join
 from nograd.bundle import archive
-from nograd.bundle.digests import BundleFile, digest_of, verified_files
+from nograd.bundle.digests import BundleFile, digest_of, verify_files
 from nograd.bundle.manifest import MANIFEST, Described, ImportedStep, Settings, TokenizeStep, loads
 from nograd.bundle.pipeline import EXAMPLE, TOKENIZER, read_example, read_step
-from nograd.bundle.recalibration import FAR_OFF, scaled, spot_check
-from nograd.bundle.source import Opened, code_in, model_files, open_factory, open_model
+from nograd.bundle.recalibration import FAR_OFF, measure_slowdown, scale_curve
+from nograd.bundle.source import Opened, list_code, model_files, open_factory, open_model
 from nograd.bundle.writing import REPORTS, is_zip
 from nograd.core.cost import CostCurve
 from nograd.core.tensors import Signature
@@ -36,14 +36,15 @@ Clock = Callable[[], float]
 
 
 def is_bundle(path: Path) -> bool:
-    """True where a path looks like a bundle: a folder with a bundle.json, or a `.zip`."""
+    """Return whether a path is a bundle: a folder with a bundle.json, or a `.zip` file."""
     return (path / MANIFEST).is_file() if path.is_dir() else is_zip(path) and path.is_file()
 
 
 class Bundle:
-    """A tuned model with all that running it needs; made by `Bundle.read`, which verifies every file.
+    """A tuned model with everything needed to run it. Create it with `Bundle.read`, which verifies every file.
 
-    A context manager: a `.zip` is unpacked into a temporary folder, which `close` removes. What was opened lives on.
+    A bundle is a context manager: a `.zip` is unpacked into a temporary folder, which `close` removes. Opened Predictors remain
+    usable.
 
     >>> with Bundle.read("minilm.bundle") as bundle:  # doctest: +SKIP
     ...     predictor = bundle.open()
@@ -52,7 +53,7 @@ class Bundle:
     def __init__(self, path: Path, folder: Path, files: tuple[BundleFile, ...], described: Described, owned: ExitStack) -> None:
         self.path = path
         self.files = files
-        """All but `SHA256SUMS`, verified."""
+        """Verified files, without `SHA256SUMS`."""
 
         self._folder = folder
         self._described = described
@@ -60,11 +61,10 @@ class Bundle:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Bundle:
-        """Return the bundle in a folder or a `.zip`; nothing in it is run.
+        """Read a bundle from a folder or a `.zip` file without running its code.
 
         Raises:
-            ModelLoadError: there is none, a file in it is not what it was when it was written (its name is in the message),
-                or it has a newer format.
+            ModelLoadError: there is no bundle, a file differs from `SHA256SUMS` (the message names it), or the format is newer.
         """
         where = os.fspath(path)
         with ExitStack() as stack:
@@ -74,32 +74,32 @@ class Bundle:
                 archive.unpack(Path(path), folder)
             elif not folder.is_dir():
                 raise ModelLoadError(f"there is no bundle {where}")
-            files = verified_files(folder, where)
-            described = _described(folder, files, where)
+            files = verify_files(folder, where)
+            described = _read_described(folder, files, where)
             return cls(Path(path), folder, files, described, stack.pop_all())
 
     @property
     def settings(self) -> Settings:
-        """How the model runs, and what was measured of it."""
+        """How the model runs, and what was measured."""
         return self._described.settings
 
     @property
     def signature(self) -> Signature:
-        """What the model takes and gives, behind `preprocess`."""
+        """Inputs and outputs of the model after `preprocess`."""
         return self._described.signature
 
     @property
     def cost(self) -> CostCurve | None:
-        """Seconds of a run by size, as they were measured; None where nobody did."""
+        """Measured seconds per run by size; None: not measured."""
         return self.settings.curve.cost() if self.settings.curve is not None else None
 
     @property
     def machine(self) -> Machine | None:
-        """Where it was measured."""
+        """Machine that measured the bundle."""
         return self.settings.machine
 
     def differences(self, now: Machine | None = None) -> list[str]:
-        """Return how this machine differs from the bundle's: a sentence for each difference (`nograd.runtime.machine`)."""
+        """Return the differences between this machine and the bundle's, one sentence each (`nograd.runtime.machine`)."""
         then = self.settings.machine
         if then is None:
             return []
@@ -108,10 +108,10 @@ class Bundle:
         return differences(then, now or this_machine(runtimes=runtimes(kind)), packages=packages)
 
     def trust_reasons(self) -> list[str]:
-        """Return what in this bundle is, or names, code that runs when it is opened; empty: opening needs no trust."""
+        """Return the parts of this bundle that run code when it is opened. If the list is empty, opening needs no trust."""
         steps = (self._described.preprocess, self._described.postprocess)
         named = [f"the name of a function to call ({step.name})" for step in steps if isinstance(step, ImportedStep)]
-        return [*code_in(self._described), *named]
+        return [*list_code(self._described), *named]
 
     def open(
         self,
@@ -123,22 +123,22 @@ class Bundle:
         clock: Clock = time.perf_counter,
         machine: Machine | None = None,
     ) -> Predictor:
-        """Return a Predictor whose `cost` is the bundle's curve.
+        """Open the bundle as a Predictor whose `cost` is the bundle's curve.
 
-        On another machine than the bundle's a warning says in what it differs, and the curve is scaled by what two sizes of
-        batch take here: 0.3 s of running, at most.
+        If this is not the machine that tuned the bundle, a warning lists the differences, and the curve is scaled by the run
+        times of two batch sizes measured here. Measuring takes at most 0.3 s of run time.
 
         Args:
-            device: `auto`, or one that the backend knows.
-            trusted: that you know where the bundle comes from; only one with `trust_reasons` asks.
-            lanes: runs side by side, instead of the bundle's.
-            accept_coupled_rows: whether rows are batched although they influence each other; the signature says how far.
-            clock: gives seconds.
-            machine: this one; None finds out.
+            device: `auto`, or a device of the backend.
+            trusted: confirms that you know the source of the bundle. Only bundles with `trust_reasons` need it.
+            lanes: number of concurrent runs; default: the bundle's.
+            accept_coupled_rows: whether to batch rows that influence each other; see `Signature.independence`.
+            clock: returns the time in seconds.
+            machine: description of this machine; None: detect it.
 
         Raises:
-            ConfigError: the bundle holds or names code, and is not trusted; or the device is not there.
-            MissingExtraError: what the backend needs is not installed.
+            ConfigError: the bundle contains or names code and is not trusted, or the device does not exist.
+            MissingExtraError: a package that the backend needs is not installed.
             ModelLoadError: the model cannot be loaded.
         """
         if (reasons := self.trust_reasons()) and not trusted:
@@ -154,9 +154,9 @@ class Bundle:
         if accept_coupled_rows:
             predictor.backend.signature = accept_coupling(predictor.signature)
         predictor.cost = self.cost
-        predictor.name, predictor.provenance = self.settings.name, self._told(lanes)
+        predictor.name, predictor.provenance = self.settings.name, self._provenance(lanes)
         if found := self.differences(machine):
-            _look_again(predictor, self.settings.name, found, clock)
+            _recalibrate(predictor, self.settings.name, found, clock)
         return predictor
 
     def _predictor(self, device: str, lanes: int, example: Any) -> Predictor:
@@ -172,13 +172,13 @@ class Bundle:
         sample = example if example is None or preprocess is None else [example]
         return Predictor(opened.backend, preprocess=preprocess, postprocess=postprocess, sample=sample, item=described.item)
 
-    def _told(self, lanes: int) -> str:
+    def _provenance(self, lanes: int) -> str:
         settings = msgspec.structs.replace(self.settings, lanes=lanes)
         machine = f", {settings.machine.processor}" if settings.machine is not None else ""
         return f"{settings.backend} {settings.precision}, {settings.layout}; tuned {settings.when}{machine}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain numbers, strings and lists: bundle.json's settings, the signature in words, files, differences."""
+        """Return the settings of bundle.json, the signature as text, the files and the machine differences as JSON values."""
         plain: dict[str, Any] = msgspec.to_builtins(self.settings)
         sides = {"inputs": self.signature.inputs, "outputs": self.signature.outputs}
         return {
@@ -189,8 +189,8 @@ class Bundle:
             "batching_reason": self.signature.reason,
             "size_limits": self.signature.describe_sizes(),
             "independence": None if self.signature.independence is None else self.signature.independence.to_json(),
-            "preprocess": _step_told(self._described.preprocess),
-            "postprocess": _step_told(self._described.postprocess),
+            "preprocess": _describe_step(self._described.preprocess),
+            "postprocess": _describe_step(self._described.postprocess),
             "factory": self._described.factory,
             "differences": self.differences(),
             "trust_reasons": self.trust_reasons(),
@@ -198,7 +198,7 @@ class Bundle:
         }
 
     def close(self) -> None:
-        """Remove what a `.zip` was unpacked into."""
+        """Remove the temporary folder of an unpacked `.zip`."""
         self._owned.close()
 
     def __enter__(self) -> Self:
@@ -208,8 +208,8 @@ class Bundle:
         self.close()
 
 
-def _described(folder: Path, files: tuple[BundleFile, ...], where: str) -> Described:
-    """Return bundle.json, if the files beside it are those that such a bundle has."""
+def _read_described(folder: Path, files: tuple[BundleFile, ...], where: str) -> Described:
+    """Read bundle.json and check that the folder contains only files that belong to such a bundle."""
     names = {file.name for file in files}
     if MANIFEST not in names:
         raise ModelLoadError(f"{where} is no bundle: there is no {MANIFEST} in it")
@@ -224,7 +224,7 @@ def _described(folder: Path, files: tuple[BundleFile, ...], where: str) -> Descr
     return described
 
 
-def _step_told(step: object) -> str:
+def _describe_step(step: object) -> str:
     if isinstance(step, TokenizeStep):
         return f"tokenizer.json, cut at {step.max_tokens} tokens" if step.max_tokens else "tokenizer.json"
     if isinstance(step, ImportedStep):
@@ -232,22 +232,22 @@ def _step_told(step: object) -> str:
     return "" if step is None else "the factory's"
 
 
-def _look_again(predictor: Predictor, name: str, found: list[str], clock: Clock) -> None:
-    """Warn of another machine, and scale the curve by what runs take here."""
-    said = f"{name} was tuned on another machine: {'; '.join(found)}"
+def _recalibrate(predictor: Predictor, name: str, found: list[str], clock: Clock) -> None:
+    """Warn that the machine differs, and scale the cost curve to run times measured here."""
+    message = f"{name} was tuned on another machine: {'; '.join(found)}"
     if predictor.cost is not None:
         factor = _factor(predictor, predictor.cost, clock)
-        predictor.cost = scaled(predictor.cost, factor)
-        said += f"; runs take {factor:.2g} times as long as its curve says, which is scaled by that"
+        predictor.cost = scale_curve(predictor.cost, factor)
+        message += f"; runs take {factor:.2g} times as long as its curve says, which is scaled by that"
         if not 1 / FAR_OFF <= factor <= FAR_OFF:
-            said += ": another backend or layout may be faster here, tune again (nograd tune)"
-    warnings.warn(said, stacklevel=3)
+            message += ": another backend or layout may be faster here, tune again (nograd tune)"
+    warnings.warn(message, stacklevel=3)
 
 
 def _measure_independence(predictor: Predictor, settings: Settings) -> None:
-    """Measure the independence of rows with the bundle's example, for a bundle that does not say it."""
+    """Measure row independence with the bundle's example if the bundle does not record it."""
     if settings.kind.runs_module or predictor.signature.independence is not None:
-        return  # modules are measured when they are probed
+        return  # probing measures the independence of modules
     predictor.backend.signature = measured_signature(
         predictor.run, [predictor.example_part], predictor.signature, precision=settings.precision, backend=settings.backend
     )
@@ -261,4 +261,4 @@ def _factor(predictor: Predictor, curve: CostCurve, clock: Clock) -> float:
     def run(rows: int) -> object:
         return predictor.run(join([part] * (rows if can_batch else 1), predictor.signature))
 
-    return spot_check(run, curve, own, clock=clock)
+    return measure_slowdown(run, curve, own, clock=clock)

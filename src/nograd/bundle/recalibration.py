@@ -1,4 +1,4 @@
-"""A curve that was measured elsewhere: looked at, at two sizes, and scaled to this machine."""
+"""Recalibration of a cost curve from another machine: two sizes are timed here, and the curve is scaled."""
 
 from __future__ import annotations
 
@@ -8,46 +8,48 @@ from math import sqrt
 
 from nograd.core.cost import CostCurve
 
-__all__ = ["FAR_OFF", "scaled", "sizes_to_try", "spot_check"]
+__all__ = ["FAR_OFF", "measure_slowdown", "scale_curve", "sizes_to_try"]
 
 BUDGET_S = 0.3
 
 REPEATS = 5
 
 FAR_OFF = 2.0
-"""Beyond this factor the choice of backend and layout may be another one."""
+"""Above this factor, another backend or layout may be faster."""
 
 
 def sizes_to_try(curve: CostCurve, own: int) -> list[int]:
-    """Return the numbers of rows to run: one, and those of the knee.
+    """Return the row counts to time: one row, and the curve's knee.
 
     Args:
         curve: seconds by rows, or by padded tokens.
-        own: tokens of the row that is run; 1 where the curve counts rows.
+        own: tokens per row; 1 if the curve counts rows.
     """
     return sorted({1, max(1, curve.knee() // own)})
 
 
-def spot_check(
+def measure_slowdown(
     run: Callable[[int], object], curve: CostCurve, own: int, *, clock: Callable[[], float], budget_s: float = BUDGET_S
 ) -> float:
-    """Return how many times as long as the curve says a run takes here; at most `budget_s` is spent, beyond the first run.
+    """Return the ratio of measured to expected run time: 2.0 means that runs take twice as long as the curve says.
+
+    Timing takes at most `budget_s` after the first run.
 
     Args:
-        run: runs so many rows.
-        curve: of another machine.
-        own: tokens of each row; 1 where the curve counts rows.
-        clock: seconds.
-        budget_s: seconds that this may take.
+        run: runs a batch of the given number of rows.
+        curve: measured on another machine.
+        own: tokens per row; 1 if the curve counts rows.
+        clock: returns the time in seconds.
+        budget_s: time limit in seconds.
     """
     begun = clock()
-    factor = _timed(run, 1, clock) / curve.extended(own)  # it may be slow: memory and threads come with it
+    factor = _time_run(run, 1, clock) / curve.extended(own)  # the first run may be slow: it allocates memory and starts threads
     ratios = []
     for rows in sizes_to_try(curve, own):
         expected = curve.extended(rows * own)
         times: list[float] = []
         while len(times) < REPEATS and clock() - begun + max([factor * expected, *times]) <= budget_s:
-            times.append(_timed(run, rows, clock))
+            times.append(_time_run(run, rows, clock))
         if times:
             ratios.append(min(times) / expected)
             factor = ratios[-1]
@@ -56,12 +58,12 @@ def spot_check(
     return sqrt(ratios[0] * ratios[-1])
 
 
-def scaled(curve: CostCurve, factor: float) -> CostCurve:
-    """Return the curve with all seconds multiplied."""
+def scale_curve(curve: CostCurve, factor: float) -> CostCurve:
+    """Return the curve with all seconds multiplied by a factor."""
     return replace(curve, seconds=tuple(seconds * factor for seconds in curve.seconds))
 
 
-def _timed(run: Callable[[int], object], rows: int, clock: Callable[[], float]) -> float:
+def _time_run(run: Callable[[int], object], rows: int, clock: Callable[[], float]) -> float:
     begun = clock()
     run(rows)
     return clock() - begun

@@ -1,7 +1,7 @@
-"""The model itself: how it gets into a bundle, and how a backend is made of what lies there.
+"""The model of a bundle: writing it into the folder, and creating a backend from it.
 
-An exported file is copied. A torch module is code, which a bundle does not hold: its weights lie there, and the module is made
-by transformers, for a folder of its own, or by a factory of the user's.
+Exported files are copied. A torch module is code, which a bundle does not contain. The bundle contains its weights, and
+transformers (for a saved folder) or a factory of the user creates the module.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from nograd.backends.modules import ModuleBackend
 
 __all__ = [
-    "ExportedFile", "ModelFactory", "ModelFolder", "Opened", "Source", "check_source", "code_in", "model_files", "open_factory",
-    "open_model", "write_source",
+    "ExportedFile", "ModelFactory", "ModelFolder", "Opened", "Source", "check_source", "list_code", "model_files",
+    "open_factory", "open_model", "write_source",
 ]  # fmt: skip
 
 FOLDER = "model"
@@ -44,32 +44,32 @@ NEEDED = re.compile(
     r"(config|generation_config|modules|sentence_bert_config|config_sentence_transformers|tokenizer|tokenizer_config"
     r"|special_tokens_map|model\.safetensors\.index|1_Pooling/config)\.json|vocab\.txt|model(-\d+-of-\d+)?\.safetensors"
 )
-"""What loading a transformers folder may read: data in forms that hold no code."""
+"""Files that loading a transformers folder may read. These formats contain data but no code."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportedFile:
-    """A file that an exporter wrote: `.onnx`, `.xml`, `.pt2` or `.pt`; with its weights beside it, where they lie there."""
+    """An exported `.onnx`, `.xml`, `.pt2` or `.pt` file, with its external weights if there are any."""
 
     path: Path
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """A folder that transformers saved, with its weights as safetensors."""
+    """A folder saved by transformers, with weights in safetensors format."""
 
     path: Path
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFactory:
-    """A function that makes the module, and the module whose weights count."""
+    """A function that creates the module, and a module with the weights to store."""
 
     factory: str
     """`package.module:function`; it returns a module or a Predictor."""
 
     module: nn.Module
-    """As the factory makes it: in float32, where half precision is the backend's."""
+    """The module as the factory creates it: float32, if the backend converts it to half precision."""
 
 
 Source = ExportedFile | ModelFolder | ModelFactory
@@ -77,7 +77,7 @@ Source = ExportedFile | ModelFolder | ModelFactory
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A backend, and the Predictor that a factory returned with it."""
+    """A backend, and the Predictor if a factory returned one."""
 
     backend: Backend
     by_factory: Predictor | None = None
@@ -87,7 +87,7 @@ class Opened:
 
 
 def check_source(source: Source, settings: Settings) -> None:
-    """Raise ConfigError where a backend cannot be made of such a source."""
+    """Raise ConfigError if the backend cannot run this source."""
     kind = settings.kind
     if kind.runs_module:
         if isinstance(source, ExportedFile):
@@ -100,10 +100,10 @@ def check_source(source: Source, settings: Settings) -> None:
 
 
 def write_source(source: Source, settings: Settings, folder: Path) -> None:
-    """Write the model into a folder.
+    """Write the model to a folder.
 
     Raises:
-        ConfigError: a file is not there, or holds what a bundle does not take.
+        ConfigError: a file does not exist, or its content is not allowed in a bundle.
     """
     if isinstance(source, ModelFactory):
         from nograd.backends.weights import save_weights
@@ -137,7 +137,7 @@ def _copy_folder(source: Path, target: Path) -> None:
 
 
 def model_files(described: Described) -> Callable[[str], bool]:
-    """Return whether a name is one that a bundle of this kind has for its model."""
+    """Return a predicate: whether a file name belongs to the model of this bundle."""
     kind = described.settings.kind
     if not kind.runs_module:
         return {file.name for file in kind.files(_model_file(kind, Path()))}.__contains__
@@ -146,8 +146,8 @@ def model_files(described: Described) -> Callable[[str], bool]:
     return lambda name: name.startswith(f"{FOLDER}/") and NEEDED.fullmatch(name.removeprefix(f"{FOLDER}/")) is not None
 
 
-def code_in(described: Described) -> Iterator[str]:
-    """Yield what runs when the model is opened, beside nograd and the libraries."""
+def list_code(described: Described) -> Iterator[str]:
+    """Yield the parts of the model that run code when it is opened, besides nograd and its libraries."""
     kind = described.settings.kind
     if kind.code:
         yield f"{kind.code} ({_model_file(kind, Path()).name})"
@@ -156,45 +156,45 @@ def code_in(described: Described) -> Iterator[str]:
 
 
 def open_model(described: Described, folder: Path, *, device: str, lanes: int, digest: str) -> Backend:
-    """Return the backend over an exported file, or a transformers folder. Whether it is trusted was asked before.
+    """Open the backend of an exported file or a transformers folder. The caller has checked trust.
 
     Raises:
-        ModelLoadError: what lies there cannot be loaded, or is not the model that the bundle describes.
-        MissingExtraError: what the backend needs is not installed.
+        ModelLoadError: the model cannot be loaded, or differs from the bundle's description.
+        MissingExtraError: a package that the backend needs is not installed.
     """
     settings = described.settings
     kind = settings.kind
     if not kind.runs_module:
         options = LoadOptions(
-            device=device, lanes=lanes, num_threads=settings.num_threads, trusted=True, spins=False,  # as it was measured
+            device=device, lanes=lanes, num_threads=settings.num_threads, trusted=True, spins=False,  # as when it was measured
             max_batch_size=settings.max_batch_size, digest=digest,
         )  # fmt: skip
-        return _as_described(open_backend(kind, _model_file(kind, folder), options), described.signature)
+        return _with_signature(open_backend(kind, _model_file(kind, folder), options), described.signature)
     from nograd.model_folders.transformers import load_folder
 
     return _in_precision(load_folder(folder / FOLDER, device=device).backend, settings, lanes)
 
 
 def open_factory(described: Described, folder: Path, *, device: str, lanes: int, example: Any) -> Opened:
-    """Return the backend over the module that a factory makes, with the bundle's weights in it. It is trusted.
+    """Open the backend of a trusted factory's module, loaded with the bundle's weights.
 
     Args:
-        described: the bundle.
-        folder: of the bundle.
-        device: for a module; a Predictor has its own.
-        lanes: runs side by side.
-        example: an item, for a module that does not say itself what it takes.
+        described: content of bundle.json.
+        folder: the bundle's folder.
+        device: for a bare module; a Predictor has its own.
+        lanes: number of concurrent runs.
+        example: an item for probing a module without `example_input_array`.
 
     Raises:
-        ModelLoadError: the factory is not there, makes something else, or its module is of another kind than the weights.
+        ModelLoadError: the factory does not exist, returns another type, or its module does not match the weights.
     """
     from nograd.core.inputs import is_module
 
-    made = _called(find(ImportedStep(described.factory)), described.factory)
-    predictor = _over(made, described, folder, device, example) if is_module(made) else made
+    made = _call_factory(find(ImportedStep(described.factory)), described.factory)
+    predictor = _probe_bare_module(made, described, folder, device, example) if is_module(made) else made
     if not isinstance(predictor, Predictor):
-        told = type(made).__name__
-        raise ModelLoadError(f"{described.factory} returned {told}; it must return a nograd.Predictor or a torch.nn.Module")
+        kind = type(made).__name__
+        raise ModelLoadError(f"{described.factory} returned {kind}; it must return a nograd.Predictor or a torch.nn.Module")
     if predictor is made:
         from nograd.backends.weights import load_weights
 
@@ -202,24 +202,24 @@ def open_factory(described: Described, folder: Path, *, device: str, lanes: int,
     return Opened(_in_precision(predictor.backend, described.settings, lanes), made if predictor is made else None)
 
 
-def _as_described(backend: Backend, signature: Signature) -> Backend:
-    """Give the backend the bundle's signature: a sample has shown how rows of a foreign file may be batched.
+def _with_signature(backend: Backend, signature: Signature) -> Backend:
+    """Set the bundle's signature on the backend; it records how the rows of a foreign file may be batched.
 
-    A file that says itself that its rows are coupled is believed, unless the bundle says that its user accepted that.
+    If the file declares its rows coupled, that wins unless the bundle says that the user accepted it.
     """
     own, noted = backend.signature.independence, signature.independence
     if noted is not None and noted.backend != backend.name:
         signature, noted = replace(signature, independence=None), None
     if (backend.signature.inputs, backend.signature.outputs) != (signature.inputs, signature.outputs):
         backend.close()
-        raise ModelLoadError("the model's file takes and gives other tensors than bundle.json says: write the bundle anew")
+        raise ModelLoadError("the model's file takes and gives other tensors than bundle.json says: write the bundle again")
     if own is not None and (noted is None or (own.is_coupled and not noted.is_accepted)):
         signature = judged(signature, own)
     backend.signature = signature
     return backend
 
 
-def _called(factory: Callable[..., Any], name: str) -> Any:
+def _call_factory(factory: Callable[..., Any], name: str) -> Any:
     try:
         return factory()
     except NogradError:
@@ -230,8 +230,8 @@ def _called(factory: Callable[..., Any], name: str) -> Any:
         raise ModelLoadError(f"{name} raised {type(error).__name__}: {error}") from error
 
 
-def _over(module: Any, described: Described, folder: Path, device: str, example: Any) -> Predictor:
-    """Return a Predictor over a factory's bare module, with the bundle's weights in it, probed."""
+def _probe_bare_module(module: Any, described: Described, folder: Path, device: str, example: Any) -> Predictor:
+    """Return a Predictor of a factory's bare module, loaded with the bundle's weights and probed."""
     from nograd.backends.weights import load_weights
 
     load_weights(module, folder / WEIGHTS)
@@ -255,7 +255,7 @@ def _module_of(backend: Backend, what: str) -> ModuleBackend:
 
 
 def _in_precision(backend: Backend, settings: Settings, lanes: int) -> Backend:
-    """Return the backend in the precision and the layout of the settings; compiled, where they say so."""
+    """Return the backend in the precision and layout of the settings, compiled if the settings say so."""
     module = _module_of(backend, "the bundle")
     if settings.precision != "float32":
         module = halved(module, settings.precision)

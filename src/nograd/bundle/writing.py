@@ -1,4 +1,4 @@
-"""write_bundle: everything beside the target, flushed, verified, and then renamed: a bundle is there whole, or as it was."""
+"""write_bundle: write to a temporary folder, flush, verify, then rename. A failed write leaves the old bundle in place."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import msgspec
 from nograd import __version__
 from nograd.backends.registry import runtimes
 from nograd.bundle import archive
-from nograd.bundle.digests import verified_files, write_sums
+from nograd.bundle.digests import verify_files, write_sums
 from nograd.bundle.manifest import MANIFEST, Described, Settings, dumps
 from nograd.bundle.pipeline import Front
 from nograd.bundle.source import ModelFactory, Source, check_source, write_source
@@ -30,17 +30,20 @@ NO_FRONT = Front()
 
 
 def is_zip(path: Path) -> bool:
-    """True for the name of a bundle in one file."""
+    """Return whether a path names a bundle in a single file."""
     return path.suffix == ".zip"
 
 
 def check_target(path: str | os.PathLike[str]) -> None:
-    """Raise where a bundle cannot be written; ask before work that takes long.
+    """Raise if a bundle cannot be written to a path. Call it before expensive work.
+
+    Args:
+        path: a folder, or a file that ends in `.zip`.
 
     Raises:
-        ConfigError: there is something else than a bundle, or no folder to write into.
+        ConfigError: the path holds something other than a bundle, or its parent folder does not exist.
     """
-    target = _real(path)
+    target = _resolve_links(path)
     if not target.parent.is_dir():
         raise ConfigError(f"the bundle is {str(path)!r}; the folder {target.parent} does not exist")
     if not target.exists():
@@ -49,7 +52,7 @@ def check_target(path: str | os.PathLike[str]) -> None:
         if any(target.iterdir()) and not (target / MANIFEST).is_file():
             raise ConfigError(f"{path} is a folder with something else than a bundle in it; choose another, or empty it")
         return
-    if not is_zip(target) or target.is_dir() or not archive.holds(target, MANIFEST):
+    if not is_zip(target) or target.is_dir() or not archive.has_entry(target, MANIFEST):
         raise ConfigError(f"{path} is there, and no bundle; choose another name, or remove it")
 
 
@@ -62,19 +65,19 @@ def write_bundle(
     front: Front = NO_FRONT,
     reports: Mapping[str, bytes] | None = None,
 ) -> Path:
-    """Write a bundle, and return where it lies. One that is there is replaced at the very end, in one step.
+    """Write a bundle and return its path. An existing bundle is replaced in one step at the end.
 
     Args:
-        path: a folder; or a file that ends in `.zip`.
+        path: a folder, or a file that ends in `.zip`.
         model: an exported file, a transformers folder, or a factory with its module.
-        signature: what the backend takes and gives.
-        settings: how the model runs, and what is known of it.
-        front: what stands before and behind it.
-        reports: `report.json` and `report.html`, where there are such.
+        signature: inputs and outputs of the backend.
+        settings: how the model runs, and what was measured.
+        front: pre- and postprocessing.
+        reports: content of `report.json` and `report.html`.
 
     Raises:
-        ConfigError: something else lies at `path`; the model is not what the backend needs; `preprocess` has no name; the
-            curve counts what the model does not have.
+        ConfigError: `path` holds something other than a bundle, the backend cannot run the model, `preprocess` has no import
+            name, or the unit of the curve does not match the model.
     """
     check_target(path)
     check_source(model, settings)
@@ -83,26 +86,26 @@ def write_bundle(
     for name in reports:
         if name not in REPORTS:
             raise ConfigError(f"the report is named {name!r}; it must be {' or '.join(REPORTS)}")
-    target = _real(path)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".nograd-") as beside:
-        folder = Path(beside) / "bundle"
+    target = _resolve_links(path)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".nograd-") as scratch:
+        folder = Path(scratch) / "bundle"
         folder.mkdir()
         _fill(folder, model, signature, settings, front, reports)
         write_sums(folder)
         if is_zip(target):
-            archive.pack(folder, Path(beside) / "bundle.zip")
-            _flush(Path(beside) / "bundle.zip")
-            os.replace(Path(beside) / "bundle.zip", target)  # noqa: PTH105  as `rename` below
+            archive.pack(folder, Path(scratch) / "bundle.zip")
+            _flush(Path(scratch) / "bundle.zip")
+            os.replace(Path(scratch) / "bundle.zip", target)  # noqa: PTH105  as `rename` below
         else:
-            for file in verified_files(folder, str(folder)):
+            for file in verify_files(folder, str(folder)):
                 _flush(folder / file.name)
-            _move_in(folder, target, Path(beside) / "old")
+            _move_in(folder, target, Path(scratch) / "old")
         _flush(target.parent)
     return Path(path)
 
 
 def check_curve(settings: Settings, signature: Signature) -> None:
-    """Raise ConfigError where the curve counts rows, and these differ in length, or the reverse."""
+    """Raise ConfigError if the unit of the curve is not rows (rows of equal size) or tokens (rows of different lengths)."""
     varies = bool(signature.lengths) and signature.batching != "alone"
     unit = "tokens" if varies else "rows"
     if settings.curve is not None and signature.batching != "alone" and settings.curve.unit != unit:
@@ -130,16 +133,16 @@ def _fill(
     mode = (folder / MANIFEST).stat().st_mode
     for path in folder.rglob("*"):
         if path.is_file():
-            path.chmod(mode)  # some writers let nobody else read
+            path.chmod(mode)  # some writers create files that only the owner can read
 
 
-def _real(path: str | os.PathLike[str]) -> Path:
-    """A link to a bundle stays a link; what it leads to is replaced."""
+def _resolve_links(path: str | os.PathLike[str]) -> Path:
+    """Resolve symbolic links: a link to a bundle is kept, and its target is replaced."""
     return Path(os.path.realpath(path))
 
 
 def _move_in(folder: Path, target: Path, old: Path) -> None:
-    """Rename a new folder to its place; what was there is put aside first, and back if that fails."""
+    """Rename a new folder to its target. The old folder is moved away first, and restored on failure."""
     if target.exists():
         target.rename(old)
     try:
@@ -153,7 +156,7 @@ def _move_in(folder: Path, target: Path, old: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Have the disk hold a file, or a folder's names, before the next step."""
+    """Write a file, or a folder's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

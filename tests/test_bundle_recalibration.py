@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nograd.bundle.recalibration import scaled, sizes_to_try, spot_check
+from nograd.bundle.recalibration import measure_slowdown, scale_curve, sizes_to_try
 from nograd.core.cost import CostCurve
 
 CURVE = CostCurve((1, 8, 32), (0.01, 0.02, 0.08))
@@ -24,7 +24,7 @@ class Machine:
         self.now += first + CURVE.extended(rows * self._own) * self._factor * (self._of_many if rows > 1 else 1.0)
 
     def check(self) -> float:
-        return spot_check(self.run, CURVE, self._own, clock=lambda: self.now)
+        return measure_slowdown(self.run, CURVE, self._own, clock=lambda: self.now)
 
 
 def test_one_row_and_the_knee_are_run_five_times_after_a_first_run() -> None:
@@ -68,4 +68,4 @@ def test_where_the_curve_counts_tokens_rows_are_reckoned_in_them() -> None:
 
 
 def test_a_scaled_curve_keeps_its_sizes() -> None:
-    assert scaled(CURVE, 2.0) == CostCurve((1, 8, 32), (0.02, 0.04, 0.16))
+    assert scale_curve(CURVE, 2.0) == CostCurve((1, 8, 32), (0.02, 0.04, 0.16))
