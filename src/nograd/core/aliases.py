@@ -1,4 +1,4 @@
-"""Settings that have two names."""
+"""Settings with two names."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Value = TypeVar("Value")
 
 
 def one_of(name: str, value: Value, other_name: str, other: Value, *, default: Value) -> Value:
-    """Return the value of a setting with two names, of which at most one is given.
+    """Return the value of a setting with two names. At most one of them may be set.
 
     Raises:
-        ConfigError: both are given, with different values.
+        ConfigError: both are set, with different values.
     """
     if value != default and other not in (default, value):
         raise ConfigError(f"{name} is {value!r} and {other_name} is {other!r}; both name one setting: give one of them")

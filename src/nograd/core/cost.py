@@ -1,4 +1,4 @@
-"""CostCurve: measured rows (or padded tokens) -> seconds."""
+"""CostCurve: predicted seconds of a run by rows or padded tokens, from measurements."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from nograd.errors import ConfigError
 __all__ = ["CostCurve"]
 
 KNEE = 0.99
-"""A batch is big enough when it reaches this share of the best rate (../docs/design.md, batching)."""
+"""A batch size is sufficient if it reaches this share of the best rate (../docs/design.md, batching)."""
 
 
 @dataclass(frozen=True, slots=True)
 class CostCurve:
-    """How long a run of a given size takes; never decreasing, never extrapolated upward.
+    """Run time by run size. The curve never decreases.
 
-    Between measured sizes the curve is linear; below the smallest it is flat. Above the largest it does not answer:
-    a size that nobody measured is not a size to promise.
+    Between measured sizes the curve is linear, below the smallest size it is constant. Sizes above the largest measured size
+    raise an error, because they were not measured; `extended` extrapolates.
     """
 
     sizes: tuple[int, ...]
     seconds: tuple[float, ...]
     unit: Literal["rows", "tokens"] = "rows"
-    """What `sizes` counts: rows, or padded tokens (rows x longest row)."""
+    """Unit of `sizes`: rows, or padded tokens (rows x longest row)."""
 
     def __post_init__(self) -> None:
         if not self.sizes or len(self.sizes) != len(self.seconds):
@@ -43,16 +43,17 @@ class CostCurve:
 
     @classmethod
     def fit(cls, samples: Mapping[int, Iterable[float]], *, unit: Literal["rows", "tokens"] = "rows") -> CostCurve:
-        """Return the closest curve that never decreases through the medians of the samples.
+        """Fit the closest non-decreasing curve to the medians of the samples.
 
-        Isotonic least squares by pooling adjacent violators (Barlow et al., Statistical Inference under Order
-        Restrictions, 1972, ch. 1).
+        Isotonic least squares by pooling adjacent violators (Barlow et al., Statistical Inference under Order Restrictions,
+        1972, ch. 1).
 
         Args:
-            samples: for each size the measured times, in seconds; at least one each.
+            samples: for each size, one or more measured times in seconds.
+            unit: unit of the sizes.
 
         Raises:
-            ConfigError: no samples, or a time that is not finite and above 0.
+            ConfigError: there are no samples, or a time is not finite and above 0.
         """
         sizes = sorted(samples)
         blocks: list[tuple[float, int]] = []
@@ -70,7 +71,7 @@ class CostCurve:
         return self.sizes[-1]
 
     def __call__(self, size: int) -> float:
-        """Return the predicted seconds of one run of `size`.
+        """Return the predicted seconds of a run of `size`.
 
         Raises:
             ConfigError: `size` is below 1 or above the largest measured size.
@@ -85,12 +86,12 @@ class CostCurve:
         return self.seconds[right - 1] + share * (self.seconds[right] - self.seconds[right - 1])
 
     def extended(self, size: int) -> float:
-        """Return the predicted seconds of one run of any size; above the largest measured one, at its seconds per unit."""
+        """Return the predicted seconds of a run of any size. Above the largest measured size, the time per unit is constant."""
         return self(size) if size <= self.max_size else self.seconds[-1] * size / self.max_size
 
     def affine(self) -> tuple[float, float]:
-        """Return the seconds of starting a run, and of each unit: the line with the least squared relative error, never
-        falling and never below 0.
+        """Return a line fit: the fixed seconds of a run, and the seconds per unit. Minimises the squared relative error; both
+        are 0 or more.
         """
         weights = [1 / (seconds * seconds) for seconds in self.seconds]
         total = sum(weights)
@@ -108,12 +109,12 @@ class CostCurve:
         return 0.0, sum(w * size * s for w, size, s in zip(weights, self.sizes, self.seconds, strict=True)) / squares
 
     def knee(self) -> int:
-        """Return the smallest measured size that reaches 99 % of the best rate; on a CPU this may be 1."""
+        """Return the smallest measured size that reaches 99 % of the best rate; on a CPU it may be 1."""
         best = max(size / seconds for size, seconds in zip(self.sizes, self.seconds, strict=True))
         return next(size for size, seconds in zip(self.sizes, self.seconds, strict=True) if size / seconds >= KNEE * best)
 
     def drain_s(self, size: int) -> float:
-        """Return the predicted seconds until `size` waiting units have run in batches of the knee."""
+        """Return the predicted seconds to run `size` waiting units in batches of the knee size."""
         knee = self.knee()
         return -(-size // knee) * self(knee)
 

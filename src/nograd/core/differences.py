@@ -1,4 +1,4 @@
-"""Differences between answers to the same row: the largest of each output, relative to the size of that output."""
+"""Largest differences between answers to the same row, for each output, relative to the magnitude of that output."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["LargestDifference", "largest_value", "max_difference"]
 
 @dataclass(slots=True)
 class LargestDifference:
-    """The largest difference of each output over several comparisons, and the label of the comparison that it was seen in."""
+    """The largest difference of each output over several comparisons, with the label of that comparison."""
 
     differences: dict[str, float] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     scales: dict[str, float] = field(default_factory=dict)
-    """The largest absolute value of each output's expected answers."""
+    """Largest absolute value of each output's expected answers."""
 
     def note(self, expected: Mapping[str, Array], given: Mapping[str, Array], label: str = "") -> None:
-        """Take in one comparison of answers by output."""
+        """Add one comparison of answers by output."""
         for name, array in expected.items():
             difference = max_difference(array, given[name])
             if difference > self.differences.get(name, -1.0):
@@ -31,11 +31,11 @@ class LargestDifference:
             self.scales[name] = max(self.scales.get(name, 0.0), largest_value(array))
 
     def relative(self) -> float:
-        """Return the largest difference, divided by the largest value of its output; at most `MAX_BOUND`."""
+        """Return the largest difference divided by the largest value of its output, limited to `MAX_BOUND`."""
         return max(self._by_output().values(), default=0.0)
 
     def label(self) -> str:
-        """Return the label of the largest difference; empty if there was none."""
+        """Return the label of the largest difference; empty if there is no difference."""
         relative = self._by_output()
         worst = max(relative, key=relative.__getitem__, default="")
         return self.labels[worst] if worst and relative[worst] else ""
@@ -48,10 +48,10 @@ class LargestDifference:
 
 
 def max_difference(expected: Array, given: Array) -> float:
-    """Return the largest difference; infinite for another shape, or for a value that is finite on one side only."""
+    """Return the largest absolute difference. It is infinite if shapes differ, or if a value is finite on one side only."""
     if expected.shape != given.shape:
         return float("inf")
-    if np.array_equal(expected, given):  # the usual case, in one pass
+    if np.array_equal(expected, given):  # fast path: usually equal
         return 0.0
     if expected.dtype.kind not in "fc" and "float" not in expected.dtype.name:
         return max(1.0, largest_value(expected))

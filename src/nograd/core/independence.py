@@ -1,4 +1,4 @@
-"""Independence: how far the rows of a batch influence each other, as a measured number with its tolerance."""
+"""Independence: the measured influence of a batch's rows on each other, with a tolerance."""
 
 from __future__ import annotations
 
@@ -18,65 +18,70 @@ __all__ = [
 HALF_PRECISIONS = ("float16", "bfloat16")
 
 TOLERANCES = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-3}
-"""Precision -> the largest bound with which rows count as independent. Measured (MiniLM, 2 cores): ONNX Runtime float32 7.5e-8,
-OpenVINO bfloat16 6.9e-4, dynamic 8-bit integers 4e-2."""
+"""Precision -> largest bound at which rows count as independent. Measured (MiniLM, 2 cores): ONNX Runtime float32 7.5e-8,
+OpenVINO bfloat16 6.9e-4, dynamic 8-bit integers 4e-2.
+"""
 
 MAX_SIZE_EFFECT = 1e-3
-"""Largest effect of the batch size that counts as rounding in float32: another kernel adds in another order."""
+"""Largest effect of the batch size that counts as rounding in float32: other kernels add in another order."""
 
 MAX_HALF_SIZE_EFFECT = 2e-2
-"""The same in float16 (10 bits of mantissa) and bfloat16 (7 bits)."""
+"""Largest effect of the batch size that counts as rounding in float16 (10 bits of mantissa) and bfloat16 (7 bits)."""
 
 MAX_BOUND = 1e6
-"""Bounds end here; an answer that is finite in one batch and not in another has this bound."""
+"""Upper limit of bounds, used also for answers that are finite in one batch only."""
 
 
 def tolerance_for(precision: str) -> float:
-    """Return the default tolerance of a precision; any that has no own one, such as `int8-dynamic`, has that of float32."""
+    """Return the default tolerance of a precision; precisions without their own, such as `int8-dynamic`, use that of
+    float32.
+    """
     return TOLERANCES.get(precision, TOLERANCES["float32"])
 
 
 @dataclass(frozen=True, slots=True)
 class Independence:
-    """The measured influence of a batch on the answer of one of its rows.
+    """The measured influence of a batch on the answers to its rows.
 
-    All figures are differences divided by the largest absolute value of that output for the measured rows. They have no unit.
+    All figures are differences divided by the output's largest absolute value over the measured rows. They have no unit.
     """
 
     bound: float
-    """Largest difference of a row's answer between two batches that differ in the other rows only: same number of rows, same
-    lengths, same place in the batch."""
+    """Largest difference of a row's answer between two batches that differ only in the other rows: number of rows, lengths and
+    the row's position are equal.
+    """
 
     tolerance: float = TOLERANCES["float32"]
     """Rows with a larger bound count as coupled."""
 
     size_effect: float = 0.0
-    """Largest difference between a row alone and the same row among copies of itself, padded if rows may be padded. Rounding,
-    unless it is above `max_size_effect`."""
+    """Largest difference between a row alone and the same row among copies of itself, padded if rows may be padded. This is
+    rounding, unless it exceeds `max_size_effect`.
+    """
 
     max_size_effect: float = MAX_SIZE_EFFECT
-    """A larger effect of the batch size counts as coupled: arithmetic in another order does not explain it."""
+    """Rows with a larger size effect count as coupled: another order of additions does not explain it."""
 
     num_batches: int = 0
-    """Batches with other companions that were compared."""
+    """Number of compared batches."""
 
     max_rows: int = 1
-    """Rows of the largest batch that was compared."""
+    """Rows of the largest compared batch."""
 
     companions: str = ""
-    """The kind of companions that the bound was measured with, such as `rows 100 times as large`."""
+    """Description of the other rows at the bound, such as `rows 100 times as large`."""
 
     backend: str = ""
-    """The name of the backend that it was measured on: another backend has another independence."""
+    """Name of the measured backend; other backends may differ."""
 
     precision: str = "float32"
-    """The precision that it was measured at."""
+    """Precision of the measurement."""
 
     batching_if_accepted: Literal["", "pad", "equal_lengths"] = ""
-    """How coupled rows are batched if the user accepts the coupling; empty: rows are not coupled, or cannot be batched."""
+    """How to batch coupled rows if the user accepts the coupling; empty: rows are not coupled, or cannot be batched."""
 
     is_accepted: bool = False
-    """True if the user accepted the coupling by name (`accept_coupled_rows`)."""
+    """True if the user accepted the coupling (`accept_coupled_rows`)."""
 
     @property
     def is_coupled(self) -> bool:
@@ -89,7 +94,7 @@ class Independence:
         return "independent" if not self.is_coupled else "coupled, accepted" if self.is_accepted else "coupled"
 
     def measured_on(self, backend: str, precision: str) -> Self:
-        """Return the figures as those of a backend and a precision, which sets the tolerances."""
+        """Return the figures for a backend and a precision, with the tolerances of that precision."""
         is_half = precision in HALF_PRECISIONS
         return replace(
             self, backend=backend, precision=precision, tolerance=tolerance_for(precision),
@@ -121,7 +126,7 @@ class Independence:
         )
 
     def to_json(self) -> dict[str, object]:
-        """Return the figures and the verdict as plain numbers and strings."""
+        """Return figures and verdict as plain JSON values."""
         return {
             "verdict": self.verdict,
             "bound": self.bound,

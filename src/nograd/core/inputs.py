@@ -1,6 +1,6 @@
-"""Kinds of input: torch tensors, arrays and lists; named, in order, or alone; many rows, or one.
+"""Conversions between kinds of input: torch tensors, arrays and lists; by name, in order, or single; many rows, or one.
 
-torch is never imported here: a tensor can only exist where somebody else did.
+This module never imports torch: if tensors exist, torch is already imported.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ __all__ = ["by_name", "each_item", "holds_tensors", "is_module", "is_tensor", "o
 
 
 def is_module(model: object) -> bool:
-    """True for a torch module; a module can only exist where torch was imported."""
+    """Return whether an object is a torch module. Modules exist only if torch is already imported."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(model, torch.nn.Module)
 
 
 def is_tensor(value: object) -> bool:
-    """True for a torch tensor."""
+    """Return whether an object is a torch tensor."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 
 
 def holds_tensors(inputs: Any) -> bool:
-    """True where the inputs are torch tensors; a mixture of tensors and arrays counts as tensors."""
+    """Return whether the inputs contain torch tensors; a mixture of tensors and arrays counts as tensors."""
     if isinstance(inputs, Mapping):
         return any(map(holds_tensors, inputs.values()))
-    if isinstance(inputs, list):  # of rows: all are of the first one's kind
+    if isinstance(inputs, list):  # a list of rows has one kind: that of its first row
         return bool(inputs) and is_tensor(inputs[0])
     return any(map(holds_tensors, inputs)) if isinstance(inputs, tuple) else is_tensor(inputs)
 
 
 def to_host(inputs: Any) -> Any:
-    """Return tensors as arrays; on a CPU they share their memory."""
+    """Convert tensors to arrays. CPU tensors share their memory with the arrays."""
     if isinstance(inputs, Mapping):
         return {name: to_host(value) for name, value in inputs.items()}
     if isinstance(inputs, tuple):
@@ -50,13 +50,13 @@ def to_host(inputs: Any) -> Any:
     if not is_tensor(inputs):
         return inputs
     tensor = inputs.detach().cpu()
-    if str(tensor.dtype) == "torch.bfloat16":  # numpy has none of its own: the same bits, read by ml_dtypes
+    if str(tensor.dtype) == "torch.bfloat16":  # numpy lacks bfloat16: ml_dtypes reads the same bits
         return tensor.view(sys.modules["torch"].int16).numpy().view("bfloat16")
     return tensor.numpy()
 
 
 def by_name(inputs: Any, signature: Signature) -> dict[str, Any]:
-    """Return inputs by name: a dict as it is, a tuple in the signature's order, anything else as the only input."""
+    """Return inputs by name. A dict is copied, a tuple follows the signature's order, anything else is the only input."""
     if isinstance(inputs, Mapping):
         return dict(inputs)
     names = [spec.name for spec in signature.inputs]
@@ -71,10 +71,10 @@ def by_name(inputs: Any, signature: Signature) -> dict[str, Any]:
 
 
 def each_item(items: Any) -> Iterator[Any]:
-    """Return the items one by one.
+    """Return an iterator over items.
 
     Raises:
-        SignatureError: `items` is one item, or a dict of columns.
+        SignatureError: `items` is a single item, or a dict of columns.
     """
     if isinstance(items, Mapping | str | bytes) or not isinstance(items, Iterable):
         raise SignatureError(f"the items are one {type(items).__name__}; give a list, or another iterable, of items")
@@ -82,7 +82,7 @@ def each_item(items: Any) -> Iterator[Any]:
 
 
 def one_row(row: Any) -> Any:
-    """Return a row as inputs with one row: every array gets dimension 0."""
+    """Convert a row to inputs with one row: every array gets dimension 0."""
     if isinstance(row, Mapping):
         return {name: one_row(value) for name, value in row.items()}
     if isinstance(row, tuple):
@@ -91,10 +91,10 @@ def one_row(row: Any) -> Any:
 
 
 def stacked(rows: Sequence[Any]) -> Any:
-    """Return rows of one kind, dtype and shape as inputs with that many rows.
+    """Stack rows of equal kind, dtype and shape into inputs with as many rows.
 
     Raises:
-        ValueError: the rows differ.
+        ValueError: the rows differ in kind, names, dtype or shape.
     """
     first = rows[0]
     if any(type(row) is not type(first) for row in rows):
@@ -114,5 +114,5 @@ def stacked(rows: Sequence[Any]) -> Any:
 
 
 def _is_plain(value: Any) -> bool:
-    """Lists, numbers and strings, which have no dtype of their own; numpy's scalars have one."""
+    """Return whether a value has no dtype: a list, a number or a string. numpy scalars have one."""
     return isinstance(value, list | Number | str) and not isinstance(value, np.generic)

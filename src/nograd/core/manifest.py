@@ -1,4 +1,4 @@
-"""Manifest: what an exported file says of itself, as JSON inside it, so that it runs without the model it came from."""
+"""Manifest: the signature of an exported file, stored as JSON inside it, so that it runs without its source model."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from nograd.errors import ModelLoadError
 __all__ = ["KEY", "Manifest"]
 
 KEY = "nograd"
-"""The key under which a file's own metadata holds the manifest."""
+"""Metadata key of the manifest in exported files."""
 
 FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The signature of an exported model, and the structure that the model itself returned."""
+    """The signature of an exported model, and its original output structure."""
 
     signature: Signature
     outline: Outline
     """See `nograd.core.structure.outline`."""
 
     problem_type: str = ""
-    """What the outputs of a transformers model mean: see `nograd.core.scores.ProblemType`; empty: unknown."""
+    """Meaning of a transformers model's outputs, see `nograd.core.scores.ProblemType`; empty: unknown."""
 
     def dumps(self) -> str:
         """Return the manifest as JSON text."""
@@ -51,10 +51,10 @@ class Manifest:
 
     @classmethod
     def loads(cls, text: str | bytes) -> Manifest:
-        """Return the manifest that `dumps` wrote.
+        """Parse the JSON text of `dumps`.
 
         Raises:
-            ModelLoadError: the text is not such a manifest, or of a newer format.
+            ModelLoadError: the text is not a manifest, or has a newer format.
         """
         try:
             plain = msgspec.json.decode(text, type=_File)
@@ -92,10 +92,10 @@ class _File(msgspec.Struct):
     repeatable: bool = True
     min_sizes: dict[str, int] = {}
     independence: Independence | None = None
-    """None also in files of a nograd that did not measure it."""
+    """None also in files of older versions, which did not measure it."""
 
     problem_type: str = ""
-    """Empty also in files of a nograd that did not write it."""
+    """Empty also in files of older versions, which did not record it."""
 
 
 def _to_file(spec: TensorSpec) -> _Spec:

@@ -1,4 +1,4 @@
-"""How near two arrays of answers are, row by row: cosine, difference, magnitude, agreement. Pure functions of arrays."""
+"""Row-wise closeness of two arrays: cosine, difference, magnitude, agreement. Pure functions of arrays."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["NOISE", "class_agreement", "cosines", "kind_of", "magnitudes", "sign
 Array = npt.NDArray[Any]
 
 NOISE = 1e-6
-"""Values below this share of the largest one are numerical noise: 8 times the spacing of float32 numbers at 1."""
+"""Values below this share of the largest value are numerical noise: 8 times the spacing of float32 numbers at 1."""
 
 
 def kind_of(array: Array) -> str:
-    """Return the kind of number: `float`, or numpy's letter with one letter for all integers."""
+    """Return the kind of number: `float`, or numpy's kind letter, with one letter for all integers."""
     return "float" if "float" in array.dtype.name else array.dtype.kind.replace("u", "i")
 
 
@@ -27,7 +27,7 @@ def magnitudes(a: Array) -> Array:
 
 
 def cosines(a: Array, b: Array) -> Array:
-    """Return the cosine of each pair of rows, scaled so that nothing overflows; 1 where both are zero, 0 where one is."""
+    """Return the cosine of each pair of rows, without overflow; 1 if both rows are zero, 0 if one is."""
     a_scale, b_scale = (np.abs(x).max(1, initial=0, keepdims=True) for x in (a, b))
     with np.errstate(invalid="ignore", divide="ignore"):
         a, b = a / a_scale, b / b_scale
@@ -38,11 +38,12 @@ def cosines(a: Array, b: Array) -> Array:
 
 
 def class_agreement(expected: Array, given: Array) -> Array:
-    """Return for each row the share of equal classes: the place of the largest value on the last axis; ties are equal.
+    """Return the share of equal classes per row. The class is the position of the largest value on the last axis; ties are
+    equal.
 
     Args:
         expected: `[rows, classes]` or `[rows, tokens, classes]`.
-        given: of the same shape.
+        given: same shape as `expected`.
     """
     places = given.argmax(-1)[..., None]
     same = np.take_along_axis(expected, places, -1)[..., 0] == expected.max(-1)
@@ -51,13 +52,14 @@ def class_agreement(expected: Array, given: Array) -> Array:
 
 
 def sign_agreement(expected: Array, given: Array) -> tuple[Array, Array, bool]:
-    """Return for each row how many elements have the same sign, and how many have a sign; and whether both signs occur.
+    """Return per row the number of elements with equal signs and the number of elements with a sign; and whether both signs
+    occur.
 
-    Elements that are zero, or noise next to the largest of their row, have no sign.
+    Elements that are zero, or noise compared with the largest element of their row, have no sign.
 
     Args:
         expected: `[rows, elements]`.
-        given: of the same shape.
+        given: same shape as `expected`.
     """
     counts = np.abs(expected) > NOISE * magnitudes(expected)[:, None]
     same = counts & ((expected > 0) == (given > 0))

@@ -1,4 +1,4 @@
-"""What was given as a model, and the sentence for what is not one."""
+"""Checks of model arguments, and the error for objects that are not models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODULE = "a torch.nn.Module or a nograd Backend"
 
 
 def is_predictor(model: object) -> bool:
-    """True for a `nograd.Predictor`; layers below it cannot import it."""
+    """Return whether an object is a `nograd.Predictor`, which lower layers cannot import."""
     module = sys.modules.get("nograd.predictors.predictor")
     return module is not None and isinstance(model, module.Predictor)
 
@@ -28,7 +28,7 @@ def check_module(model: Any, *, wanted: str = MODULE) -> TypeGuard[nn.Module]:
     """Return True for a torch module.
 
     Raises:
-        ConfigError: it is something else; `wanted` says what is allowed.
+        ConfigError: `model` is not a torch module; `wanted` describes the allowed types in the message.
     """
     if is_module(model):
         return True
@@ -36,13 +36,13 @@ def check_module(model: Any, *, wanted: str = MODULE) -> TypeGuard[nn.Module]:
 
 
 def not_a_model(model: Any, *, wanted: str = MODULE) -> ConfigError:
-    """Return the error for something that cannot be used as a model: what it is, what is allowed, what to do."""
+    """Return the error for an unusable model: what was given, what is allowed, what to do."""
     what, remedy = _describe(model)
     return ConfigError(f"model is {what}; it must be {wanted}{remedy}")
 
 
 def _describe(model: Any) -> tuple[str, str]:
-    """Return what was given, and what to do about it."""
+    """Describe the given object, and what to do about it."""
     if isinstance(model, str | os.PathLike):
         name = os.fspath(model)
         return repr(name), f": open files and names with nograd.load({name!r})"

@@ -1,4 +1,4 @@
-"""How a torch module is called: with which names, in which style, in eval mode, and left as it was found."""
+"""Calling a torch module: input names, calling style, eval mode, and restoring the module's state."""
 
 from __future__ import annotations
 
@@ -39,16 +39,17 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """The way in which a module takes its inputs."""
+    """How a module takes its inputs."""
 
     names: tuple[str, ...]
     style: Literal["keywords", "positional", "mapping"]
     optional: tuple[str, ...] = ()
-    """Parameters of `forward` that the sample did not use, such as `attention_mask`."""
+    """Parameters of `forward` that the sample does not use, such as `attention_mask`."""
 
     copies: bool = True
-    """Whether inputs and outputs are copied: a model may write to its inputs (`ReLU(inplace=True)` does), which are the
-    caller's, and answer with memory that it will use again."""
+    """Whether to copy inputs and outputs. Models may write to their inputs (`ReLU(inplace=True)`), or return memory that they
+    reuse.
+    """
 
     def __call__(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> Any:
         if self.copies:
@@ -60,15 +61,15 @@ class Call:
         return model(*(tensors[name] for name in self.names))
 
     def owned(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return outputs that no later call will change."""
+        """Return outputs that later calls do not change."""
         return {name: tensor.clone() for name, tensor in outputs.items()} if self.copies else outputs
 
     @classmethod
     def learn(cls, model: nn.Module, sample: Any) -> Call:
-        """Return the call that fits `sample`: a tensor, a tuple of tensors in order, or tensors by name.
+        """Learn the call from a sample: a tensor, a tuple of tensors in order, or tensors by name.
 
         Raises:
-            SignatureError: `forward` does not take these names, or not so many inputs; or parameters have no shape yet.
+            SignatureError: `forward` does not take these names or this number of inputs, or parameters have no shape yet.
         """
         if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
             raise SignatureError("the model has lazy parameters without a shape; run it once on an input before")
@@ -88,17 +89,17 @@ class Call:
             return cls(names, "keywords", tuple(name for name in takes.names if name not in given))
         if takes.any_position and not known:
             return cls(names, "positional")
-        if len(known) == 1 and not takes.only_tensors:  # a `forward(batch)` that reads `batch["x"]`
+        if len(known) == 1 and not takes.only_tensors:  # such as `forward(batch)` that reads `batch["x"]`
             return cls(names, "mapping")
         unknown = next(name for name in names if name not in known)
         raise SignatureError(f"there is no input {unknown!r}; forward takes {_listed(takes.names)}")
 
     def with_input(self, name: str) -> Call:
-        """Return the call that also gives one of the optional inputs."""
+        """Return the call with one more of the optional inputs."""
         return replace(self, names=(*self.names, name), style="keywords")
 
     def describe(self, tensors: Mapping[str, Tensor]) -> str:
-        """Return what is given, in words, for errors."""
+        """Describe the inputs for error messages."""
         listed = ", ".join(f"{name} {describe(tensor)}" for name, tensor in tensors.items())
         return f"a dict of {listed}" if self.style == "mapping" else listed
 
@@ -109,11 +110,11 @@ class _Parameters:
     any_position: bool
     any_name: bool
     only_tensors: bool
-    """Whether all are annotated as tensors."""
+    """Whether all parameters are annotated as tensors."""
 
 
 class Wrapper(nn.Module):
-    """A module that takes what another takes, and does something around it."""
+    """A module that takes the inputs of another module and adds behaviour to it."""
 
     def __init__(self, wrapped: nn.Module) -> None:
         super().__init__()
@@ -121,21 +122,21 @@ class Wrapper(nn.Module):
         self.training = wrapped.training
 
     takes_dtype: torch.dtype | None = None
-    """The dtype in which floating inputs are given; None: the wrapped module's."""
+    """Dtype of floating inputs; None: the wrapped module's."""
 
     computes_dtype: torch.dtype | None = None
-    """The floating dtype of the arithmetic; None: the wrapped module's."""
+    """Floating dtype of the arithmetic; None: the wrapped module's."""
 
 
 class Accelerated(nn.Module):
-    """Runs another module in another way, with the answers of that module.
+    """Runs another module by faster means with the same answers.
 
-    Probing and exporting run `original`: the first call of each size may compile for seconds.
+    Probing and exporting use `original`, because the first call of each size may compile for seconds.
     """
 
     @property
     def original(self) -> nn.Module:
-        """The module that is run."""
+        """The original module."""
         raise NotImplementedError
 
 
@@ -162,7 +163,7 @@ def _parameters(model: nn.Module) -> _Parameters:
 
 
 def num_required(model: nn.Module) -> int:
-    """Return the number of inputs without a default that `forward` takes, 1 at least."""
+    """Return the number of required inputs of `forward`, at least 1."""
     try:
         found = inspect.signature(model.forward).parameters.values()
     except (TypeError, ValueError):  # a compiled forward without a Python signature
@@ -176,15 +177,16 @@ def _listed(names: tuple[str, ...]) -> str:
 
 
 def module_device(model: nn.Module) -> torch.device:
-    """Return where the first parameter or buffer lives; `cpu` for a module without any."""
+    """Return the device of the first parameter or buffer; `cpu` for a module without any."""
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
     return torch.device("cpu")
 
 
 def problem_type(model: nn.Module) -> str:
-    """Return the `problem_type` of a transformers model's configuration, or of a module around one that has such an attribute;
-    an empty string for any other module."""
+    """Return the `problem_type` of a transformers configuration, or of a module with this attribute; empty for other
+    modules.
+    """
     while isinstance(model, Wrapper):
         model = model.wrapped
     own = getattr(model, "problem_type", None)
@@ -193,14 +195,14 @@ def problem_type(model: nn.Module) -> str:
 
 
 def floating_dtype(model: nn.Module) -> torch.dtype | None:
-    """Return the dtype of floating inputs: that of all parameters; None if they have none, or more than one."""
+    """Return the dtype of floating inputs, that of all parameters; None if there is none, or more than one."""
     if isinstance(model, Wrapper) and model.takes_dtype is not None:
         return model.takes_dtype
     return _parameter_dtype(model)
 
 
 def computing_dtype(model: nn.Module) -> torch.dtype | None:
-    """Return the dtype of floating arithmetic, which rounding follows; None if the parameters have none, or more than one."""
+    """Return the dtype of floating arithmetic, which determines rounding; None if there is none, or more than one."""
     while isinstance(model, Wrapper) and model.computes_dtype is None:
         model = model.wrapped
     return model.computes_dtype if isinstance(model, Wrapper) else _parameter_dtype(model)
@@ -212,7 +214,7 @@ def _parameter_dtype(model: nn.Module) -> torch.dtype | None:
 
 
 def to_tensors(inputs: Any, call: Call, model: nn.Module) -> dict[str, Tensor]:
-    """Return the inputs by name, on the module's device, floating ones in the module's dtype."""
+    """Return the inputs by name on the module's device; floating ones get the module's dtype."""
     if not isinstance(inputs, Mapping):
         values = inputs if isinstance(inputs, tuple) else (inputs,)
         if len(values) != len(call.names):
@@ -237,17 +239,17 @@ def _as_tensor(name: str, value: Any) -> Tensor:
 
 
 def dtype_name(tensor: Tensor) -> str:
-    """Return numpy's name of a tensor's dtype."""
+    """Return the numpy name of a tensor's dtype."""
     return str(tensor.dtype).removeprefix("torch.")
 
 
 def describe(tensor: Tensor) -> str:
-    """Return dtype and shape, for errors."""
+    """Describe dtype and shape for error messages."""
     return f"{dtype_name(tensor)} {list(tensor.shape)}"
 
 
 def row_fault(outputs: Mapping[str, Tensor], rows: int) -> str:
-    """Return what is wrong with outputs whose dimension 0 is not the row, or nothing."""
+    """Return why dimension 0 of the outputs is not the row; empty if it is."""
     for name, leaf in outputs.items():
         if leaf.ndim == 0 or leaf.shape[0] != rows:
             return (
@@ -259,7 +261,7 @@ def row_fault(outputs: Mapping[str, Tensor], rows: int) -> str:
 
 @dataclass(slots=True)
 class _Modes:
-    """Who runs a module now, and which of its submodules were in training mode before."""
+    """The number of current users of a module, and its submodules that were in training mode before."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     users: int = 0
@@ -267,19 +269,19 @@ class _Modes:
 
 
 _MODES: WeakKeyDictionary[nn.Module, _Modes] = WeakKeyDictionary()
-"""One entry a module, however many predictors run it: none may put it back into training while another is inside."""
+"""One entry per module, shared by all predictors that run it: none may restore training mode while another runs."""
 
 _MODES_LOCK = threading.Lock()
 
 
 _State: TypeAlias = tuple[Mapping[str, Any], Mapping[str, nn.Module | None], tuple[nn.Module | None, ...]]
-"""A module's attributes with the flag `training`, its children, and the children when it was examined."""
+"""A module's attributes (with the flag `training`), its children, and the children at the time of the check."""
 
 
 class EvalMode:
-    """Puts a module into eval mode while anybody runs it, and back into its modes when the last one is done.
+    """Puts a module into eval mode while it runs, and restores its modes after the last user.
 
-    Two lanes may run the same module side by side; only the first to enter looks at the modes, only the last to leave
+    Several lanes may run the same module concurrently. Only the first to enter saves the modes, and only the last to leave
     restores them.
     """
 
@@ -290,7 +292,7 @@ class EvalMode:
             self._modes = _MODES.setdefault(model, _Modes())
 
     def is_at_rest(self) -> bool:
-        """Whether the module is in eval mode and stays there: no run will put it back into training."""
+        """Return whether the module is in eval mode and no run will restore training mode."""
         if self._modes.training:
             return False
         for state, children, seen in self._states:
@@ -299,12 +301,12 @@ class EvalMode:
         return bool(self._states) or self._is_in_eval_mode()
 
     def _is_in_eval_mode(self) -> bool:
-        """Examine all modules; if all are in eval mode, remember where their flags are, which is quicker to examine."""
+        """Check all modules. If all are in eval mode, save the location of their flags, which makes later checks faster."""
         modules = list(self._model.modules())
         self._states = ()
         if any(module.training for module in modules):
             return False
-        if all("training" in vars(module) for module in modules):  # TorchScript keeps the flag elsewhere
+        if all("training" in vars(module) for module in modules):  # TorchScript stores the flag elsewhere
             self._states = tuple((vars(m), m._modules, tuple(m._modules.values())) for m in modules)  # noqa: SLF001
         return True
 
@@ -338,16 +340,18 @@ class EvalMode:
             module.training = module in training
 
     def _train(self, *, mode: bool) -> None:
-        """For modules that do more than set a flag (LoRA unmerges); an exported program keeps the mode of its export."""
+        """Set the mode by `train`, for modules that do more than set a flag (LoRA unmerges). Exported programs keep their
+        mode.
+        """
         with suppress(NotImplementedError):
             self._model.train(mode)
 
 
 def check_tensors(inputs: Mapping[str, Any], signature: Signature) -> dict[str, Tensor]:
-    """Return tensors as the model takes them, like `Signature.check` for arrays, wherever they live.
+    """Convert tensors to the model's inputs on any device, like `Signature.check` for arrays.
 
     Raises:
-        SignatureError: a name, dtype, shape or the number of rows is not the model's.
+        SignatureError: a name, dtype, shape or the number of rows does not match the model.
     """
     tensors = {name: _as_tensor(name, value) for name, value in inputs.items()}
     sizes = signature.check_layouts({name: (dtype_name(tensor), tuple(tensor.shape)) for name, tensor in tensors.items()})
@@ -365,7 +369,7 @@ def check_tensors(inputs: Mapping[str, Any], signature: Signature) -> dict[str, 
 
 
 def _cast(tensor: Tensor, spec: TensorSpec) -> Tensor:
-    """Change the width of a number, never what it says."""
+    """Change the width of numbers, but not their value."""
     dtype: torch.dtype = getattr(torch, spec.dtype)
     if tensor.dtype == dtype:
         return tensor

@@ -1,7 +1,7 @@
-"""Parity: the answers of a backend compared with eager's, and the verdict. Pure functions of arrays.
+"""Parity: a backend's answers compared with eager's, and the verdict. Pure functions of arrays.
 
-A row that eager gives as numerical noise next to the output's largest value (`measures.NOISE`), such as all zeros, has no
-direction and no class: cosine and agreement leave it out, and its difference is judged against the output's largest value.
+Rows that are numerical noise in eager (`measures.NOISE`), such as zeros, have no direction and no class. Cosine and agreement
+exclude them. Their difference is compared with the output's largest value.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ __all__ = ["EXACT", "HALF", "INT8", "OutputParity", "ParityReport", "Tolerance",
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far answers may be from eager's. A limit that is None is not looked at."""
+    """Limits for differences from eager's answers. A limit of None is not checked."""
 
     min_cosine: float = 0.999
     """Smallest cosine between a row's answer and eager's."""
 
     max_rel: float | None = None
-    """Largest difference, divided by the largest absolute value of that output over the whole sample."""
+    """Largest difference, divided by the output's largest absolute value over the whole sample."""
 
     max_abs: float | None = None
-    """Largest difference, in the output's own unit."""
+    """Largest difference, in the unit of the output."""
 
     min_agreement: float | None = None
-    """Smallest share of equal classes, signs or elements (see `OutputParity.agreement`); outputs without one always pass."""
+    """Smallest share of equal classes, signs or elements (see `OutputParity.agreement`); outputs without agreement pass."""
 
     def __post_init__(self) -> None:
         if not -1 <= self.min_cosine <= 1:
@@ -48,53 +48,55 @@ class Tolerance:
 
 
 EXACT = Tolerance(min_cosine=0.9999, max_rel=1e-3)
-"""For float32 in another order of operations: exports show cosines of 1 - 1e-7."""
+"""For float32 with another order of operations: exports have cosines of 1 - 1e-7."""
 
 HALF = Tolerance(min_cosine=0.999, max_rel=5e-2)
-"""For float16 and bfloat16: MiniLM in bfloat16 shows .99995."""
+"""For float16 and bfloat16: MiniLM in bfloat16 has .99995."""
 
 INT8 = Tolerance(min_cosine=0.98)
-"""For 8-bit integers: good recipes show .982 to .996, bad ones .33 to .94."""
+"""For 8-bit integers: good recipes have .982 to .996, bad ones .33 to .94."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutputParity:
-    """One output compared, over all rows."""
+    """The comparison of one output over all rows."""
 
     name: str
     max_abs: float
     max_rel: float
-    """`max_abs` divided by the largest absolute value that eager gave. If eager gave only zeros: 0 up to a difference of 1e-6,
-    else infinite."""
+    """`max_abs` divided by eager's largest absolute value. If eager's values are all zero: 0 for differences up to 1e-6,
+    otherwise infinite.
+    """
 
     min_cosine: float
-    """Of the rows that are above numerical noise in eager; 1 if there are none."""
+    """Over rows above numerical noise in eager; 1 if there are none."""
 
     mean_cosine: float
     agreement: float | None
-    """Floating `[rows, classes]`: share of rows whose largest value has the same place (ties count as equal); of an output
-    named `logits` that is `[rows, tokens, classes]`, share of tokens. Floating `[rows, tokens]`, whose length varies: share of
-    elements with the same sign, if eager gives both signs. Integers and booleans: share of equal elements. Else None."""
+    """For floating `[rows, classes]`: share of rows whose largest value has the same position (ties are equal); for an output
+    named `logits` of `[rows, tokens, classes]`: share of tokens. For floating `[rows, tokens]` of varying length: share of
+    elements with the same sign, if eager has both signs. For integers and booleans: share of equal elements. Otherwise None.
+    """
 
     num_nonfinite: int
-    """Elements that are NaN or infinite on one side, and not the same on the other."""
+    """Number of elements that are NaN or infinite on one side and differ on the other."""
 
     row_size: int
-    """Elements of one row, in the largest run."""
+    """Elements per row in the largest run."""
 
     num_noise_rows: int = 0
-    """Rows that are numerical noise in eager, such as all zeros; they are in no cosine and no agreement of floating numbers."""
+    """Number of rows that are numerical noise in eager; they are excluded from cosine and floating-point agreement."""
 
     noise_rel: float = 0.0
-    """Largest difference in those rows, divided by the largest absolute value that eager gave (see `max_rel`)."""
+    """Largest difference in noise rows, divided by eager's largest absolute value (see `max_rel`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorstRow:
-    """A row that is far off."""
+    """A row with a large difference."""
 
     row: int
-    """Its position in the sample, counted over all runs."""
+    """Position in the sample, counted over all runs."""
 
     output: str
     max_abs: float
@@ -103,43 +105,43 @@ class WorstRow:
 
 @dataclass(frozen=True, slots=True)
 class ParityReport:
-    """All outputs compared, and the verdict."""
+    """The comparison of all outputs, and the verdict."""
 
     outputs: tuple[OutputParity, ...]
     rows: int
     tolerance: Tolerance
     failures: tuple[str, ...] = ()
-    """What is outside of the tolerance, one sentence each; empty: it passed."""
+    """Violations of the tolerance, one sentence each; empty if the comparison passed."""
 
     worst: tuple[WorstRow, ...] = field(default=())
 
     @property
     def passed(self) -> bool:
-        """True where nothing failed."""
+        """True if there are no failures."""
         return not self.failures
 
     @property
     def min_cosine(self) -> float:
-        """The smallest cosine of any row of any output."""
+        """Smallest cosine of any row of any output."""
         return min((output.min_cosine for output in self.outputs), default=math.nan)
 
     @property
     def max_abs(self) -> float:
-        """The largest difference in any output."""
+        """Largest difference of any output."""
         return max((output.max_abs for output in self.outputs), default=math.nan)
 
     @property
     def max_rel(self) -> float:
-        """The largest relative difference in any output."""
+        """Largest relative difference of any output."""
         return max((output.max_rel for output in self.outputs), default=math.nan)
 
     @property
     def agreement(self) -> float | None:
-        """The smallest agreement of any output that has one."""
+        """Smallest agreement of the outputs that have one."""
         return min((output.agreement for output in self.outputs if output.agreement is not None), default=None)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain numbers, strings and lists; NaN and infinities, which JSON lacks, as strings."""
+        """Return JSON values; NaN and infinities become strings."""
         plain: dict[str, Any] = _plain({**asdict(self), "passed": self.passed})
         return plain
 
@@ -181,19 +183,19 @@ def compare(
     num_worst: int = 5,
     outputs: Sequence[TensorSpec] = (),
 ) -> ParityReport:
-    """Return how far answers are from those expected.
+    """Compare answers with expected answers.
 
-    A missing output, another shape, another kind of number, or a NaN that only one side has, fails whatever the tolerance.
+    Missing outputs, other shapes, other kinds of numbers and NaN on one side fail at any tolerance.
 
     Args:
-        expected: eager's outputs by name, each `[rows, ...]`, run by run; runs may differ in rows and lengths.
-        given: the other's, for the same inputs.
-        tolerance: what is allowed.
-        num_worst: rows to list, worst first.
-        outputs: specs of the outputs, which say whose row shapes vary; without them, only different lengths in the runs do.
+        expected: eager's outputs by name for each run, `[rows, ...]`; runs may differ in rows and lengths.
+        given: outputs to compare, for the same inputs.
+        tolerance: limits for the verdict.
+        num_worst: number of rows to list, worst first.
+        outputs: specs of the outputs, which mark varying row shapes. Without them, varying shapes are inferred from the runs.
 
     Raises:
-        ConfigError: there is no run to compare.
+        ConfigError: there are no runs.
     """
     if not expected:
         raise ConfigError("there are no answers to compare; give one run at least")
@@ -230,11 +232,11 @@ def _misfit(name: str, expected: Array, given: Array | None) -> str:
 
 
 class _Tally:
-    """The sums of one output, run by run: a few numbers for each row.
+    """Running statistics of one output: a few numbers per row.
 
     Args:
-        name: of the output.
-        varies: whether the shape of its rows is known to vary.
+        name: name of the output.
+        varies: whether the row shape is known to vary.
     """
 
     def __init__(self, name: str, *, varies: bool) -> None:
@@ -270,7 +272,7 @@ class _Tally:
         self._row_size = max(self._row_size, a.shape[1])
 
     def _count(self, expected: Array, given: Array, a: Array, b: Array) -> None:
-        """Count classes and signs; which of them the output has is known after the last run."""
+        """Count equal classes and signs. The last run shows which of them applies to the output."""
         if not self._is_float:
             self._same += int((expected == given).sum())
             self._compared += expected.size
@@ -289,12 +291,12 @@ class _Tally:
         )  # fmt: skip
 
     def _noise(self) -> Array:
-        """Return which rows are numerical noise in eager."""
+        """Return a mask of the rows that are numerical noise in eager."""
         found: Array = np.concatenate(self._magnitudes) <= NOISE * self._scale
         return found & self._is_float
 
     def _relative(self) -> Array:
-        """Return the largest difference of each row, divided by the largest value of the output."""
+        """Return the largest difference of each row, divided by the output's largest value."""
         differences = np.concatenate(self._differences)
         if self._scale:
             with np.errstate(over="ignore"):
@@ -302,9 +304,10 @@ class _Tally:
         return np.where(differences > (NOISE if self._is_float else 0), math.inf, 0.0)
 
     def _judged_cosines(self) -> Array:
-        """A row of one number, or of noise, has no direction: the cosine of one number is 1, or -1 if a zero was crossed by
-        however little. A small angle e has the cosine 1 - e^2/2; the same closeness, for one number, is a difference of e times
-        the output's largest value.
+        """Return cosines, with substitutes for rows of one number and noise rows, which have no direction.
+
+        The cosine of a single number is 1, or -1 after any change of sign. A small angle e has the cosine 1 - e^2/2; the
+        equivalent for a single number is a difference of e times the output's largest value.
         """
         relative = np.maximum(-1.0, 1 - np.minimum(self._relative(), 2.0) ** 2 / 2)
         if self._row_size == 1:

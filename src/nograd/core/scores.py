@@ -1,4 +1,4 @@
-"""Scores: a model's output read as scores of classes. Pure functions of arrays and tensors."""
+"""Class scores from model outputs. Pure functions of arrays and tensors."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from nograd.errors import ConfigError, SignatureError, UnsupportedError
 __all__ = ["PROBLEM_TYPES", "ProblemType", "choose_output", "classes_of", "join_scores", "probabilities_of"]
 
 ProblemType: TypeAlias = Literal["", "regression", "single_label_classification", "multi_label_classification"]
-"""What the outputs of a model say, in the words of a transformers configuration; empty: one class of several."""
+"""Meaning of a model's outputs, as in transformers' configuration; empty: one of several classes."""
 
 PROBLEM_TYPES: Final = ("", "regression", "single_label_classification", "multi_label_classification")
 
 MULTI_LABEL: Final = "multi_label_classification"
 
 SUM_TOLERANCE: Final = 1e-4
-"""How far from 1 the sum of a float32 distribution may be: rounding adds 6e-8 for each class."""
+"""Maximum deviation from 1 of the sum of a float32 distribution; rounding adds 6e-8 per class."""
 
 HALF_SUM_TOLERANCE: Final = 1e-2
-"""The same in float16 (11 significant bits) and bfloat16 (8)."""
+"""Maximum deviation in float16 (11 significant bits) and bfloat16 (8 bits)."""
 
 
 def choose_output(outputs: Mapping[str, Any], name: str | None, problem: str) -> Any:
-    """Return the output to read as scores, `[rows, classes]`, or `[rows, labels]` of a multi-label model.
+    """Return the output that contains scores: `[rows, classes]`, or `[rows, labels]` for a multi-label model.
 
     Args:
-        outputs: of the model, by name.
-        name: the output to read; None: the only one, or the one named `logits`.
+        outputs: the model's outputs by name.
+        name: output to read; None: the only one, or the one named `logits`.
         problem: the model's problem type.
 
     Raises:
         ConfigError: there is no output of this name.
         SignatureError: the model has several outputs and none was chosen, or the output is not floating `[rows, classes]`.
-        UnsupportedError: the model is a regression.
+        UnsupportedError: the model is a regression model.
     """
     if problem == "regression":
         raise UnsupportedError(
@@ -59,10 +59,10 @@ def choose_output(outputs: Mapping[str, Any], name: str | None, problem: str) ->
 
 
 def join_scores(parts: Sequence[Array]) -> Array:
-    """Return the scores of several runs as one array, `[rows, classes]`.
+    """Join the scores of several runs into one array, `[rows, classes]`.
 
     Raises:
-        SignatureError: they differ in the number of classes.
+        SignatureError: the runs differ in the number of classes.
     """
     if len({scores.shape[1] for scores in parts}) > 1:
         raise SignatureError("the items' outputs differ in length; class scores are floating [rows, classes]")
@@ -70,12 +70,12 @@ def join_scores(parts: Sequence[Array]) -> Array:
 
 
 def probabilities_of(scores: Any, problem: str, temperature: float) -> Any:
-    """Return probabilities of scores, float32; a tensor for a tensor.
+    """Convert scores to probabilities, float32 `[rows, classes]`; a tensor for a tensor.
 
     Args:
-        scores: floating, `[rows, classes]`: logits, or rows that are distributions already.
-        problem: `multi_label_classification` reads each label's logit for itself.
-        temperature: divides the logits; above 1 flattens. No unit.
+        scores: floating, `[rows, classes]`: logits, or rows that already sum to 1.
+        problem: problem type; `multi_label_classification` applies a sigmoid to each label's logit.
+        temperature: divides the logits; values above 1 flatten. No unit.
     """
     if problem == MULTI_LABEL:
         return _sigmoid(scores, temperature)
@@ -92,15 +92,17 @@ def probabilities_of(scores: Any, problem: str, temperature: float) -> Any:
 
 
 def classes_of(scores: Any, problem: str) -> Any:
-    """Return the most probable class of each row, int64 `[rows]`; of a multi-label model 0 or 1, int64 `[rows, labels]`."""
+    """Return the most probable class per row, int64 `[rows]`; 0 or 1 per label for a multi-label model, int64 `[rows,
+    labels]`.
+    """
     if problem == MULTI_LABEL:
-        chosen = scores > 0  # where the sigmoid is above 1/2
+        chosen = scores > 0  # equals sigmoid(scores) > 1/2
         return chosen.long() if is_tensor(scores) else chosen.astype(np.int64)
     return _two_columns(scores).argmax(-1)
 
 
 def _two_columns(scores: Any) -> Any:
-    """A single logit is the log-odds of class 1 of 2."""
+    """Return two logits per row: a single logit is the log-odds of class 1."""
     if scores.shape[1] != 1:
         return scores
     if is_tensor(scores):
@@ -113,7 +115,7 @@ def _two_columns(scores: Any) -> Any:
 def _is_distribution(scores: Any) -> bool:
     if scores.shape[0] == 0 or scores.shape[1] < 2:
         return False
-    if scores.min().item() < 0:  # what most logits have; the rest costs as much as a small model
+    if scores.min().item() < 0:  # true for most logits, and cheaper than the full check
         return False
     tolerance = HALF_SUM_TOLERANCE if "16" in str(scores.dtype) else SUM_TOLERANCE
     wide = scores.detach().double() if is_tensor(scores) else scores.astype(np.float64)
@@ -121,14 +123,14 @@ def _is_distribution(scores: Any) -> bool:
 
 
 def _softmax(logits: Any, temperature: float) -> Any:
-    """Softmax (Goodfellow et al., Deep Learning, 2016, eq. 4.1), shifted by the largest so that nothing overflows."""
+    """Softmax (Goodfellow et al., Deep Learning, 2016, eq. 4.1), shifted by the row maximum to avoid overflow."""
     if is_tensor(logits):
         if temperature == 1 and str(logits.dtype) == "torch.float32":
-            return logits.softmax(-1)  # it shifts, too, and a row's sum is right to 1e-7
+            return logits.softmax(-1)  # it also shifts; row sums are accurate to 1e-7
         logits = logits.double()
         return ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1).float()
     logits = logits.astype(np.float64)
-    with np.errstate(over="ignore"):  # a tiny temperature takes all but the largest to minus infinity, which is right
+    with np.errstate(over="ignore"):  # tiny temperatures overflow to -inf for all but the largest logit, which is correct
         exponentials = np.exp((logits - logits.max(-1, keepdims=True)) / temperature)
     return (exponentials / exponentials.sum(-1, keepdims=True)).astype(np.float32)
 
@@ -136,7 +138,7 @@ def _softmax(logits: Any, temperature: float) -> Any:
 def _sigmoid(logits: Any, temperature: float) -> Any:
     if is_tensor(logits):
         return (logits.double() / temperature).sigmoid().float()
-    with np.errstate(over="ignore"):  # exp of a very negative logit is infinite, and its sigmoid 0
+    with np.errstate(over="ignore"):  # exp overflows for very negative logits; the result 0 is correct
         return (1 / (1 + np.exp(-logits.astype(np.float64) / temperature))).astype(np.float32)
 
 

@@ -1,12 +1,11 @@
-"""A model's own output structure: flattened to named leaves, and given back as it was.
+"""A model's output structure: flatten it to named leaves, and restore it.
 
     tensor                        -> {"output": t}
     (t0, t1)                      -> {"output_0": t0, "output_1": t1}
     {"logits": t, "aux": (u, v)}  -> {"logits": t, "aux.0": u, "aux.1": v}
 
-Dicts, tuples, lists, named tuples, dataclasses and transformers' ModelOutput are understood; None stays in its place.
-Anything else, such as a number or the key-value cache of a language model, belongs to a run and not to a row: it is left out,
-and None takes its place.
+Supported containers are dicts, tuples, lists, named tuples, dataclasses and transformers' ModelOutput; None is kept. All other
+values, such as numbers or the key-value cache of a language model, belong to a run and not to a row. They are replaced by None.
 """
 
 from __future__ import annotations
@@ -19,24 +18,25 @@ from nograd.errors import SignatureError
 
 Leaves: TypeAlias = dict[str, Any]
 Restore: TypeAlias = Callable[[Mapping[str, Any]], Any]
-"""Takes leaves by name and returns them in the structure that was flattened."""
+"""Restores the flattened structure from leaves by name."""
 
 Outline: TypeAlias = Any
 """A structure as plain JSON: a leaf is its name, None is null, containers are `{"tuple": [...]}`, `{"list": [...]}` and
-`{"dict": [[key, child], ...]}`."""
+`{"dict": [[key, child], ...]}`.
+"""
 
 __all__ = ["Leaves", "Outline", "Restore", "flatten", "left_out", "outline", "restore_from"]
 
 
 def flatten(value: Any, is_leaf: Callable[[Any], bool]) -> tuple[Leaves, Restore]:
-    """Return the leaves of a nested value by name, and the function that puts leaves back in its structure.
+    """Flatten a nested value. Return its leaves by name, and the function that restores the structure from leaves.
 
     Args:
-        value: a leaf, or containers of leaves, nested to any depth; anything else becomes None (see `left_out`).
-        is_leaf: true for a tensor.
+        value: a leaf, or nested containers of leaves; other values become None (see `left_out`).
+        is_leaf: returns True for a tensor.
 
     Raises:
-        SignatureError: there is no leaf at all.
+        SignatureError: there are no leaves.
     """
     if is_leaf(value):
         return {"output": value}, lambda leaves: leaves["output"]
@@ -48,7 +48,7 @@ def flatten(value: Any, is_leaf: Callable[[Any], bool]) -> tuple[Leaves, Restore
 
 
 def left_out(value: Any, is_leaf: Callable[[Any], bool]) -> dict[str, str]:
-    """Return the type of each entry that `flatten` leaves out, by the entry's name."""
+    """Return the type names of the entries that `flatten` replaces by None, by entry name."""
     return dict(_left_out(value, "", is_leaf))
 
 
@@ -64,7 +64,7 @@ def _left_out(value: Any, path: str, is_leaf: Callable[[Any], bool]) -> Iterator
 
 
 def _is_left_out(value: Any, is_leaf: Callable[[Any], bool]) -> bool:
-    """Whether a container holds no leaf, and something that is left out: its class may not take None for that."""
+    """Return whether a container has no leaf and an unsupported entry. Its class may not accept None for that entry."""
     return bool(left_out(value, is_leaf)) and not _holds_leaf(value, is_leaf)
 
 
@@ -74,10 +74,10 @@ def _holds_leaf(value: Any, is_leaf: Callable[[Any], bool]) -> bool:
 
 
 def outline(value: Any, is_leaf: Callable[[Any], bool]) -> Outline:
-    """Return the structure of a value that `flatten` takes, as plain JSON that a file can hold.
+    """Return the structure of a value for `flatten` as plain JSON.
 
-    Dicts, tuples and lists come back as they were; a dataclass, a named tuple or any other mapping comes back as a dict by
-    field name, since its class is code.
+    Dicts, tuples and lists keep their type. Dataclasses, named tuples and other mappings become dicts by field name, because
+    their classes are code.
     """
     return "output" if is_leaf(value) else _outlined(value, "", is_leaf)
 
@@ -95,7 +95,7 @@ def _outlined(value: Any, path: str, is_leaf: Callable[[Any], bool]) -> Outline:
 
 
 def restore_from(plan: Outline) -> Restore:
-    """Return the function that puts leaves by name into the structure that `outline` described."""
+    """Return the function that puts leaves by name into the structure of an `outline`."""
     if plan is None:
         return lambda _: None
     if isinstance(plan, str):
@@ -120,7 +120,7 @@ def _walk(value: Any, path: str, leaves: Leaves, is_leaf: Callable[[Any], bool])
     keys, rebuild = opened
     num_leaves = len(leaves)
     parts = [(key, _walk(child, _join(path, key), leaves, is_leaf)) for key, child in keys]
-    if len(leaves) == num_leaves and left_out(value, is_leaf):  # its class may not take None for what was left out
+    if len(leaves) == num_leaves and left_out(value, is_leaf):  # the class may not accept None for unsupported entries
         return lambda _: None
     return lambda given: rebuild({key: part(given) for key, part in parts})
 
@@ -132,7 +132,7 @@ def _join(path: str, key: Any) -> str:
 
 
 def _open(value: Any) -> tuple[list[tuple[Any, Any]], Callable[[dict[Any, Any]], Any]] | None:
-    """Return a container's children by key, and how to build the container from them; None for anything else."""
+    """Return a container's children by key, and a function that builds the container from them; None for other values."""
     kind = type(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         # before Mapping: a transformers ModelOutput is both, and its absent fields are None

@@ -1,7 +1,7 @@
-"""Batch, TensorSpec and Signature: the one thing that travels between layers, and what is known about it.
+"""Batch, TensorSpec and Signature: the data that layers exchange, and its description.
 
-A Batch is named host arrays that share dimension 0, the row. A Signature says which names, dtypes and row shapes a
-model takes and gives, which dimensions vary, and how rows of different lengths may meet in one batch.
+A Batch is a mapping of host arrays that share dimension 0, the row. A Signature describes names, dtypes and row shapes of a
+model's inputs and outputs, their varying dimensions, and how rows of different lengths may share a batch.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from nograd.errors import SignatureError
 
 Array: TypeAlias = npt.NDArray[Any]
 Batch: TypeAlias = Mapping[str, Array]
-"""Named arrays, each `[rows, ...]`, C order, host memory."""
+"""Arrays by name, each `[rows, ...]`, C order, in host memory."""
 
 Layout: TypeAlias = tuple[str, tuple[int, ...]]
-"""dtype name and shape of a tensor."""
+"""Dtype name and shape of a tensor."""
 
 Batching: TypeAlias = Literal["pad", "equal_lengths", "alone"]
 """How rows of different requests may share a run: padded to the longest, only at equal lengths, or never."""
@@ -48,29 +48,30 @@ __all__ = [
 ]
 
 TEXT = "bytes"
-"""The dtype name of text: one string a row, held in an object array."""
+"""Dtype name of text: one string per row in an object array."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Name, dtype and row shape of one tensor."""
+    """Name, dtype and row shape of a tensor."""
 
     name: str
     dtype: str
-    """numpy's name (`float32`, `int64`, `bfloat16`, `bool`, ...), or `bytes` for text."""
+    """numpy's dtype name (`float32`, `int64`, `bfloat16`, `bool`, ...), or `bytes` for text."""
 
     shape: tuple[int | str, ...] = ()
-    """The shape of one row, without dimension 0. A string names a dimension that varies, such as `tokens`."""
+    """Shape of one row, without dimension 0. A string names a varying dimension, such as `tokens`."""
 
     pad_value: float = 0
-    """What fills a shorter row where it is padded. Never used unless the signature's batching is `pad`."""
+    """Value that pads shorter rows; used only if the signature's batching is `pad`."""
 
     default: float | None = None
-    """The value that fills the whole input when the caller leaves it out (1 for a mask); None: it is required."""
+    """Value of the whole input if the caller omits it (1 for a mask); None: the input is required."""
 
     limits: tuple[int, int] | None = None
-    """Smallest and largest value of an integer input, where they are known: the ids that an embedding has. Beyond them some
-    backends raise, some answer with zeros, and a GPU is lost to the process."""
+    """Smallest and largest value of an integer input, if known, such as the ids of an embedding. On values out of range some
+    backends raise, some return zeros, and a GPU context is lost.
+    """
 
     def __post_init__(self) -> None:
         if self.dtype != TEXT:
@@ -78,12 +79,12 @@ class TensorSpec:
 
     @property
     def varying(self) -> tuple[str, ...]:
-        """Names of the dimensions that vary."""
+        """Names of the varying dimensions."""
         return tuple(size for size in self.shape if isinstance(size, str))
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row whose dimensions do not vary; of text, the pointer's."""
+        """Bytes per row, without varying dimensions; for text, the size of a pointer."""
         itemsize = 8 if self.dtype == TEXT else np.dtype(self.dtype).itemsize
         return itemsize * prod(size for size in self.shape if isinstance(size, int))
 
@@ -93,33 +94,33 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a model takes and gives, and how its rows may be batched."""
+    """Inputs and outputs of a model, and how its rows may be batched."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...] = ()
-    """Empty while nothing has run yet."""
+    """Empty until the model has run."""
 
     batching: Batching = "pad"
     reason: str = ""
-    """Why `batching` is what it is, in one sentence."""
+    """Reason for `batching`, in one sentence."""
 
     max_sizes: Mapping[str, int] = field(default_factory=dict)
-    """Largest size of a varying dimension, if one is known (the number of positions of a transformer)."""
+    """Largest size of a varying dimension, if known, such as the number of positions of a transformer."""
 
     repeatable: bool = True
-    """False if the same input was seen to give different answers: the model draws random numbers, or remembers."""
+    """False if equal inputs gave different answers: the model draws random numbers or keeps state."""
 
     min_sizes: Mapping[str, int] = field(default_factory=dict)
-    """Smallest size of a varying dimension, if it is above 1 (the kernel of a convolution)."""
+    """Smallest size of a varying dimension, if above 1, such as the kernel size of a convolution."""
 
     independence: Independence | None = field(default=None, compare=False)
-    """How far rows influence each other, measured on the backend and at the precision that runs; None: not measured."""
+    """How far rows influence each other, measured on this backend and precision; None: not measured."""
 
     places: Mapping[str, tuple[str, int]] = field(init=False, repr=False, compare=False)
-    """For each varying dimension of the inputs, in order of appearance, the first input and axis that have it."""
+    """Varying dimensions of the inputs in order of appearance -> first input and axis with that dimension."""
 
     _plain: tuple[tuple[str, np.dtype[Any], tuple[Any, ...]], ...] | None = field(init=False, repr=False, compare=False)
-    """Name, dtype and a row's shape of every input; None where one is text, varies, or has limits."""
+    """Name, dtype and row shape of every input; None if an input is text, varies, or has limits."""
 
     def __post_init__(self) -> None:
         places: dict[str, tuple[str, int]] = {}
@@ -134,45 +135,45 @@ class Signature:
 
     @property
     def lengths(self) -> tuple[str, ...]:
-        """Names of the dimensions in which inputs vary, in order of appearance."""
+        """Names of the varying dimensions of the inputs, in order of appearance."""
         return tuple(self.places)
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row of inputs where all rows have as many, else 0."""
+        """Bytes per row of inputs; 0 if rows differ in size."""
         if self.places or any(spec.dtype == TEXT for spec in self.inputs):
             return 0
         return sum(spec.row_bytes for spec in self.inputs)
 
     def size_range(self, dim: str) -> tuple[int, int | None]:
-        """Return the smallest and the largest size of a varying dimension; None if no largest size is known."""
+        """Return the smallest and largest size of a varying dimension; None if the largest is unknown."""
         return self.min_sizes.get(dim, 1), self.max_sizes.get(dim)
 
     def allowed_size(self, dim: str, wanted: int) -> int:
-        """Return the size nearest to `wanted` that the model takes."""
+        """Return the allowed size that is nearest to `wanted`."""
         smallest, largest = self.size_range(dim)
         return max(smallest, wanted if largest is None else min(wanted, largest))
 
     def describe_sizes(self) -> str:
-        """Return the limits of the varying dimensions, such as `tokens 1 to 512, height at least 3`; empty if none is known."""
+        """Describe the limits of varying dimensions, such as `tokens 1 to 512, height at least 3`; empty if unknown."""
         limited = [dim for dim in self.places if dim in self.min_sizes or dim in self.max_sizes]
         return ", ".join(f"{dim} {_range_text(*self.size_range(dim))}" for dim in limited)
 
     def check(self, batch: Mapping[str, Any]) -> Batch:
-        """Return the batch as the model takes it, or say what is wrong.
+        """Convert a batch to the model's inputs.
 
-        Arrays pass through unchanged where they fit. Python numbers and lists take the model's dtype; arrays keep
-        their kind: a float64 array becomes float32 for a float32 model, an int64 array does not. Integers outside of
-        the target's range are refused. Inputs that have a default are filled in.
+        Fitting arrays pass through unchanged. Python numbers and lists get the model's dtype. Arrays keep their kind: float64
+        becomes float32 for a float32 model, int64 raises. Integers outside of the target's range raise. Missing inputs get
+        their default.
 
         Args:
             batch: one entry per input, each `[rows, ...]`.
 
         Returns:
-            C-contiguous arrays in the signature's order.
+            C-contiguous arrays, `[rows, ...]`, in the signature's order.
 
         Raises:
-            SignatureError: a name, dtype, shape or the number of rows is not the model's.
+            SignatureError: a name, dtype, shape or the number of rows does not match the model.
         """
         if self._fits(batch):
             return batch
@@ -184,7 +185,7 @@ class Signature:
         return {spec.name: arrays[spec.name] if spec.name in arrays else _filled(spec, sizes) for spec in self.inputs}
 
     def _fits(self, batch: Mapping[str, Any]) -> bool:
-        """The short way for what servers see most: every input there, an array of the right dtype and a fixed shape."""
+        """Fast path for typical server requests: all inputs are present, with the right dtype and a fixed shape."""
         plain = self._plain
         if plain is None or len(batch) != len(plain):
             return False
@@ -200,13 +201,13 @@ class Signature:
         return True
 
     def check_layouts(self, layouts: Mapping[str, Layout]) -> dict[str, int]:
-        """Check inputs of which only dtype and shape are at hand, such as tensors on a GPU.
+        """Check inputs by dtype and shape only, such as tensors on a GPU.
 
         Returns:
             The size of `rows` and of each varying dimension, by name.
 
         Raises:
-            SignatureError: a name, dtype, shape or the number of rows is not the model's.
+            SignatureError: a name, dtype, shape or the number of rows does not match the model.
         """
         self._check_names(layouts)
         for spec in self.inputs:
@@ -237,7 +238,7 @@ class Signature:
         return {name: size for name, (size, _) in sizes.items()}
 
     def _check_shape(self, layout: Layout, spec: TensorSpec, sizes: dict[str, tuple[int, str]]) -> None:
-        """Compare one shape with its spec; `sizes` remembers what each named dimension measured, and where."""
+        """Check a shape against its spec. `sizes` collects the size of each named dimension, and the input that set it."""
         _, shape = layout
         if len(shape) != len(spec.shape) + 1:
             raise _mismatch(spec, layout)
@@ -267,7 +268,7 @@ def _mismatch(spec: TensorSpec, layout: Layout) -> SignatureError:
 
 
 def _word(dtype: str) -> str:
-    """What users call the dtype: strings are text, whatever numpy holds them in."""
+    """Return the dtype as users know it: `text` for all kinds of strings."""
     return "text" if dtype == TEXT or dtype.startswith("str") else dtype
 
 
@@ -283,7 +284,7 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
 
 @cache
 def _dtype_name(dtype: np.dtype[Any]) -> str:
-    """numpy works out `dtype.name` anew each time, in 1.5 us; there are few dtypes."""
+    """Cached because numpy computes `dtype.name` on each access, in 1.5 us."""
     return TEXT if dtype.kind == "O" else dtype.name
 
 
@@ -295,7 +296,7 @@ def _as_array(value: Any, spec: TensorSpec) -> Array:
 
 
 def check_limits(low: int, high: int, spec: TensorSpec) -> None:
-    """Raise SignatureError where integers from `low` to `high` are not what the model knows."""
+    """Raise SignatureError if integers from `low` to `high` exceed the spec's limits."""
     if spec.limits is not None and (low < spec.limits[0] or high > spec.limits[1]):
         worst = low if low < spec.limits[0] else high
         raise SignatureError(f"input {spec.name!r} holds {worst}; the model takes {spec.limits[0]} to {spec.limits[1]}")
@@ -314,7 +315,7 @@ def _in_dtype(value: Any, spec: TensorSpec) -> Array:
 def _as_text(value: Any, spec: TensorSpec) -> Array:
     if isinstance(value, np.ndarray):
         array = value.astype(object, copy=False)
-    else:  # numpy would make strings of numbers that stand among strings
+    else:  # numpy would convert numbers in a list of strings to strings
         array = np.empty(_uniform(value, spec).shape, dtype=object)
         array[...] = value
     for item in array.flat:
@@ -324,7 +325,7 @@ def _as_text(value: Any, spec: TensorSpec) -> Array:
 
 
 def _from_python(value: Any, spec: TensorSpec) -> Array:
-    """Lists and numbers have no dtype of their own: they take the model's where no value changes its kind."""
+    """Convert lists and numbers, which have no dtype, to the model's dtype if no value changes its kind."""
     array = _uniform(value, spec)
     if array.size == 0:
         return array.astype(spec.dtype)
@@ -343,7 +344,7 @@ def _uniform(value: Any, spec: TensorSpec) -> Array:
 
 
 def _kind(dtype: str) -> str:
-    """Floating, integer, or the dtype itself: numbers may change their width, never their kind."""
+    """Return `floating`, `integer`, or the dtype itself: casts may change the width of a number, but not its kind."""
     if "float" in dtype:
         return "floating"
     return "integer" if "int" in dtype else dtype
@@ -354,7 +355,7 @@ def _same_kind(given: str, wanted: str) -> bool:
 
 
 def _cast(array: Array, spec: TensorSpec) -> Array:
-    """Change the width of a number, never its kind."""
+    """Change the width of numbers, but not their kind."""
     target = np.dtype(spec.dtype)
     if not _same_kind(array.dtype.name, spec.dtype):
         raise _mismatch(spec, (array.dtype.name, array.shape))
@@ -364,7 +365,7 @@ def _cast(array: Array, spec: TensorSpec) -> Array:
 
 
 def check_range(low: int, high: int, spec: TensorSpec) -> None:
-    """Raise SignatureError where integers from `low` to `high` do not fit into the spec's dtype."""
+    """Raise SignatureError if integers from `low` to `high` exceed the range of the spec's dtype."""
     limits = np.iinfo(spec.dtype)
     if low < limits.min or high > limits.max:
         worst = low if low < limits.min else high
@@ -380,7 +381,7 @@ def _narrowed(array: Array, spec: TensorSpec) -> Array:
 
 
 def too_large(value: float, spec: TensorSpec) -> SignatureError:
-    """Return the error for a floating value that would become infinite in the spec's dtype."""
+    """Return the error for a floating value that overflows the spec's dtype."""
     limit = float(ml_dtypes.finfo(spec.dtype).max)  # type: ignore[no-untyped-call]
     return SignatureError(f"input {spec.name!r} holds {value:g}; {spec.dtype} goes to {limit:g}")
 
@@ -393,14 +394,14 @@ def num_rows(batch: Batch) -> int:
 
 
 def concat(batches: Sequence[Batch], specs: Iterable[TensorSpec]) -> Batch:
-    """Return one batch with the rows of all, shorter ones padded to the longest.
+    """Concatenate batches; shorter rows are padded to the longest.
 
     Args:
         batches: checked batches; at least one.
-        specs: how each array is padded, one spec per name.
+        specs: one spec per array, with its padding value.
 
     Returns:
-        For each spec an array `[sum of rows, ...]`; a varying dimension has its largest size.
+        For each spec an array `[sum of rows, ...]`; varying dimensions have the largest size of all batches.
     """
     if len(batches) == 1:
         return batches[0]
@@ -408,12 +409,12 @@ def concat(batches: Sequence[Batch], specs: Iterable[TensorSpec]) -> Batch:
 
 
 def _joined(arrays: Sequence[Array], spec: TensorSpec) -> Array:
-    """Rows of a fixed shape, the usual case, need no look at their shapes."""
+    """Join arrays; rows of fixed shape, the usual case, skip the comparison of shapes."""
     return join_arrays(arrays, spec.pad_value) if spec.varying else np.concatenate(arrays)
 
 
 def join_arrays(arrays: Sequence[Array], pad_value: float = 0) -> Array:
-    """Return one array with the rows of all; dimensions in which they differ are filled up with `pad_value`."""
+    """Concatenate arrays along the rows; dimensions of different sizes are padded with `pad_value`."""
     if len({array.shape[1:] for array in arrays}) == 1:
         return np.concatenate(arrays)
     row_shape = tuple(max(sizes) for sizes in zip(*(array.shape[1:] for array in arrays), strict=True))
@@ -426,11 +427,11 @@ def join_arrays(arrays: Sequence[Array], pad_value: float = 0) -> Array:
 
 
 def split(batch: Batch, rows: Sequence[int]) -> list[Batch]:
-    """Return the batch cut into parts of `rows[i]` rows each; views, not copies."""
+    """Split a batch into parts of `rows[i]` rows each, as views."""
     if len(rows) == 1:
         return [batch]
     ends = list(accumulate(rows))
-    if len(batch) == 1:  # most models have one output, and this is done for every request
+    if len(batch) == 1:  # fast path: most models have one output, and this runs per request
         ((name, array),) = batch.items()
         if ends[-1] == len(rows) == len(array) and min(rows) == 1:
             return [{name: row} for row in array[:, None]]
@@ -439,12 +440,12 @@ def split(batch: Batch, rows: Sequence[int]) -> list[Batch]:
 
 
 def cut_back(batch: Batch, specs: Iterable[TensorSpec], sizes: Mapping[str, int]) -> Batch:
-    """Return the outputs without what padding added.
+    """Remove the padding from outputs.
 
     Args:
         batch: outputs of a padded run, `[rows, ...]`.
-        specs: the outputs' specs; dimensions named in `sizes` are cut.
-        sizes: for each varying dimension the rows' own size.
+        specs: specs of the outputs; dimensions in `sizes` are cut.
+        sizes: size of each varying dimension before padding.
     """
     result = dict(batch)
     for spec in specs:

@@ -1,4 +1,4 @@
-"""Times and sizes as users write them: `90s`, `2m`, `4GB`, `512MiB`."""
+"""Parsing of times and sizes: `90s`, `2m`, `4GB`, `512MiB`."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ BYTES = {"": 1, "MB": 10**6, "GB": 10**9, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
 def seconds_of(text: str, name: str) -> float:
-    """Return a time that a user wrote: `90`, `90s`, `2m`.
+    """Parse a time such as `90`, `90s` or `2m`; return seconds.
 
     Args:
-        text: what was written.
-        name: of the setting, for the error.
+        text: the text to parse.
+        name: name of the setting in the error message.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the text is not a time.
     """
     return _number(text, name, SECONDS, "a time such as 90s or 2m")
 
 
 def bytes_of(text: str, name: str) -> int:
-    """Return a size that a user wrote: `4GB`, `512MiB`.
+    """Parse a size such as `4GB` or `512MiB`; return bytes.
 
     Args:
-        text: what was written.
-        name: of the setting, for the error.
+        text: the text to parse.
+        name: name of the setting in the error message.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the text is not a size.
     """
     return int(_number(text, name, BYTES, "a size such as 4GB or 512MiB"))
 
