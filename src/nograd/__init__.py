@@ -1,4 +1,4 @@
-"""nograd: a trained PyTorch model in, fast, correct, measured inference out."""
+"""nograd: fast, correct, measured inference for trained PyTorch models."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ _HOME = {
     "probe": "probing",
     "tune": "tuning",
 }
-"""Public name -> the module it lives in; imported when first asked for (PEP 562), so that `import nograd` costs nothing."""
+"""Public name -> module that defines it. Modules are imported on first access (PEP 562), which keeps `import nograd` fast."""
 
 __all__ = [
     "AsyncClient",

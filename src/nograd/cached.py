@@ -1,4 +1,4 @@
-"""Predictors that remember: what was asked before is answered without the model. Answers stay right: see `nograd.caching`."""
+"""Predictors and embedders with a cache. Cached answers stay correct: see `nograd.caching`."""
 
 from __future__ import annotations
 
@@ -38,24 +38,25 @@ REDIS_URL = "redis://localhost:6379"
 TTL_S = 7 * 86400.0
 
 UNBOUNDED_BYTES = 2**62
-"""A cache that is bounded by its number of entries."""
+"""For caches bounded by their number of entries."""
 
 SAMPLE = ("A short one.", "And a text that is longer than the other, so that the probe sees what varies.")
-"""Two texts of different lengths teach the probe what varies."""
+"""Two texts of different lengths, so that the probe finds the varying dimension."""
 
 
 class CachedPredictor(Predictor):
-    """A Predictor that runs only rows it has not seen.
+    """A Predictor that caches answers and runs only rows that are not in the cache.
 
-    Rows are recognised by content, after `preprocess` and before they are padded; each is computed once, however many threads
-    want it. Weights that change, also in place, make all older entries unreachable. A model that gives different answers to the
-    same input runs every time; one whose rows depend on each other is cached by whole batches. So is nothing of a model that
-    cannot be probed with its first input. Half precision is answered in float32.
+    Rows are identified by content, after `preprocess` and before padding. Each row is computed once, also if several threads
+    request it at the same time. A change of weights, also in place, invalidates all older entries. Models that answer the same
+    input differently are not cached. If rows depend on each other, whole batches are cached. Nothing is cached if the model
+    cannot be probed with its first input. Half-precision models return float32.
 
-    A cache in memory steps aside when it does not pay: if 512 lookups took longer than the runs that they saved, the next 8192
-    rows run without a lookup, and then it is tried again. A tiny model runs in less time than its input takes to recognise.
+    A memory cache pauses when it does not pay off: if 512 lookups took longer than the runs that they saved, the next 8192 rows
+    run without a lookup. Then the cache is tried again. Computing the key of an input can take longer than running a tiny
+    model.
 
-    A `DynamicBatcher` over it runs all that it is given; `nograd serve` has a cache of its own in front of its batcher.
+    A `DynamicBatcher` over this predictor does not use the cache; `nograd serve` has a cache before its batcher.
 
     >>> import torch
     >>> predictor = CachedPredictor(torch.nn.Linear(4, 3), "cpu")
@@ -66,14 +67,15 @@ class CachedPredictor(Predictor):
 
     Args:
         model: a module, a backend or a Predictor.
-        device: of a module, as for `Predictor`.
-        cache: holds the answers; default: 256 MiB of memory. It may also be the second argument.
-        version: names the model if its fingerprint alone cannot (see `Predictor.fingerprint`); change it with the model.
-        predictor_options: for the Predictor that is made of a module: `sample`, `preprocess`, `postprocess`, `item`. Without
-            `sample`, the model is probed with the first input.
+        device: device of a module, as for `Predictor`.
+        cache: stores the answers; default: 256 MiB of memory. It may also be the second argument.
+        version: identifies the model if its fingerprint is not sufficient (see `Predictor.fingerprint`); change it with the
+            model.
+        predictor_options: options for the Predictor that is created from a module: `sample`, `preprocess`, `postprocess`,
+            `item`. Without `sample`, the model is probed with the first input.
 
     Raises:
-        ConfigError: `model` is not a model, `cache` is not a cache, or torch has no such device here.
+        ConfigError: `model` is not a model, `cache` is not a cache, or the device does not exist.
     """
 
     def __init__(
@@ -92,29 +94,30 @@ class CachedPredictor(Predictor):
         self._calls.answers = Answers(self.cache, KeyMaker(self._backend_fingerprint, version))
 
     def _backend_fingerprint(self) -> Fingerprint:
-        return self.backend.fingerprint()  # of a backend that may not be known yet
+        return self.backend.fingerprint()  # read late: the backend may not exist yet
 
 
 class RedisCachedPredictor(CachedPredictor):
-    """A CachedPredictor whose answers are shared with other processes and machines; this process keeps the popular ones, too.
+    """A CachedPredictor that shares answers with other processes through Redis and keeps popular answers in memory.
 
-    If Redis is slow or down, calls are still answered; they pay at most one timeout every few seconds.
+    If Redis is slow or down, calls are still answered. They pay at most one timeout every few seconds.
 
     Args:
         model: a module, a backend or a Predictor.
-        device: of a module, as for `Predictor`. A URL in this place is `redis_url`, and a number after it `ttl_seconds`.
+        device: device of a module, as for `Predictor`. If it is a URL, it is `redis_url`, and a following number is
+            `ttl_seconds`.
         redis_url: `redis://host:6379/0`, `rediss://` for TLS, `redis+cluster://` for a cluster; see `nograd.caching.redis`.
-        ttl_seconds: lifetime of an answer, there and in this process, in seconds; default: 7 days; None: no limit.
-        url: `redis_url` under its shorter name.
-        ttl_s: `ttl_seconds` under its shorter name.
-        timeout_s: time limit of one call to Redis, in seconds.
-        near_bytes: memory for the answers that this process keeps.
-        version: names the model if its fingerprint alone cannot; change it with the model.
+        ttl_seconds: lifetime of an answer in Redis and in memory, in seconds; default: 7 days; None: no limit.
+        url: short name of `redis_url`.
+        ttl_s: short name of `ttl_seconds`.
+        timeout_s: timeout per Redis call, in seconds.
+        near_bytes: memory for answers cached in this process, in bytes.
+        version: identifies the model if its fingerprint is not sufficient; change it with the model.
         predictor_options: as for `CachedPredictor`.
 
     Raises:
         MissingExtraError: redis-py is not installed.
-        ConfigError: as for `CachedPredictor`; the URL cannot be read, or a setting is out of its range.
+        ConfigError: as for `CachedPredictor`; the URL is malformed, or a setting is out of its range.
     """
 
     def __init__(  # noqa: PLR0913
@@ -136,17 +139,17 @@ class RedisCachedPredictor(CachedPredictor):
         if isinstance(device, str) and "://" in device:  # the earlier order: model, url, ttl_s
             device, url, ttl_s = "auto", device, ttl_s if redis_url is None else cast("float", redis_url)
             redis_url = None
-        where = one_of("redis_url", cast("str | None", redis_url), "url", url, default=None) or REDIS_URL
+        address = one_of("redis_url", cast("str | None", redis_url), "url", url, default=None) or REDIS_URL
         ttl = one_of("ttl_seconds", ttl_seconds, "ttl_s", ttl_s, default=TTL_S)
-        far = RedisCache(where, ttl_s=ttl, timeout_s=timeout_s)
-        near = MemoryCache(near_bytes, ttl_s=ttl)
+        remote = RedisCache(address, ttl_s=ttl, timeout_s=timeout_s)
+        local = MemoryCache(near_bytes, ttl_s=ttl)
         self._must_explain = not version
-        super().__init__(model, device, TieredCache(near, far), version=version, **predictor_options)
+        super().__init__(model, device, TieredCache(local, remote), version=version, **predictor_options)
         if self.is_probed:
             self._backend_fingerprint()
 
     def _backend_fingerprint(self) -> Fingerprint:
-        """Return the fingerprint; the first time, which may be the first call, explain why it is this process's own."""
+        """Return the fingerprint. The first call warns if the fingerprint is valid in this process only."""
         found = super()._backend_fingerprint()
         if self._must_explain:
             self._must_explain = False
@@ -156,7 +159,7 @@ class RedisCachedPredictor(CachedPredictor):
 
 
 class CachedEmbedder:
-    """Texts to vectors; only new texts run, batched by length.
+    """Embeds texts as vectors. Only texts that are not cached run, batched by length.
 
     >>> import nograd
     >>> embedder = CachedEmbedder("minilm", cache_size=1000)  # doctest: +SKIP
@@ -164,19 +167,19 @@ class CachedEmbedder:
     torch.Size([384])
 
     Args:
-        model: an encoder, such as a transformers model, whose token vectors are averaged under the attention mask; a Predictor
-            that takes text and gives one floating vector for each; or the name of such a model, as `nograd.load` takes it.
-        tokenizer: of an encoder: a transformers tokenizer, a `nograd.text.Tokenize`, or what that takes: a `tokenizer.json` or
-            its folder.
-        device: of an encoder or a name, as for `Predictor`.
-        cache_size: number of texts in the cache; the least recently used leaves first. None: what `cache` holds.
-        cache: holds the vectors; default: 256 MiB of memory.
-        normalize: whether vectors get unit length. (A model that normalises does so in any case.)
-        version: names the model if its fingerprint alone cannot; change it with the model.
+        model: an encoder module, such as a transformers model, whose token vectors are averaged under the attention mask; a
+            Predictor that takes text and returns one floating vector per text; or a model name for `nograd.load`.
+        tokenizer: tokenizer of an encoder: a transformers tokenizer, a `nograd.text.tokenizing.Tokenize`, a `tokenizer.json`,
+            or a folder that contains one.
+        device: device of an encoder or a named model, as for `Predictor`.
+        cache_size: maximum number of cached texts; the least recently used is evicted first. None: the limit of `cache`.
+        cache: stores the vectors; default: 256 MiB of memory.
+        normalize: whether to scale vectors to unit length. (Models that normalise do so in any case.)
+        version: identifies the model if its fingerprint is not sufficient; change it with the model.
 
     Raises:
-        ConfigError: an encoder without a tokenizer, a Predictor with one, a model that gives no vectors, or `cache_size` and
-            `cache` together.
+        ConfigError: an encoder has no tokenizer, a Predictor has one, the model returns no vectors, or both `cache_size` and
+            `cache` are set.
     """
 
     def __init__(
@@ -199,11 +202,12 @@ class CachedEmbedder:
         self._answers = Answers(self.cache, self._keys)
 
     def embed(self, text: str) -> Tensor | Array:
-        """Return the vector of a text, float32 `[size]`: a tensor on the CPU; an array if the model is not torch's.
+        """Return the vector of a text, float32 `[size]`: a CPU tensor, or an array if the model is not a torch model.
 
-        The caller owns the vector and may change it.
+        The vector is a copy that the caller may change.
 
         Raises:
+            SignatureError: `text` is not a string.
             ItemError: the text cannot be tokenized.
             ModelError: the model raised.
         """
@@ -213,10 +217,10 @@ class CachedEmbedder:
         return as_tensors({"vector": vectors[0]})["vector"] if self._has_tensors else cast("Array", vectors[0])
 
     def embed_many(self, texts: Sequence[str]) -> Array:
-        """Return the vectors of texts, an array, float32 `[len(texts), size]`, in their order; equal texts run once.
+        """Return the vectors of texts in input order, an array, float32 `[len(texts), size]`. Equal texts run once.
 
         Raises:
-            SignatureError: `texts` is one string, or holds what is no string.
+            SignatureError: `texts` is a single string, or contains something other than strings.
             ItemError: a text cannot be tokenized.
             ModelError: the model raised.
         """
@@ -241,11 +245,11 @@ class CachedEmbedder:
         return vectors
 
     def statistics(self) -> CacheStatistics:
-        """Return what the cache did."""
+        """Return the cache statistics."""
         return self.cache.statistics()
 
     def close(self) -> None:
-        """Give back what the model and the cache hold."""
+        """Release the model and the cache."""
         self._predictor.close()
         self.cache.close()
 
@@ -287,7 +291,7 @@ def _text_predictor(model: Any, tokenizer: Any, device: Any) -> Predictor:
 
 
 def _vector(predictor: Predictor) -> tuple[str, int]:
-    """Return name and size of the output that is a text's vector."""
+    """Return name and size of the output with the text vector."""
     outputs = predictor.signature.outputs
     found = [spec for spec in outputs if spec.name == "embedding"] or list(outputs)
     if predictor.has_preprocess and len(found) == 1 and "float" in found[0].dtype and len(found[0].shape) == 1:

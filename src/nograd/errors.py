@@ -1,19 +1,19 @@
 """Every error that nograd raises on purpose.
 
-Each says what was given, what is allowed and, where it helps, what to do. The built-in that an error also is
-keeps handlers written for that built-in working.
+Messages say what was given, what is allowed and, if useful, what to do. Each error also derives from a built-in exception,
+so that existing handlers of that built-in keep working.
 
     NogradError
     ├── ConfigError (ValueError)            a setting is out of its range                    exit 2
     ├── MissingExtraError (ImportError)     an optional dependency is not installed          exit 2
     ├── ModelLoadError (RuntimeError)       a model could not be found or built              exit 2
     ├── ExportError (RuntimeError)          an export is refused, or answers otherwise       exit 1, has .parity
-    ├── JobError (RuntimeError)             a run over a data set stopped; what is done is kept  exit 1
-    ├── PortInUseError (OSError)            somebody else listens on the server's address    exit 2
+        ├── JobError (RuntimeError)             a run over a data set stopped; rerun it to resume    exit 1
+        ├── PortInUseError (OSError)            the server's address is already in use           exit 2
     ├── SignatureError (ValueError)         the inputs are not the model's                   HTTP 400
     ├── ProtocolError (ValueError)          a request is malformed                           HTTP 400
     ├── ItemError (ValueError)              one item of many could not be prepared           has .index
-    ├── UnauthorizedError (PermissionError) no API key, or one that is not known             HTTP 401
+        ├── UnauthorizedError (PermissionError) the API key is missing or unknown                HTTP 401
     ├── ForbiddenError (PermissionError)    a web page of another site, or another host      HTTP 403
     ├── ModelNotFoundError (LookupError)    no such model, version or path                   HTTP 404
     ├── MethodError (ValueError)            this path has no such method                     HTTP 405
@@ -61,25 +61,25 @@ __all__ = [
 
 
 class NogradError(Exception):
-    """The base of every error that nograd raises on purpose. It can be handed to another process, with all that it tells."""
+    """Base class of all errors that nograd raises on purpose. Errors can be pickled with all their attributes."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (type(self), self.args, self.__dict__)
+        return _restore, (type(self), self.args, self.__dict__)
 
 
-def _again(kind: type[NogradError], args: tuple[Any, ...], told: dict[str, Any]) -> NogradError:
-    """Return an error as it was raised elsewhere; its own `__init__` makes a message, and is left out."""
+def _restore(kind: type[NogradError], args: tuple[Any, ...], attributes: dict[str, Any]) -> NogradError:
+    """Restore a pickled error without calling its `__init__`, whose arguments are not the message."""
     error = kind.__new__(kind, *args)
-    error.__dict__.update(told)
+    error.__dict__.update(attributes)
     return error
 
 
 class ConfigError(NogradError, ValueError):
-    """A setting is outside what is allowed."""
+    """A setting is out of its range."""
 
 
 class MissingExtraError(NogradError, ImportError):
-    """An optional dependency is not installed; the message holds the command that installs it."""
+    """An optional dependency is not installed; the message contains the install command."""
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed; run: pip install 'nograd[{extra}]'")
@@ -90,24 +90,24 @@ class ModelLoadError(NogradError, RuntimeError):
 
 
 class ExportError(NogradError, RuntimeError):
-    """A model cannot be exported, or the export does not answer as the model does; the model itself is as it was."""
+    """A model cannot be exported, or the exported file's answers differ. The model itself is unchanged."""
 
     def __init__(self, message: str, parity: ParityReport | None = None) -> None:
         super().__init__(message)
         self.parity = parity
-        """The comparison that failed, where there was one."""
+        """The failed comparison; None if the export failed before it."""
 
 
 class JobError(NogradError, RuntimeError):
-    """A run over a data set could not go on; what was done is kept, and the same command goes on behind it."""
+    """A run over a data set stopped. Finished work is kept; rerun the command to resume."""
 
 
 class PortInUseError(NogradError, OSError):
-    """Another program listens on the address that the server was told to use."""
+    """The server's address is already in use by another program."""
 
 
 class SignatureError(NogradError, ValueError):
-    """Names, dtypes or shapes are not the model's."""
+    """Names, dtypes or shapes do not match the model."""
 
 
 class ProtocolError(NogradError, ValueError):
@@ -115,28 +115,28 @@ class ProtocolError(NogradError, ValueError):
 
 
 class ItemError(NogradError, ValueError):
-    """One item among many could not be prepared; the rows before it were delivered."""
+    """One item of many could not be prepared; earlier rows were delivered."""
 
     def __init__(self, message: str, index: int) -> None:
         super().__init__(message)
         self.index = index
-        """Position of the item in the input, counted from 0."""
+        """Position of the item in the input, starting at 0."""
 
 
 class ModelNotFoundError(NogradError, LookupError):
-    """No model, version or path of that name is served here."""
+    """The requested model, version or path does not exist on this server."""
 
 
 class UnauthorizedError(NogradError, PermissionError):
-    """The server needs an API key, and the request has none that it knows."""
+    """The server requires an API key; the request has none, or an unknown one."""
 
 
 class ForbiddenError(NogradError, PermissionError):
-    """A request would change the server's state, and is from a web page of another site or for another host."""
+    """A web page of another site, or a request for another host, tried to change the server's state."""
 
 
 class MethodError(NogradError, ValueError):
-    """The path exists and takes another HTTP method."""
+    """The path exists, but does not support this HTTP method."""
 
     def __init__(self, message: str, allowed: tuple[str, ...]) -> None:
         super().__init__(message)
@@ -144,37 +144,37 @@ class MethodError(NogradError, ValueError):
 
 
 class TooLargeError(NogradError, ValueError):
-    """A request holds more than the configured limit."""
+    """A request exceeds the configured size limit."""
 
 
 class UnsupportedError(NogradError, RuntimeError):
-    """A valid wish that this object cannot fulfil."""
+    """A valid request that this object does not support."""
 
 
 class OverloadedError(NogradError, RuntimeError):
-    """The queue is full, or the answer would come too late; the request was refused at once and nothing was run."""
+    """The queue is full, or the answer would miss its deadline. The request was rejected immediately and did not run."""
 
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
-        """When to try again, in seconds from now: the time that the queue needs to empty, predicted."""
+        """Predicted time until the queue is empty, in seconds; retry after it."""
 
 
 class UnavailableError(NogradError, RuntimeError):
-    """Not ready: warming up, draining or closed."""
+    """The server or model is warming up, draining or closed."""
 
 
 class DeviceLostError(UnavailableError):
-    """The device, or the thread that drives it, is gone; only a restart helps."""
+    """The device, or the thread that drives it, failed; restart the process."""
 
 
 class DeadlineError(NogradError, TimeoutError):
-    """The request's time ran out before its answer came."""
+    """The deadline of the request expired before its answer was ready."""
 
 
 class ModelError(NogradError, RuntimeError):
-    """The model raised while it ran; the original error is the cause."""
+    """The model raised an error while it ran; the original error is chained as the cause."""
 
 
 class InputSizeError(ModelError, SignatureError):
-    """The model raised IndexError on an input that is larger than all that it was probed with; its limit was not known."""
+    """The model raised IndexError on an input larger than every probed size; the model's limit was not known."""

@@ -1,4 +1,4 @@
-"""export_model: a model as a file of any kind, at any precision, proven against the float32 model."""
+"""export_model: write a model as a file of any kind and precision, verified against the float32 model."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ PRECISIONS = ("float32", "float16", "bfloat16", "int8")
 
 
 def export_model(backend: Backend, path: Path, *, to: str, precision: Precision = "float32") -> Export:
-    """Write a backend's model as a file, and return where it is and how closely it agrees with the float32 model.
+    """Write a backend's model as a file. Return the path and the comparison with the float32 model.
 
-    `int8` means 8-bit weights, with activations scaled at run time; `nograd.quantize_static`, which needs data, does better for
-    convolutions.
+    `int8` stores 8-bit weights and scales activations at run time. For convolutions, `nograd.quantize_static`, which needs
+    calibration data, is more accurate and faster.
 
     Args:
         backend: the eager backend.
-        path: the file; its name ends as the kind's files do.
+        path: target file, with the file extension of the kind.
         to: `onnx`, `openvino`, `torchscript`, `pt2`, or the name of an installed backend.
-        precision: of the weights and activations in the file.
+        precision: precision of weights and activations in the file.
 
     Raises:
-        ConfigError: the kind, the precision or the file's name is not one of those allowed.
+        ConfigError: the kind, precision or file name is not allowed.
         UnsupportedError: the backend does not run a torch module.
-        ExportError: the model cannot be exported, or the file's answers differ from the model's; nothing is written.
+        ExportError: the model cannot be exported, or the file's answers differ from the model's; no file is written.
     """
     kind = _checked(path, to, precision)
     try:
@@ -98,7 +98,7 @@ def _in_int8(reference: ModuleBackend, path: Path) -> Export:
 
 
 def halved(reference: ModuleBackend, precision: str) -> ModuleBackend:
-    """Return an eager backend over a copy of the module in `float16` or `bfloat16`, probed with the same samples."""
+    """Return an eager backend with a copy of the module in `float16` or `bfloat16`, probed with the same samples."""
     from nograd.backends.eager import eager_backend
     from nograd.transforms.precision import HalfDtype, to_half
 
@@ -108,19 +108,19 @@ def halved(reference: ModuleBackend, precision: str) -> ModuleBackend:
 def open_file(
     path: Path, *, device: str = "auto", trusted: bool = False, lanes: int = 1, num_threads: int | None = None
 ) -> Backend:
-    """Return a backend over an exported file, by the end of its name.
+    """Open an exported file. Its file extension selects the backend.
 
     Args:
         path: the file.
-        device: `auto`, or a device of the backend. A `.pt2` runs on the device it was compiled for.
-        trusted: for files that hold code, such as `.pt2` and `.pt`: whether you know where the file comes from.
-        lanes: number of calls to `run` that may run at the same time.
-        num_threads: threads of one run; default: the backend's.
+        device: `auto`, or a device of the backend. A `.pt2` file runs on the device that it was compiled for.
+        trusted: for files that contain code, such as `.pt2` and `.pt`: confirms that you know the source of the file.
+        lanes: maximum number of concurrent calls to `run`.
+        num_threads: threads per run; default: the backend's.
 
     Raises:
-        ConfigError: the file holds a program and is not trusted; or no backend has files with such a name.
-        ModelLoadError: it cannot be read.
-        MissingExtraError: what the backend needs is not installed.
+        ConfigError: the file contains code and is not trusted, or no backend has this file extension.
+        ModelLoadError: the file cannot be read.
+        MissingExtraError: a package that the backend needs is not installed.
     """
     kind = find_suffix(path.suffix)
     if kind is None:
@@ -131,6 +131,6 @@ def open_file(
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return the names of all files of an exported model: the file, and those next to it that hold its weights."""
+    """Return all files of an exported model: the file itself and its external weights."""
     kind = find_suffix(path.suffix)
     return [path] if kind is None else kind.files(path)

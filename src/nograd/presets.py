@@ -1,4 +1,4 @@
-"""Predictors for a purpose: each chooses its backend, with a sample or with the first input."""
+"""Predictors for a purpose. Each chooses its backend with a sample or with the first input."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ if TYPE_CHECKING:
 __all__ = ["FP16Predictor", "HighThroughputPredictor", "LowLatencyPredictor", "ONNXPredictor"]
 
 CHOICE_S = 0.2
-"""Seconds for which backends of short runs are compared: on a busy machine the median of seven runs is off by a half."""
+"""Seconds for comparing backends with short runs. On a busy machine, the median of seven runs was off by 50 %."""
 
 CUDA = re.compile(r"cuda(:\d+)?")
 
 
 class ONNXPredictor(Predictor):
-    """A Predictor over an ONNX file, also one that never was a torch model. Needs no torch.
+    """A Predictor that runs an ONNX file of any origin. Does not need torch.
 
     Args:
-        path: the file.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`. If CUDA is not available, the model runs on the CPU, with a warning.
-        lanes: calls to `run` that may run side by side.
-        num_threads: threads of one run; default: the processors, shared among the lanes.
+        path: the ONNX file.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`. If CUDA is not available, the model runs on the CPU with a warning.
+        lanes: maximum number of concurrent calls to `run`.
+        num_threads: threads per run; default: the processors, shared among the lanes.
         preprocess: as for `Predictor`; `postprocess` likewise.
-        sample: inputs that the model can run; they show how its rows may be batched, if the file does not say it.
+        sample: inputs that the model can run. They determine how rows may be batched if the file does not record it.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
         ModelLoadError: the file cannot be read.
-        ConfigError: the device is none of these.
+        ConfigError: `path` is not a path, or the device is not allowed.
     """
 
     def __init__(
@@ -88,27 +88,27 @@ class ONNXPredictor(Predictor):
 
 
 class FP16Predictor(Predictor):
-    """A Predictor in half precision that takes and gives float32; integer inputs stay integers.
+    """A Predictor in half precision with float32 inputs and outputs; integer inputs stay integers.
 
-    Half precision and float32 are both measured on the sample, or on the first input; if half precision is slower, a warning
-    says so, with both figures. It is never replaced by float32.
+    Half precision and float32 are both timed with the sample, or with the first input. If half precision is slower, a warning
+    reports both times; the predictor still runs in half precision.
 
     Args:
         model: a module.
-        device_or_sample: `device`, or `sample` in the earlier order.
+        device_or_sample: `device`, or `sample` for compatibility with earlier versions.
         device: as for `Predictor`.
-        sample: inputs that the module can run; without it, the first input is measured.
+        sample: inputs that the module can run; default: the first input.
         dtype: `float16` or `bfloat16`.
 
     Raises:
-        ConfigError: `model` is not a module, a parameter is beyond the range of the dtype, or torch has no such device here.
+        ConfigError: `model` is not a module, a parameter exceeds the range of the dtype, or the device does not exist.
     """
 
     half_s: float = 0.0
-    """Measured seconds of one row in half precision; 0 before the first input."""
+    """Measured seconds per row in half precision; 0 before the first input."""
 
     float32_s: float = 0.0
-    """The same in float32."""
+    """Measured seconds per row in float32; 0 before the first input."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class FP16Predictor(Predictor):
         super().__init__(learner, sample=sample)
 
     def _measured(self, model: nn.Module, dtype: HalfDtype, half: nn.Module, samples: Sequence[Any]) -> Backend:
-        """Return the backend in half precision, compared with one in float32 on the first row."""
+        """Return the half-precision backend after timing it against float32 with the first row."""
         from nograd.backends.eager import eager_backend, unprobed_backend
         from nograd.transforms.precision import half_support, slower_sentence
 
@@ -144,21 +144,22 @@ class FP16Predictor(Predictor):
 
 
 class LowLatencyPredictor(Predictor):
-    """A Predictor with the backend that answered one row fastest, here and now: eager, or ONNX Runtime if it agrees with eager.
-    Of a bundle, what `nograd tune` found, with its measured cost curve.
+    """A Predictor with the backend that ran one row fastest on this machine: eager, or ONNX Runtime if its answers agree with
+    eager. For a bundle, it uses the backend that `nograd tune` chose, with its measured cost curve.
 
-    The backend is chosen and warmed up at once with a sample, else with the first input.
+    The backend is chosen and warmed up immediately if there is a sample, otherwise with the first input.
 
     Args:
-        model: a module; or the path of a bundle, which brings all else.
-        device_or_sample: `device`, or `sample` in the earlier order.
+        model: a module, or the path of a bundle, which contains all other options.
+        device_or_sample: `device`, or `sample` for compatibility with earlier versions.
         device: as for `Predictor`.
         sample: inputs that the module can run; with `preprocess`, a list of items.
         preprocess: as for `Predictor`; `postprocess` likewise.
-        trusted: confirms that the source of a bundle with code is known.
+        trusted: confirms that you know the source of a bundle with code.
 
     Raises:
-        ConfigError: `model` is neither, a bundle is given with a sample, or is not trusted; or torch has no such device here.
+        ConfigError: `model` is neither a module nor a bundle, a bundle is combined with a sample, a bundle is not trusted, or
+            the device does not exist.
     """
 
     def __init__(
@@ -184,22 +185,24 @@ class LowLatencyPredictor(Predictor):
 
 
 class HighThroughputPredictor(Predictor):
-    """A Predictor with the backend that answered the most rows a second: eager or ONNX Runtime, in one lane with all threads or
-    in a lane of one thread for each processor. Of a bundle, what `nograd tune` found, with its measured cost curve.
+    """A Predictor with the backend that ran the most rows per second: eager or ONNX Runtime, with one lane of all threads or
+    one single-threaded lane per processor. For a bundle, it uses the backend that `nograd tune` chose, with its measured cost
+    curve.
 
-    The backend is chosen and warmed up at once with a sample, else with the first input.
+    The backend is chosen and warmed up immediately if there is a sample, otherwise with the first input.
 
     Args:
-        model: a module; or the path of a bundle, which brings all else.
-        device_or_sample: `device`, or `sample` in the earlier order.
+        model: a module, or the path of a bundle, which contains all other options.
+        device_or_sample: `device`, or `sample` for compatibility with earlier versions.
         device: as for `Predictor`.
-        batch_size: rows of one run, at which it is measured.
+        batch_size: rows per run, also while backends are compared.
         sample: inputs that the module can run; with `preprocess`, a list of items.
         preprocess: as for `Predictor`; `postprocess` likewise.
-        trusted: confirms that the source of a bundle with code is known.
+        trusted: confirms that you know the source of a bundle with code.
 
     Raises:
-        ConfigError: `model` is neither, a bundle is given with a sample, or is not trusted; or torch has no such device here.
+        ConfigError: `model` is neither a module nor a bundle, a bundle is combined with a sample, a bundle is not trusted, or
+            the device does not exist.
     """
 
     def __init__(
@@ -228,13 +231,14 @@ class HighThroughputPredictor(Predictor):
         super().__init__(source, preprocess=preprocess, postprocess=postprocess, sample=sample)
 
     def predict_batch(self, items: Iterable[Any]) -> list[Any]:
-        """Return one answer per item, in order: tensors on the CPU for tensors.
+        """Return one answer per item, in order. Tensors produce CPU tensors.
 
         Args:
-            items: what `preprocess` takes, or else rows without dimension 0: tensors, arrays, or tuples or dicts of them.
+            items: inputs of `preprocess`; without `preprocess`, rows without dimension 0: tensors, arrays, or tuples or dicts
+                of them.
 
         Raises:
-            SignatureError: `items` is one string, or a dict of columns.
+            SignatureError: `items` is a string or a dict of columns.
             ItemError: an item could not be prepared, or the model raised on it.
         """
         rows = list(each_item(items))
@@ -242,7 +246,7 @@ class HighThroughputPredictor(Predictor):
 
 
 def _device_and_sample(second: Any, device: Any, sample: Any) -> tuple[Any, Any]:
-    """Tell a device from a sample in the second place."""
+    """Distinguish a device from a sample in the second position."""
     if second is None:
         return device, sample
     if isinstance(second, str) or type(second).__name__ == "device":
@@ -255,7 +259,7 @@ def _device_and_sample(second: Any, device: Any, sample: Any) -> tuple[Any, Any]
 
 
 def _chooser(model: Any, device: Any, *, rows: int, layouts: tuple[tuple[int, int | None], ...]) -> Learner:
-    """Return what chooses a backend when inputs are known."""
+    """Return a source that chooses the backend when inputs are known."""
     check_module(model, wanted="a torch.nn.Module, or the path of a bundle")
     from nograd.backends.learning import Learner
 
@@ -263,7 +267,7 @@ def _chooser(model: Any, device: Any, *, rows: int, layouts: tuple[tuple[int, in
 
 
 def _opened(path: str | os.PathLike[str], goal: str, given: tuple[Any, ...], *, device: str, trusted: bool) -> Predictor:
-    """Return what a bundle holds."""
+    """Open the predictor of a bundle."""
     from nograd.bundle import Bundle
 
     if any(value is not None for value in given):
@@ -282,8 +286,8 @@ def _best(
     rows: int,
     layouts: tuple[tuple[int, int | None], ...],
 ) -> Backend:
-    """Return the backend and layout with the least seconds for each row, eager unless another is clearly faster; every other is
-    closed.
+    """Return the backend and layout with the least time per row, and close the others. Eager wins unless another is clearly
+    faster.
     """
     from nograd.backends.eager import eager_backend
     from nograd.core.module import module_device
@@ -301,7 +305,7 @@ def _best(
 
 
 def _timed_call(backend: Backend, reference: ModuleBackend, rows: int) -> Callable[[], object]:
-    """Return the call that is timed: for one row `predict` on tensors, as users call it; for many rows a run of each lane."""
+    """Return the call to time: `predict` on tensors for one row, as users call it; one run per lane for several rows."""
     if rows > 1:
         return partial(_run_all_lanes, backend, _of_rows(reference, rows))
     tensors = {name: tensor[:1].cpu() for name, tensor in reference.samples[0].items()}
@@ -319,7 +323,7 @@ def _laned(reference: ModuleBackend, lanes: int, num_threads: int | None) -> Bac
 
 
 def _onnx(reference: ModuleBackend, layouts: tuple[tuple[int, int | None], ...]) -> list[Backend]:
-    """Return backends of ONNX Runtime; none if it is not installed, lacks the device, or the export does not agree."""
+    """Return ONNX Runtime backends; none if it is not installed, lacks the device, or the export disagrees."""
     try:
         from nograd.backends.onnx import OnnxBackend
         from nograd.backends.onnx.export import export_to_onnx

@@ -1,4 +1,4 @@
-"""load("..."): a model by the name a user has for it."""
+"""load: open a model by name, path or factory."""
 
 from __future__ import annotations
 
@@ -30,25 +30,24 @@ ACCEPTED = "a bundle, a transformers folder, a .onnx, .xml, .pt2 or .pt file, 'p
 
 
 def load(model: str, *, device: str = "auto", trusted: bool = False, accept_coupled_rows: bool = False) -> Predictor:
-    """Return a Predictor for a model's name.
+    """Return a Predictor for a model name.
 
     Args:
-        model: a bundle, as a folder or a `.zip`; a folder that transformers saved; an exported file
-            (`.onnx`, `.xml`, `.pt2`, `.pt`); `package.module:factory`, a function that returns a Predictor or a module; or
-            `minilm`.
+        model: a bundle (folder or `.zip`), a folder saved by transformers, an exported file (`.onnx`, `.xml`, `.pt2`, `.pt`),
+            `package.module:factory` (a function that returns a Predictor or a module), or `minilm`.
         device: `auto`, or a torch device.
-        trusted: for `.pt2` and `.pt` files, and bundles that hold or name code: that you know where they come from.
-        accept_coupled_rows: whether rows are batched although they influence each other by more than the tolerance, as in
-            dynamic 8-bit files. Default: each request of such a model runs alone. See `Signature.independence`.
+        trusted: for `.pt2` and `.pt` files, and bundles that contain or name code: confirms that you know the source.
+        accept_coupled_rows: whether to batch rows that influence each other by more than the tolerance, as in dynamic 8-bit
+            files. Default: each request of such a model runs alone. See `Signature.independence`.
 
     Raises:
-        ConfigError: a file holds a program, or a bundle code, and is not trusted.
-        ModelLoadError: there is no such model, building it failed, or a bundle is damaged.
-        MissingExtraError: what the model needs is not installed.
+        ConfigError: a file or bundle contains code and is not trusted.
+        ModelLoadError: the model does not exist or cannot be built, or a bundle is damaged.
+        MissingExtraError: a package that the model needs is not installed.
     """
     predictor = _loaded(model, device=device, trusted=trusted)
     if accept_coupled_rows:
-        with suppress(UnsupportedError):  # a factory's Predictor without a sample: nothing is known yet, and nothing is batched
+        with suppress(UnsupportedError):  # a factory's Predictor without a sample has no signature yet and does not batch
             predictor.backend.signature = accept_coupling(predictor.signature)
     return predictor
 
@@ -72,7 +71,7 @@ def _loaded(model: str, *, device: str, trusted: bool) -> Predictor:
 
 
 def folder_of(model: str) -> Path | None:
-    """Return the transformers folder that a name stands for; None where it stands for something else."""
+    """Return the transformers folder of a model name; None for other kinds of models."""
     if model == DEMO:
         return _demo_folder()
     return Path(model) if is_transformers_folder(Path(model)) and not is_bundle(Path(model)) else None
@@ -136,7 +135,7 @@ def _call(factory: Any, model: str) -> Any:
 
 
 def _sample_of(module: Any, model: str) -> Any:
-    """A bare module says nothing of its inputs, unless it has Lightning's `example_input_array`."""
+    """Return the `example_input_array` (Lightning) of a bare module, which otherwise does not describe its inputs."""
     sample = getattr(module, "example_input_array", None)
     if sample is None:
         raise ModelLoadError(
