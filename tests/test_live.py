@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from nograd import __version__
 from nograd.batching import BatchRecord
-from nograd.server.telemetry.histogram import LogHistogram, RunTimes
-from nograd.server.telemetry.live import LONGEST_ERROR, Live
+from nograd.server.telemetry.histogram import Histogram, by_size, by_size_and_time, by_time
+from nograd.server.telemetry.live import describe_minute
+from nograd.server.telemetry.minute import LONGEST_ERROR
+from nograd.server.telemetry.store import ModelStore
 from tests.fakes import Site, doubling, x
 
 SERIES = ("requests", "errors", "faults", "rows", "p50_ms", "p95_ms", "p99_ms", "queue_rows", "batch_rows")
@@ -26,12 +28,20 @@ def record(
     return BatchRecord(rows, len(waits), reason, run_s=0.25, waited_s=waits, padding_share=padding, failed=0)
 
 
+def times_histogram() -> Histogram[float]:
+    return Histogram(by_time)
+
+
+def runs_histogram() -> Histogram[tuple[int, float]]:
+    return Histogram(by_size_and_time)
+
+
 # -- percentiles
 
 
 @given(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=50), st.sampled_from([50, 95, 99, 100]))
 def test_a_percentile_is_at_most_four_percent_too_high_and_never_above_the_maximum(times: list[float], percent: int) -> None:
-    histogram = LogHistogram()
+    histogram = times_histogram()
     for seconds in times:
         histogram.add(seconds)
 
@@ -45,11 +55,11 @@ def test_a_percentile_is_at_most_four_percent_too_high_and_never_above_the_maxim
 
 @given(st.lists(st.floats(0, 10), max_size=20), st.lists(st.floats(0, 10), max_size=20))
 def test_merged_histograms_are_the_histogram_of_all(first: list[float], second: list[float]) -> None:
-    apart, whole = [LogHistogram(), LogHistogram()], LogHistogram()
+    apart, whole = [times_histogram(), times_histogram()], times_histogram()
     for histogram, times in zip(apart, (first, second), strict=True):
         histogram.extend(times)
         whole.extend(times)
-    merged = LogHistogram.merged(apart)
+    merged = Histogram.merged(by_time, apart)
 
     assert [merged.percentile_ms(each) for each in range(1, 101)] == [whole.percentile_ms(each) for each in range(1, 101)]
     assert (merged.total, merged.maximum) == (whole.total, whole.maximum)
@@ -57,7 +67,7 @@ def test_merged_histograms_are_the_histogram_of_all(first: list[float], second: 
 
 @given(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=30), st.integers(0, 30))
 def test_when_times_are_sorted_in_makes_no_difference(times: list[float], until: int) -> None:
-    looked_at, whole = LogHistogram(), LogHistogram()
+    looked_at, whole = times_histogram(), times_histogram()
     looked_at.extend(times[:until])
     assert looked_at.total == len(times[:until])
     looked_at.extend(times[until:])
@@ -67,19 +77,19 @@ def test_when_times_are_sorted_in_makes_no_difference(times: list[float], until:
 
 
 def test_an_empty_histogram_has_no_percentile() -> None:
-    assert LogHistogram().percentile_ms(50) is None
+    assert times_histogram().percentile_ms(50) is None
 
 
 # -- times of runs by size
 
 
 def test_runs_are_told_by_their_size_with_the_middle_and_the_spread() -> None:
-    runs = RunTimes()
+    runs = runs_histogram()
     for ms in range(1, 101):
-        runs.add(4, ms / 1000)
-    runs.add(2, 0.5)
+        runs.add((4, ms / 1000))
+    runs.add((2, 0.5))
 
-    two, four = runs.by_size()
+    two, four = by_size(runs.tally)
 
     assert (two["size"], two["count"]) == (2, 1)
     assert two["p10_ms"] == two["p50_ms"] == two["p90_ms"] == pytest.approx(500, rel=0.04)
@@ -90,35 +100,35 @@ def test_runs_are_told_by_their_size_with_the_middle_and_the_spread() -> None:
 @given(st.lists(st.integers(1, 1_000_000), max_size=40))
 def test_sizes_up_to_64_are_told_apart_and_larger_ones_within_a_fifteenth(sizes: list[int]) -> None:
     for size in sizes:
-        runs = RunTimes()
-        runs.add(size, 0.001)
-        (group,) = runs.by_size()
+        runs = runs_histogram()
+        runs.add((size, 0.001))
+        (group,) = by_size(runs.tally)
         assert group["size"] == size if size <= 64 else group["size"] == pytest.approx(size, rel=1 / 15)
 
 
 def test_merged_runs_are_the_runs_of_all() -> None:
-    first, second, whole = RunTimes(), RunTimes(), RunTimes()
+    first, second, whole = runs_histogram(), runs_histogram(), runs_histogram()
     for number in range(50):
-        (first if number % 3 else second).add(number % 5 + 1, number / 100)
-        whole.add(number % 5 + 1, number / 100)
+        (first if number % 3 else second).add((number % 5 + 1, number / 100))
+        whole.add((number % 5 + 1, number / 100))
 
-    assert RunTimes.merged([first, second]).by_size() == whole.by_size()
-    assert RunTimes.merged([]).by_size() == []
+    assert by_size(Histogram.merged(by_size_and_time, [first, second]).tally) == by_size(whole.tally)
+    assert by_size(Histogram.merged(by_size_and_time, []).tally) == []
 
 
 # -- the last minute
 
 
 def test_series_are_the_sixty_whole_seconds_before_now() -> None:
-    live = Live()
-    live.note_request(100.2, 0.010)
-    live.note_request(100.9, 0.030)
-    live.note_batch(100.9, record(3), queue_rows=5, size=1)
-    live.note_batch(100.95, record(1), queue_rows=2, size=1)
-    live.note_error(101.5, 503, "the queue is full")
-    live.note_request(103.0, 0.020)  # this second is not over at 103.9
+    store = ModelStore()
+    store.note_request(100.2, 0.010)
+    store.note_request(100.9, 0.030)
+    store.note_batch(100.9, record(3), queue_rows=5, size=1)
+    store.note_batch(100.95, record(1), queue_rows=2, size=1)
+    store.note_error(101.5, 503, 0.0, "the queue is full")
+    store.note_request(103.0, 0.020)  # this second is not over at 103.9
 
-    series = live.snapshot(103.9)["series"]
+    series = describe_minute(store.minute, 103.9)["series"]
 
     assert series["seconds"] == 60
     assert all(len(series[name]) == 60 for name in SERIES)
@@ -132,25 +142,25 @@ def test_series_are_the_sixty_whole_seconds_before_now() -> None:
 
 
 def test_what_is_older_than_a_minute_is_forgotten() -> None:
-    live = Live()
+    store = ModelStore()
     for second in range(200):
-        live.note_request(float(second), 0.01)
-    assert live.snapshot(200.0)["latency"]["count"] == 60
-    assert sum(live.snapshot(200.0)["series"]["requests"]) == 60
+        store.note_request(float(second), 0.01)
+    assert describe_minute(store.minute, 200.0)["latency"]["count"] == 60
+    assert sum(describe_minute(store.minute, 200.0)["series"]["requests"]) == 60
 
-    later = live.snapshot(1000.0)
+    later = describe_minute(store.minute, 1000.0)
 
     assert later["latency"] == {"count": 0, "p50_ms": None, "p95_ms": None, "p99_ms": None, "max_ms": None}
     assert sum(later["series"]["requests"]) == 0
 
 
 def test_batches_are_summed_up_by_size_reason_and_padding() -> None:
-    live = Live()
-    live.note_batch(10.0, record(4, reason="full", waits=(0.5, 0.125), padding=0.5), 0, 4)
-    live.note_batch(10.5, record(1), 0, 1)
-    live.note_batch(11.5, record(1), 0, 1)
+    store = ModelStore()
+    store.note_batch(10.0, record(4, reason="full", waits=(0.5, 0.125), padding=0.5), 0, 4)
+    store.note_batch(10.5, record(1), 0, 1)
+    store.note_batch(11.5, record(1), 0, 1)
 
-    shown = live.snapshot(12.0)
+    shown = describe_minute(store.minute, 12.0)
 
     assert shown["batch_rows"] == [(1, 2), (4, 1)]
     assert shown["release_reasons"] == {"device free": 2, "full": 1}
@@ -160,23 +170,23 @@ def test_batches_are_summed_up_by_size_reason_and_padding() -> None:
 
 
 def test_the_last_errors_are_the_newest_eight_newest_first() -> None:
-    live = Live()
+    store = ModelStore()
     for number in range(10):
-        live.note_error(float(number), 400, f"error {number}")
+        store.note_error(float(number), 400, 0.0, f"error {number}")
 
-    errors = live.snapshot(10.5)["last_errors"]
+    errors = describe_minute(store.minute, 10.5)["last_errors"]
 
     assert [each["error"] for each in errors] == [f"error {number}" for number in range(9, 1, -1)]
     assert errors[0] == {"age_s": 1.5, "first_s": 1.5, "count": 1, "status": 400, "error": "error 9"}
 
 
 def test_equal_errors_are_one_with_their_number() -> None:
-    live = Live()
+    store = ModelStore()
     for number in range(100):
-        live.note_error(float(number), 504, "no answer after 1 s")
-        live.note_error(float(number), 503, "no answer after 1 s")
+        store.note_error(float(number), 504, 0.0, "no answer after 1 s")
+        store.note_error(float(number), 503, 0.0, "no answer after 1 s")
 
-    errors = live.snapshot(100.0)["last_errors"]
+    errors = describe_minute(store.minute, 100.0)["last_errors"]
 
     assert errors == [
         {"age_s": 1.0, "first_s": 100.0, "count": 100, "status": status, "error": "no answer after 1 s"}
@@ -185,36 +195,36 @@ def test_equal_errors_are_one_with_their_number() -> None:
 
 
 def test_what_a_client_sent_is_kept_within_bounds_where_an_error_quotes_it() -> None:
-    live = Live()
-    live.note_error(1.0, 400, "x" * 1_000_000)
+    store = ModelStore()
+    store.note_error(1.0, 400, 0.0, "x" * 1_000_000)
 
-    assert [len(each["error"]) for each in live.snapshot(2.0)["last_errors"]] == [LONGEST_ERROR]
+    assert [len(each["error"]) for each in describe_minute(store.minute, 2.0)["last_errors"]] == [LONGEST_ERROR]
 
 
 def test_errors_from_500_on_are_the_servers_fault() -> None:
-    live = Live()
+    store = ModelStore()
     for status in (400, 404, 500, 503, 504):
-        live.note_error(10.0, status, "an error")
+        store.note_error(10.0, status, 0.0, "an error")
 
-    series = live.snapshot(11.0)["series"]
+    series = describe_minute(store.minute, 11.0)["series"]
 
     assert (series["errors"][-1], series["faults"][-1]) == (5, 3)
 
 
 def test_runs_of_the_last_minute_are_told_by_size_and_failed_batches_are_none() -> None:
-    live = Live()
-    live.note_batch(1.0, record(2), 0, 2)
-    live.note_batch(100.0, record(3), 0, 96)
-    live.note_batch(100.5, dataclasses.replace(record(4), runs=3), 0, 4)
+    store = ModelStore()
+    store.note_batch(1.0, record(2), 0, 2)
+    store.note_batch(100.0, record(3), 0, 96)
+    store.note_batch(100.5, dataclasses.replace(record(4), runs=3), 0, 4)
 
-    (run,) = live.snapshot(101.0)["runs"]
+    (run,) = describe_minute(store.minute, 101.0)["runs"]
 
     assert (run["size"], run["count"]) == (100, 1)
     assert run["p50_ms"] == pytest.approx(250, rel=0.04)
 
 
 def test_nothing_happened_is_shown_as_nothing_rather_than_zero() -> None:
-    shown = Live().snapshot(50.0)
+    shown = describe_minute(ModelStore().minute, 50.0)
 
     assert shown["padding_share"] is None
     assert (shown["batch_rows"], shown["release_reasons"], shown["last_errors"], shown["runs"]) == ([], {}, [], [])

@@ -14,7 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nograd import __version__
 from nograd.batching import BatchRecord
-from nograd.server.telemetry.metrics import FOLD_AT, Metrics, ModelMetrics
+from nograd.server.telemetry.metrics import Metrics, ModelMetrics
+from nograd.server.telemetry.store import FOLD_AT, ModelStore
 from nograd.server.workers.merging import of_workers
 from tests.fakes import Reply, Site, doubling, x
 
@@ -106,9 +107,9 @@ def test_readiness_is_a_gauge_that_falls_when_the_server_drains(site: Site) -> N
 
 def test_predictions_are_held_against_what_runs_took() -> None:
     metrics = Metrics()
-    model = ModelMetrics(metrics, "m")
+    store = metrics.store("m")
     for run_s, predicted_s, runs in ((0.02, 0.01, 1), (0.009, 0.01, 1), (5.0, 0.0, 1), (9.0, 0.01, 3)):
-        model.note_batch(BatchRecord(1, 1, "full", run_s, (0.0,), 0.0, 0, predicted_s=predicted_s, runs=runs))
+        store.note_batch(1.0, BatchRecord(1, 1, "full", run_s, (0.0,), 0.0, 0, predicted_s=predicted_s, runs=runs), 0, 1)
 
     found = samples(metrics.text())
 
@@ -180,10 +181,9 @@ def test_a_models_name_may_be_anything(name: str) -> None:
 @given(st.lists(st.floats(0, 60) | st.sampled_from([0.0005, 0.001, 30.0]), max_size=30))
 def test_a_histogram_counts_every_value_up_to_and_with_its_bound(latencies: list[float]) -> None:
     metrics = Metrics()
-    model = ModelMetrics(metrics, "m")
+    store = metrics.store("m")
     for seconds in latencies:
-        model.note_request(seconds)
-    model.refresh(0)
+        store.note_request(1.0, seconds)
 
     found = samples(metrics.text())
 
@@ -196,8 +196,34 @@ def test_a_histogram_counts_every_value_up_to_and_with_its_bound(latencies: list
 
 
 def test_a_server_that_nobody_asks_keeps_no_more_than_a_few_thousand_values() -> None:
-    model = ModelMetrics(Metrics(), "m")
+    store = ModelStore()
     for _ in range(3 * FOLD_AT):
-        model.note_request(0.001)
-        model.note_batch(BatchRecord(1, 1, "full", 0.001, (0.0,), 0.0, 0))
-        assert len(model._latency.new) + len(model._queue.new) <= FOLD_AT
+        store.note_request(1.0, 0.001)
+        store.note_batch(1.0, BatchRecord(1, 1, "full", 0.001, (0.0,), 0.0, 0), 0, 1)
+        assert len(store._latencies) <= FOLD_AT
+        assert len(store._batches) <= FOLD_AT
+        assert max(store._totals.latency.pending, store._totals.wait.pending) <= FOLD_AT
+
+
+def of_models(metrics: Metrics) -> Samples:
+    return {key: value for key, value in samples(metrics.text()).items() if "m" in key}
+
+
+def test_the_counts_of_a_version_that_was_unloaded_stay_and_its_store_does_not() -> None:
+    metrics = Metrics()
+    old, new = metrics.store("m"), metrics.store("m")
+    old.note_request(1.0, 0.003)
+    old.note_error(1.5, 404, 0.0, "an error")
+    old.note_batch(2.0, BatchRecord(3, 1, "full", 0.5, (0.25,), 0.0, 0), 0, 3)
+    new.note_request(2.5, 0.3)
+    before = of_models(metrics)
+    for _ in range(2):
+        metrics.remove_store("m", old)
+    after = of_models(metrics)
+    new.note_request(3.0, 0.3)
+
+    assert after == before
+    assert samples(metrics.text())["nograd_requests_total", "m", "200"] == 3
+    assert (after["nograd_requests_total", "m", "404"], after["nograd_rows_total", "m"]) == (1, 3)
+    assert after["nograd_batches_total", "m", "full"] == 1
+    assert (after["nograd_queue_seconds_sum", "m"], after["nograd_run_seconds_sum", "m"]) == (0.25, 0.5)

@@ -16,7 +16,8 @@ from nograd.core.independence import Independence
 from nograd.core.tensors import Batch
 from nograd.server.protocol.triton_config import configuration
 from nograd.server.settings.config import ServeConfig
-from nograd.server.telemetry.statistics import FOLD_AT, Looked, Tally
+from nograd.server.telemetry.statistics import Looked, describe_totals
+from nograd.server.telemetry.store import FOLD_AT, ModelStore
 from tests.fakes import GATE, OUTPUT, Fake, Gate, Site, X, asgi, doubling, flat_cost, x
 
 DURATIONS = (
@@ -52,13 +53,15 @@ def counts(found: Mapping[str, Any]) -> dict[str, int]:
 
 
 def test_every_request_of_a_batch_counts_the_batch_s_time_and_a_batch_counts_it_once() -> None:
-    tally = Tally()
-    tally.note_batch(record(Execution(4, 0.25, 2.0, 0.5), waited_s=(1.0, 2.0, 3.0)))
-    tally.note_batch(record(Execution(1, 0.0, 1.0, 0.0), waited_s=(0.5,)))
-    tally.note_batch(record(Execution(4, 0.25, 4.0, 0.5), waited_s=(0.0,)))
-    tally.answered, tally.answered_s, tally.failed, tally.failed_s, tally.last = 6, 20.0, 1, 0.125, 99.0
+    store = ModelStore()
+    store.note_batch(95.0, record(Execution(4, 0.25, 2.0, 0.5), waited_s=(1.0, 2.0, 3.0)), 0, 4)
+    store.note_batch(96.0, record(Execution(1, 0.0, 1.0, 0.0), waited_s=(0.5,)), 0, 1)
+    store.note_batch(96.5, record(Execution(4, 0.25, 4.0, 0.5), waited_s=(0.0,)), 0, 4)
+    for now, latency_s in ((95.0, 5.0), (95.5, 2.0), (96.0, 3.0), (96.5, 4.0), (98.0, 1.0), (99.0, 5.0)):
+        store.note_request(now, latency_s)
+    store.note_error(99.5, 400, 0.125, "an error")
 
-    found = tally.told(Looked(hits=1, hit_s=0.5, misses=5, miss_s=0.25), now=100.0, epoch_s=1_700_000_000.0)
+    found = describe_totals(store, Looked(hits=1, hit_s=0.5, misses=5, miss_s=0.25), now=100.0, epoch_s=1_700_000_000.0)
 
     second = 1_000_000_000
     assert found == {
@@ -88,12 +91,12 @@ def test_every_request_of_a_batch_counts_the_batch_s_time_and_a_batch_counts_it_
 
 
 def test_batches_are_added_up_before_they_are_too_many_to_keep() -> None:
-    tally = Tally()
+    store = ModelStore()
     for _ in range(2 * FOLD_AT + 3):
-        tally.note_batch(record(Execution(2, 0.0, 0.5, 0.0), waited_s=(0.25,)))
+        store.note_batch(1.0, record(Execution(2, 0.0, 0.5, 0.0), waited_s=(0.25,)), 0, 2)
 
-    assert len(tally._records) == 3
-    assert tally.told(Looked(), 0.0, 0.0)["inference_count"] == 2 * (2 * FOLD_AT + 3)
+    assert len(store._batches) == 3
+    assert describe_totals(store, Looked(), 0.0, 0.0)["inference_count"] == 2 * (2 * FOLD_AT + 3)
 
 
 def test_a_model_that_was_asked_nothing_has_nothing_but_zeros() -> None:

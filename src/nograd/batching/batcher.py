@@ -329,6 +329,11 @@ class Batcher:
         return Statistics(**counts, queue_rows=self._queue.rows, running_rows=self._running_rows, reasons=dict(self._reasons))
 
     @property
+    def queue_rows(self) -> int:
+        """Rows that wait now."""
+        return self._queue.rows
+
+    @property
     def seconds_per_row(self) -> float:
         """What a row costs the device, in seconds: a running mean; 0 before the first batch."""
         return self._seconds_per_row / self._device.lanes

@@ -13,7 +13,7 @@ from nograd.caching.units import Texts, Units
 from nograd.core.tensors import Batch
 from nograd.errors import DeadlineError
 from nograd.runtime.callbacks import Cancel, run_in_task
-from nograd.server.protocol.refused_items import RefusedError
+from nograd.server.models.refused_items import RefusedError
 
 if TYPE_CHECKING:
     from nograd.server.models.caching import ModelCache

@@ -38,10 +38,10 @@ from nograd.server.protocol.codec import (
 from nograd.server.protocol.request_limits import RequestLimits
 from nograd.server.protocol.triton_config import configuration
 from nograd.server.settings.config import ServeConfig
-from nograd.server.telemetry.live import Live
+from nograd.server.telemetry.live import describe_minute
 from nograd.server.telemetry.logs import event
 from nograd.server.telemetry.metrics import Metrics, ModelMetrics
-from nograd.server.telemetry.statistics import Looked, Tally
+from nograd.server.telemetry.statistics import Looked, describe_totals
 from nograd.server.telemetry.tracing import note_batch
 
 __all__ = ["ServedModel"]
@@ -87,14 +87,15 @@ class ServedModel:
         rows = config.max_queue_rows if predictor.has_preprocess else config.max_request_elements
         self.limits = RequestLimits(config.max_request_rows or rows, config.max_request_elements, config.max_text_chars)
         self._decode = Decoder(self.inputs.inputs, self.limits)
-        self._live = Live()
+        self._all_metrics = metrics
         self._metrics = ModelMetrics(metrics, name)
+        self._store = metrics.store(name)
+        self._has_opened = False
+        """Whether clients' requests have been accepted; batches of the start are not recorded."""
+
         self._flights = flights
         self._engine: Engine | None = None
         self._in_flight = InFlight()
-        self._tally = Tally()
-        self.busy_s = 0.0
-        """Seconds of all runs, on all lanes together."""
 
     # -- life
 
@@ -153,8 +154,7 @@ class ServedModel:
             answered = await self._threads.run(partial(self._code.outputs, outputs), "postprocess", timeout_s=None)
             self.outputs = tuple(TensorSpec(name, _dtype(array), array.shape[1:]) for name, array in answered.items())
         engine.outputs = self.outputs
-        self._tally = Tally()  # of what clients ask for
-        engine.is_open = True
+        engine.is_open = self._has_opened = True
         event("model_ready", model=self.name, version=self.version, seconds=round(time.monotonic() - begun, 3))
 
     def drain(self) -> None:
@@ -175,6 +175,7 @@ class ServedModel:
         """Stop, once nobody can find it any more, and let go of the model, so that its memory is free."""
         await self.stop()
         self.refresh_metrics()
+        self._all_metrics.remove_store(self.name, self._store)
         self._engine = None
         await asyncio.wrap_future(in_own_thread(self.predictor.close))
 
@@ -291,18 +292,10 @@ class ServedModel:
             seconds: since the body had arrived.
             error: if the request failed.
         """
-        tally = self._tally
         if error is None:
-            tally.answered += 1
-            tally.answered_s += seconds
-            tally.last = now
-            self._live.note_request(now, seconds)
-            self._metrics.note_request(seconds)
+            self._store.note_request(now, seconds)
         else:
-            tally.failed += 1
-            tally.failed_s += seconds
-            self._live.note_error(now, status, str(error) if isinstance(error, NogradError) else repr(error))
-            self._metrics.note_error(status)
+            self._store.note_error(now, status, seconds, str(error) if isinstance(error, NogradError) else repr(error))
 
     # -- being watched
 
@@ -319,7 +312,7 @@ class ServedModel:
     def statistics(self) -> dict[str, Any]:
         """Return the statistics of this model, as the extension of that name has them."""
         looked = self._cache.looked() if self._cache is not None else Looked()
-        found = self._tally.told(looked, time.monotonic(), time.time())
+        found = describe_totals(self._store, looked, time.monotonic(), time.time())
         return {"name": self.name, "version": self.version, **found}
 
     def configuration(self) -> dict[str, Any]:
@@ -345,7 +338,7 @@ class ServedModel:
 
     def snapshot(self) -> dict[str, Any]:
         """Return what the live page shows of this model."""
-        done = self._statistics()
+        done, totals = self._statistics(), self._store.totals
         signature = self.predictor.signature
         limits = ("max_batch_size", "max_wait_ms", "max_queue_rows", "timeout_s")
         return {
@@ -363,8 +356,8 @@ class ServedModel:
             "queue_rows": done.queue_rows,
             "running_rows": done.running_rows,
             "totals": {
-                "requests": self._tally.answered,
-                "errors": self._tally.failed,
+                "requests": totals.answered.count,
+                "errors": totals.failed.count,
                 "rows": done.rows,
                 "batches": done.batches,
                 "refused": done.refused,
@@ -372,7 +365,7 @@ class ServedModel:
             "cache": self._cache.snapshot() if self._cache is not None else None,
             "code": None if self._is_plain else self._threads.snapshot(),
             "cost": self._cost(),
-            **self._live.snapshot(time.monotonic()),
+            **describe_minute(self._store.minute, time.monotonic()),
         }
 
     def _cost(self) -> dict[str, Any] | None:
@@ -402,7 +395,12 @@ class ServedModel:
     @property
     def queue_rows(self) -> int:
         """Rows that wait now."""
-        return self._statistics().queue_rows
+        return 0 if self._engine is None else self._engine.batcher.queue_rows
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds of all runs, on all lanes together."""
+        return self._store.totals.run.sum
 
     @property
     def backlog_s(self) -> float:
@@ -413,11 +411,10 @@ class ServedModel:
         return Statistics() if self._engine is None else self._engine.batcher.statistics()
 
     def _note_batch(self, record: BatchRecord) -> None:
+        if not self._has_opened:
+            return
         size = record.rows * record.longest if self.curve is not None and self.curve.unit == "tokens" else record.rows
-        self._live.note_batch(time.monotonic(), record, self._statistics().queue_rows, size)
-        self._metrics.note_batch(record)
-        self.busy_s += record.run_s
-        self._tally.note_batch(record)
+        self._store.note_batch(time.monotonic(), record, self.queue_rows, size)
         if record.told:
             note_batch(self.name, record)
 

@@ -1,22 +1,29 @@
-"""Times in logarithmic buckets of 4 %: many are counted in little memory, and a percentile is at most 4 % too high.
+"""Histograms: numbers counted by bucket. `add` only appends; numbers are sorted into buckets many at once, when they are read.
 
-(DDSketch's idea: Masson, Rim and Lee, VLDB 2019, section 2.) `add` only remembers; times are sorted into buckets many at
-once, when somebody asks, so that a request does not pay for being watched.
+Times have logarithmic buckets of 4 %: many are counted in little memory, and a percentile is at most 4 % too high (the idea of
+DDSketch: Masson, Rim and Lee, VLDB 2019, section 2). Prometheus has buckets with fixed bounds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import log
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LogHistogram", "RunTimes", "Tally"]
+__all__ = ["Histogram", "Tally", "by_bound", "by_size", "by_size_and_time", "by_time"]
 
 Integers = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.float64]
+
+Scale: TypeAlias = Callable[[Numbers], Integers]
+"""Returns the bucket of each number."""
+
+Value = TypeVar("Value", float, tuple[int, float])
 
 STEP = log(1.04)
 SMALLEST_S = 1e-6
@@ -26,12 +33,12 @@ BUCKETS = 2048
 """More than there are buckets of time."""
 
 EXACT_SIZES = 64
-"""Sizes of runs up to this are told apart; larger ones in eight groups from one power of two to the next."""
+"""Sizes of runs up to this have buckets of their own; larger ones have eight from one power of two to the next."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How often there was what: `keys` in order, each once."""
+    """Counts by bucket: `keys` in order, each once."""
 
     keys: Integers
     counts: Integers
@@ -43,7 +50,7 @@ class Tally:
 
     @classmethod
     def merged(cls, tallies: Sequence[Tally]) -> Self:
-        """Return the tally of all that one or more others counted."""
+        """Return the sum of one or more tallies."""
         keys, where = np.unique(np.concatenate([each.keys for each in tallies]), return_inverse=True)
         counts = np.bincount(where, np.concatenate([each.counts for each in tallies]), len(keys))
         return cls(keys, counts.astype(np.int64))
@@ -52,99 +59,124 @@ class Tally:
 EMPTY = Tally(np.empty(0, np.int64), np.empty(0, np.int64))
 
 
-class LogHistogram:
-    """Times by bucket; bucket b holds those up to `SMALLEST_S * 1.04**b` seconds."""
+class Histogram(Generic[Value]):
+    """Numbers counted by bucket, with their sum and maximum; of pairs, those of their second numbers.
 
-    __slots__ = ("_new", "_tally", "add", "extend", "maximum")
+    Args:
+        scale: returns the bucket of each number.
+    """
 
-    def __init__(self) -> None:
-        self._new: list[float] = []
-        self.add = self._new.append
-        """Count one time, in seconds."""
-        self.extend = self._new.extend
-        """Count several times, in seconds."""
+    __slots__ = ("_maximum", "_new", "_scale", "_sum", "_tally", "add", "extend")
+
+    def __init__(self, scale: Scale) -> None:
+        self._scale = scale
+        self._new: list[Value] = []
+        self.add: Callable[[Value], None] = self._new.append
+        """Count one number."""
+        self.extend: Callable[[Iterable[Value]], None] = self._new.extend
+        """Count several numbers."""
         self._tally = EMPTY
-        self.maximum = 0.0
-        """The largest time that is sorted in."""
+        self._sum = self._maximum = 0.0
 
     @classmethod
-    def merged(cls, histograms: Iterable[LogHistogram]) -> Self:
-        """Return the histogram of all times of several."""
-        found = cls()
+    def merged(cls, scale: Scale, histograms: Iterable[Histogram[Value]]) -> Histogram[Value]:
+        """Return the histogram of all numbers of several, which have this scale."""
+        found: Histogram[Value] = cls(scale)
         listed = list(histograms)
         if listed:
-            found._tally = Tally.merged([each.folded() for each in listed])
-            found.maximum = max(each.maximum for each in listed)
+            found._tally = Tally.merged([each.tally for each in listed])
+            found._maximum = max(each.maximum for each in listed)
+            found._sum = sum(each.sum for each in listed)
         return found
 
-    def folded(self) -> Tally:
-        """Sort in what is new; return times by bucket."""
+    @property
+    def tally(self) -> Tally:
+        """Counts by bucket."""
         if self._new:
-            new = Tally.of(_buckets(self._new))
-            self._tally = Tally.merged([self._tally, new]) if len(self._tally.keys) else new
-            self.maximum = max(self.maximum, *self._new)
+            numbers = np.asarray(self._new, dtype=np.float64)
             self._new.clear()
+            new = Tally.of(self._scale(numbers))
+            self._tally = Tally.merged([self._tally, new]) if len(self._tally.keys) else new
+            last = numbers if numbers.ndim == 1 else numbers[:, -1]
+            self._maximum = max(self._maximum, float(last.max()))
+            self._sum += float(last.sum())
         return self._tally
 
     @property
+    def pending(self) -> int:
+        """How many numbers wait to be sorted in."""
+        return len(self._new)
+
+    @property
     def total(self) -> int:
-        """How many times were counted."""
-        return int(self.folded().counts.sum())
+        """How many numbers were counted."""
+        return int(self.tally.counts.sum())
+
+    @property
+    def maximum(self) -> float:
+        """The largest number; 0 while there is none."""
+        _ = self.tally
+        return self._maximum
+
+    @property
+    def sum(self) -> float:
+        """Sum of all numbers."""
+        _ = self.tally
+        return self._sum
 
     def percentile_ms(self, percent: float) -> float | None:
-        """Return the smallest bucket bound that `percent` of the times do not exceed, in milliseconds; None while empty."""
-        tally = self.folded()
+        """Return the smallest bound that `percent` of the times do not exceed, in milliseconds; None while empty.
+
+        The histogram's scale is `by_time`.
+        """
+        tally = self.tally
         if not len(tally.keys):
             return None
         return min(_percentile_s(tally.keys, tally.counts, percent), self.maximum) * 1000
 
+    def cumulative(self, num_bounds: int) -> list[int]:
+        """Return how many numbers are at most each bound, and how many there are; the scale is `by_bound` of as many bounds."""
+        counts = np.zeros(num_bounds + 1, dtype=np.int64)
+        counts[self.tally.keys] = self.tally.counts
+        return [int(count) for count in counts.cumsum()]
 
-class RunTimes:
-    """Times of runs by the size of their batch."""
 
-    __slots__ = ("_sizes", "_tally", "_times")
+def by_time(seconds: Numbers) -> Integers:
+    """Return logarithmic buckets; bucket b holds times up to `SMALLEST_S * 1.04**b` seconds."""
+    clipped = np.clip(seconds, SMALLEST_S, LARGEST_S)
+    return np.ceil(np.log(clipped / SMALLEST_S) / STEP).astype(np.int64)
 
-    def __init__(self) -> None:
-        self._sizes: list[int] = []
-        self._times: list[float] = []
-        self._tally = EMPTY
 
-    def add(self, size: int, seconds: float) -> None:
-        """Count one run."""
-        self._sizes.append(size)
-        self._times.append(seconds)
+def by_bound(bounds: Sequence[float]) -> Scale:
+    """Return a scale of upper bounds; a number on a bound belongs below it."""
+    return partial(_below, np.array(bounds))
 
-    @classmethod
-    def merged(cls, several: Iterable[RunTimes]) -> Self:
-        """Return all runs of several."""
-        found = cls()
-        listed = [each.folded() for each in several]
-        if listed:
-            found._tally = Tally.merged(listed)
-        return found
 
-    def folded(self) -> Tally:
-        """Sort in what is new; return runs by `group * BUCKETS + bucket of time`."""
-        if self._times:
-            new = Tally.of(_groups(self._sizes) * BUCKETS + _buckets(self._times))
-            self._tally = Tally.merged([self._tally, new]) if len(self._tally.keys) else new
-            self._sizes.clear()
-            self._times.clear()
-        return self._tally
+def by_size_and_time(runs: Numbers) -> Integers:
+    """Return buckets of runs, `[runs, (size, seconds)]`: `group * BUCKETS + bucket of time`."""
+    return _groups(runs[:, 0].astype(np.int64)) * BUCKETS + by_time(runs[:, 1])
 
-    def by_size(self) -> list[dict[str, Any]]:
-        """Return for each size, in order, how many runs there were and what 10, 50 and 90 % of them did not exceed."""
-        tally = self.folded()
-        if not len(tally.keys):
-            return []
-        sizes, begins = np.unique(tally.keys // BUCKETS, return_index=True)
-        times_of = np.split(tally.keys % BUCKETS, begins[1:])
-        counts_of = np.split(tally.counts, begins[1:])
-        found = []
-        for size, times, counts in zip(sizes.tolist(), times_of, counts_of, strict=True):
-            percentiles = {f"p{percent}_ms": _percentile_s(times, counts, percent) * 1000 for percent in (10, 50, 90)}
-            found.append({"size": size, "count": int(counts.sum()), **percentiles})
-        return found
+
+def by_size(tally: Tally) -> list[dict[str, Any]]:
+    """Return for each size, in order, how many runs there were and the times that 10, 50 and 90 % of them do not exceed.
+
+    Args:
+        tally: of runs, `by_size_and_time`.
+    """
+    if not len(tally.keys):
+        return []
+    sizes, begins = np.unique(tally.keys // BUCKETS, return_index=True)
+    times_of = np.split(tally.keys % BUCKETS, begins[1:])
+    counts_of = np.split(tally.counts, begins[1:])
+    found = []
+    for size, times, counts in zip(sizes.tolist(), times_of, counts_of, strict=True):
+        percentiles = {f"p{percent}_ms": _percentile_s(times, counts, percent) * 1000 for percent in (10, 50, 90)}
+        found.append({"size": size, "count": int(counts.sum()), **percentiles})
+    return found
+
+
+def _below(bounds: Numbers, numbers: Numbers) -> Integers:
+    return np.searchsorted(bounds, numbers).astype(np.int64)
 
 
 def _percentile_s(buckets: Integers, counts: Integers, percent: float) -> float:
@@ -153,13 +185,7 @@ def _percentile_s(buckets: Integers, counts: Integers, percent: float) -> float:
     return float(SMALLEST_S * 1.04 ** int(buckets[at]))
 
 
-def _buckets(times: list[float]) -> Integers:
-    clipped = np.clip(times, SMALLEST_S, LARGEST_S)
-    return np.ceil(np.log(clipped / SMALLEST_S) / STEP).astype(np.int64)
-
-
-def _groups(sizes: list[int]) -> Integers:
+def _groups(sizes: Integers) -> Integers:
     """Return the size that stands for each: itself, or the middle of its group."""
-    exact = np.array(sizes, dtype=np.int64)
-    step = np.left_shift(1, np.maximum(np.log2(np.maximum(exact, 1)).astype(np.int64) - 3, 0))
-    return np.where(exact <= EXACT_SIZES, exact, exact // step * step + step // 2)
+    step = np.left_shift(1, np.maximum(np.log2(np.maximum(sizes, 1)).astype(np.int64) - 3, 0))
+    return np.where(sizes <= EXACT_SIZES, sizes, sizes // step * step + step // 2)

@@ -1,79 +1,112 @@
-"""Prometheus metrics. Names end in their unit; times are seconds.
-
-What happens for every request only appends to a list; it is sorted into buckets when Prometheus asks, many at once.
-"""
+"""Prometheus metrics: a view of the models' stores, and of what other parts of the server count. Names end in their unit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
-import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from nograd import __version__
-from nograd.batching import BatchRecord
+from nograd.server.telemetry.histogram import Histogram
+from nograd.server.telemetry.store import ModelStore
+from nograd.server.telemetry.totals import RATIOS, ROWS, SHARES, TIMES_S, Totals
 
 __all__ = ["CONTENT_TYPE", "Metrics", "ModelMetrics"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-TIMES_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75)
-
-RATIOS = (0.25, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0)
-
-FOLD_AT = 4096
-"""Values kept before they are sorted into buckets, if nobody asks earlier."""
+Counts: TypeAlias = Callable[[Totals], Iterable[tuple[tuple[str, ...], float]]]
+"""Returns the counts in some totals, each with the values of its labels after the model's name."""
 
 
-class _Buckets:
-    """Values of one model, counted by upper bound."""
+class _Stores:
+    """The stores of all models by name, and the totals of versions that were unloaded: counters never go back."""
 
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = np.array(bounds)
-        self._counts = np.zeros(len(bounds) + 1, dtype=np.int64)
-        self._sum = 0.0
-        self.new: list[float] = []
+    def __init__(self) -> None:
+        self._stores: dict[str, list[ModelStore]] = {}
+        self._unloaded: dict[str, Totals] = {}
+        self._read: dict[str, Totals] = {}
+        self._created: dict[str, float] = {}
 
-    def fold(self) -> None:
-        """Sort the new values into buckets; a value on a bound belongs below it."""
-        if self.new:
-            self._counts += np.bincount(np.searchsorted(self._bounds, self.new), minlength=len(self._counts))
-            self._sum += sum(self.new)
-            self.new.clear()
+    def add(self, model: str) -> ModelStore:
+        """Return a new store for a version of a model."""
+        store = ModelStore()
+        self._stores.setdefault(model, []).append(store)
+        self._created.setdefault(model, time.time())
+        return store
 
-    def read(self) -> tuple[list[tuple[str, float]], float]:
-        """Return cumulative counts by bound, as Prometheus has them, and the sum of all values."""
-        self.fold()
-        names = [*map(str, self._bounds.tolist()), "+Inf"]
-        return list(zip(names, np.cumsum(self._counts).tolist(), strict=True)), self._sum
+    def remove(self, model: str, store: ModelStore) -> None:
+        """Keep the totals of a version that was unloaded, and no more of it."""
+        stores = self._stores[model]
+        if store in stores:
+            stores.remove(store)
+            self._unloaded[model] = Totals.merged([self._unloaded.get(model, Totals()), store.totals])
+
+    def read(self) -> None:
+        """Add up the totals that `by_model` returns."""
+        self._read = {
+            model: Totals.merged([self._unloaded.get(model, Totals()), *(each.totals for each in stores)])
+            for model, stores in self._stores.items()
+        }
+
+    def by_model(self) -> Iterable[tuple[str, float, Totals]]:
+        """Return each model's name, when its counts began, and its totals."""
+        return [(model, self._created[model], totals) for model, totals in self._read.items()]
 
 
-class _Histogram(Collector):
-    """A Prometheus histogram, by model, that is filled in bulk."""
+class _StoredCounter(Collector):
+    """A counter that the stores have."""
 
-    def __init__(self, name: str, text: str, bounds: Sequence[float], registry: CollectorRegistry) -> None:
-        self._name = name
-        self._text = text
-        self._bounds = bounds
-        self._models: dict[str, _Buckets] = {}
-        registry.register(self)
+    def __init__(self, name: str, text: str, labels: Sequence[str], counts: Counts, stores: _Stores) -> None:
+        self._name, self._text, self._labels = name, text, ("model", *labels)
+        self._counts = counts
+        self._stores = stores
 
-    def of(self, model: str) -> _Buckets:
-        """Return the buckets of one model."""
-        return self._models.setdefault(model, _Buckets(self._bounds))
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        """Yield the counter as prometheus_client wants it."""
+        family = CounterMetricFamily(self._name, self._text, labels=self._labels)
+        for model, created, totals in self._stores.by_model():
+            for values, count in self._counts(totals):
+                family.add_metric((model, *values), count, created=created)
+        yield family
+
+
+class _StoredHistogram(Collector):
+    """A histogram that the stores have."""
+
+    def __init__(
+        self, name: str, text: str, bounds: Sequence[float], of: Callable[[Totals], Histogram[float]], stores: _Stores
+    ) -> None:
+        self._name, self._text = name, text
+        self._bounds = [*(str(float(bound)) for bound in bounds), "+Inf"]
+        self._of = of
+        self._stores = stores
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
         """Yield the histogram as prometheus_client wants it."""
         family = HistogramMetricFamily(self._name, self._text, labels=("model",))
-        for model, buckets in self._models.items():
-            counts, total = buckets.read()
-            family.add_metric((model,), counts, total)
+        for model, _, totals in self._stores.by_model():
+            histogram = self._of(totals)
+            counts = histogram.cumulative(len(self._bounds) - 1)
+            family.add_metric((model,), list(zip(self._bounds, counts, strict=True)), histogram.sum)
         yield family
+
+
+def _statuses(totals: Totals) -> list[tuple[tuple[str, ...], float]]:
+    failed = [((str(status),), float(count)) for status, count in totals.statuses.items()]
+    return [(("200",), totals.answered.count), *failed]
+
+
+def _rows(totals: Totals) -> list[tuple[tuple[str, ...], float]]:
+    return [((), totals.rows)] if totals.rows else []
+
+
+def _reasons(totals: Totals) -> list[tuple[tuple[str, ...], float]]:
+    return [((reason,), count) for reason, count in totals.reasons.items()]
 
 
 class Metrics:
@@ -81,10 +114,11 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
+        self._stores = stores = _Stores()
         model = ("model",)
-        self.requests = Counter("nograd_requests", "Infer requests by HTTP status.", ("model", "status"), registry=registry)
-        self.rows = Counter("nograd_rows", "Rows run.", model, registry=registry)
-        self.batches = Counter("nograd_batches", "Batches by why they were released.", ("model", "reason"), registry=registry)
+        registry.register(_StoredCounter("nograd_requests", "Infer requests by HTTP status.", ("status",), _statuses, stores))
+        registry.register(_StoredCounter("nograd_rows", "Rows run.", (), _rows, stores))
+        registry.register(_StoredCounter("nograd_batches", "Batches by why they were released.", ("reason",), _reasons, stores))
         self.queue_rows = Gauge("nograd_queue_rows", "Rows that wait now.", model, registry=registry)
         self.ready = Gauge("nograd_model_ready", "1 when the model answers.", model, registry=registry)
         self.cached = Counter(
@@ -100,17 +134,8 @@ class Metrics:
             "nograd_cache_on", "0 while the cache steps aside, because it costs more than it saves.", model, registry=registry
         )
         self.cache_bytes = Gauge("nograd_cache_bytes", "Bytes of kept answers, of all models.", registry=registry)
-        self.latency = _Histogram("nograd_request_seconds", "From body read to answer encoded.", TIMES_S, registry)
-        self.queue = _Histogram("nograd_queue_seconds", "Wait of a part for its batch.", TIMES_S, registry)
-        self.run = _Histogram("nograd_run_seconds", "One batch on the device.", TIMES_S, registry)
-        self.batch_rows = _Histogram("nograd_batch_rows", "Rows in a batch.", ROWS, registry)
-        self.padding = _Histogram("nograd_padding_ratio", "Share of a batch that is padding.", SHARES, registry)
-        self.cost_error = _Histogram(
-            "nograd_cost_error_ratio",
-            "Time of a run, divided by what was predicted: 1 is right, above is slower.",
-            RATIOS,
-            registry,
-        )
+        for histogram in _histograms(stores):
+            registry.register(histogram)
         self.backlog = Gauge("nograd_backlog_seconds", "Time that what waits now should take.", model, registry=registry)
         self.compilations = Counter(
             "nograd_compilations", "Graphs compiled since the warm-up: clients waited for each.", model, registry=registry
@@ -148,59 +173,55 @@ class Metrics:
         self.queue_rows.labels(model).set(queue_rows)
         self.backlog.labels(model).set(backlog_s)
 
+    def store(self, model: str) -> ModelStore:
+        """Return a new store for a version of a model."""
+        return self._stores.add(model)
+
+    def remove_store(self, model: str, store: ModelStore) -> None:
+        """Keep only the totals of a version that was unloaded."""
+        self._stores.remove(model, store)
+
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
+        self._stores.read()
         return generate_latest(self.registry)
 
 
+def _histograms(stores: _Stores) -> list[_StoredHistogram]:
+    return [
+        _StoredHistogram(name, text, bounds, of, stores)
+        for name, text, bounds, of in (
+            ("nograd_request_seconds", "From body read to answer encoded.", TIMES_S, lambda totals: totals.latency),
+            ("nograd_queue_seconds", "Wait of a part for its batch.", TIMES_S, lambda totals: totals.wait),
+            ("nograd_run_seconds", "One batch on the device.", TIMES_S, lambda totals: totals.run),
+            ("nograd_batch_rows", "Rows in a batch.", ROWS, lambda totals: totals.batch_rows),
+            ("nograd_padding_ratio", "Share of a batch that is padding.", SHARES, lambda totals: totals.padding),
+            (
+                "nograd_cost_error_ratio",
+                "Time of a run, divided by what was predicted: 1 is right, above is slower.",
+                RATIOS,
+                lambda totals: totals.cost_error,
+            ),
+        )
+    ]
+
+
 class ModelMetrics:
-    """The metrics of one model."""
+    """The metrics of one model that other parts count; they are brought up to date when metrics are read."""
 
     def __init__(self, metrics: Metrics, model: str) -> None:
         self._metrics = metrics
         self._model = model
-        self._answered = 0
         self._cached: dict[str, float] = {"hit": 0, "miss": 0, "skipped": 0, "saved_s": 0}
-        self._latency = metrics.latency.of(model)
-        self._queue = metrics.queue.of(model)
-        self._run = metrics.run.of(model)
-        self._batch_rows = metrics.batch_rows.of(model)
-        self._padding = metrics.padding.of(model)
-        self._cost_error = metrics.cost_error.of(model)
         self._compilations = 0
         self._overdue = 0
 
-    def note_request(self, latency_s: float) -> None:
-        """Count one answered request."""
-        self._answered += 1
-        self._latency.new.append(latency_s)
-
-    def note_error(self, status: int) -> None:
-        """Count one request that was answered with an error."""
-        self._metrics.requests.labels(self._model, str(status)).inc()
-
-    def note_batch(self, record: BatchRecord) -> None:
-        """Count one batch."""
-        self._metrics.batches.labels(self._model, record.reason).inc()
-        self._metrics.rows.labels(self._model).inc(record.rows)
-        self._run.new.append(record.run_s)
-        self._batch_rows.new.append(record.rows)
-        self._padding.new.append(record.padding_share)
-        self._queue.new.extend(record.waited_s)
-        if record.predicted_s and record.runs == 1:  # a batch that failed tells nothing of speed
-            self._cost_error.new.append(record.run_s / record.predicted_s)
-        if len(self._latency.new) + len(self._queue.new) > FOLD_AT:
-            for buckets in (self._latency, self._queue, self._run, self._batch_rows, self._padding, self._cost_error):
-                buckets.fold()
-
     def refresh(self, compilations: int) -> None:
-        """Bring up to date what is only worked out when somebody asks.
+        """Update the count of compilations.
 
         Args:
             compilations: graphs compiled since the warm-up.
         """
-        self._metrics.requests.labels(self._model, "200").inc(self._answered)
-        self._answered = 0
         self._metrics.compilations.labels(self._model).inc(max(0, compilations - self._compilations))
         self._compilations = compilations
 

@@ -1,4 +1,4 @@
-"""The extension statistics: counts and times of one model, in Triton's form. No clock of its own: time comes in.
+"""The extension statistics: counts and times of one model, in Triton's form; a view of its store.
 
 The text: Triton, docs/protocol/extension_statistics.md. What is counted:
 
@@ -18,54 +18,18 @@ counts rows that were run. What ran and failed is in none of them.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from nograd.batching import BatchRecord, Execution
+from nograd.server.telemetry.store import ModelStore
+from nograd.server.telemetry.totals import ComputeTime, Duration
 
-__all__ = ["Looked", "Tally"]
-
-FOLD_AT = 1024
-"""Batches kept before they are added up, if nobody asks earlier."""
-
-
-@dataclass(slots=True)
-class _Time:
-    """How often, and how long in all."""
-
-    count: int = 0
-    seconds: float = 0.0
-
-    def told(self) -> dict[str, int]:
-        return {"count": self.count, "ns": round(self.seconds * 1e9)}
-
-
-@dataclass(slots=True)
-class _Compute:
-    """The three times of what was run."""
-
-    input: _Time = field(default_factory=_Time)
-    infer: _Time = field(default_factory=_Time)
-    output: _Time = field(default_factory=_Time)
-
-    def add(self, executions: Iterable[Execution], times: int = 1) -> None:
-        """Count what took the executions' time, so many times."""
-        for time in (self.input, self.infer, self.output):
-            time.count += times
-        for each in executions:
-            self.input.seconds += times * each.input_s
-            self.infer.seconds += times * each.infer_s
-            self.output.seconds += times * each.output_s
-
-    def told(self) -> dict[str, dict[str, int]]:
-        return {f"compute_{name}": getattr(self, name).told() for name in ("input", "infer", "output")}
+__all__ = ["Looked", "describe_totals"]
 
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What a cache says of the requests that it was asked for."""
+    """A cache's counts of requests that were looked up."""
 
     hits: int = 0
     hit_s: float = 0.0
@@ -73,62 +37,36 @@ class Looked:
     miss_s: float = 0.0
 
 
-class Tally:
-    """Counts of one model. What happens for every request only adds to a number; batches are added up when somebody asks."""
+def describe_totals(store: ModelStore, looked: Looked, now: float, epoch_s: float) -> dict[str, Any]:
+    """Return the statistics of a model, without its name and version.
 
-    __slots__ = ("_batches", "_compute", "_queue", "_records", "answered", "answered_s", "failed", "failed_s", "last")
+    Args:
+        store: of the model.
+        looked: counts of its cache.
+        now: seconds, on the clock of the store.
+        epoch_s: seconds since 1970, now.
+    """
+    totals, last = store.totals, store.last
+    return {
+        "last_inference": 0 if last is None else round(1000 * (epoch_s - (now - last))),
+        "inference_count": sum(rows * time.infer.count for rows, time in totals.by_rows.items()),
+        "execution_count": sum(time.infer.count for time in totals.by_rows.values()),
+        "inference_stats": {
+            "success": _in_ns(totals.answered),
+            "fail": _in_ns(totals.failed),
+            "queue": _in_ns(Duration(totals.queue.count + looked.hits, totals.queue.seconds)),
+            **_compute(totals.compute),
+            "cache_hit": _in_ns(Duration(looked.hits, looked.hit_s)),
+            "cache_miss": _in_ns(Duration(looked.misses, looked.miss_s)),
+        },
+        "batch_stats": [{"batch_size": rows, **_compute(totals.by_rows[rows])} for rows in sorted(totals.by_rows)],
+    }
 
-    def __init__(self) -> None:
-        self.answered = 0
-        self.answered_s = 0.0
-        self.failed = 0
-        self.failed_s = 0.0
-        self.last: float | None = None
-        """When a request was last answered, on the clock of `told`."""
 
-        self._records: list[BatchRecord] = []
-        self._queue = _Time()
-        self._compute = _Compute()
-        self._batches: defaultdict[int, _Compute] = defaultdict(_Compute)
+def _in_ns(duration: Duration) -> dict[str, int]:
+    return {"count": duration.count, "ns": round(duration.seconds * 1e9)}
 
-    def note_batch(self, record: BatchRecord) -> None:
-        """Count one batch."""
-        self._records.append(record)
-        if len(self._records) >= FOLD_AT:
-            self._fold()
 
-    def _fold(self) -> None:
-        for record in self._records:
-            self._queue.count += len(record.answered_s)
-            self._queue.seconds += sum(record.answered_s)
-            self._compute.add(record.executions, len(record.answered_s))
-            for execution in record.executions:
-                self._batches[execution.rows].add((execution,))
-        self._records.clear()
-
-    def told(self, looked: Looked, now: float, epoch_s: float) -> dict[str, Any]:
-        """Return the statistics, without the model's name and version.
-
-        Args:
-            looked: what its cache says.
-            now: seconds, on the clock of `last`.
-            epoch_s: seconds since 1970, now.
-        """
-        self._fold()
-        inferences = {
-            "success": _Time(self.answered, self.answered_s),
-            "fail": _Time(self.failed, self.failed_s),
-            "queue": _Time(self._queue.count + looked.hits, self._queue.seconds),
-        }
-        cached = {"cache_hit": _Time(looked.hits, looked.hit_s), "cache_miss": _Time(looked.misses, looked.miss_s)}
-        return {
-            "last_inference": 0 if self.last is None else round(1000 * (epoch_s - (now - self.last))),
-            "inference_count": sum(rows * batch.infer.count for rows, batch in self._batches.items()),
-            "execution_count": sum(batch.infer.count for batch in self._batches.values()),
-            "inference_stats": {
-                **{name: time.told() for name, time in inferences.items()},
-                **self._compute.told(),
-                **{name: time.told() for name, time in cached.items()},
-            },
-            "batch_stats": [{"batch_size": rows, **self._batches[rows].told()} for rows in sorted(self._batches)],
-        }
+def _compute(time: ComputeTime) -> dict[str, dict[str, int]]:
+    parts = {"input": time.input, "infer": time.infer, "output": time.output}
+    return {f"compute_{name}": _in_ns(duration) for name, duration in parts.items()}
