@@ -14,7 +14,7 @@ from nograd.core.tensors import Array
 from nograd.server.grpc.front import GrpcFront
 from nograd.server.grpc.messages import SERVICE, ModelInferRequest, ModelInferResponse
 from nograd.server.protocol.binary import packed
-from nograd.server.protocol.codec import datatype_of
+from nograd.server.protocol.datatypes import datatype_of
 from tests.fakes import Site
 
 METHOD = f"/{SERVICE}/ModelInfer"

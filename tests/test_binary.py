@@ -17,7 +17,8 @@ from nograd import Backend, Signature, TensorSpec
 from nograd.core.tensors import Array, Batch
 from nograd.server.http.bodies import BinaryBody, read_body
 from nograd.server.protocol.binary import Tail
-from nograd.server.protocol.codec import decode, encode_binary
+from nograd.server.protocol.decoding import decode
+from nograd.server.protocol.encoding import encode_binary
 from tests.fakes import DATATYPES, Fake, Message, Reply, Site, doubling, echoing
 
 HEADER = "Inference-Header-Content-Length"

@@ -11,7 +11,8 @@ from nograd.core.tensors import Array, TensorSpec
 from nograd.errors import ProtocolError
 from nograd.server.grpc.messages import ModelInferRequest
 from nograd.server.grpc.tensors import CONTENTS, read
-from nograd.server.protocol.codec import Decoder, numpy_dtype
+from nograd.server.protocol.datatypes import numpy_dtype
+from nograd.server.protocol.decoding import Decoder
 
 
 def as_json(kind: str, values: Array, spec: TensorSpec) -> Array:

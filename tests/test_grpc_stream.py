@@ -24,7 +24,7 @@ from nograd.server.grpc.messages import (
     filled,
 )
 from nograd.server.grpc.stream import in_order
-from nograd.server.protocol.codec import InferRequest
+from nograd.server.protocol.request import InferRequest
 from tests.fakes import GATE, Gate, doubling
 from tests.grpc_site import GrpcSite, raw_request, rows
 from tests.test_grpc import queue_empty, queued

@@ -17,7 +17,8 @@ from nograd.server.grpc.messages import ModelInferRequest
 from nograd.server.grpc.tensors import read
 from nograd.server.models import served
 from nograd.server.protocol import long_data
-from nograd.server.protocol.codec import decode, encode
+from nograd.server.protocol.decoding import decode
+from nograd.server.protocol.encoding import encode
 from nograd.server.protocol.long_data import LONG_DATA, hollow, mark
 from nograd.server.protocol.request_limits import RequestLimits
 from tests.fakes import Fake, Site, tensor
@@ -175,7 +176,7 @@ def test_more_texts_than_the_shape_has_are_refused_by_their_quotes(text: str, mo
     data = "[" + ",".join([text] * 40_000) + "]"
     spec = TensorSpec("x", "bytes")
     assert decode(request(data, [40_000], datatype="BYTES"), [spec]).inputs["x"].tolist() == json.loads(data)
-    monkeypatch.setattr("nograd.server.protocol.codec._values", lambda *_: pytest.fail("the texts were decoded"))
+    monkeypatch.setattr("nograd.server.protocol.json_arrays._values", lambda *_: pytest.fail("the texts were decoded"))
     with pytest.raises(ProtocolError, match="so 2 elements; its data has at least"):
         decode(request(data, [2], datatype="BYTES"), [spec])
 
@@ -183,7 +184,7 @@ def test_more_texts_than_the_shape_has_are_refused_by_their_quotes(text: str, mo
 def test_a_long_answer_is_encoded_in_slices_to_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     outputs = {"a": np.random.default_rng(0).normal(size=(7, 100)).astype(np.float32), "b": np.array(["x,]", "y"] * 60, object)}
     whole = encode("m", "1", "7", outputs)
-    monkeypatch.setattr("nograd.server.protocol.codec.SLICE_ELEMENTS", 64)
+    monkeypatch.setattr("nograd.server.protocol.encoding.SLICE_ELEMENTS", 64)
     assert orjson.loads(encode("m", "1", "7", outputs)) == orjson.loads(whole)
     assert encode("m", "1", "7", outputs) == whole
 
@@ -198,7 +199,7 @@ def test_long_bodies_and_answers_are_not_converted_in_the_event_loop(monkeypatch
 
         return call
 
-    monkeypatch.setattr("nograd.server.protocol.codec.decode", noting(decode))
+    monkeypatch.setattr("nograd.server.protocol.decoding.decode", noting(decode))
     monkeypatch.setattr(served, "encode", noting(encode))
 
     def repeat(batch: Batch) -> Batch:

@@ -20,7 +20,7 @@ from nograd.errors import ExportError, InputSizeError, ModelError, SignatureErro
 from nograd.probing import probe
 from nograd.probing.tables import CheckedIndexes
 from nograd.probing.work import Bounded, OverBudget
-from nograd.server.protocol.codec import status_of
+from nograd.server.protocol.statuses import status_of
 
 WIDTH = 8
 

@@ -27,7 +27,11 @@ from nograd.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from nograd.server.protocol.codec import Decoder, InferRequest, decode, encode, require_outputs, status_of, tensor_metadata
+from nograd.server.protocol.datatypes import require_outputs, tensor_metadata
+from nograd.server.protocol.decoding import Decoder, decode
+from nograd.server.protocol.encoding import encode
+from nograd.server.protocol.request import InferRequest
+from nograd.server.protocol.statuses import status_of
 from tests.fakes import DATATYPES, Site, echoing, tensor
 
 SPECS = {name: TensorSpec("t", dtype, ("n",)) for name, dtype in DATATYPES.items()}

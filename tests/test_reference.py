@@ -10,7 +10,7 @@ import pytest
 
 import nograd
 from nograd import errors
-from nograd.server.protocol.codec import status_of
+from nograd.server.protocol.statuses import status_of
 from nograd.server.telemetry.metrics import Metrics
 from scripts.reference import FOLDER, pages
 from scripts.reference.commands import COMMANDS, flags

@@ -15,7 +15,8 @@ from nograd.batching import Spent
 from nograd.errors import ProtocolError
 from nograd.server.http.request_options import NO_OPTIONS, RequestOptions, parse_options
 from nograd.server.models.served import ServedModel
-from nograd.server.protocol.codec import DEFAULT_PRIORITY, PRIORITY_LEVELS, decode, priority_of, shorter
+from nograd.server.protocol.decoding import decode
+from nograd.server.protocol.request import DEFAULT_PRIORITY, PRIORITY_LEVELS, priority_of, shorter
 from nograd.server.telemetry.server_timing import Timing
 from tests.fakes import GATE, OUTPUT, Fake, Gate, Site, X, asgi, doubling, flat_cost, x
 

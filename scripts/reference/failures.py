@@ -12,7 +12,7 @@ from unittest import mock
 from nograd import errors
 from nograd.cli import commands as cli
 from nograd.server.grpc.calls import CODES
-from nograd.server.protocol.codec import status_of
+from nograd.server.protocol.statuses import status_of
 from scripts.reference.tables import MADE, WIDE, table
 
 __all__ = ["exit_code", "failures", "is_of_requests", "made"]

@@ -11,7 +11,7 @@ from nograd import Backend, Batch, Predictor, Signature, TensorSpec
 from nograd.errors import NogradError
 from nograd.server.call import Call
 from nograd.server.models.service import InferenceService
-from nograd.server.protocol.codec import status_of
+from nograd.server.protocol.statuses import status_of
 from nograd.server.settings.config import ServeConfig
 from nograd.server.workers.merging import of_workers
 from scripts.reference.tables import MADE, WIDE, table

@@ -50,7 +50,7 @@ from nograd.server.http.replies import describe_error
 from nograd.server.models.repository_calls import refuse_parameters
 from nograd.server.models.served import ServedModel
 from nograd.server.models.service import InferenceService
-from nograd.server.protocol.codec import status_of
+from nograd.server.protocol.statuses import status_of
 from nograd.server.telemetry.access_log import CLIENT_LEFT
 
 __all__ = ["GrpcFront"]

@@ -11,17 +11,8 @@ from nograd.core.tensors import Array, TensorSpec
 from nograd.errors import ProtocolError
 from nograd.server.grpc.messages import ModelInferResponse
 from nograd.server.protocol.binary import packed, tensor, text
-from nograd.server.protocol.codec import (
-    InferRequest,
-    convert_input,
-    datatype_of,
-    numpy_dtype,
-    priority_of,
-    require_inputs,
-    shorter,
-    spec_of,
-    timeout_of,
-)
+from nograd.server.protocol.datatypes import convert_input, datatype_of, numpy_dtype, require_inputs, spec_of
+from nograd.server.protocol.request import InferRequest, priority_of, shorter, timeout_of
 from nograd.server.protocol.request_limits import NO_LIMITS, RequestLimits
 from nograd.server.protocol.shapes import count_elements, reshape
 

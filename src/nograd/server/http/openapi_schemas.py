@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from nograd.core.tensors import Signature, TensorSpec
-from nograd.server.protocol.codec import DATATYPES, DEFAULT_PRIORITY, PRIORITY_LEVELS, datatype
+from nograd.server.protocol.datatypes import DATATYPES, datatype
+from nograd.server.protocol.request import DEFAULT_PRIORITY, PRIORITY_LEVELS
 
 __all__ = ["HEADERS", "SCHEMAS", "Schema", "by_inputs", "by_outputs", "ref"]
 

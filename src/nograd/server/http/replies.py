@@ -12,7 +12,7 @@ import orjson
 from nograd.errors import MethodError, ModelError, NogradError, OverloadedError, UnauthorizedError
 from nograd.server.http.encodings import COMPRESSED_FROM, coding_of, compressed
 from nograd.server.protocol.binary import BinaryAnswer
-from nograd.server.protocol.codec import status_of
+from nograd.server.protocol.statuses import status_of
 from nograd.server.telemetry.logs import failure
 
 __all__ = [

@@ -17,7 +17,7 @@ from nograd.predictors.predictor import Predictor
 from nograd.runtime.callbacks import Cancel, wait_for
 from nograd.server.models.lookup import Lookup, Outputs
 from nograd.server.models.refused_items import RefusedItems
-from nograd.server.protocol.codec import DEFAULT_PRIORITY
+from nograd.server.protocol.request import DEFAULT_PRIORITY
 from nograd.server.telemetry.statistics import Looked
 
 if TYPE_CHECKING:

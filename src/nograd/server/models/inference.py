@@ -13,8 +13,9 @@ from nograd.batching.refusals import late
 from nograd.core.tensors import Array, Batch, Signature, TensorSpec, num_rows
 from nograd.errors import UnavailableError
 from nograd.runtime.callbacks import Cancel, call_back, run_in_task
-from nograd.server.protocol.codec import InferRequest, require_outputs
+from nograd.server.protocol.datatypes import require_outputs
 from nograd.server.protocol.long_data import LONG_DATA
+from nograd.server.protocol.request import InferRequest
 
 if TYPE_CHECKING:
     from nograd.batching import Batcher

@@ -23,22 +23,17 @@ from nograd.server.models.caching import ModelCache
 from nograd.server.models.code_threads import CodeThreads
 from nograd.server.models.in_flight import InFlight
 from nograd.server.models.inference import Engine, Inference, Write, not_ready
+from nograd.server.models.live_data import describe_model, example_request
 from nograd.server.models.liveness import stuck
 from nograd.server.models.user_code import UserCode, example_of, item_of
 from nograd.server.protocol.binary import BinaryAnswer
-from nograd.server.protocol.codec import (
-    Decoder,
-    InferRequest,
-    encode,
-    encode_binary,
-    require_datatypes,
-    shorter,
-    tensor_metadata,
-)
+from nograd.server.protocol.datatypes import require_datatypes, tensor_metadata
+from nograd.server.protocol.decoding import Decoder
+from nograd.server.protocol.encoding import encode, encode_binary
+from nograd.server.protocol.request import InferRequest, shorter
 from nograd.server.protocol.request_limits import RequestLimits
 from nograd.server.protocol.triton_config import configuration
 from nograd.server.settings.config import ServeConfig
-from nograd.server.telemetry.live import describe_minute
 from nograd.server.telemetry.logs import event
 from nograd.server.telemetry.metrics import Metrics, ModelMetrics
 from nograd.server.telemetry.statistics import Looked, describe_totals
@@ -47,9 +42,6 @@ from nograd.server.telemetry.tracing import note_batch
 __all__ = ["ServedModel"]
 
 Answer = TypeVar("Answer")
-
-EXAMPLE_ELEMENTS = 1024
-"""A larger example is not shown: nobody types an image."""
 
 
 class ServedModel:
@@ -73,23 +65,20 @@ class ServedModel:
         self.example: Mapping[str, Array] = {}
         self.inputs = Signature((item_of(name, predictor),)) if predictor.has_preprocess else predictor.signature
         self.outputs: tuple[TensorSpec, ...] = predictor.signature.outputs
-        self._threads = CodeThreads(
+        self.threads = CodeThreads(
             name,
             threads=config.preprocess_threads,
             max_items=config.max_queue_rows,
             stuck_after_s=config.stuck_after_s,
         )
-        self._code = UserCode(predictor, self.inputs, self._threads)
-        self._is_plain = not (predictor.has_preprocess or predictor.has_postprocess)
-        """Whether requests need no code of the user."""
-
+        self._code = UserCode(predictor, self.inputs, self.threads)
         # without preprocessing the batcher bounds what waits, and a model that runs inline takes longer requests at once
         rows = config.max_queue_rows if predictor.has_preprocess else config.max_request_elements
         self.limits = RequestLimits(config.max_request_rows or rows, config.max_request_elements, config.max_text_chars)
         self._decode = Decoder(self.inputs.inputs, self.limits)
         self._all_metrics = metrics
         self._metrics = ModelMetrics(metrics, name)
-        self._store = metrics.store(name)
+        self.store = metrics.store(name)
         self._has_opened = False
         """Whether clients' requests have been accepted; batches of the start are not recorded."""
 
@@ -112,7 +101,7 @@ class ServedModel:
         if batcher.is_lost:
             return f"model {self.name!r} has lost its device"
         wrong = stuck(batcher.running(), self.config.stuck_after_s, is_first=not batcher.statistics().batches)
-        wrong = wrong or self._threads.trouble()
+        wrong = wrong or self.threads.trouble()
         return f"model {self.name!r}: {wrong}" if wrong else ""
 
     async def start(self) -> None:
@@ -145,13 +134,13 @@ class ServedModel:
         if self._flights is not None and not why_not(self.predictor.signature):
             cache = ModelCache(self.predictor, self._flights, batcher, self._code)
         self._engine = engine = Engine(
-            self.name, self.version, inputs=self.inputs, batcher=batcher, cache=cache, code=self._code, threads=self._threads,
+            self.name, self.version, inputs=self.inputs, batcher=batcher, cache=cache, code=self._code, threads=self.threads,
             in_flight=self._in_flight, timeout_s=self.config.timeout_s,
         )  # fmt: skip
         if self.predictor.has_postprocess:
-            parts = await self._threads.run(partial(self._code.parts, self.example), "preprocess", timeout_s=None)
+            parts = await self.threads.run(partial(self._code.parts, self.example), "preprocess", timeout_s=None)
             outputs = await batcher.run(parts)
-            answered = await self._threads.run(partial(self._code.outputs, outputs), "postprocess", timeout_s=None)
+            answered = await self.threads.run(partial(self._code.outputs, outputs), "postprocess", timeout_s=None)
             self.outputs = tuple(TensorSpec(name, _dtype(array), array.shape[1:]) for name, array in answered.items())
         engine.outputs = self.outputs
         engine.is_open = self._has_opened = True
@@ -169,13 +158,13 @@ class ServedModel:
             until = time.monotonic() + self.config.grace_s
             await self._in_flight.wait_empty(self.config.grace_s)
             await self._engine.batcher.close(max(0.0, until - time.monotonic()))
-        self._threads.close()
+        self.threads.close()
 
     async def leave(self) -> None:
         """Stop, once nobody can find it any more, and let go of the model, so that its memory is free."""
         await self.stop()
         self.refresh_metrics()
-        self._all_metrics.remove_store(self.name, self._store)
+        self._all_metrics.remove_store(self.name, self.store)
         self._engine = None
         await asyncio.wrap_future(in_own_thread(self.predictor.close))
 
@@ -188,7 +177,8 @@ class ServedModel:
         return known
 
     @property
-    def _cache(self) -> ModelCache | None:
+    def cache(self) -> ModelCache | None:
+        """The cache of this model, if it is started and has one."""
         return None if self._engine is None else self._engine.cache
 
     @property
@@ -293,9 +283,9 @@ class ServedModel:
             error: if the request failed.
         """
         if error is None:
-            self._store.note_request(now, seconds)
+            self.store.note_request(now, seconds)
         else:
-            self._store.note_error(now, status, seconds, str(error) if isinstance(error, NogradError) else repr(error))
+            self.store.note_error(now, status, seconds, str(error) if isinstance(error, NogradError) else repr(error))
 
     # -- being watched
 
@@ -311,8 +301,8 @@ class ServedModel:
 
     def statistics(self) -> dict[str, Any]:
         """Return the statistics of this model, as the extension of that name has them."""
-        looked = self._cache.looked() if self._cache is not None else Looked()
-        found = describe_totals(self._store, looked, time.monotonic(), time.time())
+        looked = self.cache.looked() if self.cache is not None else Looked()
+        found = describe_totals(self.store, looked, time.monotonic(), time.time())
         return {"name": self.name, "version": self.version, **found}
 
     def configuration(self) -> dict[str, Any]:
@@ -325,60 +315,20 @@ class ServedModel:
             backend=self.predictor.backend,
             max_batch_size=self.max_batch_size,
             limits=self.config,
-            is_cached=self._cache is not None,
+            is_cached=self.cache is not None,
         )
 
     def example_request(self) -> dict[str, Any] | None:
-        """Return a body that `infer` takes, or None where it would be too long to read."""
-        if sum(array.size for array in self.example.values()) > EXAMPLE_ELEMENTS:
-            return None
-        specs = {spec.name: spec for spec in self.inputs.inputs}
-        listed = [(tensor_metadata([specs[name]])[0], array) for name, array in self.example.items()]
-        return {"inputs": [{**meta, "shape": list(array.shape), "data": array.ravel().tolist()} for meta, array in listed]}
+        """Return a body that `infer` takes; None if it would be too long to read."""
+        return example_request(self)
 
     def snapshot(self) -> dict[str, Any]:
-        """Return what the live page shows of this model."""
-        done, totals = self._statistics(), self._store.totals
-        signature = self.predictor.signature
-        limits = ("max_batch_size", "max_wait_ms", "max_queue_rows", "timeout_s")
-        return {
-            **{name: value for name, value in self.metadata().items() if name in ("name", "inputs", "outputs")},
-            "version": self.version,
-            "ready": self.ready,
-            "backend": self.predictor.backend.name,
-            "device": self.predictor.backend.device,
-            "batching": signature.batching,
-            "batching_reason": signature.reason,
-            "size_limits": signature.describe_sizes(),
-            "independence": None if signature.independence is None else signature.independence.to_json(),
-            "example": self.example_request(),
-            "limits": {**{name: getattr(self.config, name) for name in limits}, "max_batch_size": self.max_batch_size},
-            "queue_rows": done.queue_rows,
-            "running_rows": done.running_rows,
-            "totals": {
-                "requests": totals.answered.count,
-                "errors": totals.failed.count,
-                "rows": done.rows,
-                "batches": done.batches,
-                "refused": done.refused,
-            },
-            "cache": self._cache.snapshot() if self._cache is not None else None,
-            "code": None if self._is_plain else self._threads.snapshot(),
-            "cost": self._cost(),
-            **describe_minute(self._store.minute, time.monotonic()),
-        }
-
-    def _cost(self) -> dict[str, Any] | None:
-        """Return what a run should take by its size; None before it is known."""
-        if self.curve is None:
-            return None
-        source = "measured at the start" if self.predictor.cost is None else "measured for its bundle"
-        points = {"sizes": self.curve.sizes, "ms": [seconds * 1000 for seconds in self.curve.seconds]}
-        return {"unit": self.curve.unit, "source": source, **points}
+        """Return the live page's data of this model."""
+        return describe_model(self)
 
     def cache_told(self) -> str:
         """Return whether answers are kept, in one sentence."""
-        if self._cache is not None:
+        if self.cache is not None:
             where = " and in Redis" if self.config.cache_url else ""
             return f"answers are kept, in {self.config.cache_mb:g} MB of memory{where} (--cache-mb 0 keeps none)"
         if self._flights is None:
@@ -388,9 +338,9 @@ class ServedModel:
     def refresh_metrics(self) -> None:
         """Bring up to date what is only worked out when somebody asks."""
         self._metrics.refresh(self.predictor.backend.compilations)
-        self._metrics.refresh_code(stuck=len(self._threads.stuck()), overdue=self._threads.overdue)
-        if self._cache is not None:
-            self._metrics.refresh_cache(self._cache.snapshot())
+        self._metrics.refresh_code(stuck=len(self.threads.stuck()), overdue=self.threads.overdue)
+        if self.cache is not None:
+            self._metrics.refresh_cache(self.cache.snapshot())
 
     @property
     def queue_rows(self) -> int:
@@ -400,21 +350,22 @@ class ServedModel:
     @property
     def busy_s(self) -> float:
         """Seconds of all runs, on all lanes together."""
-        return self._store.totals.run.sum
+        return self.store.totals.run.sum
 
     @property
     def backlog_s(self) -> float:
         """Seconds that what waits now should take."""
         return 0.0 if self._engine is None else self._engine.batcher.predicted_wait_s()
 
-    def _statistics(self) -> Statistics:
+    def batches(self) -> Statistics:
+        """Return what the batcher did."""
         return Statistics() if self._engine is None else self._engine.batcher.statistics()
 
     def _note_batch(self, record: BatchRecord) -> None:
         if not self._has_opened:
             return
         size = record.rows * record.longest if self.curve is not None and self.curve.unit == "tokens" else record.rows
-        self._store.note_batch(time.monotonic(), record, self.queue_rows, size)
+        self.store.note_batch(time.monotonic(), record, self.queue_rows, size)
         if record.told:
             note_batch(self.name, record)
 

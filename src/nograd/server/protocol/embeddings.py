@@ -19,7 +19,9 @@ from nograd.batching.collate import model_error
 from nograd.core.tensors import TEXT, Array, TensorSpec
 from nograd.errors import ModelNotFoundError, ProtocolError
 from nograd.runtime.interrupts import is_interrupt
-from nograd.server.protocol.codec import InferRequest, require_finite, status_of
+from nograd.server.protocol.encoding import require_finite
+from nograd.server.protocol.request import InferRequest
+from nograd.server.protocol.statuses import status_of
 
 if TYPE_CHECKING:
     from nograd.server.call import Call

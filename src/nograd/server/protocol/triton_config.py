@@ -10,7 +10,8 @@ from typing import Any
 
 from nograd.backends import Backend
 from nograd.core.tensors import Signature, TensorSpec
-from nograd.server.protocol.codec import DEFAULT_PRIORITY, PRIORITY_LEVELS, datatype
+from nograd.server.protocol.datatypes import datatype
+from nograd.server.protocol.request import DEFAULT_PRIORITY, PRIORITY_LEVELS
 from nograd.server.settings.config import ServeConfig
 
 __all__ = ["configuration"]

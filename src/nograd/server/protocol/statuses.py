@@ -1,0 +1,43 @@
+"""The HTTP status of each kind of error."""
+
+from __future__ import annotations
+
+from nograd.errors import (
+    DeadlineError,
+    ForbiddenError,
+    InputSizeError,
+    MethodError,
+    ModelError,
+    ModelNotFoundError,
+    NogradError,
+    OverloadedError,
+    TooLargeError,
+    UnauthorizedError,
+    UnavailableError,
+    UnsupportedError,
+)
+
+__all__ = ["status_of"]
+
+_STATUS: tuple[tuple[type[NogradError], int], ...] = (
+    (InputSizeError, 400),
+    (UnauthorizedError, 401),
+    (ForbiddenError, 403),
+    (ModelNotFoundError, 404),
+    (MethodError, 405),
+    (TooLargeError, 413),
+    (UnsupportedError, 501),
+    (OverloadedError, 503),
+    (UnavailableError, 503),
+    (DeadlineError, 504),
+    (ModelError, 500),
+)
+"""The one table of errors and HTTP codes; any other NogradError is the caller's: 400."""
+
+
+def status_of(error: Exception) -> int:
+    """Return the HTTP status for an error: 400 for what the caller can mend, 500 for what nobody foresaw."""
+    for kind, status in _STATUS:
+        if isinstance(error, kind):
+            return status
+    return 400 if isinstance(error, NogradError) else 500
