@@ -193,7 +193,13 @@ class DynamicBatcher:
             parts, finish = self._runner.prepare(inputs)
         except SignatureError as error:
             parts, finish = self._prepared_row(inputs, error)
-        return finish(await batcher.run(parts, timeout_s=timeout_s, priority=priority))
+        future: asyncio.Future[list[Batch]] = get_running_loop().create_future()  # as `Batcher.run`, without its coroutine
+        forget = batcher.submit(parts, future, timeout_s=timeout_s, priority=priority)
+        try:
+            return finish(await future)
+        except asyncio.CancelledError:
+            forget()
+            raise
 
     async def run(
         self, parts: Sequence[Batch], *, timeout_s: float | None = None, priority: int = 0, spent: Spent | None = None
