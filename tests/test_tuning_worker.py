@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -167,3 +170,33 @@ def test_a_layout_under_load_serves_all_and_keeps_to_its_curve(start: Start, tas
     assert (found["failed"], 100 < found["offered_per_s"] < 400) == (0, True)  # 40 arrivals by chance, of a fixed seed
     assert 0 < found["cost_ratio"] < 1  # the curve given is far too slow
     assert found["predicted_p50_s"] >= 1.0
+
+
+ORPHAN = """
+import sys
+from pathlib import Path
+from nograd.tuning.values import Candidate
+from nograd.tuning.worker import Worker
+from tests.tuning_tasks import Misbehaves, task_of
+
+worker = Worker(task_of(Misbehaves(sys.argv[1])), Candidate("eager"), None, log=Path(sys.argv[2]), memory_bytes=1 << 34)
+if sys.argv[1] == "hangs":
+    worker.send("open", limit_s=1e9)
+print(worker.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("doing", ["hangs", "idles"])
+def test_a_process_ends_when_its_parent_was_killed_also_within_a_command(tmp_path: Path, doing: str) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", ORPHAN, doing, str(tmp_path / "log")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with parent:
+        assert parent.stdout is not None
+        ends = os.pidfd_open(int(parent.stdout.readline()))
+        parent.kill()
+    ended, _, _ = select.select([ends], [], [], HANG_S)
+    os.close(ends)
+
+    assert ended

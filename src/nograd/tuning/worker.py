@@ -16,6 +16,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import wait
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -40,7 +41,7 @@ WATCH_S = 0.05
 """Seconds between memory checks of a busy worker."""
 
 ORPHAN_S = 1.0
-"""Seconds between an idle worker's checks that its parent is alive."""
+"""Seconds between a worker's checks that its parent is alive."""
 
 LAST_WORDS = 300
 """Maximum characters of a dead worker's output in the error message."""
@@ -78,7 +79,8 @@ class Worker:
         with warnings.catch_warnings(), delayed_ctrl_c():  # the child is not ready for Ctrl-C before `_main` is
             warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forking with threads: see above
             self._process: ForkProcess = context.Process(
-                target=_main, args=(task, candidate, path, log, theirs), name=f"nograd-tune {candidate}", daemon=True,
+                target=_main, args=(task, candidate, path, log, theirs, os.getpid()), name=f"nograd-tune {candidate}",
+                daemon=True,
             )  # fmt: skip
             self._process.start()
         theirs.close()
@@ -180,8 +182,8 @@ def _memory_of(pid: int) -> int:
     return 1024 * next((int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon:")), 0)
 
 
-def _main(task: Task, candidate: Candidate, path: Path | None, log: Path, connection: Connection) -> None:
-    """Run commands from the connection and send their results, until the process is killed."""
+def _main(task: Task, candidate: Candidate, path: Path | None, log: Path, connection: Connection, parent: int) -> None:
+    """Run commands from the connection and send their results, until the process is killed or its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     faulthandler.disable()  # a crash here is one sentence of a report, not a page on the terminal
     with log.open("ab", buffering=0) as file:
@@ -189,17 +191,17 @@ def _main(task: Task, candidate: Candidate, path: Path | None, log: Path, connec
         os.dup2(file.fileno(), 2)
     sys.stderr = sys.__stderr__  # the parent's stderr is a queue, whose thread does not exist here
     go_first()
-    in_own_thread(partial(_serve_commands, Bench(task, candidate, path), connection)).result()
+    serving = in_own_thread(partial(_serve_commands, Bench(task, candidate, path), connection))
+    while os.getppid() == parent and not wait([serving], ORPHAN_S).done:
+        pass  # a command may run for ever; the pipe stays open while another child lives
+    if serving.done():
+        serving.result()
     os._exit(0)  # threads of runtimes may hang at exit, and nothing here needs them to end
 
 
 def _serve_commands(bench: Bench, connection: Connection) -> None:
     warnings.simplefilter("ignore")
-    parent = os.getppid()
     while True:
-        while not connection.poll(ORPHAN_S):
-            if os.getppid() != parent:  # the parent was killed; the pipe stays open while another child lives
-                return
         request = msgspec.json.decode(connection.recv_bytes())
         try:
             answer = bench.do(request["command"], request["options"])
