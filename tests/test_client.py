@@ -14,7 +14,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from nograd.server.protocol.codec import decode
 
 from nograd import AsyncClient, Client, TensorSpec
 from nograd.client.wire import DTYPES, Reply, error_of, infer_message, read_outputs
@@ -29,6 +28,7 @@ from nograd.errors import (
     UnauthorizedError,
     UnavailableError,
 )
+from nograd.server.protocol.decoding import decode
 from tests.running_server import RunningServer
 
 X = np.linspace(-1, 1, 32, dtype=np.float32).reshape(2, 16)
