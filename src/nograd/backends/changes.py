@@ -1,8 +1,9 @@
-"""Notices that a module is not what it was: tensors, settings, hooks or children that were changed or replaced.
+"""Notices that a module has changed: tensors, settings, hooks or children that were changed or replaced.
 
-It is quick, because every answer that is kept asks: identities and version counters are compared, not contents. What leaves
-those alone, a write through `tensor.data` or through numpy, is looked for at a few places of each tensor: an optimizer, an
-average or a load that writes that way is seen; a write to single elements need not be, and on a GPU none is.
+The check is quick, because every cached answer needs one: it compares identities, version counters and addresses, not
+contents, in flat lists that C code walks through. A write through `tensor.data` or through numpy changes none of them, so a few
+elements of each tensor are compared, too: that finds an optimizer, an average or a load that writes that way. It may miss a
+write to single elements, and it finds none on a GPU.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from operator import is_not
+from itertools import chain, compress
+from operator import attrgetter, getitem, is_, is_not, methodcaller
 from threading import Lock
 from typing import Any, TypeAlias
 
@@ -32,94 +34,126 @@ _GONE = object()
 
 _Table: TypeAlias = Mapping[Any, Any]
 
+_Elements: TypeAlias = np.ndarray[Any, np.dtype[np.void]]
+
 
 @dataclass(frozen=True, slots=True)
 class _Settings:
     """Values by name in some tables, as they were seen."""
 
-    places: Sequence[tuple[_Table, Sequence[Any]]]
     tables: Sequence[_Table]
+    """The table of each value."""
+
+    names: Sequence[Any]
+    """The name of each value in its table."""
+
+    counted: Sequence[_Table]
+    """Tables whose number of entries is compared."""
+
     seen: Sequence[Any]
     sizes: Sequence[int]
 
+    @classmethod
+    def of(cls, places: Sequence[tuple[_Table, Sequence[Any]]]) -> _Settings:
+        """Return the settings as they are now, given the names in each table."""
+        tables, names = [table for table, some in places for _ in some], [name for _, some in places for name in some]
+        made = cls(tables, names, [table for table, _ in places], [], [])
+        return cls(tables, names, made.counted, *made.now())
+
     def now(self) -> tuple[list[Any], list[int]]:
         """Return the values and the numbers of entries as they are."""
-        values = [table.get(name, _GONE) for table, names in self.places for name in names]
-        return values, list(map(len, self.tables))
+        try:
+            values = list(map(getitem, self.tables, self.names))
+        except KeyError:
+            values = [table.get(name, _GONE) for table, name in zip(self.tables, self.names, strict=True)]
+        return values, list(map(len, self.counted))
+
+    def differ(self) -> bool:
+        """Return whether a value or a number of entries has changed."""
+        values, sizes = self.now()
+        return sizes != self.sizes or any(map(is_not, values, self.seen))
 
     def without(self, before: tuple[list[Any], list[int]], after: tuple[list[Any], list[int]]) -> _Settings:
-        """Return them without those that became others between two looks; what had changed before stays to be told."""
-        left = [one is other for one, other in zip(before[0], after[0], strict=True)]
-        flags = iter(left)
-        places = [(table, [name for name in names if next(flags)]) for table, names in self.places]
-        seen = [value for value, stays in zip(self.seen, left, strict=True) if stays]
+        """Return the settings without those that changed between two looks; a change before the first one is still found."""
+        left = list(map(is_, before[0], after[0]))
+        tables, names, seen = (list(compress(each, left)) for each in (self.tables, self.names, self.seen))
         sizes = [size + new - old for size, old, new in zip(self.sizes, before[1], after[1], strict=True)]
-        return _Settings(places, self.tables, seen, sizes)
+        return _Settings(tables, names, self.counted, seen, sizes)
 
 
 class Watch:
-    """Remembers how a module is now.
+    """Remembers the state of a module.
 
-    Seen are parameters, buffers, children, forward hooks and attributes, and, one level deep, what those attributes hold that
-    are dicts or plain objects, such as a configuration. What changes while the module runs is its own note, and left out.
+    Compared are parameters, buffers, children, forward hooks and attributes, and, one level deep, the contents of attributes
+    that are dicts or plain objects, such as a configuration. What changes while the module runs is its own note, and is left
+    out.
 
     Args:
         model: the module.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._modules = list(model.modules())  # kept: what is identical to it later is it
-        self._holders: list[Mapping[str, Tensor | None]] = []
-        self._tables: list[_Table] = []
+        self._modules = list(model.modules())  # kept alive, so that no other object gets their identities
+        tables: list[_Table] = []
         for module in self._modules:
-            self._holders += (module._parameters, module._buffers)  # noqa: SLF001
-            self._tables += (module._modules, module._forward_pre_hooks, module._forward_hooks)  # noqa: SLF001
-        self._samples = [sample for tensor in self._tensors() if (sample := _sample(tensor)) is not None]
-        self._seen = self._look()
+            tables += (module._parameters, module._buffers, module._modules)  # noqa: SLF001
+            tables += (module._forward_pre_hooks, module._forward_hooks)  # noqa: SLF001
+        self._full = [table for table in tables if table]
+        self._empty = [table for table in tables if not table]
+        self._things = self._now()
+        tensors = [thing for thing in self._things if isinstance(thing, Tensor)]
+        self._counted = [tensor for tensor in tensors if not tensor.is_inference()]
+        self._placed = list(filter(_has_address, tensors))
+        self._samples = _samples(tensors)
+        self._contents = self._look()
         self._settings = _settings(self._modules)
         self._lock = Lock()
 
     def changed(self) -> bool:
-        """True where something is not what it was."""
-        settings = self._settings
-        values, sizes = settings.now()
-        if sizes != settings.sizes or _differ(values, settings.seen):
+        """Return whether anything differs from the remembered state."""
+        if self._settings.differ() or any(self._empty):
             return True
-        (things, contents), (seen_things, seen_contents) = self._look(), self._seen
-        return contents != seen_contents or _differ(things, seen_things)
+        now, things = self._now(), self._things
+        if len(now) != len(things) or any(map(is_not, now, things)):
+            return True
+        try:
+            return self._look() != self._contents
+        except RuntimeError:  # a tensor got data that has no address
+            return True
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Within this context the module runs: settings that change meanwhile are not looked at any more."""
+        """Within this context the module runs: settings that it changes are not compared any more."""
         settings = self._settings
         before = settings.now()
         yield
         after = settings.now()
-        if before[1] != after[1] or _differ(before[0], after[0]):
+        if before[1] != after[1] or any(map(is_not, before[0], after[0])):
             with self._lock:
                 if self._settings is settings:
                     self._settings = settings.without(before, after)
 
-    def _tensors(self) -> list[Tensor]:
-        return [tensor for holder in self._holders if holder for tensor in holder.values() if tensor is not None]
+    def _now(self) -> list[Any]:
+        """Return the tensors, children and hooks, which are compared by identity."""
+        return [*chain.from_iterable(map(_values, self._full))]
 
-    def _look(self) -> tuple[list[Any], list[Any]]:
-        """Return what is compared by identity, and what by content."""
-        tensors = self._tensors()
-        things = [value for table in self._tables if table for value in table.values()]
-        versions = [0 if tensor.is_inference() else tensor._version for tensor in tensors]  # noqa: SLF001
-        return [*things, *tensors], [*versions, *_pointers(tensors), *[sample.tobytes() for sample in self._samples]]
+    def _look(self) -> tuple[list[int], list[int], list[bytes]]:
+        """Return what is compared by content: version counters, addresses, and some elements."""
+        samples = [np.concatenate(group).tobytes() for group in self._samples]
+        return list(map(_version, self._counted)), list(map(_address, self._placed)), samples
 
 
-def _pointers(tensors: Sequence[Tensor]) -> list[int]:
+_values, _version = methodcaller("values"), attrgetter("_version")
+_address = Tensor.data_ptr
+
+
+def _has_address(tensor: Tensor) -> bool:
+    """Sparse tensors have no storage of their own."""
     try:
-        return [tensor.data_ptr() for tensor in tensors]
-    except RuntimeError:  # sparse ones have no storage of their own
-        return [tensor.data_ptr() for tensor in tensors if tensor.layout == torch.strided]
-
-
-def _differ(now: Sequence[Any], seen: Sequence[Any]) -> bool:
-    return len(now) != len(seen) or any(map(is_not, now, seen))
+        tensor.data_ptr()
+    except RuntimeError:
+        return False
+    return True
 
 
 @cache
@@ -138,8 +172,7 @@ def _settings(modules: Sequence[nn.Module]) -> _Settings:
         places.append((table, names))
         within.update((id(inner), inner) for name in names if (inner := _inside(table[name])) is not None)
     places += [(table, list(table) if len(table) <= MOST_SETTINGS else []) for table in within.values()]
-    tables = [table for table, _ in places]
-    return _Settings(places, tables, *_Settings(places, tables, [], []).now())
+    return _Settings.of(places)
 
 
 def _inside(value: Any) -> _Table | None:
@@ -155,12 +188,20 @@ def _inside(value: Any) -> _Table | None:
     return attributes
 
 
-def _sample(tensor: Tensor) -> np.ndarray[Any, Any] | None:
-    """Return a view of some of a tensor's elements; None where they do not lie open in this computer's memory."""
+def _samples(tensors: Sequence[Tensor]) -> list[list[_Elements]]:
+    """Return views of some elements of each tensor, those of one size together: one call then copies them all."""
+    groups: dict[int, list[_Elements]] = {}
+    for tensor in tensors:
+        if (sample := _sample(tensor)) is not None:
+            groups.setdefault(sample.itemsize, []).append(sample)
+    return list(groups.values())
+
+
+def _sample(tensor: Tensor) -> _Elements | None:
+    """Return a view of some of a tensor's elements; None if they are not plainly readable in this computer's memory."""
     if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided or not tensor.is_contiguous():
         return None
     if tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_conj() or tensor.is_neg() or not tensor.numel():
         return None
-    elements = tensor.detach().reshape(-1).view(torch.uint8).numpy().reshape(tensor.numel(), tensor.element_size())
-    found: np.ndarray[Any, Any] = elements[:: max(1, tensor.numel() // SAMPLED)]
-    return found
+    elements = tensor.detach().reshape(-1).view(torch.uint8).numpy().view(f"V{tensor.element_size()}")
+    return elements[:: max(1, tensor.numel() // SAMPLED)]
