@@ -48,3 +48,5 @@ class Pair:
     gain: str
     tolerance: float = 1e-4
     close: Callable[[], object] = lambda: None
+    missing: str = ""
+    """A guarantee of the call that the loop lacks, as a verb. The pair then shows its price, and the goal does not cover it."""
