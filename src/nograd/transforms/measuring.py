@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,17 +22,20 @@ from nograd.core.tensors import Array, Batch
 from nograd.errors import ExportError, SignatureError
 from nograd.transforms.int8_layers import Int8Linear, Kernel, largest_level, quantized_layer
 from nograd.transforms.quantized import Engine, QuantizationReport
-from nograd.transforms.replacing import copy_of, int8_layers, num_bytes, put, use_kernel
+from nograd.transforms.replacing import copy_of, int8_layers, linear_layers, num_bytes, put, use_kernels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 __all__ = ["ENGINES", "FirstCall", "Inputs", "evaluating", "fastest_s", "row_effect"]
 
-ENGINES: dict[Kernel, str] = {
-    "products": "torch (oneDNN): 8-bit products, activations scaled per row",
+ENGINES = {
+    "products": "torch: 8-bit products, activations scaled per row",
     "weights": "torch: 8-bit weights, computed in float32",
+    "mixed": "torch: 8-bit products in the layers where they are faster, float32 in the others",
 }
+
+_Name = TypeVar("_Name", bound=str)
 
 ROUNDS = 5
 """Measured runs of each candidate: users wait for them."""
@@ -106,35 +109,53 @@ class FirstCall:
     def _measured(
         self, made: nn.Module, report: QuantizationReport, inputs: Inputs, expected: Batch
     ) -> tuple[nn.Module, QuantizationReport]:
-        reports = {kernel: self._compared(made, kernel, inputs, expected) for kernel in _kernels(made)}
+        choices = self._choices(made, inputs)
+        reports = {name: self._compared(made, choice, inputs, expected) for name, choice in choices.items()}
         kept: tuple[str, ...] = ()
         if not any(found.passed for found in reports.values()):
             made, kept = self._with_float_layers(made, inputs, expected)
-            reports = {kernel: self._compared(made, kernel, inputs, expected) for kernel in _kernels(made)}
-        seconds = self._timed(made, reports, inputs)
-        passing = [kernel for kernel, found in reports.items() if found.passed] or list(reports)
-        best = min(passing, key=lambda kernel: seconds[kernel])
-        use_kernel(made, best)
-        engines = tuple(
-            Engine(ENGINES[kernel], seconds[kernel], _reason(reports[kernel], is_best=kernel == best)) for kernel in reports
-        )
+            choices = self._choices(made, inputs)
+            reports = {name: self._compared(made, choice, inputs, expected) for name, choice in choices.items()}
+        seconds = self._timed(made, choices, inputs)
+        passing = [name for name, found in reports.items() if found.passed] or list(reports)
+        best = min(passing, key=lambda name: seconds[name])
+        use_kernels(made, choices[best])
+        engines = tuple(Engine(ENGINES[name], seconds[name], _reason(reports[name], is_best=name == best)) for name in reports)
         return made, replace(
             report, engine=ENGINES[best], measured_on=self.measured_on, parity=reports[best], float_s=seconds["float"],
             seconds=seconds[best], kept_float=kept, engines=engines, num_bytes=num_bytes(made),
             row_effect=row_effect(made, inputs), float_row_effect=row_effect(self._float, inputs),
         )  # fmt: skip
 
-    def _compared(self, made: nn.Module, kernel: Kernel, inputs: Inputs, expected: Batch) -> ParityReport:
-        use_kernel(made, kernel)
+    def _choices(self, made: nn.Module, inputs: Inputs) -> dict[str, Mapping[str, Kernel]]:
+        """Return the choices of a kernel for each linear layer, by their names in `ENGINES`."""
+        layers = linear_layers(made)
+        if not layers or not largest_level():
+            return {"weights": dict.fromkeys(layers, "weights")}
+        found: dict[str, Mapping[str, Kernel]] = {
+            "products": dict.fromkeys(layers, "products"), "weights": dict.fromkeys(layers, "weights"),
+        }  # fmt: skip
+        mixed = {name: self._faster_kernel(layer, x) for name, (layer, x) in _first_inputs(made, layers, inputs).items()}
+        if len(set(mixed.values())) > 1:
+            found["mixed"] = {**found["weights"], **mixed}
+        return found
+
+    def _faster_kernel(self, layer: Int8Linear, x: Tensor) -> Kernel:
+        """Return the kernel that is faster for a layer's input."""
+        runs: dict[Kernel, Callable[[], object]] = {kernel: partial(layer.run, x, kernel) for kernel in ("products", "weights")}
+        seconds = fastest_s(runs, self._clock)
+        return min(runs, key=lambda kernel: seconds[kernel])
+
+    def _compared(self, made: nn.Module, choice: Mapping[str, Kernel], inputs: Inputs, expected: Batch) -> ParityReport:
+        use_kernels(made, choice)
         return compare([expected], [inputs.answers(made)], tolerance=self._tolerance)
 
-    def _timed(self, made: nn.Module, kernels: Mapping[Kernel, ParityReport], inputs: Inputs) -> dict[str, float]:
-        """The kernel is set before the clock starts: what is computed once is not measured."""
+    def _timed(self, made: nn.Module, choices: Mapping[str, Mapping[str, Kernel]], inputs: Inputs) -> dict[str, float]:
+        """The kernels are set before the clock starts: what is computed once is not measured."""
         found: dict[str, float] = {}
-        for kernel in kernels:
-            use_kernel(made, kernel)
-            runs = {"float": partial(inputs.run, self._float), kernel: partial(inputs.run, made)}
-            found |= fastest_s(runs, self._clock)
+        for name, choice in choices.items():
+            use_kernels(made, choice)
+            found |= fastest_s({"float": partial(inputs.run, self._float), name: partial(inputs.run, made)}, self._clock)
         return found
 
     def _with_float_layers(self, made: nn.Module, inputs: Inputs, expected: Batch) -> tuple[nn.Module, tuple[str, ...]]:
@@ -172,7 +193,7 @@ class FirstCall:
         return put(made, name, layer)
 
 
-def fastest_s(runs: Mapping[str, Callable[[], object]], clock: Callable[[], float]) -> dict[str, float]:
+def fastest_s(runs: Mapping[_Name, Callable[[], object]], clock: Callable[[], float]) -> dict[_Name, float]:
     """Return the seconds of the fastest of a few runs, which take turns: what else computes here slows the others down."""
     for run in runs.values():
         run()
@@ -185,9 +206,21 @@ def fastest_s(runs: Mapping[str, Callable[[], object]], clock: Callable[[], floa
     return found
 
 
-def _kernels(made: nn.Module) -> Sequence[Kernel]:
-    has_products = largest_level() and any(isinstance(layer, Int8Linear) for layer in int8_layers(made).values())
-    return ("products", "weights") if has_products else ("weights",)
+def _first_inputs(made: nn.Module, layers: Mapping[str, Int8Linear], inputs: Inputs) -> dict[str, tuple[Int8Linear, Tensor]]:
+    """Return the linear layers that a run calls, with the input of the first call of each, by name."""
+    seen: dict[nn.Module, Tensor] = {}
+
+    def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if args:
+            seen.setdefault(module, args[0])
+
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers.values()]
+    try:
+        inputs.run(made)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: (layer, seen[layer]) for name, layer in layers.items() if layer in seen}
 
 
 def _reason(report: ParityReport, *, is_best: bool) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from torch import nn
 
 from nograd.errors import UnsupportedError
 from nograd.transforms.int8_layers import Int8Layer, Int8Linear, Kernel, quantized_layer, replaceable
 
-__all__ = ["copy_of", "follow_state", "int8_layers", "num_bytes", "put", "use_kernel", "with_int8_layers"]
+__all__ = ["copy_of", "follow_state", "int8_layers", "linear_layers", "num_bytes", "put", "use_kernels", "with_int8_layers"]
 
 
 def with_int8_layers(model: nn.Module, kinds: Collection[type[nn.Module]]) -> nn.Module:
@@ -52,12 +52,17 @@ def int8_layers(model: nn.Module) -> dict[str, Int8Layer]:
     return {name: module for name, module in model.named_modules() if isinstance(module, Int8Layer)}
 
 
-def use_kernel(model: nn.Module, kernel: Kernel) -> None:
-    """Have all linear layers multiply 8-bit products, or compute with float32 weights."""
-    for layer in int8_layers(model).values():
-        if isinstance(layer, Int8Linear):
-            layer.kernel = kernel
+def use_kernels(model: nn.Module, kernels: Mapping[str, Kernel]) -> None:
+    """Set the kernel of linear layers by name: 8-bit products, or float32 with the weights that the 8-bit ones say."""
+    for name, layer in linear_layers(model).items():
+        if layer.kernel != kernels[name]:
+            layer.kernel = kernels[name]
             layer.forget()
+
+
+def linear_layers(model: nn.Module) -> dict[str, Int8Linear]:
+    """Return the 8-bit layers that have a choice of kernels, by name."""
+    return {name: layer for name, layer in int8_layers(model).items() if isinstance(layer, Int8Linear)}
 
 
 def follow_state(model: nn.Module, keys: Iterable[str]) -> None:
