@@ -7,14 +7,14 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial, update_wrapper
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import nn
 
 from nograd.backends.exporting import quiet
-from nograd.core.module import Accelerated, Call
+from nograd.core.module import Accelerated, Call, own_signature
 from nograd.errors import ConfigError
 from nograd.runtime.fingerprint import Fingerprint, of_value
 
@@ -185,7 +185,7 @@ class CompiledModel(Accelerated):
     @property
     def forward(self) -> Callable[..., Any]:  # type: ignore[override]
         """The model's `forward`, with its parameters."""
-        return update_wrapper(partial(self._run), self.original.forward)
+        return own_signature(self._run, self.original)
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         if len(args) == 1 and not kwargs and isinstance(args[0], Mapping):

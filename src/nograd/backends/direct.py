@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,8 +25,9 @@ from nograd.runtime.interrupts import is_interrupt
 
 if TYPE_CHECKING:
     from nograd.backends.modules import ModuleBackend
+    from nograd.core.tensors import Array, Batch, Signature
 
-__all__ = ["Direct"]
+__all__ = ["Direct", "KnownLayouts"]
 
 MAX_LAYOUTS = 1024
 
@@ -172,6 +174,49 @@ class Direct:
 
     def _named(self, inputs: Any) -> Mapping[str, Tensor]:
         return {self._call.names[0]: inputs} if type(inputs) is Tensor else inputs
+
+
+class KnownLayouts:
+    """Tensors of layouts that were checked before, as arrays of the caller's memory, without another check of the layout.
+
+    Args:
+        signature: what the layouts were checked against.
+    """
+
+    def __init__(self, signature: Signature) -> None:
+        self.signature = signature
+        self._name = signature.inputs[0].name
+        self._layouts: set[Layout] = set()
+
+    def arrays(self, inputs: Any) -> Batch | None:
+        """Return the inputs as arrays by name; None if the layout is not known. Limits of values are not checked."""
+        named = {self._name: inputs} if type(inputs) is Tensor else inputs
+        layout = _host_layout(named) if type(named) is dict else None
+        return {name: tensor.numpy() for name, tensor in named.items()} if layout in self._layouts else None
+
+    def note(self, inputs: Any, checked: Batch) -> None:
+        """Remember the layout of inputs, if the check returned arrays of the same memory, without a default or a cast."""
+        named = {self._name: inputs} if type(inputs) is Tensor else inputs
+        layout = _host_layout(named) if type(named) is dict else None
+        if layout is None or named.keys() != checked.keys() or len(self._layouts) >= MAX_LAYOUTS:
+            return
+        if all(tensor.dtype is not torch.bfloat16 and _is_same(tensor, checked[name]) for name, tensor in named.items()):
+            self._layouts.add(layout)
+
+
+def _host_layout(inputs: Mapping[str, Any]) -> Layout | None:
+    """Return names, shapes and dtypes of tensors whose memory numpy can share; None if one of them is not such a tensor."""
+    found: list[Any] = []
+    for name, tensor in inputs.items():
+        if type(tensor) is not Tensor or not tensor.is_cpu or tensor.requires_grad or not tensor.is_contiguous():
+            return None
+        found += (name, tensor.shape, tensor.dtype)
+    return tuple(found)
+
+
+def _is_same(tensor: Tensor, array: Array) -> bool:
+    shared = tensor.numpy()
+    return shared.dtype == array.dtype and shared.shape == array.shape and np.shares_memory(shared, array)
 
 
 def _layout(inputs: Mapping[str, Tensor]) -> Layout:

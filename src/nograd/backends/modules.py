@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ from nograd.backends.changes import Watch
 from nograd.core.inputs import is_tensor
 from nograd.core.module import Call, EvalMode, module_device, problem_type, row_fault
 from nograd.core.structure import Restore, flatten, left_out
-from nograd.core.tensors import Array, Batch, Signature
+from nograd.core.tensors import Array, Batch, Signature, dtype_name
 from nograd.errors import ConfigError, InputSizeError, ModelError, UnsupportedError
 from nograd.runtime.fingerprint import Fingerprint, of_value
 from nograd.runtime.interrupts import is_interrupt
@@ -92,6 +93,7 @@ class ModuleBackend(TorchBackend):
 
         self._device = device or module_device(model)
         self.device = str(self._device)
+        self._is_on_cpu = self._device.type == "cpu"
         self._has_gradients = has_gradients
         self._local = threading.local()
         self._file = file
@@ -129,22 +131,36 @@ class ModuleBackend(TorchBackend):
     def forward_each(self, batches: Iterable[Mapping[str, Tensor]]) -> Sequence[Mapping[str, Tensor]]:
         if getattr(self._local, "gradients", False):
             return super().forward_each(batches)
-        with self._threads(), torch.inference_mode(), self.eval_mode():  # entered once: it costs as much as a small model
-            found = [self._run_to_cpu(tensors) for tensors in batches]
+        with self._threads(), torch.inference_mode(), self.eval_mode(), self._watched():  # once: as dear as a small model
+            found = list(map(self._run_to_cpu, batches))
         return [{name: leaf.clone() if leaf.is_inference() else leaf for name, leaf in leaves.items()} for leaves in found]
 
     def _run_to_cpu(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        leaves = self._run({name: tensor.to(self._device) for name, tensor in tensors.items()})
+        if not self._is_on_cpu or not all(map(_is_on_cpu, tensors.values())):
+            tensors = {name: tensor.to(self._device) for name, tensor in tensors.items()}
+        leaves = self._outputs(tensors)
         return {name: leaf.cpu() for name, leaf in leaves.items()}
 
+    def _watched(self) -> AbstractContextManager[None]:
+        """Within this context the module runs, and its own notes are not taken for changes."""
+        return nullcontext() if self._known is None else self._known[0].running()
+
     def _run(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        with self._watched():
+            return self._outputs(tensors)
+
+    def _outputs(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         try:
-            with self._known[0].running() if self._known is not None else nullcontext():
-                output = self.call(self.model, tensors)
+            output = self.call(self.model, tensors)
         except BaseException as error:  # a model may raise anything: the caller gets it as the cause
             if is_interrupt(error):
                 raise
             raise self.model_error(error, tensors) from error
+        if type(output) is torch.Tensor and self._is_examined and self._restore is not None:
+            leaves = {"output": output}
+            if self.signature.outputs and (not output.ndim or len(output) != len(next(iter(tensors.values())))):
+                self.check_rows(leaves, tensors)
+            return self.call.owned(leaves)
         leaves, restore = flatten(output, is_tensor)
         if not self._is_examined:
             self._is_examined = True
@@ -274,8 +290,11 @@ def _message_of(error: BaseException) -> str:
     return str(error).split("\nException raised from")[0]
 
 
+_is_on_cpu = attrgetter("is_cpu")
+
+
 def _from_host(array: Array) -> Tensor:
-    if array.dtype.name == "bfloat16":
+    if dtype_name(array.dtype) == "bfloat16":
         return torch.from_numpy(array.view("int16").copy()).view(torch.bfloat16)
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 

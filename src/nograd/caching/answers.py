@@ -65,6 +65,8 @@ class Answers:
         self._clock = clock
         self._worth = Worth() if isinstance(cache, MemoryCache) else None
         self._row_s = self._lookup_s = 0.0
+        self._signature: Signature | None = None
+        self._has_keys = False
         self._cache = cache
         self._is_foreign = not isinstance(cache, MemoryCache)
         self._keys = keys
@@ -83,7 +85,9 @@ class Answers:
             run: runs what is not there, together.
             signature: of the model.
         """
-        if why_not(signature):
+        if self._signature is not signature:
+            self._signature, self._has_keys = signature, not why_not(signature)
+        if not self._has_keys:
             return run(parts)
         worth = self._worth
         if worth is None:

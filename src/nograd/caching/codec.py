@@ -18,7 +18,7 @@ from zlib import crc32
 import ml_dtypes  # noqa: F401  registers bfloat16 with numpy
 import numpy as np
 
-from nograd.core.tensors import Array, Batch
+from nograd.core.tensors import Array, Batch, dtype_name
 from nograd.errors import UnsupportedError
 
 __all__ = ["FORMAT", "CorruptValueError", "decode", "encode", "seal", "unseal"]
@@ -44,7 +44,7 @@ def encode(arrays: Batch) -> bytes:
         UnsupportedError: an array holds text or other objects.
     """
     contents = {name: _as_stored(name, array) for name, array in arrays.items()}
-    header = _header(tuple((name, array.dtype.name, array.shape) for name, array in contents.items()))
+    header = _header(tuple((name, dtype_name(array.dtype), array.shape) for name, array in contents.items()))
     pieces: list[bytes | memoryview] = [header]
     for array in contents.values():
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data  # copied once, by the join

@@ -61,12 +61,13 @@ def by_name(inputs: Any, signature: Signature) -> dict[str, Any]:
         return dict(inputs)
     names = [spec.name for spec in signature.inputs]
     values = inputs if isinstance(inputs, tuple) else (inputs,)
-    required = sum(spec.default is None for spec in signature.inputs)
-    if not required <= len(values) <= len(names):
-        raise SignatureError(
-            f"{len(values)} inputs were given; the model takes {', '.join(map(repr, names))}: "
-            "give a tuple in this order, or a dict"
-        )
+    if len(values) != len(names):
+        required = sum(spec.default is None for spec in signature.inputs)
+        if not required <= len(values) <= len(names):
+            raise SignatureError(
+                f"{len(values)} inputs were given; the model takes {', '.join(map(repr, names))}: "
+                "give a tuple in this order, or a dict"
+            )
     return dict(zip(names, values, strict=False))
 
 

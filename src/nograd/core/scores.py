@@ -45,11 +45,11 @@ def choose_output(outputs: Mapping[str, Any], name: str | None, problem: str) ->
         raise UnsupportedError(
             "the model's problem_type is 'regression'; its output is a number, not class scores: use predict"
         )
-    given = ", ".join(map(repr, outputs))
     if name is not None and name not in outputs:
-        raise ConfigError(f"output is {name!r}; the model has the outputs {given}")
+        raise ConfigError(f"output is {name!r}; the model has the outputs {', '.join(map(repr, outputs))}")
     chosen = name or ("logits" if "logits" in outputs else next(iter(outputs)))
     if name is None and len(outputs) > 1 and chosen != "logits":
+        given = ", ".join(map(repr, outputs))
         raise SignatureError(f"the model has the outputs {given}; choose the one that holds class scores: output={chosen!r}")
     found = outputs[chosen]
     if found.ndim != 2 or "float" not in str(found.dtype):

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from nograd.backends import Backend, TorchBackend
 from nograd.batching.collate import plan, run_together
 from nograd.caching.answers import Answers
@@ -24,8 +26,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from nograd.backends.direct import Direct
+    from nograd.backends.direct import Direct, KnownLayouts
     from nograd.backends.learning import Learner
+    from nograd.caching.answers import Run
 
 __all__ = ["Calls", "as_tensors"]
 
@@ -65,6 +68,7 @@ class Calls:
         self.direct: Direct | None = None
         """The short path for tensors like those before."""
 
+        self._layouts: KnownLayouts | None = None
         self._local = threading.local()
         if isinstance(model, Backend):
             self.backend = model
@@ -145,18 +149,41 @@ class Calls:
 
     def _known_outputs(self, inputs: Any, backend: Backend) -> Mapping[str, Any]:
         """Run inputs that the backend's signature allows."""
-        if not holds_tensors(inputs):
-            return self.answered([backend.signature.check(by_name(inputs, backend.signature))])[0]
+        if type(inputs) is np.ndarray or not holds_tensors(inputs):
+            part = backend.signature.check(by_name(inputs, backend.signature))
+            return backend.run(part) if self.answers is None else self.answered([part])[0]
+        gradients = getattr(self._local, "gradients", False)
+        if self.answers is not None and not gradients and (found := self._recalled(inputs, backend)) is not None:
+            return found
         named = by_name(inputs, backend.signature)
-        if isinstance(backend, TorchBackend) and (self.answers is None or getattr(self._local, "gradients", False)):
+        if isinstance(backend, TorchBackend) and (self.answers is None or gradients):
             from nograd.core.module import check_tensors
 
             outputs = _run_tensors(backend, check_tensors(named, backend.signature))
             self._shorten(backend, inputs)
             return outputs
         origin = next(value.device for value in named.values() if is_tensor(value))
-        answered = as_tensors(self.answered([backend.signature.check(to_host(named))])[0])
+        part = backend.signature.check(to_host(named))
+        if self._layouts is not None:
+            self._layouts.note(inputs, part)
+        answered = as_tensors(self.answered([part])[0])
         return answered if origin.type == "cpu" else {name: tensor.to(origin) for name, tensor in answered.items()}
+
+    def _recalled(self, inputs: Any, backend: Backend) -> Mapping[str, Any] | None:
+        """Return outputs of tensors whose layout was checked before, from the cache if possible; None for other inputs.
+
+        Values need a check only if they are not in the cache, because nothing else was ever stored.
+        """
+        from nograd.backends.direct import KnownLayouts
+
+        if self._layouts is None or self._layouts.signature is not backend.signature:
+            self._layouts = KnownLayouts(backend.signature)
+        part = self._layouts.arrays(inputs)
+        return None if part is None else as_tensors(self.answered([part], self._run_checked)[0])
+
+    def _run_checked(self, parts: Sequence[Batch]) -> list[Batch]:
+        """Check parts and run them, as `run_parts`."""
+        return self.run_parts(list(map(self.known().signature.check, parts)))
 
     def _shorten(self, backend: Backend, inputs: Any) -> None:
         """Let the next call with inputs like these take the short path."""
@@ -171,11 +198,17 @@ class Calls:
             self.direct = Direct(backend)
         self.direct.note(inputs)
 
-    def answered(self, parts: Sequence[Batch]) -> list[Batch]:
-        """Return the outputs of each checked part: run, or found in the cache."""
+    def answered(self, parts: Sequence[Batch], run: Run | None = None) -> list[Batch]:
+        """Return the outputs of each part: run, or found in the cache.
+
+        Args:
+            parts: checked, or such that `run` checks them.
+            run: returns the outputs of parts; default: `run_parts`.
+        """
+        run = self.run_parts if run is None else run
         if self.answers is None or (self.learner is not None and self.learner.failure):
-            return self.run_parts(parts)
-        return list(self.answers.of(parts, self.run_parts, self.known().signature))
+            return list(run(parts))
+        return list(self.answers.of(parts, run, self.known().signature))
 
     def run_parts(self, parts: Sequence[Batch]) -> list[Batch]:
         """Run checked parts, those of like length together; return the outputs of each."""

@@ -21,6 +21,7 @@ class MeanPooled(nn.Module):
 
     def __init__(self, encoder: nn.Module, *, normalize: bool = False) -> None:
         super().__init__()
+        self.training = encoder.training
         self.encoder = encoder
         self.normalize = normalize
 

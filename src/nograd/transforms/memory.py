@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from functools import partial, update_wrapper
 from math import inf
 from typing import Any, TypeAlias
 
@@ -21,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nograd.backends import Backend
 from nograd.backends.exporting import check_module
-from nograd.core.module import problem_type
+from nograd.core.module import own_signature, problem_type
 from nograd.core.tensors import Batch, join_arrays, num_rows, split
 from nograd.errors import ConfigError, ModelError, UnsupportedError
 from nograd.runtime.fingerprint import Fingerprint
@@ -34,7 +33,6 @@ __all__ = [
     "find_layers",
     "is_recording",
     "mirror",
-    "own_signature",
     "peak_bytes",
 ]
 
@@ -83,6 +81,7 @@ class MemoryEfficientModel(nn.Module):
                 f"name its layers: {_some(name for name, _ in model.named_modules() if name)}"
             )
         check_copyable(model, self.layers)
+        self.training = model.training
         self.model = model
         self.register_load_state_dict_pre_hook(_prefix_keys)  # type: ignore[no-untyped-call]
 
@@ -109,17 +108,13 @@ class MemoryEfficientModel(nn.Module):
         return f"layers={self.layers}"
 
 
-def own_signature(run: Callable[..., Any], model: nn.Module) -> Callable[..., Any]:
-    """Return `run` with the signature of the model's `forward`, from which others read the names of its inputs."""
-    return update_wrapper(partial(run), model.forward)
-
-
 def is_recording(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """True where a call would record gradients, of an input or of a parameter."""
     if not torch.is_grad_enabled():
         return False
-    given = (leaf for leaf in tree_leaves((args, dict(kwargs))) if isinstance(leaf, torch.Tensor))
-    return any(tensor.requires_grad for tensor in (*model.parameters(), *given))
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        return True
+    return any(leaf.requires_grad for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor))
 
 
 def _prefix_keys(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) -> None:
@@ -156,11 +151,8 @@ class _Twice:
         training = self._modes.get(module, module.training)
         if not training:
             return {"training": False}
-        buffers = {name: getattr(module, name) for name, _ in module.named_buffers(recurse=False)}
-        return {
-            "training": True,
-            "_buffers": {**module.__dict__["_buffers"], **{name: buffer.clone() for name, buffer in buffers.items()}},
-        }
+        buffers: dict[str, torch.Tensor | None] = module.__dict__["_buffers"]
+        return {"training": True, "_buffers": {name: each if each is None else each.clone() for name, each in buffers.items()}}
 
 
 def _shallow(module: nn.Module, **changes: Any) -> nn.Module:

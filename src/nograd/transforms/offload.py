@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nograd.backends.modules import resolve_device
-from nograd.core.module import module_device, problem_type
+from nograd.core.module import module_device, own_signature, problem_type
 from nograd.errors import ConfigError, UnsupportedError
-from nograd.transforms.memory import check_copyable, find_layers, is_recording, mirror, own_signature
+from nograd.transforms.memory import check_copyable, find_layers, is_recording, mirror
 
 __all__ = ["OffloadedModel", "offload"]
 

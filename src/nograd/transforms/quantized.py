@@ -6,12 +6,12 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial, update_wrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
+from nograd.core.module import own_signature
 from nograd.core.parity import ParityReport
 from nograd.errors import ConfigError
 from nograd.runtime.fingerprint import Fingerprint, of_value
@@ -219,7 +219,7 @@ class QuantizedModel(nn.Module):
     @property
     def forward(self) -> Callable[..., Any]:  # type: ignore[override]
         """The model's `forward`, with its parameters."""
-        return update_wrapper(partial(self._run), self.model.forward)
+        return own_signature(self._run, self.model)
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         if self._first_call is not None:

@@ -189,11 +189,11 @@ class OnnxBackend(Backend):
         return dict(zip(self._outputs, map(_as_float32, arrays), strict=True))
 
     def _run(self, batch: Batch) -> Batch:
-        outputs = self._call(batch)
+        outputs, rows = self._call(batch), num_rows(batch)
         for name, array in outputs.items():
-            if array.ndim == 0 or len(array) != num_rows(batch):
+            if array.ndim == 0 or len(array) != rows:
                 raise ModelError(
-                    f"output {name!r} is {array.dtype.name} {list(array.shape)} for {num_rows(batch)} rows; "
+                    f"output {name!r} is {array.dtype.name} {list(array.shape)} for {rows} rows; "
                     "every output must be [rows, ...]"
                 )
         return outputs
