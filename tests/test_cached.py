@@ -576,3 +576,46 @@ def test_pooling_says_what_it_takes() -> None:
     ids = torch.ones(2, 3, dtype=torch.int64)
     with pytest.raises(TypeError, match=r"the encoder returned Tensor; it must return vectors \[rows, tokens, size\]"):
         MeanPooled(Pooled())(ids, ids)
+
+
+class Lookup(nn.Module):
+    """An embedding, whose ids have limits, times a mask of another dtype."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(10, 4)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = (self.table(ids) * mask.unsqueeze(-1)).sum(1)
+        return found
+
+
+def test_tensors_of_a_known_layout_are_recognised_in_any_order_and_checked_if_they_are_new() -> None:
+    model = Lookup().eval()
+    ids, mask = torch.tensor([[1, 2, 3]]), torch.ones(1, 3)
+    predictor = CachedPredictor(model, "cpu", sample={"ids": torch.tensor([[4, 5], [6, 7]]), "mask": torch.ones(2, 2)})
+    right = model(ids, mask).detach()
+    for inputs in ({"ids": ids, "mask": mask}, {"ids": ids.clone(), "mask": mask}, {"mask": mask, "ids": ids}):
+        answer = predictor.predict(inputs)
+        assert torch.equal(answer, right)
+        answer.zero_()
+    assert (predictor.cache.statistics().hits, predictor.cache.statistics().misses) == (2, 1)
+    with pytest.raises(SignatureError, match="input 'ids' holds 12; the model takes 0 to 9"):
+        predictor.predict({"ids": torch.tensor([[1, 2, 12]]), "mask": mask})
+    with pytest.raises(SignatureError, match="input 'ids' holds -1; the model takes 0 to 9"):
+        predictor.predict({"ids": torch.tensor([[1, 2, 3], [1, 2, -1]]), "mask": mask.repeat(2, 1)})
+
+
+@pytest.mark.parametrize("kind", ["strided", "recording", "bfloat16", "rows", "double"])
+def test_tensors_that_numpy_cannot_share_as_they_are_have_the_models_answer(kind: str) -> None:
+    model = nn.Linear(6, 3).eval()
+    x = torch.randn(1, 6)
+    given = {
+        "strided": torch.randn(6, 1).t(), "recording": torch.randn(1, 6, requires_grad=True), "bfloat16": x.bfloat16(),
+        "rows": torch.randn(5, 6), "double": x.double(),
+    }[kind]  # fmt: skip
+    predictor = CachedPredictor(model, "cpu")
+    predictor.predict(x)
+    for _ in range(3):
+        assert torch.equal(predictor.predict(given), model(given.float().contiguous()).detach())
+    assert predictor.cache.statistics().hits >= 2

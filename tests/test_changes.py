@@ -167,6 +167,31 @@ def test_buffers_of_any_kind_can_be_watched(tensor: torch.Tensor) -> None:
     assert watch.changed()
 
 
+def a_first_buffer(model: Model) -> None:
+    model.extra.register_buffer("mean", torch.zeros(2))
+
+
+def a_deleted_setting(model: Model) -> None:
+    del model.temperature
+
+
+def another_setting_of_equal_value(model: Model) -> None:
+    model.settings["factor"] = True
+
+
+def other_memory(model: Model) -> None:
+    model.linear.weight.data = model.linear.weight.data.clone()
+
+
+@pytest.mark.parametrize("change", [a_first_buffer, a_deleted_setting, another_setting_of_equal_value, other_memory])
+def test_a_change_of_what_a_module_holds_is_noticed(change: Callable[[Model], None]) -> None:
+    model = Model()
+    watch = Watch(model)
+    assert not watch.changed()
+    change(model)
+    assert watch.changed()
+
+
 def test_threads_that_ask_first_all_get_the_same_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Fingerprint] = []
     everybody = threading.Barrier(4)

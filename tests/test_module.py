@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import weakref
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from nograd import Signature, TensorSpec
-from nograd.core.module import Call, EvalMode, check_tensors, floating_dtype, module_device, to_tensors
+from nograd.core.module import (
+    Call,
+    EvalMode,
+    check_tensors,
+    floating_dtype,
+    module_device,
+    own_signature,
+    problem_type,
+    to_tensors,
+)
 from nograd.errors import SignatureError
 
 T = torch.ones(1, 2)
@@ -203,3 +214,40 @@ def test_a_module_that_nobody_runs_any_more_is_not_kept_alive() -> None:
     gc.collect()
 
     assert gone() is None
+
+
+@pytest.mark.parametrize("model", [Two(), Open(), nn.Linear(2, 1)])
+def test_a_wrapper_has_the_signature_and_the_attributes_of_forward(model: nn.Module) -> None:
+    wrapped = own_signature(lambda *args, **kwargs: (args, kwargs), model)
+    assert inspect.signature(wrapped) == inspect.signature(model.forward)
+    assert (wrapped.__name__, inspect.unwrap(wrapped)) == ("forward", model.forward)
+    assert wrapped(1, y=2) == ((1,), {"y": 2})
+    assert not hasattr(wrapped, "_torchdynamo_orig_callable")
+
+
+class Delegating(nn.Module):
+    """Attributes that it does not have are the inner module's, as those of peft's models are."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner"), name)
+
+
+class OfClass(nn.Module):
+    config = SimpleNamespace(problem_type="regression")
+
+
+def test_the_problem_type_is_found_wherever_a_module_has_it() -> None:
+    assert problem_type(nn.Linear(2, 1)) == ""
+    assert problem_type(OfClass()) == problem_type(Delegating(OfClass())) == "regression"
+    configured = nn.Linear(2, 1)
+    configured.config = SimpleNamespace(problem_type="multi_label_classification")  # type: ignore[assignment]
+    assert problem_type(configured) == problem_type(Delegating(configured)) == "multi_label_classification"
+    configured.problem_type = "regression"  # type: ignore[assignment]
+    assert problem_type(configured) == "regression"

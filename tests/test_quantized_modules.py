@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from torch.utils.data import DataLoader, TensorDataset
 import nograd
 from nograd.core.parity import Tolerance
 from nograd.errors import ConfigError, ExportError, UnsupportedError
+from nograd.transforms import measuring
 from nograd.transforms.int8_layers import Int8Linear, StoredInt8, largest_level, quantized_layer
 from nograd.transforms.measuring import ENGINES, Inputs, row_effect
 from nograd.transforms.onnx_module import OnnxModule
+from nograd.transforms.replacing import linear_layers
 from tests.kinds_of_model import MODELS, assert_equal, call, make_inputs, make_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:8-bit integers take")  # tiny models may be slower; this says so
@@ -92,6 +95,27 @@ def test_the_faster_kernel_is_chosen_and_the_other_one_is_in_the_report() -> Non
     assert made.report.measured_on == "the sample"
     assert made.report.speedup == 1
     assert [each.reason for each in made.report.engines] in (["", "another was faster"], [""])
+
+
+def test_each_layer_has_the_kernel_that_is_faster_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)).eval()
+    wide, narrow = {"products": 1.0, "weights": 2.0}, {"products": 2.0, "weights": 1.0}
+    totals = {"float": 3.0, "products": 3.0, "weights": 3.0, "mixed": 2.0}
+
+    def seconds(runs: Mapping[str, Any], _: Any) -> dict[str, float]:
+        layer = getattr(runs.get("products"), "func", None)
+        if "float" in runs or layer is None:
+            return {name: totals[name] for name in runs}
+        return wide if layer.__self__.out_features == 64 else narrow
+
+    monkeypatch.setattr(measuring, "largest_level", lambda: 127)
+    monkeypatch.setattr(measuring, "fastest_s", seconds)
+    made = nograd.quantize_dynamic(model, {nn.Linear}, sample=torch.randn(8, 64))
+
+    assert [layer.kernel for layer in linear_layers(made).values()] == ["products", "weights"]
+    assert made.report.engine == ENGINES["mixed"]
+    assert [each.seconds for each in made.report.engines] == [3.0, 3.0, 2.0]
+    assert made.report.rows_are_independent
 
 
 class Outlier(nn.Module):
