@@ -125,21 +125,33 @@ class ModuleBackend(TorchBackend):
     def forward(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         recording = getattr(self._local, "gradients", False)
         with self._threads(), torch.inference_mode(not recording), torch.set_grad_enabled(recording), self.eval_mode():
-            leaves = self._run({name: tensor.to(self._device) for name, tensor in tensors.items()})
+            leaves = self._run(self._moved(tensors))
         return leaves if recording else {name: leaf.clone() if leaf.is_inference() else leaf for name, leaf in leaves.items()}
 
     def forward_each(self, batches: Iterable[Mapping[str, Tensor]]) -> Sequence[Mapping[str, Tensor]]:
         if getattr(self._local, "gradients", False):
             return super().forward_each(batches)
         with self._threads(), torch.inference_mode(), self.eval_mode(), self._watched():  # once: as dear as a small model
-            found = list(map(self._run_to_cpu, batches))
+            found = self._run_each(batches)
         return [{name: leaf.clone() if leaf.is_inference() else leaf for name, leaf in leaves.items()} for leaves in found]
 
-    def _run_to_cpu(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        if not self._is_on_cpu or not all(map(_is_on_cpu, tensors.values())):
-            tensors = {name: tensor.to(self._device) for name, tensor in tensors.items()}
-        leaves = self._outputs(tensors)
-        return {name: leaf.cpu() for name, leaf in leaves.items()}
+    def _run_each(self, batches: Iterable[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """Run batches; single tensors that the model owns no more are examined after all runs, which evict code from caches."""
+        found: list[Any] = []
+        rows: list[int] = []
+        may_wait = self._is_on_cpu and not self.call.copies
+        for tensors in batches:
+            output = self._called(tensors if may_wait and all(map(_is_on_cpu, tensors.values())) else self._moved(tensors))
+            rows.append(_num_rows(tensors))
+            found.append(output if may_wait and type(output) is torch.Tensor else self._leaves_on_cpu(output, rows[-1]))
+        outputs = zip(found, rows, strict=True)
+        return [self._leaves_on_cpu(each, count) if type(each) is torch.Tensor else each for each, count in outputs]
+
+    def _leaves_on_cpu(self, output: Any, rows: int) -> dict[str, Tensor]:
+        return {name: leaf.cpu() for name, leaf in self._leaves(output, rows).items()}
+
+    def _moved(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return {name: tensor.to(self._device) for name, tensor in tensors.items()}
 
     def _watched(self) -> AbstractContextManager[None]:
         """Within this context the module runs, and its own notes are not taken for changes."""
@@ -147,28 +159,27 @@ class ModuleBackend(TorchBackend):
 
     def _run(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with self._watched():
-            return self._outputs(tensors)
+            output = self._called(tensors)
+        return self._leaves(output, _num_rows(tensors))
 
-    def _outputs(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _called(self, tensors: Mapping[str, Tensor]) -> Any:
         try:
-            output = self.call(self.model, tensors)
+            return self.call(self.model, tensors)
         except BaseException as error:  # a model may raise anything: the caller gets it as the cause
             if is_interrupt(error):
                 raise
             raise self.model_error(error, tensors) from error
-        if type(output) is torch.Tensor and self._is_examined and self._restore is not None:
-            leaves = {"output": output}
-            if self.signature.outputs and (not output.ndim or len(output) != len(next(iter(tensors.values())))):
-                self.check_rows(leaves, tensors)
-            return self.call.owned(leaves)
+
+    def _leaves(self, output: Any, rows: int) -> dict[str, Tensor]:
+        """Return the outputs by name, after the check of their rows."""
         leaves, restore = flatten(output, is_tensor)
         if not self._is_examined:
             self._is_examined = True
             _warn_of_left_out(output)
         if self._restore is None:
             self._restore = restore
-        if self.signature.outputs:
-            self.check_rows(leaves, tensors)
+        if self.signature.outputs and (fault := row_fault(leaves, rows)):
+            raise ModelError(fault)
         return self.call.owned(leaves)
 
     def model_error(self, error: BaseException, tensors: Mapping[str, Tensor]) -> ModelError:
@@ -188,7 +199,7 @@ class ModuleBackend(TorchBackend):
 
     def check_rows(self, leaves: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
         """Raise ModelError if an output does not have the rows of the inputs."""
-        if fault := row_fault(leaves, len(next(iter(tensors.values())))):
+        if fault := row_fault(leaves, _num_rows(tensors)):
             raise ModelError(fault)
 
     @property
@@ -291,6 +302,10 @@ def _message_of(error: BaseException) -> str:
 
 
 _is_on_cpu = attrgetter("is_cpu")
+
+
+def _num_rows(tensors: Mapping[str, Tensor]) -> int:
+    return next(iter(tensors.values())).shape[0]
 
 
 def _from_host(array: Array) -> Tensor:
