@@ -215,14 +215,16 @@ class ModuleBackend(TorchBackend):
                 return {name: _to_host(leaf) for name, leaf in leaves.items()}
             return self._run_on_stream(batch, stream)
 
+    def _threads(self) -> AbstractContextManager[None]:
+        """Compute with the requested threads, and leave the calling thread's setting as it was: OpenMP keeps one for each."""
+        if self._num_threads is None or self._num_threads == torch.get_num_threads():
+            return nullcontext()
+        return self._with_threads(self._num_threads)
+
     @contextmanager
-    def _threads(self) -> Iterator[None]:
-        """Compute with the threads asked for, and leave the calling thread's setting as it was: OpenMP keeps one for each."""
+    def _with_threads(self, count: int) -> Iterator[None]:
         before = torch.get_num_threads()
-        if self._num_threads is None or self._num_threads == before:
-            yield
-            return
-        torch.set_num_threads(self._num_threads)
+        torch.set_num_threads(count)
         try:
             yield
         finally:
