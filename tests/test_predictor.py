@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import threading
 import warnings
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 import nograd
 from nograd import Backend, Predictor, Signature, TensorSpec
 from nograd.core.manifest import Manifest
+from nograd.core.module import Call
 from nograd.errors import ConfigError, ItemError, ModelError, SignatureError, UnsupportedError
 from tests.torch_models import Returns
 from tests.waiting import HANG_S
@@ -492,6 +494,35 @@ def test_an_exported_file_says_what_its_outputs_mean(tmp_path: Path, suffix: str
     found = Predictor(open_file(path, trusted=True)).predict_proba(x.numpy())
 
     np.testing.assert_allclose(found, model(x)["logits"].sigmoid().detach().numpy(), atol=1e-5)
+
+
+def test_a_bundle_says_what_its_outputs_mean(tmp_path: Path) -> None:
+    from nograd.bundle import ExportedFile, Settings, write_bundle
+
+    model, x = Classifier("multi_label_classification").eval(), torch.randn(2, 3)
+    file = nograd.export_to_onnx(model, x, tmp_path / "model.onnx").path
+    exported = nograd.ONNXPredictor(file)
+    settings = Settings(name="tiny", backend="onnx")
+    write_bundle(tmp_path / "bundle", model=ExportedFile(file), signature=exported.signature, settings=settings)
+
+    found = nograd.load(str(tmp_path / "bundle"))
+
+    scores = model(x)["logits"].detach().numpy()
+    np.testing.assert_allclose(found.predict_proba(x.numpy()), 1 / (1 + np.exp(-scores)), atol=1e-5)
+    np.testing.assert_array_equal(found.predict_class(x.numpy()), scores > 0)
+
+
+def test_a_module_over_a_graph_has_the_problem_type_of_its_model(tmp_path: Path) -> None:
+    from nograd.transforms.onnx_module import OnnxModule
+
+    model, x = Classifier("multi_label_classification").eval(), torch.randn(4, 3)
+    file = nograd.export_to_onnx(model, x, tmp_path / "model.onnx").path
+    module = OnnxModule(file.read_bytes(), Call(("x",), "positional"))
+    again = pickle.loads(pickle.dumps(module))
+
+    for each in (module, again):
+        found = Predictor(each, "cpu").predict_proba(x)
+        torch.testing.assert_close(found, model(x)["logits"].sigmoid().detach(), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["compiled", "memory-efficient", "splitting"])
