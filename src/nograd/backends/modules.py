@@ -217,14 +217,14 @@ class ModuleBackend(TorchBackend):
 
     def _threads(self) -> AbstractContextManager[None]:
         """Compute with the requested threads, and leave the calling thread's setting as it was: OpenMP keeps one for each."""
-        if self._num_threads is None or self._num_threads == torch.get_num_threads():
+        before = torch.get_num_threads()  # the first use in a thread takes over torch's setting; without it, all cores compute
+        if self._num_threads in (None, before):
             return nullcontext()
-        return self._with_threads(self._num_threads)
+        return self._with_threads(before)
 
     @contextmanager
-    def _with_threads(self, count: int) -> Iterator[None]:
-        before = torch.get_num_threads()
-        torch.set_num_threads(count)
+    def _with_threads(self, before: int) -> Iterator[None]:
+        torch.set_num_threads(self.num_threads)
         try:
             yield
         finally:
