@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from nograd.backends.timing import fastest
 from nograd.core.inputs import is_tensor
 from nograd.core.module import EvalMode
 from nograd.core.parity import ParityReport, Tolerance, compare
@@ -118,12 +119,13 @@ class FirstCall:
             reports = {name: self._compared(made, choice, inputs, expected) for name, choice in choices.items()}
         seconds = self._timed(made, choices, inputs)
         passing = [name for name, found in reports.items() if found.passed] or list(reports)
-        best = min(passing, key=lambda name: seconds[name])
+        preferred = "weights" if "weights" in passing else passing[0]
+        best = fastest({name: seconds[name].share for name in passing}, preferred)
         use_kernels(made, choices[best])
-        engines = tuple(Engine(ENGINES[name], seconds[name], _reason(reports[name], is_best=name == best)) for name in reports)
+        engines = tuple(Engine(ENGINES[name], seconds[name].own_s, _reason(reports[name], name, best)) for name in reports)
         return made, replace(
-            report, engine=ENGINES[best], measured_on=self.measured_on, parity=reports[best], float_s=seconds["float"],
-            seconds=seconds[best], kept_float=kept, engines=engines, num_bytes=num_bytes(made),
+            report, engine=ENGINES[best], measured_on=self.measured_on, parity=reports[best], float_s=seconds[best].float_s,
+            seconds=seconds[best].own_s, kept_float=kept, engines=engines, num_bytes=num_bytes(made),
             row_effect=row_effect(made, inputs), float_row_effect=row_effect(self._float, inputs),
         )  # fmt: skip
 
@@ -142,20 +144,21 @@ class FirstCall:
 
     def _faster_kernel(self, layer: Int8Linear, x: Tensor) -> Kernel:
         """Return the kernel that is faster for a layer's input."""
-        runs: dict[Kernel, Callable[[], object]] = {kernel: partial(layer.run, x, kernel) for kernel in ("products", "weights")}
-        seconds = fastest_s(runs, self._clock)
-        return min(runs, key=lambda kernel: seconds[kernel])
+        runs = {kernel: partial(layer.run, x, kernel) for kernel in ("products", "weights")}
+        return "products" if fastest(fastest_s(runs, self._clock), "weights") == "products" else "weights"
 
     def _compared(self, made: nn.Module, choice: Mapping[str, Kernel], inputs: Inputs, expected: Batch) -> ParityReport:
         use_kernels(made, choice)
         return compare([expected], [inputs.answers(made)], tolerance=self._tolerance)
 
-    def _timed(self, made: nn.Module, choices: Mapping[str, Mapping[str, Kernel]], inputs: Inputs) -> dict[str, float]:
+    def _timed(self, made: nn.Module, choices: Mapping[str, Mapping[str, Kernel]], inputs: Inputs) -> dict[str, _Timed]:
         """The kernels are set before the clock starts: what is computed once is not measured."""
-        found: dict[str, float] = {}
+        found: dict[str, _Timed] = {}
         for name, choice in choices.items():
             use_kernels(made, choice)
-            found |= fastest_s({"float": partial(inputs.run, self._float), name: partial(inputs.run, made)}, self._clock)
+            runs = {"float": partial(inputs.run, self._float), name: partial(inputs.run, made)}
+            seconds = fastest_s(runs, self._clock)
+            found[name] = _Timed(seconds[name], seconds["float"])
         return found
 
     def _with_float_layers(self, made: nn.Module, inputs: Inputs, expected: Batch) -> tuple[nn.Module, tuple[str, ...]]:
@@ -223,8 +226,24 @@ def _first_inputs(made: nn.Module, layers: Mapping[str, Int8Linear], inputs: Inp
     return {name: (layer, seen[layer]) for name, layer in layers.items() if layer in seen}
 
 
-def _reason(report: ParityReport, *, is_best: bool) -> str:
-    return "; ".join(report.failures) or ("" if is_best else "another was faster")
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """Seconds of one run, and of a run of the float model in turn with it."""
+
+    own_s: float
+    float_s: float
+
+    @property
+    def share(self) -> float:
+        """The share of the float model's time, by which choices are compared that were not measured in turn."""
+        return self.own_s / self.float_s if self.float_s else 1.0
+
+
+def _reason(report: ParityReport, name: str, best: str) -> str:
+    """Return why a choice was not taken: float32 computation stays unless another choice is clearly faster."""
+    if report.failures or name == best:
+        return "; ".join(report.failures)
+    return "it is not clearly faster than float32" if best == "weights" else "another was faster"
 
 
 def _versions(model: nn.Module) -> list[tuple[int, int]]:
