@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nograd.backends import Backend
+from nograd.backends.coupling import accept_coupling
 from nograd.backends.timing import fastest, in_turn_s
 from nograd.core.inputs import each_item, to_host
 from nograd.core.model_kinds import check_module
@@ -51,6 +52,7 @@ class ONNXPredictor(Predictor):
         num_threads: threads per run; default: the processors, shared among the lanes.
         preprocess: as for `Predictor`; `postprocess` likewise.
         sample: inputs that the model can run. They determine how rows may be batched if the file does not record it.
+        accept_coupled_rows: batch rows that influence each other, as in dynamic 8-bit files; default: run them alone.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
@@ -68,6 +70,7 @@ class ONNXPredictor(Predictor):
         preprocess: Callable[[Any], Any] | None = None,
         postprocess: Callable[[Any], Any] | None = None,
         sample: Any = None,
+        accept_coupled_rows: bool = False,
     ) -> None:
         from nograd.backends.onnx import OnnxBackend
 
@@ -84,6 +87,8 @@ class ONNXPredictor(Predictor):
                 f"CUDAExecutionProvider is not available, and the model runs on CPUExecutionProvider: {error}", stacklevel=2
             )
             backend = opened(device="cpu")
+        if accept_coupled_rows:
+            backend.signature = accept_coupling(backend.signature)
         super().__init__(backend, preprocess=preprocess, postprocess=postprocess, sample=sample)
 
 
@@ -99,6 +104,7 @@ class FP16Predictor(Predictor):
         device: as for `Predictor`.
         sample: inputs that the module can run; default: the first input.
         dtype: `float16` or `bfloat16`.
+        accept_coupled_rows: batch rows that influence each other by more than 2e-3; default: run them alone.
 
     Raises:
         ConfigError: `model` is not a module, a parameter exceeds the range of the dtype, or the device does not exist.
@@ -119,13 +125,15 @@ class FP16Predictor(Predictor):
         device: str | torch.device = "auto",
         sample: Any = None,
         dtype: HalfDtype = "float16",
+        accept_coupled_rows: bool = False,
     ) -> None:
         check_module(model, wanted="a torch.nn.Module")
         from nograd.backends.learning import Learner
         from nograd.transforms.precision import to_half
 
         device, sample = _device_and_sample(device_or_sample, device, sample)
-        learner = Learner(to_half(model, dtype), device, partial(self._measured, model, dtype))
+        build = partial(self._measured, model, dtype)
+        learner = Learner(to_half(model, dtype), device, partial(_accepted, build) if accept_coupled_rows else build)
         super().__init__(learner, sample=sample)
 
     def _measured(self, model: nn.Module, dtype: HalfDtype, half: nn.Module, samples: Sequence[Any]) -> Backend:
@@ -156,6 +164,7 @@ class LowLatencyPredictor(Predictor):
         sample: inputs that the module can run; with `preprocess`, a list of items.
         preprocess: as for `Predictor`; `postprocess` likewise.
         trusted: confirms that you know the source of a bundle with code.
+        accept_coupled_rows: batch rows that influence each other by more than the tolerance; default: run them alone.
 
     Raises:
         ConfigError: `model` is neither a module nor a bundle, a bundle is combined with a sample, a bundle is not trusted, or
@@ -173,14 +182,18 @@ class LowLatencyPredictor(Predictor):
         preprocess: Callable[[Any], Any] | None = None,
         postprocess: Callable[[Any], Any] | None = None,
         trusted: bool = False,
+        accept_coupled_rows: bool = False,
     ) -> None:
         device, sample = _device_and_sample(device_or_sample, device, sample)
         if isinstance(model, str | os.PathLike):
-            opened = _opened(model, "latency", (sample, preprocess, postprocess), device=str(device), trusted=trusted)
+            opened = _opened(
+                model, "latency", (sample, preprocess, postprocess), device=str(device), trusted=trusted,
+                accept_coupled_rows=accept_coupled_rows,
+            )  # fmt: skip
             super().__init__(**parts_of(opened))
             self.cost = opened.cost
             return
-        source = _chooser(model, device, rows=1, layouts=((1, None),))
+        source = _chooser(model, device, rows=1, layouts=((1, None),), accept_coupled_rows=accept_coupled_rows)
         super().__init__(source, preprocess=preprocess, postprocess=postprocess, sample=sample)
 
 
@@ -199,13 +212,14 @@ class HighThroughputPredictor(Predictor):
         sample: inputs that the module can run; with `preprocess`, a list of items.
         preprocess: as for `Predictor`; `postprocess` likewise.
         trusted: confirms that you know the source of a bundle with code.
+        accept_coupled_rows: batch rows that influence each other by more than the tolerance; default: run them alone.
 
     Raises:
         ConfigError: `model` is neither a module nor a bundle, a bundle is combined with a sample, a bundle is not trusted, or
             the device does not exist.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  as many options as LowLatencyPredictor, and batch_size
         self,
         model: nn.Module | str | os.PathLike[str],
         device_or_sample: Any = None,
@@ -217,17 +231,22 @@ class HighThroughputPredictor(Predictor):
         preprocess: Callable[[Any], Any] | None = None,
         postprocess: Callable[[Any], Any] | None = None,
         trusted: bool = False,
+        accept_coupled_rows: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
         self.batch_size = batch_size
         device, sample = _device_and_sample(device_or_sample, device, sample)
         if isinstance(model, str | os.PathLike):
-            opened = _opened(model, "throughput", (sample, preprocess, postprocess), device=str(device), trusted=trusted)
+            opened = _opened(
+                model, "throughput", (sample, preprocess, postprocess), device=str(device), trusted=trusted,
+                accept_coupled_rows=accept_coupled_rows,
+            )  # fmt: skip
             super().__init__(**parts_of(opened))
             self.cost = opened.cost
             return
-        source = _chooser(model, device, rows=batch_size, layouts=((1, None), (processors(), 1)))
+        layouts = ((1, None), (processors(), 1))
+        source = _chooser(model, device, rows=batch_size, layouts=layouts, accept_coupled_rows=accept_coupled_rows)
         super().__init__(source, preprocess=preprocess, postprocess=postprocess, sample=sample)
 
     def predict_batch(self, items: Iterable[Any]) -> list[Any]:
@@ -258,15 +277,27 @@ def _device_and_sample(second: Any, device: Any, sample: Any) -> tuple[Any, Any]
     return device, second
 
 
-def _chooser(model: Any, device: Any, *, rows: int, layouts: tuple[tuple[int, int | None], ...]) -> Learner:
+def _chooser(
+    model: Any, device: Any, *, rows: int, layouts: tuple[tuple[int, int | None], ...], accept_coupled_rows: bool
+) -> Learner:
     """Return a source that chooses the backend when inputs are known."""
     check_module(model, wanted="a torch.nn.Module, or the path of a bundle")
     from nograd.backends.learning import Learner
 
-    return Learner(model, device, partial(_best, rows=rows, layouts=layouts))
+    build = partial(_best, rows=rows, layouts=layouts)
+    return Learner(model, device, partial(_accepted, build) if accept_coupled_rows else build)
 
 
-def _opened(path: str | os.PathLike[str], goal: str, given: tuple[Any, ...], *, device: str, trusted: bool) -> Predictor:
+def _accepted(build: Callable[[nn.Module, Sequence[Any]], Backend], model: nn.Module, samples: Sequence[Any]) -> Backend:
+    """Return the backend that is built, whose user accepts that rows influence each other."""
+    backend = build(model, samples)
+    backend.signature = accept_coupling(backend.signature)
+    return backend
+
+
+def _opened(
+    path: str | os.PathLike[str], goal: str, given: tuple[Any, ...], *, device: str, trusted: bool, accept_coupled_rows: bool
+) -> Predictor:
     """Open the predictor of a bundle."""
     from nograd.bundle import Bundle
 
@@ -276,7 +307,7 @@ def _opened(path: str | os.PathLike[str], goal: str, given: tuple[Any, ...], *, 
         tuned_for = bundle.settings.goal
         if tuned_for and tuned_for != goal:
             warnings.warn(f"{os.fspath(path)} was tuned for {tuned_for}; this predictor is for {goal}", stacklevel=3)
-        return bundle.open(device=device, trusted=trusted)
+        return bundle.open(device=device, trusted=trusted, accept_coupled_rows=accept_coupled_rows)
 
 
 def _best(

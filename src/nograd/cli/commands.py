@@ -393,6 +393,13 @@ def predict(
     commit_s: Annotated[float, typer.Option(help="Seconds of work that a crash costs, about; 0 keeps every window.")] = 1.0,
     device: Annotated[str, typer.Option(help="'auto' or a torch device.")] = "auto",
     trusted: Annotated[bool, typer.Option("--trusted", help="Open a model that holds or names code: .pt2, .pt.")] = False,
+    accept_coupled_rows: Annotated[
+        bool,
+        typer.Option(
+            "--accept-coupled-rows",
+            help="Batch rows that influence each other, as in dynamic 8-bit files; default: run them alone.",
+        ),
+    ] = False,
     ray: Annotated[bool, typer.Option("--ray", help="Run on a Ray cluster: RAY_ADDRESS, or one of this machine.")] = False,
     ray_address: Annotated[str, typer.Option(help="The same, on the cluster at this address.")] = "",
     ray_actors: Annotated[int | None, typer.Option(help="Processes with --ray; default: as many as there is room.")] = None,
@@ -405,6 +412,7 @@ def predict(
     job = Job(
         model, input, output, wanted_of(map or [], keep, drop), format=format, memory_bytes=bytes_of(memory, "memory"),
         max_batch_size=max_batch_size, on_error=on_error, commit_s=commit_s, restart=restart,  # type: ignore[arg-type]  # it checks
+        accept_coupled_rows=accept_coupled_rows,
     )  # fmt: skip
     if ray or ray_address:
         from nograd.ray.command import predict_on_ray

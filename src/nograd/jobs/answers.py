@@ -41,12 +41,13 @@ def predictions_of(predictor: Predictor, outputs: Batch, fields: AnswerFields | 
     except Exception as error:  # the user's code; the user reads it next to the row
         raise RowFaultError(f"postprocess raised {type(error).__name__}: {error}") from error
     found = {str(key): _plain(value) for key, value in (answer if isinstance(answer, Mapping) else {ANSWER: answer}).items()}
-    if fields is not None:
-        try:
-            fields.check(answer)
-        except ModelError as error:
-            raise RowFaultError(str(error)) from error
-    return found
+    if fields is None:
+        return found
+    try:
+        checked = fields.check(answer)
+    except ModelError as error:
+        raise RowFaultError(str(error)) from error
+    return {name: _in_type_of(checked[name], value) for name, value in found.items()}
 
 
 def row_of(
@@ -82,6 +83,12 @@ def fields_of(predictor: Predictor, outputs: Batch) -> AnswerFields | None:
         return AnswerFields.of(to_host(next(predictor.answers(outputs))))
     except Exception:  # noqa: BLE001  the user's code; its error is reported with the row
         return None
+
+
+def _in_type_of(checked: Any, value: Any) -> Any:
+    """Return an integer in a field of floats as a float, and any other value as it is."""
+    is_float = isinstance(checked, np.ndarray | np.generic) and checked.dtype.kind == "f"
+    return float(value) if is_float and isinstance(value, int | np.integer) else value
 
 
 def _plain(value: Any) -> Any:

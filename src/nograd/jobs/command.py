@@ -86,7 +86,9 @@ def predict_command(job: Job, *, device: str, trusted: bool, over: Over | None =
     """
 
     def opened() -> Predictor:
-        return in_own_thread(lambda: load(job.model, device=device, trusted=trusted)).result()
+        return in_own_thread(
+            lambda: load(job.model, device=device, trusted=trusted, accept_coupled_rows=job.accept_coupled_rows)
+        ).result()
 
     try:
         with shown_on(sys.stderr, time.monotonic) as shown, StallWatch(STALL_S, say=shown.note) as watch:

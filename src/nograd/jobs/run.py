@@ -49,6 +49,8 @@ class Job:
     """Seconds of work that a crash may cost, about; 0 makes every window safe."""
 
     restart: bool = False
+    accept_coupled_rows: bool = False
+    """Batch rows that influence each other; False runs them alone."""
 
     def __post_init__(self) -> None:
         if self.on_error not in ("fail", "skip"):
@@ -239,6 +241,7 @@ class _Run:
             "format": job.format or "by name",
             "memory": f"{job.memory_bytes} bytes",
             "max_batch_size": f"{job.max_batch_size}",
+            **({"accept_coupled_rows": "yes"} if job.accept_coupled_rows else {}),  # as in journals of earlier versions
         }
 
     def _model(self, predictor: Predictor) -> dict[str, str]:

@@ -33,6 +33,7 @@ class Recipe:
 
     device: str = "auto"
     trusted: bool = False
+    accept_coupled_rows: bool = False
     cores: int = 1
     """Of one actor: the threads that its model computes with."""
 
@@ -52,11 +53,18 @@ class Recipe:
         os.environ.update(self.environment)
         spin_briefly(os.environ)
         bound_threads(os.environ)
-        return in_own_thread(lambda: load(self.model, device=self.device, trusted=self.trusted)).result()
+        return in_own_thread(
+            lambda: load(self.model, device=self.device, trusted=self.trusted, accept_coupled_rows=self.accept_coupled_rows)
+        ).result()
 
 
 def recipe_of(
-    model: str | os.PathLike[str], *, device: str = "auto", trusted: bool = False, cores: int | None = None
+    model: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    trusted: bool = False,
+    cores: int | None = None,
+    accept_coupled_rows: bool = False,
 ) -> Recipe:
     """Return the recipe for what a user names here.
 
@@ -64,7 +72,8 @@ def recipe_of(
         model: as `nograd.load` takes it.
         device: `auto`, or a torch device.
         trusted: for models that hold or name code.
-        cores: of one actor; None: as many as the bundle was tuned for, 1 where it is none.
+        cores: of one actor; None: as many as the bundle was tuned for, 1 for other models.
+        accept_coupled_rows: whether rows that influence each other are batched.
 
     Raises:
         ConfigError: `cores` is below 1.
@@ -72,7 +81,8 @@ def recipe_of(
     """
     name = os.fspath(model)
     cores = cores_of(name) if cores is None else cores
-    return Recipe(str(Path(name).absolute()) if Path(name).exists() else name, device, trusted, cores, carried())
+    path = str(Path(name).absolute()) if Path(name).exists() else name
+    return Recipe(path, device, trusted, accept_coupled_rows, cores, carried())
 
 
 def carried() -> dict[str, str]:

@@ -29,5 +29,6 @@ def predict_on_ray(job: Job, *, device: str, trusted: bool, actors: int | None, 
     address = address_for(address, os.environ)
     from nograd.ray.actor_pool import crew_of
 
-    with crew_of(recipe_of(job.model, device=device, trusted=trusted), actors=actors, address=address) as over:
+    recipe = recipe_of(job.model, device=device, trusted=trusted, accept_coupled_rows=job.accept_coupled_rows)
+    with crew_of(recipe, actors=actors, address=address) as over:
         return predict_command(job, device=device, trusted=trusted, over=over)

@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from nograd.errors import ConfigError, JobError, MissingExtraError
+from nograd.core.tensors import Batch
+from nograd.errors import ConfigError, ItemError, JobError, MissingExtraError
 from nograd.jobs.answers import row_of
 from nograd.jobs.arrow import ArrowRow
 from nograd.jobs.arrow_out import ArrowOutput
@@ -16,7 +17,9 @@ from nograd.jobs.outputs import OutputRow
 from nograd.jobs.records import Place, Reader, Record
 from nograd.jobs.trial import learn, takes_of
 from nograd.predictors.bulk import BatchPredictor
+from nograd.predictors.postprocessed import AnswerFields
 from nograd.ray.actors import Recipe, recipe_of
+from nograd.ray.contract import FirstFields, Settle, SharedFields, first_fields
 from nograd.ray.session import room_for
 
 try:
@@ -44,13 +47,17 @@ def map_batches(  # noqa: PLR0913  as many options as Ray's has, and fewer
     cores: int | None = None,
     device: str = "auto",
     trusted: bool = False,
+    accept_coupled_rows: bool = False,
     preserve_order: bool = True,
 ) -> ray.data.Dataset:
     """Return the data set with the model's answers as columns behind its own: what `nograd predict` writes.
 
     Each actor loads the model once. It takes windows of rows from Ray, sorts each by length, and runs it in the batches that
     the model's cost curve says are the cheapest, as BatchPredictor does. An actor that dies is started again, and its rows are
-    run again. Like every step of Ray Data, this one runs when the data set's rows are asked for.
+    run again. Like every step of Ray Data, this one runs when the rows of the data set are read.
+
+    The first answer of `postprocess` fixes keys, types and ranks of all answers, on every actor. A row with another answer is a
+    bad row.
 
     Args:
         dataset: any.
@@ -67,6 +74,7 @@ def map_batches(  # noqa: PLR0913  as many options as Ray's has, and fewer
         cores: of one actor, and the threads it computes with; None: as many as the bundle was tuned for, else 1.
         device: `auto`, or a torch device; with `cuda` each actor takes a GPU.
         trusted: for models that hold or name code.
+        accept_coupled_rows: batch rows that influence each other, as in dynamic 8-bit files; default: run them alone.
         preserve_order: whether rows stay in order.
 
     Raises:
@@ -77,15 +85,17 @@ def map_batches(  # noqa: PLR0913  as many options as Ray's has, and fewer
     for name, value in (("max_batch_size", max_batch_size), ("window_batches", window_batches), ("actors", actors)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} is {value}; it must be at least 1")
-    recipe = recipe_of(model, device=device, trusted=trusted, cores=cores)
+    recipe = recipe_of(model, device=device, trusted=trusted, cores=cores, accept_coupled_rows=accept_coupled_rows)
+    compute = _pool(actors, room_for(recipe.cores, recipe.gpus))
     made = dataset.map_batches(
         _Predicts,
         fn_constructor_kwargs={
             "recipe": recipe, "wanted": Wanted(map or {}, None if keep is None else tuple(keep), tuple(drop)),
             "skips": on_error == "skip", "max_batch_size": max_batch_size, "overhead": overhead,
+            "shared": SharedFields.create(),
         },
         batch_size=max_batch_size * window_batches, batch_format="pyarrow",
-        compute=_pool(actors, room_for(recipe.cores, recipe.gpus)),
+        compute=compute,
         num_cpus=recipe.cores, num_gpus=recipe.gpus or None,
     )  # fmt: skip
     if preserve_order:
@@ -103,27 +113,39 @@ def _pool(actors: int | None, room: int) -> Any:
 class _Predicts:
     """Lives in an actor: makes of a window of rows the rows with their answers."""
 
-    def __init__(self, recipe: Recipe, wanted: Wanted, *, skips: bool, max_batch_size: int, overhead: float | None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        wanted: Wanted,
+        *,
+        skips: bool,
+        max_batch_size: int,
+        overhead: float | None,
+        shared: SharedFields | FirstFields,
+    ) -> None:
         self._recipe, self._wanted, self._skips = recipe, wanted, skips
         self._predictor = recipe.predictor()
         self._bulk = BatchPredictor(self._predictor, max_batch_size=max_batch_size, overhead=overhead)
         self._columns: Columns | None = None
+        self._settle: Settle = shared.settle
+        self._fields: AnswerFields | None = None
 
     def __call__(self, table: Any) -> Any:
         """Return an Arrow table for an Arrow table.
 
         Raises:
             ConfigError: a column is missing, or has the name of an answer.
-            JobError: a row is bad, and rows are not skipped.
+            JobError: a row is bad, or its answer has other keys, types or ranks than the first; and rows are not skipped.
         """
         reader = _Rows(table)
         records = list(reader.read(Place()))
         columns = self._columns_of(reader, records)
         items, faults = items_of(records, columns)
-        outcomes = iter(next(self._bulk.run_windows([items])).rows)
+        answered = next(self._bulk.run_windows([items])).rows
+        fields, outcomes = self._fields_of(answered), iter(answered)
         rows = []
         for index, record in enumerate(records):
-            found = faults.get(index) or row_of(record, next(outcomes), self._predictor, columns)
+            found = faults.get(index) or row_of(record, next(outcomes), self._predictor, columns, fields)
             if isinstance(found, OutputRow):
                 rows.append(found)
             elif not self._skips:
@@ -141,6 +163,12 @@ class _Predicts:
                 check_collisions(columns, records[:1], (spec.name for spec in self._predictor.signature.outputs))
             self._columns = columns
         return self._columns
+
+    def _fields_of(self, answered: Sequence[Batch | ItemError]) -> AnswerFields | None:
+        """Return the fields of the first answer of all actors; None as long as no row of this one has an answer."""
+        if self._fields is None and (first := first_fields(self._predictor, answered)) is not None:
+            self._fields = self._settle(first)
+        return self._fields
 
     def _table(self, rows: Sequence[OutputRow], columns: Columns, table: Any) -> Any:
         import pyarrow as pa
