@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
-from nograd import FP16Predictor, HighThroughputPredictor, LowLatencyPredictor, ONNXPredictor, Predictor
+from nograd import FP16Predictor, HighThroughputPredictor, LowLatencyPredictor, ONNXPredictor, Predictor, load
 from nograd.backends.onnx.export import export_to_onnx
+from nograd.cli.commands import app
 from nograd.errors import ConfigError
+from nograd.exports import export_model
 from nograd.jobs.command import predict_command
 from nograd.jobs.run import Job
 from tests.predicting import read_jsonl, write_jsonl
@@ -30,6 +33,10 @@ class Centred(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         found: Tensor = self.same(x)
         return found - found.mean(0, keepdim=True)
+
+
+def centred() -> Predictor:
+    return Predictor(Centred(), sample=torch.rand(3, 2))
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +93,22 @@ def test_actors_of_ray_load_the_model_with_what_the_user_accepts(file: Path) -> 
     batching = [Recipe(str(file), accept_coupled_rows=accepts).predictor().signature.batching for accepts in (False, True)]
 
     assert batching == ["alone", "pad"]
+
+
+@pytest.mark.parametrize(("to", "ending"), [("onnx", ".onnx"), ("torchscript", ".pt")])
+def test_an_exported_file_declares_what_the_user_accepts(to: str, ending: str, tmp_path: Path) -> None:
+    backend = centred().backend
+    for accepts, batching in ((False, "alone"), (True, "pad")):
+        made = export_model(backend, tmp_path / f"{accepts}{ending}", to=to, accept_coupled_rows=accepts)
+        assert load(str(made.path), trusted=True).signature.batching == batching
+    assert backend.signature.batching == "alone"
+
+
+def test_nograd_export_declares_it_too(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    result = CliRunner().invoke(
+        app, ["export", "tests.test_accept_coupled_rows:centred", "--to", "onnx", "-o", str(path), "--accept-coupled-rows"]
+    )
+
+    assert result.exit_code == 0, result.output
+    assert load(str(path)).signature.batching == "pad"

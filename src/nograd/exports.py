@@ -25,7 +25,9 @@ Precision = Literal["float32", "float16", "bfloat16", "int8"]
 PRECISIONS = ("float32", "float16", "bfloat16", "int8")
 
 
-def export_model(backend: Backend, path: Path, *, to: str, precision: Precision = "float32") -> Export:
+def export_model(
+    backend: Backend, path: Path, *, to: str, precision: Precision = "float32", accept_coupled_rows: bool = False
+) -> Export:
     """Write a backend's model as a file. Return the path and the comparison with the float32 model.
 
     `int8` stores 8-bit weights and scales activations at run time. For convolutions, `nograd.quantize_static`, which needs
@@ -36,6 +38,7 @@ def export_model(backend: Backend, path: Path, *, to: str, precision: Precision 
         path: target file, with the file extension of the kind.
         to: `onnx`, `openvino`, `torchscript`, `pt2`, or the name of an installed backend.
         precision: precision of weights and activations in the file.
+        accept_coupled_rows: whether the file declares that rows may be batched although they influence each other.
 
     Raises:
         ConfigError: the kind, precision or file name is not allowed.
@@ -50,14 +53,16 @@ def export_model(backend: Backend, path: Path, *, to: str, precision: Precision 
         raise MissingExtraError("torch", "torch") from None
     if not isinstance(backend, ModuleBackend) or backend.name != "eager":
         raise UnsupportedError(f"the model runs on {backend.name!r}; an export starts from a torch module")
-    if precision == "float32":
-        return write_file(kind, backend, path)
     if precision == "int8":
-        return _in_int8(backend, path)
+        return _in_int8(backend, path, accept_coupled_rows=accept_coupled_rows)
+    source = backend.in_layout(1, None) if precision == "float32" else halved(backend, precision)
+    source.accepts_coupled_rows = accept_coupled_rows
+    if precision == "float32":
+        return write_file(kind, source, path)
     from nograd.core.parity import HALF
 
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".nograd-") as folder:
-        made = write_file(kind, halved(backend, precision), Path(folder) / path.name)
+        made = write_file(kind, source, Path(folder) / path.name)
         with open_backend(kind, made.path, LoadOptions(trusted=True)) as candidate:
             report = verified(candidate, backend, tolerance=HALF)
         for file in Path(folder).iterdir():
@@ -86,11 +91,11 @@ def _file_kinds() -> list[Kind]:
     return [kind for kind in all_kinds() if not kind.runs_module]
 
 
-def _in_int8(reference: ModuleBackend, path: Path) -> Export:
+def _in_int8(reference: ModuleBackend, path: Path, *, accept_coupled_rows: bool) -> Export:
     from nograd.backends.exporting import Export
     from nograd.transforms.quantize import quantize_dynamic
 
-    made = quantize_dynamic(reference, path=path)
+    made = quantize_dynamic(reference, path=path, accept_coupled_rows=accept_coupled_rows)
     notes = [f"{made.chosen.recipe}, {made.speedup:.2f}x the speed of float32 in ONNX Runtime"]
     if made.independence is not None:
         notes.append(f"rows are {made.independence}")

@@ -150,13 +150,14 @@ def measured_manifest(
         candidate: runs the file.
         reference: the eager backend that it was exported from.
         precision: that the file computes in; default: the module's.
-        accept_coupled_rows: whether the user accepts that rows influence each other.
+        accept_coupled_rows: whether the user accepts that rows influence each other; also if the reference says it.
     """
     manifest = manifest_of(reference)
     batches = [{name: _host(tensor) for name, tensor in sample.items()} for sample in reference.samples]
     precision = precision or precision_of(reference.model)
     found = measured_signature(candidate.run, batches, manifest.signature, precision=precision, backend=candidate.name)
-    return replace(manifest, signature=accept_coupling(found) if accept_coupled_rows else found)
+    accepts = accept_coupled_rows or reference.accepts_coupled_rows
+    return replace(manifest, signature=accept_coupling(found) if accepts else found)
 
 
 def trials(reference: ModuleBackend) -> list[Batch]:

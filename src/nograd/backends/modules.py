@@ -103,6 +103,9 @@ class ModuleBackend(TorchBackend):
         self.is_unobserved = True
         """Whether a run needs no more than eval mode: nothing records gradients or watches for changes."""
 
+        self.accepts_coupled_rows = False
+        """Whether files exported from it declare that coupled rows may be batched: the user accepts it."""
+
         self._reading = threading.Lock()
 
     def in_layout(self, lanes: int, num_threads: int | None) -> ModuleBackend:

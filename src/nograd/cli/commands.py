@@ -285,6 +285,10 @@ def export(
     to: Annotated[str, typer.Option(help="onnx, torchscript, pt2 (AOTInductor), openvino, or an installed backend.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
     precision: Annotated[str, typer.Option(help="float32, float16, bfloat16, or int8 (onnx only).")] = "float32",
+    accept_coupled_rows: Annotated[
+        bool,
+        typer.Option("--accept-coupled-rows", help="Declare in the file that rows that influence each other may be batched."),
+    ] = False,
 ) -> None:
     """Write MODEL as a file, and print how closely it agrees with the model; exit 1, writing nothing, where it does not."""
     from rich.console import Console
@@ -298,7 +302,10 @@ def export(
         predictor = in_own_thread(lambda: load(model)).result()
     try:
         with console.status(f"exporting to {to}"):
-            made = export_model(predictor.backend, output, to=to, precision=precision)  # type: ignore[arg-type]  # it checks it
+            made = export_model(
+                predictor.backend, output, to=to, precision=precision,  # type: ignore[arg-type]  # it checks it
+                accept_coupled_rows=accept_coupled_rows,
+            )  # fmt: skip
     except ExportError as error:
         if error.parity is not None:
             typer.echo(str(error.parity))
