@@ -39,7 +39,7 @@ def rss_mib() -> float:
 
 def main() -> None:
     torch.set_num_threads(1)
-    predictor = Predictor(torch.nn.Linear(16, 4), sample=torch.zeros(2, 16))
+    predictor = Predictor(torch.nn.Linear(16, 4), sample=torch.rand(2, 16))
     bulk = BatchPredictor(predictor)
     batch = {"input": np.zeros((32, 16), dtype=np.float32)}
 

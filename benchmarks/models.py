@@ -16,7 +16,7 @@ def tiny() -> Predictor:
     import torch
 
     torch.manual_seed(0)
-    return Predictor(torch.nn.Linear(16, 4), sample=torch.zeros(2, 16))
+    return Predictor(torch.nn.Linear(16, 4), sample=torch.rand(2, 16))
 
 
 def wide() -> Predictor:
@@ -26,7 +26,7 @@ def wide() -> Predictor:
 
     torch.manual_seed(0)
     layers = nn.Linear(16, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 4)
-    return Predictor(nn.Sequential(*layers), sample=torch.zeros(2, 16))
+    return Predictor(nn.Sequential(*layers), sample=torch.rand(2, 16))
 
 
 class Shift(Backend):

@@ -42,3 +42,22 @@ def test_every_file_and_target_that_the_readme_names_exists() -> None:
     targets = (ROOT / "Makefile").read_text("utf-8")
     for target in re.findall(r"make ([a-z]+)", README):
         assert re.search(rf"^{target}:", targets, re.MULTILINE), target
+
+
+PAGES = sorted(
+    [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.py"), *(ROOT / "src").rglob("*.py")]
+)
+
+
+def test_no_sample_that_users_copy_is_constant() -> None:
+    constant = re.compile(r"sample=\(?\s*(?:torch|np|numpy)\.(?:zeros|ones|full|empty)\b")
+    first_input = re.compile(r"\.predict(?:_\w+)?\((?:torch|np)\.(?:zeros|ones|full|empty)\b")
+
+    found = [
+        f"{path.relative_to(ROOT)}: {match.group()}"
+        for path in PAGES
+        for pattern in (constant, first_input)
+        for match in pattern.finditer(path.read_text("utf-8"))
+    ]
+
+    assert found == []

@@ -60,8 +60,9 @@ class CachedPredictor(Predictor):
 
     >>> import torch
     >>> predictor = CachedPredictor(torch.nn.Linear(4, 3), "cpu")
+    >>> row = torch.rand(1, 4)
     >>> for _ in range(2):
-    ...     shape = predictor.predict(torch.ones(1, 4)).shape
+    ...     shape = predictor.predict(row).shape
     >>> predictor.cache.statistics().hits
     1
 

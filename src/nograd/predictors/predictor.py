@@ -53,7 +53,7 @@ class Predictor:
 
     >>> import torch
     >>> predictor = Predictor(torch.nn.Linear(4, 3), "cpu")
-    >>> predictor.predict(torch.zeros(8, 4)).shape
+    >>> predictor.predict(torch.rand(8, 4)).shape
     torch.Size([8, 3])
 
     Args:
