@@ -18,6 +18,7 @@ from nograd.backends.modules import ModuleBackend
 from nograd.backends.torchscript import export_to_torchscript, load_torchscript
 from nograd.errors import ExportError, InputSizeError, ModelError, SignatureError
 from nograd.probing import probe
+from nograd.probing.sizes import FAR_FACTOR
 from nograd.probing.tables import CheckedIndexes
 from nograd.probing.work import Bounded, OverBudget
 from nograd.server.protocol.statuses import status_of
@@ -314,6 +315,46 @@ def test_a_refusal_for_another_reason_than_the_size_is_no_limit(model: nn.Module
     signature = probe(model.eval(), sample).signature
 
     assert (dict(signature.max_sizes), dict(signature.min_sizes)) == ({}, {})
+
+
+class Sum(nn.Module):
+    """Takes every size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1).sum(1, keepdim=True)
+
+
+class Pairs(nn.Module):
+    """Work grows with the square of the length: a long one is beyond the budget."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x[:, :, None] * x[:, None]).sum((1, 2))[:, None]
+
+
+def test_the_largest_size_that_was_answered_is_stored_if_no_limit_was_found() -> None:
+    signature = probe(Sum(), torch.rand(2, 5), torch.rand(2, 8)).signature
+
+    [(dim, tried)] = signature.tried_sizes.items()
+    assert tried == 1024
+    assert signature.describe_limits() == f"{dim}: no limit found up to 1024"
+    assert signature.describe_sizes() == ""
+
+
+def test_a_run_that_the_budget_ended_proves_nothing_of_its_size() -> None:
+    [tried] = probe(Pairs(), torch.rand(2, 1500), torch.rand(2, 1600)).signature.tried_sizes.values()
+
+    assert 1500 <= tried < FAR_FACTOR * 1500
+
+
+def test_a_dimension_with_a_limit_has_no_size_that_was_only_tried() -> None:
+    assert probe(IndexedBuffer().eval(), torch.randint(2, 50, (2, 6))).signature.tried_sizes == {}
+
+
+def test_a_file_keeps_the_size_up_to_which_no_limit_was_found(tmp_path: Path) -> None:
+    written = export_to_torchscript(Sum(), torch.rand(2, 5), tmp_path / "sum.pt")
+    read = load_torchscript(written.path, trusted=True).signature
+
+    assert read.tried_sizes == probe(Sum(), torch.rand(2, 5)).signature.tried_sizes != {}
 
 
 def test_a_limit_that_dimensions_share_is_that_of_each_with_the_others_at_their_smallest() -> None:

@@ -25,7 +25,7 @@ def _lines(bundle: Bundle) -> Iterator[str]:
     yield f"  written {settings.when} UTC by nograd {settings.nograd}; {len(bundle.files)} files, all as they were written"
     yield ""
     yield from _table_lines([("input", "", plain["preprocess"] and f"made by {plain['preprocess']}")], bundle.signature.inputs)
-    if sizes := bundle.signature.describe_sizes():
+    if sizes := bundle.signature.describe_limits():
         yield f"  sizes     {sizes}"
     yield from _table_lines([("output", "", plain["postprocess"] and f"then {plain['postprocess']}")], bundle.signature.outputs)
     yield f"  batching  {bundle.signature.batching}: {bundle.signature.reason}, at most {settings.max_batch_size} rows a run"

@@ -187,7 +187,7 @@ class Bundle:
             **{side: {spec.name: str(spec) for spec in specs} for side, specs in sides.items()},
             "batching": self.signature.batching,
             "batching_reason": self.signature.reason,
-            "size_limits": self.signature.describe_sizes(),
+            "size_limits": self.signature.describe_limits(),
             "independence": None if self.signature.independence is None else self.signature.independence.to_json(),
             "preprocess": _describe_step(self._described.preprocess),
             "postprocess": _describe_step(self._described.postprocess),

@@ -149,7 +149,7 @@ def check_lengths(subject: ModelSubject) -> Verdict:
                 failed[tried[-1]] = " ".join(str(failure).split())[:160]
                 shortest = shortest and size < own
     if not failed:
-        known = signature.describe_sizes() or "no limit is known"
+        known = signature.describe_limits() or "no limit is known"
         return passed(f"lengths of {', '.join(tried)} are answered; limits: {known}", tried=float(len(tried)))
     what, fault = next(iter(failed.items()))
     severity = info if shortest else warning

@@ -46,6 +46,7 @@ class Manifest:
             dict(signature.min_sizes),
             signature.independence,
             self.problem_type,
+            dict(signature.tried_sizes),
         )
         return msgspec.json.encode(plain).decode()
 
@@ -67,7 +68,7 @@ class Manifest:
         inputs, outputs = (tuple(map(_from_file, specs)) for specs in (plain.inputs, plain.outputs))
         signature = Signature(
             inputs, outputs, plain.batching, plain.reason, plain.max_sizes, plain.repeatable, plain.min_sizes,
-            plain.independence,
+            plain.independence, plain.tried_sizes,
         )  # fmt: skip
         return cls(signature, plain.outline, plain.problem_type)
 
@@ -96,6 +97,8 @@ class _File(msgspec.Struct):
 
     problem_type: str = ""
     """Empty also in files of older versions, which did not record it."""
+
+    tried_sizes: dict[str, int] = {}
 
 
 def _to_file(spec: TensorSpec) -> _Spec:

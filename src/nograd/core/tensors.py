@@ -117,6 +117,9 @@ class Signature:
     independence: Independence | None = field(default=None, compare=False)
     """How far rows influence each other, measured on this backend and precision; None: not measured."""
 
+    tried_sizes: Mapping[str, int] = field(default_factory=dict, compare=False)
+    """Largest size that the model answered in the probe, of a dimension without an entry in `max_sizes`: no limit was found."""
+
     places: Mapping[str, tuple[str, int]] = field(init=False, repr=False, compare=False)
     """Varying dimensions of the inputs in order of appearance -> first input and axis with that dimension."""
 
@@ -159,6 +162,16 @@ class Signature:
         """Describe the limits of varying dimensions, such as `tokens 1 to 512, height at least 3`; empty if unknown."""
         limited = [dim for dim in self.places if dim in self.min_sizes or dim in self.max_sizes]
         return ", ".join(f"{dim} {_range_text(*self.size_range(dim))}" for dim in limited)
+
+    def describe_limits(self) -> str:
+        """Return `describe_sizes`, and up to which size no limit was found; empty if neither is known.
+
+        >>> ids = TensorSpec("ids", "int64", ("tokens",))
+        >>> Signature((ids,), min_sizes={"tokens": 3}, tried_sizes={"tokens": 1024}).describe_limits()
+        'tokens at least 3; tokens: no limit found up to 1024'
+        """
+        tried = [f"{dim}: no limit found up to {size}" for dim, size in self.tried_sizes.items() if dim not in self.max_sizes]
+        return "; ".join(text for text in (self.describe_sizes(), *tried) if text)
 
     def check(self, batch: Mapping[str, Any]) -> Batch:
         """Convert a batch to the model's inputs.

@@ -111,12 +111,12 @@ def _probed(runs: Runs, samples: list[Tensors], stated: Padding) -> tuple[Probed
         signature, call = Signature(inputs, outputs, "pad", reason), runs.call
     else:
         signature, call = find_padding(runs, rows.panel, Layout(inputs, outputs, dims, uncuttable), samples, stated)
-    sizes = SizeLimits({}, {}) if state else find_size_limits(runs, sample, samples, dims)
+    sizes = SizeLimits({}, {}, {}) if state else find_size_limits(runs, sample, samples, dims)
     findings = () if signature.batching == "pad" else (signature.reason,)
     call = replace(call, copies=copies)
     kept = [first_rows(with_rows(each, 1 if index else 2), ENOUGH_ROWS) for index, each in enumerate(samples)]
     kept[shortest] = sample
-    signature = replace(signature, max_sizes=sizes.largest, min_sizes=sizes.smallest)
+    signature = replace(signature, max_sizes=sizes.largest, min_sizes=sizes.smallest, tried_sizes=sizes.tried)
     completed_samples = tuple(completed(each, signature.inputs) for each in kept)
     probed = Probed(signature, call, restore, findings, rows.independence, completed_samples)
     count = sum(len(next(iter(each.values()))) for each in samples)

@@ -53,6 +53,9 @@ class SizeLimits:
 
     largest: dict[str, int]
 
+    tried: dict[str, int]
+    """Largest size that the model answered, of a dimension without an entry in `largest`."""
+
 
 def find_size_limits(runs: Runs, sample: Tensors, samples: Sequence[Tensors], dims: Sequence[Dim]) -> SizeLimits:
     """Return the limits of the dimensions that vary.
@@ -62,7 +65,7 @@ def find_size_limits(runs: Runs, sample: Tensors, samples: Sequence[Tensors], di
         sample: inputs that it runs, and all `samples` that the user gave, which it also runs.
         dims: the dimensions that vary.
     """
-    found = SizeLimits({}, {})
+    found = SizeLimits({}, {}, {})
     for dim in dims:
         trials = _Trials(runs, sample, dim, [each for each in dims if each is not dim])
         half = dim.size - dim.size // 2
@@ -75,6 +78,8 @@ def find_size_limits(runs: Runs, sample: Tensors, samples: Sequence[Tensors], di
             found.smallest[dim.name] = smallest
         if (largest := search.largest()) is not None:
             found.largest[dim.name] = largest
+        else:
+            found.tried[dim.name] = trials.largest_that_ran()
     return found
 
 
@@ -84,6 +89,8 @@ class _Trials:
     def __init__(self, runs: Runs, sample: Tensors, dim: Dim, others: Sequence[Dim]) -> None:
         self._runs, self._dim, self._others = runs, dim, tuple(others)
         self._refused = {dim.size: False}
+        self._answered = {dim.size}
+        self._is_cut = False
         self._reads: dict[int, list[Read]] = {}
         self._budget: int | None = None
         for self._sample in (only_row(sample, 0), sample):
@@ -113,23 +120,31 @@ class _Trials:
             self._refused[size] = not any(self._runs_at(size, form) for form in self._forms(size))
         return self._refused[size]
 
+    def largest_that_ran(self) -> int:
+        """Return the largest size that the model answered; runs that the budget ended do not count."""
+        return max(self._answered)
+
     def _runs_at(self, size: int, form: Tensors) -> bool:
         watch = Bounded(self._budget)
         runs = self._runs_in(watch, form)
+        if runs and not self._is_cut:
+            self._answered.add(size)
         self._left -= watch.work if self._budget is None else min(watch.work, self._budget)
         self._reads[size] = watch.reads
         return runs
 
     def _runs_in(self, watch: Bounded, inputs: Tensors) -> bool:
-        """Return whether the model runs, as far as the budget allows to see."""
+        """Return whether the model runs, as far as the budget allows to see; `_is_cut` says that it did not."""
+        self._is_cut = False
         try:
             with watch:
                 self._runs.outputs(inputs)
         except OverBudget:  # while the outputs were copied
-            return True
+            self._is_cut = True
         except SignatureError as error:
             cause = error.__cause__
-            return isinstance(cause, OverBudget) or (cause is not None and is_out_of_memory(cause))
+            self._is_cut = isinstance(cause, OverBudget) or (cause is not None and is_out_of_memory(cause))
+            return self._is_cut
         return True
 
     def _forms(self, size: int) -> Iterator[Tensors]:

@@ -116,13 +116,20 @@ def narrowed(reference: ModuleBackend, fixed: frozenset[str]) -> ModuleBackend:
         if isinstance(size, str) and size in fixed
     }
     inputs, outputs = (tuple(_resolved(spec, sizes) for spec in specs) for specs in (signature.inputs, signature.outputs))
-    limits = [
-        {dim: size for dim, size in found.items() if dim not in fixed} for found in (signature.max_sizes, signature.min_sizes)
-    ]
-    known = replace(signature, inputs=inputs, outputs=outputs, max_sizes=limits[0], min_sizes=limits[1])
+    limits = {
+        name: {dim: size for dim, size in found.items() if dim not in fixed} for name, found in _limits_of(signature).items()
+    }
+    known = replace(signature, inputs=inputs, outputs=outputs, **limits)
     return ModuleBackend(
         reference.model, known, reference.call, reference.restore, samples=(sample,), num_threads=reference.num_threads
     )
+
+
+def _limits_of(signature: Signature) -> dict[str, Mapping[str, int]]:
+    """Return what is known of sizes, by field of the signature."""
+    return {
+        "max_sizes": signature.max_sizes, "min_sizes": signature.min_sizes, "tried_sizes": signature.tried_sizes,
+    }  # fmt: skip
 
 
 def _resolved(spec: TensorSpec, sizes: Mapping[str, int | str]) -> TensorSpec:
@@ -148,10 +155,10 @@ def renamed_manifest(manifest: Manifest, names: Names) -> Manifest:
     signature = manifest.signature
     inputs = tuple(replace(_resolved(spec, names.dims), name=names.inputs[spec.name]) for spec in signature.inputs)
     outputs = tuple(replace(_resolved(spec, names.dims), name=names.outputs[spec.name]) for spec in signature.outputs)
-    limits = [
-        {names.dims.get(dim, dim): size for dim, size in found.items()} for found in (signature.max_sizes, signature.min_sizes)
-    ]
-    changed = replace(signature, inputs=inputs, outputs=outputs, max_sizes=limits[0], min_sizes=limits[1])
+    limits = {
+        name: {names.dims.get(dim, dim): size for dim, size in found.items()} for name, found in _limits_of(signature).items()
+    }
+    changed = replace(signature, inputs=inputs, outputs=outputs, **limits)
     return replace(manifest, signature=changed, outline=_renamed_outline(manifest.outline, names.outputs))
 
 

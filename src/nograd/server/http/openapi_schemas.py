@@ -181,7 +181,7 @@ SCHEMAS: Schema = {
 
 def by_inputs(signature: Signature) -> Schema:
     """Return the schema of an infer request to a model with this signature."""
-    sizes = signature.describe_sizes()
+    sizes = signature.describe_limits()
     specs = signature.inputs
     one = [
         _object(("name", "shape", "datatype"), **{**_INPUT, **_tensor(spec, sizes if spec.varying else "")}) for spec in specs

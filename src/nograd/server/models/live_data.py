@@ -31,7 +31,7 @@ def describe_model(model: ServedModel) -> dict[str, Any]:
         "device": model.predictor.backend.device,
         "batching": signature.batching,
         "batching_reason": signature.reason,
-        "size_limits": signature.describe_sizes(),
+        "size_limits": signature.describe_limits(),
         "independence": None if signature.independence is None else signature.independence.to_json(),
         "example": example_request(model),
         "limits": {**{name: getattr(model.config, name) for name in LIMITS}, "max_batch_size": model.max_batch_size},

@@ -55,7 +55,7 @@ def configuration(
         "parameters": {
             "batching": {"string_value": signature.batching},
             "batching_reason": {"string_value": signature.reason},
-            **({"size_limits": {"string_value": sizes}} if (sizes := signature.describe_sizes()) else {}),
+            **({"size_limits": {"string_value": sizes}} if (sizes := signature.describe_limits()) else {}),
             **_independence(signature),
         },
     }
