@@ -121,6 +121,15 @@ def test_a_bad_row_is_left_out_or_ends_it_with_its_reason() -> None:
         mapped(rows, MODEL)
 
 
+def test_actors_leave_out_answers_with_other_keys_than_the_first() -> None:
+    rows = [{"id": i, "x": [30.0 if i % 16 == 8 else 1.0, 0.5]} for i in range(64)]  # each block begins with an ordinary row
+
+    found = mapped(rows, "tests.test_ray_contract:keyed_model", on_error="skip")
+
+    assert [row["id"] for row in found] == [i for i in range(64) if i % 16 != 8]
+    assert {tuple(row) for row in found} == {("id", "value", "low")}
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

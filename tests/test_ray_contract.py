@@ -77,6 +77,10 @@ def worded(output: Any) -> Row:
     return {"value": value if value <= 10 else "many"}
 
 
+def keyed_model() -> Predictor:
+    return Predictor(doubling(), postprocess=keyed)
+
+
 CASES = [
     (keyed, "key 'low' is missing in an answer of postprocess"),
     (growing, "'value' of postprocess's answer is float64 of rank 2; in its first answer it was float64 of rank 1"),

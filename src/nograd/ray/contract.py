@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Self, TypeAlias
+from contextlib import suppress
+from typing import Any, TypeAlias
+from uuid import uuid4
 
 from nograd.core.tensors import Batch
 from nograd.errors import ItemError
@@ -14,6 +15,9 @@ from nograd.predictors.predictor import Predictor
 from nograd.ray.session import ray
 
 __all__ = ["FirstFields", "Settle", "SharedFields", "first_fields"]
+
+TRIES = 3
+"""Times that an actor may be lost between finding it and its answer."""
 
 Settle: TypeAlias = Callable[[AnswerFields], AnswerFields]
 """Takes the fields of one actor's first answer, and returns those that all actors use."""
@@ -31,20 +35,25 @@ class FirstFields:
         return self._fields
 
 
-@dataclass(frozen=True, slots=True)
 class SharedFields:
-    """`FirstFields` in an actor without a processor, which ends with the data set that it belongs to."""
+    """`FirstFields` in an actor without a processor. The first predictor that has a `postprocess` starts it, and it ends with
+    that predictor's actor; the next one to ask then starts another.
+    """
 
-    actor: Any
-
-    @classmethod
-    def create(cls) -> Self:
-        """Start the actor."""
-        return cls(ray.remote(num_cpus=0)(FirstFields).remote())
+    def __init__(self) -> None:
+        self._name = f"nograd-{uuid4().hex}"
+        self._actor: Any = None
 
     def settle(self, fields: AnswerFields) -> AnswerFields:
         """Return the fields that were settled first, by any actor."""
-        settled: AnswerFields = ray.get(self.actor.settle.remote(fields))
+        for _ in range(TRIES):
+            with suppress(ray.exceptions.RayActorError):  # its owner has just ended
+                return self._settle(fields)
+        return self._settle(fields)
+
+    def _settle(self, fields: AnswerFields) -> AnswerFields:
+        self._actor = ray.remote(num_cpus=0)(FirstFields).options(name=self._name, get_if_exists=True).remote()
+        settled: AnswerFields = ray.get(self._actor.settle.remote(fields))
         return settled
 
 

@@ -92,7 +92,7 @@ def map_batches(  # noqa: PLR0913  as many options as Ray's has, and fewer
         fn_constructor_kwargs={
             "recipe": recipe, "wanted": Wanted(map or {}, None if keep is None else tuple(keep), tuple(drop)),
             "skips": on_error == "skip", "max_batch_size": max_batch_size, "overhead": overhead,
-            "shared": SharedFields.create(),
+            "shared": SharedFields(),
         },
         batch_size=max_batch_size * window_batches, batch_format="pyarrow",
         compute=compute,
