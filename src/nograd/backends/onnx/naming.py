@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -116,20 +116,22 @@ def narrowed(reference: ModuleBackend, fixed: frozenset[str]) -> ModuleBackend:
         if isinstance(size, str) and size in fixed
     }
     inputs, outputs = (tuple(_resolved(spec, sizes) for spec in specs) for specs in (signature.inputs, signature.outputs))
-    limits = {
-        name: {dim: size for dim, size in found.items() if dim not in fixed} for name, found in _limits_of(signature).items()
-    }
-    known = replace(signature, inputs=inputs, outputs=outputs, **limits)
+    known = _with_limits(replace(signature, inputs=inputs, outputs=outputs), lambda dim: None if dim in fixed else dim)
     return ModuleBackend(
         reference.model, known, reference.call, reference.restore, samples=(sample,), num_threads=reference.num_threads
     )
 
 
-def _limits_of(signature: Signature) -> dict[str, Mapping[str, int]]:
-    """Return what is known of sizes, by field of the signature."""
-    return {
-        "max_sizes": signature.max_sizes, "min_sizes": signature.min_sizes, "tried_sizes": signature.tried_sizes,
-    }  # fmt: skip
+def _with_limits(signature: Signature, name_of: Callable[[str], str | None]) -> Signature:
+    """Return the signature with what is known of sizes under other names of dimensions; None leaves one out."""
+
+    def renamed(sizes: Mapping[str, int]) -> dict[str, int]:
+        return {name: size for dim, size in sizes.items() if (name := name_of(dim)) is not None}
+
+    return replace(
+        signature, max_sizes=renamed(signature.max_sizes), min_sizes=renamed(signature.min_sizes),
+        tried_sizes=renamed(signature.tried_sizes),
+    )  # fmt: skip
 
 
 def _resolved(spec: TensorSpec, sizes: Mapping[str, int | str]) -> TensorSpec:
@@ -155,10 +157,7 @@ def renamed_manifest(manifest: Manifest, names: Names) -> Manifest:
     signature = manifest.signature
     inputs = tuple(replace(_resolved(spec, names.dims), name=names.inputs[spec.name]) for spec in signature.inputs)
     outputs = tuple(replace(_resolved(spec, names.dims), name=names.outputs[spec.name]) for spec in signature.outputs)
-    limits = {
-        name: {names.dims.get(dim, dim): size for dim, size in found.items()} for name, found in _limits_of(signature).items()
-    }
-    changed = replace(signature, inputs=inputs, outputs=outputs, **limits)
+    changed = _with_limits(replace(signature, inputs=inputs, outputs=outputs), lambda dim: names.dims.get(dim, dim))
     return replace(manifest, signature=changed, outline=_renamed_outline(manifest.outline, names.outputs))
 
 
