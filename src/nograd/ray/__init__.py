@@ -2,7 +2,7 @@
 
     where.py     which cluster; session.py: joined, or started here and ended
     actors.py    what an actor is made of: the model's name, cores, environment; and the predictor that it holds
-    data.py      map_batches: Ray Data
+    data.py      map_batches: Ray Data; contract.py: one contract of `postprocess` for all its actors
     crew.py      windows of `nograd predict`, run by actors, in order; command.py: behind its options
     serving.py   the server as an application of Ray Serve (ADR 18); replica.py: what a replica is
     replicas.py  how many replicas there are to be; scaling.py: Ray Serve's question, answered with it
