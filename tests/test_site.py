@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Iterator
 from functools import partial
 from html.parser import HTMLParser
@@ -78,13 +79,29 @@ def test_no_stylesheet_fetches_anything_from_elsewhere(site: Path) -> None:
 def test_every_source_page_is_built_and_the_reference_has_its_signatures(site: Path) -> None:
     sources = [path.relative_to(ROOT / "docs").with_suffix("") for path in (ROOT / "docs").rglob("*.md")]
     for source in sources:
-        assert (site / source.parent / ("" if source.name == "index" else source.name) / "index.html").is_file(), source
+        assert (site / source).with_suffix(".html").is_file(), source
 
-    predictor = (site / "reference" / "python" / "predictor" / "index.html").read_text("utf-8")
+    predictor = (site / "reference" / "python" / "predictor.html").read_text("utf-8")
     for anchor in ("Predictor", "Predictor.predict", "Predictor.predict_proba", "Predictor.gradients"):
         assert f'id="nograd.predictors.predictor.{anchor}"' in predictor
     assert "&gt;&gt;&gt; " in predictor, "an example in a docstring is a block of code"
     assert "<blockquote>" not in predictor
+
+
+def test_the_pages_show_the_version_of_the_project(site: Path) -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+
+    for name in ("index.html", "reference/commands.html"):
+        assert f"nograd {version}" in (site / name).read_text("utf-8"), name
+
+
+def test_the_changelog_is_a_page_whose_links_lead_to_pages(site: Path) -> None:
+    html = (site / "changelog.html").read_text("utf-8")
+    links = re.findall(r'href="(adr/[^"#]+|\w+\.html)', html)
+
+    assert "Unreleased" in html
+    assert "adr/0032-connections.html" in links
+    assert [link for link in links if not (site / link).is_file()] == []
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -103,13 +120,41 @@ def address(site: Path) -> Iterator[str]:
 
 
 @pytest.mark.browser
-def test_a_browser_asks_nobody_else(address: str, page: Page) -> None:
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+def test_a_browser_sends_requests_to_this_site_only(address: str, page: Page) -> None:
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
 
-    for path in ("/", "/tutorial/", "/reference/python/predictor/"):
+    for path in ("/", "/tutorial.html", "/reference/python/predictor.html"):
         page.goto(f"{address}{path}")
         expect(page.locator("h1")).to_be_visible()
 
-    assert len(asked) > 3
-    assert [url for url in asked if not url.startswith((f"{address}/", "data:", "blob:"))] == []
+    assert len(requested) > 3
+    assert [url for url in requested if not url.startswith((f"{address}/", "data:", "blob:"))] == []
+
+
+@pytest.mark.browser
+def test_pages_links_and_search_work_from_a_file_system(site: Path, page: Page) -> None:
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
+
+    page.goto((site / "index.html").as_uri())
+    page.locator("article").get_by_role("link", name="Tutorial").click()
+    expect(page.locator("h1")).to_contain_text("Tutorial")
+    page.locator(".md-search__input").first.fill("Retry-After")
+    expect(page.locator(".md-search-result__link").first).to_be_visible()
+
+    assert [url for url in requested if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+@pytest.mark.browser
+def test_a_reader_switches_between_system_light_and_dark_colors(site: Path, page: Page) -> None:
+    page.goto((site / "index.html").as_uri())
+    shown = []
+    for title in ("Colors of the system; switch to light", "Light; switch to dark", "Dark; switch to the colors of the system"):
+        label = page.locator(f'label[title="{title}"]')
+        expect(label).to_be_visible()
+        shown.append(page.locator("body").get_attribute("data-md-color-scheme"))
+        label.click()
+
+    expect(page.locator('label[title="Colors of the system; switch to light"]')).to_be_visible()
+    assert shown[1:] == ["default", "slate"]
