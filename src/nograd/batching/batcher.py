@@ -1,10 +1,10 @@
-"""Batcher: the asyncio shell around a policy, and one device thread for each lane of the backend.
+"""Batcher: the asyncio shell around a policy, with one device thread per lane of the backend.
 
-It serves a model whose signature is known, in one event loop. `nograd.DynamicBatcher` is its public front.
+It serves a model with a known signature in one event loop. `nograd.DynamicBatcher` is its public interface.
 
-All queue state lives in the event loop's thread, so there are no locks. A device thread receives the parts of one
-batch, joins, runs and parts them, and hands the outputs back. Nothing polls: an arrival, a finished batch, a deadline
-or a policy's `wake_at` are the only things that wake it.
+The thread of the event loop owns all queue state, so there are no locks. A device thread receives the parts of one batch, joins
+them, runs the model, splits the outputs and returns them. There is no polling: only an arrival, a finished batch, a deadline or
+a policy's `wake_at` triggers a decision.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from nograd.errors import ConfigError, DeadlineError, DeviceLostError, NogradErr
 __all__ = ["Batcher", "Runner", "check_settings"]
 
 SMOOTHING = 0.1
-"""Weight of the newest batch in the running mean of seconds per row, which predicts when a full queue has emptied."""
+"""Weight of the newest batch in the moving mean of seconds per row, which predicts when a full queue will be empty."""
 
 INLINE_S = 2e-4
-"""A model whose largest batch takes less runs in the event loop's thread: handing a batch over and back costs as much."""
+"""Models whose largest batch takes less time run in the event loop's thread, because a thread switch costs as much."""
 
 MAX_QUEUE_BYTES = 256 * 1024 * 1024
 
 RUNNING_BATCH_S = 30.0
-"""Seconds in which the batch that runs when the grace of `close` ends may finish: a thread cannot be cancelled."""
+"""Maximum seconds for the running batch after the grace period of `close`: a thread cannot be cancelled."""
 
 
 class Runner(Protocol):
-    """The model as a batcher sees it; `nograd.Predictor` is one."""
+    """The interface of a model for the batcher; `nograd.Predictor` implements it."""
 
     @property
     def signature(self) -> Signature:
@@ -56,11 +56,11 @@ class Runner(Protocol):
 
     @property
     def lanes(self) -> int:
-        """Calls to `run` that may execute at the same time."""
+        """Maximum number of concurrent calls to `run`."""
         ...
 
     def prepare(self, inputs: Any) -> tuple[list[Batch], Callable[[list[Batch]], Any]]:
-        """Return checked parts, and a function that turns their outputs into the caller's answer."""
+        """Return checked parts, and a function that converts their outputs to the caller's answer."""
         ...
 
     def run(self, batch: Batch) -> Batch:
@@ -81,7 +81,7 @@ class _Counts:
 
 
 class Batcher:
-    """Gathers concurrent parts into batches, in the event loop in which it was opened.
+    """Collects concurrent parts into batches, in the event loop that opened it.
 
     Args:
         runner: runs the batches; its signature is known.
@@ -106,7 +106,7 @@ class Batcher:
         observer: Callable[[BatchRecord], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        cost = getattr(runner, "cost", None) if cost is None else cost  # a runner need not know its cost
+        cost = getattr(runner, "cost", None) if cost is None else cost  # `cost` is optional for runners
         check_settings(max_batch_size, max_wait_ms, max_queue_rows, max_queue_bytes, cost)
         signature = runner.signature
         self._runner = runner
@@ -148,20 +148,20 @@ class Batcher:
         self._counts = _Counts()
         self._reasons: Counter[str] = Counter()
 
-    # -- life
+    # -- lifecycle
 
     @property
     def is_open(self) -> bool:
-        """True while requests are accepted; false before and after, and once the device or its thread is lost."""
+        """Whether requests are accepted; False before `open`, after `close`, and after the loss of the device or its thread."""
         return self._state == "open"
 
     @property
     def is_lost(self) -> bool:
-        """True once the device or its thread is lost: restart the process."""
+        """Whether the device or its thread is lost. If so, restart the process."""
         return self._state == "lost"
 
     def running(self) -> list[RunningBatch]:
-        """Return the batches that are on the device now; never any if batches run in the event loop."""
+        """Return the batches on the device; always empty if batches run in the event loop."""
         now = self._clock()
         return [RunningBatch(now - job.started, job.predicted_s) for job in self._running]
 
@@ -174,7 +174,7 @@ class Batcher:
         """Start the device threads and accept requests, in the running event loop.
 
         Raises:
-            UnavailableError: it was opened before.
+            UnavailableError: the batcher was opened before.
         """
         if self._state != "new":
             raise UnavailableError(f"this batcher is {self._state}; make a new one")
@@ -193,15 +193,15 @@ class Batcher:
         await self.close()
 
     def discard(self) -> None:
-        """End the device threads of a batcher whose event loop was closed: its callers are gone."""
+        """End the device threads of a batcher whose event loop was closed."""
         self._state = "closed"
         self._lanes.end()
 
     async def close(self, grace_s: float = 30.0) -> None:
-        """Refuse new requests, answer those that wait, end the device threads.
+        """Reject new requests, complete waiting ones, and end the device threads.
 
         Args:
-            grace_s: seconds for requests that wait. After it they fail, and only the running batch is awaited, 30 s at most.
+            grace_s: seconds for waiting requests. After it they fail, and only the running batch may finish, within 30 s.
         """
         if self._state not in ("open", "lost"):
             return
@@ -237,13 +237,13 @@ class Batcher:
     async def run(
         self, parts: Sequence[Batch], *, timeout_s: float | None = None, priority: int = 0, spent: Spent | None = None
     ) -> list[Batch]:
-        """Return the outputs of prepared parts, one for each; all are admitted or none.
+        """Return the outputs of prepared parts, one per part. Either all parts are admitted, or none.
 
         Args:
-            parts: checked, each of one row or more.
-            timeout_s: as for `DynamicBatcher.predict`; `priority` likewise.
-            priority: class of the request; 0 goes first.
-            spent: receives where the time went.
+            parts: checked parts of one or more rows each.
+            timeout_s: as for `DynamicBatcher.predict`.
+            priority: priority class; 0 is served first.
+            spent: receives the times of the request.
 
         Raises:
             NogradError: as for `DynamicBatcher.predict`.
@@ -265,17 +265,17 @@ class Batcher:
         priority: int = 0,
         spent: Spent | None = None,
     ) -> Callable[[], None]:
-        """Queue prepared parts; the way into the batcher of every request.
+        """Queue prepared parts. All requests enter the batcher here.
 
         Args:
             parts: as for `run`; `timeout_s`, `priority` and `spent` likewise.
-            reply: gets the outputs of each part, or the error, after this call has returned.
+            reply: receives the outputs of each part, or the error, after this call has returned.
 
         Returns:
-            A function that abandons the request, after which the reply is not used.
+            A function that abandons the request; the reply is not used after it.
 
         Raises:
-            NogradError: as for `DynamicBatcher.predict`, if a request is refused at once.
+            NogradError: as for `DynamicBatcher.predict`, if the request is rejected immediately.
         """
         is_usual = (timeout_s is None or (type(timeout_s) is float and timeout_s > 0)) and type(priority) is int
         if self._state != "open" or not is_usual or priority < 0:
@@ -300,7 +300,7 @@ class Batcher:
         priority: int,
         spent: Spent | None,
     ) -> Callable[[], None]:
-        """Queue parts that are several, or that must be cut first; all are admitted or none."""
+        """Queue several parts, or one that must be split. Either all are admitted, or none."""
         cut = [chunks(part, self._policy.chunk_rows) for part in parts]
         pieces = [piece for some in cut for piece in some]
         entries: list[Entry] = []
@@ -318,13 +318,13 @@ class Batcher:
         return forget
 
     def _check_request(self, timeout_s: float | None, priority: int) -> None:
-        """Refuse a request that cannot be."""
+        """Raise if the request cannot be accepted."""
         if self._state != "open":
             raise not_open(self._state)
         check_request(timeout_s, priority)
 
     def statistics(self) -> Statistics:
-        """Return a snapshot."""
+        """Return a snapshot of the statistics."""
         counts = {name: getattr(self._counts, name) for name in _Counts.__slots__}
         return Statistics(**counts, queue_rows=self._queue.rows, running_rows=self._running_rows, reasons=dict(self._reasons))
 
@@ -335,11 +335,11 @@ class Batcher:
 
     @property
     def seconds_per_row(self) -> float:
-        """What a row costs the device, in seconds: a running mean; 0 before the first batch."""
+        """Device seconds per row, as a moving mean; 0 before the first batch."""
         return self._seconds_per_row / self._device.lanes
 
     def predicted_wait_s(self) -> float:
-        """Return how long the rows that wait now should take, from the running mean of seconds per row."""
+        """Return the predicted seconds to run all waiting rows, from the moving mean of seconds per row."""
         return self._queue.rows * self.seconds_per_row
 
     def _entry(
@@ -352,7 +352,7 @@ class Batcher:
         priority: int,
     ) -> Entry:
         nbytes = self._row_bytes * rows
-        if nbytes:  # rows of a fixed shape
+        if nbytes:  # rows of fixed shape
             return Entry(part, future, rows, now, deadline, 1, (), priority, nbytes)
         shape: tuple[int, ...] = ()
         length = 1
@@ -363,14 +363,14 @@ class Batcher:
         return Entry(part, future, rows, now, deadline, length, shape, priority, nbytes)
 
     def _admit(self, first: Entry, rows: int, nbytes: int, now: float, parts: int) -> None:
-        """Let a request in, or raise; its parts must be queued in the same turn of the loop.
+        """Admit a request or raise. The caller must queue its parts in the same iteration of the loop.
 
         Args:
-            first: of its parts.
-            rows: of all.
-            nbytes: of all.
-            now: seconds.
-            parts: how many.
+            first: its first part.
+            rows: rows of all parts.
+            nbytes: bytes of all parts.
+            now: time in seconds.
+            parts: number of parts.
         """
         queue = self._queue
         if queue.rows + rows > self._max_queue_rows or queue.nbytes + nbytes > self._max_queue_bytes:
@@ -388,7 +388,7 @@ class Batcher:
             self._schedule_pump()
 
     def _make_room(self, rows: int, nbytes: int, priority: int) -> None:
-        """Refuse the last of lower classes for a request of a higher one; raise where that does not suffice."""
+        """Remove requests of lower priority from the end of the queue for a new request; raise if that is not sufficient."""
         impossible = too_large(rows, self._max_queue_rows, nbytes, self._max_queue_bytes)
         if impossible is not None:
             raise impossible
@@ -404,7 +404,7 @@ class Batcher:
             self._fail(entry_of(waiting), again(error))
 
     def abandon(self, entry: Entry) -> None:
-        """Forget a request whose caller has left, or whose other parts failed."""
+        """Remove a request whose caller left, or whose other parts failed."""
         if entry.queued:
             self._queue.remove(entry)
         if not entry.future.done():
@@ -417,7 +417,7 @@ class Batcher:
             self.abandon(entry)
 
     def _expire(self, until: float) -> float:
-        """Answer what is due, waiting or running; return the next deadline."""
+        """Fail expired requests, waiting or running; return the next deadline."""
         earliest = inf
         running = [entry for job in self._running for entry in job.entries if not entry.future.done()]
         for entry in [*map(entry_of, self._queue.items), *running]:
@@ -432,7 +432,7 @@ class Batcher:
         self._fail(entry, late(entry.slack))
 
     def _fail(self, entry: Entry, error: NogradError) -> None:
-        """Answer with an error; one that waits leaves the queue."""
+        """Answer with an error; a waiting request leaves the queue."""
         if entry.queued:
             self._queue.remove(entry)
         if not entry.future.done():
@@ -446,13 +446,13 @@ class Batcher:
     # -- batches
 
     def _schedule_pump(self) -> None:
-        """Decide in the loop's next turn, so that requests of one turn share a batch."""
+        """Decide in the next iteration of the loop, so that requests of one iteration share a batch."""
         if not self._pump_scheduled:
             self._pump_scheduled = True
             self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
-        """Start what can be started now."""
+        """Start all batches that can start now."""
         self._pump_scheduled = False
         if self._wake is not None:
             self._cancel_wake()
@@ -462,7 +462,7 @@ class Batcher:
                 decision = self._policy.decide(self._queue, now, self._device)
                 if self._is_foreign:
                     _check(decision)
-            except Exception as error:  # noqa: BLE001  the policy may be the user's
+            except Exception as error:  # noqa: BLE001  the policy may be user code
                 failure = model_error("the batch policy", error)
                 self._counts.failed += len(self._queue)
                 self._fail_all(failure)
@@ -472,14 +472,14 @@ class Batcher:
             if decision.take:
                 self._start(decision, now)
                 if self.inline:
-                    return  # those who were answered go on first; `_finish` has seen to the next batch
+                    return  # answered callers continue first; `_finish` has scheduled the next batch
             elif decision.wake_at is not None:
                 self._wake = self._loop.call_later(max(0.0, decision.wake_at - now), self._pump)
                 return
 
     def _start(self, decision: Decision, now: float) -> None:
         self._queue.take(decision.take)
-        entries = cast("Sequence[Entry]", decision.take)  # nobody else fills the queue
+        entries = cast("Sequence[Entry]", decision.take)  # only the batcher fills the queue
         rows = sum([entry.rows for entry in entries])
         job = Job(entries, rows, decision.reason, now, now + decision.predicted_s, decision.predicted_s)
         self._running.add(job)
@@ -496,11 +496,13 @@ class Batcher:
         self._device.free_at = -inf if self._device.free_lanes else min(job.done_at for job in self._running)
 
     def _finish(self, job: Job) -> None:
-        """Back in the event loop: a device thread gets its next batch before anybody is answered, so that it is never idle;
-        where the loop itself is the device, answers go out first.
+        """Handle a finished batch in the event loop.
 
-        Between the two the loop turns once: it gives up the interpreter there, and the device thread, which needs it to begin,
-        does not wait until all answers are out (2 ms of every batch of MiniLM).
+        With device threads, the next batch starts before the answers are delivered, so that the device is never idle. If the
+        loop itself is the device, the answers are delivered first.
+
+        Between the two steps the loop runs one iteration and releases the GIL. The device thread, which needs the GIL to start,
+        therefore does not wait until all answers are delivered (2 ms per batch of MiniLM).
         """
         if job not in self._running:
             return
@@ -523,11 +525,11 @@ class Batcher:
             self._loop.call_soon(self._deliver, job)
 
     def _deliver(self, job: Job) -> None:
-        """Answer everybody of a batch."""
+        """Answer all requests of a batch."""
         for entry, answer in zip(job.entries, job.outcome.answers, strict=True):
             future = entry.future
             if not isinstance(answer, Exception):
-                if not future.done():  # cancelled or expired while it ran: the result is dropped
+                if not future.done():  # cancelled or expired during the run: drop the result
                     if not entry.follows:
                         job.answered_s.append(job.started - entry.arrived)
                         if entry.spent is not None:
@@ -545,7 +547,7 @@ class Batcher:
             self._observer(record_of(job))
 
     def _learn(self, job: Job) -> None:
-        """Follow the device's speed and memory; a batch that failed tells nothing of speed."""
+        """Update the estimates of speed and memory; failed batches do not count for speed."""
         weight = SMOOTHING if self._counts.batches else 1.0
         self._seconds_per_row += weight * (job.run_s / job.rows - self._seconds_per_row)
         if job.outcome.runs == 1 and not isinstance(job.outcome.answers[0], Exception):
@@ -555,7 +557,7 @@ class Batcher:
             self._policy.limit(job.outcome.too_many_rows, job.outcome.too_long)
 
     def _lose(self, error: DeviceLostError) -> None:
-        """The device, or its thread, is gone: tell everybody, take nobody in."""
+        """Handle the loss of the device or its thread: fail all requests and accept no more."""
         if self._state == "closed":
             return
         self._state = "lost"
@@ -581,7 +583,7 @@ class Batcher:
 def check_settings(
     max_batch_size: int, max_wait_ms: float, max_queue_rows: int, max_queue_bytes: int, cost: CostCurve | None
 ) -> None:
-    """Check what can be checked before a model is known.
+    """Check the settings that do not depend on the model.
 
     Raises:
         ConfigError: a limit is out of its range, or the cost is not a CostCurve.
@@ -595,13 +597,13 @@ def check_settings(
 
 
 def _is_quick(predictor: Runner, cost: CostCurve | None) -> bool:
-    """True for a model that is known to be quick: where lengths vary, the curve says nothing of the longest."""
+    """Return whether a model is known to be quick. With varying lengths, the curve does not bound the longest run."""
     known = cost is not None and cost.unit == "rows" and cost.seconds[-1] < INLINE_S
     return known and not predictor.signature.lengths and predictor.lanes == 1
 
 
 def _check(decision: Decision) -> None:
-    """Refuse a policy's decision over what is not there, or over nothing."""
+    """Raise if a policy chose requests that are not in the queue, or nothing."""
     chosen = [*decision.take, *decision.late]
     if not all(waiting.queued for waiting in chosen) or len(set(map(id, chosen))) < len(chosen):
         raise ValueError("it took what is not in the queue, or the same twice")

@@ -1,4 +1,4 @@
-"""The policy that suits a model."""
+"""Choice of the batch policy for a model."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def policy_for(
     max_batch_tokens: int | None = None,
     cost: CostCurve | None = None,
 ) -> BatchPolicy:
-    """Return the policy that suits a model: by length where rows differ in it and may meet, else by number.
+    """Return a policy for a model: `LengthPolicy` if rows vary in length and may share batches, otherwise `DeadlinePolicy`.
 
     Args:
-        signature: of the model.
-        max_batch_size: rows in one run, at most.
-        max_wait_ms: longest wait for company, in milliseconds.
-        max_batch_tokens: padded elements in one run, at most.
-        cost: seconds by rows, or by padded elements where lengths vary.
+        signature: signature of the model.
+        max_batch_size: maximum rows per run.
+        max_wait_ms: maximum time to wait for a batch to fill, in milliseconds.
+        max_batch_tokens: maximum padded elements per run.
+        cost: seconds by rows, or by padded elements if lengths vary.
 
     Raises:
-        ConfigError: a limit is out of its range, or the curve is of the other kind.
+        ConfigError: a limit is out of its range, or the unit of the curve does not match the model.
     """
     varies = signature.lengths and signature.batching != "alone"
     if cost is not None and signature.batching != "alone" and cost.unit != ("tokens" if varies else "rows"):
@@ -40,5 +40,5 @@ def policy_for(
     if varies:
         equal = signature.batching == "equal_lengths"
         return LengthPolicy(max_batch_size, max_wait_ms, cost=cost, max_batch_tokens=max_batch_tokens, equal=equal)
-    cost = cost if cost is not None and cost.unit == "rows" else None  # alone, a row costs what its length does
+    cost = cost if cost is not None and cost.unit == "rows" else None  # rows run alone: the cost depends on the length
     return DeadlinePolicy(max_batch_size, max_wait_ms, cost=cost, alone=signature.batching == "alone")

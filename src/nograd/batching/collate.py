@@ -1,6 +1,6 @@
-"""Joining parts into one batch, and handing each part its own outputs. Pure functions of arrays.
+"""Joining parts into one batch, and splitting the outputs by part. Pure functions of arrays.
 
-A part is a checked Batch of one or more rows of one length: what one request brought, or one row of a data set.
+A part is a checked Batch of one or more rows of equal length: the rows of one request, or one row of a data set.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ __all__ = ["chunks", "hand_out", "join", "merge", "model_error", "padding_share"
 def plan(
     parts: Sequence[Batch], signature: Signature, max_rows: int, *, overhead: float = TokenCost.DEFAULT_OVERHEAD
 ) -> list[list[int]]:
-    """Return which parts run together: positions into `parts`, longest first.
+    """Return groups of parts to run together, as positions in `parts`, longest first.
 
-    Sorted by length and cut where that costs least, so that the run that needs most memory comes first. Parts of different
-    lengths meet only where the signature's batching is `pad`, and nobody meets anybody where it is `alone`.
+    Parts are sorted by length and cut where it costs least. The run that needs most memory comes first. Parts of different
+    lengths share a run only if the signature's batching is `pad`; if it is `alone`, no parts share a run.
 
     Args:
         parts: checked batches of at most `max_rows` rows each.
-        signature: of the model that will run them.
-        max_rows: rows in one run, at most.
-        overhead: what starting a run costs, in padded elements.
+        signature: signature of the model.
+        max_rows: maximum rows per run.
+        overhead: fixed cost of a run, in padded elements.
     """
     if signature.batching == "alone":
         return [[position] for position in range(len(parts))]
@@ -56,12 +56,12 @@ def plan(
 
 
 def join(parts: Sequence[Batch], signature: Signature) -> Batch:
-    """Return the parts as one batch, shorter ones padded as the signature says."""
+    """Join the parts into one batch, padding shorter ones as the signature says."""
     return concat(parts, signature.inputs)
 
 
 def hand_out(outputs: Batch, parts: Sequence[Batch], signature: Signature) -> list[Batch]:
-    """Return each part's own outputs, without what padding added to them."""
+    """Split outputs by part and remove the padding."""
     first = next(iter(parts[0]))
     rows = [len(part[first]) for part in parts]
     for name, array in outputs.items():
@@ -78,19 +78,19 @@ def hand_out(outputs: Batch, parts: Sequence[Batch], signature: Signature) -> li
 
 
 def run_together(parts: Sequence[Batch], run: Callable[[Batch], Batch], signature: Signature) -> list[Batch]:
-    """Run the parts as one batch; return each part's own outputs."""
+    """Run the parts as one batch; return the outputs of each part."""
     return hand_out(run(join(parts, signature)), parts, signature)
 
 
 def model_error(who: str, error: BaseException) -> ModelError:
-    """Return what a guest raised as an error of ours, with the original as its cause."""
+    """Wrap an error of foreign code in a ModelError, with the original as its cause."""
     wrapped = ModelError(f"{who} raised {type(error).__name__}: {error}")
     wrapped.__cause__ = error
     return wrapped
 
 
 def chunks(batch: Batch, max_rows: int) -> list[Batch]:
-    """Return a batch as parts of at most `max_rows` rows."""
+    """Split a batch into parts of at most `max_rows` rows."""
     rows = num_rows(batch)
     if rows <= max_rows:
         return [batch]
@@ -98,18 +98,18 @@ def chunks(batch: Batch, max_rows: int) -> list[Batch]:
 
 
 def merge(pieces: Sequence[Batch]) -> Batch:
-    """Return outputs of one request's parts as one; a dimension in which they differ is filled up with zeros."""
+    """Merge the outputs of one request's parts; dimensions of different sizes are padded with zeros."""
     if len(pieces) == 1:
         return pieces[0]
     return {name: join_arrays([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def padding_share(rows: Sequence[int], lengths: Sequence[int]) -> float:
-    """Return the share of a joined batch that is padding: 0 for equal lengths, near 1 for one long row among short ones.
+    """Return the share of padding in a joined batch: 0 for equal lengths, near 1 for one long row among short ones.
 
     Args:
-        rows: rows of each part.
-        lengths: length of each part's rows.
+        rows: number of rows of each part.
+        lengths: row length of each part.
     """
     longest = max(lengths)
     if longest == min(lengths):

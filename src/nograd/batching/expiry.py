@@ -9,15 +9,15 @@ from math import inf
 __all__ = ["TIMER_RESOLUTION_S", "ExpiryTimer"]
 
 TIMER_RESOLUTION_S = 0.002
-"""A timer may fire this much early: uvloop counts in milliseconds."""
+"""Timers may fire early by this time: uvloop's resolution is one millisecond."""
 
 
 class ExpiryTimer:
-    """Calls `expire` when the earliest deadline has come.
+    """Calls `expire` at the earliest deadline.
 
     Args:
-        expire: answers what is due, and returns the next deadline; infinite for none.
-        clock: seconds.
+        expire: answers expired requests and returns the next deadline; infinite for none.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, expire: Callable[[float], float], clock: Callable[[], float]) -> None:
@@ -25,17 +25,17 @@ class ExpiryTimer:
         self._clock = clock
         self._timer: asyncio.TimerHandle | None = None
         self.earliest = inf
-        """The deadline that is watched."""
+        """The earliest watched deadline."""
 
     def watch(self, deadline: float, now: float) -> None:
-        """Watch this deadline, too."""
+        """Add a deadline."""
         if deadline < self.earliest:
             self.stop()
             self.earliest = deadline
             self._timer = asyncio.get_running_loop().call_later(max(0.0, deadline - now), self._fire)
 
     def stop(self) -> None:
-        """Watch nothing."""
+        """Stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer, self.earliest = None, inf

@@ -1,4 +1,4 @@
-"""Whose fault a failed batch is: one part's, the memory's, or the device's. Pure functions over a `run` that may raise."""
+"""Isolation of failures in a batch: a bad part, out of memory, or a lost device. Pure functions over a `run` that may raise."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["Outcome", "is_device_lost", "retry_sizes", "run_apart"]
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of the parts of one batch."""
+    """The results of the parts of one batch."""
 
     answers: list[Batch | NogradError] = field(default_factory=list)
     """For each part its outputs, or the error that its rows caused."""
 
     runs: int = 0
-    """Times that the model was called."""
+    """Number of calls of the model."""
 
     too_many_rows: int = 0
-    """Rows of the smallest batch that did not fit into memory, although all its parts do; 0 where none was."""
+    """Rows of the smallest batch that exceeded memory although all its parts fit; 0 if there was none."""
 
     too_long: int = 0
     """Longest row of that batch."""
@@ -40,21 +40,21 @@ def run_apart(
     seconds: Callable[[int], float] = lambda _: 0.0,
     is_due: Callable[[int], bool] = lambda _: True,
 ) -> Outcome:
-    """Run the parts as one batch; where that fails, in smaller ones, so that only the parts that fail alone are failed.
+    """Run the parts as one batch. If it fails, run smaller batches, so that only parts that fail alone get an error.
 
     Args:
         parts: checked batches of one or more rows.
         run: the model.
-        signature: of the model.
-        seconds: of a run of so many parts; decides whether parts are retried by halves or singly.
-        is_due: whether somebody still waits for a part; one for which nobody does is not retried, and gets a DeadlineError.
+        signature: signature of the model.
+        seconds: run time by number of parts; decides whether retries use halves or single parts.
+        is_due: whether a caller still waits for a part. Other parts are not retried and get a DeadlineError.
 
     Raises:
-        DeviceLostError: no run will succeed any more.
+        DeviceLostError: all further runs would fail.
     """
     try:
         return Outcome([*run_together(parts, run, signature)], runs=1)
-    except BaseException as error:  # a model may raise anything; the callers of these parts get it
+    except BaseException as error:  # a model may raise anything; the callers of these parts receive it
         if is_interrupt(error):
             raise
         caught: BaseException = error
@@ -67,7 +67,7 @@ def run_apart(
 
 @dataclass(slots=True)
 class _Search:
-    """One failed batch on its way to those whose fault it is."""
+    """The search for the failing parts of one batch."""
 
     call: Callable[[Batch], Batch]
     signature: Signature
@@ -76,7 +76,7 @@ class _Search:
     outcome: Outcome
 
     def run(self, parts: Sequence[tuple[int, Batch]]) -> dict[int, Batch | NogradError]:
-        """Return answers by position."""
+        """Run parts together and return answers by position."""
         batches = [part for _, part in parts]
         self.outcome.runs += 1
         try:
@@ -89,7 +89,7 @@ class _Search:
         return self.find(parts, caught)
 
     def find(self, parts: Sequence[tuple[int, Batch]], error: BaseException) -> dict[int, Batch | NogradError]:
-        """Return answers by position, after the parts together made the model raise."""
+        """Return answers by position after the parts failed together."""
         if is_device_lost(error):
             raise DeviceLostError(f"the device is lost: {error}") from error
         if is_out_of_memory(error):
@@ -97,7 +97,9 @@ class _Search:
         return self._apart(parts, self.plan(len(parts))[1], error)
 
     def _with_less_memory(self, parts: Sequence[tuple[int, Batch]], error: BaseException) -> dict[int, Batch | NogradError]:
-        """Run halves; where all succeed, the whole was too large. (A part too large by itself says nothing of others.)"""
+        """Run halves. If all succeed, the whole batch was too large. (A part that is too large alone does not lower the
+        limit.)
+        """
         rows = sum(num_rows(part) for _, part in parts)
         if len(parts) > 1:
             answers = self._apart(parts, _halves(len(parts)), error)
@@ -138,11 +140,11 @@ class _Search:
 
 
 def retry_sizes(count: int, seconds: Callable[[int], float]) -> tuple[int, ...]:
-    """Return into what groups a failed batch is cut: halves, or single parts where that costs less with one of them bad.
+    """Return the group sizes for retrying a failed batch: halves, or single parts if that is cheaper with one bad part.
 
     Args:
-        count: parts of the batch.
-        seconds: of a run of so many parts.
+        count: number of parts in the batch.
+        seconds: run time by number of parts.
     """
     plan = cache(lambda parts: _cheapest_retry(parts, seconds, plan))
     return plan(count)[1]
@@ -151,7 +153,7 @@ def retry_sizes(count: int, seconds: Callable[[int], float]) -> tuple[int, ...]:
 def _cheapest_retry(
     count: int, seconds: Callable[[int], float], plan: Callable[[int], tuple[float, tuple[int, ...]]]
 ) -> tuple[float, tuple[int, ...]]:
-    """Return the seconds of finding one bad part among `count`, and the sizes of the first step."""
+    """Return the seconds to find one bad part among `count`, and the group sizes of the first step."""
     if count < 2:
         return 0.0, (count,)
     sizes = _halves(count)
@@ -183,7 +185,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def is_device_lost(error: BaseException) -> bool:
-    """True where CUDA's context is broken: every later call fails with the same error, until the process ends."""
+    """Return whether CUDA's context is broken: every later call fails with the same error until the process ends."""
     return any(
         isinstance(cause, RuntimeError)
         and not is_out_of_memory(cause)

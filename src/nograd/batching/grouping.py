@@ -1,4 +1,4 @@
-"""Who runs with whom when rows differ in length: the cheapest partition of a sorted queue. Pure functions of numbers."""
+"""Cheapest partition of a sorted queue into runs, for rows of different lengths. Pure functions of numbers."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["cheapest_groups"]
 def cheapest_groups(
     lengths: Sequence[int], rows: Sequence[int], *, overhead: float, max_rows: int, max_tokens: float = inf
 ) -> list[tuple[int, int]]:
-    """Return the partition into neighbours that costs least, where a run costs `overhead + rows * longest`.
+    """Return the cheapest partition into contiguous groups, if a run costs `overhead + rows * longest`.
 
     Dynamic programming over the ends of groups, O(requests x max_rows) (Fang et al., TurboTransformers, PPoPP 2021, sec. 4.3).
 
     Args:
-        lengths: of each request's rows, ascending.
-        rows: of each request.
-        overhead: what starting a run costs, in padded elements.
-        max_rows: rows in one run, at most; a request with more runs alone.
-        max_tokens: padded elements in one run, at most; a request with more runs alone.
+        lengths: row length of each request, ascending.
+        rows: number of rows of each request.
+        overhead: fixed cost of a run, in padded elements.
+        max_rows: maximum rows per run; a larger request runs alone.
+        max_tokens: maximum padded elements per run; a larger request runs alone.
 
     Returns:
         Start and end of each group, in order.

@@ -1,4 +1,4 @@
-"""What a batcher keeps of each part that waits, and of each batch on its way to the device and back."""
+"""The data of queued parts, and of batches on their way to the device and back."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ __all__ = ["Entry", "Job", "Pieces", "Reply", "entry_of", "record_of"]
 
 
 class Reply:
-    """A callback in place of a future: it is called once, in the event loop, in the same turn as the result is set.
+    """A callback instead of a future. It is called once in the event loop, in the same iteration in which the result is set.
 
     Args:
-        done: called with the outputs of each part, or with the error; not after `cancel`.
+        done: called with the outputs of each part, or with the error; not called after `cancel`.
     """
 
     __slots__ = ("_cancelled", "_done")
@@ -35,15 +35,15 @@ class Reply:
         self._cancelled = False
 
     def done(self) -> bool:
-        """True once it was answered or cancelled."""
+        """Return whether it was answered or cancelled."""
         return self._done is None
 
     def cancelled(self) -> bool:
-        """True once it was cancelled."""
+        """Return whether it was cancelled."""
         return self._cancelled
 
     def cancel(self) -> None:
-        """Never call back."""
+        """Drop the callback."""
         self._cancelled, self._done = True, None
 
     def set_result(self, outputs: list[Batch]) -> None:
@@ -61,12 +61,13 @@ class Reply:
 
 
 class Pieces:
-    """The reply to a request that was queued in several pieces: it is answered when all are, or when the first one fails.
+    """The reply to a request that was split into pieces. It completes with the last piece, or fails with the first failing
+    piece.
 
     Args:
-        reply: of the request.
-        counts: pieces of each part, in order.
-        forget: removes the other pieces once one has failed.
+        reply: reply of the request.
+        counts: number of pieces of each part, in order.
+        forget: removes the remaining pieces after a failure.
     """
 
     __slots__ = ("_counts", "_forget", "_has_failed", "_left", "_outputs", "_reply")
@@ -80,14 +81,14 @@ class Pieces:
         self._has_failed = False
 
     def reply(self, position: int) -> Reply:
-        """Return the reply to the piece at a position."""
+        """Return the reply for the piece at a position."""
         return Reply(partial(self._note, position))
 
     def _note(self, position: int, answer: list[Batch] | Exception) -> None:
         if self._has_failed:
             return
         if isinstance(answer, Exception):
-            self._has_failed = True  # the others may be answered in this turn, too
+            self._has_failed = True  # further pieces may be answered in this iteration
             asyncio.get_running_loop().call_soon(self._fail, answer)
             return
         (self._outputs[position],) = answer
@@ -99,7 +100,7 @@ class Pieces:
         outputs = iter(self._outputs)
         try:
             merged = [merge(list(islice(outputs, count))) for count in self._counts]
-        except Exception as error:  # noqa: BLE001  the caller gets it
+        except Exception as error:  # noqa: BLE001  reported to the caller
             self._fail(error)
             return
         if not self._reply.done():
@@ -112,7 +113,7 @@ class Pieces:
 
 
 class Entry(Waiting):
-    """One part in the queue, and what answers it."""
+    """A queued part and its reply."""
 
     __slots__ = ("follows", "future", "part", "spent")
 
@@ -139,9 +140,9 @@ class Entry(Waiting):
         self.nbytes = nbytes
         self.queued = False
         self.follows = False
-        """Whether another part of the same request comes behind it."""
+        """Whether another part of the same request follows."""
         self.spent: Spent | None = None
-        """Filled in where somebody wants to know."""
+        """Receives the times of the part, if requested."""
 
 
 @dataclass(slots=True, eq=False)
@@ -153,7 +154,7 @@ class Job:
     reason: Reason
     started: float
     done_at: float
-    """When it should be finished."""
+    """Predicted end."""
 
     predicted_s: float
     outcome: Outcome = field(default_factory=Outcome)
@@ -163,7 +164,7 @@ class Job:
     lost: DeviceLostError | None = None
 
     def tell(self, spent: Spent, entry: Entry) -> None:
-        """Say where the time of one of its parts went."""
+        """Record the times of one of its parts."""
         spent.queue_s = self.started - entry.arrived
         spent.input_s = sum([each.input_s for each in self.executions])
         spent.infer_s = sum([each.infer_s for each in self.executions])
@@ -172,8 +173,8 @@ class Job:
 
 
 def entry_of(waiting: Waiting) -> Entry:
-    """Return a batcher's own part."""
-    return cast("Entry", waiting)  # nobody else fills the queue
+    """Cast a queued item to the batcher's own type."""
+    return cast("Entry", waiting)  # only the batcher fills the queue
 
 
 def _is_failure(answer: object) -> bool:
@@ -181,7 +182,7 @@ def _is_failure(answer: object) -> bool:
 
 
 def record_of(job: Job) -> BatchRecord:
-    """Return what is told of a finished batch."""
+    """Return the record of a finished batch."""
     lengths = [entry.length for entry in job.entries]
     varies = max(lengths) > min(lengths)
     return BatchRecord(

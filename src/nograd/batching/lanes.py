@@ -1,6 +1,6 @@
-"""The device threads, one for each lane: jobs go in, and come back to the event loop.
+"""The device threads, one per lane. They take jobs from a queue and return them to the event loop.
 
-An idle thread references only the queue of jobs. A batcher that its user drops is therefore collected, and its threads end.
+An idle thread references only the job queue. If a batcher is dropped, it is therefore collected, and its threads end.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ __all__ = ["Lanes"]
 
 
 class Runnable(Protocol):
-    """What runs batches."""
+    """An object that runs batches."""
 
     @property
     def signature(self) -> Signature:
-        """Of the parts that `run` takes."""
+        """Signature of the parts that `run` takes."""
         ...
 
     def run(self, batch: Batch) -> Batch:
@@ -39,14 +39,14 @@ class Runnable(Protocol):
 
 
 class Lanes:
-    """Runs jobs, in threads of their own or in the caller's.
+    """Runs jobs in device threads, or in the caller's thread.
 
     Args:
         runner: the model.
-        seconds: of a run of so many parts, as far as is known.
-        clock: seconds.
-        finished: called in the event loop with each job that was run.
-        lost: called in the event loop when a thread has ended that should not have.
+        seconds: predicted run time by number of parts.
+        clock: returns the time in seconds.
+        finished: called in the event loop with each finished job.
+        lost: called in the event loop if a thread ends unexpectedly.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Lanes:
         self._loop: asyncio.AbstractEventLoop
 
     def start(self, count: int) -> None:
-        """Start `count` threads, from inside the event loop."""
+        """Start `count` threads; call it in the event loop."""
         self._loop = asyncio.get_running_loop()
         self._threads = [
             threading.Thread(target=_device_thread, args=(self._jobs,), name=f"nograd-device-{i}", daemon=True)
@@ -80,11 +80,11 @@ class Lanes:
         self._ending = weakref.finalize(self, _end, self._jobs, count)
 
     def submit(self, job: Job) -> None:
-        """Hand a job to the first free thread."""
+        """Queue a job for the first free thread."""
         self._jobs.put((self, job))
 
     def end(self) -> None:
-        """End each thread after the job that it runs."""
+        """End each thread after its current job."""
         if self._ending is not None:
             self._ending()
 
@@ -92,7 +92,7 @@ class Lanes:
         """End the threads.
 
         Args:
-            wait: return when they have ended; false leaves one behind that hangs in a run.
+            wait: wait until they have ended; False abandons a thread that hangs in a run.
         """
         self.end()
         if wait:
@@ -100,13 +100,13 @@ class Lanes:
                 await asyncio.wrap_future(in_own_thread(thread.join))
 
     def run(self, job: Job) -> None:
-        """Execute a job in a device thread and report it to the loop, also when this thread must end."""
+        """Execute a job in a device thread and report it to the loop, even if the thread must end."""
         is_executed = False
         try:
             self.execute(job)
             is_executed = True
         finally:
-            with suppress(RuntimeError):  # the loop was closed without closing the batcher: no caller is left to answer
+            with suppress(RuntimeError):  # the loop was closed before the batcher: no callers are left
                 if is_executed:
                     self._loop.call_soon_threadsafe(self._finished, job)
                 else:
@@ -128,8 +128,8 @@ class Lanes:
             )
         except DeviceLostError as error:
             job.lost = error
-        except BaseException as error:  # nothing may end the thread that serves the others
-            if is_interrupt(error):  # in the event loop's own thread, where batches of quick models run
+        except BaseException as error:  # the device thread must survive any error
+            if is_interrupt(error):  # quick models run in the thread of the event loop
                 raise
             job.outcome = Outcome([model_error("the model", error) for _ in entries], runs=2)
         ended = self._clock()
@@ -138,11 +138,11 @@ class Lanes:
 
 
 def _device_thread(jobs: SimpleQueue[tuple[Lanes, Job] | None]) -> None:
-    """Run jobs until the queue says None."""
+    """Run jobs until the queue returns None."""
     while (item := jobs.get()) is not None:
         lanes, job = item
         lanes.run(job)
-        del item, lanes, job  # the arrays are the callers', and this thread may wait long for the next job
+        del item, lanes, job  # release the callers' arrays while this thread waits for the next job
 
 
 def _end(jobs: SimpleQueue[tuple[Lanes, Job] | None], count: int) -> None:
@@ -151,7 +151,7 @@ def _end(jobs: SimpleQueue[tuple[Lanes, Job] | None], count: int) -> None:
 
 
 class _Watched:
-    """A model's `run`, and when each call of it began and ended."""
+    """Times the calls of a model's `run`."""
 
     __slots__ = ("_calls", "_clock", "_run")
 
@@ -161,14 +161,19 @@ class _Watched:
         self._calls: list[tuple[int, float, float]] = []
 
     def run(self, batch: Batch) -> Batch:
-        """Run one batch; a call that raises is not counted."""
+        """Run one batch; calls that raise are not recorded."""
         begun = self._clock()
         outputs = self._run(batch)
         self._calls.append((num_rows(batch), begun, self._clock()))
         return outputs
 
     def executions(self, begun: float, ended: float) -> tuple[Execution, ...]:
-        """Return the calls, given when the job began and ended."""
+        """Return the recorded calls of a job.
+
+        Args:
+            begun: start of the job, in seconds.
+            ended: end of the job, in seconds.
+        """
         if len(self._calls) == 1:
             rows, start, end = self._calls[0]
             return (Execution(rows, start - begun, end - start, ended - end),)

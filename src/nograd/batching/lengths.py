@@ -17,7 +17,7 @@ from nograd.errors import ConfigError
 __all__ = ["LengthPolicy"]
 
 WINDOW = 64
-"""How many of the most urgent requests are considered for one batch."""
+"""Number of most urgent requests to consider for one batch."""
 
 
 @dataclass(slots=True)
@@ -26,7 +26,7 @@ class _Group:
 
     take: list[Waiting]
     members: list[Waiting]
-    """Most urgent first; also those that would be too many for the first one's deadline."""
+    """Most urgent first, including requests that the first one's deadline does not allow in the batch."""
 
     seconds: float
 
@@ -37,16 +37,16 @@ class _Group:
 
 
 class LengthPolicy:
-    """Partitions the most urgent requests by length as is cheapest, and runs the group of the earliest deadline.
+    """Partitions the most urgent requests by length at the lowest cost, and runs the group with the earliest deadline.
 
-    Where that group is too slow for the load and the others would get late, the group with the most rows per second runs
-    instead, and what that makes late is refused at once.
+    If that group is too slow for the load and the others would be late, the group with the most rows per second runs instead.
+    Requests that become late by this are rejected immediately.
 
     Args:
-        max_batch_size: rows in one run, at most.
-        max_wait_ms: longest wait of the oldest request for company, in milliseconds; 0 is best on one device.
+        max_batch_size: maximum rows per run.
+        max_wait_ms: maximum time to wait for a batch to fill, in milliseconds; 0 is best on one device.
         cost: measured seconds by padded elements.
-        max_batch_tokens: padded elements (rows x longest row) in one run, at most; a longer row runs alone.
+        max_batch_tokens: maximum padded elements (rows x longest row) per run; a longer row runs alone.
         equal: only rows of equal shape may share a run.
 
     Raises:
@@ -75,11 +75,11 @@ class LengthPolicy:
 
     @property
     def chunk_rows(self) -> int:
-        """As many as may run together."""
+        """The maximum batch size."""
         return self._max_batch_size
 
     def admit(self, queue: DeadlineQueue, waiting: Waiting, rows: int, now: float, device: DeviceState) -> float | None:
-        """Refuse a request that would be late (see `Booking`)."""
+        """Reject a request that would miss its deadline (see `Booking`)."""
         alone = self.cost.seconds(waiting.length * min(rows, self._max_batch_size))
         self.arrivals.new_rows += rows
         self._mean_length += 0.05 * (waiting.length - self._mean_length)
@@ -93,7 +93,7 @@ class LengthPolicy:
         return wait if now + wait + own_s > waiting.deadline else None
 
     def decide(self, queue: DeadlineQueue, now: float, device: DeviceState) -> Decision:
-        """Return the group to run, or when its waiting ends."""
+        """Return the group to run, or the end of its waiting time."""
         items = queue.items
         self.arrivals.update(now, items[0].slack, 4 * self._seconds(items[:1]))
         late = [item for item in items if item.deadline < now + self._seconds((item,))] if items[0].deadline < inf else []
@@ -117,7 +117,7 @@ class LengthPolicy:
         return self._released(chosen, late, now, device, everything=everything)
 
     def finished(self, rows: int, longest: int, seconds: float) -> None:
-        """Follow the device's speed."""
+        """Update the device's speed."""
         self.cost.observe(rows * longest, seconds)
 
     def limit(self, rows: int, longest: int) -> None:
@@ -152,7 +152,7 @@ class LengthPolicy:
         return self.cost.seconds(sum(item.rows for item in items) * max(item.length for item in items))
 
     def _groups(self, items: Sequence[Waiting], now: float, device: DeviceState) -> list[_Group]:
-        """Partition by length; each group shrunk to what its own earliest deadline allows."""
+        """Partition by length; each group is limited by its own earliest deadline."""
         most = self._max_batch_size
         if device.free_lanes > 1:
             most = max(1, min(most, -(-sum(item.rows for item in items) // device.free_lanes)))
@@ -169,7 +169,7 @@ class LengthPolicy:
         return [self._shrunk([items[index] for index in sorted(order[start:end])], now) for start, end in cuts]
 
     def _shrunk(self, members: list[Waiting], now: float) -> _Group:
-        """Keep the earliest deadline's request, and of the others as many as it can wait for."""
+        """Keep the request with the earliest deadline, and as many others as its deadline allows."""
         first = members[0]
         budget = first.deadline - now
         seconds = self._seconds(members)
@@ -184,7 +184,7 @@ class LengthPolicy:
         return _Group(take, members, self.cost.seconds(rows * longest))
 
     def _others_can_wait(self, urgent: _Group, groups: Sequence[_Group], items: Sequence[Waiting], now: float) -> bool:
-        """True where everybody else is still on time if the urgent group runs first."""
+        """Return whether all other requests stay on time if the urgent group runs first."""
         at = now + urgent.seconds
         running = set(map(id, urgent.take))
         total = urgent.seconds
@@ -202,7 +202,7 @@ class LengthPolicy:
 
 
 def _by_shape(items: Sequence[Waiting], max_rows: int, max_tokens: float) -> list[list[Waiting]]:
-    """Return groups of one shape each, in the order of the queue."""
+    """Return groups of equal shape, in the order of the queue."""
     groups: list[list[Waiting]] = []
     open_groups: dict[tuple[int, ...], tuple[list[Waiting], int]] = {}
     for item in items:

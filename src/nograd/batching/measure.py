@@ -1,4 +1,4 @@
-"""The cost curve of a model, measured before it serves: the first request shall not pay for what happens only once."""
+"""Measurement of a model's cost curve before it serves, so that the first request does not pay for one-time work."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from nograd.errors import NogradError
 __all__ = ["measure_cost", "warm_up"]
 
 BUDGET_S = 5.0
-"""Seconds for running larger and larger batches; a size that would not fit in is left out."""
+"""Seconds for running larger and larger batches; sizes that do not fit in are skipped."""
 
 REPEATS = 5
 
 SIZE_S = 0.005
-"""Seconds for each size at least, in more repeats: on a busy machine five runs of a tiny model may all be disturbed."""
+"""Minimum seconds per size; tiny models repeat more often, because a busy machine may disturb all of five short runs."""
 
 LONGER = (4, 16)
-"""How many times longer rows than the example's are tried, where lengths vary."""
+"""Factors of longer rows to measure if lengths vary."""
 
 
 class Runnable(Protocol):
-    """What is measured; `nograd.Predictor` is one."""
+    """An object to measure; `nograd.Predictor` implements it."""
 
     @property
     def signature(self) -> Signature:
-        """Of the parts that `run` takes."""
+        """Signature of the parts that `run` takes."""
         ...
 
     @property
@@ -48,13 +48,16 @@ class Runnable(Protocol):
 def measure_cost(
     runner: Runnable, part: Batch | None = None, max_batch_size: int = 32, *, budget_s: float = BUDGET_S
 ) -> CostCurve:
-    """Run a part at 1, 2, 4, ... rows, and longer rows where lengths vary; return seconds by rows, or by padded elements.
+    """Measure the run time of a part at 1, 2, 4, ... rows, and of longer rows if lengths vary.
 
     Args:
-        runner: the model; is warm afterwards.
-        part: one checked row; None takes the predictor's own example.
+        runner: the model; it is warm afterwards.
+        part: one checked row; None: the predictor's own example.
         max_batch_size: rows of the largest batch.
-        budget_s: seconds that this may take, about.
+        budget_s: approximate time limit in seconds.
+
+    Returns:
+        Seconds by rows, or by padded elements if lengths vary.
 
     Raises:
         NogradError: the model cannot run the part.
@@ -75,14 +78,14 @@ def measure_cost(
                 break
             try:
                 found = min(_times_s(runner.run, longer))
-            except NogradError:  # longer than the model can take, which nobody told us
+            except NogradError:  # beyond a size limit that was not known
                 break
             by_tokens.setdefault(own * factor, []).append(found)
     return CostCurve.fit(by_tokens, unit="tokens")
 
 
 def warm_up(runner: Runnable, part: Batch, curve: CostCurve, max_batch_size: int) -> None:
-    """Run a part alone, and as the largest batch that was measured and is allowed: what happens only once happens now.
+    """Run a part alone and in the largest measured and allowed batch, so that one-time work happens now.
 
     Raises:
         NogradError: the model cannot run the part.
@@ -106,7 +109,7 @@ def _by_rows(runner: Runnable, part: Batch, max_batch_size: int, until: float) -
 
 
 def _lengthened(part: Batch, signature: Signature, length: int) -> Batch | None:
-    """Return the part with its one varying dimension repeated up to a length; None beyond what the model takes."""
+    """Return the part with its varying dimension repeated up to a length; None beyond the model's limit."""
     (name,) = signature.lengths
     if length != signature.allowed_size(name, length):
         return None

@@ -1,8 +1,8 @@
-"""What runs next: a pure decision over what waits. No tensor, no I/O, no clock of its own.
+"""Batch policies: pure decisions on what runs next. No tensors, no I/O, no clock.
 
-The batcher tells a policy what arrives and how long batches took, and asks it what to run whenever a device is free. The rule
-is work-conserving: what waits runs as soon as it can. What a policy decides is how many, who goes first, and whom nobody can
-help any more.
+The batcher reports arrivals and run times to a policy, and requests a decision when a lane is free. The policies are
+work-conserving: waiting requests run as soon as possible. A policy decides how many requests run, which run first, and which
+can no longer meet their deadline.
 """
 
 from __future__ import annotations
@@ -21,29 +21,31 @@ from nograd.errors import ConfigError
 __all__ = ["BatchPolicy", "DeadlinePolicy", "Decision", "DeviceState", "Reason", "checked_limits"]
 
 Reason = Literal["full", "device free", "lengths", "deadline", "waited", "draining"]
-"""Why a batch was released as it is: no room for more, or more would not be faster; nothing else waits; what else waits is of
-other lengths; one more would make the first late; the oldest waited the window; the batcher closes."""
+"""Reason for the release of a batch: it is full, or larger would not be faster; nothing else waits; the other requests have
+other lengths; one more would delay the first beyond its deadline; the oldest has waited the maximum time; the batcher
+closes.
+"""
 
 LOOK_AHEADS = 8
-"""Heads of the queue for which a decision looks whether all behind them can wait."""
+"""Number of queue heads for which a decision checks whether all later requests can wait."""
 
 
 @dataclass(slots=True)
 class DeviceState:
-    """The device as the batcher sees it. The batcher keeps it; policies read it."""
+    """The device from the batcher's view. The batcher updates it; policies read it."""
 
     free_lanes: int = 1
     lanes: int = 1
     free_at: float = -inf
-    """When the next lane should be free, in seconds on the batcher's clock; in the past where one is."""
+    """Predicted time at which a lane becomes free, in seconds on the batcher's clock; in the past if a lane is free."""
 
     draining: bool = False
-    """No more requests will come: there is nothing to wait for."""
+    """No more requests will arrive, so waiting is useless."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to run together now, whom to tell that it is too late, or when to ask again."""
+    """The requests to run together now, the requests that are too late, or the time of the next decision."""
 
     take: Sequence[Waiting] = ()
     late: Sequence[Waiting] = ()
@@ -53,22 +55,22 @@ class Decision:
 
 
 class BatchPolicy(Protocol):
-    """Decides who is let in and what runs next."""
+    """Decides which requests are admitted and what runs next."""
 
     @property
     def chunk_rows(self) -> int:
-        """Rows of the largest part that is worth having; longer requests are cut."""
+        """Maximum rows of a part; longer requests are split."""
         ...
 
     def admit(self, queue: DeadlineQueue, waiting: Waiting, rows: int, now: float, device: DeviceState) -> float | None:
-        """Return None to let a request in, or else the predicted seconds of its wait.
+        """Return None to admit a request, or its predicted wait in seconds to reject it.
 
         Args:
-            queue: what waits.
+            queue: waiting requests.
             waiting: the request, or its first part.
-            rows: of all its parts.
-            now: seconds.
-            device: its state.
+            rows: rows of all its parts.
+            now: time in seconds.
+            device: state of the device.
         """
         ...
 
@@ -76,42 +78,42 @@ class BatchPolicy(Protocol):
         """Return what to run now.
 
         Args:
-            queue: what waits; not empty.
-            now: seconds.
-            device: at least one lane is free.
+            queue: waiting requests; not empty.
+            now: time in seconds.
+            device: state of the device; at least one lane is free.
         """
         ...
 
     def finished(self, rows: int, longest: int, seconds: float) -> None:
-        """Learn how long a batch took.
+        """Update the estimates with the run time of a batch.
 
         Args:
-            rows: of the batch.
+            rows: rows of the batch.
             longest: length of its longest row.
-            seconds: on the device.
+            seconds: time on the device.
         """
         ...
 
     def limit(self, rows: int, longest: int) -> None:
-        """Make no batches of this size any more: it did not fit into memory, and its parts did.
+        """Form no more batches of this size: the batch exceeded memory, but its parts fit.
 
         Args:
-            rows: of the batch.
+            rows: rows of the batch.
             longest: length of its longest row.
         """
         ...
 
     def expected_s(self, rows: int, longest: int) -> float:
-        """Return the predicted seconds of a batch; 0 where nothing is known."""
+        """Return the predicted seconds of a batch; 0 if unknown."""
         ...
 
 
 class ArrivalRate:
-    """Rows per second, remembered for about as long as a request may take. (Arrivals only add up; decisions, which are fewer,
-    do the arithmetic.)
+    """Moving average of rows per second, over about the time that a request may take. (Arrivals only increment a counter; the
+    less frequent decisions compute the rate.)
 
     Args:
-        memory_s: seconds that count, before a request says how long it may take.
+        memory_s: averaging time in seconds, until requests with deadlines arrive.
     """
 
     __slots__ = ("_last", "_memory", "new_rows", "per_s")
@@ -119,17 +121,17 @@ class ArrivalRate:
     def __init__(self, memory_s: float) -> None:
         self.per_s = 0.0
         self.new_rows = 0
-        """That arrived since the last `update`; add to it."""
+        """Rows that arrived since the last `update`; callers add to it."""
         self._memory = memory_s
         self._last = -inf
 
     def update(self, now: float, slack: float, shortest: float) -> None:
-        """Bring the rate up to date.
+        """Update the rate.
 
         Args:
-            now: seconds.
-            slack: seconds that the most urgent request may take; infinite for any.
-            shortest: seconds of the shortest memory that makes sense.
+            now: time in seconds.
+            slack: seconds from arrival to deadline of the most urgent request; infinite without a deadline.
+            shortest: shortest useful averaging time, in seconds.
         """
         if slack < inf:
             self._memory += 0.2 * (slack - self._memory)
@@ -141,7 +143,7 @@ class ArrivalRate:
 
 
 def checked_limits(max_batch_size: int, max_wait_ms: float) -> float:
-    """Return the window in seconds.
+    """Check the limits and return the window in seconds.
 
     Raises:
         ConfigError: a limit is out of its range.
@@ -155,7 +157,7 @@ def checked_limits(max_batch_size: int, max_wait_ms: float) -> float:
 
 @dataclass(slots=True)
 class _Chosen:
-    """Where a batch begins in the queue, and how much of the queue it takes."""
+    """The start of a batch in the queue, and its size."""
 
     start: int
     count: int
@@ -164,21 +166,23 @@ class _Chosen:
 
 
 class DeadlinePolicy:
-    """Earliest deadline first; as many as the first one's deadline allows; the first given up where that is too few.
+    """Earliest deadline first. The first request's deadline limits the batch size; if that is too small for the load, the first
+    request is dropped.
 
-    Without deadlines it takes what waits, up to the knee of the cost curve. With them, a batch is as large as its first
-    request's deadline allows. Where that is too small to carry the load, keeping every late request would make every batch
-    small and everybody late: then the first is given up, unless all others can afford to wait for it. Where the device works in
-    tiles (9 rows take as long as 16), a batch that cannot carry the load is cut to the size with the most rows per second.
+    Without deadlines the policy takes all waiting requests, up to the knee of the cost curve. With deadlines, a batch is as
+    large as its first request's deadline allows. If that is too small to carry the load, serving every late request would make
+    all batches small and all requests late. In this case the first request is dropped, unless all others can wait for it. If
+    the device works in tiles (9 rows take as long as 16), a batch that cannot carry the load is cut to the size with the most
+    rows per second.
 
-    Requests of a lower class run when no higher one waits, or fill up a batch that a higher class left room in.
+    Requests of lower priority run if no request of higher priority waits, or fill the free room of its batch.
 
     Args:
-        max_batch_size: rows in one run, at most.
-        max_wait_ms: longest wait of a request for company, in milliseconds. On one device this costs latency and gains
-            nothing: 0 is best.
-        cost: measured seconds by rows; without it everything is predicted to take no time, and only what has expired is late.
-        alone: no two requests may share a run.
+        max_batch_size: maximum rows per run.
+        max_wait_ms: maximum time to wait for a batch to fill, in milliseconds. On one device waiting costs latency without any
+            gain: 0 is best.
+        cost: measured seconds by rows. Without it, runs are predicted to take no time, and only expired requests are late.
+        alone: requests never share a run.
 
     Raises:
         ConfigError: a limit is out of its range.
@@ -196,11 +200,11 @@ class DeadlinePolicy:
 
     @property
     def chunk_rows(self) -> int:
-        """The knee: larger runs are no faster, and keep others waiting."""
+        """The knee: larger runs are not faster, and delay other requests."""
         return self._max_batch_size if self._alone else self.cost.knee
 
     def admit(self, queue: DeadlineQueue, waiting: Waiting, rows: int, now: float, device: DeviceState) -> float | None:
-        """Refuse a request that would be late (see `Booking`)."""
+        """Reject a request that would miss its deadline (see `Booking`)."""
         cost = self.cost
         if not cost.known:
             return None
@@ -208,7 +212,7 @@ class DeadlinePolicy:
         knee = cost.knee
         block_s = cost.knee_curve_s * cost.scale.factor
         if waiting.deadline - now > (2 + (queue.rows + rows) // knee) * block_s and device.free_at - now < block_s:
-            return None  # it may take as long as everything that waits
+            return None  # its deadline allows all waiting requests to run first
         ahead = queue.position(waiting)
         if queue.rows != len(queue.items):
             ahead = ahead * queue.rows // len(queue.items)
@@ -218,7 +222,7 @@ class DeadlinePolicy:
         return wait if now + wait + own_s > waiting.deadline else None
 
     def decide(self, queue: DeadlineQueue, now: float, device: DeviceState) -> Decision:
-        """Return the batch of the earliest deadlines, or when its waiting ends."""
+        """Return the batch with the earliest deadlines, or the end of its waiting time."""
         items = queue.items
         if self.cost.known:
             self.arrivals.update(now, items[0].slack, 4 * self.cost.seconds(1))
@@ -241,12 +245,12 @@ class DeadlinePolicy:
             reason = "waited"
         return Decision(take, items[: chosen.start], reason, predicted_s=self.cost.seconds(rows))
 
-    def finished(self, rows: int, longest: int, seconds: float) -> None:  # noqa: ARG002  all rows are as long
-        """Follow the device's speed."""
+    def finished(self, rows: int, longest: int, seconds: float) -> None:  # noqa: ARG002  all rows have equal length
+        """Update the device's speed."""
         self.cost.observe(rows, seconds)
 
     def limit(self, rows: int, longest: int) -> None:  # noqa: ARG002
-        """Halve the largest batch."""
+        """Halve the maximum batch size."""
         self._max_batch_size = max(1, min(self._max_batch_size, rows // 2))
         self.cost.limit(self._max_batch_size)
 
@@ -255,7 +259,7 @@ class DeadlinePolicy:
         return self.cost.expected(rows) if rows <= self._max_batch_size else 0.0
 
     def _select(self, queue: DeadlineQueue, now: float, device: DeviceState) -> _Chosen:
-        """Find the batch. Everything before it in the queue cannot be on time any more, or is given up."""
+        """Select the batch. Requests before it in the queue can no longer meet their deadline, or are dropped."""
         cost, items = self.cost, queue.items
         end = self._end_of_class(items)
         start = self._first_possible(items, end, now)
@@ -291,7 +295,7 @@ class DeadlinePolicy:
         return _Chosen(start, count, rows, reason)
 
     def _first_possible(self, items: Sequence[Waiting], end: int, now: float) -> int:
-        """Return the position of the first that can be on time alone."""
+        """Return the position of the first request that can meet its deadline alone."""
         start = 0
         while start < end and items[start].deadline < now + self._seconds(items[start].rows):
             start += 1
@@ -302,14 +306,16 @@ class DeadlinePolicy:
 
     @staticmethod
     def _end_of_class(items: Sequence[Waiting]) -> int:
-        """Return where the first class ends: only its own requests may push it, or each other, aside."""
+        """Return the end of the first priority class: only requests of the same class may displace each other."""
         first = items[0].priority
         if items[-1].priority == first:
             return len(items)
         return next(index for index, item in enumerate(items) if item.priority != first)
 
     def _rest_can_wait(self, items: Sequence[Waiting], start: int, end: int, fits: int, now: float, *, single: bool) -> bool:
-        """True where others of the class have looser goals, and a small batch for the first leaves all of them on time."""
+        """Return whether the others of the class have looser deadlines and still meet them after a small batch for the
+        first.
+        """
         if items[end - 1].slack <= 1.01 * items[start].slack:
             return False
         count, rows = _fitting(items, start, end, fits, single=single)
@@ -324,7 +330,7 @@ class DeadlinePolicy:
         return True
 
     def _fill_up(self, take: list[Waiting], rows: int, others: Sequence[Waiting], now: float) -> int:
-        """Add requests of lower classes while nobody in the batch gets late; return its rows."""
+        """Add requests of lower priority while all requests of the batch stay on time; return its rows."""
         room = self.cost.knee
         if self.cost.known and take[0].deadline < inf:
             room = self.cost.largest(take[0].deadline - now, room)
@@ -339,7 +345,7 @@ class DeadlinePolicy:
 
 
 def _fitting(items: Sequence[Waiting], start: int, end: int, most: int, *, single: bool) -> tuple[int, int]:
-    """Return how many requests from `start` on have at most `most` rows together, and their rows; one at least."""
+    """Return the number of requests from `start` on that have at most `most` rows in total, and their rows; at least one."""
     if single:
         count = min(end - start, most)
         return count, count

@@ -1,4 +1,4 @@
-"""What waits, in the order in which it is due. Pure: no tensors, no clock."""
+"""The queue of waiting requests, ordered by priority and deadline. Pure: no tensors, no clock."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ __all__ = ["DeadlineQueue", "Waiting"]
 
 
 class Waiting:
-    """What a policy may know of a queued request, or of a part of one. (Slots, no dataclass: one is made for every request.)
+    """The properties of a queued part that policies may use. (A class with slots, not a dataclass: one is created per request.)
 
     Args:
-        rows: of the part.
-        arrived: seconds on the batcher's clock.
-        deadline: seconds on the same clock after which nobody needs the answer.
-        length: elements of a row along its varying dimensions, such as its tokens; 1 where nothing varies.
+        rows: number of rows of the part.
+        arrived: arrival in seconds on the batcher's clock.
+        deadline: seconds on the same clock; the answer is useless after it.
+        length: elements per row along its varying dimensions, such as tokens; 1 if no dimension varies.
         shape: sizes of the varying dimensions.
-        priority: its class; 0 goes first.
-        nbytes: of its inputs.
+        priority: priority class; 0 is served first.
+        nbytes: bytes of the inputs.
     """
 
     __slots__ = ("arrived", "deadline", "length", "nbytes", "priority", "queued", "rows", "shape")
@@ -42,11 +42,11 @@ class Waiting:
         self.priority = priority
         self.nbytes = nbytes
         self.queued = False
-        """Kept by the queue."""
+        """Set by the queue."""
 
     @property
     def slack(self) -> float:
-        """Seconds from arrival to deadline: the request's own goal."""
+        """Seconds from arrival to deadline."""
         return self.deadline - self.arrived
 
     def __repr__(self) -> str:
@@ -59,21 +59,21 @@ def _key(waiting: Waiting) -> tuple[int, float]:
 
 
 class DeadlineQueue:
-    """Requests by class, within a class by deadline, within a deadline by arrival.
+    """Requests ordered by priority, then deadline, then arrival.
 
-    One that is due no earlier than the last is appended, in constant time; any other is put in its place by bisection.
+    Appending a request with the latest deadline takes constant time; other requests are inserted by bisection.
     """
 
     __slots__ = ("items", "nbytes", "rows")
 
     items: list[Waiting]
-    """Most urgent first. To be read, never changed, by others."""
+    """Most urgent first. Read-only for other classes."""
 
     rows: int
-    """Of all that wait."""
+    """Total rows."""
 
     nbytes: int
-    """Of all that wait."""
+    """Total bytes."""
 
     def __init__(self, waiting: Iterable[Waiting] = ()) -> None:
         self.items = []
@@ -86,7 +86,7 @@ class DeadlineQueue:
         return len(self.items)
 
     def position(self, waiting: Waiting) -> int:
-        """Return how many go before a request that would arrive now."""
+        """Return the number of requests before a request that arrives now."""
         items = self.items
         if not items:
             return 0
@@ -96,7 +96,7 @@ class DeadlineQueue:
         return bisect_right(items, (waiting.priority, waiting.deadline), key=_key)
 
     def add(self, waiting: Waiting) -> None:
-        """Put a request in its place."""
+        """Insert a request."""
         items = self.items
         if not items or (waiting.deadline >= items[-1].deadline and waiting.priority == items[-1].priority):
             items.append(waiting)
@@ -107,14 +107,14 @@ class DeadlineQueue:
         waiting.queued = True
 
     def remove(self, waiting: Waiting) -> None:
-        """Take one request out."""
+        """Remove one request."""
         del self.items[self.items.index(waiting, bisect_left(self.items, _key(waiting), key=_key))]
         self.rows -= waiting.rows
         self.nbytes -= waiting.nbytes
         waiting.queued = False
 
     def take(self, chosen: Sequence[Waiting]) -> None:
-        """Take several out: at no cost where they are the first, as they are unless lengths differ."""
+        """Remove several requests. This is cheap for the first ones in the queue, which is usual unless lengths differ."""
         if not chosen:
             return
         rows = nbytes = 0
@@ -130,12 +130,12 @@ class DeadlineQueue:
             self.items = [item for item in self.items if item.queued]
 
     def last_below(self, priority: int, rows: int, nbytes: int) -> list[Waiting] | None:
-        """Return the last requests of lower classes that hold so many rows and bytes; None where all of them do not.
+        """Return the last requests of lower priority that hold at least these rows and bytes; None if there are not enough.
 
         Args:
-            priority: only higher numbers count.
-            rows: to be freed.
-            nbytes: to be freed.
+            priority: only requests with higher numbers are considered.
+            rows: rows to free.
+            nbytes: bytes to free.
         """
         found: list[Waiting] = []
         for waiting in reversed(self.items):

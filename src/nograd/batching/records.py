@@ -1,4 +1,4 @@
-"""What a batcher tells of itself."""
+"""Records of batches and statistics of a batcher."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ __all__ = ["BatchRecord", "Execution", "RunningBatch", "Spent", "Statistics"]
 
 
 class Execution(NamedTuple):
-    """One call of the model that succeeded."""
+    """One successful call of the model."""
 
     rows: int
     input_s: float
-    """Joining and padding what it was given; where a batch was run again in pieces, also what failed before this call."""
+    """Time for joining and padding the inputs; after retries, it includes failed attempts before this call."""
 
     infer_s: float
-    """In the model's `run`."""
+    """Time in the model's `run`."""
 
     output_s: float
-    """Giving each part its own rows, behind the batch's last call."""
+    """Time for splitting the outputs after the batch's last call."""
 
 
 @dataclass(slots=True)
 class Spent:
-    """Where one request's time went in the batcher, in seconds; filled in when its answer is there. All 0 before.
+    """Times of one request in the batcher, in seconds; set when its answer is ready. All 0 before.
 
-    Of a request that was cut into parts it is the last part's: until that one's batch began, the request waited.
+    For requests that were split into parts, these are the times of the last part, and the request waits until that part's batch
+    starts.
     """
 
     queue_s: float = 0.0
@@ -38,79 +39,81 @@ class Spent:
     output_s: float = 0.0
     batch_rows: int = 0
     owner: object = None
-    """Whose time it is, for who hears of batches."""
+    """Opaque tag for the observer of batches."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchRecord:
-    """One batch as it was run."""
+    """One executed batch."""
 
     rows: int
     requests: int
     reason: Reason
     run_s: float
-    """Joining, running and parting, in the device thread."""
+    """Time for joining, running and splitting, in the device thread."""
 
     waited_s: tuple[float, ...]
-    """How long each part waited in the queue."""
+    """Queue time of each part."""
 
     padding_share: float
     failed: int
-    """Parts whose rows made the model raise."""
+    """Number of parts whose rows made the model raise."""
 
     predicted_s: float = 0.0
-    """What the cost curve said of `run_s`; 0 where there is none."""
+    """Run time predicted by the cost curve; 0 without a curve."""
 
     runs: int = 1
-    """Times that the model was called; more than 1 where the batch failed."""
+    """Number of calls of the model; above 1 after retries."""
 
     longest: int = 1
-    """Elements of its longest row along what varies, such as tokens; `rows * longest` was computed, padding included."""
+    """Elements of the longest row along the varying dimensions, such as tokens. `rows * longest` elements were computed,
+    including padding.
+    """
 
     executions: tuple[Execution, ...] = ()
-    """The calls that succeeded."""
+    """Successful calls."""
 
     answered_s: tuple[float, ...] = ()
-    """How long each request waited whose last part was answered with this batch."""
+    """Queue times of the requests whose last part was answered by this batch."""
 
     told: tuple[Spent, ...] = ()
-    """Of the parts whose requests want to know where their time went."""
+    """Times of the parts whose requests want them."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunningBatch:
-    """A batch that is on the device now."""
+    """A batch that is running on the device."""
 
     running_s: float
-    """Since it was handed over."""
+    """Seconds since the batch started."""
 
     predicted_s: float
-    """What the cost curve says; 0 where there is none."""
+    """Run time predicted by the cost curve; 0 without a curve."""
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What a batcher did since it was made, and what it holds now. Requests are counted in parts, as they are queued."""
+    """Counters since the batcher was created, and its current contents. Requests are counted by their queued parts."""
 
     requests: int = 0
     rows: int = 0
     batches: int = 0
     refused: int = 0
-    """Requests that were not let in: the queue had no room, or they would have been late."""
+    """Requests rejected on arrival: the queue was full, or they would miss their deadline."""
 
     displaced: int = 0
-    """Parts that left the queue to make room for one of a higher class."""
+    """Parts removed from the queue to make room for a higher priority."""
 
     expired: int = 0
-    """Answered that they are late."""
+    """Requests that missed their deadline."""
 
     cancelled: int = 0
-    """Left by their callers."""
+    """Requests abandoned by their callers."""
 
     failed: int = 0
-    """Made the model raise."""
+    """Parts that made the model raise."""
 
     queue_rows: int = 0
     running_rows: int = 0
     reasons: Mapping[str, int] = field(default_factory=dict)
-    """Batches by release reason."""
+    """Number of batches by release reason."""

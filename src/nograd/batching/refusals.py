@@ -1,4 +1,4 @@
-"""Why a request is not answered: the sentences, and the one error for each."""
+"""Errors for rejected requests."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["again", "check_request", "full", "late", "not_open", "too_large", "t
 
 
 def check_request(timeout_s: Any, priority: Any) -> None:
-    """Check what a caller asks for.
+    """Check the options of a request.
 
     Raises:
-        ConfigError: it is outside of what is allowed.
+        ConfigError: an option is out of its range.
     """
     if timeout_s is not None and not (isinstance(timeout_s, int | float) and timeout_s > 0):
         raise ConfigError(f"timeout_s is {timeout_s!r}; it must be a number of seconds above 0, or None for any")
@@ -32,7 +32,7 @@ def check_request(timeout_s: Any, priority: Any) -> None:
 
 
 def again(error: NogradError) -> NogradError:
-    """Return an error of its own for each caller: who raises one writes its own traceback into it."""
+    """Return a copy of an error for each caller, because raising adds the caller's traceback to the error."""
     other = copy(error)
     other.__cause__ = error.__cause__
     return other
@@ -48,7 +48,7 @@ def not_open(state: str) -> NogradError:
 
 
 def too_large(rows: int, max_rows: int, nbytes: int, max_bytes: int) -> TooLargeError | None:
-    """Return the error of a request that no queue could hold, or None."""
+    """Return the error of a request that exceeds the queue's limits, or None."""
     if rows > max_rows:
         return TooLargeError(f"the request has {rows} rows; the queue takes at most {max_rows}: send fewer at a time")
     if nbytes > max_bytes:
@@ -63,12 +63,12 @@ def full(queue: DeadlineQueue, max_rows: int, max_bytes: int, wait_s: float, *, 
 
 
 def late(slack_s: float) -> DeadlineError:
-    """Return the error of a request whose time ran out."""
+    """Return the error of an expired request."""
     return DeadlineError(f"no answer within {slack_s:g} s; give more time, or send less at once")
 
 
 def too_late(wait_s: float, slack_s: float) -> NogradError:
-    """Return the refusal of a request that would be late: of a busy server, or by itself."""
+    """Return the error of a request that would miss its deadline: OverloadedError if it must wait, else DeadlineError."""
     if wait_s == 0:
         return late(slack_s)
     return OverloadedError(

@@ -1,4 +1,4 @@
-"""Requests, a device and a policy, event by event. The policy is the shipped object; only time is simulated."""
+"""Event simulation of requests, a device and a policy. The policy is the production object; only time is simulated."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ __all__ = ["Outcome", "Step", "simulate"]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One decision, and what it was made of."""
+    """One decision and its inputs."""
 
     now: float
     queue: tuple[Waiting, ...]
     decision: Decision
     ends: float | None
-    """When the batch was done."""
+    """Time at which the batch finished."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of the requests; times in seconds."""
+    """Results per request; times in seconds."""
 
     done: dict[Waiting, float] = field(default_factory=dict)
     late: dict[Waiting, float] = field(default_factory=dict)
     refused: dict[Waiting, float] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     left: list[Waiting] = field(default_factory=list)
-    """What still waited at the end: a policy that never runs it."""
+    """Requests that still waited at the end: the policy never runs them."""
 
     def goodput(self, requests: Sequence[Waiting], warm_up: float = 0.05) -> float:
-        """Return the share of requests answered by their deadline, without the first few."""
+        """Return the share of requests answered by their deadline, without the warm-up share at the start."""
         counted = requests[int(len(requests) * warm_up) :]
         return sum(self.done.get(request, inf) <= request.deadline for request in counted) / len(counted)
 
@@ -49,13 +49,13 @@ def simulate(
     lanes: int = 1,
     keep_steps: bool = False,
 ) -> Outcome:
-    """Play the requests against the policy.
+    """Simulate the requests with the policy.
 
     Args:
-        policy: decides.
-        requests: sorted by arrival.
-        seconds: that a batch takes on the device, by its rows and its longest row.
-        lanes: batches that run side by side.
+        policy: policy to simulate.
+        requests: requests, sorted by arrival.
+        seconds: run time of a batch by its rows and its longest row.
+        lanes: number of concurrent batches.
         keep_steps: record every decision.
     """
     outcome, queue, device = Outcome(), DeadlineQueue(), DeviceState(lanes, lanes)

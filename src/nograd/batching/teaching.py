@@ -1,4 +1,4 @@
-"""Learning a model from the first request, off the event loop, while further requests wait."""
+"""Learning a model's signature from the first request, off the event loop, while further requests wait."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["Teaching"]
 
 
 class Teaching:
-    """Has one request at a time teach the model; if it fails, it fails alone and the next one teaches.
+    """Learns from one request at a time. If learning fails, only that request fails, and the next request is used.
 
     Args:
-        learn: learns from inputs, blocking; runs in a thread of its own.
-        is_done: whether the model is known; looked up in the event loop, so that all requests that wait continue together.
-        max_waiting: requests that may wait.
+        learn: learns from inputs, blocking; runs in its own thread.
+        is_done: whether the model is known; evaluated in the event loop, so that all waiting requests continue together.
+        max_waiting: maximum number of waiting requests.
     """
 
     def __init__(self, learn: Callable[[Any], None], is_done: Callable[[], bool], max_waiting: int) -> None:
@@ -37,11 +37,11 @@ class Teaching:
         """Return when the model is known.
 
         Args:
-            inputs: teach the model, unless those of an earlier request do.
+            inputs: inputs to learn from, unless an earlier request supplies them.
 
         Raises:
             OverloadedError: too many requests wait.
-            NogradError: the model cannot run these inputs; or the wait was stopped.
+            NogradError: the model cannot run these inputs, or waiting was stopped.
         """
         if self._waiting >= self._max_waiting:
             raise OverloadedError(f"{self._waiting} requests wait until the model is known; try again in 1 s")
@@ -61,16 +61,16 @@ class Teaching:
             await self._empty.wait()
 
     def stop(self, error: NogradError) -> None:
-        """Fail the requests that wait; what runs in the thread is left to end there."""
+        """Fail the waiting requests; a running attempt finishes in its thread."""
         self._stopped = error
         if self._attempt is not None and not self._attempt.done():
             self._attempt.set_result(None)
 
     async def _take_part(self, inputs: Any) -> None:
-        """Start an attempt, or wait for the one that runs; raise only what concerns this request."""
+        """Start an attempt, or wait for the running one; raise only errors of this request."""
         is_own = self._attempt is None
         attempt = self._attempt or self._begin(inputs)
-        await asyncio.wait({attempt})  # a caller that is cancelled leaves the attempt to the others
+        await asyncio.wait({attempt})  # a cancelled caller must not cancel the attempt of the others
         if self._stopped is not None:
             raise again(self._stopped)
         error = attempt.result()
@@ -90,9 +90,9 @@ class Teaching:
             error: BaseException | None = None
             try:
                 self._learn(inputs)
-            except BaseException as raised:  # noqa: BLE001  the request that taught gets it
+            except BaseException as raised:  # noqa: BLE001  raised in the request that supplied the inputs
                 error = raised
-            with suppress(RuntimeError):  # the loop was closed meanwhile: no request is left
+            with suppress(RuntimeError):  # the loop is closed: no requests are left
                 loop.call_soon_threadsafe(end, error)
 
         in_own_thread(learn)

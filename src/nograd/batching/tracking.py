@@ -1,7 +1,7 @@
-"""Predicted seconds of a batch: a measured curve, and one scale that follows what the device does today.
+"""Predicted run time of a batch: a measured curve, multiplied by a scale that follows the device's current speed.
 
-A curve learned from nothing while serving never tries the sizes it believes to be bad; so the shape is measured once, and
-only the scale is tracked. Predictions are pessimistic: too short costs far more answers than too long.
+A curve that is learned while serving never tries sizes that it believes to be bad. Its shape is therefore measured once, and
+only the scale is tracked. Predictions are pessimistic, because predictions that are too short cost far more answers.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from nograd.core.cost import KNEE, CostCurve
 __all__ = ["RowCost", "Scale", "TokenCost"]
 
 MARGIN = (0.05, 0.30)
-"""Least and greatest share that a prediction is longer than the scaled curve."""
+"""Minimum and maximum safety margin of predictions, as a share of the scaled curve."""
 
 RESIDUAL = 0.04
-"""Mean relative error of a prediction, before anything was seen."""
+"""Initial mean relative error of predictions."""
 
 SCALE_RANGE = 20.0
-"""The scale stays within this factor of the curve, whatever is seen."""
+"""Limit of the scale as a factor of the curve, in both directions."""
 
 
 class Scale:
-    """How today's times compare with the curve: a geometric moving mean, deaf to stragglers."""
+    """Ratio of current run times to the curve: a geometric moving mean that limits the effect of outliers."""
 
     __slots__ = ("_count", "factor", "residual", "value")
 
@@ -36,10 +36,10 @@ class Scale:
         self._update()
 
     def observe(self, ratio: float) -> None:
-        """Take in one batch.
+        """Update the scale with one batch.
 
         Args:
-            ratio: its seconds, divided by the curve's.
+            ratio: its run time divided by the curve's.
         """
         found = min(1.5, max(0.5, ratio / self.value))
         self._count += 1
@@ -49,16 +49,16 @@ class Scale:
         self._update()
 
     def _update(self) -> None:
-        """Twice the mean error is about the 90th percentile."""
+        """Update the pessimistic factor; twice the mean error is about the 90th percentile."""
         self.factor = self.value * (1 + min(MARGIN[1], max(MARGIN[0], 2 * self.residual)))
 
 
 class RowCost:
-    """Seconds by rows, for models whose rows are all of one length. Without a curve everything is predicted to take no time.
+    """Run time by rows, for models whose rows have equal length. Without a curve, all predictions are 0.
 
     Args:
-        curve: over rows.
-        max_rows: the largest batch; beyond the curve's last size its last slope goes on.
+        curve: seconds by rows.
+        max_rows: largest batch. Sizes above the curve's last size have the same time per row.
     """
 
     def __init__(self, curve: CostCurve | None, max_rows: int) -> None:
@@ -71,25 +71,25 @@ class RowCost:
             best = self._best_sizes[-1]
             self._best_sizes.append(rows if rates[rows] >= rates[best] else best)
         self.knee = bisect_left(self._best_rates, KNEE * self._best_rates[-1]) if self.known else max_rows
-        """The smallest batch that reaches 99 % of the best rate; on a CPU this may be 1."""
+        """Smallest batch that reaches 99 % of the best rate; on a CPU it may be 1."""
         self.scale = Scale()
         self.knee_curve_s = self._seconds[self.knee]
-        """The curve's seconds of that batch, without the scale: needed at every arrival."""
+        """Unscaled seconds of that batch, cached because each arrival needs it."""
 
     def seconds(self, rows: int) -> float:
         """Return the predicted seconds of a batch, pessimistic."""
         return self._seconds[rows] * self.scale.factor
 
     def expected(self, rows: int) -> float:
-        """Return the predicted seconds of a batch, neither too long nor too short."""
+        """Return the predicted seconds of a batch, unbiased."""
         return self._seconds[rows] * self.scale.value
 
     def largest(self, budget_s: float, rows: int) -> int:
-        """Return the largest batch of at most `rows` rows that is done within `budget_s`; 0 where none is."""
+        """Return the largest batch of at most `rows` rows that finishes within `budget_s`; 0 if there is none."""
         return bisect_right(self._seconds, budget_s / self.scale.factor, 1, rows + 1) - 1
 
     def carrying(self, rate: float) -> int:
-        """Return the smallest batch that, run again and again, carries `rate` rows/s; the knee where none does."""
+        """Return the smallest batch size that sustains `rate` rows/s; the knee if none does."""
         return min(self.knee, bisect_left(self._best_rates, rate * self.scale.value))
 
     def rate(self, rows: int) -> float:
@@ -97,26 +97,28 @@ class RowCost:
         return rows / self.expected(rows)
 
     def fastest(self, rows: int) -> int:
-        """Return the batch of at most `rows` rows with the most rows per second: where rows come in tiles, whole ones."""
+        """Return the batch size of at most `rows` rows with the most rows per second: whole tiles, if the device works in
+        tiles.
+        """
         return self._best_sizes[rows]
 
     def limit(self, max_rows: int) -> None:
-        """Forget larger batches."""
+        """Drop larger batch sizes."""
         del self._seconds[max_rows + 1 :], self._best_rates[max_rows + 1 :], self._best_sizes[max_rows + 1 :]
         self.knee = min(self.knee, max_rows)
         self.knee_curve_s = self._seconds[self.knee]
 
     def observe(self, rows: int, seconds: float) -> None:
-        """Learn from one batch."""
+        """Update the scale with one batch."""
         if self.known and rows < len(self._seconds):
             self.scale.observe(seconds / self._seconds[rows])
 
 
 class TokenCost:
-    """Seconds by padded elements, for models whose rows differ in length: `overhead + per_token * rows * longest`.
+    """Run time by padded elements, for models whose rows differ in length: `overhead + per_token * rows * longest`.
 
-    Without a curve, predictions are 0 and groups are made as if a run's fixed price were that of 48 elements (measured for
-    MiniLM, eager, 2 threads on 2 AVX2 cores: 8 ms + 0.16 ms a token; 16 to 64 lie within 5 % of each other).
+    Without a curve, predictions are 0, and the fixed cost of a run for grouping is that of 48 elements (measured for MiniLM,
+    eager, 2 threads on 2 AVX2 cores: 8 ms + 0.16 ms per token; 16 to 64 differ by less than 5 %).
     """
 
     DEFAULT_OVERHEAD = 48.0
@@ -126,18 +128,18 @@ class TokenCost:
         fixed_s, self._per_token = curve.affine() if curve is not None else (0.0, 0.0)
         self._fixed = fixed_s
         self.overhead = fixed_s / self._per_token if self._per_token else self.DEFAULT_OVERHEAD
-        """What starting a run costs, in padded elements."""
+        """Fixed cost of a run, in padded elements."""
         self.scale = Scale()
 
     def seconds(self, tokens: int) -> float:
-        """Return the predicted seconds of a batch of so many padded elements, pessimistic."""
+        """Return the predicted seconds of a batch by padded elements, pessimistic."""
         return (self._fixed + self._per_token * tokens) * self.scale.factor
 
     def expected(self, tokens: int) -> float:
-        """Return the predicted seconds of a batch, neither too long nor too short."""
+        """Return the predicted seconds of a batch, unbiased."""
         return (self._fixed + self._per_token * tokens) * self.scale.value
 
     def observe(self, tokens: int, seconds: float) -> None:
-        """Learn from one batch."""
+        """Update the scale with one batch."""
         if self.known:
             self.scale.observe(seconds / (self._fixed + self._per_token * tokens))
