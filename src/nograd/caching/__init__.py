@@ -1,8 +1,8 @@
-"""Caching: answers as bytes, by a key of everything that they depend on.
+"""Caching of model outputs as bytes, by a key of everything that they depend on.
 
-A key is made of the model's fingerprint and of the input's content (`keys`), so that a value can never be an old one or
-another model's. Values are arrays as bytes (`codec`), never pickles: what is read back is data, and who gets it cannot change
-it.
+A key is made of the model's fingerprint and the input's content (`keys`), so that a cached value never belongs to another model
+or older weights. Values are arrays encoded as bytes (`codec`), never pickles: reading them executes nothing, and callers cannot
+change them.
 """
 
 from nograd.caching.codec import decode, encode

@@ -1,4 +1,4 @@
-"""Answers: runs only what is not known yet. For threads, as scripts have them; an event loop has `flight`."""
+"""Cached model runs: only rows that are not cached run. For threads; `flight` is the equivalent for an event loop."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ __all__ = ["Answers", "KeyMaker"]
 USUAL_GROWTH = 1.1
 
 Run: TypeAlias = Callable[[Sequence[Batch]], Sequence[Batch]]
-"""Runs parts; returns the outputs of each."""
+"""Runs parts and returns the outputs of each."""
 
 
 class KeyMaker:
-    """Keys under a fingerprint that may change: weights that are changed in place make all kept answers unreachable.
+    """Cache keys for a fingerprint that may change: a change of weights, also in place, makes all older entries unreachable.
 
     Args:
-        fingerprint: asked anew for every request.
-        version: is part of every key, too; of a model whose fingerprint no other process can have, it takes the place, so that
-            the cache can be shared.
+        fingerprint: called for each request.
+        version: part of every key. For a model whose fingerprint is valid in this process only, it replaces the fingerprint, so
+            that processes can share the cache.
     """
 
     def __init__(self, fingerprint: Callable[[], Fingerprint], version: str = "") -> None:
@@ -40,7 +40,7 @@ class KeyMaker:
         self._keys: tuple[Fingerprint, Keys] | None = None
 
     def current(self) -> Keys:
-        """Return the keys for the model as it is now."""
+        """Return the keys for the current state of the model."""
         now = self._fingerprint()
         kept = self._keys
         if kept is None or kept[0] != now:
@@ -50,15 +50,15 @@ class KeyMaker:
 
 
 class Answers:
-    """Outputs by content, each distinct row computed once, also where several threads ask for it at the same time.
+    """Outputs by content. Each distinct row is computed once, also if several threads request it at the same time.
 
-    A model that was seen to give different answers to the same input, or that answers with text, always runs. So does, most of
-    the time, one that is cheaper to run than to look up: see `worth`. A cache that other processes share is always used.
+    Models with random or text outputs always run. A model that runs faster than a lookup runs most of the time (see
+    `governor`). A cache shared with other processes is always used.
 
     Args:
-        cache: where they are kept.
-        keys: of the model.
-        clock: seconds.
+        cache: stores the outputs.
+        keys: keys of the model.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, cache: Cache, keys: KeyMaker, *, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -74,7 +74,7 @@ class Answers:
         self._lock = Lock()
 
     def close(self) -> None:
-        """Close the cache; another call opens it again."""
+        """Close the cache; the next call reopens it."""
         self._cache.close()
 
     def of(self, parts: Sequence[Batch], run: Run, signature: Signature) -> Sequence[Batch]:
@@ -82,8 +82,8 @@ class Answers:
 
         Args:
             parts: checked batches.
-            run: runs what is not there, together.
-            signature: of the model.
+            run: runs all missing parts together.
+            signature: signature of the model.
         """
         if self._signature is not signature:
             self._signature, self._has_keys = signature, not why_not(signature)
@@ -99,7 +99,7 @@ class Answers:
         return self._weighed(parts, run, signature, worth)
 
     def _weighed(self, parts: Sequence[Batch], run: Run, signature: Signature, worth: Worth) -> Sequence[Batch]:
-        """Return the outputs of each part, and note what they cost and saved."""
+        """Return the outputs of each part, and record costs and savings of the cache."""
         run_s, run_rows = 0.0, 0
 
         def timed(missing: Sequence[Batch]) -> Sequence[Batch]:
@@ -118,11 +118,11 @@ class Answers:
         return answers
 
     def of_units(self, units: Units | Texts, run: Run) -> list[Batch]:
-        """Return the outputs of units, as `Units.joined` does.
+        """Return the outputs of units, in the form of `Units.joined`.
 
         Args:
-            units: what is asked for.
-            run: runs the parts of what is not there, together.
+            units: the units to look up.
+            run: runs the parts of all missing units together.
         """
         found = [self._read(units, place, value) for place, value in enumerate(self._cache.get_many(units.keys))]
         missing: dict[bytes, int] = {}
@@ -154,15 +154,15 @@ class Answers:
             with self._lock:
                 for key in own:
                     del self._flights[key]
-        for key, future in theirs.items():  # only now: who waits owns nothing that others wait for
+        for key, future in theirs.items():  # last: a waiting thread must not own flights that others wait for
             if future.exception() is None:
                 found[key] = future.result()
-            else:  # perhaps because of another row of theirs, or of their Ctrl-C
+            else:  # the error may be due to another row of that thread, or to its Ctrl-C
                 found |= self._run(units, {key: missing[key]}, run)
         return found
 
     def _just_landed(self, units: Units | Texts, places: dict[bytes, int]) -> dict[bytes, Batch]:
-        """Return the values that another thread has put between our lookup and our flight."""
+        """Return values that another thread stored between this thread's lookup and its flight."""
         near = getattr(self._cache, "near", self._cache)
         if not isinstance(near, MemoryCache):
             return {}
@@ -171,7 +171,9 @@ class Answers:
         return {key: outputs for key, outputs in found.items() if outputs is not None}
 
     def _read(self, units: Units | Texts, place: int, value: bytes | None) -> Batch | None:
-        """Return the outputs in a value; None for a miss. A cache that other programs write to may hold anything."""
+        """Decode a value; None for a miss. Caches that other programs write to may contain anything, so their values are
+        checked.
+        """
         try:
             outputs = None if value is None else decode(value)
         except CorruptValueError:
@@ -179,12 +181,12 @@ class Answers:
         return outputs if outputs is None or not self._is_foreign or units.fits(place, outputs) else None
 
     def _run(self, units: Units | Texts, wanted: dict[bytes, int], run: Run) -> dict[bytes, Batch]:
-        """Run some units, keep their answers, and return them as they are kept."""
+        """Run some units, store their outputs, and return them as decoded values."""
         values = dict(zip(wanted, units.values(run(units.take(list(wanted.values())))), strict=True))
         self._cache.put_many(values)
         return {key: decode(value) for key, value in values.items()}
 
 
 def _usual(before_s: float, seconds: float) -> float:
-    """Return the usual seconds: least of late, because a busy machine, or a wait for another thread's run, adds to some."""
+    """Return typical seconds: a moving minimum, because a busy machine or another thread's run only adds time."""
     return min(seconds, before_s * USUAL_GROWTH) if before_s else seconds

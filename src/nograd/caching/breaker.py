@@ -1,4 +1,4 @@
-"""A circuit breaker: after a failure nobody is kept waiting again for a while. Pure: the time is given."""
+"""A circuit breaker: after a failure, calls are skipped for a while. Pure: callers pass the time."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ __all__ = ["Breaker"]
 
 @dataclass(slots=True)
 class Breaker:
-    """Closed, calls pass. After a failure it is open for `period_s`: no call passes. Then one call may try; the others wait for
-    what comes of it without being made, and its success closes the breaker."""
+    """Calls pass while the breaker is closed. A failure opens it, and for `period_s` no call passes. After that, one trial
+    call passes, and other calls are skipped until its result is known. A successful call closes the breaker.
+    """
 
     period_s: float = 5.0
     _opened_at: float | None = None
@@ -18,13 +19,13 @@ class Breaker:
 
     @property
     def is_open(self) -> bool:
-        """True from a failure to the next success."""
+        """True from a failure until the next success."""
         return self._opened_at is not None
 
     def may_call(self, now: float) -> bool:
-        """Whether a call may be made at `now`; who is told so must tell what came of it.
+        """Return whether a call may be made at `now`. If so, the caller must report its success or failure.
 
-        A trial that nobody reported within a period (its thread may have died) is given up.
+        A trial without a report within a period (its thread may have died) is abandoned.
         """
         if self._opened_at is None:
             return True
@@ -34,9 +35,9 @@ class Breaker:
         return True
 
     def succeeded(self) -> None:
-        """Note that a call returned."""
+        """Record a successful call."""
         self._opened_at = self._trying_since = None
 
     def failed(self, now: float) -> None:
-        """Note that a call failed or timed out."""
+        """Record a failed call or a timeout."""
         self._opened_at, self._trying_since = now, None

@@ -1,10 +1,10 @@
-"""Arrays as bytes, and back, without running anything that is in them.
+"""Encoding of arrays as bytes. Decoding never executes content.
 
-    value   = "NG", version, number of arrays, length of the header; header; arrays, each from a multiple of 16 on
+    value   = "NG", version, number of arrays, length of the header; header; arrays, each aligned to 16 bytes
     header  = for each array: lengths of name and dtype, number of dimensions; the dimensions; name; dtype
 
-Numbers are little-endian. What leaves the process is sealed: its checksum covers the key, too, so that a value that was
-damaged, cut short or moved to another key is told from a good one.
+Numbers are little-endian. Values that leave the process are sealed with a checksum of key and value, which detects values that
+were damaged, truncated or moved to another key.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nograd.errors import UnsupportedError
 __all__ = ["FORMAT", "CorruptValueError", "decode", "encode", "seal", "unseal"]
 
 FORMAT = 1
-"""Version of the format; a value of any other is not read."""
+"""Version of the format; values of other versions are rejected."""
 
 _HEAD = struct.Struct("<2sBBI")
 _ARRAY = struct.Struct("<HBB")
@@ -34,14 +34,14 @@ _MOST_DIMS = 64  # numpy's own limit
 
 
 class CorruptValueError(ValueError):
-    """Bytes that are not a value, or not the value that was put there."""
+    """The bytes are not a value, or not the value that was stored under this key."""
 
 
 def encode(arrays: Batch) -> bytes:
-    """Return arrays as bytes: a copy, that keeps nothing else alive.
+    """Encode arrays as bytes. The result is a copy and references no other memory.
 
     Raises:
-        UnsupportedError: an array holds text or other objects.
+        UnsupportedError: an array contains text or other objects.
     """
     contents = {name: _as_stored(name, array) for name, array in arrays.items()}
     header = _header(tuple((name, dtype_name(array.dtype), array.shape) for name, array in contents.items()))
@@ -53,7 +53,7 @@ def encode(arrays: Batch) -> bytes:
 
 
 def decode(value: bytes) -> dict[str, Array]:
-    """Return the arrays in a value: read-only views of it.
+    """Decode the arrays of a value, as read-only views of it.
 
     Raises:
         CorruptValueError: the bytes are not a value of this format.
@@ -74,15 +74,15 @@ def decode(value: bytes) -> dict[str, Array]:
 
 
 def seal(key: bytes, value: bytes) -> bytes:
-    """Return a value with a checksum of it and of its key."""
+    """Return a value with a checksum of key and value."""
     return _SEAL.pack(b"nograd", FORMAT, crc32(value, crc32(key))) + value
 
 
 def unseal(key: bytes, sealed: bytes) -> bytes:
-    """Return what was sealed for this key.
+    """Check the seal and return the value.
 
     Raises:
-        CorruptValueError: the checksum is another, or there is none.
+        CorruptValueError: the checksum is missing or wrong.
     """
     if len(sealed) < _SEAL.size:
         raise CorruptValueError(f"the value has {len(sealed)} bytes, fewer than its seal")
@@ -115,7 +115,7 @@ def _header(specs: tuple[tuple[str, str, tuple[int, ...]], ...]) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _layout(header: bytes) -> tuple[list[tuple[str, np.dtype[np.generic], tuple[int, ...], int]], int]:
-    """Return name, dtype, shape and offset of each array, and where the last one ends."""
+    """Return name, dtype, shape and offset of each array, and the end of the last one."""
     _, _, count, size = _HEAD.unpack_from(header)
     if size != len(header) or size % _ALIGNMENT:
         raise CorruptValueError(f"the header has {len(header)} bytes; it says {size}")

@@ -1,6 +1,6 @@
-"""A socket whose answers come within one time-out, as a whole: a peer that sends a byte now and then is slow, too.
+"""Sockets with one timeout per response: a peer that sends single bytes slowly exceeds it, too.
 
-A socket's own time-out begins anew with each read, so that an answer in twenty pieces may take twenty of them.
+The timeout of a socket itself restarts with each read, so a response in twenty pieces could take twenty timeouts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ T = TypeVar("T")
 
 
 class _TimedSocket:
-    """All that is read between two writes has one time-out, from the write on; the first read, often the only one, is plain."""
+    """All reads between two writes share one timeout, which starts with the write; the first read uses the socket's own
+    timeout.
+    """
 
     def __init__(self, inner: socket.socket) -> None:
         self._inner = inner

@@ -1,9 +1,9 @@
-"""Which entry leaves when there is no room: SIEVE or LRU, over one list, bounded in bytes.
+"""Eviction by SIEVE or LRU over one linked list, limited in bytes.
 
-SIEVE (Zhang et al., NSDI 2024): entries stand in the order in which they came; a hit marks one; a hand walks from the oldest to
-the newest, takes marks away, and evicts the first that has none. LRU: a hit moves an entry to the front, the last one is
-evicted. SIEVE wins where some inputs are popular, LRU where inputs come back soon or never. Both keep the same list, so that
-one can take over from the other with all its entries.
+SIEVE (Zhang et al., NSDI 2024): entries stay in order of arrival, and a hit marks its entry. A hand moves from the oldest to
+the newest entry, clears marks, and evicts the first unmarked entry. LRU: a hit moves its entry to the front, and the last entry
+is evicted. SIEVE is better if some inputs are popular, LRU if inputs repeat soon or never. Both share the list, so that the
+policy can change while entries stay.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Policy: TypeAlias = Literal["sieve", "lru"]
 
 
 class Entry:
-    """One key and its value, between its neighbours."""
+    """A key and its value, linked to its neighbours in the list."""
 
     __slots__ = ("expires_at", "key", "nbytes", "newer", "older", "value", "visited")
 
@@ -32,12 +32,12 @@ class Entry:
 
 
 class Bounded:
-    """Entries whose bytes never exceed a limit. Not thread-safe: whoever holds it locks.
+    """Entries whose total bytes never exceed a limit. Not thread-safe: the owner must lock.
 
     Args:
-        max_bytes: the sum of all entries' `nbytes`, at most.
-        policy: what leaves first.
-        max_entries: number of entries, at most; None: no limit of its own.
+        max_bytes: limit of the sum of all entries' `nbytes`.
+        policy: eviction policy.
+        max_entries: maximum number of entries; None: no limit.
     """
 
     def __init__(self, max_bytes: int, policy: Policy, max_entries: int | None = None) -> None:
@@ -54,7 +54,7 @@ class Bounded:
         return len(self.table)
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield the keys, the newest first."""
+        """Yield the keys, newest first."""
         entry = self._ends.older
         while entry is not self._ends:
             yield entry.key
@@ -62,7 +62,7 @@ class Bounded:
 
     @property
     def policy(self) -> Policy:
-        """What leaves first. Setting it keeps all entries, in the order in which they stand."""
+        """Eviction policy. Setting it keeps all entries in their order."""
         return self._policy
 
     @policy.setter
@@ -71,7 +71,7 @@ class Bounded:
         self._hand = self._ends
 
     def get(self, key: bytes) -> Entry | None:
-        """Return an entry, and note that it was asked for."""
+        """Return an entry and record the hit."""
         entry = self.table.get(key)
         if entry is None:
             return None
@@ -84,9 +84,9 @@ class Bounded:
         return entry
 
     def put(self, entry: Entry) -> None:
-        """Take an entry in as the newest, in place of one with its key; evict until there is room, before.
+        """Insert an entry as the newest and replace one with the same key. Other entries are evicted first to make room.
 
-        It must fit: `entry.nbytes <= max_bytes`.
+        The entry must fit: `entry.nbytes <= max_bytes`.
         """
         present = self.table.get(entry.key)
         if present is not None:
@@ -99,7 +99,7 @@ class Bounded:
         self.nbytes += entry.nbytes
 
     def remove(self, entry: Entry) -> None:
-        """Take an entry out."""
+        """Remove an entry."""
         if self._hand is entry:
             self._hand = entry.newer
         entry.newer.older = entry.older
@@ -108,7 +108,7 @@ class Bounded:
         self.nbytes -= entry.nbytes
 
     def clear(self) -> None:
-        """Take all entries out."""
+        """Remove all entries."""
         ends = self._ends
         self.table.clear()
         ends.newer = ends.older = self._hand = ends

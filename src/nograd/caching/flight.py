@@ -1,8 +1,8 @@
-"""Single-flight: answers by key, from the caches or computed, and each computed once however many requests want it.
+"""Single-flight: look up values or compute them, each once for all concurrent requests.
 
-A flight does not belong to the request that began it: a request that leaves takes nothing from the others. When all have left,
-the computation is cancelled. Computed values are in the near cache before the flight ends, so that there is no moment in which
-they would be computed again.
+A flight does not belong to the request that started it: other requests keep it if that request leaves. When all requests have
+left, the computation is cancelled. Computed values are stored in the local cache before the flight ends, so that no request can
+compute them again.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Compute: TypeAlias = Callable[[Sequence[int], Done], Cancel]
 """Computes the values at some positions of a request, calls back with them or an error, and returns a function that cancels."""
 
 Fits: TypeAlias = Callable[[int, bytes], bool]
-"""Returns whether a value of the far cache can be the one at a position of a request; if not, it counts as a miss."""
+"""Returns whether a value of the remote cache can belong to a position of a request. Other values count as misses."""
 
 
 class _Request:
-    """One request, until all of its flights have landed."""
+    """A request, until all of its flights have finished."""
 
     __slots__ = (
         "compute", "done", "fits", "flights", "found", "joins_any", "keys", "left", "own", "shared", "timeout_s", "timer",
@@ -48,7 +48,7 @@ class _Request:
         self.shared = shared
         self.found: Sequence[bytes | None] = ()
         self.flights: list[_Flight] = []
-        """All that it waits for, by itself and by others."""
+        """All flights that it waits for, started by it or by others."""
         self.own: _Group | None = None
         self.left = 0
         self.until: float | None = None
@@ -56,7 +56,7 @@ class _Request:
         self.joins_any = True
 
     def landed(self) -> None:
-        """Note that one flight has landed; answer with the last one."""
+        """Record that one flight has finished; answer after the last one."""
         self.left -= 1
         if not self.left:
             landed = {flight.key: flight.value for flight in self.flights}
@@ -72,7 +72,7 @@ class _Request:
 
 
 class _Flight:
-    """One key on its way."""
+    """One key that is being fetched."""
 
     __slots__ = ("group", "has_landed", "key", "value", "waiters")
 
@@ -85,26 +85,26 @@ class _Flight:
 
 
 class _Group:
-    """The keys that one request set out for, computed together."""
+    """The keys that one request started to fetch, computed together."""
 
     __slots__ = ("cancel", "flights")
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         self.flights = [_Flight(key, self) for key in keys]
         self.cancel: Cancel | None = None
-        """Cancels the computation; None before it begins and after it ended."""
+        """Cancels the computation; None before its start and after its end."""
 
     def is_within(self, keys: Container[bytes]) -> bool:
-        """Return whether all that is computed together is among some keys."""
+        """Return whether all keys of the group are among the given keys."""
         return all(flight.key in keys for flight in self.flights)
 
 
 class SingleFlight:
-    """Looks in the near cache, then in the far one, then computes. For one event loop.
+    """Looks up the local cache, then the remote one, then computes. For one event loop.
 
     Args:
-        near: in this process; called in the event loop's thread.
-        far: called in a thread, once for all keys that are missing meanwhile.
+        near: cache in this process, called in the event loop's thread.
+        far: remote cache, called in a thread, once for all keys that are missing at that time.
     """
 
     def __init__(self, near: MemoryCache, far: Cache | None = None) -> None:
@@ -126,25 +126,25 @@ class SingleFlight:
         """Get the value of each key, and call back with them.
 
         Args:
-            keys: equal ones are computed once.
-            compute: gets the positions of keys that have no value, and no others; called again if it failed because of the
-                timeout, or of other keys, of a request that this one had joined.
-            done: called once with the values, or the error; perhaps before this call returns.
-            values: from the near cache, if the caller has looked there.
-            timeout_s: seconds after which this request no longer waits for the far cache or for what others compute: the error
-                is a DeadlineError. `compute` keeps its own time.
-            shared: whether the far cache may have the values.
-            fits: checks each value of the far cache; default: none is checked.
+            keys: keys to fetch; equal ones are computed once.
+            compute: computes the values at the given positions only. It is called again if a joined flight failed because of
+                another request's timeout or keys.
+            done: called once with the values or the error, possibly before this call returns.
+            values: values of the local cache, if the caller has looked them up.
+            timeout_s: maximum seconds to wait for the remote cache or for other requests' computations; then the error is a
+                DeadlineError. `compute` has its own timeout.
+            shared: whether to use the remote cache.
+            fits: checks values of the remote cache; default: no check.
 
         Returns:
-            A function that makes this request leave: `done` is not called after it.
+            A function that abandons the request; `done` is not called after it.
         """
         request = _Request(keys, compute, done, timeout_s, fits, shared=shared)
         self._board(request, self.near.get_many(keys) if values is None else values)
         return partial(self._leave, request)
 
     def _board(self, request: _Request, found: Sequence[bytes | None]) -> None:
-        """Join the flights of missing keys, and set out for the keys that have none."""
+        """Join existing flights of missing keys, and start flights for the others."""
         positions: dict[bytes, int] = {}
         for position, value in enumerate(found):
             if value is None:
@@ -153,7 +153,7 @@ class SingleFlight:
             request.answer([value for value in found if value is not None])
             return
         joined = [flight for key in positions if (flight := self._flights.get(key)) is not None]
-        if joined and not request.joins_any:  # only flights without keys of other requests
+        if joined and not request.joins_any:  # join only flights without keys of other requests
             joined = [flight for flight in joined if flight.group.is_within(positions)]
         missing = positions if not joined else _without(positions, joined)
         group = _Group(list(missing)) if missing else None
@@ -171,7 +171,7 @@ class SingleFlight:
             self._set_out(group, missing, request, far)
 
     def _limit(self, request: _Request, timeout_s: float) -> None:
-        """Let a request wait no longer than it said."""
+        """Set the timeout of a request."""
         loop = asyncio.get_running_loop()
         if request.until is None:
             request.until = loop.time() + timeout_s
@@ -192,7 +192,7 @@ class SingleFlight:
         far: FarTier,
         found: dict[bytes, bytes] | Exception,
     ) -> None:
-        """Land the flights of keys that the far cache has; compute the others."""
+        """Finish the flights of keys found in the remote cache; compute the others."""
         group.cancel = None
         if isinstance(found, Exception):
             self._crash(group, found)
@@ -209,11 +209,11 @@ class SingleFlight:
         done = partial(self._finish, group, list(positions), far)
         try:
             group.cancel = request.compute(list(positions.values()), done)
-        except Exception as error:  # noqa: BLE001  the requests that wait for it get it
+        except Exception as error:  # noqa: BLE001  raised in the waiting requests
             done(error)
 
     def _finish(self, group: _Group, keys: Sequence[bytes], far: FarTier | None, computed: list[bytes] | Exception) -> None:
-        """Keep what was computed, and land its flights."""
+        """Store computed values, and finish their flights."""
         group.cancel = None
         if isinstance(computed, Exception):
             self._crash(group, computed)
@@ -234,19 +234,19 @@ class SingleFlight:
                 request.landed()
 
     def _crash(self, group: _Group, error: Exception) -> None:
-        """Fail all requests that wait for a group, the first that came first."""
+        """Fail all requests that wait for a group, in order of arrival."""
         flights = [flight for flight in group.flights if not flight.has_landed]
         self._forget(flights)
         for request in dict.fromkeys(request for flight in flights for request in flight.waiters):
             self._fail(request, error, others=flights)
 
     def _fail(self, request: _Request, error: Exception, others: Sequence[_Flight] = ()) -> None:
-        """Answer with an error; try once more if it need not be this request's own.
+        """Answer with an error, or retry once if the error may be due to another request.
 
         Args:
-            request: that failed.
-            error: of a group that it waits for, or its own timeout's.
-            others: the flights of that group; none: it is the request's own timeout.
+            request: the failed request.
+            error: error of a joined group, or the request's own timeout.
+            others: flights of that group; empty for the request's own timeout.
         """
         is_foreign = others and request.joins_any and isinstance(error, NogradError) and _is_foreign(error, request)
         self._step_off(request)
@@ -264,9 +264,9 @@ class SingleFlight:
             self._step_off(request)
 
     def _step_off(self, request: _Request) -> None:
-        """Let a request wait for nothing any more; cancel what no request waits for.
+        """Stop waiting for flights, and cancel computations without waiting requests.
 
-        A request that comes then, before the computation has ended, begins another one.
+        A request that arrives before the cancelled computation ends starts a new one.
         """
         if request.timer is not None:
             request.timer.cancel()
@@ -281,17 +281,17 @@ class SingleFlight:
                 cancel()
 
     def _forget(self, flights: Sequence[_Flight]) -> None:
-        """Let no request join flights any more; a later one of the same key is not concerned."""
+        """Remove flights, so that no request joins them; newer flights of the same key stay."""
         for flight in flights:
             if self._flights.get(flight.key) is flight:
                 del self._flights[flight.key]
 
     def statistics(self) -> tuple[CacheStatistics, CacheStatistics | None]:
-        """Return what the near and the far cache did."""
+        """Return the statistics of the local and the remote cache."""
         return self.near.statistics(), self._far.cache.statistics() if self._far is not None else None
 
     async def close(self) -> None:
-        """End the thread that calls the far cache; values that wait to be put there get a moment."""
+        """End the remote cache's thread; pending writes get a moment."""
         if self._far is not None:
             await self._far.close()
 
@@ -302,7 +302,7 @@ def _without(positions: dict[bytes, int], flights: Sequence[_Flight]) -> dict[by
 
 
 def _is_foreign(error: NogradError, request: _Request) -> bool:
-    """Return whether the error may be due to the timeout, or to other rows, of the request that set out."""
+    """Return whether an error may be due to the timeout or other rows of the request that started the flight."""
     joined = [flight for flight in request.flights if flight.group is not request.own]
     if not joined:
         return False

@@ -1,4 +1,4 @@
-"""Whether a cache pays: what it saves against what it costs, decided anew every few hundred lookups. Pure."""
+"""Measurement of whether a cache pays off, every few hundred lookups. Pure."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ WINDOW = 512
 """Lookups between two decisions."""
 
 REST, LONGEST_REST = 8192, 32 * 8192
-"""Lookups that are left out before it is tried again: a cache that does not pay costs a sixteenth of what it would; each trial
-that fails doubles them, up to the second number."""
+"""Skipped lookups before the next trial, which limits the overhead of a useless cache to a sixteenth. Each failed trial
+doubles the number, up to the second value.
+"""
 
 
 @dataclass(slots=True)
 class Worth:
-    """Weighs lookups against the device's time they save.
+    """Compares the time of lookups with the device time that they save.
 
-    It pays where hits x seconds of the device for a row exceed the seconds that all lookups, and the keeping of what was
-    missing, took.
+    The cache pays off if hits x device seconds per row exceed the seconds of all lookups and of storing missing values.
     """
 
     is_on: bool = True
@@ -32,13 +32,13 @@ class Worth:
     _next_rest: int = REST
 
     def note(self, lookups: int, hits: int, spent_s: float, row_s: float) -> None:
-        """Add lookups that were made, and decide after enough of them.
+        """Record lookups, and decide after enough of them.
 
         Args:
-            lookups: rows looked up.
-            hits: of them, those that were there.
-            spent_s: seconds for keys, lookup and keeping.
-            row_s: seconds of the device for one row, now; 0 where nothing is known yet, and nothing is decided.
+            lookups: number of rows looked up.
+            hits: number of hits.
+            spent_s: seconds for keys, lookup and storing.
+            row_s: current device seconds per row; 0 if unknown, which defers the decision.
         """
         self._lookups += lookups
         self._hits += hits
@@ -51,7 +51,7 @@ class Worth:
             self._next_rest = REST if self.is_on else min(2 * self._next_rest, LONGEST_REST)
 
     def skip(self, rows: int) -> None:
-        """Note rows that were not looked up; after enough of them it is on again, for a trial."""
+        """Record rows without a lookup; after enough of them, lookups resume for a trial."""
         self._rest -= rows
         if self._rest <= 0:
             self.is_on = True

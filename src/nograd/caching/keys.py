@@ -1,14 +1,13 @@
-"""Keys: a digest of everything that an answer depends on.
+"""Cache keys: a digest of everything that an answer depends on.
 
-    key = BLAKE2b-128 (RFC 7693) of: fingerprint of the model, what is asked for, parameters, and the input:
-          of arrays, name, dtype, shape and data in C order; of text, its UTF-8
+    key = BLAKE2b-128 (RFC 7693) of: fingerprint of the model, requested outputs, parameters, and the input:
+          for arrays, name, dtype, shape and data in C order; for text, its UTF-8
 
-What is equal for the model is not always equal here, never the other way round: a needless miss costs time, a wrong hit an
-answer. So -0.0 and 0.0 have different keys (1/x tells them apart), NaNs with different payloads too, and float32 1 is not
-float64 1. Text is taken as it is written: "é" as one character and as two have different keys, because a tokenizer may make
-different tokens of them. How an array lies in memory (strides, storage, byte order) makes no difference. Every part is
-preceded by its length, so that no two different inputs can give the same bytes; and the digest is a cryptographic one, so that
-nobody can look for two that collide.
+Inputs that are equal for the model may have different keys, but never the reverse: a miss costs time, a wrong hit is a wrong
+answer. -0.0 and 0.0 have different keys (1/x distinguishes them), as have NaNs of different payloads, and float32 1 and float64
+1. Text is not normalised: "é" as one character and as two have different keys, because a tokenizer may produce different
+tokens. The memory layout of an array (strides, storage, byte order) does not matter. Each part is preceded by its length, so
+that different inputs never produce the same bytes. The digest is cryptographic, so that collisions cannot be constructed.
 """
 
 from __future__ import annotations
@@ -27,22 +26,22 @@ from nograd.runtime.fingerprint import of_value
 __all__ = ["KEY_BYTES", "Keys"]
 
 KEY_BYTES = 16
-"""2^64 entries before two keys collide by chance."""
+"""2^64 entries until two keys collide by chance."""
 
 _VERSION = b"nograd key 1"
 
 _KNOWN_LAYOUTS = 1024
-"""Layouts whose digest so far is kept; a model sees a few, one for each length."""
+"""Maximum number of layouts with cached digests; a model sees a few, one per length."""
 
 
 class Keys:
-    """Makes keys for one model.
+    """Creates keys for one model.
 
     Args:
-        fingerprint: of the model and of what is done before and after it; see `nograd.runtime.fingerprint`.
-        outputs: names of the outputs that are asked for, where that is less than all.
-        parameters: everything else that changes the answer, by name and content (`nograd.runtime.fingerprint`). A value whose
-            content cannot be read equals nothing: its keys are found by this object alone.
+        fingerprint: fingerprint of model, pre- and postprocessing; see `nograd.runtime.fingerprint`.
+        outputs: names of the requested outputs, if not all.
+        parameters: all other parameters that change the answer, by name (`nograd.runtime.fingerprint`). If the content of a
+            value cannot be read, its keys are valid for this object only.
     """
 
     def __init__(self, fingerprint: str, *, outputs: Sequence[str] = (), parameters: Mapping[str, Any] | None = None) -> None:
@@ -81,13 +80,13 @@ class Keys:
         return hasher.digest()
 
     def of_text(self, text: str) -> bytes:
-        """Return the key of a text, as it is written."""
+        """Return the key of a text, without normalisation."""
         hasher = self._base.copy()
         hasher.update(b"text" + text.encode("utf-8", "surrogatepass"))
         return hasher.digest()
 
     def _of_layout(self, kind: str, specs: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]) -> blake2b:
-        """Return the digest of all but the data; it is the same for most requests."""
+        """Return the digest of everything but the data; most requests share it."""
         found = self._layouts.get((kind, specs))
         if found is None:
             found = self._base.copy()
@@ -105,7 +104,7 @@ def _is_plain(array: Array) -> bool:
 
 
 def _rows_data(array: Array) -> Sequence[Any]:
-    """Return each row's content in C order and native byte order; of text, each string with its length."""
+    """Return each row's content in C order and native byte order; for text, each string with its length."""
     if array.dtype.hasobject:
         texts = array.reshape(len(array), prod(array.shape[1:]))
         return [b"".join(map(_text_data, row)) for row in texts]
@@ -115,7 +114,7 @@ def _rows_data(array: Array) -> Sequence[Any]:
 
 
 def _text_data(text: Any) -> bytes:
-    """Return a string's content; bytes are no string, however alike they are printed."""
+    """Return a string's content. Bytes are distinguished from strings of the same characters."""
     if isinstance(text, str):
         return b"s" + _framed(text.encode("utf-8", "surrogatepass"))
     if isinstance(text, bytes):

@@ -1,4 +1,4 @@
-"""MemoryCache: bytes by key in this process, within a limit of bytes."""
+"""MemoryCache: a cache in this process, limited in bytes."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from nograd.errors import ConfigError
 __all__ = ["ENTRY_BYTES", "MemoryCache", "check_ttl", "jittered"]
 
 ENTRY_BYTES = 320
-"""What an entry takes beside its key's and its value's own bytes: two bytes objects, an Entry, its numbers, its place in a
-dict (measured with tracemalloc; tests/test_cache_memory.py)."""
+"""Overhead of an entry besides key and value: two bytes objects, an Entry, its numbers and its slot in a dict (measured
+with tracemalloc; tests/test_cache_memory.py).
+"""
 
 LARGEST_SHARE = 32
-"""A value that is larger than the cache divided by this is not taken: it would cost more others than it can save."""
+"""Values larger than the cache size divided by this are rejected, because they would evict more than they can save."""
 
 JITTER = 0.1
-"""Entries that were made together do not expire together: a time to live is drawn from so much less to so much more."""
+"""Relative variation of lifetimes, so that entries created together do not expire together."""
 
 
 class MemoryCache(Cache):
-    """Keeps values in this process; thread-safe.
+    """Stores values in this process; thread-safe.
 
     Args:
-        max_bytes: of all entries together, keys and bookkeeping included.
-        policy: what leaves when there is no room: `sieve`, `lru`, or `auto`, which plays both through on a sixteenth of the
-            keys and changes to the one that would answer more.
-        ttl_s: seconds that a value lives, give or take a tenth; None: until it is evicted, which is right for the answers of
-            a model, because they do not age.
-        max_entries: number of entries, at most; None: no limit of its own. `auto` needs a limit in bytes alone.
-        clock: gives seconds that never go back.
+        max_bytes: limit of all entries together, including keys and bookkeeping.
+        policy: eviction policy: `sieve`, `lru`, or `auto`, which simulates both on a sixteenth of the keys and switches to the
+            one with more hits.
+        ttl_s: lifetime of a value in seconds, +-10 %; None: until evicted. None suits model outputs, because they do not age.
+        max_entries: maximum number of entries; None: no limit. `auto` supports only a limit in bytes.
+        clock: returns monotonic time in seconds.
 
     Raises:
         ConfigError: a setting is out of its range.
@@ -72,7 +72,7 @@ class MemoryCache(Cache):
         self._hits = self._misses = self._puts = self._expired = self._refused = 0
 
     def get(self, key: bytes) -> bytes | None:
-        """Return the value of a key, None where there is none."""
+        """Return the value of a key; None for a miss."""
         with self._lock:
             return self._get(key)
 
@@ -81,7 +81,7 @@ class MemoryCache(Cache):
             return [self._get(key) for key in keys]
 
     def peek_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return what `get_many` would, without counting it as asked for."""
+        """Return the same as `get_many` without counting the lookups."""
         with self._lock:
             now, table = self._clock(), self._entries.table
             entries = [table.get(key) for key in keys]
@@ -103,7 +103,7 @@ class MemoryCache(Cache):
         return entry.value
 
     def put(self, key: bytes, value: bytes, ttl_s: float | None = None) -> None:
-        """Keep one value; as `put_many`."""
+        """Store one value; see `put_many`."""
         if ttl_s is not None:
             check_ttl(ttl_s)
         with self._lock:
@@ -159,16 +159,16 @@ class MemoryCache(Cache):
 
 
 def check_ttl(ttl_s: float | None) -> None:
-    """Raise ConfigError where a time to live is not one."""
+    """Raise ConfigError unless a lifetime is positive and finite, or None."""
     if ttl_s is not None and not (isfinite(ttl_s) and ttl_s > 0):
         raise ConfigError(f"ttl_s is {ttl_s}; it must be above 0, finite, or None for values that do not age")
 
 
 def jittered(ttl_s: float, drawn: float) -> float:
-    """Return a time to live, give or take a tenth.
+    """Return a lifetime varied by +-10 %.
 
     Args:
-        ttl_s: in seconds.
-        drawn: from 0 to 1, at random.
+        ttl_s: lifetime in seconds.
+        drawn: random number from 0 to 1.
     """
     return ttl_s * (1 - JITTER + 2 * JITTER * drawn)

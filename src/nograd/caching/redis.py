@@ -1,7 +1,7 @@
-"""RedisCache: bytes by key in Redis or Valkey, shared by processes and machines. Extra: redis.
+"""RedisCache: a cache in Redis or Valkey, shared by processes and machines. Extra: redis.
 
-A cache may be away, slow or wrong, and nobody must notice but the statistics: every call has a time-out, a failure opens a
-circuit breaker, and a value whose seal is wrong is no value.
+A cache may be unavailable, slow or faulty without affecting requests. Every call has a timeout, a failure opens a circuit
+breaker, and values with a wrong seal are misses. Only the statistics show it.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ WEEK_S = 7 * 86400.0
 SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 
 MOST_KEYS, MOST_BYTES = 256, 2**20
-"""Keys of one call, and bytes put by one: a batch goes in one call, and a data set does not run into the time-out of one."""
+"""Limits of one call: a batch fits in one call, and larger data is split so that no call exceeds its timeout."""
 
 SCANNED = 1000
-"""Keys that one SCAN looks at: Redis answers others in between."""
+"""Keys examined per SCAN step; Redis serves other clients in between."""
 
 _VALUES = frozenset((bytes, type(None)))
 
@@ -54,31 +54,31 @@ _log = logging.getLogger("nograd.caching")
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What lies in Redis under a prefix, of all processes."""
+    """Contents of Redis under a prefix, from all processes."""
 
     entries: int
     nbytes: int
-    """Of the keys and values; Redis itself takes some more."""
+    """Bytes of keys and values; Redis uses some more."""
 
     server: str
     """Name and version of the server."""
 
 
 class RedisCache(Cache):
-    """Keeps values in Redis; thread-safe. Making one connects nowhere: the first call does.
+    """Stores values in Redis; thread-safe. The first call connects, not the constructor.
 
     Args:
         url: `redis://host:6379/0`, `rediss://...` for TLS, `unix:///path`, `redis+cluster://...` or `rediss+cluster://...` for
-            a cluster; with `username:password@` and options of redis-py (`?ssl_ca_certs=...`).
-        ttl_s: seconds that a value lives, give or take a tenth; None: for ever, where Redis itself evicts.
-        timeout_s: seconds for a call, at most, and for connecting.
-        retry_after_s: seconds in which no call is made after one failed.
-        prefix: what every key begins with, so that others may use the same Redis.
-        clock: gives seconds that never go back.
+            a cluster; may contain `username:password@` and options of redis-py (`?ssl_ca_certs=...`).
+        ttl_s: lifetime of a value in seconds, +-10 %; None: no limit, Redis itself evicts.
+        timeout_s: timeout per call and for connecting, in seconds.
+        retry_after_s: seconds without calls after a failure.
+        prefix: prefix of all keys, so that other programs may use the same Redis.
+        clock: returns monotonic time in seconds.
 
     Raises:
         MissingExtraError: redis-py is not installed.
-        ConfigError: the URL cannot be read, or a setting is out of its range.
+        ConfigError: the URL is malformed, or a setting is out of its range.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class RedisCache(Cache):
                 pipeline.set(name, value, px=lifetime_ms)
             try:
                 pipeline.execute()
-            except ResponseError as error:  # full, or read-only: it may be asked for values all the same
+            except ResponseError as error:  # full or read-only: lookups may still work
                 self._note_failure(error, self._writing)
                 return False
         with self._lock:
@@ -150,10 +150,10 @@ class RedisCache(Cache):
             return CacheStatistics(**self._counts, policy="redis", last_error=self._last_error)
 
     def usage(self) -> Usage:
-        """Look at every entry that lies there, of all processes; slow for many.
+        """Count all entries under the prefix, from all processes; slow for many.
 
         Raises:
-            UnavailableError: Redis does not answer.
+            UnavailableError: Redis does not respond.
         """
         with self._told() as client:
             count = nbytes = 0
@@ -169,10 +169,10 @@ class RedisCache(Cache):
             return Usage(count, nbytes, f"{kind} {info.get('valkey_version', info['redis_version'])}")
 
     def clear(self) -> None:
-        """Forget every entry under the prefix, of all processes.
+        """Remove all entries under the prefix, from all processes.
 
         Raises:
-            UnavailableError: Redis does not answer.
+            UnavailableError: Redis does not respond.
         """
         with self._told() as client:
             for names in self._scan(client):
@@ -190,15 +190,15 @@ class RedisCache(Cache):
     # -- calls
 
     def _call(self, call: Callable[[Any], Any]) -> Any:
-        """Return what a call returns; None where it fails, or fails too often to be tried."""
+        """Make a call and return its result; None if it fails or the breaker is open."""
         if self._breaker.is_open and not self._may_try():
             return None
         try:
             found = self._tried(call)
-        except Exception as error:  # noqa: BLE001  on an answer that is not Redis' the client raises anything
+        except Exception as error:  # noqa: BLE001  for malformed responses the client raises arbitrary errors
             self._note_failure(error, self._breaker)
             if not isinstance(error, RedisError | OSError):
-                self.close()  # what else lies in its connections cannot be told
+                self.close()  # the state of its connections is unknown
             return None
         if self._breaker.is_open:
             with self._lock:
@@ -213,7 +213,7 @@ class RedisCache(Cache):
         return may
 
     def _tried(self, call: Callable[[Any], Any]) -> Any:
-        """Call; once more where the connection turns out to have been closed meanwhile: a restarted Redis costs no answer."""
+        """Make a call; retry once if the connection was closed in the meantime, so that a restart of Redis causes no miss."""
         try:
             return call(self._connected())
         except RedisTimeoutError:
@@ -245,14 +245,14 @@ class RedisCache(Cache):
 
     @contextmanager
     def _told(self) -> Iterator[Any]:
-        """Do what the user asked for, and tell the user where it fails."""
+        """Raise UnavailableError if an operation requested by the user fails."""
         try:
             yield self._connected()
         except (RedisError, OSError, ValueError) as error:
             raise UnavailableError(f"cache {self.url} does not answer: {error}") from error
 
     def _scan(self, client: Any) -> Iterator[list[bytes]]:
-        """Yield this prefix' names, some at a time."""
+        """Yield the keys under the prefix in chunks."""
         pattern = _escaped(self._prefix) + b"*"
         names: list[bytes] = []
         for name in client.scan_iter(match=pattern, count=SCANNED):
@@ -281,13 +281,13 @@ class RedisCache(Cache):
 
 
 def without_password(url: str) -> str:
-    """Return a URL as it may be shown; of one that is none, too, because users forget to escape a password's characters."""
+    """Return a URL without its password, also for malformed URLs, because users forget to escape characters of the password."""
     scheme, mark, rest = url.partition("://") if "://" in url else ("", "", url)
     return scheme + mark + re.split("[?#]", rest.rpartition("@")[2])[0]
 
 
 def _connector(url: str, timeout_s: float) -> Callable[[], Any]:
-    """Return what makes the client: one that never tries again by itself."""
+    """Return a function that creates a client without automatic retries."""
     scheme = url.partition("://")[0]
     if scheme not in SCHEMES or "://" not in url:
         raise ConfigError(f"the cache's URL is {without_password(url)!r}; it must begin with {', '.join(SCHEMES)}, then ://")
@@ -299,14 +299,14 @@ def _connector(url: str, timeout_s: float) -> Callable[[], Any]:
         "retry": Retry(NoBackoff(), 0),
     }
     options = _options(url, plain)
-    if scheme != "rediss+cluster":  # there redis-py takes no class of ours, and each read has the time-out for itself
+    if scheme != "rediss+cluster":  # redis-py takes no custom class here: each read has its own timeout
         settings["connection_class"] = timed(options.get("connection_class", redis.Connection))
     kind: Any = redis.RedisCluster if is_cluster else redis.Redis
     return partial(kind.from_url, plain, **settings)
 
 
 def _options(url: str, plain: str) -> dict[str, Any]:
-    """Return what a URL says, as far as that can be told without connecting."""
+    """Return the options of a URL, checked without connecting."""
     try:
         options: dict[str, Any] = redis.connection.parse_url(plain)  # type: ignore[no-untyped-call]
         pool = redis.ConnectionPool.from_url(plain)
@@ -320,10 +320,10 @@ def _options(url: str, plain: str) -> dict[str, Any]:
 
 
 def _mget(client: Any, names: list[bytes]) -> list[bytes | None]:
-    """Return the values of names, in one round trip.
+    """Look up values by name in one round trip.
 
     Raises:
-        ValueError: what came is no answer to that.
+        ValueError: the response does not match the request.
     """
     found = client.mget_nonatomic(names) if isinstance(client, redis.RedisCluster) else client.mget(names)
     if not isinstance(found, list) or len(found) != len(names) or not _VALUES.issuperset(map(type, found)):
@@ -333,7 +333,7 @@ def _mget(client: Any, names: list[bytes]) -> list[bytes | None]:
 
 
 def _portions(items: Sequence[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:
-    """Yield items in portions that one call can carry in its time."""
+    """Yield items in chunks that fit in one call."""
     some: list[tuple[bytes, bytes]] = []
     size = 0
     for item in items:
@@ -347,10 +347,10 @@ def _portions(items: Sequence[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes
 
 
 def _first_node(info: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a server's facts; a cluster gives them by node."""
+    """Return a server's information; clusters return it by node."""
     return info if "redis_version" in info else next(iter(info.values()))
 
 
 def _escaped(prefix: bytes) -> bytes:
-    """Return a prefix as a pattern that means nothing but itself."""
+    """Escape a prefix for use in a pattern."""
     return b"".join(b"\\" + bytes([byte]) if byte in b"*?[]\\" else bytes([byte]) for byte in prefix)

@@ -1,7 +1,7 @@
-"""FarTier: a synchronous cache, asked from an event loop without holding it up.
+"""FarTier: access to a synchronous remote cache from an event loop, without blocking it.
 
-One thread makes the calls. While it is busy, what comes in is gathered and asked for together: one round trip for a batch of
-requests. Values are put when nobody is asking, and dropped where there are too many of them.
+One thread makes the calls. Lookups that arrive during a call are combined into the next one: one round trip per batch of
+requests. Values are written when no lookup waits, and dropped if too many are pending.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ _Asked: TypeAlias = list[tuple[Sequence[bytes], asyncio.Future[dict[bytes, bytes
 _log = logging.getLogger("nograd.caching")
 
 MAX_PENDING_BYTES = 32 * 2**20
-"""Values that wait to be put; more than these are not put at all."""
+"""Limit of pending values; values beyond it are dropped."""
 
 PATIENCE_S = 1.0
-"""Seconds after which nobody waits for a call any more, whatever it hangs in: a name server, for example, has its own time."""
+"""Seconds after which requests stop waiting for a call, even if the call has its own longer timeout, such as a name lookup."""
 
 CLOSE_S = 1.0
-"""Seconds that what waits has at the end."""
+"""Seconds for pending writes when the tier is closed."""
 
 
 class FarTier:
-    """Asks a cache in a thread of its own.
+    """Calls a cache in a separate thread.
 
     Args:
-        cache: what is asked.
-        patience_s: seconds that a call may take; who asks during a longer one is told that nothing is there.
+        cache: the remote cache.
+        patience_s: maximum seconds of a call; lookups during a longer call count as misses.
     """
 
     def __init__(self, cache: Cache, *, patience_s: float = PATIENCE_S) -> None:
@@ -50,10 +50,10 @@ class FarTier:
         self._pending_bytes = 0
         self._worker: asyncio.Task[None] | None = None
         self.dropped = 0
-        """Values that were not put because too many waited."""
+        """Number of values dropped because too many were pending."""
 
     async def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Return the values that are there, by key."""
+        """Return the cached values by key."""
         if self._hangs:
             return {}
         future: asyncio.Future[dict[bytes, bytes]] = asyncio.get_running_loop().create_future()
@@ -62,7 +62,7 @@ class FarTier:
         return await future
 
     def put(self, items: Mapping[bytes, bytes]) -> None:
-        """Put values when there is time."""
+        """Write values in the background."""
         size = sum(map(len, items.values()))
         if self._pending_bytes + size > MAX_PENDING_BYTES:
             self.dropped += len(items)
@@ -78,7 +78,7 @@ class FarTier:
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            await asyncio.sleep(0)  # whoever asks in this turn of the loop shares the call
+            await asyncio.sleep(0)  # lookups of this loop iteration share the call
             while self._asked or self._to_put:
                 if self._asked:
                     asked, self._asked = self._asked, []
@@ -91,10 +91,10 @@ class FarTier:
                     await self._in_time(loop.run_in_executor(self._thread, self._put, items), [])
         finally:
             self._worker = None
-            _answer(self._asked, {})  # there are some only where this task is cancelled
+            _answer(self._asked, {})  # only if this task is cancelled
 
     async def _in_time(self, call: asyncio.Future[T], asked: _Asked) -> T:
-        """Wait for a call to the end; let go those who wait for it, and all who come, when it has had its time."""
+        """Await a call. After `patience_s`, waiting and new lookups return as misses until the call ends."""
         done, _ = await asyncio.wait([call], timeout=self._patience_s)
         if not done:
             self._hangs = True
@@ -109,18 +109,18 @@ class FarTier:
     def _get(self, keys: list[bytes]) -> Sequence[bytes | None]:
         try:
             return self.cache.get_many(keys)
-        except Exception:  # noqa: BLE001  a cache may be the user's own; requests wait for what it says
+        except Exception:  # noqa: BLE001  a cache may be user code; requests wait for the result
             _log.exception("the far cache raised; its answers are taken as misses")
             return [None] * len(keys)
 
     def _put(self, items: Mapping[bytes, bytes]) -> None:
         try:
             self.cache.put_many(items)
-        except Exception:  # noqa: BLE001  as above
+        except Exception:  # noqa: BLE001  a cache may be user code
             _log.exception("the far cache raised; %d values are not put", len(items))
 
     async def close(self) -> None:
-        """End; what waits to be put has a second."""
+        """Close the tier; pending writes get one second."""
         if self._worker is not None:
             await asyncio.wait([self._worker], timeout=CLOSE_S)
         self._thread.shutdown(wait=False, cancel_futures=True)

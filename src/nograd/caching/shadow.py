@@ -1,4 +1,4 @@
-"""Which policy suits the traffic: both are played through on a sample of the keys, without values."""
+"""Choice of the eviction policy by simulation: both policies run on a sample of the keys, without values."""
 
 from __future__ import annotations
 
@@ -9,41 +9,42 @@ from nograd.caching.eviction import Bounded, Entry, Policy
 __all__ = ["SAMPLED", "Shadows"]
 
 SAMPLED = 16
-"""One key in so many is sampled: keys are digests, so that any bits of them are as good as random."""
+"""One in this many keys is sampled; keys are digests, so any of their bits are random."""
 
 WINDOW = 2000
-"""Sampled lookups after which counting begins anew: traffic changes."""
+"""Sampled lookups after which the counters restart, because traffic changes."""
 
 MARGIN = 0.02
-"""How much more of the lookups the other policy must answer before it takes over."""
+"""Minimum advantage of the other policy, as a share of lookups, before it takes over."""
 
 SIGMAS = 4
-"""And how many standard deviations of chance that must be. Lookups that both answer, or neither, say nothing: of n others, each
-policy would answer n/2 +- sqrt(n)/2 by chance alone, so that the difference is sqrt(n) (McNemar, 1947)."""
+"""Minimum advantage in standard deviations of chance. Lookups on which both policies agree do not count: of n others, each
+policy would win n/2 +- sqrt(n)/2 by chance, so the difference is sqrt(n) (McNemar, 1947).
+"""
 
 
 class Shadows:
-    """Plays SIEVE and LRU through, each in a cache that holds keys only, and is as much smaller as the sample is.
+    """Simulates SIEVE and LRU on caches of keys only, scaled down by the sampling rate.
 
     Args:
-        max_bytes: of the cache that they stand for.
-        policy: which one that cache begins with.
+        max_bytes: size of the real cache.
+        policy: initial policy of the real cache.
     """
 
     def __init__(self, max_bytes: int, policy: Policy) -> None:
         self.policy: Policy = policy
-        """The better one, so far."""
+        """The better policy so far."""
 
         share = max_bytes // SAMPLED
         self._caches: dict[Policy, Bounded] = {"sieve": Bounded(share, "sieve"), "lru": Bounded(share, "lru")}
         self._lookups = self._apart = self._lead = 0
 
     def note_get(self, key: bytes, nbytes: int) -> None:
-        """Play one lookup.
+        """Simulate one lookup.
 
         Args:
-            key: a sampled one (its first byte is a multiple of `SAMPLED`).
-            nbytes: of the entry that the cache itself has under it; 0 where it has none.
+            key: a sampled key (its first byte is a multiple of `SAMPLED`).
+            nbytes: size of the real cache's entry; 0 for a miss.
         """
         found = {policy: self._look(cache, key, nbytes) for policy, cache in self._caches.items()}
         self._lookups += 1
@@ -57,13 +58,13 @@ class Shadows:
             self._lookups = self._apart = self._lead = 0
 
     def note_put(self, key: bytes, nbytes: int) -> None:
-        """Play one put of a sampled key."""
+        """Simulate storing a sampled key."""
         for cache in self._caches.values():
             if key not in cache.table:
                 self._put(cache, key, nbytes)
 
     def clear(self) -> None:
-        """Forget the keys."""
+        """Remove all keys."""
         for cache in self._caches.values():
             cache.clear()
 

@@ -1,4 +1,4 @@
-"""Cache: what every tier is, and what it counts."""
+"""Cache: the interface of all cache tiers, and their statistics."""
 
 from __future__ import annotations
 
@@ -13,71 +13,73 @@ __all__ = ["Cache", "CacheStatistics"]
 
 @dataclass(frozen=True, slots=True)
 class CacheStatistics:
-    """What a cache did since it was made."""
+    """Counters of a cache since it was created."""
 
     hits: int = 0
     misses: int = 0
     puts: int = 0
     evicted: int = 0
-    """Entries that made room for others."""
+    """Entries evicted to make room."""
 
     expired: int = 0
-    """Entries that were asked for after their time; each is a miss, too."""
+    """Lookups of expired entries, which also count as misses."""
 
     refused: int = 0
-    """Values that were too large to be taken."""
+    """Values rejected because of their size."""
 
     corrupt: int = 0
-    """Values that were not what was put there; each is a miss, too."""
+    """Damaged or foreign values, which also count as misses."""
 
     failures: int = 0
     """Calls that failed or timed out."""
 
     skipped: int = 0
-    """Calls that were not made because calls failed just before."""
+    """Calls skipped after earlier failures."""
 
     entries: int = 0
     nbytes: int = 0
-    """Bytes held now, keys and bookkeeping included."""
+    """Current bytes, including keys and bookkeeping."""
 
     max_bytes: int = 0
     policy: str = ""
-    """How it chooses what leaves."""
+    """Current eviction policy."""
 
     last_error: str = ""
 
     @property
     def hit_rate(self) -> float:
-        """Share of lookups that were answered, from 0 to 1."""
+        """Share of lookups that were hits, from 0 to 1."""
         return self.hits / max(1, self.hits + self.misses)
 
 
 class Cache(ABC):
-    """Bytes by key. Thread-safe, synchronous; never raises for what an entry holds or for a store that is away."""
+    """A mapping of keys to values, both bytes. Thread-safe and synchronous; never raises for damaged entries or an
+    unavailable store.
+    """
 
     @abstractmethod
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the value of each key, None for what is not there."""
+        """Return the value of each key; None for misses."""
 
     @abstractmethod
     def put_many(self, items: Mapping[bytes, bytes], ttl_s: float | None = None) -> None:
-        """Keep values; each may be dropped at any time.
+        """Store values. Each may be evicted at any time.
 
         Args:
-            items: value by key.
-            ttl_s: seconds from now after which they are not given out any more; None: the cache's own setting.
+            items: values by key.
+            ttl_s: lifetime in seconds; None: the default of the cache.
         """
 
     @abstractmethod
     def statistics(self) -> CacheStatistics:
-        """Return a snapshot."""
+        """Return a snapshot of the statistics."""
 
     @abstractmethod
     def clear(self) -> None:
-        """Forget every entry."""
+        """Remove all entries."""
 
-    def close(self) -> None:  # noqa: B027  most have nothing to give back
-        """Give back what the cache holds outside of this process."""
+    def close(self) -> None:  # noqa: B027  most caches hold no external resources
+        """Release external resources, such as connections."""
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""TieredCache: a near cache in front of a far one."""
+"""TieredCache: a local cache in front of a remote one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["TieredCache"]
 
 
 class TieredCache(Cache):
-    """Looks in the near cache, then, once for all that is missing there, in the far one; what that has, the near one gets.
+    """Looks up keys in the local cache, then all missing ones together in the remote cache. Remote hits are stored locally.
 
     Args:
-        near: in this process.
-        far: shared with others; its failures are misses.
+        near: cache in this process.
+        far: cache shared with other processes; its failures count as misses.
     """
 
     def __init__(self, near: MemoryCache, far: Cache) -> None:
@@ -32,7 +32,7 @@ class TieredCache(Cache):
         return [found.get(key) if value is None else value for key, value in zip(keys, values, strict=True)]
 
     def fetch(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Return what the far cache has of keys that the near one lacks, and keep it near."""
+        """Look up keys in the remote cache and store its values in the local one."""
         values = zip(keys, self.far.get_many(keys), strict=True)
         found = {key: value for key, value in values if value is not None}
         self.near.put_many(found)
@@ -43,7 +43,7 @@ class TieredCache(Cache):
         self.far.put_many(items, ttl_s)
 
     def statistics(self) -> CacheStatistics:
-        """Return what both did together: hits of either, misses of both; entries and bytes of the near one."""
+        """Return combined statistics: hits of either cache, misses of both; entries and bytes of the local one."""
         near, far = self.near.statistics(), self.far.statistics()
         return replace(
             near,

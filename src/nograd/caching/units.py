@@ -1,4 +1,4 @@
-"""Units: what one key stands for. A row, or the whole of a part where rows are not independent. Pure."""
+"""Units of caching, one per key: a row, or a whole part if rows are not independent. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HALF = ("float16", "bfloat16")
 
 
 def why_not(signature: Signature) -> str:
-    """Return why a model's answers cannot be kept, in one sentence; nothing where they can."""
+    """Return why a model's outputs cannot be cached, in one sentence; empty if they can."""
     if not signature.repeatable:
         return signature.reason
     text = next((spec.name for spec in signature.outputs if spec.dtype == TEXT), None)
@@ -26,13 +26,13 @@ def why_not(signature: Signature) -> str:
 
 
 def fits_outputs(outputs: Batch, signature: Signature, *, rows: int, sizes: Mapping[str, int]) -> bool:
-    """Return whether arrays are outputs of a model by name, dtype and shape; True while the model's outputs are unknown.
+    """Return whether arrays match the model's outputs in name, dtype and shape; True while the outputs are unknown.
 
     Args:
-        outputs: from a cache that other programs write to.
-        signature: of the model.
-        rows: that the outputs must have.
-        sizes: of varying dimensions, by name; a dimension without one may have any size, the same in all outputs.
+        outputs: arrays from a cache that other programs write to.
+        signature: signature of the model.
+        rows: expected number of rows.
+        sizes: sizes of varying dimensions, by name. Other varying dimensions may have any size that is equal in all outputs.
     """
     if not signature.outputs:
         return True
@@ -51,13 +51,13 @@ def fits_outputs(outputs: Batch, signature: Signature, *, rows: int, sizes: Mapp
 
 
 class Texts:
-    """Texts as units: a cached text needs no tokenizing.
+    """Texts as units: cached texts are not tokenized.
 
     Args:
-        texts: one for each unit.
-        keys: of the model and its tokenizer.
-        prepare: makes one checked row of a text, given its position.
-        signature: of the model.
+        texts: one text per unit.
+        keys: keys of the model and its tokenizer.
+        prepare: converts a text and its position to one checked row.
+        signature: signature of the model.
     """
 
     def __init__(self, texts: Sequence[str], keys: Keys, prepare: Callable[[str, int], Batch], signature: Signature) -> None:
@@ -67,33 +67,33 @@ class Texts:
         self._signature = signature
 
     def fits(self, position: int, outputs: Batch) -> bool:  # noqa: ARG002  the length of a text is not known
-        """Return whether arrays are outputs that the unit at a position can have."""
+        """Return whether arrays can be the outputs of the unit at a position."""
         return fits_outputs(outputs, self._signature, rows=1, sizes={})
 
     def take(self, positions: Sequence[int]) -> list[Batch]:
-        """Return some texts as parts of one row."""
+        """Return the texts at some positions as parts of one row."""
         return [self._prepare(self._texts[position], position) for position in positions]
 
     def values(self, outputs: Sequence[Batch]) -> list[bytes]:
-        """Return the value to keep for each text that was taken."""
+        """Encode the outputs of the taken texts."""
         return list(map(encode, outputs))
 
     def joined(self, units: Sequence[Batch], *, writable: bool = True) -> list[Batch]:
-        """Return the outputs of each text; memory of their own, where the caller says that it may write to it."""
+        """Return the outputs of each text, copied if they must be writable."""
         return list(map(_owned, units)) if writable else list(units)
 
 
 class Units:
-    """The units of some parts, numbered through.
+    """The units of several parts, numbered consecutively.
 
-    They are taken before parts are joined: padding, which depends on the company, is in no key.
+    Units are created before parts are joined, so that keys do not depend on padding.
 
-    `keys` holds one for each unit.
+    `keys` contains one key per unit.
 
     Args:
-        parts: checked batches, each of rows of one length.
-        keys: of the model.
-        signature: of the model; where its batching is `alone`, a part is one unit.
+        parts: checked batches, each with rows of equal length.
+        keys: keys of the model.
+        signature: signature of the model; if its batching is `alone`, each part is one unit.
     """
 
     def __init__(self, parts: Sequence[Batch], keys: Keys, signature: Signature) -> None:
@@ -107,7 +107,7 @@ class Units:
             self.keys = [keys.of_batch(part) for part in parts]
 
     def fits(self, position: int, outputs: Batch) -> bool:
-        """Return whether arrays are outputs that the unit at a position can have."""
+        """Return whether arrays can be the outputs of the unit at a position."""
         if self._by_row:
             part = self._parts[bisect_right(list(accumulate(map(num_rows, self._parts))), position)]
         else:
@@ -116,7 +116,7 @@ class Units:
         return fits_outputs(outputs, self._signature, rows=1 if self._by_row else num_rows(part), sizes=sizes)
 
     def take(self, positions: Sequence[int]) -> list[Batch]:
-        """Return some units as parts, those of one part together; `positions` ascend."""
+        """Return the units at some positions, grouped by part; `positions` are ascending."""
         if not self._by_row:
             return [self._parts[position] for position in positions]
         if len(positions) == len(self.keys):
@@ -129,13 +129,13 @@ class Units:
         return [{name: array[chosen] for name, array in self._parts[part].items()} for part, chosen in rows.items()]
 
     def values(self, outputs: Sequence[Batch]) -> list[bytes]:
-        """Return the value to keep for each unit that was taken."""
+        """Encode the outputs of the taken units."""
         if not self._by_row:
             return list(map(encode, outputs))
         return [encode(row) for output in outputs for row in split(output, [1] * num_rows(output))]
 
     def joined(self, units: Sequence[Batch], *, writable: bool = True) -> list[Batch]:
-        """Return the outputs of each part; memory of their own, where the caller says that it may write to it."""
+        """Return the outputs of each part, copied if they must be writable."""
         if not self._by_row or len(units) == 1:
             return list(map(_owned, units)) if writable else list(units)
         found: list[Batch] = []
@@ -148,5 +148,5 @@ class Units:
 
 
 def _owned(outputs: Batch) -> Batch:
-    """Return outputs in memory that may be written to: what is kept is read-only."""
+    """Return writable copies: cached arrays are read-only."""
     return {name: array.copy() for name, array in outputs.items()}
