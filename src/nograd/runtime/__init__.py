@@ -1,1 +1,1 @@
-"""The process and the machine: threads, processors, memory, imports, fingerprints, standard files."""
+"""The process and the machine: threads, processors, memory, imports, fingerprints, standard streams."""

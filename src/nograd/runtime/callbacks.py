@@ -1,4 +1,4 @@
-"""Callbacks and coroutines of one event loop: each as the other."""
+"""Conversions between callbacks and coroutines of one event loop."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ __all__ = ["Cancel", "call_back", "run_in_task", "wait_for"]
 T = TypeVar("T")
 
 Cancel: TypeAlias = Callable[[], object]
-"""Cancels what was started; its callback is not called after that."""
+"""Cancels the work; its callback is not called afterwards."""
 
 
 async def wait_for(start: Callable[[Callable[[T | Exception], None]], Cancel]) -> T:
-    """Return the result of something that calls back; cancel it if the caller is cancelled.
+    """Wait for the result of callback-based work; cancel it if the caller is cancelled.
 
     Args:
-        start: begins the work; gets the callback, and returns a function that cancels the work.
+        start: starts the work; receives the callback, and returns a function that cancels the work.
 
     Raises:
-        Exception: the one that was passed to the callback, or that `start` raised.
+        Exception: the error passed to the callback, or raised by `start`.
     """
     future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
     cancel = start(partial(_resolve, future))
@@ -43,10 +43,10 @@ def _resolve(future: asyncio.Future[T], result: T | Exception) -> None:
 
 
 def run_in_task(work: Coroutine[Any, Any, T], done: Callable[[T | Exception], None]) -> Cancel:
-    """Run a coroutine in a task and call back with its result, or with the error that it raised.
+    """Run a coroutine in a task and call back with its result or its error.
 
     Returns:
-        A function that cancels the task. A task that is cancelled, by it or because the event loop ends, does not call back.
+        A function that cancels the task. A cancelled task does not call back.
     """
     task = asyncio.get_running_loop().create_task(work)
 
@@ -69,7 +69,7 @@ def run_in_task(work: Coroutine[Any, Any, T], done: Callable[[T | Exception], No
 
 
 def call_back(done: Callable[[T | Exception], None], result: T | Exception) -> None:
-    """Call a callback; report an exception that it raises as asyncio does, because other callbacks come next."""
+    """Call a callback. An exception in it is reported to asyncio's handler, so that later callbacks still run."""
     try:
         done(result)
     except Exception as error:  # noqa: BLE001  see above

@@ -1,4 +1,4 @@
-"""Processors that this process may use: its affinity, and the CPU quota of its container (control groups 1 and 2)."""
+"""Processors that this process may use, from its affinity and the CPU quota of its container (control groups 1 and 2)."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ from pathlib import Path
 __all__ = ["THREADS", "bound_threads", "control_groups", "processors", "usable_cores", "usable_processors"]
 
 THREADS = "OMP_NUM_THREADS"
-"""Environment variable with the number of threads; torch and OpenMP read it when they are loaded."""
+"""Environment variable with the number of threads, which torch and OpenMP read when they are loaded."""
 
 ROOT = Path("/")
 
 
 def usable_cores(root: Path = ROOT) -> float:
-    """Return the processors that this process may use, as a fraction if its quota is one; above 0.
+    """Return the number of processors that this process may use; a CPU quota may be fractional. Above 0.
 
     Args:
-        root: folder that holds `proc` and `sys`.
+        root: folder that contains `proc` and `sys`.
     """
     return min(float(_num_allowed()), max(min(_quotas(root), default=inf), 0.01))
 
 
 def usable_processors(root: Path = ROOT) -> int:
-    """Return the number of threads that may compute at a time: `usable_cores`, rounded down, at least 1.
+    """Return the number of threads that can compute at the same time: `usable_cores`, rounded down, at least 1.
 
-    More threads than the quota's processors use it up early in each period, and the kernel then stops all of them.
+    With more threads than the quota allows, the quota is used up early in each period, and the kernel stops all threads until
+    its end.
     """
     return max(1, int(usable_cores(root)))
 
 
 def processors(environment: Mapping[str, str] = os.environ, root: Path = ROOT) -> int:
-    """Return the number of threads of a model's run: `usable_processors`, or OMP_NUM_THREADS if that is less.
+    """Return the number of threads for a model's run: `usable_processors`, or OMP_NUM_THREADS if it is lower.
 
-    torch reads that variable too. Where several processes share a machine (workers, actors of a cluster), it holds the share
-    of each.
+    torch reads this variable, too. If several processes share a machine (workers, cluster actors), it contains each process's
+    share.
 
     >>> processors({"OMP_NUM_THREADS": "1"})
     1
@@ -47,10 +48,10 @@ def processors(environment: Mapping[str, str] = os.environ, root: Path = ROOT) -
 
 
 def bound_threads(environment: MutableMapping[str, str], root: Path = ROOT) -> None:
-    """Set OMP_NUM_THREADS to the quota if the quota is below the affinity, which is all that torch reads itself.
+    """Set OMP_NUM_THREADS to the CPU quota if the quota is below the affinity, because torch reads only the affinity.
 
     Args:
-        environment: `os.environ`, before torch is loaded. A value of the user is kept.
+        environment: `os.environ`, before torch is loaded. An existing value is kept.
         root: as for `usable_cores`.
     """
     usable = usable_processors(root)
@@ -59,14 +60,14 @@ def bound_threads(environment: MutableMapping[str, str], root: Path = ROOT) -> N
 
 
 def control_groups(root: Path, controller: str = "") -> list[Path]:
-    """Return the folders of the control group of this process and of those around it, the innermost first.
+    """Return the folders of this process's control group and its parents, innermost first.
 
     Args:
         root: as for `usable_cores`.
-        controller: of version 1, such as `cpu`; empty: version 2.
+        controller: controller of version 1, such as `cpu`; empty: version 2.
     """
     base = root / "sys/fs/cgroup"
-    if controller:  # a folder may be that of several, such as `cpu,cpuacct`
+    if controller:  # one folder may serve several controllers, such as `cpu,cpuacct`
         names = sorted(each.name for each in base.iterdir()) if base.is_dir() else []
         base /= next((name for name in names if controller in name.split(",")), controller)
     own = next((path for names, path in _memberships(root) if controller in names.split(",")), "/")
@@ -75,12 +76,12 @@ def control_groups(root: Path, controller: str = "") -> list[Path]:
 
 
 def _num_allowed() -> int:
-    """Return the processors of the affinity."""
+    """Return the number of processors in the affinity."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memberships(root: Path) -> Iterator[tuple[str, str]]:
-    """Yield controllers and path of each hierarchy that this process is in; version 2 has no names of controllers."""
+    """Yield controllers and path of each control group hierarchy of this process; version 2 has no controller names."""
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
         names, _, path = rest.partition(":")

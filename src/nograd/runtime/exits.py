@@ -1,4 +1,4 @@
-"""How the `nograd` command ends: standard files in place, and no last steps of the interpreter if a thread still runs."""
+"""Exit of the `nograd` command: open standard streams, and no interpreter shutdown while a thread runs."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from nograd.runtime.stderr import QueuedStderr
 __all__ = ["INTERRUPTED", "delayed_ctrl_c", "end_on_signals", "hold_standard_files", "ignored_ctrl_c", "leave", "stop_reported"]
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+"""Exit code after Ctrl-C, as in shells."""
 
 
 def hold_standard_files() -> None:
     """Open `/dev/null` for stdin, stdout and stderr if they are closed.
 
-    Otherwise the next file or socket gets the number of stderr, and a library that writes an error message writes it there.
+    Otherwise the next opened file or socket gets the descriptor of stderr, and libraries write error messages to it.
     """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor: this one
     if sys.stdout is None:  # what Python makes of a closed one; `queued_stderr` sees to the other
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  for the life of the process
 
 
 @contextmanager
 def end_on_signals(say: Callable[[str], object]) -> Iterator[None]:
-    """End the process at once on SIGTERM (exit code 0) and Ctrl-C (130), for as long as the context lasts.
+    """End the process immediately on SIGTERM (exit code 0) and Ctrl-C (130) within this context.
 
-    For a server that has accepted nothing yet. Without a handler, SIGTERM does nothing to process 1 of a container, and a
-    Ctrl-C would wait for the thread that loads a model.
+    Use it in a server that accepts no requests yet. Without a handler, process 1 of a container ignores SIGTERM, and Ctrl-C
+    waits for the thread that loads a model.
 
     Args:
-        say: is called with the signal's name, and may log it.
+        say: called with the name of the signal, for logging.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
+        yield  # only the main thread can set signal handlers
         return
 
     def end(number: int, _frame: FrameType | None) -> None:
@@ -65,9 +65,9 @@ def end_on_signals(say: Callable[[str], object]) -> Iterator[None]:
 
 @contextmanager
 def ignored_ctrl_c() -> Iterator[None]:
-    """Ignore Ctrl-C for as long as the context lasts: for a few seconds of work that must not be cut in two."""
+    """Ignore Ctrl-C within this context, for a few seconds of work that must not be interrupted."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # Ctrl-C raises in the main thread only
+        yield  # Ctrl-C is raised in the main thread only
         return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -78,12 +78,12 @@ def ignored_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def delayed_ctrl_c() -> Iterator[None]:
-    """Deliver Ctrl-C when the context ends, in this process; one that is forked within the context only notes it.
+    """Deliver Ctrl-C at the end of this context. A process forked within the context only records it.
 
-    Blocking the signal would not do: if another thread takes it, Python still runs the handler in the main thread.
+    Blocking the signal is not sufficient: if another thread receives it, Python still runs the handler in the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # as above
+        yield  # Ctrl-C is raised in the main thread only
         return
     noted: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _frame: noted.append(number))
@@ -97,7 +97,7 @@ def delayed_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def stop_reported(output: Path) -> Iterator[None]:
-    """On Ctrl-C within the context, say whether the file or folder was written meanwhile, and exit with 130."""
+    """On Ctrl-C within this context, report whether the file or folder was written, and exit with 130."""
     before = _version_of(output)
     try:
         yield
@@ -108,7 +108,7 @@ def stop_reported(output: Path) -> Iterator[None]:
 
 
 def _version_of(path: Path) -> tuple[int, int] | None:
-    """Return what changes when a file or folder is replaced; None if there is none."""
+    """Return a value that changes when a file or folder is replaced; None if it does not exist."""
     try:
         found = path.stat()
     except OSError:
@@ -119,17 +119,17 @@ def _version_of(path: Path) -> tuple[int, int] | None:
 def leave(code: int) -> NoReturn:
     """End the process with an exit code.
 
-    A daemon thread that computes in C++ code takes Python's lock (the GIL) when it returns. If the interpreter is finalized by
-    then, CPython ends the thread by unwinding its stack, which C++ answers with an abort: "terminate called without an active
-    exception", exit code 134. Ctrl-C while a model loads or is probed leaves such a thread. So if one runs, the process ends
-    right after what `sys.exit` does first: it waits for the other threads, calls the exit functions and flushes its output.
+    A daemon thread in C++ code acquires the GIL when it returns. If the interpreter is finalized before that, CPython ends the
+    thread by unwinding its stack, and C++ aborts: "terminate called without an active exception", exit code 134. Ctrl-C while a
+    model loads or is probed leaves such a thread. If a daemon thread runs, the process therefore only performs the first steps
+    of `sys.exit` and then ends: it waits for the other threads, calls the exit functions and flushes its output.
     """
     if not any(thread.daemon and thread is not threading.current_thread() for thread in threading.enumerate()):
         sys.exit(code)
-    threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001  the interpreter's own first step
-    atexit._run_exitfuncs()  # noqa: SLF001  and its second
+    threading._shutdown()  # noqa: SLF001  the first step of the interpreter
+    atexit._run_exitfuncs()  # noqa: SLF001  the second step
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # Python has none for a descriptor that was closed before it started
+        if stream is not None:  # None if the descriptor was closed at start
             with suppress(OSError, ValueError):
                 stream.flush()
     os._exit(code)

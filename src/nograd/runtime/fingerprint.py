@@ -1,10 +1,10 @@
 """Fingerprints: a digest of everything except the input that an answer depends on: weights, settings and code.
 
-Two things with one fingerprint answer alike, here and in another process. A thing whose content cannot be read gets a private
-fingerprint. A fingerprint reads numbers, strings, containers, arrays and tensors by their content; functions by their code,
-their closure and the global variables that they use, recursively; objects by their class and attributes; a weak reference as
-the object that it refers to; installed libraries by name and version. It does not see what code reads while it runs: files,
-the environment, other services.
+Objects with equal fingerprints give equal answers, also in other processes. Objects whose content cannot be read get a private
+fingerprint. Numbers, strings, containers, arrays and tensors are read by content; functions by code, closure and the global
+variables that they use, recursively; objects by class and attributes; weak references by the object that they refer to;
+installed libraries by name and version. Fingerprints do not include what code reads while it runs: files, the environment,
+other services.
 
 torch is never imported here.
 """
@@ -46,20 +46,20 @@ _LOCKS = (type(threading.Lock()), type(threading.RLock()), threading.local)
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """A digest, and whether another process can have the same."""
+    """A digest, and whether other processes can have the same one."""
 
     text: str
     private_because: str = ""
-    """Why nothing else has this fingerprint, in one sentence; empty where others that answer alike do."""
+    """Why the fingerprint is valid in this process only, in one sentence; empty if it is not."""
 
 
 def of_object() -> Fingerprint:
-    """Return a fingerprint that nothing else has."""
+    """Return a unique fingerprint."""
     return Fingerprint(f"private-{uuid.uuid4().hex}", "it cannot be told from the outside what its answers depend on")
 
 
 def of_value(*values: Any) -> Fingerprint:
-    """Return the fingerprint of values; one that nothing else has where a value holds what cannot be read."""
+    """Return the fingerprint of values; a unique one if the content of a value cannot be read."""
     hasher = blake2b(digest_size=DIGEST_BYTES)
     try:
         _Reader(hasher.update).read_all("values", values)
@@ -69,10 +69,10 @@ def of_value(*values: Any) -> Fingerprint:
 
 
 def of_files(*paths: Path) -> str:
-    """Return the digest of files' contents.
+    """Return a digest of files' contents.
 
     Raises:
-        OSError: one cannot be read.
+        OSError: a file cannot be read.
     """
     hasher = blake2b(digest_size=DIGEST_BYTES)
     for path in paths:
@@ -82,17 +82,17 @@ def of_files(*paths: Path) -> str:
 
 
 class _OpaqueError(Exception):
-    """A value whose content cannot be read."""
+    """The content of a value cannot be read."""
 
 
 class _Reader:
-    """Feeds values to a hash, each with its kind and length, so that no two different ones feed it alike."""
+    """Feeds values to a hash, each with its kind and length, so that different values never feed equal bytes."""
 
     def __init__(self, feed: Callable[[bytes], object]) -> None:
         self._feed = feed
         self._seen: dict[int, int] = {}
         self._classes: set[type] = set()
-        self._kept: list[Any] = []  # what was seen stays alive: an id belongs to one object only as long as that lives
+        self._kept: list[Any] = []  # keeps visited objects alive, because ids of dead objects are reused
 
     def read_all(self, kind: str, values: Sequence[Any]) -> None:
         self._word(f"{kind} {len(values)}")
@@ -103,7 +103,7 @@ class _Reader:
         """Feed one value.
 
         Raises:
-            _OpaqueError: it holds something whose content cannot be read.
+            _OpaqueError: it contains something whose content cannot be read.
         """
         if value is None or (isinstance(value, bool | int | float | complex | str | PurePath) and not isinstance(value, Enum)):
             self._word(f"{type(value).__name__} {value!r}")
@@ -155,7 +155,7 @@ class _Reader:
             self.read_all(type(value).__name__, _parts(value))
         elif isinstance(value, _FIELD):
             self.read_all("field", cast("tuple[Any, ...]", value.__reduce__())[1])
-        elif isinstance(value, weakref.ReferenceType):  # an LSTM refers so to its own weights
+        elif isinstance(value, weakref.ReferenceType):  # an LSTM refers to its own weights by weak references
             self.read_all("weak reference", (value(),))
         elif isinstance(value, _LOCKS):
             self._word("lock")
@@ -207,9 +207,9 @@ class _Reader:
     # -- code
 
     def _class(self, found: type) -> None:
-        """Feed a class by name, and by its code if it is the user's own.
+        """Feed a class by name, and by code if it is the user's own.
 
-        A library's class may have the user's as a base: torch derives one from the class of a module that it parametrizes.
+        A library's class may have a user's class as base: torch derives one from the class of a module with parametrizations.
         """
         library = _library(found.__module__)
         self._word(f"class {found.__module__}.{found.__qualname__} {library or ''}")
@@ -234,7 +234,7 @@ class _Reader:
         self.read_all("defaults", [function.__defaults__, function.__kwdefaults__])
         if library is None:
             self._code(function.__code__, function.__globals__)
-        else:  # one of several of that name, in this version of the library
+        else:  # library functions of equal names differ by position, in this version of the library
             self._word(" ".join(map(str, function.__code__.co_positions())))
 
     def _code(self, code: types.CodeType, names: Mapping[str, Any]) -> None:
@@ -249,7 +249,7 @@ class _Reader:
             if name in names:
                 self._word(f"global {name}")
                 self.read(names[name])
-            elif name in sys.modules:  # an import within the function
+            elif name in sys.modules:  # imported within the function
                 self._module(sys.modules[name])
 
     def _module(self, module: types.ModuleType) -> None:
@@ -263,7 +263,7 @@ _SOURCE_DIGESTS: weakref.WeakKeyDictionary[types.ModuleType, str] = weakref.Weak
 
 
 def _source_digest(module: types.ModuleType) -> str:
-    """Return the digest of a module's source, read once: the code in memory stays as it is when the file is edited later."""
+    """Return the digest of a module's source, read once, because later edits of the file do not change the loaded code."""
     if module not in _SOURCE_DIGESTS:
         file = getattr(module, "__file__", None)
         if file is None or not Path(file).is_file():
@@ -280,7 +280,7 @@ _NOT_CODE = frozenset(
 
 
 def _parts(value: Any) -> list[Any]:
-    """Return what a plain value consists of."""
+    """Return the parts of a plain value."""
     if isinstance(value, list | tuple):
         return list(value)
     if isinstance(value, slice | range):
@@ -295,7 +295,7 @@ def _parts(value: Any) -> list[Any]:
 
 
 def _state(value: Any) -> dict[str, Any] | None:
-    """Return an object's attributes; None where it may hold more than those, because a class of it is not written in Python."""
+    """Return an object's attributes; None if a class of it is native code, because it may have hidden state."""
     kinds = [kind for kind in type(value).__mro__ if kind is not object]
     if any(map(_is_native, kinds)):
         return None
@@ -306,7 +306,7 @@ def _state(value: Any) -> dict[str, Any] | None:
 
 @cache
 def _is_native(kind: type) -> bool:
-    """True for a class written in C, Rust, ...: it has methods of its own that are no Python functions."""
+    """Return whether a class is native (C, Rust, ...): it has its own methods that are not Python functions."""
     own = {name: member for name, member in vars(kind).items() if name not in ("__dict__", "__weakref__")}
     return isinstance(own.get("__new__"), types.BuiltinFunctionType) or any(
         getattr(member, "__objclass__", None) is kind and not isinstance(member, types.MemberDescriptorType)
@@ -323,15 +323,15 @@ def _slots(kinds: Sequence[type]) -> list[str]:
 def _content(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # a name that is not bound yet
+    except ValueError:  # the name is not bound yet
         return None
 
 
 def _own_text(own: Any, value: Any) -> str:
-    """Return what an object says of itself.
+    """Return the text of an object's own `fingerprint()`.
 
     Raises:
-        _OpaqueError: it says that nothing else is like it.
+        _OpaqueError: the fingerprint is private or not a string.
     """
     if isinstance(own, Fingerprint):
         if own.private_because:
@@ -350,7 +350,7 @@ def _is_torch(value: Any, name: str) -> bool:
 
 
 def _library(module_name: str | None) -> str | None:
-    """Return name and version of the installed library that a module belongs to; None for the user's own code."""
+    """Return name and version of the installed library of a module; None for the user's own code."""
     top = (module_name or "").partition(".")[0]
     return _installed(top) if top in sys.modules or top in sys.stdlib_module_names else None
 
@@ -366,7 +366,7 @@ def _installed(top: str) -> str | None:
 
 @cache
 def is_library(top: str) -> bool:
-    """True if an imported top-level module is Python's, nograd's or another installed library's, and not the user's own."""
+    """Return whether an imported top-level module belongs to Python, nograd or an installed library, not to the user."""
     if top in sys.stdlib_module_names or top == "nograd":
         return top != "__main__"
     module = sys.modules[top]

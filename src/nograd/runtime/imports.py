@@ -1,7 +1,7 @@
-"""Importing the user's modules, and importing them again after an edit.
+"""Importing the user's modules, and reimporting them after an edit.
 
-Python runs a module's code once. A server that loads a model again within `fresh_imports` gets the code that a restart would
-get, while objects that were made before keep the modules that made them.
+Python runs a module's code once. A server that reloads a model within `fresh_imports` runs the same code as after a restart,
+while older objects keep their modules.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ _Modules = dict[str, types.ModuleType]
 _local = threading.local()
 
 _stamps: dict[str, tuple[int, int]] = {}
-"""Module that cannot be imported again -> modification time and size of its file at the first import here."""
+"""Module that cannot be reimported -> modification time and size of its file at the first import."""
 
 
 def import_module(name: str) -> types.ModuleType:
-    """Import a module, also one in the current folder, as `python -m` does.
+    """Import a module, also from the current folder, like `python -m`.
 
-    Within `fresh_imports`, code that was imported before the context runs again: the module, the user's other modules in its
-    folder that it imports, and the modules elsewhere that it used before. Installed libraries and native modules do not.
+    Within `fresh_imports`, code that was imported before the context runs again: the module, the user's modules in its folder
+    that it imports, and modules in other folders that it used before. Installed libraries and native modules are not
+    reimported.
 
     Raises:
-        ModelLoadError: within `fresh_imports`, the module was edited and cannot be imported again.
-        Whatever importing it raises.
+        ModelLoadError: within `fresh_imports`, the module was edited and cannot be reimported.
+        Exception: any error that the module raises while it is imported.
     """
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
@@ -52,10 +53,10 @@ def import_module(name: str) -> types.ModuleType:
 
 @contextmanager
 def fresh_imports() -> Iterator[None]:
-    """Within this context, in this thread, `import_module` runs edited code instead of returning what was imported before.
+    """Make `import_module` run edited code again, within this context and thread.
 
-    If the block raises, all modules are as they were. If it succeeds, later imports get the new modules; functions and classes
-    of the old modules keep working with the old code.
+    If the block raises, all modules are restored. If it succeeds, later imports return the new modules; functions and classes
+    of the old modules keep the old code.
     """
     fresh = _local.fresh = _FreshImports(dict(sys.modules))
     try:
@@ -70,10 +71,10 @@ def fresh_imports() -> Iterator[None]:
 
 
 class _FreshImports:
-    """Modules that are hidden from Python, so that it imports them again.
+    """Modules hidden from Python, so that it imports them again.
 
     Args:
-        before: `sys.modules` when the context began.
+        before: `sys.modules` at the start of the context.
     """
 
     def __init__(self, before: _Modules) -> None:
@@ -94,7 +95,7 @@ class _FreshImports:
         sys.modules.update(self._hidden)
 
     def finish(self) -> None:
-        """Put back what was not imported again, except parts of a package that was: they would not fit to it."""
+        """Restore modules that were not reimported, except parts of a reimported package, which would not match it."""
         for name, module in sorted(self._hidden.items(), key=lambda item: item[0].count(".")):
             parent = name.rpartition(".")[0]
             if not parent or sys.modules.get(parent) is self._before.get(parent):
@@ -102,7 +103,7 @@ class _FreshImports:
 
 
 def _related(name: str, modules: Mapping[str, types.ModuleType]) -> _Modules:
-    """Return the user's loaded modules in the folder of a module, and those elsewhere that it uses, by name."""
+    """Return the user's loaded modules in the folder of a module, and modules in other folders that it uses, by name."""
     folder = _folder_of(name.partition(".")[0])
     users = {found: module for found, module in modules.items() if _can_run_again(found, module)}
     within = {found for found, module in users.items() if folder is not None and _path(module).is_relative_to(folder)}
@@ -118,7 +119,7 @@ def _related(name: str, modules: Mapping[str, types.ModuleType]) -> _Modules:
 
 
 def _names_in(module: types.ModuleType) -> set[str]:
-    """Return the names of the modules that a module's global variables come from."""
+    """Return the names of the modules that define a module's global variables."""
     values = list(vars(module).values())
     return {
         value.__name__ if isinstance(value, types.ModuleType) else str(getattr(kind, "__module__", ""))
@@ -128,7 +129,7 @@ def _names_in(module: types.ModuleType) -> set[str]:
 
 
 def _folder_of(top: str) -> Path | None:
-    """Return the folder on the path that holds a module or package; None if there is none, or it is a library's."""
+    """Return the folder on the path that contains a module or package; None if there is none, or it belongs to a library."""
     spec = PathFinder.find_spec(top)
     if spec is None or (top in sys.modules and is_library(top)):
         return None
@@ -145,7 +146,7 @@ def _path(module: types.ModuleType) -> Path:
 
 
 def _can_run_again(name: str, module: object) -> bool:
-    """True for the user's own modules with Python source, and packages without `__init__.py`."""
+    """Return whether a module is the user's own, with Python source or as a package without `__init__.py`."""
     if name == "__main__" or not isinstance(module, types.ModuleType) or _is_library(name):
         return False
     is_namespace = getattr(module, "__file__", None) is None and bool(list(getattr(module, "__path__", [])))
@@ -161,12 +162,12 @@ def _is_library(name: str) -> bool:
 
 @cache
 def _has_distributions(folder: Path) -> bool:
-    """True for a folder that pip installed packages into, such as the user's site or the target of `pip install --target`."""
+    """Return whether pip installed packages into a folder, such as the user's site or the target of `pip install --target`."""
     return next(folder.glob("*.dist-info"), None) is not None
 
 
 def _forget_bytecode(module: types.ModuleType) -> None:
-    """Remove compiled code, whose age Python compares in whole seconds: an edit within one is not seen."""
+    """Remove compiled code: Python compares its age in whole seconds, so it misses an edit within one second."""
     cached = getattr(module, "__cached__", None)
     if cached:
         with suppress(OSError):
@@ -174,7 +175,7 @@ def _forget_bytecode(module: types.ModuleType) -> None:
 
 
 def _require_current(module: types.ModuleType) -> None:
-    """Raise ModelLoadError if a module that cannot be imported again has another file than at its first import."""
+    """Raise ModelLoadError if a module that cannot be reimported has a different file than at its first import."""
     name, file = module.__name__, getattr(module, "__file__", None)
     if file is None or _can_run_again(name, module):
         return

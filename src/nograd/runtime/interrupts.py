@@ -1,6 +1,6 @@
-"""Whether an exception comes from a signal, or from the code that it left.
+"""Distinction of exceptions raised by signals from those raised by user code.
 
-Models, preprocessing and postprocessing are the user's code and may raise anything: `SystemExit`, `KeyboardInterrupt`,
+Models, preprocessing and postprocessing are user code and may raise anything: `SystemExit`, `KeyboardInterrupt`,
 `GeneratorExit`. Such an exception fails one request. If Ctrl-C or a signal handler raised it, it ends the program.
 """
 
@@ -21,8 +21,8 @@ RAISE = opmap["RAISE_VARARGS"]
 def is_interrupt(error: BaseException) -> bool:
     """Return whether a signal raised the exception: Ctrl-C, or a signal handler written in Python.
 
-    Python runs signal handlers in the main thread only, between two instructions of the code that runs there. Its own handler
-    of Ctrl-C is a C function without a frame: the traceback then ends in that code, at an instruction other than `raise`.
+    Python runs signal handlers in the main thread only, between two instructions. Its own handler of Ctrl-C is a C function
+    without a frame: the traceback then ends in the interrupted code, at an instruction other than `raise`.
     """
     if isinstance(error, Exception) or threading.current_thread() is not threading.main_thread():
         return False
@@ -34,14 +34,14 @@ def is_interrupt(error: BaseException) -> bool:
 
 
 def _places(trace: TracebackType | None) -> Iterator[tuple[CodeType, int]]:
-    """Yield code and instruction of each frame of a traceback, the one that raised last."""
+    """Yield code and instruction of each frame of a traceback; the raising frame is last."""
     while trace is not None:
         yield trace.tb_frame.f_code, trace.tb_lasti
         trace = trace.tb_next
 
 
 def _code_of(handler: Any) -> CodeType | None:
-    """Return the code of a function, method or partial; None for anything else."""
+    """Return the code of a function, method or partial; None for other objects."""
     code = getattr(getattr(handler, "func", handler), "__code__", None)
     return code if isinstance(code, CodeType) else None
 

@@ -1,6 +1,6 @@
-"""Machine: what speed, and now and then an answer, depends on beside the model; and how two of them differ.
+"""Machine: the properties of a machine that affect speed and sometimes answers, and the differences between two machines.
 
-Nothing is imported to find out: versions are read from what the packages say of themselves.
+Nothing is imported: package metadata provides the versions.
 """
 
 from __future__ import annotations
@@ -19,45 +19,45 @@ from nograd.runtime.cores import control_groups, usable_cores
 __all__ = ["Machine", "differences", "this_machine"]
 
 LIBRARIES = ("nograd", "numpy", "torch", "tokenizers", "transformers")
-"""Packages whose versions are noted if they are installed, besides those that a backend computes with."""
+"""Packages whose versions are recorded if they are installed, in addition to the libraries of the backends."""
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A machine, as far as it decides how fast a model runs."""
+    """The properties of a machine that determine how fast a model runs."""
 
     processor: str
-    """Model name, as the processor or the system gives it."""
+    """Model name reported by the processor or the system."""
 
     flags: str
-    """Digest of the processor's features (instruction sets); empty where they are not told."""
+    """Digest of the processor's features (instruction sets); empty if unknown."""
 
     cores: float
-    """Processors that this process may use: by its affinity, and by the quota of its container."""
+    """Processors that this process may use, from its affinity and its container's quota."""
 
     memory_bytes: int
-    """Of the machine, or of the container where that has less."""
+    """Memory of the machine, or of the container if it is lower."""
 
     system: str
-    """Such as `Linux 6.1 x86_64`."""
+    """System, such as `Linux 6.1 x86_64`."""
 
     python: str
     libraries: Mapping[str, str] = field(default_factory=dict)
-    """Package -> version, of those that are installed."""
+    """Installed package -> version."""
 
     gpus: tuple[str, ...] = ()
-    """Model names of NVIDIA's."""
+    """Model names of NVIDIA GPUs."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain numbers, strings and lists."""
+        """Return JSON values."""
         return {**asdict(self), "libraries": dict(self.libraries), "gpus": list(self.gpus)}
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Machine:
-        """Return the machine that `to_json` gave.
+        """Create a machine from the values of `to_json`.
 
         Raises:
-            ConfigError: something in it is missing, or unknown.
+            ConfigError: a field is missing or unknown.
         """
         known = {each.name for each in fields(cls)}
         if set(plain) != known:
@@ -66,12 +66,12 @@ class Machine:
 
 
 def this_machine(root: Path = Path("/"), *, runtimes: Iterable[Sequence[str]] = ()) -> Machine:
-    """Return this machine.
+    """Detect this machine.
 
     Args:
-        root: the folder that holds `proc` and `sys`.
-        runtimes: packages that backends compute with, whose versions are noted, too; each with the other names under which it
-            is installed (see `nograd.backends.registry.runtimes`).
+        root: folder that contains `proc` and `sys`.
+        runtimes: packages of backends whose versions are recorded, each with the alternative names under which it may be
+            installed (see `nograd.backends.registry.runtimes`).
     """
     info = _read(root / "proc/cpuinfo")
     flags = _entry(info, "flags") or _entry(info, "Features")
@@ -89,13 +89,13 @@ def this_machine(root: Path = Path("/"), *, runtimes: Iterable[Sequence[str]] = 
 
 
 def differences(then: Machine, now: Machine, *, packages: Iterable[str] = ("torch",)) -> list[str]:
-    """Return in what two machines differ as far as speed or answers may: one sentence each; none where a figure of one holds
-    for the other.
+    """Return the differences between two machines that may affect speed or answers, one sentence each; empty if measurements of
+    one are valid for the other.
 
     Args:
-        then: the machine of a measurement.
-        now: the machine of the next runs.
-        packages: names in `libraries` that matter: of the libraries, those that compute.
+        then: machine of a measurement.
+        now: machine of the next runs.
+        packages: names in `libraries` that matter, such as the computing library.
     """
     found = []
     if then.processor != now.processor:
@@ -130,7 +130,7 @@ def _entry(info: str, name: str) -> str:
 
 
 def _processor(info: str) -> str:
-    """ARM's kernels give numbers instead of a name."""
+    """Return the processor's name; ARM kernels report numbers instead of a name."""
     if name := _entry(info, "model name") or _entry(info, "Model"):
         return name
     numbers = [_entry(info, f"CPU {name}") for name in ("implementer", "part", "variant", "revision")]

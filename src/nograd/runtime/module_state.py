@@ -1,4 +1,4 @@
-"""The attributes of a torch module that its answers depend on, without torch's own bookkeeping. torch is not imported here."""
+"""The attributes of a torch module that affect its answers, without torch's bookkeeping. torch is not imported here."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _NOT_ANSWERS = frozenset(
 )
 
 _RNN_CACHE = ("_flat_weight_refs", "_flat_weights")
-"""torch.nn.RNNBase lists its weights a second time, and refers to them weakly to notice that one was replaced."""
+"""torch.nn.RNNBase stores its weights a second time, with weak references to detect replaced ones."""
 
 
 def without_bookkeeping(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the attributes that change answers in eval mode.
+    """Return the attributes that affect answers in eval mode.
 
-    Hooks are listed in their order instead of by torch's number, which counts through the whole process.
+    Hooks are numbered by order instead of by torch's number, which counts across the process.
 
     Args:
         state: `vars(module)`.
@@ -53,7 +53,9 @@ def without_bookkeeping(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _runs_on_other_weights(state: Mapping[str, Any]) -> bool:
-    """True if an RNN would run on listed weights that are not its attributes; torch lists them again when one was replaced."""
+    """Return whether an RNN would run on stored weights that are not its attributes; torch stores them again after a
+    replacement.
+    """
     own = [state.get(name, state["_parameters"].get(name)) for name in state["_flat_weights_names"]]
     seen = [None if ref is None else ref() for ref in state["_flat_weight_refs"]]
     if len(own) != len(seen) or any(one is None or one is not other for one, other in zip(own, seen, strict=True)):

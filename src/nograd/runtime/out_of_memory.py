@@ -1,4 +1,4 @@
-"""Whether memory ran out: every library says so in its own way."""
+"""Detection of out-of-memory errors, which each library reports differently."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "fa
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True where an error, or what caused it, says that memory ran out: torch's, ONNX Runtime's, OpenVINO's or Python's own."""
+    """Return whether an error or its causes report out of memory: from torch, ONNX Runtime, OpenVINO or Python."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError":

@@ -1,4 +1,4 @@
-"""Credentials in URLs, masked for everything that is printed or logged. Pure."""
+"""Masking of credentials in URLs for all printed and logged text. Pure."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ MASK = "***"
 """Replaces user and password, and the values of a query."""
 
 _USER = re.compile(r"(?<=://)[^\s/?#'\"<>]*@")
-"""User and password of a URL within a text; a password's own @ belongs to it."""
+"""User and password of a URL within a text; the password may contain @."""
 
 
 def mask_url(url: str) -> str:
-    """Return a URL without user, password and the values of its query; a text that is not a URL as it is.
+    """Return a URL without user, password and the values of its query. Text that is not a URL is returned unchanged.
 
-    A password with characters that should be escaped (`/`, `?`, `#`, `@`) is masked too: everything up to the last `@` is.
+    Passwords with unescaped characters (`/`, `?`, `#`, `@`) are masked, too: everything up to the last `@` is replaced.
 
     >>> mask_url("redis://user:p/w@host:6379/0?password=x&db=1")
     'redis://***@host:6379/0?password=***&db=***'
@@ -38,7 +38,7 @@ def mask_url(url: str) -> str:
 
 
 def mask_credentials(text: str) -> str:
-    """Return a text in which the URLs have no user and password.
+    """Mask user and password of all URLs in a text.
 
     >>> mask_credentials("cannot connect to redis://:secret@host:6379/0 (refused)")
     'cannot connect to redis://***@host:6379/0 (refused)'
@@ -47,7 +47,7 @@ def mask_credentials(text: str) -> str:
 
 
 def is_masked(url: str) -> bool:
-    """Return whether `mask_url` has taken something from a URL.
+    """Return whether `mask_url` has masked something in a URL.
 
     >>> is_masked(mask_url("redis://:secret@host")), is_masked("redis://host/0")
     (True, False)

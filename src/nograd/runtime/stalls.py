@@ -1,7 +1,7 @@
-"""Stacks of all threads on stderr when nothing has finished for far longer than usual.
+"""Stack traces of all threads on stderr if there is no progress for much longer than usual.
 
-Python's `faulthandler` writes them from a C thread that needs no lock of the interpreter. So it also works if a thread keeps
-that lock (the GIL) and waits for another, when no Python code of the process can run. Nothing is ended: a run may just be slow.
+Python's `faulthandler` writes them from a C thread without the GIL. It therefore works even if a thread holds the GIL and waits
+for another, so that no Python code can run. Nothing is ended: a run may just be slow.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from typing import Self
 __all__ = ["StallWatch", "stall_limit"]
 
 TIMES = 20.0
-"""A pause counts as a stall from so many times the longest pause before."""
+"""A pause counts as a stall if it exceeds the longest earlier pause by this factor."""
 
 FIRST_TIMES = 10.0
-"""How much longer the first pause may be: models are loaded, compiled or downloaded in it."""
+"""Additional factor for the first pause, in which models are loaded, compiled or downloaded."""
 
 ARM_EVERY_S = 1.0
-"""Seconds between two times that the alarm is set: it costs a thread."""
+"""Minimum seconds between two settings of the alarm, because each starts a thread."""
 
 
 def stall_limit(longest_s: float | None, least_s: float) -> float:
     """Return the seconds without progress that count as a stall.
 
     Args:
-        longest_s: the longest pause so far; None before the first progress.
-        least_s: the limit for fast work.
+        longest_s: longest pause so far; None before the first progress.
+        least_s: minimum limit, for fast work.
 
     >>> stall_limit(None, 60), stall_limit(0.5, 60), stall_limit(10, 60)
     (600.0, 60, 200.0)
@@ -39,15 +39,15 @@ def stall_limit(longest_s: float | None, least_s: float) -> float:
 
 
 class StallWatch:
-    """Watches work that reports its progress; a context manager.
+    """Watches work that reports progress; a context manager.
 
     Args:
-        least_s: seconds without progress before stacks are written, at least.
-        say: takes a sentence when work continues after a stall; None says nothing.
-        number: the file descriptor that stacks are written to.
-        clock: returns seconds.
-        arm: has the stacks written after so many seconds; the default is `faulthandler`'s.
-        disarm: forgets that.
+        least_s: minimum seconds without progress before stacks are written.
+        say: called with a message when work continues after a stall; None: no message.
+        number: file descriptor for the stacks.
+        clock: returns the time in seconds.
+        arm: schedules writing the stacks after a number of seconds; default: `faulthandler`.
+        disarm: cancels it.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class StallWatch:
             os.close(self._own)
 
     def progressed(self) -> None:
-        """Note that something finished."""
+        """Record progress."""
         now = self._clock()
         pause_s = now - self._last
         if self._say is not None and pause_s > stall_limit(self._longest_s, self._least_s):
@@ -99,9 +99,9 @@ def _dump_later(seconds: float, number: int) -> None:
 
 
 def _unblocked(number: int) -> int | None:
-    """Return a descriptor for the same file that never blocks: setting the alarm again waits for a write on its way.
+    """Return a non-blocking descriptor for the same file, because setting the alarm waits for a write in progress.
 
-    None where the system cannot open it a second time.
+    None if the system cannot open the file again.
     """
     try:
         return os.open(f"/dev/fd/{number}", os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -1,8 +1,8 @@
-"""stderr that never blocks and never raises: a bounded queue of text, and a thread that writes it.
+"""A stderr that never blocks and never raises: a bounded queue of text, written by a thread.
 
-A log on a full disk, a closed pipe or a terminal that stopped reading must not change an answer, an exit code, or the time of
-either. So `sys.stderr` is replaced while a command runs. Text that finds no room in the queue is dropped and counted; when text
-is written again, a line says how many lines are missing.
+A full disk, a closed pipe or a terminal that stopped reading must not change answers, exit codes or latency. `sys.stderr` is
+therefore replaced while a command runs. Text that exceeds the queue is dropped and counted. The next written text is preceded
+by the number of missing lines.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import TextIO
 __all__ = ["QueuedStderr", "queued_stderr"]
 
 LIMIT_BYTES = 1 << 20
-"""Text that waits to be written, in bytes, at most."""
+"""Maximum size of queued text, in bytes."""
 
 CHUNK_BYTES = 1 << 16
-"""Text of one write, in bytes, about."""
+"""Approximate size of one write, in bytes."""
 
 CLOSE_S = 2.0
-"""Time that the last text may take when the command ends, in seconds: a reader that stalls may not hold up the exit."""
+"""Maximum seconds for writing the last text: a stalled reader must not delay the exit."""
 
 
 def _missing(lines: int) -> str:
@@ -37,10 +37,10 @@ class QueuedStderr(io.TextIOBase):
     """A text stream whose `write` only appends to a queue.
 
     Args:
-        put: writes bytes, blocking; raises OSError or ValueError if it cannot.
-        is_terminal: what `isatty` returns.
-        number: the file descriptor that `fileno` returns; None: there is none.
-        limit_bytes: text that waits, at most.
+        put: writes bytes, blocking; raises OSError or ValueError on failure.
+        is_terminal: result of `isatty`.
+        number: file descriptor that `fileno` returns; None: there is none.
+        limit_bytes: maximum size of queued text.
     """
 
     encoding = "utf-8"
@@ -58,23 +58,23 @@ class QueuedStderr(io.TextIOBase):
         self._put, self._is_terminal, self._number, self._limit = put, is_terminal, number, limit_bytes
         self._waiting: deque[str] = deque()
         self._bytes = 0
-        self._changed = threading.Condition()  # its lock may be taken twice by one thread: a signal handler may write, too
+        self._changed = threading.Condition()  # reentrant, because a signal handler may write, too
         self._ends = False
         self._writing = False
         self._missing = 0
         self._thread = threading.Thread(target=self._work, name="nograd-stderr", daemon=True)
         self._thread.start()
         self.dropped_lines = 0
-        """Lines that were not written."""
+        """Number of lines that were not written."""
 
         self.notice: Callable[[int], str] = _missing
-        """Makes the line that says how many lines are missing."""
+        """Returns the line that reports the number of missing lines."""
 
-    # -- a text stream
+    # -- stream interface
 
     def write(self, text: str) -> int:
-        """Queue text; if there is no room, drop it."""
-        if not isinstance(text, str):  # libraries try `write(b"")` to find out what a stream takes
+        """Queue text; drop it if the queue is full."""
+        if not isinstance(text, str):  # libraries call `write(b"")` to detect the type of a stream
             raise TypeError(f"stderr takes str, not {type(text).__name__}")
         with self._changed:
             if not text:
@@ -86,13 +86,13 @@ class QueuedStderr(io.TextIOBase):
         return len(text)
 
     def write_whole(self, text: str) -> None:
-        """Queue text; wait for room as long as it takes. For threads that may wait."""
+        """Queue text; wait for room without a limit. For threads that may block."""
         with self._changed:
             self._changed.wait_for(lambda: not self._bytes or self._bytes + len(text) <= self._limit or self._ends)
             self._append(text)
 
     def flush(self) -> None:
-        """Return at once: printing does not wait for the reader."""
+        """Do nothing: printing must not wait for the reader."""
 
     def isatty(self) -> bool:
         """Return whether it is a terminal."""
@@ -108,16 +108,16 @@ class QueuedStderr(io.TextIOBase):
         """Return True."""
         return True
 
-    # -- the end
+    # -- shutdown
 
     def drain(self, timeout_s: float = CLOSE_S) -> bool:
-        """Wait until everything is written, a limited time; return whether it is."""
+        """Wait up to `timeout_s` until everything is written; return whether it is."""
         with self._changed:
             is_empty = self._changed.wait_for(lambda: not self._waiting and not self._writing, timeout_s)
             return is_empty and not self._missing
 
     def end(self, timeout_s: float = CLOSE_S) -> bool:
-        """Write what is left, a limited time, and end the thread; return whether all of it was written."""
+        """Write the remaining text within `timeout_s` and end the thread; return whether everything was written."""
         is_written = self.drain(0.0 if self._ends else timeout_s)
         with self._changed:
             self._ends = True
@@ -126,7 +126,7 @@ class QueuedStderr(io.TextIOBase):
             self._thread.join()
         return is_written
 
-    # -- inside
+    # -- internals
 
     def _append(self, text: str) -> None:
         self._waiting.append(text)
@@ -144,7 +144,7 @@ class QueuedStderr(io.TextIOBase):
             notice = self.notice(missing) if missing else ""
             try:
                 self._put((notice + text).encode(self.encoding, self.errors))
-            except (OSError, ValueError):  # full or closed: the next text is tried again
+            except (OSError, ValueError):  # full or closed: try again with the next text
                 with self._changed:
                     self._drop(text)
             else:
@@ -155,7 +155,7 @@ class QueuedStderr(io.TextIOBase):
                 self._changed.notify_all()
 
     def _next(self) -> str:
-        """Return the text to write next; nothing at the end."""
+        """Return the text to write next; empty at the end."""
         pieces, size = [], 0
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._ends)
@@ -170,7 +170,7 @@ class QueuedStderr(io.TextIOBase):
 
 @contextmanager
 def queued_stderr() -> Iterator[QueuedStderr]:
-    """Replace `sys.stderr` by a queue over it for as long as the context lasts; one that is there already is used."""
+    """Replace `sys.stderr` by a queued stream within this context; an existing queued stream is reused."""
     before = sys.stderr
     if isinstance(before, QueuedStderr):
         yield before
@@ -201,10 +201,10 @@ def _refuse(_data: bytes) -> None:
 
 
 def _write_all(number: int, data: bytes) -> None:
-    """Write bytes to a file descriptor, past Python's own buffers, of which nothing is left to flush at the exit."""
+    """Write bytes to a file descriptor without Python's buffers, so that nothing must be flushed at exit."""
     rest = memoryview(data)
     while rest:
         try:
             rest = rest[os.write(number, rest) :]
-        except BlockingIOError:  # another program has made the pipe or terminal non-blocking
+        except BlockingIOError:  # another program made the pipe or terminal non-blocking
             select.select([], [number], [])
