@@ -1,1 +1,1 @@
-"""Folders that other libraries saved, as Predictors."""
+"""Loaders for model folders of other libraries."""

@@ -1,4 +1,4 @@
-"""A folder that transformers (or sentence-transformers) saved, as a Predictor that takes text. Extra: demo."""
+"""Loader for folders saved by transformers or sentence-transformers, as a Predictor that takes text. Extra: demo."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ SAMPLE = (
     "A man is eating food.",
     "The committee will publish its findings, together with the evidence they rest on, before the end of the month.",
 )
-"""Two texts of different lengths teach the probe what varies."""
+"""Two texts of different lengths, so that the probe finds the varying dimension."""
 
 
 def is_transformers_folder(folder: Path) -> bool:
-    """True where a folder holds a model's `config.json`."""
+    """Return whether a folder contains a model's `config.json`."""
     return (folder / "config.json").is_file()
 
 
 def load_folder(folder: Path, *, device: str = "auto") -> Predictor:
-    """Return a Predictor over the model in a folder: text in, the model's outputs out; embeddings for a sentence encoder.
+    """Return a Predictor for the model in a folder. It takes text and returns the model's outputs, or embeddings for a sentence
+    encoder.
 
     Raises:
         MissingExtraError: torch, transformers or tokenizers is not installed.
@@ -43,7 +44,7 @@ def load_folder(folder: Path, *, device: str = "auto") -> Predictor:
 
 
 def _cut_to_limit(predictor: Predictor, folder: Path) -> Predictor:
-    """Return a predictor whose tokenizer cuts texts at the limit that the probe found, if the folder's files allow more."""
+    """Return a predictor whose tokenizer truncates at the probed limit, if the folder's files allow more."""
     tokenize, signature = predictor.preprocess, predictor.signature
     spec = next(spec for spec in signature.inputs if spec.name == "input_ids")
     limits = [limit for dim in spec.varying if (limit := signature.size_range(dim)[1]) is not None]
@@ -54,7 +55,7 @@ def _cut_to_limit(predictor: Predictor, folder: Path) -> Predictor:
 
 
 def _model(folder: Path) -> Any:
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a folder is all we were given: nothing is fetched behind the user's back
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # load only from the folder, never download
     try:
         import torch  # noqa: F401
         import transformers
@@ -64,11 +65,11 @@ def _model(folder: Path) -> Any:
     names = config.get("architectures") or ["AutoModel"]
     kind: Any = transformers.AutoModel if _pooling(folder) else getattr(transformers, str(names[0]), None)
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
-        kind = transformers.AutoModel  # a folder's word leads to a model, and to nothing else that transformers can build
+        kind = transformers.AutoModel  # only accept names of models, no other classes of transformers
     transformers.utils.logging.disable_progress_bar()
     try:
         return kind.from_pretrained(str(folder), trust_remote_code=False).eval()
-    except Exception as error:  # whatever the library raises is reported with the folder's name
+    except Exception as error:  # report any error of the library with the folder's name
         raise ModelLoadError(f"transformers cannot load {folder}: {type(error).__name__}: {error}") from error
 
 
@@ -77,7 +78,7 @@ def _pooling(folder: Path) -> Mapping[str, Any]:
 
 
 def _embedder(encoder: Any, folder: Path) -> Any:
-    """Return encoder, pooling and normalisation as one module, as the folder's `modules.json` lists them."""
+    """Return encoder, pooling and normalisation as one module, as listed in the folder's `modules.json`."""
     from nograd.text.pooling import MeanPooled
 
     pooling = _pooling(folder)

@@ -1,4 +1,4 @@
-"""One vector for a text: the mean of its tokens' vectors."""
+"""Pooling: one vector per text, the mean of its token vectors."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["MeanPooled"]
 
 
 class MeanPooled(nn.Module):
-    """An encoder and the mean over its real tokens, then unit length if wanted (Reimers and Gurevych, 2019, section 3).
+    """An encoder with mean pooling over unmasked tokens and optional normalisation (Reimers and Gurevych, 2019, section 3).
 
     Args:
-        encoder: returns `last_hidden_state [rows, tokens, size]`, as transformers' encoders do, or that tensor itself, alone or
-            as the first of a tuple.
-        normalize: whether vectors get unit length.
+        encoder: returns `last_hidden_state [rows, tokens, size]`, as transformers' encoders do, or this tensor alone or first
+            in a tuple.
+        normalize: whether to scale vectors to unit length.
     """
 
     def __init__(self, encoder: nn.Module, *, normalize: bool = False) -> None:

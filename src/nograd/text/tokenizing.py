@@ -1,4 +1,4 @@
-"""Tokenizing: strings to a model's integer inputs, with the `tokenizers` library (extra: text)."""
+"""Tokenizing: converts strings to a model's integer inputs with the `tokenizers` library (extra: text)."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ __all__ = ["Tokenize"]
 
 
 class Tokenize:
-    """Makes a model's inputs of one text: `{"input_ids": int64 [tokens], "attention_mask": int64 [tokens], ...}`.
+    """Converts one text to model inputs: `{"input_ids": int64 [tokens], "attention_mask": int64 [tokens], ...}`.
 
     Args:
-        path: a `tokenizer.json`, or a folder that holds one; or a tokenizer: the `tokenizers` library's own, or a fast one of
-            transformers. It is copied.
-        names: which inputs the model takes, of `input_ids`, `attention_mask` and `token_type_ids`.
-        max_tokens: longer texts are cut to this many tokens, special ones included; None takes the folder's own limit.
+        path: a `tokenizer.json`, a folder that contains one, or a tokenizer object of the `tokenizers` library or of
+            transformers (fast). The object is copied.
+        names: inputs of the model, from `input_ids`, `attention_mask` and `token_type_ids`.
+        max_tokens: maximum tokens per text, including special tokens; longer texts are truncated. None: the limit of the
+            folder.
 
     Raises:
         MissingExtraError: the `tokenizers` package is not installed.
         ModelLoadError: there is no `tokenizer.json`, or it cannot be read.
-        ConfigError: `max_tokens` leaves no room for text, or a name is not known.
+        ConfigError: `max_tokens` leaves no room for text, a name is unknown, or the tokenizer is not a fast one.
     """
 
     item = TensorSpec("text", TEXT)
-    """What one item is: a string."""
+    """Type of one item: a string."""
 
     def __init__(
         self, path: str | Path | Any, *, names: Sequence[str] = ("input_ids", "attention_mask"), max_tokens: int | None = None
@@ -45,7 +46,7 @@ class Tokenize:
         special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
         if self.max_tokens is None:
             self._tokenizer.no_truncation()
-        elif self.max_tokens <= special:  # the library would then not cut at all
+        elif self.max_tokens <= special:  # the library would not truncate in this case
             raise ConfigError(f"max_tokens is {self.max_tokens}; it must be above {special}, the tokenizer's special tokens")
         else:
             self._tokenizer.enable_truncation(self.max_tokens)
@@ -54,7 +55,7 @@ class Tokenize:
         """Return the inputs of one text, without dimension 0.
 
         Raises:
-            SignatureError: `text` is not a string of whole characters.
+            SignatureError: `text` is not a string, or contains half a surrogate pair.
         """
         if not isinstance(text, str):
             raise SignatureError(f"the text is {type(text).__name__}; the model takes a string")
@@ -65,28 +66,28 @@ class Tokenize:
         return {name: np.array(getattr(encoding, field), dtype=np.int64) for name, field in self._fields}
 
     def num_tokens(self, text: str) -> int:
-        """Return how many tokens the model reads of a text: special ones included, and none beyond the limit."""
+        """Return the number of tokens of a text after truncation, including special tokens."""
         return len(self._tokenizer.encode(text))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The inputs that it makes."""
+        """Names of the created inputs."""
         return tuple(name for name, _ in self._fields)
 
     def dumps(self) -> str:
-        """Return the content of a `tokenizer.json` that gives the same tokenizer."""
+        """Return the content of an equivalent `tokenizer.json`."""
         content: str = self._tokenizer.to_str()
         return content
 
     def fingerprint(self) -> str:
-        """Return a digest of the tokenizer and the settings: texts with one answer here have one everywhere."""
+        """Return a digest of tokenizer and settings: tokenizers with equal digests return equal inputs."""
         if not self._fingerprint:
             self._fingerprint = of_value(self._tokenizer.to_str(), self._fields, self.max_tokens).text
         return self._fingerprint
 
 
 def _opened(path: Any) -> tuple[Any, int | None]:
-    """Return a tokenizer that is ours alone, and the most tokens that its model takes, where that is known."""
+    """Return a private copy of the tokenizer, and the maximum tokens of its model if known."""
     if isinstance(path, str | Path):
         file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
         return _open(file), folder_limit(file.parent)
@@ -115,7 +116,7 @@ def _open(file: Path) -> Any:
         )
     try:
         return Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises bare Exception for a file it cannot read
+    except Exception as error:  # the library raises bare Exception for unreadable files
         raise ModelLoadError(f"{file} is not a tokenizer file: {error}") from error
 
 
@@ -127,7 +128,7 @@ def _field(name: str) -> str:
 
 
 def read_json(file: Path) -> Mapping[str, Any]:
-    """Return a JSON object from a file; an empty one where there is no such file."""
+    """Read a JSON object from a file; return an empty one if the file does not exist."""
     if not file.is_file():
         return {}
     try:
@@ -144,12 +145,13 @@ POSITIONS_AFTER_PADDING = frozenset(
         "xmod",
     )
 )  # fmt: skip
-"""transformers' models whose positions start after the padding index. `max_position_embeddings` counts all entries,
-and those up to the padding index belong to no token."""
+"""transformers models whose positions start after the padding index. `max_position_embeddings` counts all entries,
+including the unused ones up to the padding index.
+"""
 
 
 def _positions(config: Mapping[str, Any]) -> Any:
-    """Return how many tokens the position table of a model has room for."""
+    """Return the number of tokens that fit in a model's position table."""
     entries = config.get("max_position_embeddings")
     if isinstance(entries, int) and config.get("model_type") in POSITIONS_AFTER_PADDING:
         padding = config.get("pad_token_id", 1)
@@ -158,7 +160,7 @@ def _positions(config: Mapping[str, Any]) -> Any:
 
 
 def folder_limit(folder: Path) -> int | None:
-    """Return the most tokens that a model folder allows: the smallest number in its files; None if they hold none."""
+    """Return the maximum tokens of a model folder: the smallest limit in its files; None if there is none."""
     said = [
         read_json(folder / "sentence_bert_config.json").get("max_seq_length"),
         read_json(folder / "tokenizer_config.json").get("model_max_length"),
