@@ -1,8 +1,8 @@
-"""Learn a model's Signature by running it, and find out how its rows may be batched.
+"""The probe: learns a model's Signature by running it, and how its rows may be batched.
 
-Nothing is believed that was not run. From one or a few sample inputs the probe finds which dimensions vary (it runs
-shorter and longer inputs), which outputs follow them, and whether a row's answer depends on its neighbours, on padding or on
-earlier calls. The model is left as it was: modes, buffers, attributes and torch's random state.
+All findings come from runs. From one or a few samples, the probe finds which dimensions vary (it runs shorter and longer
+inputs), which output dimensions follow them, and whether a row's answer depends on other rows, on padding or on earlier calls.
+The model's modes, buffers and attributes and torch's random state are restored.
 """
 
 from __future__ import annotations
@@ -34,48 +34,48 @@ from nograd.probing.unknown import SampleWarning, what_is_unknown
 __all__ = ["Probed", "SampleWarning", "probe"]
 
 ENOUGH_ROWS = 8
-"""A sample's first rows are all that is probed with, unless the model takes its whole batch only: some twenty runs follow."""
+"""Maximum rows of a sample for probing, unless the model accepts only its whole batch: about twenty runs follow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """What the probe found."""
+    """The findings of the probe."""
 
     signature: Signature
     call: Call
     restore: Restore
-    """Puts outputs by name back into the model's own structure."""
+    """Restores the model's output structure from outputs by name."""
 
     findings: tuple[str, ...] = ()
-    """What limits batching, one sentence each; empty for a model whose rows batch freely."""
+    """Limits of batching, one sentence each; empty for a model whose rows batch freely."""
 
     independence: Independence | None = None
-    """How far rows influence each other, from the probe's own runs; None if rows could not be compared."""
+    """How far rows influence each other, from the probe's runs; None if rows could not be compared."""
 
     samples: tuple[Tensors, ...] = ()
-    """What it was probed with, by name, on the model's device; at most 8 rows each, 2 at least in the first."""
+    """The probed samples by name, on the model's device; at most 8 rows each, at least 2 in the first."""
 
 
 def probe(model: nn.Module, *samples: Any, padding: Mapping[str, float] | None = None) -> Probed:
-    """Learn how `model` is called, what it takes and gives, and how its rows may be batched.
+    """Learn how a model is called, its inputs and outputs, and how its rows may be batched.
 
-    The probe runs the samples, and rows with other values of the same kind: random, quiet and loud numbers, random ids, other
-    masks. So what it finds does not depend on the sample's values, if the model runs others. If it does not, and the sample is
-    constant or a single row, a `SampleWarning` says what is unknown.
+    The probe runs the samples, and rows with other values of the same kind: random, small and large numbers, random ids, other
+    masks. Its findings therefore do not depend on the sample's values, if the model runs other values. If it does not, and the
+    sample is constant or a single row, a `SampleWarning` says what is unknown.
 
     Args:
-        model: any module whose inputs share dimension 0, the row.
-        samples: one or more inputs the model can run: a tensor or array `[rows, ...]`, a tuple of them in the order
-            of `forward`, or a dict by name. Two samples of different lengths are surer than one.
-        padding: values that fill a shorter row, by input, such as `{"word_id": 250001, "pad_mask": True}`. They are verified
-            like values that the probe finds. Default: read from padded rows of the samples, then the model's own padding index,
-            0 and 1.
+        model: a module whose inputs share dimension 0, the row.
+        samples: one or more inputs that the model can run: a tensor or array `[rows, ...]`, a tuple of them in the order of
+            `forward`, or a dict by name. Two samples of different lengths are more reliable than one.
+        padding: values that pad a shorter row, by input, such as `{"word_id": 250001, "pad_mask": True}`. They are verified
+            like values that the probe finds. Default: values of padded rows in the samples, then the model's padding index, 0
+            and 1.
 
     Returns:
-        The signature, the way to call the model, its output structure, and what limits batching.
+        The signature, the call, the output structure, and the limits of batching.
 
     Raises:
-        SignatureError: the model cannot run a sample, an output does not have the row as its dimension 0, or `padding` names no
+        SignatureError: the model cannot run a sample, dimension 0 of an output is not the row, or `padding` contains an unknown
             input or a value that the input cannot have.
     """
     if not samples:
@@ -92,7 +92,7 @@ def probe(model: nn.Module, *samples: Any, padding: Mapping[str, float] | None =
 
 
 def _probed(runs: Runs, samples: list[Tensors], stated: Padding) -> tuple[Probed, str]:
-    """Return what was found, and a sentence about what could not be learned."""
+    """Return the findings, and a sentence about unknown properties."""
     ran = [(sample, runs.outputs(sample)) for sample in samples]
     shortest = min(range(len(ran)), key=lambda index: _row_size(samples[index]))
     sample, base = _few_rows(runs, *ran[shortest])
@@ -128,7 +128,7 @@ def _row_size(sample: Tensors) -> int:
 
 
 def _few_rows(runs: Runs, sample: Tensors, answers: Tensors) -> tuple[Tensors, Tensors]:
-    """Return two to eight rows with the answers to them; more if the model takes its whole batch only."""
+    """Return two to eight rows and their answers; more if the model accepts only its whole batch."""
     rows = len(next(iter(sample.values())))
     if 2 <= rows <= ENOUGH_ROWS:
         return sample, answers
@@ -142,9 +142,9 @@ def _few_rows(runs: Runs, sample: Tensors, answers: Tensors) -> tuple[Tensors, T
 
 
 def _repeat(runs: Runs, sample: Tensors, base: Tensors) -> tuple[bool, str]:
-    """Run the sample twice more, without copies; return whether the model needs copies, and the finding about its state.
+    """Run the sample twice without copies. Return whether the model needs copies, and a finding about its state.
 
-    A model needs them if it writes to its inputs, or answers with memory that is not the answer's alone.
+    A model needs copies if it writes to its inputs, or returns memory that it shares with inputs, parameters or later outputs.
     """
     bare = Runs(runs.model, replace(runs.call, copies=False))
     first, second = ({name: tensor.clone() for name, tensor in sample.items()} for _ in range(2))

@@ -1,4 +1,4 @@
-"""Which dimensions of a model's inputs vary, how far, and which dimensions of its outputs follow them."""
+"""Varying dimensions: which dimensions of the inputs vary, how far, and which output dimensions follow them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["Dim", "find_dims", "input_specs", "output_specs"]
 
 @dataclass(frozen=True, slots=True)
 class Dim:
-    """A dimension that varies."""
+    """A varying dimension."""
 
     name: str
     places: tuple[Place, ...]
-    """Where it occurs in the inputs."""
+    """Its places in the inputs."""
 
     size: int
     """Its size in the sample."""
@@ -31,20 +31,20 @@ class Dim:
     """Another size that the model ran."""
 
     far: int | None
-    """A size of twice the sample's or more that the model ran, if any."""
+    """A size of at least twice the sample's that the model ran, if any."""
 
     max_size: int | None
-    """The largest size that the model runs, where that is known."""
+    """The largest size that the model runs, if known."""
 
     seen: tuple[int, ...] = ()
     """Its sizes in the other samples."""
 
     answers: Mapping[int, Tensors] = field(default_factory=dict, compare=False, repr=False)
-    """What the model answered at other sizes."""
+    """Answers at other sizes."""
 
     @property
     def is_proven_by_samples(self) -> bool:
-        """Whether only the samples show that it varies: the model does not run one that is cut or repeated."""
+        """Whether only the samples show that it varies: the model does not run a cut or repeated sample."""
         return self.near not in self.answers
 
     @property
@@ -80,10 +80,10 @@ class _Resizer:
 
 
 def find_dims(runs: Runs, sample: Tensors, samples: Sequence[Tensors]) -> list[Dim]:
-    """Return the dimensions that vary: those in which the samples differ, and those that the model ran at another size.
+    """Return the varying dimensions: those in which the samples differ, and those that the model ran at another size.
 
-    Samples that differ are proof enough: the model ran them. It may not run one that is cut or repeated, because another input
-    holds its length, or because a token at the end has a meaning.
+    Differing samples are sufficient proof, because the model ran them. It may not run a cut or repeated sample, if another
+    input contains its length or a token at its end has a meaning.
     """
     found: list[Dim] = []
     taken: set[Place] = set()
@@ -96,7 +96,7 @@ def find_dims(runs: Runs, sample: Tensors, samples: Sequence[Tensors]) -> list[D
                 taken.update(group)
                 found.append(_measured(resizer, near, _dim_name(sample, group, [dim.name for dim in found])))
             elif resizer.seen and len(group) > 1:
-                together.update(group)  # a mask of ones would seem to vary apart from its ids
+                together.update(group)  # otherwise a mask of ones seems to vary independently of its ids
     for group in differing(sample, samples):
         rest = tuple(place for place in group if place not in taken)
         if rest:
@@ -106,16 +106,18 @@ def find_dims(runs: Runs, sample: Tensors, samples: Sequence[Tensors]) -> list[D
 
 
 def _near_sizes(resizer: _Resizer) -> tuple[int, ...]:
-    """Return the sizes to try: another sample's, or the next ones; the sample may have the smallest size or the largest."""
+    """Return the sizes to try: another sample's, or adjacent sizes, because the sample may have the smallest or largest
+    size.
+    """
     size = resizer.size
     return resizer.seen[:1] or ((size - 1, size + 1) if size > 2 else (size + 1,))
 
 
 def _measured(resizer: _Resizer, near: int, name: str) -> Dim:
-    """Find how far the dimension goes: twice the sample's size and more, or else the largest that runs, by halving.
+    """Find the range of a dimension: more than twice the sample's size, or else the largest size that runs, by bisection.
 
-    Halving is right where sizes go in steps of one; a model that takes multiples of 8 only has no maximum to be found so, nor
-    has one that runs no sample that is repeated.
+    Bisection needs sizes in steps of one. A model that takes only multiples of 8, or does not run repeated samples, gets no
+    maximum.
     """
     size, can_run = resizer.size, resizer.can_run
     beyond = 2 * size + 3
@@ -144,7 +146,7 @@ def _dim_name(sample: Tensors, group: Sequence[Place], taken: Sequence[str]) -> 
 
 
 def input_specs(sample: Tensors, dims: Sequence[Dim]) -> tuple[TensorSpec, ...]:
-    """Return the inputs' specs; sizes that vary by name."""
+    """Return the specs of the inputs, with names for varying sizes."""
     names = {place: dim.name for dim in dims for place in dim.places}
     return tuple(
         TensorSpec(
@@ -157,13 +159,13 @@ def input_specs(sample: Tensors, dims: Sequence[Dim]) -> tuple[TensorSpec, ...]:
 def output_specs(
     base: Tensors, dims: Sequence[Dim], samples: Sequence[tuple[Tensors, Tensors]]
 ) -> tuple[tuple[TensorSpec, ...], dict[str, str]]:
-    """Return the outputs' specs, and for each dimension that an output follows in another proportion, that output.
+    """Return the specs of the outputs, and for each dimension that an output follows in another proportion, that output.
 
     Args:
-        base: the answers to the sample.
-        dims: the dimensions that vary.
-        samples: all samples with their answers. Where they differ in a dimension, they say what follows it; else the sample at
-            other sizes does.
+        base: answers to the sample.
+        dims: the varying dimensions.
+        samples: all samples with their answers. If they differ in a dimension, they determine which outputs follow it;
+            otherwise runs of the sample at other sizes do.
     """
     shapes: dict[str, list[int | str]] = {name: list(tensor.shape[1:]) for name, tensor in base.items()}
     uncuttable: dict[str, str] = {}
@@ -175,14 +177,14 @@ def output_specs(
                     shapes[name][axis - 1] = dim.name
                 elif any(outputs[name].shape[axis] != before for _, outputs in answers) and not (
                     dim.is_proven_by_samples and _follows_another(dims, dim, samples, (name, axis), before)
-                ):  # a strided layer, or "length minus two"
+                ):  # such as a strided layer, or "length minus two"
                     shapes[name][axis - 1] = f"{name}_{axis}"
                     uncuttable[dim.name] = name
     return tuple(TensorSpec(name, _host_dtype(base[name]), tuple(shape)) for name, shape in shapes.items()), uncuttable
 
 
 def _answers(dim: Dim, samples: Sequence[tuple[Tensors, Tensors]]) -> list[tuple[int, Tensors]]:
-    """Return other sizes with their answers: of the sample at other sizes; if it does not run so, of the other samples."""
+    """Return answers at other sizes: of the resized sample, or if it does not run, of the other samples."""
     if not dim.is_proven_by_samples:
         return list(dim.answers.items())
     name, axis = dim.places[0]
@@ -192,7 +194,7 @@ def _answers(dim: Dim, samples: Sequence[tuple[Tensors, Tensors]]) -> list[tuple
 def _follows_another(
     dims: Sequence[Dim], dim: Dim, samples: Sequence[tuple[Tensors, Tensors]], place: Place, before: int
 ) -> bool:
-    """Whether an output's axis has the size of another dimension in every sample."""
+    """Return whether an output axis has the size of another dimension in every sample."""
     name, axis = place
     return any(
         other is not dim
@@ -203,5 +205,5 @@ def _follows_another(
 
 
 def _host_dtype(tensor: Tensor) -> str:
-    """Half precision comes to the host as float32 (see `Backend.run`)."""
+    """Return the dtype on the host: half precision becomes float32 (see `Backend.run`)."""
     return "float32" if tensor.dtype in (torch.float16, torch.bfloat16) else dtype_name(tensor)

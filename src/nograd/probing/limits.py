@@ -1,4 +1,4 @@
-"""Which ids a model knows: those of the embeddings that look its inputs up."""
+"""Limits of integer inputs, from the embeddings that look them up."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def within_limits(runs: Runs, sample: Tensors, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-    """Return the specs with the limits of integer inputs that go into an embedding as they are.
+    """Return the specs with limits for integer inputs that an embedding looks up directly.
 
-    An input that is computed with before (hashed, shifted, clamped) may take any value, and stays without limits. No run with
-    a wrong id is needed, which would end a GPU.
+    An input that is transformed first (hashed, shifted, clamped) may have any value, and gets no limits. No run with an invalid
+    id is needed, which would break the GPU context.
     """
     given = {name: tensor.clone() for name, tensor in sample.items()}
     integers = {name: tensor for name, tensor in given.items() if tensor.dtype in INTEGERS}
@@ -37,7 +37,7 @@ def within_limits(runs: Runs, sample: Tensors, specs: Sequence[TensorSpec]) -> t
 
 
 class _Lookups(TorchDispatchMode):
-    """Notes the size of every embedding that is asked for an input's own values."""
+    """Records the size of each embedding that looks up an input's values."""
 
     def __init__(self, inputs: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -56,5 +56,7 @@ class _Lookups(TorchDispatchMode):
 
 
 def _converted(tensor: Tensor, ids: Tensor) -> bool:
-    """Whether the ids are the input at another width; of the same width, equal values may be another input's."""
+    """Return whether the ids are the input converted to another width; equal values of the same width may belong to another
+    input.
+    """
     return tensor.dtype != ids.dtype and torch.equal(tensor.to(ids.dtype), ids)

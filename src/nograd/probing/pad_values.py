@@ -1,4 +1,4 @@
-"""Values worth trying as padding: those that the user states, those of padded rows in the samples, the model's own, 0 and 1."""
+"""Candidate padding values: stated by the user, read from padded rows of the samples, the model's own, 0 and 1."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["Padding", "candidates", "check_stated", "model_pads", "read_padding"
 Padding = Mapping[str, float]
 
 GENERATED = (("int64", 1, 0), ("bool", 1, 0), ("bool", 0, 1))
-"""Masks worth generating: dtype, value over what is given, value over padding (transformers'; torch's two kinds)."""
+"""Masks to generate: dtype, value over the row, value over padding (transformers'; both kinds of torch)."""
 
 MAX_READ = 3
-"""Combinations of values from padded rows that are tried, those of the longest padding first."""
+"""Maximum combinations of values from padded rows to try, those of the longest padding first."""
 
 
 def model_pads(model: nn.Module) -> list[int]:
-    """Return the model's own padding index, 0, and 1 (RoBERTa's)."""
+    """Return the model's padding index, 0, and 1 (RoBERTa's)."""
     configured = getattr(getattr(model, "config", None), "pad_token_id", None)
     own = [module.padding_idx for module in model.modules() if isinstance(module, nn.Embedding)]
     return list(dict.fromkeys(value for value in (configured, *own, 0, 1) if isinstance(value, int)))
@@ -68,9 +68,9 @@ def _range(spec: TensorSpec) -> tuple[float, float]:
 
 
 def read_padding(samples: Sequence[Tensors], specs: Sequence[TensorSpec]) -> list[dict[str, float]]:
-    """Return the values that fill the ends of the samples' rows, of all integer inputs with one length together.
+    """Return the values that fill the ends of the samples' rows, jointly for all integer inputs of one length.
 
-    An end is two places or more, or starts where a mask changes. Whether it is padding is for the probe to find by running.
+    An end has two or more places, or starts where a mask changes. The probe decides by running whether it is padding.
     """
     found: list[tuple[int, dict[str, float]]] = []
     for dim in dict.fromkeys(spec.shape[0] for spec in specs if spec.shape and isinstance(spec.shape[0], str)):
@@ -86,7 +86,7 @@ def read_padding(samples: Sequence[Tensors], specs: Sequence[TensorSpec]) -> lis
 
 
 def _ends(inputs: Tensors) -> list[tuple[int, dict[str, float]]]:
-    """Return for each row how many places at its end hold one value in every input, and these values."""
+    """Return for each row the number of trailing places with one value in every input, and these values."""
     if not inputs:
         return []
     each = {name: _end_lengths(tensor) for name, tensor in inputs.items()}
@@ -103,7 +103,7 @@ def _ends(inputs: Tensors) -> list[tuple[int, dict[str, float]]]:
 
 
 def _end_lengths(tensor: Tensor) -> list[int]:
-    """Return for each row how many places at its end hold one value."""
+    """Return for each row the number of trailing places with one value."""
     wide = tensor.long()
     lengths: list[int] = (wide == wide[:, -1:]).long().fliplr().cumprod(1).sum(1).tolist()
     return lengths
@@ -117,7 +117,7 @@ def _holds_flags(row: Tensor) -> bool:
 def candidates(
     model: nn.Module, call: Call, sample: Tensors, inputs: tuple[TensorSpec, ...], read: Sequence[Padding], stated: Padding
 ) -> Iterator[tuple[tuple[TensorSpec, ...], Call]]:
-    """Yield specs with pad values, and the call that they are for, each once; with a generated mask last."""
+    """Yield specs with padding values and their call, each once; those with a generated mask come last."""
     seen: list[tuple[TensorSpec, ...]] = []
     for specs, way in _candidates(model, call, sample, inputs, read):
         fixed = tuple(replace(spec, pad_value=stated.get(spec.name, spec.pad_value)) for spec in specs)
@@ -141,7 +141,9 @@ def _candidates(
 
 
 def _padded_with(spec: TensorSpec, value: float) -> TensorSpec:
-    """A floating input is padded with 0, unless the user states another value; an id that an embedding lacks is not tried."""
+    """Return the spec with a padding value. Floating inputs get 0 unless the user states a value; ids out of range are not
+    tried.
+    """
     if not spec.varying:
         return spec
     low, high = _range(spec)
@@ -149,7 +151,7 @@ def _padded_with(spec: TensorSpec, value: float) -> TensorSpec:
 
 
 def _generated_masks(call: Call, inputs: tuple[TensorSpec, ...]) -> Iterator[TensorSpec]:
-    """Yield masks that `forward` takes and the sample left out, one value over what is given, another over padding."""
+    """Yield masks that `forward` takes and the sample omits, with one value over the row and another over padding."""
     length = next((spec.shape[:1] for spec in inputs if spec.shape and isinstance(spec.shape[0], str)), None)
     names = [name for name in call.optional if "mask" in name] if length else []
     for name, (dtype, default, pad_value) in product(names, GENERATED):

@@ -1,4 +1,4 @@
-"""Whether rows of different lengths may be padded to one, and with what: found by padding rows of several values."""
+"""Padding: whether rows of different lengths may be padded, and with which values, from runs of padded rows."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ __all__ = ["Layout", "find_padding"]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The inputs and outputs of a model, and how they vary."""
+    """Inputs and outputs of a model, and their varying dimensions."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     dims: Sequence[Dim]
     uncuttable: Mapping[str, str]
-    """For each dimension that an output follows in another proportion, that output."""
+    """Dimension that an output follows in another proportion -> that output."""
 
 
 def find_padding(
     runs: Runs, panel: Panel, layout: Layout, samples: Sequence[Tensors], stated: Padding
 ) -> tuple[Signature, Call]:
-    """Look for pad values that leave every answer unchanged, trying a generated mask if `forward` takes one.
+    """Find padding values that leave every answer unchanged, with a generated mask if `forward` takes one.
 
     Args:
-        runs: of a model whose rows do not influence each other.
-        panel: rows to pad, and the answers to them.
-        layout: the dimensions that vary, and the specs.
-        samples: all samples; their padded rows are read.
-        stated: pad values that the user states; they are verified like all others.
+        runs: runs a model whose rows do not influence each other.
+        panel: rows to pad, and their answers.
+        layout: the specs and the varying dimensions.
+        samples: all samples; padded rows in them provide candidate values.
+        stated: padding values stated by the user; verified like all others.
     """
     inputs, outputs, dims = layout.inputs, layout.outputs, layout.dims
     for dim, output in layout.uncuttable.items():
@@ -102,7 +102,7 @@ class _Check:
     outputs: Sequence[TensorSpec]
 
     def keeps(self, panel: Panel, sizes: Mapping[str, tuple[int, int]]) -> bool | None:
-        """Return whether padding from one size to another leaves the answers unchanged; None if the model does not run it."""
+        """Return whether padding from one size to another keeps the answers; None if the model does not run it."""
         rows = panel.rows
         for dim, (_, target) in sizes.items():
             rows = padded(rows, self.specs, dim, target)
@@ -114,7 +114,7 @@ class _Check:
         return self.runs.same_rows(panel.answers, given, panel.scales)
 
     def shortened(self, panel: Panel, dim: Dim) -> tuple[Panel | None, int, list[int]]:
-        """Return rows, their size and the sizes to pad to; shortened rows if the model takes no more than the sample's size."""
+        """Return rows, their size and the target sizes; the rows are shortened if the model accepts no larger sizes."""
         larger = [size for size in dim.known if size > dim.size]
         if larger:
             return panel, dim.size, sorted({larger[0], larger[-1]})

@@ -1,4 +1,4 @@
-"""Rows of several values with the model's answers, and whether the rows of a batch influence each other."""
+"""Rows of several values with their answers, and whether the rows of a batch influence each other."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ COUPLED = "a row's answer depends on the other rows of its batch"
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Rows that the model ran, and its answers to them."""
+    """Rows that the model ran, and their answers."""
 
     rows: Tensors
     answers: Tensors
 
     scales: Mapping[str, float] = field(default_factory=dict)
-    """For each output, its largest absolute value for rows of ordinary size: rounding is relative to it."""
+    """Largest absolute value of each output for rows of ordinary magnitude; rounding is relative to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +48,17 @@ class RowFindings:
     """Inputs that the model ran with other values than the sample's."""
 
     independence: Independence | None = None
-    """The same comparison as figures; None if rows could not be compared."""
+    """The comparison as figures; None if rows could not be compared."""
 
 
 def compare_rows(runs: Runs, sample: Tensors, base: Tensors, inputs: Sequence[Input]) -> RowFindings:
-    """Compare rows with themselves among other neighbours, in batches of one size, and alone.
+    """Compare rows with themselves among other neighbours in batches of equal size, and alone.
 
     Args:
-        runs: of the model.
-        sample: two rows or more, and the answers to them, `base`.
-        inputs: the sample's values, and how they may be changed.
+        runs: runs the model.
+        sample: two or more rows.
+        base: the answers to the sample.
+        inputs: the sample's values, and their kinds.
     """
     try:
         alone = runs.outputs(only_row(sample, 0))
@@ -82,7 +83,7 @@ def compare_rows(runs: Runs, sample: Tensors, base: Tensors, inputs: Sequence[In
 def _figures(
     pairs: Sequence[tuple[Tensors, Tensors]], neighbours: str, alone: Tensors, among: Mapping[int, Tensors]
 ) -> Independence:
-    """Return the largest influence of other neighbours, and of the size of the batch."""
+    """Return the largest influence of other neighbours, and of the batch size."""
     bound, size_effect = LargestDifference(), LargestDifference()
     for one, other in pairs:
         bound.note(to_host(one), to_host(other), neighbours)
@@ -100,7 +101,7 @@ def _count(batch: Tensors) -> int:
 def _first_that_runs(
     runs: Runs, inputs: Sequence[Input]
 ) -> tuple[Trial, str, tuple[Tensors, Tensors], tuple[Tensors, Tensors]] | None:
-    """Return the trial with the most changed that the model runs, its neighbours, and two batches of it with their answers."""
+    """Return the trial with the largest change that the model runs, its neighbours, and two batches with their answers."""
     for trial in make_trials(inputs):
         first = runs.attempt(trial.first)
         for rows, neighbours in zip(trial.seconds, trial.neighbours, strict=True) if first is not None else ():
@@ -111,7 +112,7 @@ def _first_that_runs(
 
 
 def _size_effect(runs: Runs, alone: Tensors, among: Mapping[int, Tensors], scales: Mapping[str, float]) -> str:
-    """Compare the first row alone with itself in larger batches, whose other rows are known to play no part."""
+    """Compare the first row alone with itself in larger batches, whose other rows are known not to influence it."""
     for rows, own in among.items():
         if not runs.same(own, alone, scales):
             return (
@@ -122,7 +123,7 @@ def _size_effect(runs: Runs, alone: Tensors, among: Mapping[int, Tensors], scale
 
 
 def _panel(first: tuple[Tensors, Tensors], second: tuple[Tensors, Tensors], scales: Mapping[str, float]) -> Panel:
-    """Return the sample's two rows, a random and a quiet row, and one of the opposite sign; without those that overflow."""
+    """Return the sample's two rows, a random, a quiet, and a sign-flipped row, without rows whose answers overflow."""
     rows, answers = (
         {name: torch.cat([each[:4], b[name][FLIPPED, None]]) for name, each in a.items()}
         for a, b in zip(first, second, strict=True)
@@ -142,12 +143,12 @@ def _is_finite(answer: Tensors) -> bool:
 
 
 def _holds_something(answers: Tensors) -> bool:
-    """NaN equals NaN whatever was done to the input: such an answer proves nothing."""
+    """Return whether each output has a finite value: NaN equals NaN for any input, so such answers prove nothing."""
     return all(bool(leaf.isfinite().any()) for leaf in answers.values() if _is_inexact(leaf) and leaf.numel())
 
 
 def _largest(leaf: Tensor) -> float:
-    """Return the largest finite absolute value; the quiet row adds nothing to it."""
+    """Return the largest finite absolute value."""
     if not leaf.numel():
         return 0.0
     if isfinite(largest := float(leaf.abs().max())):

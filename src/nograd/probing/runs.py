@@ -1,4 +1,4 @@
-"""Running a model for the probe: what it answers, whether two answers are the same, and leaving it as it was."""
+"""Running a model for the probe: its outputs, comparison of answers, and restoring its state."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ from nograd.runtime.interrupts import is_interrupt
 __all__ = ["Runs", "as_found", "undisturbed"]
 
 TOLERANCE = 1e-4
-"""Largest difference, relative to the output's largest value, that float32 arithmetic in another order may cause.
-Padding MiniLM to 128 tokens moves its embedding by 7e-8; a real effect of padding or neighbours moves answers by percents."""
+"""Largest difference, relative to the output's largest value, that float32 arithmetic in another order may cause. Padding
+MiniLM to 128 tokens moves its embedding by 7e-8; a real effect of padding or neighbours moves answers by percents.
+"""
 
 HALF_TOLERANCE = 2e-2
-"""The same for arithmetic in float16 (10 bits of mantissa) and bfloat16 (7 bits), also if the answer is float32."""
+"""The same for arithmetic in float16 (10 bits of mantissa) and bfloat16 (7 bits), also if the output is float32."""
 
 HALVES = (torch.float16, torch.bfloat16)
 
 NOISE = 1e-2
-"""Part of an ordinary row's size below which an answer is small: with the tolerance, eight steps of float32."""
+"""Share of an ordinary row's magnitude below which an answer is small: with the tolerance, eight steps of float32."""
 
 
 class Runs:
-    """Runs a model, called in one way."""
+    """Runs a model with a fixed call."""
 
     restore: Restore
-    """Puts outputs by name into the structure of the latest answer."""
+    """Restores the structure of the latest outputs from outputs by name."""
 
     def __init__(self, model: nn.Module, call: Call) -> None:
         self.model, self.call = model, call
@@ -48,15 +49,15 @@ class Runs:
         """Return the model's outputs by name.
 
         Raises:
-            SignatureError: the model cannot run this, dimension 0 of an output is not the row, or the outputs are others
-                than before.
+            SignatureError: the model cannot run the inputs, dimension 0 of an output is not the row, or the outputs differ in
+                names or ranks from earlier ones.
         """
         call = call or self.call
         try:
             leaves, self.restore = flatten(call(self.model, tensors), is_tensor)
         except SignatureError:
             raise
-        except BaseException as error:  # whatever the model raises is reported to the caller
+        except BaseException as error:  # any error of the model is reported to the caller
             if is_interrupt(error):
                 raise
             raise SignatureError(f"the model cannot run {call.describe(tensors)}: {type(error).__name__}: {error}") from error
@@ -69,19 +70,19 @@ class Runs:
         return call.owned(leaves)
 
     def attempt(self, tensors: Tensors, call: Call | None = None) -> Tensors | None:
-        """Return the model's outputs, or None where it cannot run this."""
+        """Return the model's outputs, or None if it cannot run the inputs."""
         try:
             return self.outputs(tensors, call)
         except SignatureError:
             return None
 
     def same(self, expected: Tensors | None, given: Tensors | None, scales: Mapping[str, float] | None = None) -> bool:
-        """Return whether both ran and the answers are equal but for rounding.
+        """Return whether both ran and the answers are equal except for rounding.
 
         Args:
-            expected: answers, by output.
+            expected: answers by output.
             given: the same outputs of another run.
-            scales: for each output, the largest value of ordinary rows: an answer that is nearly zero next to it is compared
+            scales: largest value of each output for ordinary rows. Answers that are nearly zero compared with it are compared
                 with the rounding of such rows.
         """
         if expected is None or given is None:
@@ -91,7 +92,7 @@ class Runs:
         )
 
     def same_rows(self, expected: Tensors, given: Tensors | None, scales: Mapping[str, float]) -> bool:
-        """Return whether every row is the same, each compared relative to its own largest value."""
+        """Return whether all rows are equal, each compared relative to its own largest value."""
         if given is None:
             return False
         rows = range(len(next(iter(expected.values()))))
@@ -102,7 +103,7 @@ def _close(expected: Tensor, given: Tensor, scale: float, tolerance: float) -> b
     """Return whether the largest difference, relative to the largest value, is rounding."""
     if expected.shape != given.shape:
         return False
-    if torch.equal(expected, given):  # the usual case, in one pass
+    if torch.equal(expected, given):  # fast path: usually equal
         return True
     if expected.is_complex():
         return _close(torch.view_as_real(expected), torch.view_as_real(given), scale, tolerance)
@@ -119,7 +120,7 @@ def _close(expected: Tensor, given: Tensor, scale: float, tolerance: float) -> b
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Eval and inference mode inside; modes, buffers, attributes and the random state as before outside."""
+    """Eval and inference mode within this context; modes, buffers, attributes and random state are restored afterwards."""
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     with (
         torch.random.fork_rng(devices=devices),
@@ -133,7 +134,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def as_found(model: nn.Module) -> Iterator[None]:
-    """Put back attributes that were bound anew, what dicts and lists among them held, and the values of tensors."""
+    """Restore rebound attributes, the contents of dict and list attributes, and the values of tensors."""
     attributes = [vars(module) for module in model.modules()]
     values = [value for each in attributes for value in each.values()]
     containers = [(kept, copy(kept)) for kept in (*attributes, *values) if isinstance(kept, dict | list)]
@@ -151,7 +152,7 @@ def as_found(model: nn.Module) -> Iterator[None]:
 
 
 def _refill(container: Any, held: Any) -> None:
-    """Never empty in between: another thread may be running the model."""
+    """Restore a container in place. It is never empty in between, because another thread may be running the model."""
     if isinstance(container, list):
         container[:] = held
         return

@@ -1,4 +1,4 @@
-"""A sample, changed: more rows, other neighbours, other sizes, padded. Pure functions of tensors."""
+"""Changes of samples: more rows, other sizes, padding. Pure functions of tensors."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ Tensors: TypeAlias = dict[str, Tensor]
 """Inputs or outputs by name, each `[rows, ...]`."""
 
 Place: TypeAlias = tuple[str, int]
-"""An input's name, and one of its axes."""
+"""An input name and one of its axes."""
 
 
 def check_rows(sample: Tensors) -> None:
-    """Raise SignatureError where the inputs do not have the same rows, at least one."""
+    """Raise SignatureError unless all inputs have the same number of rows, at least one."""
     for name, tensor in sample.items():
         if tensor.ndim == 0:
             raise SignatureError(f"input {name!r} is a single number; every input must be [rows, ...]")
@@ -49,12 +49,12 @@ def only_row(sample: Tensors, row: int) -> Tensors:
 
 
 def first_rows(sample: Tensors, count: int) -> Tensors:
-    """Return the first rows, `count` at most."""
+    """Return at most `count` first rows."""
     return {name: tensor[:count] for name, tensor in sample.items()}
 
 
 def with_rows(sample: Tensors, at_least: int) -> Tensors:
-    """Return the sample with enough rows; added ones are the first row, its values moved along by one place."""
+    """Return the sample with at least `at_least` rows; added rows are the first row with rotated values."""
     result: Tensors = {}
     for name, tensor in sample.items():
         first = tensor[:1]
@@ -64,10 +64,11 @@ def with_rows(sample: Tensors, at_least: int) -> Tensors:
 
 
 def groups(sample: Tensors, samples: Sequence[Tensors]) -> Iterator[tuple[Place, ...]]:
-    """Yield sets of places that may be one dimension: those of one size on one axis, then each alone, then all of one size.
+    """Yield sets of places that may be one dimension: places of equal size on one axis, then single places, then all of equal
+    size.
 
-    Together comes before alone: a transformer whose mask is all ones ignores it, so its ids would seem to vary without it.
-    Inputs of one length that vary apart (a query and a document) are told from such by a second sample.
+    Sets come before single places: a transformer ignores a mask of ones, so its ids would seem to vary without the mask. A
+    second sample distinguishes inputs of equal length that vary independently (a query and a document).
     """
     places = [(name, axis) for name, tensor in sample.items() for axis in range(1, tensor.ndim)]
     by_axis: dict[tuple[int, ...], list[Place]] = {}
@@ -82,7 +83,7 @@ def groups(sample: Tensors, samples: Sequence[Tensors]) -> Iterator[tuple[Place,
 
 
 def differing(sample: Tensors, samples: Sequence[Tensors]) -> list[tuple[Place, ...]]:
-    """Return the places in which the samples differ; those that have the same sizes in every sample are one dimension."""
+    """Return the places in which the samples differ; places with equal sizes in every sample are one dimension."""
     by_size: dict[tuple[int, ...], list[Place]] = {}
     for name, tensor in sample.items():
         for axis in range(1, tensor.ndim):
@@ -101,7 +102,7 @@ def resized(sample: Tensors, places: Sequence[Place], size: int) -> Tensors:
 
 
 def completed(sample: Tensors, specs: Sequence[TensorSpec]) -> Tensors:
-    """Return the sample with the inputs that have a default and are not in it."""
+    """Return the sample with the missing inputs set to their defaults."""
     sizes: dict[int | str, int] = {"rows": len(next(iter(sample.values())))}
     for spec in specs:
         if spec.name in sample:
@@ -116,7 +117,7 @@ def completed(sample: Tensors, specs: Sequence[TensorSpec]) -> Tensors:
 
 
 def padded(sample: Tensors, specs: Sequence[TensorSpec], dim: str, target: int) -> Tensors:
-    """Return the sample with one dimension filled up to `target`, as the specs say."""
+    """Return the sample with one dimension padded to `target` by the specs' values."""
     result = dict(sample)
     for spec in specs:
         for axis, size in enumerate(spec.shape, start=1):
@@ -130,7 +131,7 @@ def padded(sample: Tensors, specs: Sequence[TensorSpec], dim: str, target: int) 
 
 
 def cut(outputs: Mapping[str, Tensor], specs: Sequence[TensorSpec], dim: str, size: int) -> Tensors:
-    """Return the outputs with one dimension cut back to `size`."""
+    """Return the outputs with one dimension cut to `size`."""
     result = dict(outputs)
     for spec in specs:
         for axis, name in enumerate(spec.shape, start=1):

@@ -1,12 +1,11 @@
-"""The smallest and the largest size that a model takes, of each dimension that varies.
+"""The smallest and largest size of each varying dimension.
 
-A size counts as refused only if the model raises on it, in every form of the sample that is tried. If the model reads a table
-further with each step of the dimension, the table's end is tried: one run there and one beyond it are enough. If there is no
-table, a large size is tried; if the model refuses it, the limit is found by halving. All runs are of one row, and bounded (see
-`work`).
+A size counts as refused only if the model raises for every tried form of the sample. If the model reads further into a table
+with each step of the dimension, the table's end is tried: one run at the end and one beyond it are sufficient. Without a table,
+a large size is tried; if the model refuses it, bisection finds the limit. All runs have one row and are bounded (see `work`).
 
-A model that answers beyond its table, because its code clamps the index, has no limit. If two dimensions share a limit (height
-times width), the limit of each is found with the other at its smallest.
+A model that runs beyond its table, because its code clamps the index, has no limit. If two dimensions share a limit (height
+times width), the limit of each is found with the other at its smallest size.
 """
 
 from __future__ import annotations
@@ -28,28 +27,29 @@ from nograd.runtime.out_of_memory import is_out_of_memory
 __all__ = ["SizeLimits", "find_size_limits"]
 
 LEAST_WORK, MOST_WORK = 2**22, 2**25
-"""Elements that a bounded run may compute: some milliseconds; 50 ms or 128 MB. If the sample needs more: twice
-as many as the sample."""
+"""Limits of a bounded run's work in elements: some milliseconds, and 50 ms or 128 MB. If the sample needs more: twice the
+sample's work.
+"""
 
 MOST_RUNS = 8
-"""All bounded runs of one dimension together may compute as much as this many; sizes that were not tried are not refused."""
+"""Total work of all bounded runs of a dimension, in runs; sizes that were not tried count as accepted."""
 
 FAR_SIZE, FAR_FACTOR = 1024, 16
-"""Without a table, a limit is searched up to this size, and up to this multiple of the sample's."""
+"""Without a table, limits are searched up to this size, and up to this multiple of the sample's."""
 
 MOST_INPUT = 2**24
-"""Elements of the largest row that is tried."""
+"""Maximum elements of a tried row."""
 
 MOST_TABLES = 4
-"""Tables that are tried, the smallest first."""
+"""Maximum number of tables to try, smallest first."""
 
 
 @dataclass(frozen=True, slots=True)
 class SizeLimits:
-    """Limits that were found, by dimension; a dimension without an entry has none that is known."""
+    """The limits found, by dimension; dimensions without an entry have no known limit."""
 
     smallest: dict[str, int]
-    """Above 1 only."""
+    """Only sizes above 1."""
 
     largest: dict[str, int]
 
@@ -58,12 +58,13 @@ class SizeLimits:
 
 
 def find_size_limits(runs: Runs, sample: Tensors, samples: Sequence[Tensors], dims: Sequence[Dim]) -> SizeLimits:
-    """Return the limits of the dimensions that vary.
+    """Return the limits of the varying dimensions.
 
     Args:
-        runs: of a model that gives equal answers to equal inputs.
-        sample: inputs that it runs, and all `samples` that the user gave, which it also runs.
-        dims: the dimensions that vary.
+        runs: runs a model that gives equal answers to equal inputs.
+        sample: inputs that it runs.
+        samples: all samples of the user, which it also runs.
+        dims: the varying dimensions.
     """
     found = SizeLimits({}, {}, {})
     for dim in dims:
@@ -71,7 +72,7 @@ def find_size_limits(runs: Runs, sample: Tensors, samples: Sequence[Tensors], di
         half = dim.size - dim.size // 2
         other = next((size for size in (half, dim.near) if size != dim.size and not trials.refuses(size)), None)
         if not trials.can_observe or other is None:
-            continue  # a refusal says nothing of a model that does not run the sample at any other size
+            continue  # refusals are meaningless if the model does not run the sample at any other size
         name, axis = dim.places[0]
         search = _Search(trials, dim, [dim.size, *(each[name].shape[axis] for each in samples)], other)
         if (smallest := search.smallest()) > 1:
@@ -105,7 +106,7 @@ class _Trials:
         self._reads[dim.size] = watch.reads
 
     def reads_at(self, size: int) -> list[Read]:
-        """Return the look-ups of the run at a size that was tried."""
+        """Return the look-ups of the run at a tried size."""
         return self._reads.get(size, [])
 
     def elements_at(self, size: int) -> int:
@@ -113,7 +114,7 @@ class _Trials:
         return sum(tensor.numel() for tensor in self._sample.values()) * size // self._dim.size
 
     def refuses(self, size: int) -> bool:
-        """Return whether the model is known to raise on this size, in every form of the sample."""
+        """Return whether the model is known to raise at this size, for every form of the sample."""
         if size not in self._refused and self._left <= 0:
             return False
         if size not in self._refused:
@@ -148,10 +149,10 @@ class _Trials:
         return True
 
     def _forms(self, size: int) -> Iterator[Tensors]:
-        """Yield the sample at this size, in the forms that a model may take if it takes the size.
+        """Yield forms of the sample at this size that a model may accept.
 
-        The end of a row may have a meaning (a token that ends the text), another input may hold the length or an index into the
-        row, and a limit that is shared with another dimension depends on that one's size.
+        The end of a row may have a meaning (an end token), another input may contain the length or an index into the row, and a
+        limit shared with another dimension depends on that dimension's size.
         """
         resize: list[Callable[[Tensors], Tensors]] = [lambda tensors: resized(tensors, self._dim.places, size)]
         if size < self._dim.size:
@@ -199,7 +200,7 @@ def _sizes(dim: Dim, *, larger: bool) -> list[int]:
 
 
 class _Search:
-    """Searches the limits of one dimension, in steps of the sizes that the model is known to take."""
+    """Searches the limits of one dimension, in steps that the model is known to accept."""
 
     def __init__(self, trials: _Trials, dim: Dim, seen: Sequence[int], other: int) -> None:
         self._trials, self._dim, self._other = trials, dim, other
@@ -216,7 +217,7 @@ class _Search:
         return max(1, low - (accepted + 1) * step + 1)
 
     def largest(self) -> int | None:
-        """Return the largest size that is not known to be refused, if larger ones are."""
+        """Return the largest size that is not known to be refused, if larger sizes are."""
         for end in self._ends_of_tables():
             if (found := self._around(end)) is not None:
                 return found
@@ -245,7 +246,7 @@ class _Search:
     def _ends_of_tables(self) -> Sequence[float]:
         """Return the sizes at which the model would read the last entry of a table, ascending.
 
-        The last entry that is read grows with the size; runs at two sizes give the rate.
+        The last read entry grows with the size; runs at two sizes determine the rate.
         """
         size, other = self._dim.size, self._other
         ends = {float(self._dim.max_size)} if self._dim.max_size is not None else set()
@@ -257,7 +258,7 @@ class _Search:
 
 
 def _last_accepted(is_refused: Callable[[int], bool], refused: int) -> int:
-    """Return the count before the first that is refused, by halving; 0 is accepted, and `refused` is not."""
+    """Return the count before the first refused one, by bisection; 0 is accepted, and `refused` is not."""
     low, high = 0, refused
     while high - low > 1:
         middle = (low + high) // 2

@@ -1,7 +1,7 @@
-"""Tables that a model reads at an index: how many entries one has, and how far a run reads into it.
+"""Tables that a model reads by index: their size, and how far a run reads into them.
 
-A position table is an `nn.Embedding`, a parameter or a buffer, read by ids, by an index or by a slice. The operations are seen
-where torch runs them, so the code around them does not matter.
+A position table is an `nn.Embedding`, a parameter or a buffer, read by ids, by an index or by a slice. Operations are observed
+in torch's dispatcher, so the surrounding code does not matter.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ Operation: TypeAlias = Callable[..., Any]
 WHOLE = frozenset(
     ("linear", "matmul", "lstm", "gru", "rnn_tanh", "rnn_relu", "scaled_dot_product_attention", "conv1d", "conv2d", "conv3d")
 )
-"""Operations that read no table: they are not taken apart."""
+"""Operations that read no table and are not decomposed."""
 
 ATEN = torch.ops.aten
 BY_DIMENSION = (ATEN.index_select.default, ATEN.gather.default)
-"""Operations of a tensor, a dimension and an index, which torch checks against the tensor's size."""
+"""Operations with a tensor, a dimension and an index, which torch checks against the tensor's size."""
 
 WRITES_BY_DIMENSION = (ATEN.scatter.src, ATEN.scatter.value, ATEN.scatter_.src, ATEN.scatter_.value, ATEN.index_add.default)
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """One look-up: the entries that the table has, and the last one that was read."""
+    """One look-up: the number of entries in the table, and the last one read."""
 
     entries: int
     last: int
 
 
 def reads_of(operation: Operation, args: Sequence[Any]) -> Iterator[Read]:
-    """Yield the look-ups of one operation, before it runs: by index, and by a slice from the start."""
+    """Yield the look-ups of an operation before it runs: by index, and by a slice from the start."""
     for table_size, index in _indexes(operation, args):
         if index.numel():
             yield Read(table_size, int(index.max()))
@@ -62,7 +62,7 @@ def _indexes(operation: Operation, args: Sequence[Any]) -> Iterator[tuple[int, T
 
 
 def furthest(reads: Sequence[Read]) -> dict[int, int]:
-    """Return the last entry that was read of the tables of each size."""
+    """Return the last entry read from the tables of each size."""
     found: dict[int, int] = {}
     for read in reads:
         found[read.entries] = max(read.last, found.get(read.entries, read.last))
@@ -70,14 +70,14 @@ def furthest(reads: Sequence[Read]) -> dict[int, int]:
 
 
 def name_of(operation: Operation) -> str:
-    """Return the name of an operation of torch, without its overload."""
+    """Return the name of a torch operation without its overload."""
     return str(getattr(operation, "__name__", "")).partition(".")[0]
 
 
 def decomposed(mode: TorchDispatchMode, operation: Operation, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Run an operation; one that torch makes of others (`narrow`, `einsum`, `one_hot`) as those, each seen by the mode.
+    """Run an operation. Composite operations (`narrow`, `einsum`, `one_hot`) run as their parts, each seen by the mode.
 
-    In inference mode torch passes them on in one piece.
+    In inference mode torch passes composite operations on without decomposing them.
     """
     if isinstance(operation, torch._ops.OpOverload) and name_of(operation) not in WHOLE:  # noqa: SLF001  as torch's own modes
         with mode:
@@ -88,9 +88,9 @@ def decomposed(mode: TorchDispatchMode, operation: Operation, args: tuple[Any, .
 
 
 class CheckedIndexes(TorchDispatchMode):
-    """Raises IndexError before an index beyond a table reaches a GPU, as torch does on a CPU.
+    """Raises IndexError before an index beyond a table reaches a GPU, like torch on a CPU.
 
-    On a GPU the kernel itself would find it, and end the CUDA context of the process.
+    On a GPU the kernel itself would detect it, and break the CUDA context of the process.
     """
 
     def __init__(self) -> None:

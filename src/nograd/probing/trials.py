@@ -1,8 +1,8 @@
-"""Batches with other values than the sample's, so that a poor sample hides nothing.
+"""Batches with other values than the sample's, so that findings do not depend on a poor sample.
 
-Two batches have the same rows at some places (the subjects) and different rows around them (the neighbours). A model whose rows
-are independent answers the subjects alike in both. All values come from a generator of the probe's: the user's random state is
-never touched.
+Two batches have the same rows at some places (the subjects) and different rows around them (the neighbours). A model with
+independent rows gives equal answers for the subjects in both. All values come from the probe's own generator; the user's random
+state is not touched.
 """
 
 from __future__ import annotations
@@ -22,28 +22,29 @@ SUBJECTS = (1, 3)
 """Places of the subjects: the sample's first row, and a quiet one. Neighbours are before, between and after them."""
 
 FLIPPED = 2
-"""Place in the second batch of the row of ordinary size, of the opposite sign if the model takes it."""
+"""Place of the sign-flipped row in the second batch, if the model accepts it."""
 
 QUIET = 1e-2
 """Factor of the quiet row's numbers."""
 
 LOUD = ((1e2, -1, -1e4), (1e2, 1, 1e4), (3, 1, 0.3))
-"""Factors of three neighbours, the strongest first; then for a model that takes no negative numbers, and no large ones. A usual
-coupling, decibels below the batch's maximum, ends at 80 dB; a quiet row is 120 dB below a neighbour of 1e4."""
+"""Factors of three neighbours, strongest first; then for a model that accepts no negative numbers, and no large ones.
+Typical couplings, such as decibels below the batch's maximum, end at 80 dB; a quiet row is 120 dB below a neighbour of 1e4.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Batches of five rows that differ in the neighbours only."""
+    """Batches of five rows that differ only in the neighbours."""
 
     first: Tensors
     """The last row of the sample, its first row, a random row, a quiet row, a random row."""
 
     seconds: tuple[Tensors, ...]
-    """The subjects among other neighbours, the strongest first; the first that runs is enough."""
+    """The subjects among other neighbours, strongest first; the first one that runs is sufficient."""
 
     neighbours: tuple[str, ...]
-    """What the neighbours are, for each of `seconds`: `rows up to 10000 times as large`."""
+    """Description of the neighbours for each of `seconds`, such as `rows up to 10000 times as large`."""
 
     varied: frozenset[str]
     """Inputs whose values in `seconds` are not the sample's."""
@@ -52,7 +53,7 @@ class Trial:
 
 
 def make_trials(inputs: Sequence[Input]) -> Iterator[Trial]:
-    """Yield trials, the one with the most changed first; the last two only move the sample's own values, or its rows."""
+    """Yield trials, with the largest change first; the last two only reorder the sample's own values or rows."""
     kinds = {each.kind for each in inputs}
     if kinds & {"flag", "count"}:
         yield _trial(inputs, "everything")

@@ -1,4 +1,4 @@
-"""What a poor sample leaves unknown, in one sentence."""
+"""Properties that a poor sample leaves unknown."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ __all__ = ["SampleWarning", "what_is_unknown"]
 
 
 class SampleWarning(UserWarning):
-    """The sample leaves something unknown: it is constant or a single row, and the model ran no other values."""
+    """The sample leaves a property unknown: it is constant or a single row, and the model ran no other values."""
 
 
 def what_is_unknown(inputs: Sequence[Input], varied: Collection[str], rows: int, stated: Padding) -> str:
-    """Return what could not be learned, or nothing.
+    """Describe what could not be learned, in one sentence; empty if there is nothing.
 
     Args:
-        inputs: the samples' values.
+        inputs: values of the samples.
         varied: inputs that the model ran with other values than the samples'.
-        rows: of all samples together.
-        stated: padding values that the user states.
+        rows: total rows of all samples.
+        stated: padding values stated by the user.
     """
     fixed = [each for each in inputs if each.spec.name not in varied and each.kind in ("number", "id", "count")]
     poor = [each for each in fixed if rows == 1 or each.is_constant]

@@ -1,4 +1,4 @@
-"""Other values for one input, of its kind: floating numbers, ids, flags, counts. Pure functions of tensors and a generator."""
+"""Other values of the same kind for an input. Pure functions of tensors and a random generator."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from nograd.core.tensors import TensorSpec
 __all__ = ["Change", "Input", "is_mask", "neighbour", "ordinary"]
 
 Kind = Literal["number", "id", "flag", "count", "mask of numbers"]
-"""Of an input: floating or complex; an integer that an embedding looks up; a mask, or integers that are only 0 and 1; any other
-integer (a length, a pixel, a hashed id); a floating mask."""
+"""Kind of an input: floating or complex; an integer looked up in an embedding; a mask, or integers that are only 0 and 1;
+any other integer (a length, a pixel, a hashed id); a floating mask.
+"""
 
 Change = Literal["everything", "values", "inner values", "numbers", "order", "nothing"]
-"""How much of a row changes: all kinds; numbers and ids; the same but for ids at the ends; numbers only; the order; nothing.
-In the last case, rows meet only the sample's own rows."""
+"""Extent of a change: all kinds; numbers and ids; the same without ids at the ends; only numbers; the order; nothing. In
+the last case, rows only meet other rows of the sample.
+"""
 
 MIN_VOCABULARY = 16
-"""Ids that may mean padding are left out of random ids if at least this many others remain."""
+"""Ids that may mean padding are excluded from random ids if at least this many others remain."""
 
 
 LARGE = 3
-"""Numbers change their size together with their order for factors above this one."""
+"""Above this factor, numbers change their size together with their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Input:
 
     @property
     def kind(self) -> Kind:
-        """What the values mean."""
+        """The meaning of the values."""
         if is_mask(self.spec, self.rows):
             return "mask of numbers" if _is_inexact(self.rows) else "flag"
         return "number" if _is_inexact(self.rows) else "id" if self.spec.limits else "count"
@@ -62,7 +64,7 @@ class Input:
         return bool((self.seen == self.seen[:1]).all())
 
     def range(self) -> tuple[int, int]:
-        """Return the smallest and the largest integer: of the embedding, of an image's bytes, or of the samples."""
+        """Return the smallest and largest integer: of the embedding, of image bytes, or of the samples."""
         if self.spec.limits is not None:
             return self.spec.limits
         if self.rows.dtype == torch.uint8 and self.rows.ndim > 2:
@@ -71,7 +73,9 @@ class Input:
 
 
 def is_mask(spec: TensorSpec, tensor: Tensor) -> bool:
-    """Return whether an input is a mask: by its name or dtype, or because it holds only 0 and 1 and no embedding reads ids."""
+    """Return whether an input is a mask: by name or dtype, or if it contains only 0 and 1 and is not looked up in an
+    embedding.
+    """
     if "mask" in spec.name or spec.dtype == "bool":
         return True
     if _is_inexact(tensor) or (spec.limits is not None and spec.limits[1] > 1):
@@ -87,11 +91,11 @@ def ordinary(values: Input, row: Tensor, change: Change, draw: torch.Generator, 
     """Return a row like those of the sample, with numbers `factor` times as large.
 
     Args:
-        values: of the samples.
-        row: `[1, ...]`; what does not change stays as here.
-        change: how much changes.
+        values: values of the samples.
+        row: `[1, ...]`; unchanged values come from it.
+        change: extent of the change.
         draw: a generator on the CPU.
-        factor: of floating numbers.
+        factor: factor of floating numbers.
     """
     if values.kind == "number" and change not in ("order", "nothing"):
         return _within(values, row, draw) if factor == 1 else _one_sided(values, row, draw, factor)
@@ -103,7 +107,7 @@ def ordinary(values: Input, row: Tensor, change: Change, draw: torch.Generator, 
 
 
 def neighbour(values: Input, row: Tensor, change: Change, draw: torch.Generator, factor: float) -> Tensor:
-    """Return a row that differs as much as it may: numbers `factor` times as large, other integers, other masks."""
+    """Return a row that differs as much as allowed: numbers `factor` times as large, other integers, other masks."""
     if change == "nothing":
         return row
     if change == "order":
@@ -128,7 +132,7 @@ def _is_positive(values: Input) -> bool:
 
 
 def _normal(values: Input, row: Tensor, draw: torch.Generator, factor: float) -> Tensor:
-    """Return normal numbers of the sample's size; their absolute values if the sample has no negative ones."""
+    """Return normally distributed numbers of the sample's magnitude; absolute values if the sample has no negative ones."""
     wide = torch.complex128 if row.is_complex() else torch.float64
     drawn = torch.randn(row.shape, generator=draw, dtype=wide)
     drawn = drawn.abs() if _is_positive(values) else drawn
@@ -142,13 +146,13 @@ def _one_sided(values: Input, row: Tensor, draw: torch.Generator, factor: float)
 
 
 def _opposite(values: Input, row: Tensor, draw: torch.Generator, sign: int) -> Tensor:
-    """Return numbers of the sample's size and one sign: the one that it does not have, or positive if it has both."""
+    """Return numbers of the sample's magnitude and one sign: the sign that it does not have, or positive if it has both."""
     drawn = _within(values, row, draw)
     return drawn * sign if drawn.is_complex() or _is_positive(values) else drawn.abs()
 
 
 def _within(values: Input, row: Tensor, draw: torch.Generator) -> Tensor:
-    """Return uniform numbers within the sample's range; of a constant c, within 0 and 2c; of zeros, within 0 and 1."""
+    """Return uniform numbers in the sample's range; for a constant c from 0 to 2c, for zeros from 0 to 1."""
     if row.is_complex():
         return _normal(values, row, draw, 1)
     finite = values.seen[values.seen.isfinite()].double()
@@ -165,7 +169,7 @@ def _integers(values: Input, row: Tensor, draw: torch.Generator) -> Tensor:
 
 
 def _random_ids(values: Input, row: Tensor, draw: torch.Generator, *, keep_ends: bool) -> Tensor:
-    """Return random ids, without those that may mean padding; with `keep_ends`, ids of the two ends stay where they are."""
+    """Return random ids without those that may mean padding; with `keep_ends`, ids of both ends keep their positions."""
     low, high = values.range()
     ends = {int(end) for end in (*row.flatten()[:1], *row.flatten()[-1:])} if keep_ends else set()
     avoided = sorted(value for value in {*values.pads, *ends} if low <= value <= high)
@@ -175,7 +179,7 @@ def _random_ids(values: Input, row: Tensor, draw: torch.Generator, *, keep_ends:
     if size < 1:
         return row
     drawn = torch.randint(low, low + size, row.shape, generator=draw)
-    for value in avoided:  # ascending: each one shifts those from it on
+    for value in avoided:  # ascending, because each shifts the larger values
         drawn = torch.where(drawn >= value, drawn + 1, drawn)
     drawn = drawn.to(row.device).to(row.dtype)
     for value in ends:
@@ -184,12 +188,12 @@ def _random_ids(values: Input, row: Tensor, draw: torch.Generator, *, keep_ends:
 
 
 def _with_other_end(row: Tensor) -> Tensor:
-    """Return flags with the second half turned over along axis 1: a mask that is shorter, or longer."""
+    """Return flags with the second half inverted along axis 1, like a shorter or longer mask."""
     half = (row.shape[1] + 1) // 2 if row.ndim > 1 and row.shape[1] > 1 else 0
     turned = ~row if row.dtype == torch.bool else (1 - row.long()).to(row.dtype)
     return torch.cat([row[:, :half], turned[:, half:]], dim=1) if row.ndim > 1 else turned
 
 
 def _reversed(row: Tensor) -> Tensor:
-    """Return the row with its last axis reversed; `flip` is missing for unsigned integers of 16 bits and more."""
+    """Return the row with its last axis reversed; `flip` does not support unsigned integers of 16 bits and more."""
     return row.index_select(-1, torch.arange(row.shape[-1] - 1, -1, -1, device=row.device))

@@ -1,7 +1,7 @@
-"""Bounded runs: a model runs a large input until it has done a given amount of work, then the run ends.
+"""Bounded runs: a model runs a large input until it has done a given amount of work; then the run ends.
 
-Work is counted in elements, operation by operation and before each one runs. So no run of the probe takes seconds or gigabytes,
-and how far it gets does not depend on the machine or on its load.
+Work is counted in elements before each operation. Probe runs therefore never take seconds or gigabytes, and their extent does
+not depend on the machine or its load.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from nograd.probing.tables import Operation, Read, decomposed, name_of, reads_of
 __all__ = ["Bounded", "OverBudget"]
 
 PRODUCTS_PER_ELEMENT = 16
-"""Multiplications that take as long as one element that is read and written: some 30 and 2 billion a second on two cores."""
+"""Multiplications that take as long as reading and writing one element: about 30 and 2 billion per second on two cores."""
 
 
 class OverBudget(BaseException):
-    """The run has done its work. Not an Exception: a model may catch those."""
+    """The run exceeded its budget. Not an Exception, because models may catch those."""
 
 
 class Bounded(TorchDispatchMode):
-    """Counts the work of a run and notes its look-ups; raises OverBudget before the operation that would exceed the budget.
+    """Counts the work of a run and records its look-ups; raises OverBudget before an operation would exceed the budget.
 
     Args:
-        budget: work, in elements; None: without a bound.
+        budget: work in elements; None: no limit.
     """
 
     def __init__(self, budget: int | None = None) -> None:
@@ -50,7 +50,7 @@ class Bounded(TorchDispatchMode):
 
 
 def work_of(operation: Operation, args: Sequence[Any]) -> int:
-    """Return about how much work an operation is, from the shapes of its arguments."""
+    """Estimate the work of an operation from the shapes of its arguments, in elements."""
     tensors = [arg for arg in args if isinstance(arg, Tensor)]
     if (grown := GROWTH.get(name_of(operation))) is not None and tensors and len(args) > 1:
         return grown(tensors[0], args[1])
@@ -59,7 +59,7 @@ def work_of(operation: Operation, args: Sequence[Any]) -> int:
 
 
 def _broadcast(tensors: Sequence[Tensor]) -> int:
-    """Return the elements of the result, if shapes are broadcast; else those of the largest tensor."""
+    """Return the elements of the broadcast result; if the shapes do not broadcast, those of the largest tensor."""
     try:
         return prod(torch.broadcast_shapes(*(tensor.shape for tensor in tensors)))  # type: ignore[no-untyped-call]
     except RuntimeError:
@@ -76,7 +76,7 @@ def _size(arg: Any) -> int:
 
 
 def _products(operation: Operation, args: Sequence[Any]) -> int:
-    """Return the multiplications of an operation that has many."""
+    """Return the number of multiplications of an operation with many of them."""
     listed = [each for arg in args for each in (arg if isinstance(arg, list | tuple) else (arg,))]
     tensors = [each for each in listed if isinstance(each, Tensor)]
     count = PRODUCTS.get(name_of(operation))
@@ -101,7 +101,7 @@ GROWTH: dict[str, Callable[[Tensor, Any], int]] = {
         for dims in (1, 2, 3)
     },
 }
-"""Operations whose result is larger than their arguments show: name -> elements of the result, from the first two arguments."""
+"""Operations whose result is larger than their arguments: name -> elements of the result, from the first two arguments."""
 
 
 def _of_matrices(tensors: Sequence[Tensor]) -> int:
