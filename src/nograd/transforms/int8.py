@@ -1,4 +1,4 @@
-"""Recipes for 8-bit integers with ONNX Runtime: graph in, graph out. What is chosen, and why, is `quantize`'s business."""
+"""Recipes for 8-bit quantization with ONNX Runtime: graph in, graph out. `quantize` chooses among them."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ __all__ = ["Recipe", "dynamic_recipes", "prepared", "saturates", "static_recipes
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One way to turn a graph's weights and activations into 8-bit integers."""
+    """A way to quantize a graph's weights and activations to 8 bits."""
 
     name: str
     is_static: bool
     operators: tuple[str, ...]
     weights: str = "int8"
-    """`int8`, or `uint8`."""
+    """Type of the weights: `int8` or `uint8`."""
 
     per_channel: bool = True
     seven_bits: bool = False
-    """Weights use 7 of their 8 bits, so that no sum of two products leaves 16 bits (see `saturates`)."""
+    """Weights use 7 of their 8 bits, so that the sum of two products fits in 16 bits (see `saturates`)."""
 
     as_operators: bool = False
-    """Integer operators in the graph, instead of float ones between quantize and dequantize pairs."""
+    """Integer operators in the graph, instead of float operators between quantize and dequantize pairs."""
 
 
 def dynamic_recipes(operators: Sequence[str], *, seven_bits: bool) -> list[Recipe]:
-    """Return recipes whose activations are scaled at run time, best guess first: for matrix products."""
+    """Return recipes with activations scaled at run time, for matrix products; the most promising first."""
     made = [
         Recipe("dynamic, int8 weights per channel", is_static=False, operators=tuple(operators), seven_bits=seven_bits),
         Recipe("dynamic, uint8 weights per channel", is_static=False, operators=tuple(operators), weights="uint8"),
@@ -50,7 +50,7 @@ def dynamic_recipes(operators: Sequence[str], *, seven_bits: bool) -> list[Recip
 
 
 def static_recipes(operators: Sequence[str], *, seven_bits: bool) -> list[Recipe]:
-    """Return recipes whose activations are scaled by what calibration saw, best guess first: for convolutions."""
+    """Return recipes with activation ranges from calibration, for convolutions; the most promising first."""
     pairs = Recipe("static, per channel", is_static=True, operators=tuple(operators), seven_bits=seven_bits)
     made = [
         pairs,
@@ -65,10 +65,10 @@ def _named(recipe: Recipe) -> Recipe:
 
 
 def saturates() -> bool:
-    """Return whether this processor loses sums of 8-bit products, found by computing one.
+    """Return whether sums of 8-bit products saturate on this processor, by computing one.
 
-    Without VNNI two products of an unsigned and a signed byte are added in 16 bits: 255 * 127 * 2 becomes 32767. ONNX Runtime
-    says nothing of it. 256 such products are summed here; the exact sum is 8290560.
+    Without VNNI, two products of an unsigned and a signed byte are added in 16 bits: 255 * 127 * 2 becomes 32767. ONNX Runtime
+    does not report it. This sums 256 such products; the exact sum is 8290560.
     """
     nodes = [helper.make_node("MatMulInteger", ["a", "b"], ["y"])]
     a = helper.make_tensor_value_info("a", TensorProto.UINT8, [1, 256])
@@ -82,7 +82,7 @@ def saturates() -> bool:
 
 
 def prepared(source: Path, target: Path) -> None:
-    """Write the graph with shapes inferred and batch norms folded, which quantizing needs."""
+    """Write the graph with inferred shapes and folded batch norms, as required for quantization."""
     with _quietly():
         quant_pre_process(str(source), str(target), skip_symbolic_shape=True)
 
@@ -102,10 +102,11 @@ def write(
     """Quantize a prepared graph.
 
     Args:
-        recipe: how.
-        source: the prepared graph; `target` is written.
-        calibration: inputs that show the activations' ranges; for static recipes.
-        only: names of the nodes to quantize; None: all of the recipe's operators.
+        recipe: how to quantize.
+        source: the prepared graph.
+        target: the file to write.
+        calibration: inputs that determine the activation ranges; for static recipes.
+        only: names of the nodes to quantize; None: all nodes of the recipe's operators.
         skip: names of nodes to leave in float.
     """
     kinds = {"int8": quantization.QuantType.QInt8, "uint8": quantization.QuantType.QUInt8}
@@ -125,7 +126,9 @@ def write(
 
 
 def _and_as_products(names: Sequence[str]) -> list[str]:
-    """ONNX Runtime makes a matrix product and an addition of each Gemm before it looks at names."""
+    """Return the names with those of derived nodes: ONNX Runtime splits each Gemm into a matrix product and an addition
+    first.
+    """
     return [*names, *(f"{name}_MatMul" for name in names)]
 
 
@@ -140,7 +143,7 @@ class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """ONNX Runtime's quantizer logs advice to the root logger."""
+    """Suppress advice that ONNX Runtime's quantizer logs to the root logger."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

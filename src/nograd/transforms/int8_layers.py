@@ -1,7 +1,7 @@
-"""Layers with 8-bit weights: a scale for each row of the weights, and for each row of the activations.
+"""Layers with 8-bit weights, with one scale per row of the weights and per row of the activations.
 
-A row of activations is quantized with its own range, so that no other row of the batch, and no padding, has an influence on it.
-The state dict holds plain tensors: `weight_int8`, `weight_scale`, `bias`.
+Each row of activations is quantized with its own range, so that other rows and padding do not influence it. The state dict
+contains plain tensors: `weight_int8`, `weight_scale`, `bias`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ SMALLEST_SCALE = 1e-30
 
 
 def replaceable(model: nn.Module, kinds: Collection[type[nn.Module]]) -> dict[str, nn.Module]:
-    """Return the layers of these classes by name: those whose `forward` is the class's own, without hooks.
+    """Return the layers of these classes by name, if they have the class's own `forward` and no hooks.
 
-    The projection inside `nn.MultiheadAttention` is left out: its weights are read, and it is never called.
+    The projection inside `nn.MultiheadAttention` is excluded: its weights are read, and it is never called.
     """
     found = {}
     for name, module in model.named_modules():
@@ -48,14 +48,14 @@ def quantized_layer(layer: nn.Module) -> Int8Layer:
 
 
 class Int8Layer(nn.Module):
-    """A layer with 8-bit weights, which can return the float layer."""
+    """A layer with 8-bit weights that can be converted back to float."""
 
     def to_float(self) -> nn.Module:
-        """Return the layer with float32 weights, as the 8-bit ones say."""
+        """Return the layer with float32 weights, dequantized."""
         raise NotImplementedError
 
     def forget(self) -> None:
-        """Drop what was computed from the weights."""
+        """Drop cached values computed from the weights."""
         for name in ("_packed", "_float"):
             self.__dict__[name] = None
 
@@ -72,7 +72,7 @@ class Int8Layer(nn.Module):
 
 
 class Int8Linear(Int8Layer):
-    """`nn.Linear` with int8 weights of one scale for each output.
+    """`nn.Linear` with int8 weights and one scale per output.
 
     Args:
         layer: the float layer.
@@ -86,7 +86,7 @@ class Int8Linear(Int8Layer):
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.kernel: Kernel = "products"
-        """`products`: activations are quantized, too, and 8-bit integers are multiplied; `weights`: float32 is computed."""
+        """`products`: quantize activations and multiply 8-bit integers; `weights`: compute in float32."""
 
         values, scale = _quantized(layer.weight)
         self.register_buffer("weight_int8", values)
@@ -99,7 +99,7 @@ class Int8Linear(Int8Layer):
 
     @property
     def weight(self) -> Tensor:
-        """The weights in float32, `[out, in]`, for code that reads them."""
+        """The dequantized weights, float32 `[out, in]`."""
         if self._float is None:
             self.__dict__["_float"] = self.weight_int8.float() * self.weight_scale[:, None]
         return cast("Tensor", self._float)
@@ -140,7 +140,7 @@ class Int8Linear(Int8Layer):
         return made.train(self.training)
 
     def fingerprint(self) -> str:
-        """Return the digest of the weights and of the way they are multiplied."""
+        """Return a digest of weights and kernel."""
         from nograd.runtime.fingerprint import of_value
 
         return of_value(self.kernel, largest_level(), self.weight_int8, self.weight_scale, self.bias).text
@@ -167,7 +167,7 @@ class StoredInt8(Int8Layer):
         self._float: nn.Module | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the layer returns."""
+        """Return the layer's output."""
         return self._layer()(*args, **kwargs)
 
     def _layer(self) -> nn.Module:
@@ -190,7 +190,7 @@ class StoredInt8(Int8Layer):
         return buffers[f"{name}_int8"].float() * scale.reshape(-1, *[1] * (buffers[f"{name}_int8"].ndim - 1))
 
     def __getattr__(self, name: str) -> Any:
-        """Settings such as `hidden_size`, and weights in float32, are the layer's."""
+        """Return settings such as `hidden_size`, and float32 weights, from the layer."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -199,14 +199,14 @@ class StoredInt8(Int8Layer):
             return getattr(self._layer(), name)
 
     def fingerprint(self) -> str:
-        """Return the digest of the weights and the settings."""
+        """Return a digest of weights and settings."""
         from nograd.runtime.fingerprint import of_value
 
         return of_value(repr(self._template[0]), dict(self.named_buffers(recurse=False))).text
 
 
 def _quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return int8 values, symmetric, and the float32 scale of each row (dimension 0)."""
+    """Return symmetric int8 values, and the float32 scale of each row (dimension 0)."""
     rows = weight.detach().float().flatten(1)
     scale = (rows.abs().amax(1) / 127).clamp_min(SMALLEST_SCALE)
     return (rows / scale[:, None]).round().clamp(-127, 127).to(torch.int8).reshape(weight.shape), scale
@@ -246,10 +246,10 @@ def _onednn(values: Tensor, scale: Tensor, level: int) -> Multiply:
 
 
 def largest_level() -> int:
-    """Return the largest value of an activation that this processor multiplies without loss: 255, or 127; 0: it has no kernel.
+    """Return the largest activation level that this processor multiplies without saturation: 255 or 127; 0 without a kernel.
 
-    Without VNNI two products of an unsigned and a signed byte are added in 16 bits, which saturates (see
-    `nograd.transforms.int8.saturates`); 7 bits of activations cannot: 2 * 127 * 127 is below 32768.
+    Without VNNI, two products of an unsigned and a signed byte are added in 16 bits, which may saturate (see
+    `nograd.transforms.int8.saturates`). With 7 bits of activations they cannot: 2 * 127 * 127 is below 32768.
     """
     return _kernel()[1]
 

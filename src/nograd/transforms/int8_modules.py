@@ -1,4 +1,4 @@
-"""Quantized modules made of a model or of a written graph, measured, and compared with each other."""
+"""Quantized modules from a model or a graph file: measured and compared with each other."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def row_scaled(
 
 
 def measure_on(made: QuantizedModel, reference: ModuleBackend, sample: Mapping[str, Any], what: str) -> None:
-    """Measure on a sample instead of at the first call."""
+    """Measure with a sample now instead of at the first call."""
     inputs = _inputs(reference, sample)
     made.measure(*inputs.args, measured_on=what, **inputs.kwargs)
 
@@ -56,7 +56,7 @@ def _inputs(reference: ModuleBackend, sample: Mapping[str, Any]) -> Inputs:
 
 
 def module_over(made: Quantized, reference: ModuleBackend, batch: Batch) -> QuantizedModel:
-    """Return a module that runs a written graph, with the file's report and the measured influence of rows."""
+    """Return a module that runs a graph file, with its report and the measured row independence."""
     module = OnnxModule(made.path.read_bytes(), reference.call)
     inputs = _inputs(reference, batch)
     with evaluating(reference.model):
@@ -72,7 +72,7 @@ def module_over(made: Quantized, reference: ModuleBackend, batch: Batch) -> Quan
 def faster_of(
     graph: QuantizedModel, by_row: QuantizedModel, reference: ModuleBackend, batch: Batch, clock: Callable[[], float]
 ) -> QuantizedModel:
-    """Return the faster of two modules on a batch, as both are called; its report names the other one."""
+    """Return the faster of two modules on a batch; its report mentions the other one."""
     inputs = _inputs(reference, batch)
     models: dict[str, nn.Module] = {"graph": graph, "rows": by_row, "float": reference.model}
     with evaluating(*models.values()):

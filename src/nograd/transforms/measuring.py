@@ -1,4 +1,4 @@
-"""The measurement of a quantized model on real inputs: agreement, speed, the kernel, and whether rows influence each other."""
+"""Measurement of a quantized model on real inputs: agreement, speed, kernel, and row independence."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ENGINES = {
 _Name = TypeVar("_Name", bound=str)
 
 ROUNDS = 5
-"""Measured runs of each candidate: users wait for them."""
+"""Timed runs per candidate; few, because users wait for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,12 @@ class Inputs:
     kwargs: Mapping[str, Any]
 
     def run(self, model: Callable[..., Any]) -> Any:
-        """Call the model on copies: it may write to its inputs."""
+        """Call the model with copies of the inputs, because it may write to them."""
         args, kwargs = tree_map(_cloned, (self.args, dict(self.kwargs)))
         return model(*args, **kwargs)
 
     def answers(self, model: Callable[..., Any]) -> Batch:
-        """Return the outputs by name, as arrays; a single number is one row.
+        """Return the outputs by name as arrays; a single number counts as one row.
 
         Raises:
             SignatureError: the model returns something that is not a tensor.
@@ -74,13 +74,13 @@ def _array(leaf: Tensor) -> Array:
 
 
 class FirstCall:
-    """Compares a quantized model with the float model on the first inputs, chooses the kernel, and then lets go of both.
+    """Compares a quantized model with the float model on the first inputs, chooses the kernel, and releases the float model.
 
     Args:
         model: the float model; it must not change before that call.
-        tolerance: how closely the answers must agree; layers that hurt too much become float again.
-        is_strict: raise if no quantized layer agrees; else warn, and leave all layers in float.
-        clock: seconds.
+        tolerance: limits for differences; layers with too large an error become float again.
+        is_strict: raise if no quantized layer agrees; otherwise warn, and leave all layers in float.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, model: nn.Module, *, tolerance: Tolerance, is_strict: bool, clock: Callable[[], float]) -> None:
@@ -94,7 +94,7 @@ class FirstCall:
         """Return the model with the best kernel, and the report.
 
         Raises:
-            ExportError: it is strict, and the answers do not agree.
+            ExportError: `is_strict` is set, and the answers do not agree.
         """
         if _versions(self._float) != self._versions:
             note = "the float model changed before the first call, so nothing was compared"
@@ -162,7 +162,7 @@ class FirstCall:
         return found
 
     def _with_float_layers(self, made: nn.Module, inputs: Inputs, expected: Batch) -> tuple[nn.Module, tuple[str, ...]]:
-        """Leave the layers that hurt most in float, twice as many each time, until the answers agree."""
+        """Leave the layers with the largest errors in float, twice as many each time, until the answers agree."""
         names = list(int8_layers(made))
         for name in names:
             made = self._in_float(made, name)
@@ -252,7 +252,7 @@ def _versions(model: nn.Module) -> list[tuple[int, int]]:
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Run these in eval and inference mode, and leave them in their own modes."""
+    """Run the models in eval and inference mode within this context, and restore their modes."""
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         for model in models:
@@ -261,10 +261,11 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 
 def row_effect(model: Callable[..., Any], inputs: Inputs) -> float | None:
-    """Return the largest difference of the first row's answer between two batches that differ in the other rows only.
+    """Return the largest difference of the first row's answer between two batches that differ only in the other rows.
 
-    The other rows are once those of the inputs, and once 100 times as large; integers become other values that the inputs
-    hold. Relative to the output's largest value for that row. None: the inputs or the outputs are not all `[rows, ...]`.
+    The other rows are those of the inputs, and the same rows 100 times as large; integers become other values of the inputs.
+    The difference is relative to the output's largest value for the first row. None: the inputs or outputs are not all `[rows,
+    ...]`.
     """
     tensors = [leaf for leaf in tree_leaves((inputs.args, dict(inputs.kwargs))) if isinstance(leaf, Tensor)]
     sizes = {tensor.shape[0] if tensor.ndim else 0 for tensor in tensors}
@@ -273,7 +274,7 @@ def row_effect(model: Callable[..., Any], inputs: Inputs) -> float | None:
     quiet, loud = (_changed(inputs, partial(_company, is_loud=is_loud)) for is_loud in (False, True))
     try:
         first, second = quiet.answers(model), loud.answers(model)
-    except Exception:  # noqa: BLE001  a model may refuse values that it was not made for; then nothing is measured
+    except Exception:  # noqa: BLE001  the model may reject unusual values; then nothing is measured
         return None
     rows = max(sizes.pop(), 2)
     if any(len(array) != rows for array in (*first.values(), *second.values())):
@@ -287,7 +288,7 @@ def _changed(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
 
 
 def _company(tensor: Tensor, *, is_loud: bool) -> Tensor:
-    """Return the first row, and other rows after it."""
+    """Return the first row, followed by other rows."""
     rows = tensor if len(tensor) > 1 else torch.cat([tensor, tensor])
     if not is_loud:
         return rows

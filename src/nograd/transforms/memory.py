@@ -1,7 +1,7 @@
-"""Less memory: recomputed activations for gradients, the measured peak, and batches cut until they fit.
+"""Memory reduction: activation checkpoints for gradients, peak measurement, and automatic splitting of batches.
 
-Nothing here changes the caller's module. Where some of its submodules must act otherwise, its tree is copied without its
-tensors (`shallow`, `mirror`, `graft`): the copies are of the same classes and share parameters, hooks and attributes.
+The caller's module is never changed. To change the behaviour of submodules, the module tree is copied without its tensors
+(`shallow`, `mirror`, `graft`): copies have the same classes and share parameters, hooks and attributes.
 """
 
 from __future__ import annotations
@@ -43,26 +43,27 @@ _UNCALLABLE = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
 class MemoryEfficientModel(nn.Module):
-    """The model with activation checkpoints: gradients cost less memory and more time; without gradients nothing changes.
+    """The model with activation checkpoints: gradients use less memory and more time. Without gradients nothing changes.
 
-    A chosen layer keeps only its inputs for the backward pass, and runs again when the backward pass reaches it (Chen et al.,
-    Training Deep Nets with Sublinear Memory Cost, 2016). It runs again as it ran before: with the random numbers and the
-    training mode of the first run, whatever the model's mode is by then, and batch norm counts a batch once. So gradients
-    are equal to those of the model itself.
+    A checkpointed layer stores only its inputs for the backward pass, and runs again when the backward pass reaches it (Chen et
+    al., Training Deep Nets with Sublinear Memory Cost, 2016). The second run uses the random numbers and the training mode of
+    the
+    first run, whatever the model's current mode is, and batch norm counts a batch once. Gradients therefore equal those of the
+    model itself.
 
-    `model` is the caller's module, not changed, and not slower when called by itself. The names in the state dict are its
-    own. In gradient mode `model`, and what contains the chosen layers, runs as a copy without tensors: a plain attribute
-    that their `forward` sets on itself is lost after the call; buffers are not.
+    `model` is the caller's module. It is not changed, and not slower when called directly. The state dict has its names. In
+    gradient mode, `model` and the parents of checkpointed layers run as copies without tensors: a plain attribute that their
+    `forward` sets on `self` is lost after the call; buffers are kept.
 
     Args:
         model: the module.
-        layers: names of modules as in `named_modules()`, classes, or modules of the model; one of them, or several. A
-            `ModuleList` means its modules; a layer inside another one is ignored. Default: the modules in each `ModuleList`,
-            and in each `Sequential` the blocks of a class that it holds twice or more.
+        layers: names of modules as in `named_modules()`, classes, or modules of the model; one or several. A `ModuleList`
+            stands for its modules; a layer inside another one is ignored. Default: the modules in each `ModuleList`, and in
+            each `Sequential` the blocks of a class that occurs twice or more.
 
     Raises:
-        ConfigError: the model is not a module, there is no such layer, or none was given and none found.
-        UnsupportedError: what contains a layer was compiled, scripted, or had its `forward` replaced.
+        ConfigError: `model` is not a module, a layer does not exist, or there are no default layers.
+        UnsupportedError: a parent of a layer was compiled, scripted, or had its `forward` replaced.
 
     >>> stack = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(3)))
     >>> MemoryEfficientModel(stack).layers
@@ -73,7 +74,7 @@ class MemoryEfficientModel(nn.Module):
         super().__init__()
         check_module(model)
         self.layers: tuple[str, ...] = find_layers(model) if layers is None else tuple(_outermost(_named(model, layers)))
-        """Names of the layers that run under a checkpoint."""
+        """Names of the checkpointed layers."""
 
         if not self.layers:
             raise ConfigError(
@@ -92,7 +93,7 @@ class MemoryEfficientModel(nn.Module):
 
     @property
     def forward(self) -> Callable[..., Any]:  # type: ignore[override]
-        """The model's `forward`, with its parameters."""
+        """Calls the model's `forward`, with its signature."""
         return own_signature(self._run, self.model)
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
@@ -109,7 +110,7 @@ class MemoryEfficientModel(nn.Module):
 
 
 def is_recording(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """True where a call would record gradients, of an input or of a parameter."""
+    """Return whether a call would record gradients of an input or a parameter."""
     if not torch.is_grad_enabled():
         return False
     if any(parameter.requires_grad for parameter in model.parameters()):
@@ -118,7 +119,7 @@ def is_recording(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
 
 
 def _prefix_keys(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) -> None:
-    """Loading goes by the wrapper's own children: put their name before the names that `state_dict` gave."""
+    """Add the name of the wrapped child to the keys of a state dict, because loading uses the wrapper's own children."""
     for key in [key for key in state if key.startswith(prefix)]:
         state[f"{prefix}model.{key.removeprefix(prefix)}"] = state.pop(key)
 
@@ -127,14 +128,14 @@ def _checkpointed(layer: nn.Module) -> nn.Module:
     """Return a copy of the layer that runs it under a checkpoint."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        # As two arguments: a keyword of the layer may have the name of one of checkpoint's.
+        # Passed as two arguments, because a keyword of the layer may have the name of a keyword of `checkpoint`.
         return checkpoint(_Twice(layer), args, kwargs, use_reentrant=False, preserve_rng_state=True)
 
     return _shallow(layer, forward=forward)
 
 
 class _Twice:
-    """Runs the layer; after that, runs what the layer then was, and leaves its running statistics alone."""
+    """Runs the layer, and on the second call reproduces the first run without updating running statistics."""
 
     def __init__(self, layer: nn.Module) -> None:
         self._layer = layer
@@ -156,19 +157,19 @@ class _Twice:
 
 
 def _shallow(module: nn.Module, **changes: Any) -> nn.Module:
-    """Return a module of the same class with the same attributes, but for some."""
+    """Return a module of the same class with the same attributes, except for `changes`."""
     copy: nn.Module = object.__new__(type(module))
     copy.__dict__.update(module.__dict__, **changes)
     return copy
 
 
 def mirror(module: nn.Module, changes: Callable[[nn.Module], dict[str, Any]], made: dict[nn.Module, nn.Module]) -> nn.Module:
-    """Return a copy of the module's whole tree, without its tensors.
+    """Return a copy of the module's tree, without copying its tensors.
 
     Args:
         module: the root; not changed.
-        changes: attributes of a copied module that differ from the original's.
-        made: is filled with the copy of each module; a module that appears twice has one copy.
+        changes: returns the changed attributes of a copied module.
+        made: receives the copy of each module; a module that appears twice has one copy.
     """
     if module not in made:
         children = {name: child and mirror(child, changes, made) for name, child in _children(module)}
@@ -177,7 +178,7 @@ def mirror(module: nn.Module, changes: Callable[[nn.Module], dict[str, Any]], ma
 
 
 def _graft(module: nn.Module, instead: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """Return the module with others in the place of some submodules; only what contains one of them is copied."""
+    """Return the module with some submodules replaced; only their parents are copied."""
     if module in instead:
         return instead[module]
     children = {name: child and _graft(child, instead) for name, child in _children(module)}
@@ -187,13 +188,13 @@ def _graft(module: nn.Module, instead: Mapping[nn.Module, nn.Module]) -> nn.Modu
 
 
 def _children(module: nn.Module) -> Iterable[tuple[str, Any]]:
-    """Unlike `named_children`, with those that are None, or there twice."""
+    """Return all children, including None and duplicates, which `named_children` omits."""
     children: dict[str, nn.Module | None] = module.__dict__["_modules"]
     return children.items()
 
 
 def check_copyable(model: nn.Module, names: Iterable[str]) -> None:
-    """Raise UnsupportedError where a module that contains one of the named ones would not run as a copy of itself."""
+    """Raise UnsupportedError if a parent of a named module cannot run as a copy."""
     for path in sorted({name.rpartition(".")[0] for name in names if name}):
         parts = path.split(".") if path else []
         for depth in range(len(parts) + 1):
@@ -207,7 +208,7 @@ def check_copyable(model: nn.Module, names: Iterable[str]) -> None:
 
 
 def find_layers(model: nn.Module) -> tuple[str, ...]:
-    """Return names of the repeated blocks: in each `ModuleList` all, in each `Sequential` those of a class held twice."""
+    """Return the names of repeated blocks: all in each `ModuleList`, and those of repeated classes in each `Sequential`."""
     return tuple(_repeated(model, ""))
 
 
@@ -239,7 +240,7 @@ def _named(model: nn.Module, layers: Layers) -> Iterator[str]:
 
 
 def _each_layer(layers: Layers) -> Iterable[Layer]:
-    """A `Sequential` of the model is iterable, and one layer all the same."""
+    """Return the layers as an iterable. A `Sequential` is itself iterable, but counts as one layer."""
     return [layers] if isinstance(layers, str | type | nn.Module) else layers
 
 
@@ -269,7 +270,7 @@ def _of_class(known: Mapping[str, nn.Module], kind: type[nn.Module]) -> list[str
 
 
 def _callable(name: str, module: nn.Module) -> Iterator[str]:
-    """A list of modules is never called itself."""
+    """Yield the modules that are called: a list of modules is never called itself."""
     if not isinstance(module, _UNCALLABLE):
         yield name
         return
@@ -290,15 +291,15 @@ def _some(names: Iterable[str], most: int = 8) -> str:
 
 
 def peak_bytes(work: Callable[[], object], *, device: str | torch.device = "cpu") -> int:
-    """Return the most bytes that torch held at once during `work`, beyond those that it held before.
+    """Return the peak bytes that torch allocated during `work`, beyond those allocated before.
 
-    On a CPU every allocation of torch's own allocator is recorded (its profiler does so, and slows the work down); on a GPU
-    its allocator counts. Memory of other libraries, and of tensors over numpy's memory, is not seen. The figure for a CPU
-    is that of the calling thread, the same each time for the same work.
+    On a CPU, torch's profiler records each allocation of torch's allocator, which slows the work down. On a GPU, the allocator
+    counts. Memory of other libraries and of tensors over numpy memory is not included. The result for a CPU covers the calling
+    thread and is reproducible.
 
     Args:
-        work: is called once.
-        device: whose memory.
+        work: called once.
+        device: device to measure.
 
     Raises:
         ConfigError: the device is neither a CPU nor a CUDA GPU.
@@ -328,16 +329,16 @@ def _cpu_peak(work: Callable[[], object]) -> int:
 
 
 class Splitting(Backend):
-    """The backend, with a batch that does not fit into memory run in halves, and these in halves, down to single rows.
+    """A backend that splits batches that exceed memory into halves, down to single rows.
 
-    What fitted is remembered as rows times their length, and later batches are cut to it before they run. Where rows are
-    not independent (`signature.batching` is `alone`) nothing is cut.
+    The largest size that fits is stored as rows times length, and later batches are split to it before they run. If rows are
+    not independent (`signature.batching` is `alone`), batches are not split.
 
     Args:
-        backend: what runs; is closed with this one.
+        backend: the wrapped backend; closed with this one.
 
     Raises:
-        ModelError: from `run`: the model raised, and its error is not about memory, or one row alone does not fit.
+        ModelError: from `run`: the model raised an error that is not about memory, or a single row does not fit.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -364,7 +365,7 @@ class Splitting(Backend):
         except ModelError as error:
             if not is_out_of_memory(error):
                 raise
-        half = -(-rows // 2)  # outside of `except`: the error's traceback holds what the failed run had allocated
+        half = -(-rows // 2)  # outside of `except`, because the traceback keeps the failed run's memory
         outputs = self._run_pieces(batch, half)
         self._max_elements = min(self._max_elements, half * length)
         return outputs

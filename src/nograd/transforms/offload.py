@@ -1,9 +1,9 @@
-"""Models larger than the memory given: parameters come in block by block while the model runs, and go again.
+"""Models larger than the available memory: blocks of parameters are loaded when they run, and released afterwards.
 
-Why not accelerate's hooks (1.15, looked at on 2026-11-24): they replace `forward` on the caller's modules and empty them;
-they know no budget, every leaf is loaded anew for each call however much room there is; a leaf must fit, even an embedding
-of which ten rows are needed; and a module that reads the weights of another without calling it fails ("Tensor on device meta
-is not on the expected device": `nn.MultiheadAttention`, and so every `nn.TransformerEncoder`).
+Reasons against accelerate's hooks (1.15, tested on 2026-11-24): They replace `forward` on the caller's modules and empty them.
+They have no memory budget and reload each leaf for each call even if there is room. Each leaf must fit, even an embedding of
+which ten rows are needed. A module that reads another module's weights without calling it fails ("Tensor on device meta is not
+on the expected device": `nn.MultiheadAttention`, and therefore every `nn.TransformerEncoder`).
 """
 
 from __future__ import annotations
@@ -33,34 +33,35 @@ from nograd.transforms.memory import check_copyable, find_layers, is_recording, 
 __all__ = ["OffloadedModel", "offload"]
 
 Source: TypeAlias = Callable[[], Tensor]
-"""Gives a tensor in host memory; one in a file is mapped, and only what is read of it takes memory."""
+"""Returns a tensor in host memory. Tensors in files are memory-mapped, so that only the parts that are read use memory."""
 
 
 def offload(
     model: nn.Module, *, max_memory_bytes: int, folder: Path | None = None, device: str | torch.device = "auto"
 ) -> OffloadedModel:
-    """Return the model with at most so many bytes of parameters in the device's memory at once; it answers as in eval mode.
+    """Return the model with a limit on parameters in the device's memory. It computes as in eval mode.
 
-    Blocks are the repeated layers (`find_layers`) and, outside of them, each module with parameters of its own. As many as
-    fit are kept for good; of the others one at a time is loaded when it is called, and dropped afterwards. Of an embedding
-    that is not kept, only the rows asked for are read, where it lies.
+    Blocks are the repeated layers (`find_layers`) and, outside of them, each module with its own parameters. As many blocks as
+    fit stay loaded. Each other block is loaded when it is called, one at a time, and released afterwards. For an embedding that
+    is not loaded, only the requested rows are read from its storage.
 
-    On a CPU the others lie in safetensors files, mapped while they are copied. (Copied, since a kernel may round otherwise on
-    memory that is aligned otherwise.) For a GPU they lie in pinned host memory, or in the files of a model on `meta`.
+    On a CPU the other blocks are stored in safetensors files, which are memory-mapped and copied. (They are copied because
+    kernels may round differently with other memory alignments.) For a GPU they are stored in pinned host memory, or in the
+    files of a model on `meta`.
 
-    The caller's module is not changed, and its memory is free when nobody refers to it any more:
-    `model = offload(model, max_memory_bytes=2**30)`. A model too large even for that has its parameters on the `meta` device
-    (`accelerate.init_empty_weights()`), and a folder of safetensors files that hold them by name.
+    The caller's module is not changed; its memory is released with its last reference: `model = offload(model,
+    max_memory_bytes=2**30)`. A model that is too large even for that has its parameters on the `meta` device
+    (`accelerate.init_empty_weights()`), and safetensors files in `folder` that contain them by name.
 
     Args:
-        model: the module; tied weights stay tied, buffers are copied whole.
-        max_memory_bytes: of parameters; activations and buffers come on top.
-        folder: where the parameters on `meta` are, and where those of another model are written, in a new folder that is
-            removed with the result. Default: the system's temporary folder, which on some systems is itself in memory.
-        device: `auto` is where the module is, or the first GPU for one on the CPU or on `meta`; else a torch device.
+        model: the module; tied weights stay tied, buffers are copied completely.
+        max_memory_bytes: limit of parameters; activations and buffers are not included.
+        folder: folder with the parameters of a model on `meta`. For other models, parameters are written to a new folder in it,
+            which is removed with the result. Default: the system's temporary folder, which may be in memory on some systems.
+        device: `auto` (the module's device, or the first GPU for a module on the CPU or on `meta`), or a torch device.
 
     Raises:
-        ConfigError: a block is larger than the memory given, or a tensor on `meta` is not in the folder.
+        ConfigError: a block exceeds the limit, or a tensor on `meta` is not in the folder.
         UnsupportedError: a `forward` in the model was compiled, scripted or replaced.
     """
     check_copyable(model, [f"{name}.forward" if name else "forward" for name, _ in model.named_modules()])
@@ -84,31 +85,31 @@ def offload(
 
 
 class OffloadedModel(nn.Module):
-    """A model whose parameters are mostly elsewhere; made by `offload`.
+    """A model whose parameters are mostly outside of the device's memory; created by `offload`.
 
-    Always in eval mode and without gradients. It stays on its device, and a copy of it is itself. Calls from several threads
-    take turns, so that all together keep to the memory given.
+    It is always in eval mode and without gradients. It stays on its device, and copying it returns the same object. Calls from
+    several threads run one at a time, so that the memory limit holds.
     """
 
     def __init__(self, skeleton: nn.Module, shelf: _Shelf, max_memory_bytes: int, device: torch.device) -> None:
         super().__init__()
         self.training = False
         self.max_memory_bytes = max_memory_bytes
-        """Bytes of parameters that may be on the device at once."""
+        """Limit of parameter bytes on the device."""
 
-        self.register_buffer("_device", torch.empty(0, device=device), persistent=False)  # for those who ask where it runs
-        self.__dict__["_skeleton"] = skeleton  # no submodule: its parameters are not there
+        self.register_buffer("_device", torch.empty(0, device=device), persistent=False)  # shows the device to callers
+        self.__dict__["_skeleton"] = skeleton  # not a submodule, because its parameters are elsewhere
         self._shelf = shelf
         self._turn = threading.RLock()
 
     @property
     def resident_bytes(self) -> int:
-        """Bytes of parameters on the device now."""
+        """Current parameter bytes on the device."""
         return self._shelf.resident_bytes
 
     @property
     def peak_resident_bytes(self) -> int:
-        """The most that there were so far."""
+        """Peak parameter bytes on the device."""
         return self._shelf.peak_resident_bytes
 
     @property
@@ -118,7 +119,7 @@ class OffloadedModel(nn.Module):
 
     @property
     def forward(self) -> Callable[..., Any]:  # type: ignore[override]
-        """The model's `forward`, with its parameters."""
+        """Calls the model's `forward`, with its signature."""
         return own_signature(self._run, self.__dict__["_skeleton"])
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
@@ -150,7 +151,7 @@ class _Block:
 
     @property
     def is_table(self) -> bool:
-        """Whether single rows of it can be read; a limit on their norm changes them."""
+        """Whether single rows can be read; a norm limit (`max_norm`) changes rows and prevents that."""
         module = self.module
         return isinstance(module, nn.Embedding) and type(module).forward is nn.Embedding.forward and module.max_norm is None
 
@@ -162,10 +163,10 @@ class _Plan:
 
 
 def _plan(model: nn.Module, max_bytes: int) -> _Plan:
-    """Return what stays and what is streamed: calls go round and round, so keeping always the same ones is best.
+    """Return which parameters stay loaded. Calls repeat in the same order, so a fixed choice is best.
 
     Raises:
-        ConfigError: a block and what must always be there are more than `max_bytes`.
+        ConfigError: a block and the permanent parameters together exceed `max_bytes`.
     """
     blocks = {block.module: block for block in _blocks(model, "", {model.get_submodule(name) for name in find_layers(model)})}
     in_blocks = {parameter for block in blocks.values() for parameter in block.parameters}
@@ -194,7 +195,9 @@ def _check_room(blocks: Sequence[_Block], resident: set[nn.Parameter], max_bytes
 
 
 def _blocks(module: nn.Module, name: str, layers: set[nn.Module]) -> Iterator[_Block]:
-    """Outside of the layers a module with parameters of its own may read those of its children, which so are loaded with it."""
+    """Yield the blocks. Outside of layers, a module with its own parameters may read those of its children, so both form
+    one block.
+    """
     has_own = next(module.parameters(recurse=False), None) is not None
     if module in layers or (has_own and layers.isdisjoint(module.modules())):
         yield _Block(name, module, frozenset(module.parameters()))
@@ -212,7 +215,7 @@ def _streamed_bytes(block: _Block, resident: set[nn.Parameter]) -> int:
 
 
 class _Shelf:
-    """Where the streamed parameters are, and how many bytes are on the device."""
+    """The storage of parameters that are not permanently loaded, and the count of bytes on the device."""
 
     def __init__(self, sources: Mapping[nn.Parameter, Source], device: torch.device, resident_bytes: int) -> None:
         self._sources = sources
@@ -220,7 +223,7 @@ class _Shelf:
         self.resident_bytes = self.peak_resident_bytes = resident_bytes
 
     def run(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Run a block of the skeleton, with its parameters."""
+        """Run a block of the skeleton with its parameters."""
         missing = [parameter for parameter in block.parameters() if parameter in self._sources]
         num_bytes = _num_bytes(missing)
         self.resident_bytes += num_bytes
@@ -241,13 +244,13 @@ class _Shelf:
 def _swapped(
     module: nn.Module, parameters: Mapping[nn.Parameter, nn.Parameter], buffers: Mapping[Tensor, Tensor]
 ) -> dict[str, Any]:
-    """Return the attributes of a module that hold its tensors, with others in their place."""
+    """Return the attributes of a module that contain tensors, with replaced tensors."""
     own = {name: parameters.get(parameter, parameter) for name, parameter in module.__dict__["_parameters"].items()}
     changes: dict[str, Any] = {
         "_parameters": own,
         "_buffers": {name: buffers.get(buffer, buffer) for name, buffer in module.__dict__["_buffers"].items()},
     }
-    if isinstance(module, nn.RNNBase):  # keeps its parameters in a second place
+    if isinstance(module, nn.RNNBase):  # stores its parameters in a second place
         changes["_flat_weights"] = [own.get(name) for name in module.__dict__["_flat_weights_names"]]
     return changes
 
@@ -257,7 +260,7 @@ def _frozen(tensor: Tensor) -> nn.Parameter:
 
 
 def _placed(values: Tensor, parameter: Tensor, device: torch.device) -> nn.Parameter:
-    """Return the values in memory of their own on the device, in the parameter's dtype and layout."""
+    """Copy values to new memory on the device, in the parameter's dtype and layout."""
     return _frozen(torch.empty_like(parameter, device=device).copy_(values, non_blocking=True))
 
 
@@ -269,7 +272,7 @@ def _place(device: str | torch.device, model: nn.Module) -> torch.device:
 
 @dataclass(frozen=True, slots=True)
 class _Index:
-    """The safetensors files of a folder, by the names of what they hold."""
+    """The safetensors files of a folder, by tensor name."""
 
     folder: Path | None
     files: Mapping[str, Path]
@@ -283,7 +286,7 @@ class _Index:
         return cls(folder, files)
 
     def source(self, model: nn.Module, parameter: nn.Parameter) -> Source:
-        """Return where a parameter's values are now: in itself, or under one of its names in a file."""
+        """Return the source of a parameter's values: the parameter itself, or a file entry with one of its names."""
         if not parameter.is_meta:
             return parameter.detach
         names = [name for name, found in model.named_parameters(remove_duplicate=False) if found is parameter]
@@ -291,7 +294,7 @@ class _Index:
         return self._in_file(name, parameter)
 
     def buffer(self, name: str, buffer: Tensor) -> Tensor:
-        """Return a buffer's values: those in the folder, where it has them."""
+        """Return a buffer's values, from the folder if it contains them."""
         return self._in_file(name, buffer)() if buffer.is_meta or name in self.files else buffer
 
     def _in_file(self, name: str, like: Tensor) -> Source:
@@ -316,7 +319,7 @@ def _from_file(path: Path, name: str) -> Tensor:
 def _put_elsewhere(
     model: nn.Module, plan: _Plan, index: _Index, device: torch.device, folder: Path | None
 ) -> tuple[dict[nn.Parameter, Source], Path | None]:
-    """Return where each streamed parameter is from now on, and the folder made for them, if any."""
+    """Return the storage of each streamed parameter, and the folder created for them, if any."""
     streamed = dict.fromkeys(p for block in plan.streamed for p in block.module.parameters() if p not in plan.resident)
     elsewhere = {parameter: index.source(model, parameter) for parameter in streamed if parameter.is_meta}
     here = [parameter for parameter in streamed if not parameter.is_meta]

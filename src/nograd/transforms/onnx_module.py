@@ -1,4 +1,4 @@
-"""OnnxModule: an ONNX graph that ONNX Runtime runs, as a torch module that is called and saved as the model was."""
+"""OnnxModule: an ONNX graph in ONNX Runtime as a torch module, called and saved like the original model."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ __all__ = ["OnnxModule"]
 
 
 class OnnxModule(nn.Module):
-    """Runs a graph that nograd wrote, on the CPU, without gradients; tensors in, the model's structure out.
+    """Runs a graph written by nograd, on the CPU, without gradients. Takes tensors and returns the model's output structure.
 
-    The graph is a buffer of bytes: the state dict holds it, and `torch.load(weights_only=True)` reads it.
+    The graph is a byte buffer: the state dict contains it, and `torch.load(weights_only=True)` can read it.
 
     Args:
-        graph: the file's content.
+        graph: content of the ONNX file.
         call: how the model takes its inputs.
     """
 
@@ -48,7 +48,7 @@ class OnnxModule(nn.Module):
 
     @property
     def forward(self) -> Callable[..., Any]:  # type: ignore[override]
-        """The model's call: tensors in order, by name, or in one dict."""
+        """Calls the model: tensors in order, by name, or in one dict."""
         run = partial(self._run)
         names = ["batch"] if self._call.style == "mapping" else list(self._call.names)
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -58,7 +58,7 @@ class OnnxModule(nn.Module):
 
     @property
     def problem_type(self) -> str:
-        """The `problem_type` of the model that the graph was made of."""
+        """The `problem_type` of the source model."""
         return self.backend().problem_type
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
@@ -77,7 +77,7 @@ class OnnxModule(nn.Module):
         return {**dict(zip(names, args, strict=False)), **kwargs}
 
     def backend(self) -> OnnxBackend:
-        """Return the backend over the graph, opened at the first call."""
+        """Return the backend of the graph, which the first call opens."""
         if self._backend is None:
             with self._lock:
                 if self._backend is None:
@@ -93,12 +93,12 @@ class OnnxModule(nn.Module):
             return OnnxBackend(path, device="cpu", digest=of_value(self.graph).text)
 
     def fingerprint(self) -> Fingerprint:
-        """Return the digest of the graph and of the runtime."""
+        """Return a digest of graph and runtime."""
         return self.backend().fingerprint()
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         given = state_dict.get(f"{prefix}graph")
-        if given is not None:  # another graph has another size
+        if given is not None:  # graphs differ in size
             self.graph, self._backend = torch.empty_like(given), None
         super()._load_from_state_dict(state_dict, prefix, *args)
 

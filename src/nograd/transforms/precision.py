@@ -1,4 +1,4 @@
-"""Half precision: floating numbers become float16 or bfloat16, and nothing else does; answers come back as float32."""
+"""Half precision: floating-point tensors become float16 or bfloat16; outputs are converted back to float32."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def to_half(model: nn.Module, dtype: HalfDtype = "float16") -> nn.Module:
-    """Return a copy of a model that computes in half precision, and still takes and gives float32.
+    """Return a copy of a model that computes in half precision, with float32 inputs and outputs.
 
-    Floating parameters, buffers and inputs are converted; integers (token ids), booleans (masks), complex numbers and
-    integer buffers stay as they are. Buffers beyond float16's range, such as the -1e9 of a mask, become its largest number.
-    The caller's model is left alone. Export, compile or trace the copy like any module.
+    Floating parameters, buffers and inputs are converted. Integers (token ids), booleans (masks), complex numbers and integer
+    buffers are unchanged. Buffers beyond float16's range, such as the -1e9 of a mask, become its largest number. The original
+    model is not changed. The copy can be exported, compiled or traced like any module.
 
     Args:
         model: a module whose floating parameters are float32 or float64.
-        dtype: `float16` has 11 significant bits and ends at 65504; `bfloat16` has 8, and float32's range.
+        dtype: `float16` (11 significant bits, up to 65504), or `bfloat16` (8 significant bits, the range of float32).
 
     Raises:
-        ConfigError: the dtype is another, or a parameter is beyond its range.
+        ConfigError: the dtype is another, or a parameter is out of its range.
     """
     half = _half_dtype(dtype)
     largest = torch.finfo(half).max
@@ -65,9 +65,9 @@ class _Half(Wrapper):
 
 
 def with_autocast(model: nn.Module, dtype: HalfDtype = "bfloat16") -> nn.Module:
-    """Return the model under torch.autocast: weights stay float32, and torch converts what gains by it.
+    """Return the model under torch.autocast: weights stay float32, and torch converts suitable operations.
 
-    Slower than `to_half`, and closer to float32: reductions, norms and softmax stay in float32.
+    Slower than `to_half`, but closer to float32: reductions, norms and softmax stay in float32.
 
     Raises:
         ConfigError: the dtype is another.
@@ -95,7 +95,7 @@ def _half_dtype(dtype: str) -> torch.dtype:
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
-    """Change floating tensors, also those in a dict that the model takes whole."""
+    """Convert floating tensors, also inside of a dict input."""
     if isinstance(value, Mapping):
         return {name: _cast(child, dtype) for name, child in value.items()}
     return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
@@ -109,15 +109,15 @@ def _as_float32(output: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class HalfSupport:
-    """Whether a processor computes in half precision, or only pretends to."""
+    """Whether a processor computes half precision in hardware or emulates it."""
 
     is_fast: bool
     reason: str
 
 
 def half_support(dtype: HalfDtype, device: str = "cpu") -> HalfSupport:
-    """Return what the processor says of itself. torch runs half precision everywhere; without hardware for it, tens of times
-    slower than float32, in silence (ResNet-18 took 1.6 s instead of 50 ms). Measure as well.
+    """Return what the processor reports. torch emulates half precision without hardware support, tens of times slower than
+    float32 and without a warning (ResNet-18 took 1.6 s instead of 50 ms). Time the model as well.
     """
     half = _half_dtype(dtype)
     if device.startswith("cuda"):
@@ -135,7 +135,7 @@ def half_support(dtype: HalfDtype, device: str = "cpu") -> HalfSupport:
 
 
 def slower_sentence(dtype: HalfDtype, half_s: float, float32_s: float, support: HalfSupport) -> str:
-    """Return the warning for a model that half precision makes slower, or nothing where it does not."""
+    """Return a warning if half precision makes a model slower; otherwise an empty string."""
     if half_s <= float32_s:
         return ""
     return (

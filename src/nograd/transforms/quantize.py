@@ -1,4 +1,4 @@
-"""8-bit integers: several recipes are tried, and the fastest that answers as the model does is kept."""
+"""8-bit quantization: try several recipes and keep the fastest one that agrees with the model."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ __all__ = ["Quantized", "Tried", "quantize_dynamic", "quantize_static"]
 OPERATORS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Linear: ("MatMul", "Gemm"), nn.LSTM: ("LSTM",), nn.Embedding: ("Gather",), nn.Conv1d: ("Conv",), nn.Conv2d: ("Conv",),
 }  # fmt: skip
-"""Class of layer -> operators that it becomes in a graph."""
+"""Class of layer -> graph operators of that layer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """A recipe, and what came of it."""
+    """The result of trying a recipe."""
 
     recipe: str
     seconds: float | None
-    """Of one run of the first evaluation batch; None: it was not measured."""
+    """Seconds of one run of the first evaluation batch; None: not measured."""
 
     parity: ParityReport | None
     reason: str = ""
-    """Why it was not taken; empty: it was a candidate."""
+    """Why the recipe was rejected; empty if it was a candidate."""
 
     num_bytes: int = 0
     kept_float: tuple[str, ...] = ()
-    """Nodes of the graph that were left in float."""
+    """Graph nodes that stayed in float."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """A file in 8-bit integers, and how it came to be."""
+    """An 8-bit file, and how it was chosen."""
 
     path: Path
     chosen: Tried
@@ -70,24 +70,24 @@ class Quantized:
 
     float_bytes: int
     saturates: bool
-    """Whether this processor loses sums of 8-bit products (see `nograd.transforms.int8.saturates`)."""
+    """Whether 8-bit products saturate on this processor (see `nograd.transforms.int8.saturates`)."""
 
     sensitivity: tuple[tuple[str, float], ...] = field(default=())
-    """Nodes by the smallest cosine when that node alone is quantized, worst first; empty where it was not needed."""
+    """Nodes with the smallest cosine when only that node is quantized, worst first; empty if not needed."""
 
     independence: Independence | None = None
-    """How far the rows of a batch influence each other in the file; None: it could not be measured."""
+    """How far rows influence each other in the file; None: not measurable."""
 
     @property
     def parity(self) -> ParityReport:
-        """The chosen file against eager."""
+        """Comparison of the chosen file with eager."""
         if self.chosen.parity is None:
             raise ExportError("the chosen recipe was not compared")
         return self.chosen.parity
 
     @property
     def speedup(self) -> float:
-        """How many times faster than float32 in the same runtime."""
+        """Speed relative to float32 in the same runtime."""
         return self.float_s / (self.chosen.seconds or float("inf"))
 
     def __fspath__(self) -> str:
@@ -119,34 +119,33 @@ def quantize_dynamic(  # noqa: PLR0913
     accept_coupled_rows: bool = False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> QuantizedModel:
-    """Return the model with 8-bit weights, its activations scaled at run time: for matrix products, no data needed.
+    """Quantize weights to 8 bits and scale activations at run time: for models of matrix products, without calibration data.
 
-    The result is a module, called as the model is and saved by its state dict, with a `report`. Activations of a `Linear` are
-    scaled row by row, so that rows do not influence each other; other layers have 8-bit weights and compute in float32. With a
-    sample, or else at the first call, it is compared with the model and timed; the faster kernel is chosen, and layers that
-    hurt too much become float again. Until that call the model must not change.
+    The result is a module that is called like the model and saved by its state dict, with a `report`. A `Linear` scales
+    activations row by row, so that rows do not influence each other. Other layers have 8-bit weights and compute in float32.
+    With a sample, or at the first call, the result is compared with the model and timed. The faster kernel is chosen, and
+    layers with too large an error become float again. The model must not change before that call.
 
-    With `path` an ONNX file is written, and the result runs it. Each recipe is built, run against eager and timed; the fastest
-    within the tolerance is chosen; if none is, the layers that hurt most are found, one by one, and left in float until it is.
-    ONNX Runtime scales activations over the whole batch, so that rows influence each other; the report says how much, and a
-    file whose rows move by more than 1e-5 of an output's largest value declares that each request runs alone. A convolution
-    scaled at run time is slower than in float: use `quantize_static`.
+    With `path`, an ONNX file is written, and the result runs it. Each recipe is built, compared with eager and timed, and the
+    fastest within the tolerance is chosen. If none is, the layers with the largest errors are left in float, one by one, until
+    one is. ONNX Runtime scales activations over the whole batch, so that rows influence each other. The report states by how
+    much. If rows change by more than 1e-5 of an output's largest value, the file declares that each request runs alone.
+    Convolutions scaled at run time are slower than in float: use `quantize_static` for them.
 
     Args:
         model: a module, or an eager backend.
-        layers: classes of the layers to quantize, of Linear, LSTM, Embedding, Conv1d and Conv2d.
-        dtype: `torch.qint8`; others are refused.
-        path: the file to write, an `.onnx`; None: no file.
-        sample: inputs that the module can run; with `path` required, but for a backend.
-        evaluation: with `path`, inputs to compare and to time on, batch by batch; default: the sample.
-        tolerance: how closely the answers must agree.
+        layers: classes of the layers to quantize, from Linear, LSTM, Embedding, Conv1d and Conv2d.
+        dtype: `torch.qint8`; others raise.
+        path: target `.onnx` file; None: no file.
+        sample: inputs that the module can run; required with `path`, except for a backend.
+        evaluation: with `path`, batches of inputs to compare and time; default: the sample.
+        tolerance: limits for differences from the model's answers.
         accept_coupled_rows: with `path`, whether the file declares that rows may be batched although they influence each other.
-        clock: seconds.
+        clock: returns the time in seconds.
 
     Raises:
-        ExportError: no recipe answers as the model does, or the model cannot be exported to ONNX; nothing is written.
-        ConfigError: a class of layer that cannot be quantized so, another dtype, a model that is not a module, or a path that
-            cannot be written.
+        ExportError: no recipe agrees with the model, or the model cannot be exported to ONNX; no file is written.
+        ConfigError: a layer class cannot be quantized, the dtype or the path is not allowed, or `model` is not a module.
     """
     _check_layers(layers)
     if dtype not in (torch.qint8, torch.int8):
@@ -175,7 +174,7 @@ def _as_module(
     model: nn.Module | Backend, layers: Collection[type[nn.Module]], sample: Any, tolerance: Tolerance,
     clock: Callable[[], float],
 ) -> QuantizedModel:  # fmt: skip
-    """Quantize at once; measure on the sample, or at the first call."""
+    """Quantize now; measure with the sample, or at the first call."""
     if isinstance(model, Backend):
         reference = reference_of(model, None)
         made = row_scaled(reference.model, layers, tolerance, clock, is_strict=True)
@@ -201,29 +200,29 @@ def quantize_static(  # noqa: PLR0913
     progress: bool = False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> QuantizedModel:
-    """Return the model with 8-bit weights and activations, scaled by what calibration saw: the recipe for convolutions.
+    """Quantize weights and activations to 8 bits, with activation ranges from calibration: for convolutions.
 
-    As `quantize_dynamic`, but for the source of the activations' ranges: they are constants, so that rows do not influence
-    each other. A range that calibration does not see is cut off, so give inputs as they will be served, 16 at least. ONNX
-    Runtime runs the graph, behind a module; without a path it is measured against `quantize_dynamic`'s kernel, which scales
+    This differs from `quantize_dynamic` in the activation ranges, which are constants, so that rows do not influence each
+    other. Values outside of the calibrated range are clipped, so use at least 16 inputs like those in production. ONNX Runtime
+    runs the graph inside a module. Without a path, the graph is timed against the kernel of `quantize_dynamic`, which scales
     each row at run time, and the faster one is chosen. If ONNX Runtime cannot run the model, that kernel is used.
 
     Args:
         model: a module, or an eager backend.
-        calibration_loader: yields inputs as the model takes them, batch by batch. Values of a tuple or list beyond the model's
-            inputs, such as labels, are left out, and the report says so.
-        path: the file to write, an `.onnx`; None: no file.
+        calibration_loader: yields batches of the model's inputs. Additional values of a tuple or list, such as labels, are
+            ignored and mentioned in the report.
+        path: target `.onnx` file; None: no file.
         sample: inputs to probe with; default: the first of the loader.
-        evaluation: inputs to compare and to time on; default: every fourth batch of the loader, which is then not calibrated
-            with; all of them if there are fewer than four.
-        tolerance: how closely the answers must agree.
-        max_batches: batches to take from the loader, at most.
-        progress: whether to show how far reading the loader is.
-        clock: seconds.
+        evaluation: inputs to compare and time; default: every fourth batch of the loader, which is then not used for
+            calibration; all batches if there are fewer than four.
+        tolerance: limits for differences from the model's answers.
+        max_batches: maximum number of batches from the loader.
+        progress: whether to show a progress bar while the loader is read.
+        clock: returns the time in seconds.
 
     Raises:
-        ExportError: no recipe answers as the model does; with a path also: the model cannot be exported to ONNX.
-        ConfigError: the loader yields nothing, the model is not a module, or the path cannot be written.
+        ExportError: no recipe agrees with the model; with a path also: the model cannot be exported to ONNX.
+        ConfigError: the loader yields nothing, `model` is not a module, or the path is not allowed.
     """
     target = None if path is None else Path(path)
     if target is not None:
@@ -243,7 +242,7 @@ def quantize_static(  # noqa: PLR0913
 
 @dataclass(frozen=True, slots=True)
 class _Data:
-    """What `quantize_static` measures with."""
+    """The data and settings of `quantize_static`."""
 
     evaluation: Sequence[Batch]
     calibration: Sequence[Batch]
@@ -259,7 +258,7 @@ def _static(reference: ModuleBackend, data: _Data, target: Path) -> QuantizedMod
 
 
 def _best_static(reference: ModuleBackend, data: _Data) -> QuantizedModel:
-    """Measure the graph against the kernel that scales each row; return the faster one, with the reason for the other."""
+    """Time the graph against the kernel that scales each row; return the faster one, with the reason in its report."""
     by_row: QuantizedModel | None = None
     try:
         by_row = row_scaled(reference.model, (nn.Linear,), data.tolerance, data.clock, is_strict=True)
@@ -268,7 +267,7 @@ def _best_static(reference: ModuleBackend, data: _Data) -> QuantizedModel:
         by_row = None
     try:
         with tempfile.TemporaryDirectory(prefix="nograd-") as folder, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "8-bit integers take")  # the report says so
+            warnings.filterwarnings("ignore", "8-bit integers take")  # the report contains it
             graph = _static(reference, data, Path(folder) / "model.onnx").without_file()
     except NogradError as error:
         if by_row is None or by_row.report.num_bytes >= by_row.report.float_bytes:
@@ -278,7 +277,7 @@ def _best_static(reference: ModuleBackend, data: _Data) -> QuantizedModel:
 
 
 def _inputs_of(model: nn.Module | Backend, taken: Sequence[Any]) -> tuple[list[Any], tuple[str, ...]]:
-    """Return the model's inputs of each batch, and a note if something else, such as labels, was left out.
+    """Return the model's inputs of each batch, and a note if other values, such as labels, were ignored.
 
     Raises:
         ConfigError: there is no batch.
@@ -300,7 +299,7 @@ def _inputs_of(model: nn.Module | Backend, taken: Sequence[Any]) -> tuple[list[A
 
 
 def _without_labels(batch: Any, count: int) -> tuple[Any, bool]:
-    """Return the inputs of a batch, and whether something was left out."""
+    """Return the inputs of a batch, and whether other values were ignored."""
     if not isinstance(batch, list | tuple) or not batch:
         return batch, False
     if isinstance(batch[0], dict):
@@ -335,7 +334,7 @@ def _of_samples(reference: ModuleBackend) -> list[Batch]:
 
 @dataclass(slots=True)
 class _Trials:
-    """What all recipes of one model share."""
+    """The data shared by all recipes of one model."""
 
     reference: ModuleBackend
     folder: Path
@@ -394,7 +393,7 @@ def _quantized(  # noqa: PLR0913
 
 
 def _note_independence(reference: ModuleBackend, path: Path, *, accept_coupled_rows: bool) -> Independence | None:
-    """Measure how far rows influence each other in the 8-bit file, and note it in the file: eager's is another."""
+    """Measure how far rows influence each other in the 8-bit file, and record it in the file, because it differs from eager."""
     with OnnxBackend(path, device="cpu") as backend:
         manifest = measured_manifest(backend, reference, precision="int8", accept_coupled_rows=accept_coupled_rows)
     write_manifest(path, manifest)
@@ -402,8 +401,8 @@ def _note_independence(reference: ModuleBackend, path: Path, *, accept_coupled_r
 
 
 def _float_graph(reference: ModuleBackend, path: Path) -> Path:
-    """The older exporter's graph comes first: the quantizer finds its matrix products as they stand (MiniLM: 125 sentences a
-    second instead of 108).
+    """Export the float graph. The legacy exporter is preferred: its matrix products suit the quantizer (MiniLM: 125 instead
+    of 108 sentences per second).
     """
     try:
         return export_to_onnx(reference, None, path, exporter="legacy").path
@@ -412,14 +411,14 @@ def _float_graph(reference: ModuleBackend, path: Path) -> Path:
 
 
 def _try(trials: _Trials, recipe: Recipe, index: int) -> tuple[Tried, Path]:
-    """Build and compare; whatever goes wrong is the recipe's reason, and the next one's turn."""
+    """Build a recipe and compare it; any error becomes its reason."""
     path = trials.folder / f"recipe_{index}.onnx"
     try:
         path = trials.build(recipe, f"recipe_{index}")
         report = trials.compared(path)
     except NogradError as error:
         return Tried(recipe.name, None, None, str(error)), path
-    except Exception as error:  # noqa: BLE001  the quantizer raises whatever its graph surgery stumbles on
+    except Exception as error:  # noqa: BLE001  the quantizer raises arbitrary errors
         return Tried(recipe.name, None, None, f"{type(error).__name__}: {error}"), path
     reason = "" if report.passed else "; ".join(report.failures)
     return Tried(recipe.name, None, report, reason, path.stat().st_size), path
@@ -428,7 +427,7 @@ def _try(trials: _Trials, recipe: Recipe, index: int) -> tuple[Tried, Path]:
 def _with_float_layers(
     trials: _Trials, recipes: Sequence[Recipe], built: Sequence[tuple[Tried, Path]]
 ) -> tuple[tuple[Tried, Path], tuple[tuple[str, float], ...]]:
-    """Leave the layers that hurt most in float, twice as many each time, until the answers agree."""
+    """Leave the layers with the largest errors in float, twice as many each time, until the answers agree."""
     scored = [(tried.parity.min_cosine, recipe) for (tried, _), recipe in zip(built, recipes, strict=True) if tried.parity]
     reasons = "; ".join(f"{tried.recipe}: {tried.reason}" for tried, _ in built)
     if not scored:

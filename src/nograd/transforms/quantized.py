@@ -1,4 +1,4 @@
-"""QuantizedModel, the result of quantizing: a module with a report of what was measured, and when."""
+"""QuantizedModel: the result of quantization, a module with a report of its measurements."""
 
 from __future__ import annotations
 
@@ -24,55 +24,55 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "QuantizationReport", "QuantizedModel"]
 
 MAX_ROW_EFFECT = 1e-5
-"""Rows count as independent up to this difference, relative to the output's largest value: float32's rounding."""
+"""Rows count as independent up to this difference, relative to the output's largest value: float32 rounding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """One way to run the 8-bit weights, and its measurement."""
+    """A kernel for the 8-bit weights, and its measurement."""
 
     name: str
     seconds: float | None = None
-    """Of one run of the first inputs; None: not measured."""
+    """Seconds of one run of the first inputs; None: not measured."""
 
     reason: str = ""
-    """Why it was not chosen; empty: it was."""
+    """Why it was not chosen; empty if it was."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizationReport:
-    """Sizes, agreement and speed of a quantized model. What is None was not measured; `measured_on` says what was, and when."""
+    """Sizes, agreement and speed of a quantized model. None means not measured; `measured_on` names the measured inputs."""
 
     engine: str
-    """What runs the 8-bit weights."""
+    """Kernel that runs the 8-bit weights."""
 
     float_bytes: int
     num_bytes: int
-    """Bytes of the state dict, before and after; with a file, of the graph."""
+    """Bytes of the state dict before and after quantization; for a file, of the graph."""
 
     measured_on: str = ""
-    """The inputs that were measured; empty: nothing was measured yet."""
+    """The measured inputs; empty if nothing was measured yet."""
 
     parity: ParityReport | None = None
-    """The answers against those of the float model."""
+    """Comparison with the float model."""
 
     float_s: float | None = None
     """Seconds of one run of the float model on those inputs."""
 
     seconds: float | None = None
-    """Seconds of one run of the quantized model."""
+    """Seconds of one run of the quantized model on those inputs."""
 
     row_effect: float | None = None
     """Largest difference of a row's answer next to other rows, relative to the output's largest value; None: not measured."""
 
     float_row_effect: float | None = None
-    """The same of the float model."""
+    """The same difference of the float model."""
 
     kept_float: tuple[str, ...] = ()
-    """Layers that stayed in float because the answers did not agree."""
+    """Layers that stayed in float because their answers did not agree."""
 
     engines: tuple[Engine, ...] = ()
-    """What was tried."""
+    """All kernels that were tried."""
 
     notes: tuple[str, ...] = ()
     file: Quantized | None = field(default=None, repr=False)
@@ -80,12 +80,12 @@ class QuantizationReport:
 
     @property
     def rows_are_independent(self) -> bool | None:
-        """True if no other row of the batch moves an answer by more than rounding; None: not measured."""
+        """True if other rows of the batch change an answer by no more than rounding; None: not measured."""
         return None if self.row_effect is None else self.row_effect <= MAX_ROW_EFFECT
 
     @property
     def speedup(self) -> float | None:
-        """How many times faster than the float model; None: not measured."""
+        """Speed relative to the float model; None: not measured."""
         return None if self.float_s is None or not self.seconds else self.float_s / self.seconds
 
     def __str__(self) -> str:
@@ -112,16 +112,16 @@ class QuantizationReport:
 
 
 class QuantizedModel(nn.Module):
-    """The model with 8-bit weights: called as the model is, saved by its state dict, and used as any module.
+    """A model with 8-bit weights, called like the original, saved by its state dict, and usable as any module.
 
-    Names in the state dict are those of the model, with `weight_int8` and `weight_scale` for a quantized `weight`. To load one,
-    quantize the same architecture and call `load_state_dict`. Attributes that the module does not have are the inner model's.
+    The state dict has the model's names, with `weight_int8` and `weight_scale` for a quantized `weight`. To load one, quantize
+    the same architecture and call `load_state_dict`. Unknown attributes are looked up on the inner model.
     """
 
     def __init__(self, model: nn.Module, report: QuantizationReport, first_call: FirstCall | None = None) -> None:
         super().__init__()
         self.model = model
-        """The module that runs: the model with other layers, or a graph in ONNX Runtime."""
+        """The inner module: the model with replaced layers, or a graph in ONNX Runtime."""
 
         self._report = report
         self._first_call = first_call
@@ -131,7 +131,7 @@ class QuantizedModel(nn.Module):
 
     @property
     def report(self) -> QuantizationReport:
-        """Sizes, agreement, speed, and whether rows influence each other."""
+        """Sizes, agreement, speed and row independence."""
         return self._report
 
     # -- the written file
@@ -147,7 +147,7 @@ class QuantizedModel(nn.Module):
         """The written file.
 
         Raises:
-            ConfigError: no path was given; so for the following ones.
+            ConfigError: no path was given; the same applies to the following properties.
         """
         return self._file.path
 
@@ -178,7 +178,7 @@ class QuantizedModel(nn.Module):
 
     @property
     def float_s(self) -> float:
-        """Seconds of one run in float32, as measured for the file."""
+        """Seconds of one run in float32, measured for the file."""
         return self._file.float_s
 
     @property
@@ -188,10 +188,10 @@ class QuantizedModel(nn.Module):
 
     @property
     def parity(self) -> ParityReport:
-        """The agreement with the float model.
+        """Comparison with the float model.
 
         Raises:
-            ConfigError: it was not measured yet.
+            ConfigError: not measured yet.
         """
         if self._report.parity is None:
             raise ConfigError("the agreement is not measured yet; call the model once, or pass sample=")
@@ -199,10 +199,10 @@ class QuantizedModel(nn.Module):
 
     @property
     def speedup(self) -> float:
-        """How many times faster than float32.
+        """Speed relative to float32.
 
         Raises:
-            ConfigError: it was not measured yet.
+            ConfigError: not measured yet.
         """
         if self._report.speedup is None:
             raise ConfigError("the speed is not measured yet; call the model once, or pass sample=")
@@ -227,13 +227,13 @@ class QuantizedModel(nn.Module):
         return self.model(*args, **kwargs)
 
     def _measure(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        with self._lock:  # others wait for the measurement
+        with self._lock:  # other threads wait for the measurement
             first, self._first_call = self._first_call, None
             if first is not None:
                 self.model, self._report = first.measure(self.model, self._report, args, kwargs)
 
     def measure(self, *args: Any, measured_on: str = "the sample", **kwargs: Any) -> QuantizationReport:
-        """Measure on these inputs now, instead of at the first call; return the report."""
+        """Measure with these inputs now instead of at the first call; return the report."""
         if self._first_call is not None:
             self._first_call.measured_on = measured_on
             self._measure(args, kwargs)
@@ -242,16 +242,16 @@ class QuantizedModel(nn.Module):
     # -- other reports
 
     def describe(self, report: QuantizationReport) -> None:
-        """Replace the report, by what was measured later."""
+        """Replace the report by a later measurement."""
         self._report = report
 
     def with_notes(self, *notes: str) -> QuantizedModel:
-        """Return this model, with notes in its report."""
+        """Return this model with notes added to its report."""
         self._report = replace(self._report, notes=(*self._report.notes, *notes))
         return self
 
     def without_file(self) -> QuantizedModel:
-        """Return this model, whose file is gone."""
+        """Return this model after its file was removed."""
         self._report = replace(self._report, file=None)
         return self
 
@@ -261,14 +261,14 @@ class QuantizedModel(nn.Module):
         return self.model.state_dict(*args, **kwargs)
 
     def loaded(self) -> None:
-        """Forget what was measured on other weights."""
+        """Discard measurements of other weights."""
         self._first_call = None
         report = self._report
         self._report = replace(report, measured_on="", parity=None, seconds=None, float_s=None, row_effect=None, notes=(
             *report.notes, "the weights were loaded later, and nothing was measured with them"))  # fmt: skip
 
     def fingerprint(self) -> Fingerprint:
-        """Return the digest of the model that runs."""
+        """Return a digest of the inner model."""
         return of_value("quantized", self.model)
 
     def __getattr__(self, name: str) -> Any:
@@ -288,7 +288,7 @@ class QuantizedModel(nn.Module):
 
 
 def _before_loading(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Make layers float or 8-bit as the state has them, and put the wrapper's own child before the names."""
+    """Convert layers to float or 8-bit to match the state dict, and add the wrapped child's name to its keys."""
     from nograd.transforms.replacing import follow_state
 
     made = cast("QuantizedModel", module)

@@ -1,4 +1,4 @@
-"""Layers of a model exchanged for 8-bit ones, and back."""
+"""Replacement of layers by 8-bit ones, and back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["copy_of", "follow_state", "int8_layers", "linear_layers", "num_bytes
 
 
 def with_int8_layers(model: nn.Module, kinds: Collection[type[nn.Module]]) -> nn.Module:
-    """Return a copy of the model whose layers of these classes have 8-bit weights.
+    """Return a copy of the model with 8-bit weights in the layers of these classes.
 
     Raises:
         UnsupportedError: the model cannot be copied.
@@ -27,19 +27,19 @@ def with_int8_layers(model: nn.Module, kinds: Collection[type[nn.Module]]) -> nn
 
 
 def copy_of(model: nn.Module) -> nn.Module:
-    """Return a copy with weights of its own.
+    """Return a deep copy of the model.
 
     Raises:
         UnsupportedError: the model cannot be copied.
     """
     try:
         return copy.deepcopy(model)
-    except Exception as error:  # an attribute of the model may refuse in any way
+    except Exception as error:  # attributes of the model may raise any error
         raise UnsupportedError(f"the model cannot be copied: {type(error).__name__}: {error}") from error
 
 
 def put(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
-    """Put a layer in the place of that name, and return the model; without a name the layer is the model."""
+    """Set the layer of this name and return the model; for an empty name, return the layer."""
     if not name:
         return layer
     parent, _, child = name.rpartition(".")
@@ -66,7 +66,7 @@ def linear_layers(model: nn.Module) -> dict[str, Int8Linear]:
 
 
 def follow_state(model: nn.Module, keys: Iterable[str]) -> None:
-    """Make each layer float or 8-bit as the names in a state dict say."""
+    """Convert each layer to float or 8-bit according to the names in a state dict."""
     known = set(keys)
     for name, layer in int8_layers(model).items():
         if name and f"{name}.weight" in known and f"{name}.weight_int8" not in known:
@@ -77,6 +77,6 @@ def follow_state(model: nn.Module, keys: Iterable[str]) -> None:
 
 
 def num_bytes(model: nn.Module) -> int:
-    """Return the bytes of the state dict; a tensor that is there twice counts once."""
+    """Return the bytes of the state dict; shared tensors count once."""
     tensors = {tensor.data_ptr(): tensor for tensor in model.state_dict().values() if hasattr(tensor, "data_ptr")}
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
