@@ -1,1 +1,1 @@
-"""The gRPC front of the Open Inference Protocol: the extra `grpc`. Nothing of it is imported before it is asked for."""
+"""gRPC interface of the Open Inference Protocol (extra: grpc), imported only if gRPC is enabled."""

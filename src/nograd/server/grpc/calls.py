@@ -1,4 +1,4 @@
-"""The record of a gRPC call, its API key, and the status codes."""
+"""Records, API keys and status codes of gRPC calls."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ CODES = {
     401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
-    413: grpc.StatusCode.RESOURCE_EXHAUSTED,  # as gRPC's own limit of a message answers
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,  # equals the code of gRPC's own message limit
     500: grpc.StatusCode.INTERNAL,
     501: grpc.StatusCode.UNIMPLEMENTED,
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-"""The code for each of `protocol.status_of`'s."""
+"""HTTP status of `protocol.status_of` -> gRPC code."""
 
 STATUS_CODES = {**CODES, 200: grpc.StatusCode.OK, CLIENT_LEFT: grpc.StatusCode.CANCELLED}
 
 PROBES = {"ServerLive": "/v2/health/live", "ServerReady": "/v2/health/ready"}
-"""Methods that are HTTP's probes, which need no key."""
+"""Methods that correspond to HTTP health probes, which need no key."""
 
 
 def begin_call(service: InferenceService, method: str, body: bytes, context: Any, *, traced: bool = False) -> Call:
-    """Return the record of a call of the protocol's service; `traced` begins a span for it, if the service sends traces."""
+    """Return the record of a call; `traced` starts a span for it if the service sends traces."""
     call = Call(service, "grpc", method, f"/{SERVICE}/{method}", client=_address(context.peer()))
     call.bytes_in = len(body)
     if traced and service.tracing is not None:
@@ -57,18 +57,20 @@ def enter_call(call: Call, service: InferenceService, context: Any) -> None:
 
 
 def finish_call(call: Call, status: int, bytes_out: int = 0) -> None:
-    """Finish a call's record; statuses are HTTP's."""
+    """Finish a call's record with an HTTP status."""
     call.finish(status, bytes_out, {"rpc.grpc.status_code": STATUS_CODES[status].value[0]})
 
 
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
-    """Refuses calls of other services than ours (reflection) without a key; ours refuse by themselves, health never does."""
+    """Rejects calls of other services (reflection) without a key. The protocol's service checks keys itself; health needs
+    none.
+    """
 
     def __init__(self, service: InferenceService) -> None:
         self._service = service
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
-        """Return what answers a call."""
+        """Return the handler of a call."""
         if details.method.split("/")[1] not in (SERVICE, HEALTH):
             try:
                 self._service.door.enter(_headers(details.invocation_metadata), details.method)
@@ -85,11 +87,11 @@ def _refusing(said: str) -> Any:
 
 
 def _headers(metadata: Iterable[tuple[str, str | bytes]]) -> list[tuple[bytes, bytes]]:
-    """Return a call's metadata as HTTP's headers are."""
+    """Convert a call's metadata to HTTP headers."""
     return [(name.encode(), value if isinstance(value, bytes) else value.encode()) for name, value in metadata or ()]
 
 
 def _address(peer: str) -> str:
-    """Return the address of what gRPC calls `ipv4:127.0.0.1:4711`, or `ipv6:%5B::1%5D:4711`."""
+    """Return the address in gRPC's peer names, such as `ipv4:127.0.0.1:4711` or `ipv6:%5B::1%5D:4711`."""
     kind, _, rest = unquote(peer).partition(":")
     return rest.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else peer

@@ -1,4 +1,4 @@
-"""The gRPC server: the protocol's methods over an InferenceService, in the same event loop as the HTTP front."""
+"""The gRPC server: the protocol's methods over an InferenceService, in the event loop of the HTTP server."""
 
 from __future__ import annotations
 
@@ -56,26 +56,26 @@ from nograd.server.telemetry.access_log import CLIENT_LEFT
 __all__ = ["GrpcFront"]
 
 DETAIL_BYTES = 1200
-"""Of an error's sentence, in UTF-8, at most: three times as many where it is percent-encoded, and clients take 8 KiB."""
+"""Maximum length of an error message in UTF-8: percent-encoding triples it, and clients accept 8 KiB."""
 
 STREAM = "ModelStreamInfer"
 
 MOST_S = 1e6
-"""A deadline further off is none."""
+"""Deadlines beyond this are ignored, in seconds."""
 
 for _file in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):  # for reflection
     POOL.AddSerializedFile(_file.serialized_pb)
 
 
 Method: TypeAlias = Callable[[bytes, Call, Any], Awaitable[bytes]]
-"""Serialized message, record and gRPC context in, serialized message out."""
+"""Takes serialized message, record and gRPC context; returns a serialized message."""
 
 
 class GrpcFront:
-    """A gRPC server of a service's models.
+    """A gRPC server for a service's models.
 
     Args:
-        service: its settings say where to listen; its models need not be ready.
+        service: its settings contain the address; its models need not be ready.
     """
 
     def __init__(self, service: InferenceService) -> None:
@@ -106,10 +106,10 @@ class GrpcFront:
         reflection.enable_server_reflection((SERVICE, HEALTH, reflection.SERVICE_NAME), self._server, pool=POOL)
 
     async def start(self) -> int:
-        """Listen; return the port.
+        """Start listening; return the port.
 
         Raises:
-            PortInUseError: it cannot be had.
+            PortInUseError: the port is not available.
         """
         address = self._service.config.address(self._service.config.grpc_port or 0)
         try:
@@ -130,7 +130,9 @@ class GrpcFront:
         return port
 
     async def stop(self, grace_s: float) -> None:
-        """Take no more calls; give those that run `grace_s` seconds. The service is stopped before, and then there are few."""
+        """Accept no more calls; running calls may finish within `grace_s` seconds. The service is stopped first, so there
+        are few.
+        """
         self._health.close()
         await self._server.stop(grace_s)
 
@@ -165,7 +167,7 @@ class GrpcFront:
         )
 
     def _answering(self, name: str, method: Method) -> Callable[[bytes, Any], Awaitable[bytes]]:
-        """Return the method as gRPC calls it: errors become a code and HTTP's sentence, and every call is recorded."""
+        """Wrap a method for gRPC: errors become a status code with HTTP's message, and every call is recorded."""
 
         async def answer(body: bytes, context: Any) -> bytes:
             call = begin_call(self._service, name, body, context, traced=name == "ModelInfer")
@@ -208,7 +210,7 @@ class GrpcFront:
         return _done(RepositoryModelUnloadResponse())
 
     def _to_change(self, request: Any) -> str:
-        """Return the name of the model to load or unload, where that may be asked for in this way."""
+        """Return the name of the model to load or unload, if the request is allowed."""
         self._service.repository.require()
         refuse_parameters(request.parameters)
         name: str = request.model_name

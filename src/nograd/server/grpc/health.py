@@ -1,4 +1,4 @@
-"""grpc.health.v1: what load balancers and probes ask. The answer is the service's readiness, never a copy of it."""
+"""grpc.health.v1 for load balancers and probes. It reads the service's readiness directly."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ __all__ = ["HEALTH", "Health"]
 HEALTH = "grpc.health.v1.Health"
 
 LOOK_S = 1.0
-"""Seconds between two looks for those who watch; that the server stops they are told at once."""
+"""Interval of readiness checks for watchers, in seconds; a stop of the server is sent immediately."""
 
 
 class Health:
-    """Answers for the whole server, which has the names '' and `inference.GRPCInferenceService`."""
+    """Health of the whole server, under the names '' and `inference.GRPCInferenceService`."""
 
     def __init__(self, service: InferenceService) -> None:
         self._service = service
         self._closed = asyncio.Event()
 
     def handler(self) -> Any:
-        """Return what a gRPC server takes."""
+        """Return the handler for a gRPC server."""
         request, answer = health_pb2.HealthCheckRequest.FromString, health_pb2.HealthCheckResponse.SerializeToString
         methods = {
             "Check": grpc.unary_unary_rpc_method_handler(self._check, request, answer),
@@ -38,7 +38,7 @@ class Health:
         return grpc.method_handlers_generic_handler(HEALTH, methods)
 
     def close(self) -> None:
-        """End the streams of those who watch."""
+        """End the streams of watchers."""
         self._closed.set()
 
     async def _check(self, request: Any, context: Any) -> Any:

@@ -1,6 +1,6 @@
-"""ModelStreamInfer: many infer calls over one stream. They run side by side, and are answered in the order in which they came.
+"""ModelStreamInfer: many infer calls on one stream. They run concurrently and are answered in the order of arrival.
 
-A request that fails is answered with its sentence, and the stream goes on; gRPC's own status is for the stream as a whole.
+A failed request is answered with its error message, and the stream continues; the gRPC status applies to the stream as a whole.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 __all__ = ["MOST_AT_ONCE", "in_order"]
 
 MOST_AT_ONCE = 128
-"""Requests of one stream that run, or wait for their turn to be written, at once; then no more are read."""
+"""Maximum requests of a stream that run or wait to be written; further requests are not read."""
 
 
 async def in_order(
@@ -20,12 +20,12 @@ async def in_order(
 ) -> AsyncGenerator[bytes, None]:
     """Yield the answer to each request, in the order of the requests.
 
-    Args:
-        requests: come one by one, and may end.
-        answer: answers one, and raises nothing but what ends the stream.
-        most: requests that are worked on at once; more are not taken.
+    If the caller stops iterating, unanswered requests are cancelled.
 
-    What is not answered when the caller stops listening is cancelled.
+    Args:
+        requests: yields the requests.
+        answer: answers one request; an error ends the stream.
+        most: maximum number of concurrent requests.
     """
     room = asyncio.Semaphore(most)
     waiting: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()

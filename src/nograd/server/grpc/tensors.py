@@ -1,4 +1,4 @@
-"""Infer calls of gRPC: messages to arrays and back. Pure functions; no server, no models."""
+"""Infer calls over gRPC: conversion of messages to arrays and back. Pure functions."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ CONTENTS = {
     "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents", "UINT64": "uint64_contents",
     "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",
 }  # fmt: skip
-"""The field of each datatype's elements; FP16 and BF16 have none."""
+"""Message field of each datatype's elements; FP16 and BF16 have none."""
 
 
 def read(request: Any, inputs: Sequence[TensorSpec], left_s: float | None, limits: RequestLimits = NO_LIMITS) -> InferRequest:
-    """Return what an infer call asks for.
+    """Read an infer call.
 
     Args:
         request: a ModelInferRequest.
-        inputs: the tensors that the model takes; datatypes are compared with them, shapes are not.
-        left_s: seconds until the call's deadline, where it has one; a shorter `parameters.timeout` goes before it.
-        limits: of one request; rows and elements are checked before the data is read.
+        inputs: specs of the model's inputs; datatypes are compared with them, shapes are not.
+        left_s: seconds until the call's deadline, if it has one; a shorter `parameters.timeout` has precedence.
+        limits: limits of one request; rows and elements are checked before the data is read.
 
     Raises:
-        ProtocolError: the message is not the protocol's, or a datatype is not the model's. Names the tensor and both sides.
-        TooLargeError: an input is beyond a limit.
+        ProtocolError: the message violates the protocol, or a datatype does not match the model; the message says which.
+        TooLargeError: an input exceeds a limit.
     """
     given_inputs, raw = request.inputs, request.raw_input_contents
     require_inputs(len(given_inputs), inputs)
@@ -69,16 +69,16 @@ def read(request: Any, inputs: Sequence[TensorSpec], left_s: float | None, limit
 
 
 def write(request: InferRequest, model_name: str, model_version: str, request_id: str, outputs: Mapping[str, Array]) -> bytes:
-    """Return the serialized ModelInferResponse; as `message`."""
+    """Return the serialized ModelInferResponse; see `message`."""
     done: bytes = message(request, model_name, model_version, request_id, outputs).SerializeToString()
     return done
 
 
 def message(request: InferRequest, model_name: str, model_version: str, request_id: str, outputs: Mapping[str, Array]) -> Any:
-    """Return the ModelInferResponse: raw where the request was raw, or an output's datatype has no other way.
+    """Return the ModelInferResponse, with raw contents if the request was raw or a datatype requires it.
 
     Raises:
-        ModelError: an output is of a kind that the protocol has no datatype for, or text that has no UTF-8.
+        ModelError: the protocol has no datatype for an output, or a text is not valid UTF-8.
     """
     answer = ModelInferResponse(model_name=model_name, model_version=model_version, id=request_id)
     kinds = {name: datatype_of(name, array) for name, array in outputs.items()}
@@ -94,8 +94,8 @@ def message(request: InferRequest, model_name: str, model_version: str, request_
 
 
 def _parameter(request: Any, name: str) -> Any:
-    """Return a parameter's value; 0 where it is not there."""
-    if name not in request.parameters:  # a look-up in protobuf's map would make it
+    """Return a parameter's value; 0 if it is missing."""
+    if name not in request.parameters:  # indexing a protobuf map would create the entry
         return 0
     given = request.parameters[name]
     choice = given.WhichOneof("parameter_choice")

@@ -1,1 +1,1 @@
-"""Who may call the server: API keys, origins, TLS."""
+"""Access control: API keys, origins, TLS."""

@@ -1,4 +1,4 @@
-"""API keys: which requests a server accepts. Only digests of keys are stored, and they are compared in constant time."""
+"""API keys. Only digests of keys are stored, and they are compared in constant time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VARIABLE = "NOGRAD_API_KEYS"
 """Environment variable with keys, separated by commas or line ends."""
 
 ALWAYS_OPEN = frozenset(("/health", "/healthz", "/v2/health/live", "/v2/health/ready", "/"))
-"""Probes have no keys; and the live page must be there to ask for one."""
+"""Paths without a key: health probes, and the live page, which asks for a key itself."""
 
 PAGE_FILES = "/page/"
 
@@ -33,7 +33,7 @@ HOW = "send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
 _NAMED = re.compile(r"([\w.@-]+):\s+(\S+)")
 
 _EMPTY = re.compile(r"([\w.@-]*:)?\s*(\"\"|\'\'|)")
-"""A line with no key: a name only, or empty quotes."""
+"""A line without a key: only a name, or empty quotes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,10 @@ class _Key:
 
 
 class ApiKeys:
-    """The keys that open a server.
+    """The valid API keys of a server.
 
     Args:
-        keys: by name.
+        keys: keys by name.
     """
 
     def __init__(self, keys: Mapping[str, str]) -> None:
@@ -56,7 +56,7 @@ class ApiKeys:
         return len(self._keys)
 
     def name_of(self, given: bytes) -> str | None:
-        """Return a key's name; None where it is none of these. Takes the same time whatever is given."""
+        """Return the name of a key; None if it is unknown. The time does not depend on the key."""
         digest = _digest(given)
         found: str | None = None
         for key in self._keys:
@@ -66,10 +66,10 @@ class ApiKeys:
 
 
 class Door:
-    """Lets requests in, or not.
+    """Accepts or rejects requests by API key.
 
     Args:
-        keys: that open it; None leaves it open.
+        keys: valid keys; None accepts all requests.
         open_areas: words of `config.AREAS` that need no key.
     """
 
@@ -79,27 +79,27 @@ class Door:
 
     @property
     def is_open(self) -> bool:
-        """True where no keys are needed."""
+        """Whether no keys are needed."""
         return self._keys is None
 
     @property
     def size(self) -> int:
-        """How many keys there are."""
+        """Number of keys."""
         return 0 if self._keys is None else len(self._keys)
 
     def needs_key(self, path: str) -> bool:
-        """True where only who has a key gets in."""
+        """Return whether a path needs a key."""
         return not (self._keys is None or path in self._open or path.startswith(PAGE_FILES))
 
     def enter(self, headers: Iterable[tuple[bytes, bytes]], path: str) -> str | None:
-        """Return the name of the key with which a request comes; None where it needs none.
+        """Return the name of a request's key; None if it needs none.
 
         Args:
-            headers: names in lower case.
-            path: without the query.
+            headers: headers with lower-case names.
+            path: path without the query.
 
         Raises:
-            UnauthorizedError: it has no key, or one that is not known.
+            UnauthorizedError: the key is missing or unknown.
         """
         if self._keys is None or not self.needs_key(path):
             return None
@@ -112,7 +112,7 @@ class Door:
 
 
 def _given(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
-    """Return the keys that a request has."""
+    """Return the keys in a request's headers."""
     found: list[bytes] = []
     for name, value in headers:
         if name == b"x-api-key":
@@ -128,19 +128,19 @@ def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
-# -- where keys come from
+# -- sources of keys
 
 
 def open_door(file: str, open_areas: str, environment: Mapping[str, str]) -> Door:
-    """Return the door of a server.
+    """Create the gate of a server from its settings.
 
     Args:
-        file: with keys; empty: none.
+        file: file with keys; empty: none.
         open_areas: words of `config.AREAS`, separated by commas.
-        environment: may hold VARIABLE.
+        environment: may contain VARIABLE.
 
     Raises:
-        ConfigError: the file cannot be read or holds no key, a line is not a key, or the variable is set and empty.
+        ConfigError: the file cannot be read or contains no key, a line is not a key, or the variable is set and empty.
     """
     listed = environment.get(VARIABLE)
     if listed is not None and not listed.strip():
@@ -169,14 +169,14 @@ def _read(file: str) -> str:
 
 
 def parse_keys(text: str, source: str) -> dict[str, str]:
-    """Return keys by name: a line each, `KEY` or `NAME: KEY`; empty lines and those that begin with # are none.
+    """Parse keys by name: one `KEY` or `NAME: KEY` per line; empty lines and lines that start with # are ignored.
 
     Args:
-        text: of a file.
-        source: what errors call it. They never hold a key.
+        text: content of the file.
+        source: name of the source in errors, which never contain keys.
 
     Raises:
-        ConfigError: a line is not a key or has a name without a key, two lines have one name, or there is no key.
+        ConfigError: a line is not a key or has a name without a key, two lines have the same name, or there is no key.
     """
     found: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):

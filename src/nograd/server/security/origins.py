@@ -1,8 +1,8 @@
-"""Origin and Host of a request: which web pages may change the server's state, and which may read its answers. Pure.
+"""Checks of Origin and Host: which web pages may change the server's state, and which may read its responses. Pure.
 
-A browser sends requests for any page that its user visits, also to servers that only this machine reaches. It names the page
-in `Origin` (https://fetch.spec.whatwg.org/#origin-header). If the page's domain was pointed at the server's address (DNS
-rebinding), the browser takes both for one origin, and the `Host` header still holds that domain.
+A browser sends requests for any page that its user visits, also to servers that only this machine can reach. It sends the
+page's origin in `Origin` (https://fetch.spec.whatwg.org/#origin-header). If the page's domain points to the server's address
+(DNS rebinding), the browser treats both as one origin, but the `Host` header still contains that domain.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nograd.errors import ConfigError, ForbiddenError, ProtocolError
 __all__ = ["ORIGIN", "Cors", "Host", "HostRules", "StateGuard", "parse_host", "parse_list", "parse_origin"]
 
 Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
-"""Names in lower case, and values."""
+"""Lower-case names, and values."""
 
 Address: TypeAlias = IPv4Address | IPv6Address
 
@@ -32,11 +32,12 @@ HOW_ORIGIN = "only pages of this server change its state; list others with --cor
 
 PORTS = {"http": 80, "https": 443}
 UNIX = "unix:"
-"""Begins the `host` of a Unix socket, which no browser reaches."""
+"""Prefix of `host` for a Unix socket, which browsers cannot reach."""
 
 JSON_TYPES = frozenset((b"application/json", b"application/octet-stream"))
-"""Content types of calls that change state. tritonclient's asyncio client sends the second. A page cannot send them to another
-origin without the permission of a preflight request."""
+"""Content types of calls that change state. tritonclient's asyncio client sends the second one. A page cannot send them to
+another origin without a preflight request.
+"""
 
 CORS_REQUEST_HEADERS = (
     b"authorization, content-type, inference-header-content-length, x-api-key, x-request-id, x-server-timing, "
@@ -50,23 +51,23 @@ _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(.+)", re.IGNORECASE)
 
 
 class Host(NamedTuple):
-    """A host, and its port if one is given."""
+    """A host, and its port if given."""
 
     name: str
-    """In lower case, without brackets, zone and final dot."""
+    """Lower case, without brackets, zone and final dot."""
 
     port: int | None = None
 
 
 class Origin(NamedTuple):
-    """The scheme and host of a page."""
+    """Scheme and host of a page."""
 
     scheme: str
     host: Host
 
 
 def parse_host(text: str) -> Host | None:
-    """Return the host in a `Host` header or in a setting; None if the text is not one.
+    """Parse the host of a `Host` header or a setting; None if the text is not a host.
 
     >>> parse_host("[::1]:8000"), parse_host("LocalHost."), parse_host("a@b")
     (Host(name='::1', port=8000), Host(name='localhost', port=None), None)
@@ -79,7 +80,7 @@ def parse_host(text: str) -> Host | None:
 
 
 def parse_origin(text: str) -> Origin | None:
-    """Return the origin in an `Origin` header or in a setting; None if the text is not one, such as `null`.
+    """Parse the origin of an `Origin` header or a setting; None if the text is not an origin, such as `null`.
 
     >>> parse_origin("https://app.example:8443")
     Origin(scheme='https', host=Host(name='app.example', port=8443))
@@ -93,18 +94,18 @@ def parse_origin(text: str) -> Origin | None:
 
 
 def parse_list(text: str) -> tuple[str, ...]:
-    """Return the words of a setting that are separated by commas."""
+    """Split a comma-separated setting into words."""
     return tuple(word for each in text.split(",") if (word := each.strip()))
 
 
 @dataclass(frozen=True, slots=True)
 class HostRules:
-    """Hosts that a request which changes state may be for.
+    """The allowed hosts of requests that change state.
 
     Args:
         bound: `host` of the server. Loopback addresses allow each other and `localhost`. Any other address allows itself and
             the machine's name. `0.0.0.0` and `::` allow every address, because DNS rebinding needs a domain.
-        allowed: more of them: `name`, `name:port`, `*.domain`, or `*` for all.
+        allowed: additional hosts: `name`, `name:port`, `*.domain`, or `*` for all.
         machine: name of the machine.
     """
 
@@ -118,7 +119,7 @@ class HostRules:
                 raise ConfigError(f"allowed_hosts has {each!r}; it takes names such as api.example, *.example or api:8000")
 
     def allow(self, host: Host) -> bool:
-        """Return whether a host is one of these."""
+        """Return whether a host is allowed."""
         return self.bound.startswith(UNIX) or any(_matches(host, each) for each in self.allowed) or self._is_bound(host)
 
     def _is_bound(self, host: Host) -> bool:
@@ -151,19 +152,19 @@ def _address(text: str) -> Address | None:
 
 
 def _is_loopback(name: str) -> bool:
-    """Return whether a name or an address is this machine for itself. Browsers never look `.localhost` up (RFC 6761)."""
+    """Return whether a name or address is loopback. Browsers resolve `.localhost` without DNS (RFC 6761)."""
     address = _address(name)
     return name == "localhost" or name.endswith(".localhost") if address is None else address.is_loopback
 
 
 class Cors:
-    """Answers browsers whether pages of other origins may read the responses (https://fetch.spec.whatwg.org/#http-cors-protocol).
+    """CORS headers: whether pages of other origins may read responses (https://fetch.spec.whatwg.org/#http-cors-protocol).
 
     Args:
-        origins: such as `https://app.example`, or `*` for all; empty: none.
+        origins: origins such as `https://app.example`, or `*` for all; empty: none.
 
     Raises:
-        ConfigError: one is not an origin.
+        ConfigError: an entry is not an origin.
     """
 
     def __init__(self, origins: Sequence[str] = ()) -> None:
@@ -174,11 +175,11 @@ class Cors:
         return self._is_any or bool(self._origins)
 
     def names(self, origin: Origin | None) -> bool:
-        """Return whether an origin is listed; `*` lists none."""
+        """Return whether an origin is listed explicitly, not by `*`."""
         return origin in self._origins
 
     def headers(self, given: bytes | None) -> tuple[tuple[bytes, bytes], ...]:
-        """Return the response headers that let a page read the response.
+        """Return the response headers that allow a page to read the response.
 
         Args:
             given: the request's `Origin`.
@@ -196,7 +197,7 @@ class Cors:
         )
 
     def preflight(self, headers: Headers) -> tuple[tuple[bytes, bytes], ...] | None:
-        """Return the headers of the response to a preflight request; None if the request is not one that is allowed."""
+        """Return the response headers of an allowed preflight request; None for other requests."""
         values = dict(headers)
         if not self or b"access-control-request-method" not in values:
             return None
@@ -219,11 +220,11 @@ def _require_origin(text: str) -> Origin:
 
 
 class StateGuard:
-    """Refuses requests of web pages that would change the server's state.
+    """Rejects requests of foreign web pages that would change the server's state.
 
     Args:
-        hosts: that such a request may be for.
-        cors: its listed origins may change state too, those of `*` may not.
+        hosts: allowed hosts of such requests.
+        cors: its explicitly listed origins may change state, those of `*` may not.
     """
 
     def __init__(self, hosts: HostRules, cors: Cors) -> None:
@@ -232,18 +233,18 @@ class StateGuard:
 
     @classmethod
     def of(cls, host: str, allowed_hosts: str, cors: Cors) -> StateGuard:
-        """Return the guard of a server on this machine; arguments are settings."""
+        """Create the guard of a server on this machine from settings."""
         return cls(HostRules(host, parse_list(allowed_hosts), socket.gethostname()), cors)
 
     def check(self, headers: Headers) -> None:
         """Check a request.
 
         Args:
-            headers: of the request.
+            headers: headers of the request.
 
         Raises:
-            ForbiddenError: `Host` or `Origin` is of another site.
-            ProtocolError: the content type is one that a form of any page can send.
+            ForbiddenError: `Host` or `Origin` belongs to another site.
+            ProtocolError: a form of any page can send this content type.
         """
         given = [(name, value) for name, value in headers if name in LOOKED_AT]
         hosts = [value.decode("latin-1") for name, value in given if name == b"host"]
@@ -260,7 +261,7 @@ class StateGuard:
             raise ProtocolError(f"the content type is {was}; this call takes application/json")
 
     def _check_origin(self, values: dict[bytes, bytes], host: str) -> None:
-        """Check where the page of a request is from. Other clients send neither header."""
+        """Check the origin of a request's page. Other clients do not send these headers."""
         text = values.get(ORIGIN)
         if text is None:
             if values.get(FETCH_SITE, b"none") not in (b"none", b"same-origin"):
@@ -272,5 +273,5 @@ class StateGuard:
 
 
 def _is_same(origin: Origin, host: Host | None) -> bool:
-    """Return whether an origin is the host that a request is for. A proxy may have ended TLS, so the scheme is not compared."""
+    """Return whether an origin is the request's host. The scheme is not compared, because a proxy may terminate TLS."""
     return host is not None and origin.host == host._replace(port=host.port or PORTS.get(origin.scheme))

@@ -1,4 +1,4 @@
-"""TLS: a server's certificate and key, read once for HTTP and gRPC, with errors that name the file."""
+"""TLS: a server's certificate and key, read once for HTTP and gRPC, with errors that contain the file name."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ __all__ = ["Tls", "reload_certificate"]
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Where a server's TLS comes from: PEM files."""
+    """PEM files of a server's TLS settings."""
 
     cert: str
-    """The certificate, and behind it those between it and its authority."""
+    """The certificate chain: the certificate, followed by intermediate ones."""
 
     key: str
     """Its private key, without a password."""
 
     ca: str = ""
-    """Authorities of clients' certificates; with it, clients without one are turned away. Empty: they need none."""
+    """Authorities of client certificates. If set, clients without a certificate are rejected; empty: clients need none."""
 
     def context(self) -> ssl.SSLContext:
-        """Return what HTTP's sockets take.
+        """Return the SSL context for HTTP sockets.
 
         Raises:
-            ConfigError: a file cannot be read or is not what it should be, or the key is another certificate's.
+            ConfigError: a file cannot be read or is invalid, or the key does not match the certificate.
         """
         self.read()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -46,10 +46,10 @@ class Tls:
         return context
 
     def load(self, context: ssl.SSLContext) -> None:
-        """Put certificate and key into a context: also into one that is used, whose new connections have them then.
+        """Load certificate and key into a context. New connections of a context in use get them, too.
 
         Raises:
-            ConfigError: as `context`.
+            ConfigError: as for `context`.
         """
         try:
             context.load_cert_chain(self.cert, self.key, password=self._refuse_password)
@@ -59,10 +59,10 @@ class Tls:
             raise ConfigError(f"{self.cert!r} and {self.key!r} are no certificate and key: {_reason(error)}") from None
 
     def read(self) -> tuple[bytes, bytes, bytes | None]:
-        """Return the key, the certificate and the authorities (None without), as gRPC takes them.
+        """Return key, certificate and authorities (or None), in the form for gRPC.
 
         Raises:
-            ConfigError: a file cannot be read, or is not PEM of that kind.
+            ConfigError: a file cannot be read, or is not PEM of the expected kind.
         """
         cert, key = _pem("tls_cert", self.cert, b"CERTIFICATE"), _pem("tls_key", self.key, b"PRIVATE KEY")
         return key, cert, _pem("tls_ca", self.ca, b"CERTIFICATE") if self.ca else None
@@ -75,9 +75,9 @@ class Tls:
 
 
 def reload_certificate(tls: Tls, context: ssl.SSLContext) -> None:
-    """Read certificate and key anew; where they cannot be read, those that there are stay."""
+    """Reload certificate and key; if they cannot be read, the current ones stay."""
     try:
-        tls.context()  # a context whose load fails half-way would be left with a key that is not its certificate's
+        tls.context()  # check first: a failed load could leave a key that does not match the certificate
         tls.load(context)
     except ConfigError as error:
         event("certificate_not_reloaded", logging.ERROR, error=str(error))

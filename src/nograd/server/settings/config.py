@@ -1,4 +1,4 @@
-"""Settings of `nograd serve`: the one definition that all ways of setting them derive from, checked before anything starts."""
+"""Settings of `nograd serve`: one definition for all ways to set them, checked before anything starts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ AREAS = ("metrics", "page")
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A field of `ServeConfig`, as the command line, the schema and the reference page need it."""
+    """A field of `ServeConfig` for the command line, the schema and the reference page."""
 
     name: str
     type: Any
@@ -48,7 +48,7 @@ class Setting:
     """One of `GROUPS`."""
 
     metavar: str = ""
-    """Placeholder of the value in help texts; empty: the type's own."""
+    """Placeholder of the value in help texts; empty: that of the type."""
 
     choices: tuple[str, ...] = ()
     """Allowed values; empty: any value of the type, within the range that `ServeConfig` checks."""
@@ -178,7 +178,7 @@ class ServeConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0, finite")
 
     def address(self, port: int) -> str:
-        """Return host and port as they are written in a URL.
+        """Return host and port in URL notation.
 
         >>> ServeConfig(host="::1").address(8000)
         '[::1]:8000'
@@ -187,7 +187,7 @@ class ServeConfig:
 
     @property
     def has_workers(self) -> bool:
-        """Whether processes of their own serve, and this one looks after them."""
+        """Whether worker processes serve and this process only supervises them."""
         return self.workers > 1 or bool(self.devices)
 
     def _check_workers(self) -> None:

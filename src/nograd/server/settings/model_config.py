@@ -34,7 +34,7 @@ HELP = {
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """One version of one model. A field that is None takes the server's value; `HELP` explains the others."""
+    """One version of one model. None means the server's value; `HELP` explains the other fields."""
 
     model: str
     name: str = ""
@@ -60,7 +60,7 @@ class ModelConfig:
         self.settings(ServeConfig())
 
     def settings(self, server: ServeConfig) -> ServeConfig:
-        """Return the server's settings as they are for this model.
+        """Return the server's settings with the overrides of this model.
 
         Raises:
             ConfigError: a limit is out of its range.
@@ -72,9 +72,9 @@ class ModelConfig:
 
 
 def parse_model(text: str) -> ModelConfig:
-    """Return the model that an argument of the command names: `MODEL`, `NAME=MODEL` or `NAME:VERSION=MODEL`.
+    """Parse a model argument of the command line: `MODEL`, `NAME=MODEL` or `NAME:VERSION=MODEL`.
 
-    A NAME may have slashes, as in `org/model`. A text that is the path of a file or folder is a MODEL, whatever is in it.
+    NAME may contain slashes, as in `org/model`. The path of an existing file or folder is always a MODEL.
 
     Raises:
         ConfigError: a name, a version or the model is empty.
@@ -89,20 +89,22 @@ def parse_model(text: str) -> ModelConfig:
 
 
 def _names_model(text: str) -> bool:
-    """Return whether a text can be a MODEL: a factory, a file or folder, or the demo. Else a slash before it is a path's."""
+    """Return whether a text can be a MODEL: a factory, a file or folder, or the demo. If not, a slash before it belongs to
+    a path.
+    """
     return ":" in text or "/" in text or text == DEMO or bool(PurePath(text).suffix) or Path(text).exists()
 
 
 def name_of(model: str) -> str:
-    """Return the name in the URL of a model that has none of its own: the factory's, or the folder's."""
+    """Return the default name of a model in URLs: that of the factory or the folder."""
     return PurePath(model.rpartition(":")[2]).name.removesuffix(".zip") or "model"
 
 
 def open_model(model: ModelConfig, server: ServeConfig) -> Predictor:
-    """Return the model, loaded; blocking.
+    """Load the model; blocking.
 
     Raises:
-        NogradError: as `nograd.load`.
+        NogradError: as for `nograd.load`.
     """
     from nograd.sources import load
 

@@ -16,7 +16,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def with_settings(command: Command) -> Command:
-    """Give a command one option for each setting of a server, before its own keyword parameters.
+    """Add one option per server setting to a command, before its own keyword parameters.
 
     Args:
         command: takes the settings as `**settings`.

@@ -1,4 +1,4 @@
-"""Settings as TOML that `nograd serve --config` reads back, with a comment on where each comes from."""
+"""Effective settings as TOML for `nograd serve --config`, with a comment on the origin of each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["to_toml"]
 
 
 def to_toml(settings: Settings) -> str:
-    """Return all settings as TOML, without passwords in URLs. A setting that has no value is a comment."""
+    """Return all settings as TOML, with masked passwords in URLs. Unset settings are comments."""
     lines = [*_server(settings), *_models(settings)]
     return "\n".join(lines) + "\n"
 

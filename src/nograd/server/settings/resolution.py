@@ -1,6 +1,6 @@
-"""Settings of `nograd serve` from a file, the environment and the command line, put together and checked. Pure functions.
+"""Resolution of `nograd serve` settings from file, environment and command line. Pure functions.
 
-What the command line says goes before the environment, that before the file, and that before what nobody has to say.
+Precedence: command line, environment, file, defaults.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from nograd.server.settings.model_config import ModelConfig
 __all__ = ["CONFIG_VARIABLE", "DEFAULT", "PREFIX", "Settings", "read_file", "settle"]
 
 PREFIX = "NOGRAD_"
-"""Of environment variables; behind it the setting's name in capitals."""
+"""Prefix of environment variables, followed by the setting's name in capitals."""
 
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
-"""Environment variable with the path of the file, where `--config` does not say it."""
+"""Environment variable with the path of the file, used without `--config`."""
 
 OTHERS = frozenset((CONFIG_VARIABLE, "NOGRAD_API_KEYS"))
-"""Variables that begin so and are no settings: a secret is not printed, and a file cannot say where the file is."""
+"""Variables with the prefix that are not settings: secrets are not printed, and the file cannot contain its own path."""
 
 ALIASES = {"OTEL_EXPORTER_OTLP_ENDPOINT": "traces"}
-"""Variables of others that say the same; ours go before."""
+"""Equivalent variables of other programs, with lower precedence than nograd's."""
 
 KEYS_FILE = "api_keys_file"
 
@@ -38,38 +38,38 @@ DEFAULT = "default"
 MODELS = "models"
 
 ALIKE = 0.72
-"""How much (difflib's ratio) a name must be like a setting's to be taken for a slip: PROT for PORT is 0.75."""
+"""Similarity (difflib's ratio) above which an unknown name counts as a misspelled setting: PROT for PORT has 0.75."""
 
 KUBERNETES = "tcp://"
-"""So begins what Kubernetes puts into NOGRAD_PORT where a service is named nograd; it is not meant for us."""
+"""Prefix of the value that Kubernetes sets in NOGRAD_PORT for a service named nograd; ignored."""
 
 KINDS: Mapping[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-"""What may be said for true and false where there is only text."""
+"""Accepted texts for true and false."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a server is to do."""
+    """The resolved settings of a server."""
 
     config: ServeConfig
     models: tuple[ModelConfig, ...] = ()
     origins: Mapping[str, str] = field(default_factory=dict)
-    """Setting -> who said so: a file's path, a variable's name or an option; what is not in it is `default`."""
+    """Setting -> origin: a file's path, a variable's name or an option. Other settings have their default."""
 
 
 def read_file(path: Path) -> Mapping[str, Any]:
-    """Return a configuration file's TOML.
+    """Read the TOML of a configuration file.
 
     Raises:
-        ConfigError: it cannot be read, or is no TOML.
+        ConfigError: the file cannot be read, or is not TOML.
     """
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"config is {str(path)!r}; it cannot be read: {error.strerror or error}") from None
-    except ValueError as error:  # TOML's own, and text that is no UTF-8
+    except ValueError as error:  # invalid TOML or UTF-8
         raise ConfigError(f"{path} is no TOML: {error}") from None
 
 
@@ -79,16 +79,16 @@ def settle(
     flags: Mapping[str, Any],
     models: Sequence[ModelConfig] = (),
 ) -> Settings:
-    """Return the settings that apply.
+    """Resolve the settings.
 
     Args:
         file: path and content of the configuration file.
-        environment: as `os.environ`.
-        flags: what the command line says, by the setting's name.
-        models: of the command line; where there are any, those of the file are not served.
+        environment: such as `os.environ`.
+        flags: settings of the command line, by name.
+        models: models of the command line; if there are any, they replace those of the file.
 
     Raises:
-        ConfigError: a setting is not known, of another kind than it must be, or out of its range; says where it is.
+        ConfigError: a setting is unknown, has the wrong type, or is out of its range; the message contains its origin.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -114,7 +114,7 @@ def settle(
 
 
 def check_names(models: Sequence[ModelConfig], origin: str) -> None:
-    """Raise ConfigError where two models have one name and version."""
+    """Raise ConfigError if two models have the same name and version."""
     seen: dict[tuple[str, str], ModelConfig] = {}
     for model in models:
         if model.name and (other := seen.setdefault((model.name, model.version), model)) is not model:
@@ -128,7 +128,7 @@ def _checked(values: Mapping[str, Any], origins: Mapping[str, str]) -> ServeConf
     try:
         return ServeConfig(**values)
     except ConfigError as error:
-        origin = origins.get(str(error).partition(" ")[0], "--")  # a refusal begins with the setting's name
+        origin = origins.get(str(error).partition(" ")[0], "--")  # the message starts with the setting's name
         if origin.startswith("--"):
             raise
         raise ConfigError(f"{origin}: {error}") from None
@@ -151,7 +151,7 @@ def _model_of_file(where: str, content: Mapping[str, Any]) -> ModelConfig:
 
 
 def _typed(kind: type, content: Mapping[str, Any], where: str, more: Sequence[str] = ()) -> dict[str, Any]:
-    """Return a TOML table's values, each of the kind that a settings class wants."""
+    """Return the values of a TOML table, checked against the types of a settings class."""
     hints = get_type_hints(kind)
     known = [each.name for each in fields(kind)]
     for key, value in content.items():
@@ -168,7 +168,7 @@ def _nearest(key: str, known: Sequence[str]) -> str:
 
 
 def _of_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return what variables say; one that is nearly a setting's is a slip, any other somebody else's."""
+    """Return the settings in environment variables. Nearly matching names raise; other variables are ignored."""
     hints = get_type_hints(ServeConfig)
     known = {PREFIX + each.name.upper(): each.name for each in fields(ServeConfig)}
     found: dict[str, Any] = {name: environment[alias] for alias, name in ALIASES.items() if environment.get(alias)}
@@ -187,7 +187,7 @@ def _of_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
-    """Return the kinds that a setting may be of."""
+    """Return the allowed types of a setting."""
     return get_args(hint) if isinstance(hint, UnionType) else (hint,)
 
 
@@ -204,7 +204,7 @@ def _is_one(option: Any, value: object) -> bool:
 
 
 def _taken(hint: Any, value: Any) -> Any:
-    """Return a TOML value as the setting has it."""
+    """Convert a TOML value to the setting's type."""
     for option in _options(hint):
         if option is not NoneType and _is_one(option, value):
             return tuple(value) if get_origin(option) is tuple else option(value)
@@ -212,7 +212,7 @@ def _taken(hint: Any, value: Any) -> Any:
 
 
 def _read(hint: Any, text: str, variable: str) -> Any:
-    """Return a variable's text as the setting has it; empty is None where the setting may be that."""
+    """Convert a variable's text to the setting's type; empty text is None if that is allowed."""
     options = _options(hint)
     if not text and NoneType in options:
         return None

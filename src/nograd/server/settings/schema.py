@@ -1,4 +1,4 @@
-"""JSON Schema of `nograd.toml`, for editors that check and complete it as it is written."""
+"""JSON Schema of `nograd.toml`, for validation and completion in editors."""
 
 from __future__ import annotations
 

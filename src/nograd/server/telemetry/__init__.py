@@ -1,1 +1,1 @@
-"""What a server records: access log, metrics, statistics, traces, logs."""
+"""Telemetry: access log, metrics, statistics, traces, logs."""

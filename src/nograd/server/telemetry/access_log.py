@@ -1,7 +1,7 @@
-"""The access log: what every request was answered. A request only appends a tuple; a thread makes lines and writes them.
+"""The access log: one line per request. The event loop only appends a record; a thread formats and writes lines.
 
-At most LIMIT accesses are held. Where lines are not taken as fast as requests come (a pipe that nobody reads), the rest is
-dropped, counted and told: a log may cost lines, never answers (docs/adr/0014).
+At most LIMIT records are queued. If lines are written too slowly (a pipe that is not read), further records are dropped,
+counted and reported: logging may lose lines, but never delays responses (docs/adr/0014).
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from nograd.server.telemetry.logs import line_of
 __all__ = ["CLIENT_LEFT", "Access", "AccessLog"]
 
 CLIENT_LEFT = 499
-"""The status in the log where the client left before its answer, as nginx has it."""
+"""Status in the log if the client disconnected before the response, as in nginx."""
 
 LIMIT = 65536
-"""Accesses that wait to be written, at most: about 30 MB."""
+"""Maximum number of queued records, about 30 MB."""
 
 WRITE_EVERY_S = 0.25
-"""Seconds for which accesses are gathered into one write. Without requests nothing wakes up."""
+"""Interval of writes, in seconds. Without requests there are no wake-ups."""
 
 FLUSH_S = 5.0
-"""Seconds that the last lines may take when the server ends: whoever does not read them may not keep it."""
+"""Maximum seconds for writing the last lines at exit; a reader that stalls must not delay it."""
 
 
 class Access(NamedTuple):
-    """One request and its answer."""
+    """A request and its response."""
 
     at: float
-    """When it was answered, in seconds since 1970."""
+    """Time of the response, in seconds since 1970."""
 
     protocol: str
     """`http` or `grpc`."""
@@ -44,30 +44,30 @@ class Access(NamedTuple):
     model: str | None
     request_id: str | None
     status: int
-    """HTTP's, for gRPC too: `protocol.status_of`; 499 where the client left."""
+    """HTTP status, also for gRPC (`protocol.status_of`); 499 if the client disconnected."""
 
     seconds: float
-    """From its head, or body where it is an infer call, to its answer."""
+    """Seconds from the request's head, or for infer calls its body, to the response."""
 
     bytes_in: int | None
     bytes_out: int
     client: str | None
-    """Address of the other end."""
+    """Address of the client."""
 
     key: str | None
-    """Name of the API key, never the key."""
+    """Name of the API key, never the key itself."""
 
     error: str | None
-    """What the client was told."""
+    """Error message sent to the client."""
 
 
 class AccessLog:
-    """Takes accesses in the event loop, and writes them in a thread of its own.
+    """Collects records in the event loop and writes them in a separate thread.
 
     Args:
         log_format: one of `config.FORMATS`.
-        write: takes several whole lines; called in the thread.
-        limit: accesses that wait, at most.
+        write: writes several complete lines; called in the thread.
+        limit: maximum number of queued records.
     """
 
     def __init__(self, log_format: str, write: Callable[[str], object], *, limit: int = LIMIT) -> None:
@@ -78,10 +78,10 @@ class AccessLog:
         self._batches: SimpleQueue[tuple[list[Access], int] | None] = SimpleQueue()
         self._timer: asyncio.TimerHandle | None = None
         self._noted = 0
-        self._written = 0  # by the thread only, as the others by the loop only: no lock
+        self._written = 0  # written by the thread only, the others by the loop only: no lock
         self._untold = 0
         self.dropped = 0
-        """Accesses that were not written, for there was no room."""
+        """Number of records dropped because the queue was full."""
 
         self._thread = threading.Thread(target=self._work, name="nograd-access-log", daemon=True)
         self._is_open = False
@@ -92,7 +92,7 @@ class AccessLog:
         self._thread.start()
 
     def note(self, access: Access) -> None:
-        """Have one access written, soon."""
+        """Queue a record."""
         if self._noted - self._written >= self._limit:
             self.dropped += 1
             self._untold += 1
@@ -110,7 +110,7 @@ class AccessLog:
             self._batches.put((batch, untold))
 
     def close(self) -> None:
-        """Write what is left, and end the thread."""
+        """Write the remaining records, and end the thread."""
         if not self._is_open:
             return
         if self._timer is not None:
@@ -131,7 +131,7 @@ class AccessLog:
                 lines.append(line_of(self._format, time.time(), "warning", "access_log_dropped", fields))
             try:
                 self._write("".join([f"{line}\n" for line in lines]))
-            except (OSError, ValueError):  # nobody reads stderr any more, or it is closed: answers go on
+            except (OSError, ValueError):  # stderr is closed or not read: serving continues
                 self.dropped += len(batch)
             self._written += len(batch)
 

@@ -30,7 +30,7 @@ SMALLEST_S = 1e-6
 LARGEST_S = 1e6
 
 BUCKETS = 2048
-"""More than there are buckets of time."""
+"""Upper bound of the number of time buckets."""
 
 EXACT_SIZES = 64
 """Sizes of runs up to this have buckets of their own; larger ones have eight from one power of two to the next."""
@@ -45,7 +45,7 @@ class Tally:
 
     @classmethod
     def of(cls, keys: Integers) -> Self:
-        """Return the tally of all `keys`, in any order."""
+        """Count `keys`, given in any order."""
         return cls(*np.unique(keys, return_counts=True))
 
     @classmethod

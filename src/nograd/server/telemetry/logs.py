@@ -1,4 +1,5 @@
-"""The server's log: one line an event, as text or as JSON. Python's `logging` carries it, so other libraries' lines look alike.
+"""The server's log: one line per event, as text or JSON. It uses Python's `logging`, so other libraries' lines have the same
+form.
 
 2026-11-26T06:42:15.123Z info ready model=minilm url=http://127.0.0.1:8000
 {"time":"2026-11-26T06:42:15.123Z","level":"info","event":"ready","model":"minilm","url":"http://127.0.0.1:8000"}
@@ -25,16 +26,16 @@ __all__ = ["Format", "Repeats", "configure", "dropped_lines", "event", "failure"
 Format = Literal["text", "json"]
 
 REPEAT_S = 10.0
-"""Seconds in which one error's traceback is written once, however many requests meet it."""
+"""Seconds in which the traceback of an error is logged once, regardless of the number of affected requests."""
 
 _logger = logging.getLogger("nograd.server")
 
 _queue: QueuedStderr | None = None
-"""What `configure` found as stderr; a spinner may replace `sys.stderr` meanwhile."""
+"""The stderr found by `configure`; a spinner may replace `sys.stderr` temporarily."""
 
 
 def configure(log_format: str, level: str, **always: Any) -> None:
-    """Send this process' log to stderr from now on, all of it in one form.
+    """Configure the log of this process: all lines go to stderr in one format.
 
     Args:
         log_format: one of `config.FORMATS`.
@@ -54,19 +55,19 @@ def configure(log_format: str, level: str, **always: Any) -> None:
 
 
 def event(name: str, /, level: int = logging.INFO, **fields: Any) -> None:
-    """Log that something happened.
+    """Log an event.
 
     Args:
-        name: of the event, a word.
-        level: of `logging`.
-        fields: what is said of it: strings, numbers, lists of them; those that are None are left out.
+        name: name of the event, one word.
+        level: level of `logging`.
+        fields: strings, numbers or lists of them; None is omitted.
     """
     if _logger.isEnabledFor(level):
         _logger.log(level, name, extra={"fields": fields})
 
 
 class Repeats:
-    """Says whether something is to be told in full: a fault of every request shall not fill a disk. No clock of its own."""
+    """Limits repeated messages, so that an error of every request does not fill the disk. Callers pass the time."""
 
     def __init__(self, every_s: float = REPEAT_S, most: int = 256) -> None:
         self._every_s = every_s
@@ -74,7 +75,7 @@ class Repeats:
         self._told: dict[str, tuple[float, int]] = {}
 
     def left_out(self, key: str, now: float) -> int | None:
-        """Return how often it was left out since it was last told, where it is to be told now; else None, and it is counted."""
+        """Return the number of omitted repeats if the message is due; otherwise count it and return None."""
         last, count = self._told.get(key, (-self._every_s, 0))
         if now - last < self._every_s:
             self._told[key] = last, count + 1
@@ -89,11 +90,11 @@ _repeats = Repeats()
 
 
 def failure(request: str, error: BaseException) -> None:
-    """Log an error that is the model's or ours, with its traceback; the same one at most every REPEAT_S seconds.
+    """Log an error of the model or the server with its traceback; equal errors at most every REPEAT_S seconds.
 
     Args:
         request: method and path.
-        error: what was raised.
+        error: the error.
     """
     cause = error.__cause__ or error
     left_out = _repeats.left_out(f"{type(cause).__name__}: {cause}"[:500], time.monotonic())
@@ -106,12 +107,12 @@ def failure(request: str, error: BaseException) -> None:
 
 
 class _Stderr(logging.StreamHandler[Any]):
-    """Writes to whatever stderr is at the moment: a spinner may stand before it."""
+    """Writes to the current stderr, which a spinner may replace."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
 
-    @property  # as the stdlib's own handler of last resort
+    @property  # like logging's handler of last resort
     def stream(self) -> Any:
         return sys.stderr
 
@@ -126,7 +127,7 @@ class _Lines(logging.Formatter):
         fields = getattr(record, "fields", None)
         if isinstance(fields, Mapping):
             name, said = record.msg, dict(fields)
-        else:  # another library's
+        else:  # from another library
             name, said = "log", {"logger": record.name, "message": record.getMessage()}
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]
@@ -137,14 +138,14 @@ class _Lines(logging.Formatter):
 
 
 def line_of(log_format: str, at: float, level: str, name: str, fields: Mapping[str, Any]) -> str:
-    """Return a line, without its end.
+    """Return a line without its line end.
 
     Args:
         log_format: one of `config.FORMATS`.
         at: seconds since 1970.
         level: such as info.
-        name: of the event.
-        fields: more, in their order; None is left out. As text a traceback stands on lines of its own behind.
+        name: name of the event.
+        fields: further fields in order; None is omitted. In text format a traceback follows on separate lines.
     """
     said = {key: value for key, value in fields.items() if value is not None}
     when = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -156,7 +157,7 @@ def line_of(log_format: str, at: float, level: str, name: str, fields: Mapping[s
 
 
 def _word(value: Any) -> str:
-    """Return a value as one word: quoted, with its line ends escaped, where it would not be one."""
+    """Return a value as one word, quoted and escaped if necessary."""
     text = f"{value:g}" if isinstance(value, float) else str(value)
     if text and text.isprintable() and not any(letter in text for letter in ' "='):
         return text
@@ -169,12 +170,12 @@ def _missing(log_format: str, always: Mapping[str, Any], lines: int) -> str:
 
 
 def dropped_lines() -> int:
-    """Return how many lines of this process' log were dropped because stderr did not take them."""
+    """Return the number of log lines dropped because stderr was full, closed or not read."""
     return _queue.dropped_lines if _queue is not None else 0
 
 
 def write(text: str) -> None:
-    """Write lines to stderr as they are; wait until it takes them."""
+    """Write lines to stderr unchanged; wait for room."""
     if isinstance(sys.stderr, QueuedStderr):
         sys.stderr.write_whole(text)
         return

@@ -87,7 +87,7 @@ class _StoredHistogram(Collector):
         self._stores = stores
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
-        """Yield the histogram as prometheus_client wants it."""
+        """Yield the histogram for prometheus_client."""
         family = HistogramMetricFamily(self._name, self._text, labels=("model",))
         for model, _, totals in self._stores.by_model():
             histogram = self._of(totals)
@@ -110,7 +110,7 @@ def _reasons(totals: Totals) -> list[tuple[tuple[str, ...], float]]:
 
 
 class Metrics:
-    """All metrics of one server, in a registry of their own."""
+    """All metrics of a server, in a separate registry."""
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
@@ -161,13 +161,13 @@ class Metrics:
         ProcessCollector(registry=registry)
 
     def refresh_model(self, model: str, *, ready: bool, queue_rows: int, backlog_s: float) -> None:
-        """Bring up to date how a model stands, all versions of it together.
+        """Update the state of a model, over all its versions.
 
         Args:
-            model: its name.
-            ready: whether one of them answers.
-            queue_rows: that wait now.
-            backlog_s: seconds that what waits should take.
+            model: name of the model.
+            ready: whether a version is ready.
+            queue_rows: number of waiting rows.
+            backlog_s: predicted seconds to run the waiting rows.
         """
         self.ready.labels(model).set(ready)
         self.queue_rows.labels(model).set(queue_rows)
@@ -237,7 +237,7 @@ class ModelMetrics:
         self._overdue = overdue
 
     def refresh_cache(self, cache: Mapping[str, Any]) -> None:
-        """Bring up to date what the cache counts by itself; see `ModelCache.snapshot`."""
+        """Update the metrics of the cache; see `ModelCache.snapshot`."""
         now = {
             "hit": cache["hits"],
             "miss": cache["misses"],

@@ -1,4 +1,4 @@
-"""Where the time of one request went, for the header Server-Timing (W3C) of its answer."""
+"""Stage times of a request for the Server-Timing header (W3C) of its response."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["Timing"]
 
 
 class Timing:
-    """The times of one request, in seconds; it is made only where a client asks.
+    """The times of one request, in seconds; created only if the client requests them.
 
     Args:
-        clock: gives seconds.
+        clock: returns the time in seconds.
     """
 
     __slots__ = ("_begun", "_clock", "_decoded", "_encoded", "_outputs", "hits", "prepare_s", "rows", "spent")
@@ -23,32 +23,32 @@ class Timing:
         self._begun = self._decoded = self._outputs = self._encoded = clock()
         self.spent = Spent()
         self.prepare_s = 0.0
-        """In `preprocess`, such as a tokenizer."""
+        """Time in `preprocess`, such as a tokenizer."""
         self.rows = 0
-        """Looked up in the cache."""
+        """Number of rows looked up in the cache."""
         self.hits = 0
-        """Of them, those that had not to be run for this request."""
+        """Number of rows that did not have to run for this request."""
 
     def decoded(self) -> None:
-        """The request was read."""
+        """Mark the end of decoding."""
         self._decoded = self._outputs = self._encoded = self._clock()
 
     def outputs(self) -> None:
-        """The outputs are there."""
+        """Mark the end of the run."""
         self._outputs = self._encoded = self._clock()
 
     def encoded(self) -> None:
-        """The answer is written."""
+        """Mark the end of encoding."""
         self._encoded = self._clock()
 
     def now(self) -> float:
-        """Return the clock's seconds."""
+        """Return the current time in seconds."""
         return self._clock()
 
     def stages(self) -> list[tuple[str, float, float]]:
-        """Return name, begin and end of each stage that took time, in seconds of the clock.
+        """Return name, start and end of each stage that took time, in seconds of the clock.
 
-        What was spent before the outputs is known as durations only: these stages are told one behind the other.
+        Stages before the outputs are known only as durations, and are placed one after the other.
         """
         spent, at = self.spent, self._decoded
         found = [("decode", self._begun, self._decoded)]
@@ -60,7 +60,7 @@ class Timing:
         return [stage for stage in found if stage[2] > stage[1]]
 
     def header(self) -> bytes:
-        """Return the header's value; durations are in milliseconds, as it wants them."""
+        """Return the header's value, with durations in milliseconds as specified."""
         spent = self.spent
         parts = {
             "decode": self._decoded - self._begun,

@@ -1,19 +1,19 @@
 """The extension statistics: counts and times of one model, in Triton's form; a view of its store.
 
-The text: Triton, docs/protocol/extension_statistics.md. What is counted:
+Specification: Triton, docs/protocol/extension_statistics.md. Definitions:
 
-    success         requests that were answered, by whatever way; from their body's last byte to the encoded answer
-    fail            requests that were answered with an error (clients that left are neither)
-    queue           requests that were run, from their arrival to their batch's beginning; and those that were not: at once
-    compute_input   of requests that were run: joining and padding their batch
-    compute_infer   of the same: the model's run
-    compute_output  of the same: giving each request of the batch its own rows
-    cache_hit       requests none of whose rows had to be run for them
-    cache_miss      requests that were looked up, and some of whose rows had to be run; the looking up
+    success         answered requests; time from the last byte of the body to the encoded response
+    fail            requests answered with an error (disconnected clients count as neither)
+    queue           requests that ran, from arrival to the start of their batch; and cache hits, with time 0
+    compute_input   of requests that ran: joining and padding their batch
+    compute_infer   of the same requests: the model's run
+    compute_output  of the same requests: splitting the outputs by request
+    cache_hit       requests without a row that had to run
+    cache_miss      requests with a lookup and at least one row that had to run; time of the lookup
 
-Each request of a batch counts the batch's whole time. One that was cut into parts counts its last part's: until that one's
-batch began, it waited. `batch_stats` count runs of the model, by rows, and so does `execution_count`; `inference_count`
-counts rows that were run. What ran and failed is in none of them.
+Each request of a batch counts the whole time of the batch. A request that was split into parts counts its last part, and waits
+until that part's batch starts. `batch_stats` count runs of the model by rows, as does `execution_count`; `inference_count`
+counts rows that ran. Failed runs are not included.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Traces for OpenTelemetry: a span for each request that a model may be run for, its stages below it, and one for each batch.
+"""OpenTelemetry traces: a span per infer request with its stages as children, and a span per batch.
 
-Spans are made here and sent by a thread of the SDK's (its batch processor). A collector that is slow or gone costs spans, and
-lines of the log, never answers. Nothing of OpenTelemetry is imported unless traces are asked for.
+Spans are created here and sent by a thread of the SDK (its batch processor). A slow or missing collector costs spans and log
+lines, but never delays responses. OpenTelemetry is imported only if traces are enabled.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ Value: TypeAlias = str | int | float
 Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 
 PATH = "/v1/traces"
-"""Of OTLP over HTTP, below the collector's address."""
+"""Path of OTLP over HTTP on the collector."""
 
 CARRIED = (b"traceparent", b"tracestate")
 
 FLUSH_S = 5.0
-"""Seconds that the last spans may take when the server ends."""
+"""Maximum seconds for sending the last spans at exit."""
 
 EXPORTER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
-"""Module and logger of what sends spans."""
+"""Module and logger of the exporter."""
 
 TALKERS = (EXPORTER, "opentelemetry.sdk._shared_internal")
-"""Loggers of what sends and what holds spans; where the second has another name some day, it only says more."""
+"""Loggers of the exporter and the span processor. If a future SDK renames the second, its messages are only less limited."""
 
 COMPLAIN_EVERY_S = 60.0
-"""Seconds in which these say a thing once: a collector that is gone shall not fill the log."""
+"""Seconds in which these loggers repeat a message once, so that a missing collector does not fill the log."""
 
 
 class Tracing:
-    """Makes spans, and sends them.
+    """Creates and sends spans.
 
     Args:
-        provider: of OpenTelemetry's SDK; it samples, and knows where to send spans. It is shut down by `close`.
+        provider: provider of OpenTelemetry's SDK; it samples and exports. `close` shuts it down.
     """
 
     def __init__(self, provider: TracerProvider) -> None:
@@ -64,12 +64,12 @@ class Tracing:
             logging.getLogger(name).addFilter(self._seldom)
 
     def begin(self, name: str, headers: Headers, attributes: Mapping[str, Value]) -> Trace:
-        """Return the trace of a request that begins now.
+        """Start the trace of a request.
 
         Args:
-            name: of the span; one of few.
-            headers: of the request, names in small letters; `traceparent` says which span is the parent.
-            attributes: what is known already; a sampler may look at it.
+            name: name of the span, from a small set.
+            headers: request headers with lower-case names; `traceparent` contains the parent span.
+            attributes: initial attributes, available to samplers.
         """
         from opentelemetry.trace import SpanKind
 
@@ -81,7 +81,7 @@ class Tracing:
         return Trace(self._tracer, span, now_ns - int(time.monotonic() * 1e9))
 
     def close(self) -> None:
-        """Send what is left, within FLUSH_S, and end."""
+        """Send the remaining spans within FLUSH_S, and shut down."""
         ending = threading.Thread(target=self._provider.shutdown, name="nograd-traces-end", daemon=True)
         ending.start()
         ending.join(FLUSH_S)
@@ -99,12 +99,12 @@ class _Seldom(logging.Filter):
 
 
 class Trace:
-    """One request's spans.
+    """The spans of one request.
 
     Args:
-        tracer: makes them.
-        span: the request's own.
-        epoch_ns: nanoseconds since 1970 when the monotonic clock was 0.
+        tracer: creates spans.
+        span: span of the request.
+        epoch_ns: nanoseconds since 1970 at time 0 of the monotonic clock.
     """
 
     __slots__ = ("_epoch_ns", "span", "timing", "tracer")
@@ -121,10 +121,10 @@ class Trace:
         """End the request's span.
 
         Args:
-            status: HTTP's, whatever the protocol: 499 where the client left.
-            model: which was asked.
-            request_id: the answer's.
-            error: what the client was told.
+            status: HTTP status for any protocol; 499 if the client disconnected.
+            model: the requested model.
+            request_id: id of the response.
+            error: error message sent to the client.
             more: attributes of the protocol.
         """
         from opentelemetry.trace import Status, StatusCode
@@ -143,7 +143,7 @@ class Trace:
         span.end()
 
     def _tell(self, timing: Timing) -> None:
-        """Make a span of each stage, and say what is beside it."""
+        """Create a span for each stage, and set further attributes."""
         from opentelemetry.trace import set_span_in_context
 
         if timing.spent.batch_rows:
@@ -157,7 +157,7 @@ class Trace:
 
 
 def note_batch(model: str, record: BatchRecord) -> None:
-    """Make the span of a batch that ended now: below its first sampled request, linked to all of them."""
+    """Create the span of a finished batch: child of its first sampled request, linked to all of them."""
     traces = [each.owner for each in record.told if isinstance(each.owner, Trace)]
     if not traces:
         return
@@ -184,12 +184,12 @@ def note_batch(model: str, record: BatchRecord) -> None:
 
 
 def open_tracing(url: str) -> Tracing | None:
-    """Return what sends traces to a collector; None where the address is empty.
+    """Create the exporter of traces to a collector; None if the address is empty.
+
+    The SDK's environment variables apply: OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME, OTEL_EXPORTER_OTLP_HEADERS.
 
     Args:
-        url: of the collector, for OTLP over HTTP, without `/v1/traces`.
-
-    What else the SDK takes from the environment holds: OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME, OTEL_EXPORTER_OTLP_HEADERS.
+        url: address of the collector for OTLP over HTTP, without `/v1/traces`.
 
     Raises:
         MissingExtraError: OpenTelemetry's packages are not installed.
@@ -212,7 +212,7 @@ def require_otel() -> None:
     """Import OpenTelemetry's packages.
 
     Raises:
-        MissingExtraError: they are not installed.
+        MissingExtraError: the packages are not installed.
     """
     try:
         importlib.import_module(EXPORTER)

@@ -1,1 +1,1 @@
-"""One server of several processes: they share its port, and a supervisor starts them again (docs/adr/0013)."""
+"""A server of several worker processes that share a port, and a supervisor that restarts them (docs/adr/0013)."""

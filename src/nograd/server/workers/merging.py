@@ -1,4 +1,4 @@
-"""Metrics of several processes as one text. Pure: texts in, a text out."""
+"""Merging of several processes' metrics into one text. Pure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ __all__ = ["merged", "of_workers"]
 
 
 def merged(label: str, texts: Mapping[int, str] | Mapping[str, str]) -> str:
-    """Return Prometheus texts as one: each sample with one label more, each metric's samples of all processes together.
+    r"""Merge Prometheus texts: each sample gets an additional label, and the samples of a metric are grouped.
 
     Args:
-        label: its name.
-        texts: by its value.
+        label: name of the label.
+        texts: texts by value of the label.
 
     >>> print(merged("worker", {0: '# TYPE a counter\\na{model="m"} 1\\n', 1: '# TYPE a counter\\na{model="m"} 2\\n'}), end="")
     # TYPE a counter
@@ -35,7 +35,7 @@ def merged(label: str, texts: Mapping[int, str] | Mapping[str, str]) -> str:
 
 
 def _labelled(sample: str, label: str) -> str:
-    """Return a sample with one label more; its name ends at the first brace, or at the first space."""
+    """Add a label to a sample, whose name ends at the first brace or space."""
     name, brace, labels = sample.partition("{")
     if brace and " " not in name:
         return f"{name}{{{label},{labels}"
@@ -47,9 +47,9 @@ def of_workers(count: int, up: Container[int], restarts: Mapping[int, int]) -> s
     """Return the metrics of the workers themselves.
 
     Args:
-        count: of workers.
-        up: numbers of those that answer.
-        restarts: how often each was started again; 0 where it is not in it.
+        count: number of workers.
+        up: numbers of responding workers.
+        restarts: number of restarts by worker; 0 if missing.
     """
     told = (
         ("nograd_worker_up", "gauge", "1 when the worker answers.", [int(at in up) for at in range(count)]),

@@ -1,4 +1,4 @@
-"""How many workers there are, on which devices, and when one that ended is started again. Pure decisions."""
+"""Number, devices and restarts of workers. Pure decisions."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 
 FIRST_TRIES = 3
-"""Times that a worker is started that a signal ended before any worker was ready."""
+"""Maximum starts of a worker that ends by a signal before any worker was ready."""
 
 BEAT_S = 1.0
-"""Seconds between two reports of a ready worker's event loop."""
+"""Interval of the reports of a ready worker's event loop, in seconds."""
 
 SILENT_S = 10.0
-"""Seconds without a report after which a worker counts as stopped: its process, or its event loop."""
+"""Seconds without a report after which a worker's process or event loop counts as hung."""
 
 STEADY_S = 60.0
-"""A worker that has answered for so long did not end for what the one before it ended for."""
+"""After this many seconds of service, an end of a worker is not counted together with earlier ends."""
 
 
 def devices_of(config: ServeConfig) -> list[str]:
-    """Return the device of each worker: those that are listed, in turn, or the server's.
+    """Return the device of each worker: the listed devices in turn, or the server's device.
 
     >>> devices_of(ServeConfig(devices="cuda:0, cuda:1"))
     ['cuda:0', 'cuda:1']
@@ -60,9 +60,9 @@ def devices_of(config: ServeConfig) -> list[str]:
 
 
 def only(device: str, environment: Mapping[str, str]) -> tuple[str, dict[str, str]]:
-    """Return a device as the one GPU that a process sees, and what makes it see no other; any other device as it is.
+    """Return a GPU's name for a process that sees only this GPU, and the environment for it. Other devices are unchanged.
 
-    So models that choose their device by themselves choose this one, and no worker keeps memory on another's.
+    Models that choose their device themselves then use this GPU, and no worker allocates memory on another worker's GPU.
 
     >>> only("cuda:1", {})
     ('cuda:0', {'CUDA_VISIBLE_DEVICES': '1'})
@@ -87,7 +87,7 @@ def only(device: str, environment: Mapping[str, str]) -> tuple[str, dict[str, st
 
 
 def pause_s(failures: int) -> float:
-    """Return seconds until a worker is started again that has ended so many times in a row: doubled each time.
+    """Return the seconds before a restart after consecutive failures: doubled each time, with a limit.
 
     >>> [pause_s(failures) for failures in (1, 2, 3, 20)]
     [0.5, 1.0, 2.0, 30.0]
@@ -96,16 +96,16 @@ def pause_s(failures: int) -> float:
 
 
 def cannot_start(code: int, failures: int, *, was_ready: bool, any_was_ready: bool) -> bool:
-    """Return whether a worker's end means that the server cannot run as it was configured, so that it ends.
+    """Return whether a worker's end means that the server cannot run with its configuration and must end.
 
-    A worker that exits with an error before it was ever ready reports a mistake, such as a model that does not load. One that a
-    signal ended is started again.
+    A worker that exits with an error before it was ever ready reports a mistake, such as a model that does not load. A worker
+    that a signal ended is restarted.
 
     Args:
-        code: of the worker that ended; below 0: a signal ended it.
-        failures: how often it has ended in a row.
-        was_ready: whether it has ever been ready.
-        any_was_ready: whether any worker has.
+        code: exit code of the worker; negative if a signal ended it.
+        failures: number of consecutive ends.
+        was_ready: whether the worker has ever been ready.
+        any_was_ready: whether any worker has ever been ready.
 
     >>> cannot_start(2, 1, was_ready=False, any_was_ready=True), cannot_start(2, 1, was_ready=True, any_was_ready=True)
     (True, False)
@@ -116,17 +116,17 @@ def cannot_start(code: int, failures: int, *, was_ready: bool, any_was_ready: bo
 
 
 def is_silent(heard_at: float, now: float) -> bool:
-    """Return whether a ready worker has not reported for so long that it counts as stopped.
+    """Return whether a ready worker has not reported for so long that it counts as hung.
 
     Args:
-        heard_at: when its last report came, in seconds.
-        now: seconds.
+        heard_at: time of its last report, in seconds.
+        now: current time in seconds.
     """
     return now - heard_at > SILENT_S
 
 
 def threads_each(processors: int, workers: int) -> int:
-    """Return the threads that each worker computes with: together no more than there are processors.
+    """Return the threads per worker: in total not more than processors, unless there are more workers.
 
     >>> threads_each(8, 3), threads_each(2, 4)
     (2, 1)
@@ -136,33 +136,33 @@ def threads_each(processors: int, workers: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a worker is told when it starts: one line of JSON."""
+    """The configuration that a worker receives at start, as one line of JSON."""
 
     worker: int
-    """Its number, from 0."""
+    """Its number, starting at 0."""
 
     count: int
-    """How many there are."""
+    """Number of workers."""
 
     folder: str
-    """In which each has a socket for the others."""
+    """Folder with the sockets of the workers."""
 
     report_to: int
-    """File descriptor, to which it writes when it is ready."""
+    """File descriptor for its reports."""
 
     settings: Settings
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Variables that it has beside the supervisor's."""
+    """Environment variables in addition to the supervisor's."""
 
     def to_line(self) -> bytes:
-        """Return the line that `from_line` reads."""
+        """Return the line for `from_line`."""
         plain = {"worker": self.worker, "count": self.count, "folder": self.folder, "report_to": self.report_to}
         models = [asdict(model) for model in self.settings.models]
         return json.dumps({**plain, "config": asdict(self.settings.config), "models": models}).encode() + b"\n"
 
     @classmethod
     def from_line(cls, line: bytes) -> Order:
-        """Return what `to_line` wrote."""
+        """Parse a line of `to_line`."""
         said: Mapping[str, Any] = json.loads(line)
         models = tuple(ModelConfig(**model) for model in said["models"])
         settings = Settings(ServeConfig(**said["config"]), models)
@@ -172,13 +172,13 @@ class Order:
 def orders_of(
     settings: Settings, folder: str, ports: tuple[int, int | None], environment: Mapping[str, str]
 ) -> Sequence[Order]:
-    """Return each worker's order, but for what it reports to.
+    """Return the order of each worker, without its report descriptor.
 
     Args:
-        settings: of the server.
-        folder: for sockets.
-        ports: of HTTP and gRPC, which are the same for all.
-        environment: of the supervisor.
+        settings: settings of the server.
+        folder: folder for sockets.
+        ports: ports of HTTP and gRPC, shared by all workers.
+        environment: environment of the supervisor.
     """
     devices = devices_of(settings.config)
     port, grpc_port = ports

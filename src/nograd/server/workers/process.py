@@ -1,4 +1,4 @@
-"""A worker: `python -m nograd.server.workers.process`, with its order as the first line of stdin."""
+"""A worker process: `python -m nograd.server.workers.process`, with its order as the first line of stdin."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ STDIN = 0
 
 
 def main() -> int:
-    """Serve as ordered until told to stop; return the exit code."""
+    """Serve according to the order until stopped; return the exit code."""
     order = Order.from_line(_first_line())
-    os.set_blocking(order.report_to, False)  # a supervisor that stands still holds up no worker
+    os.set_blocking(order.report_to, False)  # a hung supervisor must not block a worker
     siblings = Siblings(order.worker, order.count, order.folder, STDIN, beat=lambda: os.write(order.report_to, b"{}\n"))
 
     def report(said: str) -> None:
@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def _first_line() -> bytes:
-    """Return the first line of stdin, and take nothing of what comes after it."""
+    """Read the first line of stdin, and nothing after it."""
     line = bytearray()
     while not line.endswith(b"\n"):
         byte = os.read(STDIN, 1)

@@ -1,4 +1,4 @@
-"""The process that starts the workers, starts those again that end, and answers no request itself."""
+"""The supervisor process: starts and restarts the workers, and serves no requests itself."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ __all__ = ["run_workers"]
 
 
 def run_workers(settings: Settings, say: Callable[[str], None]) -> int:
-    """Serve with several processes until told to stop by SIGTERM or SIGINT; return the exit code.
+    """Serve with several processes until SIGTERM or SIGINT; return the exit code.
 
     Args:
-        settings: of the server.
-        say: is told the greeting when all workers answer, and that the server has stopped; nothing where the log is JSON.
+        settings: settings of the server.
+        say: called with the banner when all workers are ready, and with the final message; not called for JSON logs.
 
     Raises:
-        NogradError: a port cannot be had, or there is nothing to serve.
+        NogradError: a port is not available, or there is nothing to serve.
     """
     config = settings.config
     configure(config.log_format, config.log_level)
     check_early(settings)
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nograd-"))
-        # Bound here, and never listening: so the ports stay ours while workers come and go.
+        # Bound but never listening: this reserves the ports while workers restart.
         stack.enter_context(hold_port(config.host, config.port))
         http = stack.enter_context(bind(config.host, config.port, shared=True))
         grpc = config.grpc_port
@@ -71,24 +71,24 @@ def run_workers(settings: Settings, say: Callable[[str], None]) -> int:
 
 
 def _nobody(_said: str) -> None:
-    """Is told things where only JSON is read."""
+    """Discard messages if the log is JSON."""
 
 
 @dataclass(slots=True)
 class _Worker:
-    """One of the workers."""
+    """The state of a worker process."""
 
     order: Order
     process: Process | None = None
     ready_at: float | None = None
-    """When it said that it answers; None: it does not."""
+    """Time at which it became ready; None if it is not ready."""
 
     heard_at: float = 0.0
-    """When its last report came."""
+    """Time of its last report."""
 
     restarts: int = 0
     failures: int = 0
-    """How often it ended in a row, without a longer time of answering between."""
+    """Number of consecutive ends without a longer time of service in between."""
 
 
 class _Supervisor:
@@ -109,7 +109,7 @@ class _Supervisor:
         first, *others = self._workers
         said = asyncio.Queue[str]()
         tasks = [loop.create_task(self._keep(first, said))]
-        greeting = await self._greeting(said, tasks)  # a mistake is told once; what it has compiled, the others find
+        greeting = await self._greeting(said, tasks)  # the first alone: errors appear once, compiled models are cached
         if greeting and others:
             tasks += [loop.create_task(self._keep(worker, said)) for worker in others]
             for _ in others:
@@ -121,7 +121,7 @@ class _Supervisor:
         return self._code
 
     async def _greeting(self, said: asyncio.Queue[str], tasks: list[asyncio.Task[None]]) -> str:
-        """Return what the next worker says that answers; nothing where the server stops before."""
+        """Return the banner of the next ready worker; empty if the server stops first."""
         getting = asyncio.ensure_future(said.get())
         await asyncio.wait([getting, *tasks], return_when=asyncio.FIRST_COMPLETED)
         if getting.done():
@@ -130,7 +130,7 @@ class _Supervisor:
         return ""
 
     async def _keep(self, worker: _Worker, said: asyncio.Queue[str]) -> None:
-        """Have a worker run until the server stops."""
+        """Keep a worker running until the server stops."""
         has_said = False
         while not self._stopping.is_set():
             code = await self._live(worker, None if has_said else said)
@@ -158,7 +158,7 @@ class _Supervisor:
             worker.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "nograd.server.workers.process",
                 stdin=PIPE, pass_fds=(writes,), env={**self._environment, **worker.order.environment},
-                process_group=0,  # Ctrl-C in a shell is for the supervisor, which stops them
+                process_group=0,  # Ctrl-C in a shell must reach only the supervisor, which stops the workers
             )  # fmt: skip
         finally:
             os.close(writes)
@@ -172,7 +172,7 @@ class _Supervisor:
         return code
 
     async def _hear(self, worker: _Worker, reads: int, said: asyncio.Queue[str] | None) -> None:
-        """Take a worker's reports, until it ends."""
+        """Read a worker's reports until it ends."""
         reader = asyncio.StreamReader(limit=2**24)
         protocol = asyncio.StreamReaderProtocol(reader)
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, os.fdopen(reads, "rb"))
@@ -192,13 +192,13 @@ class _Supervisor:
             transport.close()
 
     async def _watch(self) -> None:
-        """End workers that are ready and do not report: stopped processes, and event loops that stand still."""
+        """End ready workers that do not report, because the process is stopped or the event loop hangs."""
         last = time.monotonic()
         while not self._stopping.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), BEAT_S)
             now = time.monotonic()
-            if now - last > 2 * BEAT_S:  # the machine, or this process, stood still as well
+            if now - last > 2 * BEAT_S:  # the machine or this process was suspended, too
                 for worker in self._workers:
                     worker.heard_at = max(worker.heard_at, now)
             last = now
@@ -210,7 +210,7 @@ class _Supervisor:
                         worker.process.kill()
 
     def _tell(self) -> None:
-        """Tell all workers how all stand."""
+        """Send the states of all workers to each worker."""
         states = [
             {
                 "worker": worker.order.worker,
@@ -230,7 +230,7 @@ class _Supervisor:
             process.stdin.write(line)
 
     def _stop(self) -> None:
-        """Have all workers stop; at the second signal at once, which is what a second one means to them, too."""
+        """Stop all workers; a second signal stops them immediately."""
         self._stopping.set()
         self._send(signal.SIGTERM)
 
@@ -242,7 +242,7 @@ class _Supervisor:
 
 
 def _threads(workers: int) -> Mapping[str, str]:
-    """Return the variable that gives each worker its share of the processors; nothing if the user has set another value."""
+    """Return the variable with each worker's share of the processors; nothing if the user has set another value."""
     usable = usable_processors()
     is_set = os.environ.get(THREADS, str(usable)) != str(usable)  # `bound_threads` sets it to the quota for this process
     return {} if is_set else {THREADS: str(threads_each(usable, workers))}

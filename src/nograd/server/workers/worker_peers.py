@@ -1,4 +1,4 @@
-"""What the workers of one server know of each other: each has a socket in a folder, at which it tells its metrics."""
+"""Communication among the workers of a server: each provides its metrics on a socket in a shared folder."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from nograd.server.workers.plan import BEAT_S
 __all__ = ["Siblings"]
 
 ASK_S = 1.0
-"""Seconds that another worker has to tell its metrics; one that hangs is left out, and `nograd_worker_up` tells of it."""
+"""Timeout for another worker's metrics, in seconds; workers that hang are skipped, and `nograd_worker_up` shows it."""
 
 
 class Siblings:
-    """The workers of one server, as one of them sees them.
+    """The workers of a server, from the view of one worker.
 
     Args:
-        worker: its own number, from 0.
-        count: how many there are.
-        folder: in which each has a socket; the supervisor's.
-        orders: file descriptor from which the supervisor's lines come; its end is the supervisor's end.
-        beat: called every BEAT_S seconds by the event loop, to tell the supervisor that it turns.
+        worker: its own number, starting at 0.
+        count: number of workers.
+        folder: folder with the sockets, owned by the supervisor.
+        orders: file descriptor for the supervisor's messages; it closes when the supervisor exits.
+        beat: called every BEAT_S seconds by the event loop, to report to the supervisor.
     """
 
     def __init__(self, worker: int, count: int, folder: str, orders: int, beat: Callable[[], object] | None = None) -> None:
@@ -40,14 +40,14 @@ class Siblings:
         self._server: asyncio.Server | None = None
         self._listening: asyncio.Task[None] | None = None
         self.states: Sequence[Mapping[str, Any]] = ()
-        """Of all workers, as the supervisor last told: `worker`, `pid`, `ready`, `restarts`."""
+        """States of all workers in the supervisor's latest message: `worker`, `pid`, `ready`, `restarts`."""
 
     async def open(self, own: Callable[[], bytes], orphaned: Callable[[], object]) -> None:
-        """Tell others one's metrics from now on, and listen to the supervisor.
+        """Start to provide metrics to other workers, and to read the supervisor's messages.
 
         Args:
             own: returns this worker's metrics.
-            orphaned: called when the supervisor is no more.
+            orphaned: called when the supervisor has exited.
         """
 
         async def tell(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -56,19 +56,19 @@ class Siblings:
                 await writer.drain()
             writer.close()
 
-        self._path(self.worker).unlink(missing_ok=True)  # of the one before, which did not come to it
+        self._path(self.worker).unlink(missing_ok=True)  # left over from a killed predecessor
         self._server = await asyncio.start_unix_server(tell, self._path(self.worker))
         self._listening = asyncio.get_running_loop().create_task(self._listen(orphaned))
         self._report()
 
     def _report(self) -> None:
         if self._beat is not None:
-            with suppress(OSError):  # the supervisor has ended, or does not read
+            with suppress(OSError):  # the supervisor has exited, or does not read
                 self._beat()
             self._beating = asyncio.get_running_loop().call_later(BEAT_S, self._report)
 
     async def close(self) -> None:
-        """Tell nothing any more."""
+        """Stop providing metrics and reading messages."""
         if self._beating is not None:
             self._beating.cancel()
         if self._listening is not None:
@@ -79,18 +79,18 @@ class Siblings:
 
     @property
     def described(self) -> Mapping[str, Any]:
-        """This worker's number, and the states of all."""
+        """This worker's number, and the states of all workers."""
         return {"worker": self.worker, "workers": self.states}
 
     async def snapshot(self, own: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-        """Return this worker's: a browser's connection stays with it."""
+        """Return this worker's snapshot: a browser's connection stays with one worker."""
         return own()
 
     async def metrics(self, own: bytes) -> bytes:
-        """Return the metrics of all workers that tell theirs, each with its number.
+        """Return the metrics of all responding workers, each labelled with its number.
 
         Args:
-            own: this worker's.
+            own: metrics of this worker.
         """
         others = [worker for worker in range(self.count) if worker != self.worker]
         asked = await asyncio.gather(*map(self._ask, others))
@@ -99,7 +99,7 @@ class Siblings:
         return (merged("worker", dict(sorted(texts.items()))) + of_workers(self.count, texts, restarts)).encode()
 
     async def _ask(self, worker: int) -> str:
-        """Return another worker's metrics; nothing where it does not tell them."""
+        """Return another worker's metrics; empty if it does not respond."""
         try:
             async with asyncio.timeout(ASK_S):
                 reader, writer = await asyncio.open_unix_connection(self._path(worker))
@@ -111,7 +111,7 @@ class Siblings:
             return ""
 
     async def _listen(self, orphaned: Callable[[], object]) -> None:
-        """Take what the supervisor says, a line at a time."""
+        """Read the supervisor's messages, one per line."""
         reader = asyncio.StreamReader()
         loop = asyncio.get_running_loop()
         with open(self._orders, "rb", buffering=0, closefd=False) as pipe:  # noqa: ASYNC230  a descriptor; it does not block
