@@ -15,7 +15,7 @@ ESCAPE_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
 
 def escape_controls(text: str) -> str:
-    r"""Escape control characters, so that a text cannot move the cursor or change the terminal.
+    """Escape control characters, so that a text cannot move the cursor or change the terminal.
 
     >>> print(escape_controls("red: \\x1b[31m"))
     red: \\x1b[31m

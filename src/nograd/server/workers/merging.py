@@ -8,7 +8,7 @@ __all__ = ["merged", "of_workers"]
 
 
 def merged(label: str, texts: Mapping[int, str] | Mapping[str, str]) -> str:
-    r"""Merge Prometheus texts: each sample gets an additional label, and the samples of a metric are grouped.
+    """Merge Prometheus texts: each sample gets an additional label, and the samples of a metric are grouped.
 
     Args:
         label: name of the label.
