@@ -126,7 +126,7 @@ def leave(code: int) -> NoReturn:
     """
     if not any(thread.daemon and thread is not threading.current_thread() for thread in threading.enumerate()):
         sys.exit(code)
-    threading._shutdown()  # noqa: SLF001  the first step of the interpreter
+    threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001  the first step of the interpreter
     atexit._run_exitfuncs()  # noqa: SLF001  the second step
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # None if the descriptor was closed at start
