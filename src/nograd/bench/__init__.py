@@ -1,4 +1,4 @@
-"""`nograd bench`: load against any server of the Open Inference Protocol, and what became of it."""
+"""`nograd bench`: send load to any server of the Open Inference Protocol, and measure the responses."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def bench(
     data: Path | None = None,
     on_load: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Put one load after the other on a server, and return what was measured.
+    """Run one load after the other against a server, and return the measurements.
 
     Args:
-        url: of a server, or of one of its models.
-        loads: in the order in which they are put on.
-        plan: how long each.
-        data: a file with requests, or with texts; default: requests made of the model's metadata.
-        on_load: told the name of each load before it begins.
+        url: URL of a server, or of one of its models.
+        loads: the loads, in the order in which they run.
+        plan: duration and limits of each load.
+        data: a file with requests, or with texts; default: requests made from the model's metadata.
+        on_load: called with the name of each load before it starts.
 
     Raises:
-        ModelLoadError: nothing answers there, or its models are not known.
+        ModelLoadError: no server answers at the URL, or its models are unknown.
         ConfigError: there is nothing to send.
-        UnavailableError: the first request is not answered 200.
+        UnavailableError: the status of the first response is not 200.
     """
     target, said = target_of(url, data)
     summaries = []
@@ -49,7 +49,7 @@ def bench(
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Return what a coroutine returns, on uvloop where there is one."""
+    """Run a coroutine and return its result, on uvloop except on Windows."""
     if sys.platform == "win32":
         return asyncio.run(main)
     import uvloop

@@ -1,4 +1,4 @@
-"""When requests of an open loop arrive, whatever became of those before them. Pure functions."""
+"""Arrival times of an open loop, independent of earlier responses. Pure functions."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ __all__ = ["KINDS", "Arrivals", "arrivals"]
 Arrivals: TypeAlias = Literal["poisson", "uniform"]
 
 KINDS: tuple[Arrivals, ...] = get_args(Arrivals)
-"""`poisson`: as many independent users make them. `uniform`: as a clock makes them."""
+"""`poisson`: like many independent users. `uniform`: at equal intervals."""
 
 
 def arrivals(kind: Arrivals, rate: float, seed: int = 0) -> Iterator[float]:
-    """Yield times of arrival without end, in seconds from the beginning.
+    """Yield arrival times without end, in seconds from the start.
 
     >>> from itertools import islice
     >>> list(islice(arrivals("uniform", 4.0), 3))
     [0.25, 0.5, 0.75]
 
     Args:
-        kind: how they are spread.
-        rate: arrivals a second, on average.
-        seed: of the random ones.
+        kind: distribution of the arrivals.
+        rate: mean arrivals per second.
+        seed: random seed for `poisson`.
 
     Raises:
-        ConfigError: there is no such kind, or the rate is not above 0.
+        ConfigError: the kind is unknown, or the rate is not above 0.
     """
     if kind not in KINDS:
         raise ConfigError(f"arrivals is {kind!r}; it must be {' or '.join(KINDS)}")

@@ -1,4 +1,4 @@
-"""A load run as one HTML file: no script, nothing fetched, light and dark."""
+"""Render a load run as one HTML file without scripts or external resources, for light and dark."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["to_html"]
 
 
 def to_html(report: Report) -> str:
-    """Return the report as one page, which needs no network and no script; write it as UTF-8."""
+    """Return the report as one page that needs no network and no script. Write it as UTF-8."""
     top = header("nograd bench", __version__, f"{report.when} UTC")
     return page(f"nograd bench: {report.target}", top, [_about(report), _curves(report), _table(report), *_spread(report)])
 

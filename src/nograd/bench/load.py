@@ -1,4 +1,4 @@
-"""Closed and open loops: who sends when. The sockets are `sending`'s; what is made of the times, `summary`'s."""
+"""Closed and open loops, which decide when to send. `sending` has the sockets, `summary` evaluates the times."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from nograd.errors import ConfigError
 __all__ = ["Clients", "Closed", "Load", "Open", "Plan", "measure"]
 
 RETRY_S = 0.05
-"""A client of a closed loop that finds no connection tries again after so many seconds, so that it does not spin."""
+"""Seconds until a client of a closed loop retries after a failed connection. The delay prevents a busy loop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """A closed loop: so many clients, each of which sends its next request when its last was answered."""
+    """A closed loop: each of `count` clients sends its next request when the response to its last one has arrived."""
 
     count: int
 
@@ -38,10 +38,10 @@ class Clients:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """An open loop: requests that come when they come."""
+    """An open loop: requests arrive independently of responses."""
 
     rate: float
-    """Requests a second."""
+    """Requests per second."""
 
     kind: Arrivals = "poisson"
     seed: int = 0
@@ -55,22 +55,22 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long a load is put on."""
+    """Duration and limits of a load."""
 
     duration_s: float = 10.0
-    """Seconds that are measured."""
+    """Measured seconds."""
 
     warmup_s: float = 1.0
-    """Seconds before, under the same load, that are not."""
+    """Unmeasured seconds before that, under the same load."""
 
     requests: int | None = None
-    """Requests that are measured, instead of a time."""
+    """Number of measured requests, instead of a duration."""
 
     timeout_s: float = 30.0
-    """Seconds until a request is given up, counted from when it was due."""
+    """Seconds until a request times out, counted from its due time."""
 
     max_connections: int = 1024
-    """Of an open loop; each client of a closed one has its own."""
+    """Maximum connections of an open loop. In a closed loop, each client has one connection."""
 
     def __post_init__(self) -> None:
         for name, value in (("duration", self.duration_s), ("timeout", self.timeout_s)):
@@ -85,19 +85,19 @@ class Plan:
 
     @property
     def last(self) -> tuple[float, float]:
-        """Seconds after the warm-up, and requests, of which the first that is reached ends the load."""
+        """Limits of the load in seconds after the warm-up and in requests. The one that is reached first ends the load."""
         return (self.duration_s, inf) if self.requests is None else (inf, self.requests)
 
 
 class Closed:
-    """Decides, whenever a request has ended, whether another follows.
+    """Send the next request of a client whenever a request has ended, until the load ends.
 
     Args:
-        submit: sends a request that is due at a time.
-        later: calls back after a delay.
-        clock: in seconds.
+        submit: sends a request with the given due time.
+        later: calls a function after a delay in seconds.
+        clock: returns the time in seconds.
         begun: end of the warm-up.
-        plan: when to stop.
+        plan: duration and limits.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Closed:
         self._submit, self._later, self._clock, self._begun = submit, later, clock, begun
         self._seconds, self._left = plan.last
         self.ended = nan
-        """When the load ended."""
+        """Time at which the load ended; NaN before that."""
 
         self.stopped = asyncio.Event()
 
@@ -117,7 +117,7 @@ class Closed:
             self._again()
 
     def on_end(self, outcome: int) -> None:
-        """Send a client's next request; a client that found no server waits a little."""
+        """Send a client's next request; after a failed connection, wait for `RETRY_S` first."""
         if outcome == REFUSED:
             self._later(RETRY_S, self._again)
         else:
@@ -136,14 +136,14 @@ class Closed:
 
 
 class Open:
-    """Sends requests when they are due, and all at once those that were due while it could not.
+    """Send requests when they are due. Overdue ones are sent all at once.
 
     Args:
-        submit: sends a request that is due at a time.
-        times: of arrival, in seconds from `origin`, ascending.
-        clock: in seconds.
-        origin: when the load began, the warm-up first.
-        plan: when to stop.
+        submit: sends a request with the given due time.
+        times: arrival times in seconds from `origin`, ascending.
+        clock: returns the time in seconds.
+        origin: start of the load, which begins with the warm-up.
+        plan: duration and limits.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Open:
         self.stopped = asyncio.Event()
 
     def pump(self) -> float | None:
-        """Send what is due; return the seconds until the next is, or None at the end."""
+        """Send the requests that are due; return the seconds until the next one, or None at the end."""
         while True:
             if self._due >= self._begun and (self._left <= 0 or self._due - self._begun >= self._seconds):
                 self.ended = self._begun + self._seconds if self._seconds < inf else self._due
@@ -172,12 +172,12 @@ class Open:
 
 
 async def measure(target: Target, load: Clients | Load, plan: Plan, clock: Callable[[], float] = time.perf_counter) -> Summary:
-    """Put a load on a target and return what was measured.
+    """Run a load against a target and return the measurements.
 
     Args:
-        target: where to, and what.
+        target: the server's address and the requests.
         load: a closed or an open loop.
-        plan: how long.
+        plan: duration and limits.
         clock: monotonic, in seconds.
     """
     connections = load.count if isinstance(load, Clients) else plan.max_connections

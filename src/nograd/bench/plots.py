@@ -1,4 +1,4 @@
-"""A load run's plots as inline SVG: latency against load, and the percentiles of each load."""
+"""Plots of a load run as inline SVG: latency against load, and the latency histogram of each load."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ SHAPES = (
     Shape("medium", 700, 300),
     Shape("narrow", 330, 260, left=50, right=12),
 )
-"""One of them is shown, by the width of the page (see `report.css`)."""
+"""Shapes of each plot; the page shows one of them, depending on its width (see `report.css`)."""
 
 CLASSES: Mapping[str, str] = {"p50": "c0", "p90": "c1", "p99": "c2", "p99.9": "c3"}
-"""Percentile -> the class that colours it."""
+"""Percentile -> class that colours it."""
 
 FEWEST_COLUMNS = 14
-"""Of a histogram: two buckets that fill the frame say nothing of how narrow they are."""
+"""Minimum columns of a histogram. Two buckets that fill the frame would hide how narrow they are."""
 
 Point = tuple[float, float]
 
 
 def latency_curves(summaries: Sequence[Summary], shape: Shape) -> str:
-    """Return the percentiles of latency by the rate of answers; empty where there are not two loads with latencies.
+    """Return the percentiles of latency by the rate of responses; empty with fewer than two loads with latencies.
 
-    The load is what was answered, not what was asked for: beyond the server's capacity curves go up and not to the right.
-    Closed and open loops are lines of their own: what a client that waits sees says nothing of one that does not.
+    The load is the rate of responses, not the offered rate: beyond the server's capacity, curves go up and not to the
+    right. Closed and open loops are separate lines, because latencies of clients that wait say nothing about clients that
+    do not.
     """
     curves = {(name, kind): _points(each, name) for kind, each in by_kind(summaries).items() for name in CLASSES}
     curves = {key: points for key, points in curves.items() if points}
@@ -47,15 +48,15 @@ def latency_curves(summaries: Sequence[Summary], shape: Shape) -> str:
         marks = [element("circle", cx=x, cy=y, r=3, class_="dot") for x, y in placed]
         parts.append(element("g", [polyline(placed, class_="line"), *marks], class_=f"curve {kind} {CLASSES[name]}"))
     unit = axes.y_unit
-    told = "; ".join(
+    description = "; ".join(
         f"{name}, {kind} loop: " + ", ".join(f"{unit(y)} {unit.name} at {x:.4g}/s" for x, y in points)
         for (name, kind), points in curves.items()
     )
-    return drawing(shape, "load", "Latency against load", told, parts)
+    return drawing(shape, "load", "Latency against load", description, parts)
 
 
 def by_kind(summaries: Sequence[Summary]) -> dict[str, list[Summary]]:
-    """Return `closed` loops as they were run, and `open` ones by what was asked for."""
+    """Return `closed` loops in the order of their runs, and `open` loops by offered rate."""
     opened = [(each.offered_per_s, each) for each in summaries if each.offered_per_s is not None]
     return {
         "closed": [each for each in summaries if each.offered_per_s is None],
@@ -77,7 +78,7 @@ def _axes(rates: Sequence[float], values: Sequence[float], shape: Shape) -> Axes
 
 
 def percentile_bars(summary: Summary, shape: Shape, key: str) -> str:
-    """Return how latencies are spread: a bar for each bucket of the histogram; empty where there are none."""
+    """Return the latency histogram with a bar for each bucket; empty with fewer than two buckets."""
     if len(summary.buckets) < 2:
         return ""
     frame = shape.frame
@@ -100,5 +101,5 @@ def percentile_bars(summary: Summary, shape: Shape, key: str) -> str:
             parts.append(element("line", x1=x(value), y1=frame.top, x2=x(value), y2=frame.bottom, class_="one"))
             side, anchor = (-4, "end") if x(value) > frame.right - 40 else (4, "start")
             parts.append(text_at(name, x(value) + side, frame.top + 12 + 15 * at, "tick", anchor))
-    told = ", ".join(f"{count} up to {unit(end)} {unit.name}" for end, count in summary.buckets if count)
-    return drawing(shape, key, f"Latencies at {summary.label}", told, parts)
+    description = ", ".join(f"{count} up to {unit(end)} {unit.name}" for end, count in summary.buckets if count)
+    return drawing(shape, key, f"Latencies at {summary.label}", description, parts)

@@ -1,4 +1,4 @@
-"""A load run for people and programs: a table, JSON, and a page without scripts."""
+"""The report of a load run: a table, JSON, and notes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["COLUMNS", "WIDTH", "Report", "cells", "notes", "table"]
 
 WIDTH = 130
-"""Columns that the table needs."""
+"""Width of the table in columns of the terminal."""
 
 SHOWN = tuple(name for name in PERCENTILES if name != "p95")
 
@@ -28,7 +28,7 @@ class Report:
     """All loads of one run."""
 
     target: str
-    """What was sent where, in words."""
+    """The server, the model and the requests in words."""
 
     summaries: tuple[Summary, ...]
     when: str
@@ -40,7 +40,7 @@ class Report:
         return {"kind": "nograd bench", "nograd": __version__, "target": self.target, "when": self.when, "loads": loads}
 
     def exit_code(self) -> int:
-        """Return 1 where a load got no answer at all; else 0."""
+        """Return 1 if a load got no response with status 200, else 0."""
         return int(any(summary.answered == 0 for summary in self.summaries))
 
 
@@ -55,7 +55,7 @@ def cells(summary: Summary) -> tuple[str, ...]:
 
 
 def table(summaries: Sequence[Summary]) -> Table:
-    """Return a table for a terminal."""
+    """Return the table for a terminal."""
     from rich import box
     from rich.table import Table
 
@@ -68,7 +68,7 @@ def table(summaries: Sequence[Summary]) -> Table:
 
 
 def notes(report: Report) -> Iterator[str]:
-    """Yield what a reader must know, one sentence each."""
+    """Yield notes for the reader, one sentence each."""
     for each in report.summaries:
         for what, count in each.errors.items():
             yield f"{each.label}: {count:,} of {each.requests:,} requests: {what}"

@@ -1,4 +1,4 @@
-"""What a load run records of each request: three times and an outcome, in columns that cost 26 bytes a request."""
+"""Records of a load run: three times and an outcome per request, in columns that cost 26 bytes per request."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from http import HTTPStatus
 __all__ = ["CLOSED", "MALFORMED", "REFUSED", "TIMED_OUT", "Samples", "name_of"]
 
 TIMED_OUT, CLOSED, REFUSED, MALFORMED = -1, -2, -3, -4
-"""Outcomes that are no HTTP status."""
+"""Outcomes that are not an HTTP status."""
 
 _NAMES = {
     TIMED_OUT: "timed out",
@@ -29,22 +29,22 @@ def name_of(outcome: int) -> str:
 
 
 class Samples:
-    """Columns, one entry for each request that has ended, in the order of their ends. Times are of one monotonic clock."""
+    """Columns with one entry per ended request, in the order of their ends. Times are of one monotonic clock."""
 
     __slots__ = ("done", "due", "outcome", "received_bytes", "sent_bytes", "started")
 
     def __init__(self) -> None:
         self.due = array("d")
-        """When it should have been sent."""
+        """Due times."""
 
         self.started = array("d")
-        """When the generator came to it: later than it was due where the generator is behind."""
+        """Times at which the generator handled the request; later than the due time if the generator is behind."""
 
         self.done = array("d")
-        """When its answer was complete, or it was given up."""
+        """Times at which the response was complete, or the request was given up."""
 
         self.outcome = array("h")
-        """An HTTP status, or one of this file's."""
+        """HTTP status, or one of the outcomes above."""
 
         self.sent_bytes = 0
         self.received_bytes = 0
@@ -53,7 +53,7 @@ class Samples:
         return len(self.due)
 
     def add(self, due: float, started: float, done: float, outcome: int) -> None:
-        """Note a request that has ended."""
+        """Record a request that has ended."""
         self.due.append(due)
         self.started.append(started)
         self.done.append(done)

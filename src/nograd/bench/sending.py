@@ -1,6 +1,6 @@
-"""The sockets of a load: connections that carry one request at a time, and the pool that hands requests to them.
+"""Sockets of a load: connections that carry one request at a time, and the pool that assigns requests to them.
 
-About 20 us of processor time a request, so that the generator is a small part of what a shared machine does.
+A request costs about 20 us of processor time, so that the generator is a small part of the load on a shared machine.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["Pool"]
 
 CONNECT_S = 5.0
-"""Seconds after which a connection that does not open never will."""
+"""Maximum seconds to open a connection."""
 
 
 class Connection(asyncio.Protocol):
-    """One connection; `due` and `started` are of the request on it, NaN while there is none."""
+    """One connection; `due` and `started` belong to its current request, and are NaN without one."""
 
     __slots__ = ("_parser", "_pool", "_transport", "due", "is_busy", "started")
 
@@ -40,7 +40,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def send(self, request: bytes, due: float, started: float) -> None:
-        """Write a request; the connection has none."""
+        """Write a request; the connection must be idle."""
         self.is_busy, self.due, self.started = True, due, started
         if self._transport is not None:
             self._transport.write(request)
@@ -56,7 +56,7 @@ class Connection(asyncio.Protocol):
                 self.abort()
 
     def on_message_complete(self) -> None:
-        """Hear from the parser that an answer is whole."""
+        """Handle a complete response; called by the parser."""
         if self.is_busy:
             self._pool.ended(self, self._parser.get_status_code(), is_open=self._parser.should_keep_alive())
 
@@ -66,31 +66,32 @@ class Connection(asyncio.Protocol):
         self._pool.lost(self)
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close the connection at once."""
         if self._transport is not None:
             self._transport.abort()
 
 
 class Pool:
-    """Sends each request at once on a connection that is free, or on a new one; notes what became of it.
+    """Send each request at once, on an idle connection or a new one, and record its outcome.
 
     Args:
-        target: where to, and what.
+        target: the server's address and the requests.
         clock: monotonic, in seconds.
-        timeout_s: seconds from when a request was due until it is given up.
-        max_connections: more are not opened; a request waits for one then, and the wait is part of its latency.
+        timeout_s: seconds from a request's due time until it is given up.
+        max_connections: maximum number of connections. If all are busy, a request waits for one; the wait is part of its
+            latency.
     """
 
     def __init__(self, target: Target, clock: Callable[[], float], *, timeout_s: float, max_connections: int) -> None:
         self.samples = Samples()
         self.on_end: Callable[[int], None] = lambda _: None
-        """Called with its outcome when a request has ended."""
+        """Called with the outcome when a request has ended."""
 
         self._target, self._clock = target, clock
         self._timeout_s, self._max_connections = timeout_s, max_connections
         self._next = 0
         self._waiting: deque[tuple[float, float]] = deque()
-        """When each was due, and when the generator came to it."""
+        """Due time and start time of each waiting request."""
 
         self._idle: list[Connection] = []
         self._busy: dict[Connection, None] = {}
@@ -113,10 +114,10 @@ class Pool:
         await asyncio.gather(*self._opening, return_exceptions=True)
         for connection in tuple(self._open):
             connection.abort()
-        await asyncio.sleep(0)  # aborted connections hear of it in the loop's next turn
+        await asyncio.sleep(0)  # aborted connections are notified in the loop's next iteration
 
     def submit(self, due: float) -> None:
-        """Send the next request, which is due at a time that may have passed."""
+        """Send the next request; its due time may have passed."""
         self._quiet.clear()
         now = self._clock()
         if self._idle:
@@ -131,7 +132,7 @@ class Pool:
             await self._quiet.wait()
 
     def _grow(self) -> None:
-        """Open a connection, if there may be another."""
+        """Open a connection, if the limit allows another one."""
         if len(self._open) + len(self._opening) < self._max_connections and not self._closed:
             task = asyncio.get_running_loop().create_task(self._connect())
             self._opening.add(task)
@@ -150,7 +151,7 @@ class Pool:
         try:
             async with asyncio.timeout(CONNECT_S):
                 _, connection = await loop.create_connection(lambda: Connection(self), target.host, target.port, ssl=target.tls)
-        except OSError:  # TimeoutError is one
+        except OSError:  # includes TimeoutError
             if self._waiting:
                 self._note(*self._waiting.popleft(), self._clock(), REFUSED)
             return
@@ -158,14 +159,14 @@ class Pool:
         self._offer(connection)
 
     def _offer(self, connection: Connection) -> None:
-        """Give a free connection its next request, if one waits."""
+        """Assign the next waiting request to an idle connection, or add it to the idle connections."""
         if self._waiting:
             self._send(connection, *self._waiting.popleft())
         else:
             self._idle.append(connection)
 
     def ended(self, connection: Connection, outcome: int, *, is_open: bool) -> None:
-        """Hear that a connection's request has ended."""
+        """Handle the end of a connection's request."""
         now = self._clock()
         connection.is_busy = False
         del self._busy[connection]
@@ -180,7 +181,7 @@ class Pool:
         self._note(due, started, now, outcome)
 
     def lost(self, connection: Connection) -> None:
-        """Hear that a connection is closed."""
+        """Handle a closed connection."""
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
@@ -195,7 +196,8 @@ class Pool:
         self._sweep = asyncio.get_running_loop().call_later(min(self._timeout_s / 20, 0.25), self._give_up)
 
     def _give_up(self) -> None:
-        """End what has waited too long: the oldest come first, so that the first that has not ends the search."""
+        """Time out requests that are over the limit. They are in the order of their due times, so the first younger one ends
+        the search."""
         late = self._clock() - self._timeout_s
         while self._busy and (oldest := next(iter(self._busy))).due < late:
             self.ended(oldest, TIMED_OUT, is_open=False)

@@ -1,4 +1,4 @@
-"""What was measured, from what was recorded: percentiles, rates with their intervals, errors. Pure functions."""
+"""Evaluate recorded requests: percentiles, rates with their intervals, errors. Pure functions."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ __all__ = ["LATE_S", "PERCENTILES", "Rate", "Summary", "histogram", "percentile"
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 
 LATE_S = 0.005
-"""A request that the generator came to so long after it was due was late: the generator fell behind, not the server."""
+"""A request is late if the generator handled it this many seconds after its due time: the generator was behind, not the
+server."""
 
 SLICES, STUDENT_95 = 10, 2.262
-"""Slices of time for the interval of a rate, and the 97.5 % quantile of Student's t with one degree of freedom less."""
+"""Number of time slices for the interval of a rate, and the 97.5 % quantile of Student's t with one degree of freedom less."""
 
 BUCKETS_PER_DECADE = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Answers a second, and the interval that holds the true mean with 95 %, by the method of batch means."""
+    """Responses per second, and the interval that contains the true mean with 95 %, by the method of batch means."""
 
     per_s: float
     low: float
@@ -37,47 +38,47 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One load, measured. Times are seconds, counted from when a request was due."""
+    """Measurements of one load. Latencies are in seconds from the due time of a request."""
 
     label: str
     """`16 clients`, or `200/s poisson`."""
 
     offered_per_s: float | None
-    """What was asked for; None in a closed loop, which asks for whatever it gets."""
+    """Offered requests per second; None in a closed loop, which has no fixed rate."""
 
     seconds: float
     requests: int
-    """All that were due within those seconds."""
+    """Number of requests that were due within those seconds."""
 
     answered: int
-    """Those answered 200."""
+    """Number of responses with status 200."""
 
     errors: Mapping[str, int]
-    """All others, by what became of them."""
+    """Number of other requests by outcome."""
 
     rate: Rate
-    """Of answers 200."""
+    """Rate of responses with status 200."""
 
     num_samples: int
-    """Latencies below: of answers 200, and of those that timed out, which count as long as they were waited for."""
+    """Number of latencies below: of responses with status 200, and of timeouts, which count with the time that they waited."""
 
     percentiles: Mapping[str, float | None]
-    """None where there are too few samples to tell: p99.9 needs 1,000."""
+    """None if there are too few samples: p99.9 needs 1,000."""
 
     mean_s: float | None
     max_s: float | None
     late: int
-    """Requests that the generator came to more than 5 ms after they were due."""
+    """Number of requests that the generator handled more than 5 ms after their due time."""
 
     latest_s: float
-    """By how much the worst was."""
+    """The largest such delay, in seconds."""
 
     sent_bytes: int
     received_bytes: int
-    """Of the whole run, warm-up included, with headers."""
+    """Bytes of the whole run, including warm-up and headers."""
 
     buckets: Sequence[tuple[float, int]] = field(default=())
-    """Upper end in seconds -> samples at or below it and above the one before: ten to a power of ten."""
+    """Upper end in seconds -> samples at or below it and above the previous one; ten buckets per power of ten."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain numbers, strings and lists."""
@@ -95,7 +96,7 @@ class Summary:
 
 
 def percentile(ordered: Sequence[float] | Array, share: float) -> float | None:
-    """Return the nearest-rank percentile of sorted values; None where too few lie above it for it to mean anything.
+    """Return the nearest-rank percentile of sorted values; None if too few values are above it.
 
     >>> percentile([1.0, 2.0, 3.0, 4.0], 0.5)
     2.0
@@ -109,10 +110,11 @@ def percentile(ordered: Sequence[float] | Array, share: float) -> float | None:
 
 
 def rate_of(done: Sequence[float] | Array, begun: float, ended: float) -> Rate:
-    """Return how many of some moments lie within a second, between two times.
+    """Return the rate of events per second between two times.
 
-    The time is cut into ten slices, whose counts differ as much as the rate is uncertain (batch means: Law, Simulation Modeling
-    and Analysis, 5th ed., 9.5.3); neighbouring answers depend on each other, slices hardly.
+    The time is cut into ten slices. The spread of their counts measures the uncertainty of the rate (batch means: Law,
+    Simulation Modeling and Analysis, 5th ed., 9.5.3), because neighbouring responses depend on each other, and slices
+    hardly do.
     """
     seconds = ended - begun
     if seconds <= 0:
@@ -124,7 +126,7 @@ def rate_of(done: Sequence[float] | Array, begun: float, ended: float) -> Rate:
 
 
 def histogram(seconds: Array) -> list[tuple[float, int]]:
-    """Return counts by upper end, ten buckets to a power of ten, without empty ones at both ends."""
+    """Return counts by upper end, ten buckets per power of ten, from the first to the last bucket that is not empty."""
     if not len(seconds):
         return []
     steps = np.ceil(np.log10(np.maximum(seconds, 1e-9)) * BUCKETS_PER_DECADE - 1e-9).astype(int)
@@ -133,16 +135,16 @@ def histogram(seconds: Array) -> list[tuple[float, int]]:
 
 
 def summarise(samples: Samples, begun: float, ended: float, *, label: str, offered_per_s: float | None = None) -> Summary:
-    """Return what was measured between two times.
+    """Return the measurements between two times.
 
-    Latencies are of requests that were due in that time, whenever they were answered; the rate is of answers that came in it,
-    whenever they were asked for.
+    Latencies are of the requests that were due in that time, independent of their response times. The rate is of the
+    responses that arrived in that time, independent of their due times.
 
     Args:
-        samples: all requests, warm-up and stragglers included.
+        samples: all requests, including warm-up and stragglers.
         begun: end of the warm-up.
         ended: end of the measurement.
-        label: what the load is called.
+        label: name of the load.
         offered_per_s: the rate of an open loop.
     """
     due, done, outcome = np.asarray(samples.due), np.asarray(samples.done), np.asarray(samples.outcome)

@@ -1,4 +1,4 @@
-"""Where a load goes, as bytes: an address, and whole requests that are sent over and over."""
+"""Target of a load as bytes: an address, and complete requests that are sent repeatedly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nograd.errors import ConfigError, UnavailableError
 __all__ = ["Target", "bodies_of", "target_of"]
 
 NUM_MADE = 1024
-"""Different requests that are made of a model's metadata."""
+"""Number of different requests that are made from a model's metadata."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,10 @@ class Target:
 
     @classmethod
     def of(cls, url: str, bodies: Sequence[bytes]) -> Target:
-        """Return a target that POSTs JSON bodies to a URL, in turn.
+        """Return a target that POSTs JSON bodies to a URL, in rotation.
 
         Raises:
-            ConfigError: it is no URL of http or https, or there is no body.
+            ConfigError: the URL is not an http or https URL, or there is no body.
         """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -50,23 +50,23 @@ class Target:
 
 
 def target_of(url: str, data: Path | None = None) -> tuple[Target, str]:
-    """Return what to send to a server's model, and in words what that is.
+    """Return the target for a server's model, and its description in words.
 
     Args:
-        url: of a server, or of one of its models.
-        data: a file with requests (see `bodies_of`); None: requests made of the model's metadata.
+        url: URL of a server, or of one of its models.
+        data: a file with requests (see `bodies_of`); None: requests made from the model's metadata.
 
     Raises:
-        ModelLoadError: nothing answers there, or its models are not known.
+        ModelLoadError: no server answers at the URL, or its models are unknown.
         ConfigError: there is nothing to send.
-        UnavailableError: the first request is not answered 200.
+        UnavailableError: the status of the first response is not 200.
     """
     server = server_subject(url)
     if data is not None:
         bodies = bodies_of(data.read_bytes(), server.metadata)
         said = f"{len(bodies)} requests of {data.name}"
     else:
-        bodies = _made(server)
+        bodies = _make_bodies(server)
         said = f"{len(bodies)} different requests of one row, made of the model's metadata"
     answer = server.ask("POST", server.infer_path, bodies[0])
     if answer.status != 200:
@@ -77,7 +77,7 @@ def target_of(url: str, data: Path | None = None) -> tuple[Target, str]:
     return Target.of(server.url + server.infer_path, bodies), f"{server.model} at {server.url}, {said}"
 
 
-def _made(server: ServerSubject) -> list[bytes]:
+def _make_bodies(server: ServerSubject) -> list[bytes]:
     request = request_of(server)
     if request is None:
         raise ConfigError(f"model {server.model!r} tells no inputs, so that no request can be made: give some with --data")
@@ -89,11 +89,11 @@ def bodies_of(text: bytes, metadata: Mapping[str, Any]) -> list[bytes]:
     """Return one request body for each line that is not empty.
 
     Args:
-        text: lines of JSON, each an infer request; or lines of plain text for a model whose one input is text.
-        metadata: the model's.
+        text: lines of JSON, each an infer request; or lines of plain text for a model whose only input is text.
+        metadata: the model's metadata.
 
     Raises:
-        ConfigError: lines are no requests, and the model does not take text.
+        ConfigError: the lines are not requests, and the model does not take text.
     """
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:

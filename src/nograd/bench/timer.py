@@ -1,4 +1,5 @@
-"""A timer finer than the event loop's, which has steps of a millisecond: at 1,000 requests a second that is a whole gap."""
+"""A timer that is finer than the event loop's steps of a millisecond. At 1,000 requests per second, a millisecond is a whole
+gap."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ class _Spec(ctypes.Structure):
 
 
 class Timer:
-    """Calls back once, so many seconds from now: a Linux timerfd, elsewhere the loop's own timer. To be closed."""
+    """Call back once after a delay: a Linux timerfd, elsewhere the loop's own timer. It must be closed."""
 
     def __init__(self, callback: Callable[[], None]) -> None:
         self._callback = callback
@@ -36,7 +37,7 @@ class Timer:
             self._loop.add_reader(self._file, self._expired)
 
     def set(self, delay_s: float) -> None:
-        """Call back after a delay, instead of when it was set before."""
+        """Call back after a delay in seconds; replaces an earlier delay."""
         if self._file < 0:
             self._handle = self._loop.call_later(delay_s, self._callback)
             return
@@ -49,7 +50,7 @@ class Timer:
         self._callback()
 
     def close(self) -> None:
-        """Call back no more."""
+        """Cancel the callback."""
         if self._handle is not None:
             self._handle.cancel()
         if self._file >= 0:

@@ -1,4 +1,4 @@
-"""`nograd conformance`: the Open Inference Protocol's checklist, executed against any server."""
+"""`nograd conformance`: run the checklist of the Open Inference Protocol against any server."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["EVERY", "OVER_GRPC", "conformance", "examine", "examine_grpc"]
 READING: tuple[Check[Target], ...] = (
     *server.ITEMS, *models.ITEMS, *inference.ITEMS, *answers.ITEMS, *binary.ITEMS, *repository.ITEMS, *statistics.ITEMS,
 )  # fmt: skip
-"""Items that leave the server as it was."""
+"""Items that do not change the server."""
 
 CHANGING: tuple[Check[Target], ...] = repository.CHANGING
-"""Items that change it for a moment."""
+"""Items that change the server for a moment."""
 
 EVERY: tuple[Check[Target], ...] = (*READING, *CHANGING)
 """All items over HTTP."""
@@ -31,28 +31,29 @@ EVERY: tuple[Check[Target], ...] = (*READING, *CHANGING)
 OVER_GRPC: tuple[Check[over_grpc.GrpcTarget], ...] = over_grpc.ITEMS
 """All items over gRPC."""
 
-NOT_ASKED = "it would load and unload the model: --repository runs it"
+WHY_NOT_CHANGED = "it would load and unload the model: --repository runs it"
 
 
 def conformance(
     url: str, *, data: Path | None = None, repository: bool = False, grpc: str = "", timeout_s: float = 30.0
 ) -> Report:
-    """Examine a server.
+    """Run the checklist against a server.
 
     Args:
-        url: of a server, whose first model is taken, or of one of its models.
-        data: a file with a request that the model answers; default: one made of the model's metadata.
+        url: URL of a server, whose first model is used, or of one of its models.
+        data: a file whose first line is a request that the model answers; default: a request made from the model's
+            metadata.
         repository: also load and unload the model.
-        grpc: host and port where the same server speaks gRPC; empty: that is not examined.
-        timeout_s: seconds that one request may take.
+        grpc: host and port of the same server's gRPC; empty: the items over gRPC do not run.
+        timeout_s: maximum seconds of one request.
 
     Returns:
-        A finding for each item: an error where the specification is broken, a warning where clients of Triton are.
+        A finding for each item: an error if the specification is violated, a warning if only Triton's clients are affected.
 
     Raises:
-        ConfigError: it is no URL of http or https, or the data hold no request.
-        ModelLoadError: nothing answers there, or nothing tells which models there are.
-        MissingExtraError: gRPC is asked for, and not installed.
+        ConfigError: the URL is not an http or https URL, or the data contain no request.
+        ModelLoadError: no server answers at the URL, or its models are unknown.
+        MissingExtraError: gRPC is requested and not installed.
     """
     found = server_subject(url, timeout_s=timeout_s)
     request = found.example
@@ -67,7 +68,7 @@ def conformance(
     if not grpc:
         findings = examine(examined(found.send, found.model, request), repository=repository).findings
     else:
-        with calling(grpc, timeout_s) as call:  # whether it answers is told first
+        with calling(grpc, timeout_s) as call:  # reports first whether the gRPC server answers
             target = examined(found.send, found.model, request)
             findings = (*examine(target, repository=repository).findings, *examine_grpc(target, call).findings)
     name = f"{found.model} at {found.url}" + (f" ({found.server})" if found.server else "")
@@ -75,21 +76,21 @@ def conformance(
 
 
 def examine(target: Target, *, repository: bool) -> Report:
-    """Return a finding for each item, in the order of the checklist; with `repository` also for what changes the server."""
+    """Return a finding for each item, in the order of the checklist; with `repository` also for CHANGING items."""
     findings = [*run_checks(READING, target, deep=True)]
     if repository:
         findings += run_checks(CHANGING, target, deep=True)
     else:
-        findings += run_checks(CHANGING, None, deep=True, why_not=NOT_ASKED)
+        findings += run_checks(CHANGING, None, deep=True, why_not=WHY_NOT_CHANGED)
     return Report(target.model, tuple(findings), tool="conformance")
 
 
 def examine_grpc(target: Target, call: Call) -> Report:
-    """Return a finding for each item of gRPC.
+    """Return a finding for each gRPC item.
 
     Args:
         target: the server over HTTP.
-        call: calls it over gRPC.
+        call: calls the server over gRPC.
     """
     findings = run_checks(OVER_GRPC, over_grpc.GrpcTarget(call, target), deep=True)
     return Report(target.model, tuple(findings), tool="conformance")

@@ -1,4 +1,4 @@
-"""O: what stands in an infer answer."""
+"""O: the contents of an infer response."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["ITEMS"]
 LONG = re.compile(r"-?(\d+)(?:\.(\d+))?(?:[eE][-+]?\d+)?")
 
 FLOAT32_DIGITS = 9
-"""Significant digits that tell every float32 from its neighbours."""
+"""Number of significant digits that distinguish every float32 from its neighbours."""
 
 
 def envelope(target: Target, _base: Answer) -> Iterator[Case]:
-    """O1."""
+    """Check item O1."""
     answer = target.infer({**target.request, "id": "an id of ours"})
     found = answer.json if isinstance(answer.json, dict) else {}
     kind = answer.headers.get("content-type", "").partition(";")[0].strip()
@@ -58,7 +58,7 @@ def leaves(data: Any) -> Iterator[Any]:
 
 
 def shapes(target: Target, base: Answer) -> Iterator[Case]:
-    """O2."""
+    """Check item O2."""
     answers = {"a request": base}
     if target.is_batched:
         answers["2 rows"] = target.infer(tiled(target.request, 2))
@@ -66,7 +66,7 @@ def shapes(target: Target, base: Answer) -> Iterator[Case]:
     for what, answer in answers.items():
         if answer.status != 200:
             continue  # a model may take one row only
-        for each in _listed(answer):
+        for each in _valid_outputs(answer):
             size, count = prod(each["shape"]), sum(1 for _ in leaves(each["data"]))
             yield f"{what}: output {each['name']}", f"{size} elements, as its shape {each['shape']} says", answer, size == count
             if (spec := specs.get(each["name"])) is not None and isinstance(spec.get("shape"), list):
@@ -74,14 +74,14 @@ def shapes(target: Target, base: Answer) -> Iterator[Case]:
                 yield f"{what}: output {each['name']}", f"{spec.get('datatype')} {spec['shape']} (metadata)", answer, is_right
 
 
-def _listed(answer: Answer) -> list[Mapping[str, Any]]:
+def _valid_outputs(answer: Answer) -> list[Mapping[str, Any]]:
     found = answer.json
     outputs = found.get("outputs") if isinstance(found, dict) else None
     return [each for each in outputs if _is_output(each)] if isinstance(outputs, list) else []
 
 
 def _fits(given: Mapping[str, Any], spec: Mapping[str, Any]) -> bool:
-    """Whether an output is as the metadata say."""
+    """Return True if an output matches the metadata."""
     shape, wanted = given["shape"], spec["shape"]
     return (
         given["datatype"] == spec.get("datatype")
@@ -91,7 +91,7 @@ def _fits(given: Mapping[str, Any], spec: Mapping[str, Any]) -> bool:
 
 
 def strict_json(target: Target, base: Answer) -> Iterator[Case]:
-    """O3."""
+    """Check item O3."""
     yield "a request", "JSON without NaN and Infinity", base, is_strict(base.body)
     at = target.of_kind(*FLOATS)
     if at is not None:
@@ -103,7 +103,7 @@ def strict_json(target: Target, base: Answer) -> Iterator[Case]:
 
 
 def is_strict(body: bytes) -> bool:
-    """Whether bytes are JSON as RFC 8259 has it; Python's own reader takes NaN and Infinity as well."""
+    """Return True if bytes are JSON by RFC 8259. Python's own parser also accepts NaN and Infinity."""
 
     def refuse(literal: str) -> None:
         raise ValueError(literal)
@@ -116,7 +116,7 @@ def is_strict(body: bytes) -> bool:
 
 
 def digits(_target: Target, base: Answer) -> Verdict | Iterator[Case]:
-    """O4."""
+    """Check item O4."""
     found = json.loads(base.body, parse_float=str)
     numbers = [leaf for each in found["outputs"] if each.get("datatype") == "FP32" for leaf in leaves(each["data"])]
     texts = [each for each in numbers if isinstance(each, str)]

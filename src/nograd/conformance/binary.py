@@ -1,4 +1,4 @@
-"""B: the extension binary_tensor_data, over HTTP."""
+"""B: the extension binary_tensor_data over HTTP."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OCTETS = "application/octet-stream"
 
 
 def sent(target: Target, head: Mapping[str, Any], tail: bytes, length: str | None = None) -> Answer:
-    """Return the answer to a JSON object with bytes behind it; `length` instead of the JSON's own."""
+    """Send a JSON object followed by bytes, and return the response; `length` replaces the real length of the JSON."""
     body = json.dumps(head).encode()
     headers = {"Content-Type": OCTETS, HEADER: str(len(body)) if length is None else length}
     return target.post(f"{target.path}/infer", body + tail, headers)
@@ -34,12 +34,12 @@ def everything(target: Target, **rest: Any) -> tuple[dict[str, Any], bytes]:
 
 
 def wire(target: Target, _base: Answer) -> Iterator[Case]:
-    """B1."""
+    """Check item B1."""
     yield expect("all inputs in binary", sent(target, *everything(target)), 200)
 
 
 def mixed(target: Target, _base: Answer) -> Verdict | Iterator[Case]:
-    """B2."""
+    """Check item B2."""
     if len(target.inputs) < 2:
         return skipped("the model has one input")
     if sent(target, *everything(target)).status != 200:
@@ -48,16 +48,16 @@ def mixed(target: Target, _base: Answer) -> Verdict | Iterator[Case]:
 
 
 def encoding(target: Target, _base: Answer) -> Iterator[Case]:
-    """B3."""
+    """Check item B3."""
     other = varied({"inputs": target.inputs}, 3)
     plain = target.infer(other)
     answer = sent(target, *request(other["inputs"], range(len(other["inputs"]))))
-    if plain.status == 200 and answer.status == 200:  # that it is answered at all is B1's
+    if plain.status == 200 and answer.status == 200:  # binary.B1 checks that it is answered at all
         yield "the same tensors, as JSON and in binary", "the same answer", answer, alike(plain, answer)
 
 
 def alike(plain: Answer, answer: Answer) -> bool:
-    """Whether two answers, each in JSON or binary, hold the same numbers, but for rounding."""
+    """Return True if two responses, each in JSON or binary, hold the same numbers up to rounding."""
     first, second = values_of(plain), values_of(answer)
     if first is None or second is None or first.keys() != second.keys():
         return False
@@ -73,7 +73,7 @@ def _alike(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> bool:
 
 
 def values_of(answer: Answer) -> dict[str, np.ndarray[Any, Any]] | None:
-    """Return the outputs of an answer as flat arrays by name; None where it cannot be read."""
+    """Return the outputs of a response as flat arrays by name; None if it cannot be parsed."""
     try:
         head, tail = parts(answer)
         listed = []
@@ -90,7 +90,7 @@ def values_of(answer: Answer) -> dict[str, np.ndarray[Any, Any]] | None:
 
 
 def sizes(target: Target, _base: Answer) -> Iterator[Case]:
-    """B4."""
+    """Check item B4."""
     head, tail = everything(target)
     yield refused("bytes left over", sent(target, head, tail + b"\0"))
     yield refused("bytes missing", sent(target, head, tail[:-1]))
@@ -104,7 +104,7 @@ def sizes(target: Target, _base: Answer) -> Iterator[Case]:
 
 
 def outputs(target: Target, base: Answer) -> Iterator[Case]:
-    """B5."""
+    """Check item B5."""
     names = [each["name"] for each in base.json["outputs"]]
     first = {"name": names[0], "parameters": {"binary_data": True}}
     others = [{"name": names[0], "parameters": {"binary_data": False}}, *({"name": name} for name in names[1:])]
@@ -122,7 +122,7 @@ def outputs(target: Target, base: Answer) -> Iterator[Case]:
 
 
 def _binary_outputs(answer: Answer) -> set[str] | None:
-    """Return the names of the outputs that came in binary, and none in JSON as well; None where they cannot be read."""
+    """Return the names of the outputs in binary; None if the response cannot be parsed or an output is in both forms."""
     try:
         head, _ = parts(answer)
         found = {each["name"]: each for each in head["outputs"]}
@@ -134,7 +134,7 @@ def _binary_outputs(answer: Answer) -> set[str] | None:
 
 
 def framing(target: Target, _base: Answer) -> Verdict | Iterator[Case]:
-    """B6."""
+    """Check item B6."""
     answer = target.infer({**target.request, "parameters": {"binary_data_output": True}})
     if b"binary_data_size" not in answer.body:
         return skipped("no output came in binary: see binary.B5")
@@ -165,7 +165,7 @@ def _adds_up(answer: Answer) -> bool:
 
 
 def raw(target: Target, base: Answer) -> Verdict | Iterator[Case]:
-    """B7."""
+    """Check item B7."""
     if len(target.inputs) != 1:
         return skipped("the model has more than one input")
     shape = target.metadata["inputs"][0]["shape"]
@@ -176,7 +176,7 @@ def raw(target: Target, base: Answer) -> Verdict | Iterator[Case]:
 
 def _raw(target: Target, base: Answer) -> Iterator[Case]:
     _, tail = everything(target)
-    if target.metadata["inputs"][0]["datatype"] == "BYTES":  # the one element as it is: its length is that of the body
+    if target.metadata["inputs"][0]["datatype"] == "BYTES":  # one element without its length prefix
         tail = tail[4:]
     answer = target.post(f"{target.path}/infer", tail, {"Content-Type": OCTETS, HEADER: "0"})
     is_right = answer.status == 200 and alike(base, answer)
@@ -184,7 +184,7 @@ def _raw(target: Target, base: Answer) -> Iterator[Case]:
 
 
 def headers(target: Target, _base: Answer) -> Iterator[Case]:
-    """B8."""
+    """Check item B8."""
     head, tail = everything(target)
     for length in ("999999999", "-1", "ten"):
         yield refused(f"{HEADER}: {length}", sent(target, head, tail, length))

@@ -1,4 +1,4 @@
-"""Calls of gRPC: one function that sends a message and returns what came. No generated code: bytes in, bytes out."""
+"""Call gRPC methods: one function sends a message and returns the result. No generated code: bytes in, bytes out."""
 
 from __future__ import annotations
 
@@ -14,48 +14,48 @@ __all__ = ["Call", "Called", "calling"]
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """What came back of a call."""
+    """Result of a gRPC call."""
 
     code: str
-    """gRPC's, such as OK and NOT_FOUND."""
+    """gRPC status code, such as OK or NOT_FOUND."""
 
     details: str = ""
     body: bytes = b""
-    """The answer's message."""
+    """Serialized response message."""
 
     @property
     def text(self) -> str:
-        """It in short."""
+        """Status code and details, shortened."""
         return f"{self.code}: {' '.join(self.details.split())[:160]}" if self.details else self.code
 
 
 Call: TypeAlias = Callable[[str, bytes], Called]
-"""Path of a method, message -> what came back; never raises for what a server does."""
+"""Method path and message -> result. The function never raises for an error of the server."""
 
 
 @contextmanager
 def calling(address: str, timeout_s: float) -> Iterator[Call]:
-    """Give what calls a server, over a connection without TLS.
+    """Return a function that calls a server, over a connection without TLS.
 
     Args:
         address: host and port.
-        timeout_s: seconds that one call may take.
+        timeout_s: maximum seconds of one call.
 
     Raises:
         MissingExtraError: grpcio is not installed.
-        ModelLoadError: nothing that speaks gRPC answers there.
+        ModelLoadError: no gRPC server answers at the address.
     """
     try:
         import grpc
 
-        import nograd.server.grpc.messages  # noqa: F401  what the items need
+        import nograd.server.grpc.messages  # noqa: F401  the items need it
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ("grpc", "google"):
             raise
         raise MissingExtraError("gRPC (grpcio, protobuf)", "grpc") from None
 
     def call(path: str, body: bytes) -> Called:
-        # a stream of one message is what a call of one message is, on the wire; and reflection is a stream
+        # a unary call and a stream of one message are equal on the wire, and reflection is a stream
         answers: Any = channel.stream_stream(path)(iter([body]), timeout=timeout_s)
         try:
             first = next(answers, b"")

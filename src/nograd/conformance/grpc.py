@@ -1,4 +1,4 @@
-"""G: the protocol over gRPC, compared with what the same server says over HTTP."""
+"""G: the protocol over gRPC, compared with the same server over HTTP."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONTENTS: Mapping[str, str] = {
     "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents", "UINT64": "uint64_contents",
     "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",
 }  # fmt: skip
-"""Datatype -> the field of its elements; FP16 and BF16 have none."""
+"""Datatype -> field of its elements; FP16 and BF16 have none."""
 
 HEALTH = "/grpc.health.v1.Health/Check"
 SERVING = b"\x08\x01"
@@ -39,26 +39,26 @@ LIST_SERVICES = b"\x3a\x01*"
 """ServerReflectionRequest with list_services."""
 
 Case: TypeAlias = tuple[str, str, Called, bool]
-"""What was sent, what was expected, what came, whether that is it."""
+"""Request in words, expected result in words, actual result, and True if they match."""
 
 
 @dataclass(frozen=True, slots=True)
 class GrpcTarget:
-    """A server over gRPC, and what it is over HTTP."""
+    """A server over gRPC, and the same server over HTTP."""
 
     call: Call
     http: Target
 
     def ask(self, method: str, **fields: Any) -> Called:
-        """Call a method of the protocol's with a message of these fields, as JSON has them."""
+        """Call a method of the protocol with a message of these fields, which have the form of JSON."""
         return self.call(f"/{SERVICE}/{method}", _filled(f"{method}Request", fields).SerializeToString())
 
     def infer(self, *, raw: bool, **fields: Any) -> Called:
-        """Send the model's request, its data as bytes or in `contents`, and with these fields."""
+        """Send the model's request with its data as bytes or in `contents`, and with these fields changed."""
         return self.send(self.request(raw=raw), **fields)
 
     def send(self, request: Any, **fields: Any) -> Called:
-        """Send a ModelInferRequest, with these fields changed."""
+        """Send a ModelInferRequest with these fields changed."""
         for name, value in fields.items():
             setattr(request, name, value)
         return self.call(f"/{SERVICE}/ModelInfer", request.SerializeToString())
@@ -83,7 +83,7 @@ def _filled(kind: str, fields: Mapping[str, Any]) -> Any:
 
 
 def _read(kind: str, called: Called) -> Any:
-    """Return the answer's message; an empty one where there is none, or another."""
+    """Return the response message; an empty one if it is missing or cannot be decoded."""
     from google.protobuf.message import DecodeError
 
     from nograd.server.grpc import messages
@@ -95,7 +95,7 @@ def _read(kind: str, called: Called) -> Any:
 
 
 def _answer(called: Called) -> Answer:
-    """Return an infer call's answer as HTTP would have given it; an empty one where its contents do not fit."""
+    """Return an infer call's response in the form of HTTP; without outputs if its contents cannot be decoded."""
     message, found = _read("ModelInferResponse", called), []
     raw = message.raw_output_contents
     try:
@@ -112,7 +112,7 @@ def _answer(called: Called) -> Answer:
 
 
 def live(target: GrpcTarget) -> Iterator[Case]:
-    """G1, health."""
+    """Check item G1, health."""
     called = target.ask("ServerLive")
     yield "ServerLive", "live: true", called, _read("ServerLiveResponse", called).live
     called = target.ask("ServerReady")
@@ -123,20 +123,21 @@ def live(target: GrpcTarget) -> Iterator[Case]:
 
 
 def metadata(target: GrpcTarget) -> Iterator[Case]:
-    """G1, metadata."""
-    told = target.http.get("/v2").json
+    """Check item G1, metadata."""
+    over_http = target.http.get("/v2").json
     called = target.ask("ServerMetadata")
-    said = _read("ServerMetadataResponse", called)
-    is_right = isinstance(told, dict) and (said.name, said.version) == (told.get("name"), told.get("version"))
+    over_grpc = _read("ServerMetadataResponse", called)
+    own = (over_grpc.name, over_grpc.version)
+    is_right = isinstance(over_http, dict) and own == (over_http.get("name"), over_http.get("version"))
     yield "ServerMetadata", "name and version as HTTP has them", called, is_right
     called = target.ask("ModelMetadata", name=target.http.model)
-    said = _read("ModelMetadataResponse", called)
+    over_grpc = _read("ModelMetadataResponse", called)
     is_right = all(
-        [(each.name, each.datatype, list(each.shape)) for each in getattr(said, side)]
+        [(each.name, each.datatype, list(each.shape)) for each in getattr(over_grpc, side)]
         == [(each["name"], each["datatype"], each["shape"]) for each in target.http.metadata.get(side, [])]
         for side in ("inputs", "outputs")
     )
-    yield "ModelMetadata", "inputs and outputs as HTTP has them", called, is_right and said.name == target.http.model
+    yield "ModelMetadata", "inputs and outputs as HTTP has them", called, is_right and over_grpc.name == target.http.model
 
 
 def _same(target: GrpcTarget, what: str, called: Called) -> Case:
@@ -145,19 +146,19 @@ def _same(target: GrpcTarget, what: str, called: Called) -> Case:
 
 
 def typed(target: GrpcTarget) -> Verdict | Iterator[Case]:
-    """G2, G10."""
+    """Check items G2 and G10."""
     if not _is_typed(target):
         return skipped("an input is FP16, which has no typed contents")
     return iter([_same(target, "data in contents", target.infer(raw=False))])
 
 
 def raw(target: GrpcTarget) -> Iterator[Case]:
-    """G3, G10."""
+    """Check items G3 and G10."""
     yield _same(target, "data in raw_input_contents", target.infer(raw=True))
 
 
 def raw_refused(target: GrpcTarget) -> Iterator[Case]:
-    """G3, what does not fit."""
+    """Check item G3, what does not fit."""
     request = target.request(raw=True)
     request.raw_input_contents[0] = request.raw_input_contents[0][:-1]
     yield _refused("a byte too few", target.send(request))
@@ -175,7 +176,7 @@ def raw_refused(target: GrpcTarget) -> Iterator[Case]:
 
 
 def raw_answers(target: GrpcTarget) -> Iterator[Case]:
-    """G4."""
+    """Check item G4."""
     called = target.infer(raw=True)
     message = _read("ModelInferResponse", called)
     is_raw = 0 < len(message.outputs) == len(message.raw_output_contents)
@@ -183,15 +184,15 @@ def raw_answers(target: GrpcTarget) -> Iterator[Case]:
 
 
 def identity(target: GrpcTarget) -> Iterator[Case]:
-    """G5, id and model."""
+    """Check item G5, id and model."""
     called = target.infer(raw=True, id="an-id-of-ours")
-    said = _read("ModelInferResponse", called)
-    yield "a request with an id", "the same id", called, said.id == "an-id-of-ours"
-    yield "a request", "the model's name", called, said.model_name == target.http.model
+    over_grpc = _read("ModelInferResponse", called)
+    yield "a request with an id", "the same id", called, over_grpc.id == "an-id-of-ours"
+    yield "a request", "the model's name", called, over_grpc.model_name == target.http.model
 
 
 def chosen(target: GrpcTarget) -> Iterator[Case]:
-    """G5, outputs."""
+    """Check item G5, outputs."""
     for each in target.http.metadata.get("outputs", []):
         request = target.request(raw=True)
         request.outputs.add(name=each["name"])
@@ -206,7 +207,7 @@ def _refused(what: str, called: Called, *codes: str) -> Case:
 
 
 def _mistakes(target: GrpcTarget) -> Iterator[tuple[str, Called, str]]:
-    """Yield mistakes, what came, and the code that fits."""
+    """Yield invalid requests as (description, result, expected status code)."""
     yield "an unknown model", target.infer(raw=True, model_name=UNKNOWN), "NOT_FOUND"
     yield "metadata of an unknown model", target.ask("ModelMetadata", name=UNKNOWN), "NOT_FOUND"
     request = target.request(raw=True)
@@ -221,31 +222,31 @@ def _mistakes(target: GrpcTarget) -> Iterator[tuple[str, Called, str]]:
 
 
 def refusals(target: GrpcTarget) -> Iterator[Case]:
-    """G6."""
+    """Check item G6."""
     for what, called, _ in _mistakes(target):
         yield what, "an error", called, called.code != "OK"
 
 
 def codes(target: GrpcTarget) -> Iterator[Case]:
-    """G6, which code."""
+    """Check item G6, which code."""
     for what, called, code in _mistakes(target):
         if called.code != "OK":
             yield _refused(what, called, code)
 
 
 def absent(target: GrpcTarget) -> Iterator[Case]:
-    """G9."""
+    """Check item G9."""
     yield _refused("an unknown method", target.call(f"/{SERVICE}/NoSuchMethod", b""), "UNIMPLEMENTED")
 
 
 def health(target: GrpcTarget) -> Iterator[Case]:
-    """G8, health."""
+    """Check item G8, health."""
     called = target.call(HEALTH, b"")
     yield "grpc.health.v1.Health/Check", "SERVING", called, called.body == SERVING
 
 
 def reflection(target: GrpcTarget) -> Iterator[Case]:
-    """G8, reflection."""
+    """Check item G8, reflection."""
     answers = [target.call(path, LIST_SERVICES) for path in REFLECTION]
     called = next((each for each in answers if SERVICE.encode() in each.body), answers[0])
     yield "a list of services", f"one with {SERVICE}", called, SERVICE.encode() in called.body
@@ -255,10 +256,10 @@ def _is_typed(target: GrpcTarget) -> bool:
     return all(each["datatype"] in CONTENTS for each in target.http.inputs)
 
 
-# -- judging
+# -- verdicts
 
 
-def _judged(cases: Iterable[Case], worst: Severity) -> Verdict:
+def _judge_cases(cases: Iterable[Case], worst: Severity) -> Verdict:
     tried = list(cases)
     wrong = [f"{what}: expected {expected}, came {came.text}" for what, expected, came, is_right in tried if not is_right]
     if not wrong:
@@ -277,7 +278,7 @@ def _item(
         if infers and any(each["datatype"] not in (*TYPES, "BYTES") for each in target.http.inputs):
             return skipped("an input is BF16")
         found = run(target)
-        return found if isinstance(found, Verdict) else _judged(found, worst)
+        return found if isinstance(found, Verdict) else _judge_cases(found, worst)
 
     return Check(id_, title, done, perhaps, "", worst, rule=rule)
 
@@ -327,4 +328,4 @@ ITEMS: tuple[Check[GrpcTarget], ...] = (
     _item("grpc.G9", "A method that is not there is UNIMPLEMENTED", "called a method that is none", absent,
           "gRPC's status codes: UNIMPLEMENTED for an operation that is not implemented", "warning"),
 )  # fmt: skip
-"""Of gRPC; run only where its address is given."""
+"""Items over gRPC. They run only if a gRPC address is given."""

@@ -1,4 +1,4 @@
-"""I: what may stand in an infer request, and what may not."""
+"""I: valid and invalid contents of an infer request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INTEGERS = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UIN
 FLOATS = ("FP16", "FP32", "FP64")
 
 MANY_ROWS, MANY_ELEMENTS = 64, 500_000
-"""Rows of a large request; fewer where that would be more elements."""
+"""Maximum rows and elements of a large request."""
 
 HUGE_BYTES = 2**40
 DEEP = 100_000
@@ -36,32 +36,32 @@ def nested(data: Sequence[Any], shape: Sequence[int]) -> list[Any]:
     return [nested(data[at * step : (at + 1) * step], shape[1:]) for at in range(shape[0])]
 
 
-def shown(target: Target, body: Mapping[str, Any], what: str) -> Case:
-    """Send what must be refused: a case that wants a 4xx."""
+def send_invalid(target: Target, body: Mapping[str, Any], what: str) -> Case:
+    """Send a request that must be refused; the case expects a 4xx status."""
     return refused(what, target.infer(body))
 
 
-def same(target: Target, base: Answer, body: Mapping[str, Any], what: str) -> Case:
-    """Send what must be answered as the request was: a case that wants the same numbers."""
+def send_equal(target: Target, base: Answer, body: Mapping[str, Any], what: str) -> Case:
+    """Send a request that must have the same response as the base request; the case expects the same numbers."""
     answer = target.infer(body)
     return what, "200, and the same answer", answer, answer.status == 200 and same_numbers(answer, base)
 
 
 def forms(target: Target, base: Answer) -> Iterator[Case]:
-    """I1."""
+    """Check item I1."""
     whole = [{**each, "data": nested(each["data"], each["shape"])} for each in target.inputs]
-    yield same(target, base, {"inputs": whole}, "nested data")
+    yield send_equal(target, base, {"inputs": whole}, "nested data")
     inputs = tiled(target.request, 2)["inputs"] if target.is_batched else target.inputs
     for at, each in enumerate(inputs):
         if len(each["shape"]) > 1 and each["shape"][0] > 1 and each["shape"][-1] > 1:
             data = ragged(each["data"], each["shape"])
             body = {"inputs": [{**one, "data": data} if place == at else one for place, one in enumerate(inputs)]}
-            yield shown(target, body, f"ragged data of {each['name']}")
+            yield send_invalid(target, body, f"ragged data of {each['name']}")
             break
 
 
 def ragged(data: Sequence[Any], shape: Sequence[int]) -> list[Any]:
-    """Return flat data as nested lists of almost a shape: the first row gives an element to the last.
+    """Return flat data as nested lists of almost a shape: one element moves from the first row to the last.
 
     >>> ragged([1, 2, 3, 4], [2, 2])
     [[1], [3, 4, 2]]
@@ -75,39 +75,41 @@ def ragged(data: Sequence[Any], shape: Sequence[int]) -> list[Any]:
 
 
 def shapes(target: Target, _base: Answer) -> Iterator[Case]:
-    """I2."""
+    """Check item I2."""
     first = target.inputs[0]
     shape, data = first["shape"], first["data"]
-    yield shown(target, target.with_input(data=data[:-1]), "an element too few")
-    yield shown(target, target.with_input(data=[*data, data[0]]), "an element too many")
-    yield shown(target, target.with_input(shape=[-1, *shape[1:]]), "a negative size")
-    yield shown(target, target.with_input(shape=[float(shape[0]) + 0.5, *shape[1:]]), "a size of 1.5")
+    yield send_invalid(target, target.with_input(data=data[:-1]), "an element too few")
+    yield send_invalid(target, target.with_input(data=[*data, data[0]]), "an element too many")
+    yield send_invalid(target, target.with_input(shape=[-1, *shape[1:]]), "a negative size")
+    yield send_invalid(target, target.with_input(shape=[float(shape[0]) + 0.5, *shape[1:]]), "a size of 1.5")
     empty = target.infer(target.with_input(shape=[0, *shape[1:]], data=[]))
     yield "no rows", "200 or a 4xx", empty, empty.status == 200 or 400 <= empty.status < 500
 
 
 def unknown_datatype(target: Target, _base: Answer) -> Iterator[Case]:
-    """I3."""
-    yield shown(target, target.with_input(datatype="FP31"), "datatype FP31")
-    yield shown(target, target.with_input(datatype=target.inputs[0]["datatype"].lower()), "a datatype in small letters")
+    """Check item I3."""
+    yield send_invalid(target, target.with_input(datatype="FP31"), "datatype FP31")
+    yield send_invalid(target, target.with_input(datatype=target.inputs[0]["datatype"].lower()), "a datatype in small letters")
 
 
 def other_datatype(target: Target, _base: Answer) -> Iterator[Case]:
-    """I3, of another datatype than the metadata's."""
+    """Check item I3, of another datatype than the metadata's."""
     first = target.inputs[0]
     other = "INT32" if first["datatype"] in FLOATS else "FP32"
-    yield shown(target, target.with_input(datatype=other, data=[1] * len(first["data"])), f"{other} for {first['datatype']}")
+    yield send_invalid(
+        target, target.with_input(datatype=other, data=[1] * len(first["data"])), f"{other} for {first['datatype']}"
+    )
 
 
 def half(target: Target) -> Verdict:
-    """I4."""
+    """Check item I4."""
     if not target.request or target.of_kind("BF16") is None:
         return skipped("no input is BF16")
-    return judged([shown(target, target.request, "BF16 as JSON")])
+    return judged([send_invalid(target, target.request, "BF16 as JSON")])
 
 
 def values(target: Target, _base: Answer) -> Verdict | Iterator[Case]:
-    """I5."""
+    """Check item I5."""
     at = target.of_kind(*FLOATS, *INTEGERS)
     if at is None:
         return skipped("no input is a number")
@@ -117,13 +119,13 @@ def values(target: Target, _base: Answer) -> Verdict | Iterator[Case]:
 def _values(target: Target, at: int) -> Iterator[Case]:
     given = target.inputs[at]
     rest = given["data"][1:]
-    yield shown(target, target.with_input(at, data=["one", *rest]), "a string among numbers")
-    yield shown(target, target.with_input(at, data=[None, *rest]), "null among numbers")
-    yield shown(target, target.with_input(at, data=[{}, *rest]), "an object among numbers")
+    yield send_invalid(target, target.with_input(at, data=["one", *rest]), "a string among numbers")
+    yield send_invalid(target, target.with_input(at, data=[None, *rest]), "null among numbers")
+    yield send_invalid(target, target.with_input(at, data=[{}, *rest]), "an object among numbers")
     whole = target.of_kind(*INTEGERS)
     if whole is not None:
         one = target.inputs[whole]
-        yield shown(target, target.with_input(whole, data=[2**70, *one["data"][1:]]), f"2**70 as {one['datatype']}")
+        yield send_invalid(target, target.with_input(whole, data=[2**70, *one["data"][1:]]), f"2**70 as {one['datatype']}")
     for literal in ("NaN", "Infinity"):
         text = json.dumps(target.with_input(at, data=["@", *rest])).replace('"@"', literal)
         answer = target.post(f"{target.path}/infer", text.encode())
@@ -131,20 +133,20 @@ def _values(target: Target, at: int) -> Iterator[Case]:
 
 
 def coerced(target: Target, _base: Answer) -> Verdict | Iterator[Case]:
-    """I5, coercion."""
+    """Check item I5, coercion."""
     at, whole = target.of_kind(*FLOATS, *INTEGERS), target.of_kind(*INTEGERS)
     if at is None:
         return skipped("no input is a number")
     wrong = [(at, True), (at, "1"), *([(whole, 1.5)] if whole is not None else [])]
     return iter([
-        shown(target, target.with_input(place, data=[value, *target.inputs[place]["data"][1:]]),
+        send_invalid(target, target.with_input(place, data=[value, *target.inputs[place]["data"][1:]]),
               f"{json.dumps(value)} as {target.inputs[place]['datatype']}")
         for place, value in wrong
     ])  # fmt: skip
 
 
 def texts(target: Target, _base: Answer) -> Verdict | Iterator[Case]:
-    """I6."""
+    """Check item I6."""
     at = target.of_kind("BYTES")
     if at is None:
         return skipped("no input is BYTES")
@@ -159,18 +161,18 @@ def _texts(target: Target, at: int) -> Iterator[Case]:
 
 
 def coerced_text(target: Target, _base: Answer) -> Verdict | Iterator[Case]:
-    """I6, coercion."""
+    """Check item I6, coercion."""
     at = target.of_kind("BYTES")
     if at is None:
         return skipped("no input is BYTES")
-    return iter([shown(target, target.with_input(at, data=[17, *target.inputs[at]["data"][1:]]), "17 as BYTES")])
+    return iter([send_invalid(target, target.with_input(at, data=[17, *target.inputs[at]["data"][1:]]), "17 as BYTES")])
 
 
 def tensors(target: Target, _base: Answer) -> Iterator[Case]:
-    """I7."""
+    """Check item I7."""
     first = target.inputs[0]
     for what, body in _wrong_tensors(target, first).items():
-        yield shown(target, body, what)
+        yield send_invalid(target, body, what)
 
 
 def _wrong_tensors(target: Target, first: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -184,7 +186,7 @@ def _wrong_tensors(target: Target, first: Mapping[str, Any]) -> dict[str, dict[s
 
 
 def tensor_names(target: Target, _base: Answer) -> Iterator[Case]:
-    """I7, sentences."""
+    """Check item I7, sentences."""
     bodies = _wrong_tensors(target, target.inputs[0])
     for what, name in (("an unknown input", "no_such_input"), ("an unknown output", "no_such_output")):
         answer = target.infer(bodies[what])
@@ -192,14 +194,14 @@ def tensor_names(target: Target, _base: Answer) -> Iterator[Case]:
 
 
 def _outputs(answer: Answer) -> list[str]:
-    """Return the outputs' names, as far as they can be read."""
+    """Return the outputs' names, as far as the response can be parsed."""
     found = answer.json
     listed = found.get("outputs") if isinstance(found, dict) else None
     return [str(each.get("name")) for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
 
 
 def filtered(target: Target, base: Answer) -> Iterator[Case]:
-    """I8."""
+    """Check item I8."""
     names = _outputs(base)
     for name in names:
         answer = target.infer({**target.request, "outputs": [{"name": name}]})
@@ -207,7 +209,7 @@ def filtered(target: Target, base: Answer) -> Iterator[Case]:
 
 
 def ordered(target: Target, base: Answer) -> Iterator[Case]:
-    """I8, order, and none."""
+    """Check item I8, order, and none."""
     names = _outputs(base)
     answer = target.infer({**target.request, "outputs": [{"name": name} for name in reversed(names)]})
     yield "all outputs, backwards", "them in this order", answer, _outputs(answer) == names[::-1]
@@ -216,7 +218,7 @@ def ordered(target: Target, base: Answer) -> Iterator[Case]:
 
 
 def many_rows(target: Target, base: Answer) -> Verdict | Iterator[Case]:
-    """I9."""
+    """Check item I9."""
     if not target.is_batched:
         return skipped("not every input has a first dimension that may vary")
     return _many_rows(target, base)
@@ -244,29 +246,31 @@ def _times(sizes: Sequence[Any], rows: int) -> list[Any]:
 
 
 def mixed_rows(target: Target, _base: Answer) -> Verdict | Iterator[Case]:
-    """I10."""
+    """Check item I10."""
     if not target.is_batched or len(target.inputs) < 2:
         return skipped("the model has one input" if len(target.inputs) < 2 else "rows are not a dimension of every input")
     one = tiled({"inputs": [target.inputs[0]]}, 2)["inputs"][0]
-    return iter([shown(target, {"inputs": [one, *target.inputs[1:]]}, "2 rows of one input, 1 of the others")])
+    return iter([send_invalid(target, {"inputs": [one, *target.inputs[1:]]}, "2 rows of one input, 1 of the others")])
 
 
 def parameters(target: Target, base: Answer) -> Iterator[Case]:
-    """I11."""
+    """Check item I11."""
     unknown = {"x_text": "a", "x_number": 1, "x_float": 0.5, "x_bool": True}
-    yield same(target, base, {**target.request, "parameters": unknown}, "unknown parameters of the request")
-    yield same(target, base, target.with_input(parameters=unknown), "unknown parameters of an input")
+    yield send_equal(target, base, {**target.request, "parameters": unknown}, "unknown parameters of the request")
+    yield send_equal(target, base, target.with_input(parameters=unknown), "unknown parameters of an input")
     outputs = [{"name": name, "parameters": unknown} for name in _outputs(base)]
-    yield same(target, base, {**target.request, "outputs": outputs}, "unknown parameters of an output")
+    yield send_equal(target, base, {**target.request, "outputs": outputs}, "unknown parameters of an output")
 
 
 def schedule(target: Target, base: Answer) -> Iterator[Case]:
-    """I12."""
-    yield same(target, base, {**target.request, "parameters": {"timeout": 60_000_000, "priority": 1}}, "timeout and priority")
+    """Check item I12."""
+    yield send_equal(
+        target, base, {**target.request, "parameters": {"timeout": 60_000_000, "priority": 1}}, "timeout and priority"
+    )
 
 
 def bodies(target: Target, base: Answer) -> Iterator[Case]:
-    """I13."""
+    """Check item I13."""
     path = f"{target.path}/infer"
     whole = json.dumps(target.request).encode()
     broken = {
@@ -277,11 +281,11 @@ def bodies(target: Target, base: Answer) -> Iterator[Case]:
     for what, body in broken.items():
         answer = target.post(path, body)
         yield refused(what, answer)
-    yield same(target, base, target.request, "the request, after all these")
+    yield send_equal(target, base, target.request, "the request, after all these")
 
 
 def statuses(target: Target, _base: Answer) -> Iterator[Case]:
-    """I13, numbers."""
+    """Check item I13, numbers."""
     path, first = f"{target.path}/infer", target.inputs[0]
     malformed = {
         "no JSON": target.post(path, b"hello"),
@@ -291,20 +295,20 @@ def statuses(target: Target, _base: Answer) -> Iterator[Case]:
         "an unknown input": target.infer(target.with_input(name="no_such_input")),
     }
     for what, answer in malformed.items():
-        if answer.status >= 400:  # that it is refused at all is for other items
+        if answer.status >= 400:  # other items check that it is refused at all
             yield expect(what, answer, 400)
     yield expect("an unknown model", target.post(f"/v2/models/{UNKNOWN}/infer", json.dumps(target.request).encode()), 404)
 
 
 def too_large(target: Target, _base: Answer) -> Iterator[Case]:
-    """I13, limits."""
+    """Check item I13, limits."""
     headers = {"Content-Type": "application/json", "Content-Length": str(HUGE_BYTES)}
     answer = target.send("POST", f"{target.path}/infer", b"", headers)
     yield f"a body of {HUGE_BYTES} bytes, announced and not sent", "413 (or 400) at once", answer, answer.status in (400, 413)
 
 
 def content_types(target: Target, base: Answer) -> Iterator[Case]:
-    """I14."""
+    """Check item I14."""
     body = json.dumps(target.request).encode()
     kinds: dict[str, dict[str, str]] = {
         "application/json; charset=utf-8": {"Content-Type": "application/json; charset=utf-8"},
@@ -317,7 +321,7 @@ def content_types(target: Target, base: Answer) -> Iterator[Case]:
 
 
 def compression(target: Target, base: Answer) -> Iterator[Case]:
-    """I14, compression."""
+    """Check item I14, compression."""
     body = json.dumps(target.request).encode()
     for name, packed in (("gzip", gzip.compress(body, mtime=0)), ("deflate", zlib.compress(body))):
         headers = {"Content-Type": "application/json", "Content-Encoding": name}

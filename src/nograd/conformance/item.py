@@ -1,4 +1,5 @@
-"""Items of the checklist: what the protocol demands (must), what clients of Triton expect (compat), how they are judged."""
+"""Items of the checklist: demanded by the protocol (must), expected by Triton's clients (compat), or useful; and their
+verdicts."""
 
 from __future__ import annotations
 
@@ -17,17 +18,17 @@ __all__ = [
     "announced",
     "answered",
     "compat",
+    "describe_answer",
     "expect",
     "judged",
     "must",
     "probed",
     "refused",
-    "told",
     "useful",
 ]
 
 Case: TypeAlias = tuple[str, str, Answer, bool]
-"""What was sent, what was expected, what came, whether that is it."""
+"""Request in words, expected response in words, actual response, and True if they match."""
 
 Cases: TypeAlias = Iterable[Case]
 
@@ -41,11 +42,11 @@ PROBES: Mapping[str, tuple[str, str]] = {
     "model_configuration": ("GET", "{model}/config"),
     "model_repository": ("POST", "/v2/repository/index"),
 }
-"""Extension -> the path that it must have."""
+"""Extension -> method and path that it must serve."""
 
 
 def probed(target: Target, extension: str) -> Case:
-    """Ask for an extension's path: a case that wants it to be there."""
+    """Request an extension's path; the case expects it to exist."""
     method, path = PROBES[extension]
     path = path.format(model=target.path)
     answer = target.get(path) if method == "GET" else target.post(path, b"{}")
@@ -53,25 +54,29 @@ def probed(target: Target, extension: str) -> Case:
     return f"{extension}, announced: {method} {path}", "that it is there", answer, is_there
 
 
-def told(answer: Answer) -> str:
-    """Return an answer in short."""
+def describe_answer(answer: Answer) -> str:
+    """Return a response as one short line."""
     return f"{answer.status or 'nothing'}: {answer.text[:160]}" if answer.text else str(answer.status or "nothing")
 
 
 def expect(what: str, answer: Answer, *statuses: int) -> Case:
-    """Return a case that wants one of some statuses."""
+    """Return a case that expects one of some statuses."""
     return what, " or ".join(map(str, statuses)), answer, answer.status in statuses
 
 
 def refused(what: str, answer: Answer) -> Case:
-    """Return a case that wants a client's error, of whatever number: the protocol says "typically 400"."""
+    """Return a case that expects any 4xx status; the protocol says "typically 400"."""
     return what, "a 4xx status", answer, 400 <= answer.status < 500
 
 
 def judged(cases: Cases) -> Verdict:
-    """Return the verdict on some cases: the first three that are not as expected, or how many were."""
+    """Return the verdict on some cases: the first three failures, or the number of passed cases."""
     tried = list(cases)
-    wrong = [f"{what}: expected {expected}, came {told(answer)}" for what, expected, answer, is_right in tried if not is_right]
+    wrong = [
+        f"{what}: expected {expected}, came {describe_answer(answer)}"
+        for what, expected, answer, is_right in tried
+        if not is_right
+    ]
     if wrong:
         more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         return error("; ".join(wrong[:3]) + more, tried=float(len(tried)), wrong=float(len(wrong)))
@@ -79,12 +84,12 @@ def judged(cases: Cases) -> Verdict:
 
 
 def must(id_: str, title: str, done: str, run: Run, rule: str) -> Check[Target]:
-    """Return an item that the specification demands; failing it is an error."""
+    """Return an item that the specification demands; a failure is an error."""
     return Check(id_, title, done, run, "", "error", rule=rule)
 
 
 def compat(id_: str, title: str, done: str, run: Run, rule: str) -> Check[Target]:
-    """Return an item that the specification leaves open and clients rely on; failing it is a warning."""
+    """Return an item that the specification leaves open and clients rely on; a failure is a warning."""
 
     def mildly(target: Target) -> Verdict:
         verdict = run(target)
@@ -94,7 +99,7 @@ def compat(id_: str, title: str, done: str, run: Run, rule: str) -> Check[Target
 
 
 def useful(id_: str, title: str, done: str, run: Run, rule: str) -> Check[Target]:
-    """Return an item that nobody demands, and that clients are better off with; failing it is an info."""
+    """Return an item that no specification demands but that helps clients; a failure is an info."""
 
     def gently(target: Target) -> Verdict:
         verdict = run(target)
@@ -104,7 +109,7 @@ def useful(id_: str, title: str, done: str, run: Run, rule: str) -> Check[Target
 
 
 def announced(extension: str, run: Run) -> Run:
-    """Skip an item where the server does not announce its extension, or does and has it not."""
+    """Skip an item if the server does not announce its extension, or announces it without serving it."""
 
     def perhaps(target: Target) -> Verdict:
         if extension not in target.extensions:
@@ -117,7 +122,7 @@ def announced(extension: str, run: Run) -> Run:
 
 
 def answered(run: Callable[[Target, Answer], Verdict | Iterator[Case]]) -> Run:
-    """Skip an item where the model answers no request; else give it the answer, and judge the cases that it yields."""
+    """Skip an item if the model answers no request; else pass the response to `run`, and judge the cases that it yields."""
 
     def perhaps(target: Target) -> Verdict:
         if target.base is None:

@@ -22,12 +22,12 @@ NO_VERSION = "no_such_version_999999"
 
 
 def paths_of(target: Target) -> tuple[str, ...]:
-    """Return the model's path without a version, and with each that its metadata list."""
+    """Return the model's path without a version, and with each version in its metadata."""
     return target.path, *(f"{target.path}/versions/{version}" for version in target.versions)
 
 
 def ready(target: Target) -> Verdict:
-    """M1."""
+    """Check item M1."""
 
     def cases() -> Iterator[Case]:
         for path in paths_of(target):
@@ -49,7 +49,7 @@ def ready(target: Target) -> Verdict:
 
 
 def metadata(target: Target) -> Verdict:
-    """M2."""
+    """Check item M2."""
 
     def cases() -> Iterator[Case]:
         for path in paths_of(target):
@@ -61,7 +61,7 @@ def metadata(target: Target) -> Verdict:
 
 
 def _faults(found: Any, model: str) -> list[str]:
-    """Return what metadata should have and do not."""
+    """Return the requirements that the metadata do not meet."""
     if not isinstance(found, dict):
         return ["a JSON object"]
     faults = []
@@ -88,7 +88,7 @@ def _is_tensor(found: Any) -> bool:
 
 
 def unknown(target: Target) -> Verdict:
-    """M3."""
+    """Check item M3."""
 
     def cases() -> Iterator[Case]:
         for what, path in (("model", f"/v2/models/{UNKNOWN}"), ("version", f"{target.path}/versions/{NO_VERSION}")):
@@ -103,14 +103,14 @@ def _body(target: Target) -> bytes:
 
 
 def infer(target: Target) -> Verdict:
-    """M4."""
+    """Check item M4."""
     if not target.request:
         return skipped("the metadata name no inputs, so that no request can be made: see model.M2")
     return judged(expect(f"POST {path}/infer", target.post(f"{path}/infer", _body(target)), 200) for path in paths_of(target))
 
 
 def names(target: Target) -> Verdict:
-    """M5."""
+    """Check item M5."""
     first = target.model[:1]
     swapped = target.model.swapcase()
     encoded = f"/v2/models/%{ord(first):02X}{target.path.removeprefix('/v2/models/')[1:]}" if first.isascii() else target.path
@@ -126,7 +126,7 @@ def names(target: Target) -> Verdict:
 
 
 def _is_another(answer: Answer, name: str) -> bool:
-    """Whether a name in other letters is unknown, or a model of its own."""
+    """Return True if a name in other letter case is unknown, or is another model's name."""
     found = answer.json
     return 400 <= answer.status < 500 or (isinstance(found, dict) and found.get("name") == name)
 

@@ -1,4 +1,4 @@
-"""P: the extension model_repository. Loading and unloading happens only when it is asked for: others may use the model."""
+"""P: the extension model_repository. Loading and unloading run only on request, because others may use the model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STATES = ("UNKNOWN", "READY", "UNAVAILABLE", "LOADING", "UNLOADING")
 
 
 def index(target: Target) -> Verdict:
-    """P1."""
+    """Check item P1."""
 
     def cases() -> Iterator[Case]:
         for what, body in (("an empty body", b""), ("{}", b"{}"), ('{"ready": true}', b'{"ready": true}')):
@@ -42,26 +42,26 @@ def _lists(answer: Answer, model: str) -> bool:
 
 
 def unknown(target: Target) -> Verdict:
-    """P2, of a model that is not there."""
+    """Check item P2, of a model that is not there."""
     answer = target.post(f"/v2/repository/models/{UNKNOWN}/load", b"")
     return judged([refused("load of an unknown model", answer)])
 
 
 def reload(target: Target, _base: Answer) -> Iterator[Case]:
-    """P2."""
-    yield expect("load of a loaded model", _tell(target, "load"), 200)
+    """Check item P2."""
+    yield expect("load of a loaded model", _post_action(target, "load"), 200)
     yield expect("a request after it", target.infer(target.request), 200)
 
 
 def unload(target: Target, _base: Answer) -> Iterator[Case]:
-    """P3."""
-    yield expect("unload", _tell(target, "unload"), 200)
+    """Check item P3."""
+    yield expect("unload", _post_action(target, "unload"), 200)
     yield expect("a request after it", target.infer(target.request), 400, 404, 503)
-    yield expect("load", _tell(target, "load"), 200)
+    yield expect("load", _post_action(target, "load"), 200)
     yield expect("a request after it", target.infer(target.request), 200)
 
 
-def _tell(target: Target, what: str) -> Answer:
+def _post_action(target: Target, what: str) -> Answer:
     return target.post(f"/v2/repository/models/{quote(target.model, safe='')}/{what}", b"")
 
 
@@ -86,4 +86,4 @@ CHANGING: tuple[Check[Target], ...] = (
          f'{SOURCE}: "The unload API requests that a model be unloaded... A successful unload request is indicated by a 200 '
          'HTTP status"'),
 )  # fmt: skip
-"""What changes the server for a moment."""
+"""Items that change the server for a moment."""

@@ -1,4 +1,4 @@
-"""R: the server itself, whatever it serves."""
+"""R: the server itself, independent of its models."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ UNKNOWN = "no_such_model_xyz"
 
 
 def live(target: Target) -> Verdict:
-    """R1."""
+    """Check item R1."""
     return judged([expect("GET /v2/health/live", target.get("/v2/health/live"), 200)])
 
 
 def ready(target: Target) -> Verdict:
-    """R2."""
+    """Check item R2."""
     return judged([expect("GET /v2/health/ready", target.get("/v2/health/ready"), 200)])
 
 
 def metadata(target: Target) -> Verdict:
-    """R3."""
+    """Check item R3."""
     return judged([_metadata("/v2", target.get("/v2"))])
 
 
 def metadata_slash(target: Target) -> Verdict:
-    """R3, with a slash."""
+    """Check item R3, with a slash."""
     answer = target.get("/v2/")
     is_right = answer.status == 200 and answer.json == target.get("/v2").json
     return judged([("GET /v2/", "200, and what is at /v2", answer, is_right)])
@@ -49,7 +49,7 @@ def _metadata(path: str, answer: Answer) -> Case:
 
 
 def extensions(target: Target) -> Verdict:
-    """R4."""
+    """Check item R4."""
     cases = [probed(target, name) for name in sorted(target.extensions & PROBES.keys())]
     if not cases:
         return skipped("none of the announced extensions has a path of its own")
@@ -57,15 +57,15 @@ def extensions(target: Target) -> Verdict:
 
 
 def is_error(answer: Answer) -> bool:
-    """Whether an answer is the protocol's error object, and says something."""
+    """Return True if a response is the protocol's error object with a message."""
     kind = answer.headers.get("content-type", "").partition(";")[0].strip()
     said = answer.sentence
     return answer.status >= 400 and kind == "application/json" and bool(said) and "Traceback (most recent" not in said
 
 
 def errors(target: Target) -> Verdict:
-    """R5."""
-    asked = {
+    """Check item R5."""
+    answers = {
         "GET of an unknown path": target.get("/v2/no/such/path"),
         "GET of an unknown model": target.get(f"/v2/models/{UNKNOWN}"),
         "infer of an unknown model": target.post(f"/v2/models/{UNKNOWN}/infer", b'{"inputs": []}'),
@@ -75,16 +75,16 @@ def errors(target: Target) -> Verdict:
         "GET of infer": target.get(f"{target.path}/infer"),
     }
     wanted = 'an error status, application/json, and {"error": a sentence}'
-    return judged((what, wanted, answer, is_error(answer)) for what, answer in asked.items())
+    return judged((what, wanted, answer, is_error(answer)) for what, answer in answers.items())
 
 
 def unknown_path(target: Target) -> Verdict:
-    """R6."""
+    """Check item R6."""
     return judged([expect("GET of an unknown path", target.get("/v2/no/such/path"), 404)])
 
 
 def wrong_method(target: Target) -> Verdict:
-    """R6, methods."""
+    """Check item R6, methods."""
 
     def cases() -> Iterator[Case]:
         yield expect("GET of infer", target.get(f"{target.path}/infer"), 405)

@@ -18,25 +18,25 @@ BATCH_DURATIONS = ("compute_input", "compute_infer", "compute_output")
 
 
 def statistics(target: Target, _base: Answer) -> Iterator[Case]:
-    """S1."""
+    """Check item S1."""
     before = target.get(f"{target.path}/stats")
     for path, answer in ((f"{target.path}/stats", before), ("/v2/models/stats", target.get("/v2/models/stats"))):
         found = next(iter(entries(answer, target.model)), None)
         missing = _missing(found) if found is not None else [f"model_stats with {target.model}"]
         yield f"GET {path}", f"statistics: {', '.join(missing) or 'whole'}", answer, not missing
-    fresh = varied(target.request, 4242)  # one that no cache has seen, unless from an examination before
+    fresh = varied(target.request, 4242)  # a request that no cache has seen, except in an earlier examination
     counted = target.infer(fresh)
     after = target.get(f"{target.path}/stats")
     grown = _inferences(after, target.model) - _inferences(before, target.model)
     if counted.status == 200:
         rows = rows_of(fresh) if target.is_batched else 1
-        was_kept = _hits(after, target.model) > _hits(before, target.model)
+        was_cached = _hits(after, target.model) > _hits(before, target.model)
         wanted = f"an inference_count grown by at least {rows}, not by {grown}, or a cache hit"
-        yield "statistics after a request", wanted, after, grown >= rows or was_kept
+        yield "statistics after a request", wanted, after, grown >= rows or was_cached
 
 
 def entries(answer: Answer, model: str) -> list[Mapping[str, Any]]:
-    """Return the statistics of a model, of each of its versions; none where they cannot be read."""
+    """Return the statistics of all versions of a model; none if they cannot be parsed."""
     found = answer.json
     listed = found.get("model_stats") if isinstance(found, dict) and answer.status == 200 else None
     if not isinstance(listed, list):
@@ -45,7 +45,7 @@ def entries(answer: Answer, model: str) -> list[Mapping[str, Any]]:
 
 
 def _missing(found: Mapping[str, Any]) -> list[str]:
-    """Return what statistics should have and do not."""
+    """Return the required fields that the statistics lack."""
     missing = [key for key in ("last_inference", "inference_count", "execution_count") if not _is_count(found.get(key))]
     times = found.get("inference_stats")
     times = times if isinstance(times, dict) else {}
@@ -70,7 +70,7 @@ def _is_duration(found: Any) -> bool:
 
 
 def _inferences(answer: Answer, model: str) -> int:
-    """Return the rows run of all versions: which of them answers is the server's choice."""
+    """Return the rows run by all versions, because the server chooses the version that answers."""
     counts = (each.get("inference_count") for each in entries(answer, model))
     return sum(count for count in counts if isinstance(count, int))
 
@@ -82,7 +82,7 @@ def _hits(answer: Answer, model: str) -> int:
 
 
 def configuration(target: Target) -> Verdict:
-    """S2."""
+    """Check item S2."""
     answer = target.get(f"{target.path}/config")
     found = answer.json if answer.status == 200 and isinstance(answer.json, dict) else {}
     is_right = (
@@ -96,7 +96,7 @@ def configuration(target: Target) -> Verdict:
 
 
 def metrics(target: Target) -> Verdict:
-    """S3."""
+    """Check item S3."""
     answer = target.get("/metrics")
     is_right = answer.status == 200 and b"# TYPE " in answer.body
     return judged([("GET /metrics", "200 and Prometheus' text format", answer, is_right)])

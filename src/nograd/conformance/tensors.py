@@ -1,4 +1,4 @@
-"""Binary tensors on the wire: requests with them, and answers taken apart. Pure functions."""
+"""Encode and decode binary tensors in requests and responses. Pure functions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TYPES: Mapping[str, str] = {
 
 
 def packed(datatype: str, data: Sequence[Any]) -> bytes:
-    """Return flat data as the extension's bytes.
+    r"""Return flat data as the extension's bytes.
 
     >>> packed("BYTES", ["ab"])
     b'\\x02\\x00\\x00\\x00ab'
@@ -37,7 +37,7 @@ def unpacked(datatype: str, body: bytes) -> list[Any]:
     """Return the extension's bytes as flat data.
 
     Raises:
-        ValueError: they are no such bytes.
+        ValueError: the bytes are not in the extension's format.
     """
     if datatype != "BYTES":
         values: list[Any] = np.frombuffer(body, dtype=TYPES[datatype]).tolist()
@@ -55,7 +55,7 @@ def unpacked(datatype: str, body: bytes) -> list[Any]:
 
 
 def request(inputs: Iterable[Mapping[str, Any]], binary: Iterable[int], **rest: Any) -> tuple[dict[str, Any], bytes]:
-    """Return a request's JSON and the bytes behind it, the inputs at some positions in binary."""
+    """Return a request's JSON and the bytes that follow it; inputs at the given positions are in binary."""
     chosen = set(binary)
     listed, tail = [], b""
     for at, each in enumerate(inputs):
@@ -71,10 +71,10 @@ def request(inputs: Iterable[Mapping[str, Any]], binary: Iterable[int], **rest: 
 
 
 def parts(answer: Answer) -> tuple[dict[str, Any], bytes]:
-    """Return an answer's JSON, and what follows it.
+    """Return a response's JSON and the bytes that follow it.
 
     Raises:
-        ValueError: it does not begin with a JSON object.
+        ValueError: the response does not start with a JSON object.
     """
     length = answer.headers.get(HEADER.lower(), "")
     if length.isdigit():

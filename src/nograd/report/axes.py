@@ -1,4 +1,4 @@
-"""The frame of a plot: its size, its scales, ticks and titles, as inline SVG."""
+"""The frame of a plot as inline SVG: its size, scales, ticks and titles."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Axes", "Shape", "drawing", "line", "reach", "text_at", "tick", "tick
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The size of a plot, in CSS pixels; a page holds each plot in several, and shows one."""
+    """Size of a plot in CSS pixels. A page contains each plot in several shapes, and shows one."""
 
     name: str
     width: float
@@ -29,12 +29,12 @@ class Shape:
 
     @property
     def frame(self) -> Box:
-        """Where data is drawn."""
+        """The area for the data."""
         return Box(self.left, self.top, self.width - self.right, self.height - self.bottom)
 
 
 def drawing(shape: Shape, key: str, title: str, desc: str, parts: Iterable[str]) -> str:
-    """Return an SVG with its title and description for those who hear it; `key` is unique in the page."""
+    """Return an SVG with its title and description for screen readers; `key` is unique in the page."""
     ids = (f"{key}-{shape.name}-title", f"{key}-{shape.name}-desc")
     head = [element("title", escape(title), id=ids[0]), element("desc", escape(desc), id=ids[1])]
     return element(
@@ -44,7 +44,7 @@ def drawing(shape: Shape, key: str, title: str, desc: str, parts: Iterable[str])
 
 
 def text_at(text: str, x: float, y: float, class_: str, anchor: str = "start") -> str:
-    """Return a text whose baseline begins (or has its `middle` or `end`) at a point."""
+    """Return a text whose baseline starts at a point, or has its `middle` or `end` there."""
     return element("text", escape(text), x=x, y=y, class_=class_, text_anchor=None if anchor == "start" else anchor)
 
 
@@ -55,7 +55,7 @@ def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """A frame with two scales, and what their ticks are called."""
+    """A frame with two scales, and the labels of their ticks."""
 
     shape: Shape
     x: Scale
@@ -80,7 +80,7 @@ class Axes:
 
     @property
     def y_ticks(self) -> list[float]:
-        """About one tick each 45 pixels."""
+        """Ticks of the y axis, about one per 45 pixels."""
         frame = self.shape.frame
         return self.y.ticks(max(3, int((frame.bottom - frame.top) / 45)))
 
@@ -90,24 +90,24 @@ def _log(scale: Scale) -> str:
 
 
 def tick(unit: figures.Unit, value: float) -> str:
-    """Return what a tick is called: all its digits, or three where those are too many."""
+    """Return the label of a tick: all its digits, or three if all are too many."""
     text = f"{value * unit.scale:,.10g}"
     return text if len(text) <= 7 else f"{value * unit.scale:.3g}"
 
 
 def _short_tick(unit: figures.Unit, value: float) -> str:
-    """In thousands or millions from 10,000 on, since it stands beside the frame."""
+    """Return the label in thousands or millions from 10,000 on, because it must fit next to the frame."""
     shown = value * unit.scale
     power, letter = (0, "") if not 1e4 <= shown < 1e10 else (6, "M") if shown >= 1e7 else (3, "k")
     return f"{tick(unit, value / 10**power)}{letter}"
 
 
 def ticks_of(scale: Scale, shape: Shape) -> list[float]:
-    """Return the ticks of an axis from left to right, about one each 110 pixels."""
+    """Return the ticks of an axis from left to right, about one per 110 pixels."""
     return scale.ticks(max(3, int((shape.frame.right - shape.frame.left) / 110)))
 
 
 def reach(figure: Figure) -> tuple[float, ...]:
-    """Return what an axis shows of a figure: its median, and its interval, cut where it is more than 3 times away."""
+    """Return the values of a figure that an axis covers: its median and its interval, cut at a factor of 3."""
     middle = figure.median
     return middle, *(min(max(end, middle / 3), middle * 3) for end in figures.spread(figure) or ())

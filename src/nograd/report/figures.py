@@ -1,4 +1,4 @@
-"""Figures for people: numbers in few digits, times and bytes in the unit they are best read in, intervals. Pure functions."""
+"""Format figures: numbers in few digits, times and bytes in their most readable unit, intervals. Pure functions."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Figure:
 
 
 NONE = "\N{EN DASH}"
-"""What stands where nothing was measured."""
+"""Placeholder for a missing measurement."""
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Return a number with so many significant digits, never in powers of ten between a thousandth and a billion."""
+    """Return a number with `digits` significant digits, without exponent between a thousandth and a billion."""
     if value is None or not isfinite(value):
         return NONE
     if value == 0:
@@ -35,19 +35,19 @@ def number(value: float | None, digits: int = 3) -> str:
     if not 1e-3 <= abs(value) < 1e9:
         return f"{value:.{digits - 1}e}"
     decimals = digits - 1 - floor(log10(abs(value)))
-    decimals = digits - 1 - floor(log10(abs(round(value, decimals))))  # 9.999 is 10.0
+    decimals = digits - 1 - floor(log10(abs(round(value, decimals))))  # 9.999 becomes 10.0
     return f"{round(value, decimals):,.{max(decimals, 0)}f}"
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A unit for people: a value in the base unit, times `scale`, is a figure in it."""
+    """A display unit: a value in the base unit times `scale` is the figure in this unit."""
 
     name: str
     scale: float = 1.0
 
     def __call__(self, value: float | None) -> str:
-        """Return the figure alone, without the unit's name."""
+        """Return the figure without the unit's name."""
         return number(None if value is None else value * self.scale)
 
 
@@ -56,8 +56,10 @@ BYTES = (Unit("B"), Unit("kB", 1e-3), Unit("MB", 1e-6), Unit("GB", 1e-9))
 
 
 def unit_of(values: Iterable[float | None], units: tuple[Unit, ...] = SECONDS) -> Unit:
-    """Return the one unit that a column or an axis of these values is best read in: the largest unit in which the largest value
-    is 1 or more and the smallest a tenth or more, but none in which the largest is 100,000 or more.
+    """Return the most readable common unit for the values of a column or an axis.
+
+    This is the largest unit in which the largest value is at least 1 and the smallest at least 0.1. If the largest value is
+    100,000 or more in this unit, a larger unit is returned.
     """
     known = [abs(value) for value in values if value is not None and isfinite(value) and value]
     if not known:
@@ -69,7 +71,7 @@ def unit_of(values: Iterable[float | None], units: tuple[Unit, ...] = SECONDS) -
 
 
 def amount(value: float | None, units: tuple[Unit, ...] = SECONDS) -> str:
-    """Return one value in its own best unit and without needless zeros, such as `6.1 ms`."""
+    """Return one value in its own best unit without trailing zeros, such as `6.1 ms`."""
     if value is None or not isfinite(value):
         return NONE
     unit = unit_of([value], units)
@@ -90,7 +92,7 @@ def size(value: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    """Return a share of one in percent, such as `99.5 %`; never `100 %` where it is less."""
+    """Return a share in percent, such as `99.5 %`; `100 %` only for exactly 1."""
     if value is None or not isfinite(value):
         return NONE
     text = f"{value * 100:.4g}"
@@ -103,7 +105,7 @@ def count(value: int, thing: str) -> str:
 
 
 def ratio(value: float | None) -> str:
-    """Return a ratio with two decimals, or three digits where that says less."""
+    """Return a ratio with two decimals, or with three digits if two decimals show less."""
     if value is None or not isfinite(value):
         return NONE
     return f"{value:.2f}" if 0.095 <= abs(value) < 9.995 else number(value)
@@ -115,20 +117,20 @@ def times(figure: Figure | None) -> str:
 
 
 def cosine(value: float, digits: int = 7) -> str:
-    """Return a cosine, cut and not rounded, so that only 1 is shown as 1."""
+    """Return a cosine, truncated instead of rounded, so that only 1 is shown as 1."""
     if not isfinite(value):
         return NONE
     return f"{floor(min(max(value, -1.0), 1.0) * 10**digits) / 10**digits:.{digits}f}"
 
 
 def spread(figure: Figure | None, scale: float = 1.0) -> tuple[float, float] | None:
-    """Return both ends of the interval, scaled; None where there is none to speak of."""
+    """Return both ends of the interval, scaled; None without an interval."""
     if figure is None or not (isfinite(figure.low) and isfinite(figure.high)) or figure.low >= figure.high:
         return None
     return figure.low * scale, figure.high * scale
 
 
 def interval(figure: Figure | None, scale: float = 1.0, say: Callable[[float], str] = number) -> str:
-    """Return `[2.21 .. 2.41]`, or nothing where there is no interval."""
+    """Return `[2.21 .. 2.41]`; empty without an interval."""
     ends = spread(figure, scale)
     return f"[{say(ends[0])} .. {say(ends[1])}]" if ends else ""

@@ -1,4 +1,4 @@
-"""Finding and Report: what a check found, and what that means for who asked."""
+"""Finding and Report: the results of checks, and the exit code."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ __all__ = ["SEVERITIES", "Figures", "Finding", "Report", "Severity"]
 Severity: TypeAlias = Literal["error", "warning", "info", "skipped", "passed"]
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info", "skipped", "passed")
-"""Worst first. An error is a wrong answer or an outage, a warning a cost or a risk, an info something worth knowing."""
+"""Worst first. An error is a wrong answer or an outage, a warning a cost or a risk, an info a useful fact."""
 
 Figures: TypeAlias = Mapping[str, float | str]
-"""What was measured, by name; a name ends in its unit."""
+"""Measurements by name; a name ends in its unit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found."""
+    """Result of one check."""
 
     check: str
     """The check's id: its family, a dot, its name."""
 
     severity: Severity
     title: str
-    """What is so where the check passes."""
+    """The statement that is true if the check passes."""
 
     done: str
-    """What was done to find out."""
+    """The steps of the check."""
 
     evidence: str
-    """What was seen, with its figures; of a skipped check, why it could not be run."""
+    """The observation with its figures; for a skipped check, the reason."""
 
     figures: Figures = field(default_factory=dict)
     remedy: str = ""
-    """A line of code or a flag; empty where there is nothing to mend."""
+    """A line of code or a flag; empty if no fix is needed."""
 
     rule: str = ""
-    """The sentence that asks for it, where somebody else's specification does."""
+    """The sentence of an external specification that demands it, if there is one."""
 
     @property
     def family(self) -> str:
-        """The subject that the check belongs to, such as `batching`."""
+        """The subject of the check, such as `batching`."""
         return self.check.partition(".")[0]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain strings and numbers; NaN and infinities, which JSON lacks, as strings."""
+        """Return plain strings and numbers; NaN and infinities, which JSON lacks, become strings."""
         names = ("check", "family", "severity", "title", "done", "evidence", "remedy", "rule")
         return {**{name: getattr(self, name) for name in names}, "figures": {k: _plain(v) for k, v in self.figures.items()}}
 
@@ -66,25 +66,25 @@ class Report:
     findings: tuple[Finding, ...]
     spent_s: float = 0.0
     tool: str = "check"
-    """The command that made it."""
+    """The command that made the report."""
 
     @property
     def counts(self) -> dict[Severity, int]:
-        """Number of findings by severity, worst first; severities that did not occur are 0."""
+        """Number of findings by severity, worst first; other severities are 0."""
         found = Counter(finding.severity for finding in self.findings)
         return {severity: found[severity] for severity in SEVERITIES}
 
     @property
     def worst(self) -> Severity:
-        """The worst severity that occurred; `passed` where nothing was checked."""
+        """The worst severity of all findings; `passed` without findings."""
         return next((severity for severity, count in self.counts.items() if count), "passed")
 
     def exit_code(self, *, strict: bool = False) -> int:
-        """Return 1 where there is an error, with `strict` also for a warning; else 0."""
+        """Return 1 if there is an error, with `strict` also for a warning; else 0."""
         return int(self.counts["error"] > 0 or (strict and self.counts["warning"] > 0))
 
     def of(self, *severities: Severity) -> tuple[Finding, ...]:
-        """Return the findings of some severities, in the order in which they were found."""
+        """Return the findings with some severities, in their original order."""
         return tuple(finding for finding in self.findings if finding.severity in severities)
 
     def to_json(self) -> dict[str, Any]:

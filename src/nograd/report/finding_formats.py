@@ -1,4 +1,4 @@
-"""A report as text for people, JSON for programs, SARIF for code scanning, and JUnit for test reports."""
+"""Write a report as text for people, JSON for programs, SARIF for code scanning, and JUnit for test reports."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ SARIF_LEVELS: dict[Severity, str] = {
 SARIF_KINDS: dict[Severity, str] = {
     "error": "fail", "warning": "fail", "info": "fail", "skipped": "notApplicable", "passed": "pass",
 }  # fmt: skip
-"""SARIF 2.1.0, 3.27.9 and 3.27.10: a level other than `none` goes with the kind `fail` only."""
+"""SARIF 2.1.0, 3.27.9 and 3.27.10: a level other than `none` requires the kind `fail`."""
 
 
 def to_text(report: Report) -> str:
-    """Return the report for people: worst first, 100 columns, no colour; what passed in one line for each family."""
-    told = ", ".join(f"{count} {severity}" for severity, count in report.counts.items() if count) or "nothing was checked"
-    lines = [f"{report.target}: {told}, in {report.spent_s:.3g} s", ""]
+    """Return the report as text: worst first, 100 columns, no colour; passed checks in one line per family."""
+    counts = ", ".join(f"{count} {severity}" for severity, count in report.counts.items() if count) or "nothing was checked"
+    lines = [f"{report.target}: {counts}, in {report.spent_s:.3g} s", ""]
     for severity in SEVERITIES[:3]:
         for finding in report.of(severity):
             lines += [*_paragraph(finding), ""]
@@ -58,7 +58,7 @@ def _wrapped(text: str, head: str) -> list[str]:
 
 
 def _skipped(findings: tuple[Finding, ...]) -> Iterator[str]:
-    """Yield what could not be run, together where the reason is one."""
+    """Yield the skipped checks, grouped by reason."""
     by_reason: dict[str, list[str]] = {}
     for finding in findings:
         by_reason.setdefault(finding.evidence, []).append(finding.check)
@@ -84,7 +84,7 @@ def to_json(report: Report) -> str:
 def to_sarif(report: Report) -> str:
     """Return the report as SARIF 2.1.0: one run, one rule for each check, one result for each finding.
 
-    A model has no lines of code: results point at the target by name, as a logical location.
+    A model has no lines of code, so results point at the target by name, as a logical location.
     """
     rules = [_rule(finding, HOMES[report.tool]) for finding in report.findings]
     results = [_result(finding, index, report.target) for index, finding in enumerate(report.findings)]
@@ -120,7 +120,7 @@ def _result(finding: Finding, index: int, target: str) -> dict[str, Any]:
 
 
 def to_junit(report: Report) -> str:
-    """Return the report as JUnit XML: one suite for each family; errors and warnings fail, infos are output."""
+    """Return the report as JUnit XML: one suite for each family; errors and warnings are failures, infos are output."""
     root = ET.Element("testsuites", {"name": f"nograd {report.tool} {_clean(report.target)}", "time": f"{report.spent_s:.3f}"})
     families = dict.fromkeys(finding.family for finding in report.findings)
     for family in families:
@@ -153,20 +153,20 @@ def _count(element: ET.Element, findings: list[Finding]) -> None:
 
 
 def _clean(text: str) -> str:
-    """Return the text without what XML 1.0 cannot hold, such as NUL, in which models' errors may abound."""
+    """Return the text without characters that XML 1.0 forbids, such as NUL, which models' errors may contain."""
     return "".join(sign if sign in "\t\n\r" or (sign >= " " and sign not in "\ufffe\uffff" and not "\ud800" <= sign <= "\udfff")
                    else "?" for sign in text)  # fmt: skip
 
 
 FORMATS: dict[str, Callable[[Report], str]] = {"text": to_text, "json": to_json, "sarif": to_sarif, "junit": to_junit}
-"""Name -> what writes a report so."""
+"""Name -> function that writes a report in the format."""
 
 
 def writer_of(name: str) -> Callable[[Report], str]:
-    """Return what writes a report in a format.
+    """Return the function that writes a report in a format.
 
     Raises:
-        ConfigError: there is no such format.
+        ConfigError: the format is unknown.
     """
     if name not in FORMATS:
         raise ConfigError(f"format is {name!r}; it must be one of {', '.join(FORMATS)}")

@@ -1,4 +1,4 @@
-"""HTML and SVG from values: elements, escaped text, tables that are read well aloud. Pure functions."""
+"""Build HTML and SVG from values: elements, escaped text, tables that suit screen readers. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["card", "element", "table", "text"]
 
 
 def text(value: object) -> str:
-    """Return a text from outside as markup that shows it, in one line and without control characters."""
+    """Return an external text as markup, in one line and without control characters."""
     return escape(clean(value))
 
 
 def element(tag: str, content: str | Iterable[str] = "", /, **attributes: str | float | None) -> str:
-    """Return an element. Its attributes are escaped, and `class_` is `class`; its content is markup already.
+    """Return an element. Attributes are escaped, and `class_` becomes `class`; the content is markup already.
 
-    Numbers are rounded to a tenth. An attribute that is None is left out.
+    Numbers are rounded to a tenth. An attribute that is None is omitted.
     """
     inner = content if isinstance(content, str) else "".join(content)
     said = "".join(
@@ -32,13 +32,13 @@ def _value(value: str | float) -> str:
 
 
 def table(caption: str, heads: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]], *, class_: str = "") -> str:
-    """Return a table in a box of its own that scrolls where the table is too wide.
+    """Return a table in its own box, which scrolls if the table is too wide.
 
     Args:
-        caption: what the table holds, for those who hear it.
-        heads: each column's name, as text, and the class of its cells.
-        rows: cells as markup; the first one names its row.
-        class_: of the table.
+        caption: summary of the table, for screen readers.
+        heads: name of each column, as text, and class of its cells.
+        rows: cells as markup; the first cell is the header of its row.
+        class_: class of the table.
     """
     head = element("tr", [element("th", text(name), scope="col", class_=kind or None) for name, kind in heads])
     body = [
@@ -53,6 +53,6 @@ def table(caption: str, heads: Sequence[tuple[str, str]], rows: Iterable[Sequenc
 
 
 def card(title: str, body: str, *, lead: str = "") -> str:
-    """Return a section with a title, a line on how to read it, and a body of markup; nothing where the body is empty."""
+    """Return a section with a title, a line on how to read it, and a body of markup; empty if the body is empty."""
     head = element("h2", text(title)) + (element("p", text(lead), class_="lead") if lead else "")
     return element("section", head + body, class_="card") if body else ""

@@ -1,4 +1,4 @@
-"""The frame of a page that is one file: its policy, style, head and header. For every report that nograd writes as HTML."""
+"""The frame of a single-file page: its policy, style, head and header. For every report that nograd writes as HTML."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ ICON = (
 
 
 def page(title: str, top: str, parts: Iterable[str]) -> str:
-    """Return a page that needs no network and no script; write it as UTF-8.
+    """Return a page that needs no network and no script. Write it as UTF-8.
 
-    Its policy (Content-Security-Policy, CSP level 3) allows its own style sheet, by digest, and its own icon: nothing else, so
-    that a name or a reason that holds markup can do nothing even if it were not escaped.
+    Its policy (Content-Security-Policy, CSP level 3) allows only its own style sheet, by digest, and its own icon. Markup
+    in a name or a reason is therefore harmless, even if it were not escaped.
 
     Args:
-        title: of the window, as text.
+        title: title of the window, as text.
         top: the header, as markup.
-        parts: of the page, as markup; empty ones are left out.
+        parts: the parts of the page, as markup; empty ones are omitted.
     """
     style = files("nograd.report").joinpath("report.css").read_text("utf-8")
     head = [
@@ -58,7 +58,7 @@ def _policy(style: str) -> str:
 
 
 def header(name: str, version: str, when: str) -> str:
-    """Return the line above a page: what made it, of which version, and when."""
+    """Return the line at the top of a page: the tool, its version, and the time."""
     mark = f'<svg class="logo" viewBox="0 0 24 24" aria-hidden="true">{MARK}</svg>'
     brand = element("p", f"{mark}{name} " + element("span", text(version), class_="quiet"), class_="brand")
     return element("header", brand + element("p", text(when), class_="quiet"), class_="top")

@@ -1,4 +1,4 @@
-"""Small parts of an SVG plot: lines, scales with ticks, and labels that keep clear of each other. Pure functions."""
+"""Parts of an SVG plot: lines, scales with ticks, and labels that do not overlap. Pure functions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nograd.report.markup import element
 __all__ = ["Box", "Label", "Scale", "is_positive", "place", "polyline", "text_width"]
 
 LOG_FROM = 4.0
-"""An axis whose largest value is so many times its smallest is logarithmic."""
+"""An axis is logarithmic if its largest value is at least this many times its smallest."""
 
 CHAR_WIDTH = 0.6
 """Mean width of a character, in font sizes: DejaVu Sans, the widest of the common ones; others are near 0.53."""
@@ -26,13 +26,13 @@ def polyline(points: Iterable[tuple[float, float]], *, class_: str, closed: bool
 
 
 def text_width(text: str, font_px: float) -> float:
-    """Return about how wide a text is, in pixels, on the wide side."""
+    """Return the approximate width of a text in pixels, rather too wide than too narrow."""
     return len(text) * CHAR_WIDTH * font_px
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Values to pixels, along one axis."""
+    """Map values to pixels along one axis."""
 
     low: float
     high: float
@@ -44,13 +44,13 @@ class Scale:
 
     @classmethod
     def over(cls, values: Iterable[float], start: float, end: float, *, from_zero: bool = False, pad: float = 0.08) -> Scale:
-        """Return a scale over all values, logarithmic where they are far apart.
+        """Return a scale over all values; logarithmic if they are far apart.
 
         Args:
-            values: finite, above 0, one at least.
+            values: finite, above 0, at least one.
             start: pixel of the low end.
             end: pixel of the high end.
-            from_zero: begin at 0 where the scale is not logarithmic.
+            from_zero: start at 0 if the scale is not logarithmic.
             pad: room beyond the values, as a share of their range.
         """
         known = list(values)
@@ -62,7 +62,7 @@ class Scale:
         return cls(0.0 if from_zero else max(low - room, 0.0), high + room, start, end)
 
     def __call__(self, value: float) -> float:
-        """Return the pixel of a value, kept within the axis; values of 0 and below are at the low end of a logarithmic one."""
+        """Return the pixel of a value, clamped to the axis. On a logarithmic axis, values of 0 and below are at the low end."""
         if self.is_log:
             part = (log10(value) - log10(self.low)) / (log10(self.high) - log10(self.low)) if value > 0 else 0.0
         else:
@@ -70,7 +70,7 @@ class Scale:
         return self.start + min(max(part, 0.0), 1.0) * (self.end - self.start)
 
     def ticks(self, most: int = 6) -> list[float]:
-        """Return round values within the scale, `most` at the most and two at the least."""
+        """Return round values within the scale: at least two and at most `most`."""
         return self._log_ticks(most) if self.is_log else self._linear_ticks(most)
 
     def _linear_ticks(self, most: int) -> list[float]:
@@ -102,11 +102,11 @@ class Box(NamedTuple):
     bottom: float
 
     def meets(self, other: Box) -> bool:
-        """Whether both share a point."""
+        """Return True if both share a point."""
         return self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
 
     def within(self, other: Box) -> bool:
-        """Whether it lies inside the other."""
+        """Return True if the box is inside the other."""
         return (
             self.left >= other.left and self.right <= other.right and self.top >= other.top and self.bottom <= other.bottom
         )  # fmt: skip
@@ -114,26 +114,26 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A text that was given a place."""
+    """A text with its position."""
 
     text: str
     box: Box
     point: tuple[float, float]
     is_far: bool
-    """It stands away from its point, and needs a line to it."""
+    """True if the label is away from its point and needs a line to it."""
 
 
 def place(
     wanted: Sequence[tuple[str, float, float]], taken: Sequence[Box], frame: Box, *, font_px: float, lines: Sequence[Box] = ()
 ) -> list[Label]:
-    """Return places for labels beside their points, the first of them first; one that finds no room is left out.
+    """Return labels with positions next to their points, in order of importance; a label without room is omitted.
 
     Args:
-        wanted: text and point of each, the most important one first.
-        taken: what no label may cover.
-        frame: what no label may leave.
-        font_px: size of the type.
-        lines: what a label covers only where it would else stand away from its point.
+        wanted: text and point of each label, the most important first.
+        taken: boxes that no label may cover.
+        frame: box that no label may leave.
+        font_px: font size in pixels.
+        lines: boxes that a label covers only if it would otherwise be away from its point.
     """
     found: list[Label] = []
     for text, x, y in wanted:
@@ -150,7 +150,7 @@ def place(
 
 
 def _places(x: float, y: float, width: float, height: float, gap: float) -> Iterable[tuple[bool, Box]]:
-    """Right, left, above, below, the corners; then the same further away."""
+    """Yield boxes to the right, left, above, below and at the corners, then the same further away."""
     sides = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, -1), (-1, 1))
     for reach, (right, down) in product((1.0, 1.6, 2.4, 3.6, 5.2), sides):
         away = gap * reach
@@ -162,5 +162,5 @@ def _places(x: float, y: float, width: float, height: float, gap: float) -> Iter
 
 
 def is_positive(*values: float) -> bool:
-    """Whether all are above 0 and of a size that an axis can show: a trillionth to a quadrillion."""
+    """Return True if all values are above 0 and of a size that an axis can show: a trillionth to a quadrillion."""
     return all(1e-12 <= value <= 1e15 for value in values)

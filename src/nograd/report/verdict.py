@@ -1,4 +1,4 @@
-"""Check: what is known of a check before it is run; Verdict: what its function returns; and running them, whatever they do."""
+"""Check: definition of a check; Verdict: the result of its function; `run_checks`: run checks and survive their errors."""
 
 from __future__ import annotations
 
@@ -15,86 +15,86 @@ Subject = TypeVar("Subject")
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a check's function says of its subject."""
+    """Result of a check's function."""
 
     severity: Severity
     evidence: str
     figures: Figures = field(default_factory=dict)
     remedy: str = ""
-    """Instead of the check's own, where it depends on what was found."""
+    """Remedy for this result, instead of the check's own."""
 
     def with_remedy(self, remedy: str) -> Verdict:
-        """Return the verdict with a remedy of its own."""
+        """Return the verdict with its own remedy."""
         return replace(self, remedy=remedy)
 
 
 def error(evidence: str, **figures: float | str) -> Verdict:
-    """A wrong answer, or an outage."""
+    """Return a verdict for a wrong answer or an outage."""
     return Verdict("error", evidence, figures)
 
 
 def warning(evidence: str, **figures: float | str) -> Verdict:
-    """A cost, or a risk."""
+    """Return a verdict for a cost or a risk."""
     return Verdict("warning", evidence, figures)
 
 
 def info(evidence: str, **figures: float | str) -> Verdict:
-    """Worth knowing."""
+    """Return a verdict for a useful fact."""
     return Verdict("info", evidence, figures)
 
 
 def passed(evidence: str, **figures: float | str) -> Verdict:
-    """All is well."""
+    """Return a verdict without a fault."""
     return Verdict("passed", evidence, figures)
 
 
 def skipped(reason: str) -> Verdict:
-    """It could not be run, and why."""
+    """Return a verdict for a check that could not run, with the reason."""
     return Verdict("skipped", reason)
 
 
 @dataclass(frozen=True, slots=True)
 class Check(Generic[Subject]):
-    """One line of the deployment checklist."""
+    """One item of the deployment checklist."""
 
     id: str
     """Family, dot, name."""
 
     title: str
-    """What is so where it passes."""
+    """The statement that is true if the check passes."""
 
     done: str
-    """What is done to find out."""
+    """The steps of the check."""
 
     run: Callable[[Subject], Verdict]
     remedy: str
-    """A line of code or a flag, for what it usually finds."""
+    """A line of code or a flag against its usual findings."""
 
     worst: Severity
-    """The worst that it can find."""
+    """The worst possible severity."""
 
     is_deep: bool = False
-    """Whether it takes so long that it is run only when asked for."""
+    """True if the check is slow and runs only on request."""
 
     rule: str = ""
-    """The sentence of somebody else's specification that asks for it."""
+    """The sentence of an external specification that demands it."""
 
     @property
     def family(self) -> str:
-        """The subject that it belongs to."""
+        """The subject of the check."""
         return self.id.partition(".")[0]
 
 
 def run_checks(
     checks: Iterable[Check[Subject]], subject: Subject | None, *, deep: bool, why_not: str = ""
 ) -> Iterator[Finding]:
-    """Yield a finding for each check, also for those that cannot be run.
+    """Yield a finding for each check, also for those that cannot run.
 
     Args:
-        checks: to be run in this order.
-        subject: what they are run on; None: nothing of that kind is there, `why_not` says so.
-        deep: whether to run those that take long.
-        why_not: why there is no subject, in one sentence.
+        checks: the checks, in the order in which they run.
+        subject: the subject of the checks; None if it does not exist, for the reason `why_not`.
+        deep: run slow checks as well.
+        why_not: reason for the missing subject, in one sentence.
     """
     for check in checks:
         if subject is None:
@@ -108,7 +108,7 @@ def run_checks(
 def _outcome(check: Check[Subject], subject: Subject) -> Verdict:
     try:
         return check.run(subject)
-    except Exception as failure:  # noqa: BLE001  models and servers do anything: the report says it, and the other checks go on
+    except Exception as failure:  # noqa: BLE001  any error of a model or server: the report contains it, and the other checks run
         said = " ".join(str(failure).split())[:400]
         return warning(
             f"the check itself could not be finished: {type(failure).__name__}: {said}",
