@@ -15,8 +15,8 @@ import pytest
 
 from nograd import load
 from nograd.errors import ConfigError
-from nograd.jobs.columns import Wanted
-from nograd.jobs.command import wanted_of
+from nograd.jobs.columns import ColumnOptions
+from nograd.jobs.command import column_options
 from tests.bundles import write_texts
 from tests.predicting import nograd_predict, read_jsonl, write_jsonl
 from tests.running_server import FOLDER
@@ -141,11 +141,11 @@ def test_what_cannot_be_done_is_one_sentence_and_an_exit_code(
 
 
 def test_columns_are_read_as_they_are_written() -> None:
-    assert wanted_of(["a=b", "c=d=e"], None, "") == Wanted({"a": "b", "c": "d=e"}, None, ())
-    assert wanted_of([], "a, b", " c,") == Wanted({}, ("a", "b"), ("c",))
-    assert wanted_of([], "", "") == Wanted({}, (), ())
+    assert column_options(["a=b", "c=d=e"], None, "") == ColumnOptions({"a": "b", "c": "d=e"}, None, ())
+    assert column_options([], "a, b", " c,") == ColumnOptions({}, ("a", "b"), ("c",))
+    assert column_options([], "", "") == ColumnOptions({}, (), ())
     with pytest.raises(ConfigError, match="map is '=b'; it must be INPUT=COLUMN"):
-        wanted_of(["=b"], None, "")
+        column_options(["=b"], None, "")
 
 
 def test_the_lines_of_the_readme_run(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from nograd import Predictor, Signature, TensorSpec
 from nograd.core.tensors import Batch
 from nograd.errors import ConfigError, JobError
 from nograd.jobs.arrow_out import unified
-from nograd.jobs.columns import Wanted
+from nograd.jobs.columns import ColumnOptions
 from nograd.jobs.keeping import Files
 from tests.fakes import Fake
 from tests.predicting import predict, read_jsonl, write_jsonl
@@ -124,7 +124,7 @@ def test_json_is_carried_through_as_it_was_written(tmp_path: Path) -> None:
     line = '{"big": 12345678901234567890123, "x": [1, 2], "f": 1.10, "s": "\\u00e9", "o": {"k": [ 1,2 ]}}'
     (tmp_path / "in.jsonl").write_text(f"\n{line}\n\n")
 
-    predict(doubling(), tmp_path / "in.jsonl", tmp_path / "out.jsonl", columns=Wanted(drop=("s",)))
+    predict(doubling(), tmp_path / "in.jsonl", tmp_path / "out.jsonl", columns=ColumnOptions(drop=("s",)))
 
     assert (tmp_path / "out.jsonl").read_text() == (
         '{"big":12345678901234567890123,"f":1.10,"o":{"k": [ 1,2 ]},"y":[2.0,4.0],"total":3.0,"is_large":true}\n'
@@ -151,7 +151,7 @@ def test_tensors_are_lists_of_fixed_size_in_the_models_dtype_and_columns_keep_th
     )
     pq.write_table(table, tmp_path / "in.parquet")
 
-    predict(doubling(), tmp_path / "in.parquet", tmp_path / f"out.{ending}", columns=Wanted(keep=("price", "when", "x")))
+    predict(doubling(), tmp_path / "in.parquet", tmp_path / f"out.{ending}", columns=ColumnOptions(keep=("price", "when", "x")))
 
     found = (
         pq.read_table(tmp_path / "out.parquet") if ending == "parquet" else pa.ipc.open_file(tmp_path / "out.arrow").read_all()
@@ -264,15 +264,23 @@ def test_nothing_gives_nothing(tmp_path: Path, ending: str) -> None:
 @pytest.mark.parametrize(
     ("rows", "wanted", "said"),
     [
-        ([{"a": [1, 2], "b": 1}], Wanted(), "input 'x' has no column; the input has 'a', 'b': say which, --map x=COLUMN"),
-        ([{"a": [1, 2]}], Wanted({"z": "a"}), "--map z=a: there is no input 'z'; the model takes 'x'"),
-        ([{"a": [1, 2]}], Wanted({"x": "b"}), "there is no column 'b'; the input has 'a'"),
-        ([{"x": [1, 2]}], Wanted(keep=("b",)), "there is no column 'b'; the input has 'x'"),
-        ([{"x": [1, 2], "y": 1}], Wanted(), "column 'y' of the input has the name of a prediction; leave it out with --drop y"),
+        (
+            [{"a": [1, 2], "b": 1}],
+            ColumnOptions(),
+            "input 'x' has no column; the input has 'a', 'b': say which, --map x=COLUMN",
+        ),
+        ([{"a": [1, 2]}], ColumnOptions({"z": "a"}), "--map z=a: there is no input 'z'; the model takes 'x'"),
+        ([{"a": [1, 2]}], ColumnOptions({"x": "b"}), "there is no column 'b'; the input has 'a'"),
+        ([{"x": [1, 2]}], ColumnOptions(keep=("b",)), "there is no column 'b'; the input has 'x'"),
+        (
+            [{"x": [1, 2], "y": 1}],
+            ColumnOptions(),
+            "column 'y' of the input has the name of a prediction; leave it out with --drop y",
+        ),
     ],
 )
 def test_columns_that_do_not_fit_are_one_sentence_before_anything_starts(
-    tmp_path: Path, rows: list[Any], wanted: Wanted, said: str
+    tmp_path: Path, rows: list[Any], wanted: ColumnOptions, said: str
 ) -> None:
     source = write_jsonl(tmp_path / "in.jsonl", rows)
 
@@ -286,8 +294,8 @@ def test_columns_that_do_not_fit_are_one_sentence_before_anything_starts(
 def test_columns_are_mapped_kept_and_dropped(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "in.jsonl", [{"v": [1, 2], "y": 1, "n": "a"}])
 
-    predict(doubling(), source, tmp_path / "a.jsonl", columns=Wanted({"x": "v"}, drop=("y",)))
-    predict(doubling(), source, tmp_path / "b.jsonl", columns=Wanted({"x": "v"}, keep=("n", "v")))
+    predict(doubling(), source, tmp_path / "a.jsonl", columns=ColumnOptions({"x": "v"}, drop=("y",)))
+    predict(doubling(), source, tmp_path / "b.jsonl", columns=ColumnOptions({"x": "v"}, keep=("n", "v")))
 
     assert [list(read(tmp_path / name)[0]) for name in ("a.jsonl", "b.jsonl")] == [
         ["n", "y", "total", "is_large"], ["n", "v", "y", "total", "is_large"]
@@ -317,7 +325,7 @@ def test_of_two_texts_the_user_says_which(tmp_path: Path) -> None:
         ConfigError, match="input 'text' has no column; the input has 'title', 'body': say which, --map text=COL"
     ):
         predict(lengths(), source, tmp_path / "out.jsonl")
-    predict(lengths(), source, tmp_path / "out.jsonl", columns=Wanted({"text": "body"}))
+    predict(lengths(), source, tmp_path / "out.jsonl", columns=ColumnOptions({"text": "body"}))
 
     assert read(tmp_path / "out.jsonl") == [{"title": "a", "body": "bcd", "length": 3, "again": "bcd"}]
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from nograd import BatchPredictor, Predictor, Signature, TensorSpec
 from nograd.core.tensors import Batch
 from nograd.errors import ConfigError, ItemError
-from nograd.jobs.progress import Course, Lines, shown_on, summary_of
+from nograd.jobs.progress import Course, Lines, show_progress, summary_of
 from nograd.jobs.records import Place, Record
 from nograd.jobs.run import Job, Summary, run
-from nograd.jobs.windows import IN_FLIGHT, Held, Layout, cut, layout_for
+from nograd.jobs.windows import IN_FLIGHT, Layout, RowMemory, cut, layout_for
 from tests.fakes import Fake, doubling
 from tests.predicting import Seen, predict, read_jsonl, write_jsonl
 
@@ -58,8 +58,8 @@ def test_what_is_cut_behind_a_window_is_cut_as_it_was_before(sizes: list[int], l
 SIZES = st.integers(0, 10**9)
 
 
-@given(st.lists(st.builds(Held, SIZES, SIZES, SIZES), max_size=20), st.integers(1 << 20, 1 << 32))
-def test_a_layout_counts_at_least_what_was_seen_of_every_record(seen: list[Held], memory_bytes: int) -> None:
+@given(st.lists(st.builds(RowMemory, SIZES, SIZES, SIZES), max_size=20), st.integers(1 << 20, 1 << 32))
+def test_a_layout_counts_at_least_what_was_seen_of_every_record(seen: list[RowMemory], memory_bytes: int) -> None:
     layout = layout_for(memory_bytes, 32, 48.0, seen)
 
     assert layout.max_rows == 512
@@ -69,7 +69,7 @@ def test_a_layout_counts_at_least_what_was_seen_of_every_record(seen: list[Held]
 
 
 def test_a_text_that_is_longer_than_those_seen_counts_as_more_and_its_answer_as_one() -> None:
-    layout = layout_for(1 << 30, 32, 48.0, [Held(9, 5000, 400)])
+    layout = layout_for(1 << 30, 32, 48.0, [RowMemory(9, 5000, 400)])
 
     assert layout.bytes_of(Record(Place(1), 9, {}, None)) == 5400
     assert layout.bytes_of(Record(Place(1), 9999, {}, None)) == 405_000
@@ -228,11 +228,11 @@ def test_a_setting_out_of_range_is_one_sentence(settings: dict[str, Any], said: 
 def test_rate_and_time_left_count_from_the_first_window() -> None:
     course = Course()
 
-    assert course.told(100.0, 512, 0.5) == "512 rows, 50%"
-    assert course.told(110.0, 1536, 0.6) == "1,536 rows, 102/s, 60%, 40 s left"
-    assert course.told(1100.0, 1546, 0.6) == "1,546 rows, 1.03/s, 60%, 66 min left"
-    assert course.told(1100.0, 1546, None) == "1,546 rows, 1.03/s"
-    assert course.told(1200.0, 1612, 1.0) == "1,612 rows, 1/s, 100%"
+    assert course.describe(100.0, 512, 0.5) == "512 rows, 50%"
+    assert course.describe(110.0, 1536, 0.6) == "1,536 rows, 102/s, 60%, 40 s left"
+    assert course.describe(1100.0, 1546, 0.6) == "1,546 rows, 1.03/s, 60%, 66 min left"
+    assert course.describe(1100.0, 1546, None) == "1,546 rows, 1.03/s"
+    assert course.describe(1200.0, 1612, 1.0) == "1,612 rows, 1/s, 100%"
 
 
 def test_where_there_is_no_terminal_a_line_is_written_once_a_minute_at_most() -> None:
@@ -254,7 +254,7 @@ def test_on_a_terminal_there_is_a_bar() -> None:
             return True
 
     terminal = Terminal()
-    with shown_on(terminal, lambda: 0.0) as shown:
+    with show_progress(terminal, lambda: 0.0) as shown:
         shown.note("a note")
         shown.update(1234, 0.5)
         shown.update(1300, None)

@@ -71,11 +71,11 @@ def mapped(rows: list[dict[str, Any]], model: str, **options: Any) -> list[dict[
 
 
 def on_ray(source: Path, output: Path, **settings: Any) -> Summary:
-    from nograd.ray.actor_pool import crew_of
+    from nograd.ray.actor_pool import actor_pool_of
     from nograd.ray.actors import recipe_of
 
     job = Job(MODEL, str(source), output, max_batch_size=8, commit_s=0.0, **settings)
-    with crew_of(recipe_of(MODEL)) as over:
+    with actor_pool_of(recipe_of(MODEL)) as over:
         return run(job, lambda: load(MODEL), Seen(), lambda: 0.0, over)
 
 
@@ -175,9 +175,9 @@ def test_a_run_that_was_begun_without_goes_on_with_it(tmp_path: Path, marker: Pa
 def test_a_row_that_ends_every_process_ends_the_run_and_what_is_done_is_kept(
     tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nograd.ray import actor_pool as crew
+    from nograd.ray import actor_pool
 
-    monkeypatch.setattr(crew, "RESTARTS", 0)
+    monkeypatch.setattr(actor_pool, "RESTARTS", 0)
     source = write_jsonl(tmp_path / "in.jsonl", [*ROWS, {"id": 999, "x": [FATAL, 0]}])
     marker.unlink(missing_ok=True)
 
@@ -189,12 +189,12 @@ def test_a_row_that_ends_every_process_ends_the_run_and_what_is_done_is_kept(
 
 
 def test_a_model_that_no_actor_can_load_is_one_sentence(tmp_path: Path) -> None:
-    from nograd.ray.actor_pool import crew_of
+    from nograd.ray.actor_pool import actor_pool_of
     from nograd.ray.actors import Recipe
 
     source = write_jsonl(tmp_path / "in.jsonl", ROWS)
     job = Job(MODEL, str(source), tmp_path / "out.jsonl")
-    with crew_of(Recipe("tests.served_models:raising")) as over, pytest.raises(ConfigError) as raised:
+    with actor_pool_of(Recipe("tests.served_models:raising")) as over, pytest.raises(ConfigError) as raised:
         run(job, lambda: load(MODEL), Seen(), lambda: 0.0, over)
 
     assert "the weights are gone" in str(raised.value)

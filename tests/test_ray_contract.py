@@ -11,7 +11,7 @@ import pytest
 
 from nograd import Predictor
 from nograd.errors import JobError
-from nograd.jobs.columns import Wanted
+from nograd.jobs.columns import ColumnOptions
 from nograd.predictors.postprocessed import AnswerFields
 from tests.fakes import doubling
 
@@ -39,12 +39,12 @@ class Actors:
 
     def __init__(self, postprocess: Callable[[Any], Any], *, skips: bool = False) -> None:
         from nograd.ray.contract import FirstFields
-        from nograd.ray.data import _Predicts
+        from nograd.ray.data import _TablePredictor
 
         shared = FirstFields()
         self._actors = [
-            _Predicts(
-                Source(postprocess), Wanted({}, None, ()), skips=skips, max_batch_size=4, overhead=None, shared=shared  # type: ignore[arg-type]
+            _TablePredictor(
+                Source(postprocess), ColumnOptions({}, None, ()), skips=skips, max_batch_size=4, overhead=None, shared=shared  # type: ignore[arg-type]
             )
             for _ in range(2)
         ]  # fmt: skip

@@ -297,10 +297,10 @@ def test_every_setting_is_an_option_and_every_option_has_the_settings_default() 
     """A field of ServeConfig without its option, or with another default than it has without the command, ends here."""
     import inspect
 
-    from nograd.cli.commands import BESIDE, serve
+    from nograd.cli.commands import NOT_SETTINGS, serve
 
     parameters = {name: each.default for name, each in inspect.signature(serve).parameters.items()}
-    told = {name: value for name, value in parameters.items() if name not in BESIDE | {"context"}}
+    told = {name: value for name, value in parameters.items() if name not in NOT_SETTINGS | {"context"}}
 
     assert told == {each.name: each.default for each in fields(ServeConfig)}
 

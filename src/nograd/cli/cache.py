@@ -1,4 +1,4 @@
-"""`nograd cache`: kept answers seen from outside, of a running server or in Redis."""
+"""`nograd cache`: show and clear the cached answers of a running server or in Redis."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ TIMEOUT_S = 10.0
 
 
 def stats(url: str) -> list[str]:
-    """Return lines on what is kept at a URL.
+    """Return lines on the cache at a URL.
 
     Raises:
-        UnavailableError: nothing answers there.
-        ConfigError: it is neither a server's nor a Redis'.
-        MissingExtraError: it is a Redis', and redis-py is not installed.
+        UnavailableError: nothing answers at the URL.
+        ConfigError: the URL belongs neither to a server nor to Redis.
+        MissingExtraError: the URL belongs to Redis, and redis-py is not installed.
     """
     if not url.startswith(("http://", "https://")):
         found = _redis(url).usage()
         return [f"{found.server}: {found.entries} answers, {found.nbytes / 1e6:.1f} MB of keys and values"]
     lines = []
-    for model in _ask(f"{url.rstrip('/')}/live.json", "GET")["models"]:
+    for model in _request_json(f"{url.rstrip('/')}/live.json", "GET")["models"]:
         lines += _of_model(model["name"], model.get("cache"))
     return lines or ["the server holds no model"]
 
 
 def clear(url: str) -> str:
-    """Forget what is kept at a URL; return a sentence on what that was. Errors as for `stats`."""
+    """Clear the cache at a URL; return a sentence with the number of entries. It raises the errors of `stats`."""
     if url.startswith(("http://", "https://")):
-        found = _ask(url.rstrip("/") + "/cache/clear", "POST")
+        found = _request_json(url.rstrip("/") + "/cache/clear", "POST")
         stays = f"; {found['kept_in']} keeps its own: clear that URL, too" if found.get("kept_in") else ""
         return f"{found['cleared']} answers forgotten{stays}"
     cache = _redis(url)
@@ -56,11 +56,11 @@ def _of_model(name: str, cache: dict[str, Any] | None) -> list[str]:
     ]
     if not cache["is_on"]:
         lines.append("  it steps aside now, because it cost more than it saved; it will be tried again")
-    if (far := cache["redis"]) is not None:
+    if (remote := cache["redis"]) is not None:
         lines.append(
-            f"  Redis: {far['hits']} of {far['hits'] + far['misses']} found, {far['failures']} calls failed, "
-            f"{far['skipped']} left out, {far['corrupt']} corrupt"
-            + (f"; last error: {far['last_error']}" if far["last_error"] else "")
+            f"  Redis: {remote['hits']} of {remote['hits'] + remote['misses']} found, {remote['failures']} calls failed, "
+            f"{remote['skipped']} left out, {remote['corrupt']} corrupt"
+            + (f"; last error: {remote['last_error']}" if remote["last_error"] else "")
         )
     return lines
 
@@ -75,9 +75,9 @@ def _redis(url: str) -> Any:
     return RedisCache(url, timeout_s=TIMEOUT_S)
 
 
-def _ask(url: str, method: str) -> Any:
+def _request_json(url: str, method: str) -> Any:
     try:
-        with urlopen(Request(url, method=method), timeout=TIMEOUT_S) as answer:  # noqa: S310  the scheme was looked at
+        with urlopen(Request(url, method=method), timeout=TIMEOUT_S) as answer:  # noqa: S310  the scheme was checked
             return json.loads(answer.read())
     except (URLError, OSError, ValueError) as error:
         raise UnavailableError(f"{mask_url(url)} does not answer as a nograd server does: {error}") from error

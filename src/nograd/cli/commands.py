@@ -1,4 +1,4 @@
-"""The `nograd` command. Nothing heavy is imported before a command needs it: `nograd --help` answers at once."""
+"""The `nograd` command. Heavy modules are imported only by the command that needs them, so that `nograd --help` is fast."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ app = typer.Typer(
     context_settings=HELP_NAMES,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # importing rich would take longer than everything else that --help does
+    rich_markup_mode=None,  # importing rich would take longer than the rest of --help
 )
 
 
@@ -55,22 +55,22 @@ MODEL_HELP = (
 
 
 STOPPED = "stopped\n"
-"""What a command says at Ctrl-C that has nothing else to say: it wrote nothing."""
+"""Message at Ctrl-C for a command that has no other message and wrote nothing."""
 
 
 def main() -> NoReturn:
-    """Run the command; an error of ours is one sentence on stderr and exit code 2.
+    """Run the command. An error of nograd is one sentence on stderr and exit code 2.
 
-    If stderr takes nothing, the sentence is on stdout.
+    If stderr cannot be written, the sentence is on stdout.
     """
     hold_standard_files()
     spin_briefly(os.environ)
     bound_threads(os.environ)
     with queued_stderr() as stderr:
-        is_server = sys.argv[1:2] == ["serve"]  # which heeds SIGTERM from here on, before the slow imports
+        is_server = sys.argv[1:2] == ["serve"]  # handle SIGTERM from here on, before the slow imports
         with end_on_signals(_ignore) if is_server else nullcontext():
             code, sentence = _run()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends already
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is exiting already
         stderr.write(sentence)
         is_read = stderr.end()
     if sentence and not is_read:
@@ -81,11 +81,11 @@ def main() -> NoReturn:
 
 
 def _ignore(_signal: str) -> None:
-    """Say nothing: there is no log yet."""
+    """Write nothing: there is no log yet."""
 
 
 def _run() -> tuple[int, str]:
-    """Return the exit code, and what is to be said."""
+    """Return the exit code and the message."""
     try:
         app()
     except NogradError as error:
@@ -97,14 +97,14 @@ def _run() -> tuple[int, str]:
             return 1, f"{ended.code}\n"
         is_ctrl_c = ended.__context__ is not None and isinstance(ended.__context__.__cause__, KeyboardInterrupt)  # typer's way
         return ended.code or 0, STOPPED if is_ctrl_c else ""
-    except Exception:  # noqa: BLE001  a fault of ours: its traceback is the reason
+    except Exception:  # noqa: BLE001  a fault of nograd: its traceback is the reason
         import traceback
 
         return 1, traceback.format_exc()
     return 0, ""
 
 
-def _version(value: bool) -> None:  # noqa: FBT001  typer's way of calling
+def _version(value: bool) -> None:  # noqa: FBT001  typer's signature
     if value:
         typer.echo(f"nograd {__version__}")
         raise typer.Exit
@@ -179,7 +179,7 @@ def serve(
     from nograd.server.settings.printing import to_toml
 
     flags = _given(context)
-    told = {key: value for key, value in flags.items() if key not in BESIDE}
+    told = {key: value for key, value in flags.items() if key not in NOT_SETTINGS}
     settings = settings_of(config, os.environ, told, _named(models or [], name))
     on_ray = ray or bool(ray_address)
     if "replicas" in flags and not on_ray:
@@ -203,10 +203,10 @@ def serve(
 
 
 PLACED = frozenset(("ray", "ray_address", "replicas"))
-"""What says where it serves, which a tuned bundle's server is told, too."""
+"""Options for the place of serving; the server of a tuned bundle receives them too."""
 
-BESIDE = frozenset(("models", "config", "print_config", "name", "tune", "data", "goal", *PLACED))
-"""What `nograd serve` takes and is no setting of a server."""
+NOT_SETTINGS = frozenset(("models", "config", "print_config", "name", "tune", "data", "goal", *PLACED))
+"""Options of `nograd serve` that are not settings of a server."""
 
 
 def _ray_config(settings: Settings, replicas: str) -> str:
@@ -216,7 +216,7 @@ def _ray_config(settings: Settings, replicas: str) -> str:
 
 
 def _given(context: typer.Context) -> dict[str, Any]:
-    """Return what the command line itself says, by parameter."""
+    """Return the options that the command line sets, by parameter."""
     return {
         name: value
         for name, value in context.params.items()
@@ -225,7 +225,7 @@ def _given(context: typer.Context) -> dict[str, Any]:
 
 
 def _named(models: Sequence[str], name: str | None) -> list[ModelConfig]:
-    """Return the models that arguments name, with `--name` given to the only one."""
+    """Return the models in the arguments; `--name` applies to a single one."""
     from nograd.server.settings.model_config import parse_model
 
     listed = list(map(parse_model, models))
@@ -237,7 +237,7 @@ def _named(models: Sequence[str], name: str | None) -> list[ModelConfig]:
 
 
 def _tune_and_serve(settings: Settings, flags: Mapping[str, Any], data: Path | None, budget: str, goal: str) -> NoReturn:
-    """Tune the only model, and become the server of what came of it."""
+    """Tune the only model, and become the server of the tuned bundle."""
     from nograd.server.command import check_early
     from nograd.server.run import bind
     from nograd.server.settings.model_config import name_of
@@ -250,7 +250,7 @@ def _tune_and_serve(settings: Settings, flags: Mapping[str, Any], data: Path | N
     name = model.name or name_of(model.model)
     configure(config.log_format, config.log_level)
     check_early(settings)
-    with bind(config.host, config.port):  # whether the port is free is told before a minute has passed
+    with bind(config.host, config.port):  # report a port that is in use before tuning takes a minute
         found = bundle_for(
             model.model, data, settings_of(goal=goal, budget=budget, accept_coupled_rows=config.accept_coupled_rows), name=name
         )
@@ -260,8 +260,8 @@ def _tune_and_serve(settings: Settings, flags: Mapping[str, Any], data: Path | N
 
 
 def _serve_instead(bundle: Path, flags: Mapping[str, Any], *, name: str, trusted: bool) -> NoReturn:
-    """Become the server of a bundle: a process that has tuned holds torch, and threads, that serving has no use for."""
-    said = {key: value for key, value in flags.items() if key == "config" or key in PLACED or key not in BESIDE}
+    """Become the server of a bundle. A process that has tuned holds torch and threads that serving does not need."""
+    said = {key: value for key, value in flags.items() if key == "config" or key in PLACED or key not in NOT_SETTINGS}
     said |= {"name": name, **({"trusted": True} if trusted else {})}
     options = [_as_option(key.replace("_", "-"), value) for key, value in said.items()]
     sys.stdout.flush()
@@ -379,7 +379,7 @@ def tune(
 @app.command()
 def predict(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
-    input: Annotated[  # noqa: A002  what users read
+    input: Annotated[  # noqa: A002  the name that users read
         str, typer.Argument(help=".jsonl, .txt, .csv (also .gz, .zst), .parquet, .arrow, a folder of images, or - for stdin.")
     ],
     *,
@@ -413,11 +413,11 @@ def predict(
 ) -> None:
     """Run MODEL over every row of INPUT. Killed at any time, the same command goes on, and OUTPUT is the same to the byte."""
     from nograd.core.units import bytes_of
-    from nograd.jobs.command import predict_command, wanted_of
+    from nograd.jobs.command import column_options, predict_command
     from nograd.jobs.run import Job
 
     job = Job(
-        model, input, output, wanted_of(map or [], keep, drop), format=format, memory_bytes=bytes_of(memory, "memory"),
+        model, input, output, column_options(map or [], keep, drop), format=format, memory_bytes=bytes_of(memory, "memory"),
         max_batch_size=max_batch_size, on_error=on_error, commit_s=commit_s, restart=restart,  # type: ignore[arg-type]  # it checks
         accept_coupled_rows=accept_coupled_rows,
     )  # fmt: skip
@@ -507,11 +507,11 @@ def bench(
     )
     loads: list[Clients | Load] = [Clients(each) for each in clients or ([] if rate else [16])]
     loads += [Load(each, arrivals, seed) for each in rate or []]  # type: ignore[arg-type]  # it checks them
-    # no spinner: its thread would take time from the generator's
+    # no spinner: its thread would take time from the load generator
     report = bench(url, loads, plan, data=data, on_load=lambda load: typer.echo(f"measuring {load}", err=True))
     typer.echo(escape_controls(report.target))
     console = Console(highlight=False)
-    console.width = max(console.width, WIDTH)  # a table that is cut would hide figures
+    console.width = max(console.width, WIDTH)  # a truncated table would hide figures
     console.print(table(report.summaries))
     for note in notes(report):
         typer.echo(escape_controls(note))

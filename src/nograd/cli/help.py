@@ -1,4 +1,4 @@
-"""Help texts that list a command's options under headings, in plain text: rich is too slow to import for `--help`."""
+"""Help texts that list a command's options under headings, in plain text, because rich is too slow to import for `--help`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ARGUMENTS, OPTIONS = "Arguments", "Options"
 
 
 class GroupedCommand(TyperCommand):
-    """A command whose help lists the options of each `rich_help_panel` under a heading of its own."""
+    """A command whose help lists the options of each `rich_help_panel` under its own heading."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         groups: dict[str, list[tuple[str, str]]] = {ARGUMENTS: [], OPTIONS: []}

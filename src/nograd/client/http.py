@@ -1,6 +1,6 @@
 """A small HTTP client for checks, and ServerSubject: a running server, one of its models, and a request that it answers.
 
-Every wait is bounded. What the network does to a request is an answer, too: status 0, with the error as its text.
+Every wait is bounded. A network error is returned as a response with status 0 and the error as its text.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ MAX_ANSWER_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back."""
+    """A response."""
 
     status: int
-    """0: nothing did, `text` says why."""
+    """HTTP status; 0 without a response, with the reason in `text`."""
 
     headers: Mapping[str, str]
-    """By lower-case name."""
+    """Headers by lower-case name."""
 
     body: bytes
     seconds: float
 
     @property
     def json(self) -> Any:
-        """The body as JSON; None where it is none."""
+        """The body as JSON; None if it is not JSON."""
         try:
             return json.loads(self.body)
         except ValueError:
@@ -50,54 +50,54 @@ class Answer:
 
     @property
     def sentence(self) -> str:
-        """What a refusal says in the protocol's `error`; empty where it does not."""
+        """The message in the protocol's `error` field; empty without one."""
         found = self.json
         return found["error"] if isinstance(found, dict) and isinstance(found.get("error"), str) else ""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSubject:
-    """A server that speaks the Open Inference Protocol, and one of its models."""
+    """A server of the Open Inference Protocol, and one of its models."""
 
     url: str
     """Scheme, host and port."""
 
     model: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """The model's, empty where it gave none."""
+    """The model's metadata; empty if the server returned none."""
 
     server: str = ""
-    """The server's name, as its metadata say."""
+    """The server's name in its metadata."""
 
     example: Mapping[str, Any] | None = None
-    """A request that the server itself shows."""
+    """An example request from the server itself."""
 
     timeout_s: float = TIMEOUT_S
 
     @property
     def infer_path(self) -> str:
-        """Where the model answers."""
+        """Path of the model's infer calls."""
         return f"{self.model_path}/infer"
 
     @property
     def model_path(self) -> str:
-        """Where the model's metadata are."""
+        """Path of the model's metadata."""
         return f"/v2/models/{quote(self.model, safe='')}"
 
     def get(self, path: str) -> Answer:
-        """Return the answer to a GET."""
+        """Return the response to a GET."""
         return self.ask("GET", path)
 
     def infer(self, body: Mapping[str, Any]) -> Answer:
-        """Return the answer to an infer call."""
+        """Return the response to an infer call."""
         return self.ask("POST", self.infer_path, json.dumps(body).encode())
 
     def ask(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
-        """Return the answer to a request whose body is JSON; never raises for what a server or network does."""
+        """Return the response to a request whose body is JSON. It never raises for errors of the server or network."""
         return self.send(method, path, body, {"Content-Type": "application/json", **(headers or {})})
 
     def send(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """Return the answer to one request on a connection of its own, with these headers and no others of its own making."""
+        """Return the response to one request on a new connection, with exactly these headers."""
         begun = time.monotonic()
         connection = self.connect()
         try:
@@ -116,7 +116,7 @@ class ServerSubject:
 
 
 def read_answer(connection: HTTPConnection, begun: float) -> Answer:
-    """Return the answer to the request that was sent on a connection."""
+    """Return the response to the request that was sent on a connection."""
     reply = connection.getresponse()
     body = reply.read(MAX_ANSWER_BYTES)
     headers = {name.lower(): value for name, value in reply.getheaders()}
@@ -124,15 +124,15 @@ def read_answer(connection: HTTPConnection, begun: float) -> Answer:
 
 
 def server_subject(url: str, *, timeout_s: float = TIMEOUT_S) -> ServerSubject:
-    """Ask a server what it is and what it serves.
+    """Read a server's metadata and its models.
 
     Args:
-        url: of the server, whose first model is taken, or of one model: `http://host:8000/v2/models/NAME`.
-        timeout_s: seconds that one request may take.
+        url: URL of the server, whose first model is used, or of one model: `http://host:8000/v2/models/NAME`.
+        timeout_s: maximum seconds of one request.
 
     Raises:
-        ConfigError: it is no URL of http or https.
-        ModelLoadError: nothing answers there, or nothing tells which models there are.
+        ConfigError: the URL is not an http or https URL.
+        ModelLoadError: no server answers at the URL, or its models are unknown.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -141,14 +141,14 @@ def server_subject(url: str, *, timeout_s: float = TIMEOUT_S) -> ServerSubject:
     answer = base.get("/v2")
     if answer.status == 0:
         raise ModelLoadError(f"nothing answers at {base.url}: {answer.text}")
-    told = answer.json if isinstance(answer.json, dict) else {}
+    server_metadata = answer.json if isinstance(answer.json, dict) else {}
     live = base.get("/live.json").json
     models = live.get("models") if isinstance(live, dict) else None
     shown = {str(each["name"]): each for each in models or [] if isinstance(each, dict) and "name" in each}
-    model = _named(parts.path) or next(iter(shown), "") or _indexed(base)
+    model = _model_in(parts.path) or next(iter(shown), "") or _first_indexed(base)
     if not model:
         raise ModelLoadError(f"{base.url} does not list its models; give the model's own URL: {base.url}/v2/models/NAME")
-    found = ServerSubject(base.url, model, server=str(told.get("name", "")), timeout_s=timeout_s)
+    found = ServerSubject(base.url, model, server=str(server_metadata.get("name", "")), timeout_s=timeout_s)
     metadata = found.get(found.model_path)
     if shown and model not in shown and metadata.status == 404:
         raise ModelLoadError(f"{base.url} has no model {model!r}; it serves {', '.join(map(repr, shown))}")
@@ -156,13 +156,13 @@ def server_subject(url: str, *, timeout_s: float = TIMEOUT_S) -> ServerSubject:
     return ServerSubject(found.url, model, known, found.server, shown.get(model, {}).get("example"), timeout_s)
 
 
-def _named(path: str) -> str:
-    """Return the model that a path names."""
+def _model_in(path: str) -> str:
+    """Return the model in a path; empty without one."""
     pieces = path.strip("/").split("/")
     return unquote(pieces[2]) if len(pieces) >= 3 and pieces[:2] == ["v2", "models"] else ""
 
 
-def _indexed(base: ServerSubject) -> str:
+def _first_indexed(base: ServerSubject) -> str:
     """Return the first model of the protocol's repository extension."""
     listed = base.ask("POST", "/v2/repository/index", b"{}").json
     return str(listed[0].get("name", "")) if isinstance(listed, list) and listed and isinstance(listed[0], dict) else ""

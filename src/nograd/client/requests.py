@@ -1,4 +1,4 @@
-"""Requests for a model of which only the metadata are known, and their answers compared. Pure functions of values."""
+"""Make requests for a model from its metadata, and compare responses. Pure functions of values."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from nograd.client.http import Answer, ServerSubject
 __all__ = ["example_request", "numbers", "request_of", "rows_of", "same_numbers", "tiled", "varied", "with_input"]
 
 FREE_SIZE = 4
-"""Elements in a dimension that may have any size."""
+"""Size of a dimension that may have any size."""
 
 
 def request_of(server: ServerSubject) -> Mapping[str, Any] | None:
-    """Return a request that the model should answer: the one that the server shows, or one made of its metadata."""
+    """Return a request that the model should answer: the server's own example, or one made from its metadata."""
     return server.example or (example_request(server.metadata) if server.metadata.get("inputs") else None)
 
 
@@ -28,7 +28,7 @@ def example_request(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def _example(spec: Mapping[str, Any]) -> dict[str, Any]:
     rows, row = spec["shape"][:1], [size if size > 0 else FREE_SIZE for size in spec["shape"][1:]]
-    shape = [*(size if size > 0 else 1 for size in rows), *row]  # a first dimension that is fixed is no batch
+    shape = [*(size if size > 0 else 1 for size in rows), *row]  # a fixed first dimension is not a batch dimension
     return {"name": spec["name"], "datatype": spec["datatype"], "shape": shape, "data": _data(spec, prod(shape))}
 
 
@@ -41,13 +41,13 @@ def _data(spec: Mapping[str, Any], count: int) -> list[Any]:
 
 
 def tiled(request: Mapping[str, Any], rows: int) -> dict[str, Any]:
-    """Return the request with its rows over and over, so many times."""
+    """Return the request with its rows repeated `rows` times."""
     return {"inputs": [{**each, "shape": [each["shape"][0] * rows, *each["shape"][1:]], "data": each["data"] * rows}
                        for each in request["inputs"]]}  # fmt: skip
 
 
 def varied(request: Mapping[str, Any], index: float) -> dict[str, Any]:
-    """Return another request of the same shape: numbers differ a little, texts by a word; ids and masks are moved along."""
+    """Return another request of the same shape: numbers differ slightly, texts by a word; ids and masks are rotated."""
     return {"inputs": [{**each, "data": _varied(each, index)} for each in request["inputs"]]}
 
 
@@ -68,12 +68,12 @@ def with_input(request: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 def rows_of(request: Mapping[str, Any]) -> int:
-    """Return the rows of a request."""
+    """Return the number of rows of a request."""
     return int(request["inputs"][0]["shape"][0])
 
 
 def numbers(answer: Any) -> dict[str, np.ndarray[Any, Any]] | None:
-    """Return the outputs of an infer answer as flat arrays by name; None where it is no such answer."""
+    """Return the outputs of an infer response as flat arrays by name; None if it is not an infer response."""
     try:
         return {each["name"]: np.asarray(_flat(each["data"])) for each in answer["outputs"]}
     except (TypeError, KeyError, ValueError):
@@ -85,7 +85,7 @@ def _flat(data: Sequence[Any]) -> list[Any]:
 
 
 def same_numbers(first: Answer, second: Answer, tolerance: float = 1e-3) -> bool:
-    """Return whether two infer answers hold the same numbers, but for rounding."""
+    """Return True if two infer responses hold the same numbers up to rounding."""
     a, b = numbers(first.json), numbers(second.json)
     if a is None or b is None or a.keys() != b.keys():
         return False

@@ -1,4 +1,4 @@
-"""A row of the model's outputs as columns of the output file."""
+"""Convert a row of the model's outputs to columns of the output file."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ INT64 = range(-(2**63), 2**63)
 
 
 def predictions_of(predictor: Predictor, outputs: Batch, fields: AnswerFields | None = None) -> dict[str, Any]:
-    """Return one row's predictions by name: the model's outputs, or what `postprocess` makes of them.
+    """Return one row's predictions by name: the model's outputs, or the answer of `postprocess`.
 
     Args:
-        predictor: whose outputs they are.
-        outputs: of one row, `[1, ...]`.
-        fields: that the answer of `postprocess` must have; None: any.
+        predictor: the predictor that made the outputs.
+        outputs: outputs of one row, `[1, ...]`.
+        fields: required fields of `postprocess`'s answer; None: any.
 
     Raises:
-        RowFaultError: `postprocess` raised, or returned what no file can hold, or other fields than before.
+        RowFaultError: `postprocess` raised, returned a value that no file can hold, or returned other fields than before.
     """
     if not predictor.has_postprocess:
         return {name: _plain(array[0]) for name, array in outputs.items()}
@@ -38,7 +38,7 @@ def predictions_of(predictor: Predictor, outputs: Batch, fields: AnswerFields | 
         answer = to_host(next(predictor.answers(outputs)))
     except ModelError as error:  # it raised SystemExit or the like
         raise RowFaultError(str(error)) from error
-    except Exception as error:  # the user's code; the user reads it next to the row
+    except Exception as error:  # the user's code; its error is reported with the row
         raise RowFaultError(f"postprocess raised {type(error).__name__}: {error}") from error
     found = {str(key): _plain(value) for key, value in (answer if isinstance(answer, Mapping) else {ANSWER: answer}).items()}
     if fields is None:
@@ -53,14 +53,14 @@ def predictions_of(predictor: Predictor, outputs: Batch, fields: AnswerFields | 
 def row_of(
     record: Record, outputs: Batch | ItemError, predictor: Predictor, columns: Columns, fields: AnswerFields | None = None
 ) -> OutputRow | str:
-    """Return a row of the output, or why there is none.
+    """Return a row of the output, or the reason why there is none.
 
     Args:
-        record: of the input.
-        outputs: of the model, for one row; or the error of that row.
-        predictor: whose outputs they are.
-        columns: of the record, that the output keeps.
-        fields: of the first answer of `postprocess`, which this one must have.
+        record: the record of the input.
+        outputs: the model's outputs for one row, or the error of that row.
+        predictor: the predictor that made the outputs.
+        columns: selects the record's columns that the output carries through.
+        fields: fields of the first answer of `postprocess`, which this one must have too.
     """
     if isinstance(outputs, ItemError):
         return str(outputs).removeprefix(f"item {outputs.index}: ")
@@ -68,7 +68,7 @@ def row_of(
         predictions = predictions_of(predictor, outputs, fields)
     except RowFaultError as fault:
         return str(fault)
-    kept = columns.kept_of(record)
+    kept = columns.carried_names(record)
     for name in kept:
         if name in predictions:
             return f"its column {name!r} has the name of a prediction; leave it out with --drop {name}"

@@ -1,4 +1,4 @@
-"""Parquet and Arrow files as input, and zstandard: the one file that imports pyarrow (extra: data)."""
+"""Read Parquet and Arrow files, and decompress zstandard: the only module that imports pyarrow (extra: data)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def decompressed(file: BinaryIO, kind: str) -> BinaryIO:
 
 
 class ArrowRow(Mapping[str, Any]):
-    """One row of a batch, by column; values are made when they are asked for."""
+    """One row of a batch, by column; values are converted on access."""
 
     __slots__ = ("batch", "index")
 
@@ -53,7 +53,7 @@ class ArrowRow(Mapping[str, Any]):
 
 
 class _Batches(Reader):
-    """Reads batches of rows."""
+    """Read batches of rows."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -83,15 +83,15 @@ class _Batches(Reader):
 
     @abstractmethod
     def _open(self) -> tuple[Any, int]:
-        """Return schema and rows; 0 where their number is not known."""
+        """Return the schema and the number of rows; 0 if the number is unknown."""
 
     @abstractmethod
     def _batches(self, skip: int) -> Iterator[tuple[int, Any]]:
-        """Yield batches with the number of rows before each, from about row `skip` on: always the same batches."""
+        """Yield (number of earlier rows, batch), from about row `skip` on. The batches are always the same."""
 
 
 class ParquetRows(_Batches):
-    """Reads a Parquet file, a row group after the other, in batches."""
+    """Read a Parquet file in batches, one row group after the other."""
 
     def _open(self) -> tuple[Any, int]:
         with pq.ParquetFile(self._path) as file:
@@ -111,7 +111,7 @@ class ParquetRows(_Batches):
 
 
 class ArrowRows(_Batches):
-    """Reads an Arrow file (or stream), a batch after the other."""
+    """Read an Arrow file or stream, one batch after the other."""
 
     def _open(self) -> tuple[Any, int]:
         with pa.memory_map(str(self._path)) as file:

@@ -1,4 +1,4 @@
-"""Parquet and Arrow files as output (extra: data)."""
+"""Write Parquet and Arrow files (extra: data)."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from nograd.jobs.records import value_of
 __all__ = ["ArrowOutput", "ParquetOutput", "unified"]
 
 GROUP_ROWS = 65_536
-"""Rows of a Parquet row group, or of an Arrow batch, at most."""
+"""Maximum rows of a Parquet row group or an Arrow batch."""
 
 LENGTH_BYTES = 8
 
 JSON = {b"nograd.json": b"1"}
-"""Marks a window's column whose values were of several kinds."""
+"""Marks a window's column whose values had several types."""
 
 PREDICTED = {b"nograd.predicted": b"1"}
 
 
 class ArrowOutput(Output):
-    """Appends each window as a small Arrow stream with its length before it; at the end they become one Arrow file.
+    """Append each window as a small Arrow stream, preceded by its length; at the end, convert them to one Arrow file.
 
-    What type a column has is known for sure when all rows were seen: one whose values are of several kinds becomes JSON text.
+    The type of a column is certain only after all rows. A column whose values have several types becomes JSON text.
 
     Args:
-        signature: of the model: its outputs' varying dimensions become lists, the others lists of fixed size.
-        memory_bytes: of the rows that are written at once.
+        signature: the model's signature. Varying dimensions of outputs become lists, the others lists of fixed size.
+        memory_bytes: maximum size of the rows that are written at once.
     """
 
     def __init__(self, signature: Signature, *, memory_bytes: int) -> None:
@@ -52,7 +52,7 @@ class ArrowOutput(Output):
         return len(content).to_bytes(LENGTH_BYTES, "little") + content
 
     def batch(self, rows: Sequence[OutputRow]) -> Any:
-        """Return rows as a record batch; what fields are, beside their types, is in their metadata."""
+        """Return rows as a record batch; the metadata of a field mark predictions and JSON."""
         names = list(dict.fromkeys(name for row in rows for name in row.predictions))
         carried = self._carried(rows) if rows else []
         predicted = [self._predicted(name, [row.predictions.get(name) for row in rows]) for name in names]
@@ -82,18 +82,18 @@ class ArrowOutput(Output):
         return [isinstance(size, str) for size in shape] if len(shape) == ndim else [False] * ndim
 
     def finish(self, part: Path) -> Path:
-        beside = part.with_name(f"{part.name}.whole")
+        whole_file = part.with_name(f"{part.name}.whole")
         with part.open("rb") as file:
             schema = _whole_schema((batch.schema for batch in _parts(file)), self._outputs.values())
             file.seek(0)
             plain = pa.schema([field.remove_metadata() for field in schema])
-            with beside.open("wb") as out, self._writer(out, plain) as writer:
+            with whole_file.open("wb") as out, self._writer(out, plain) as writer:
                 for table in self._groups(file, schema):
                     self._write(writer, table)
-        return beside
+        return whole_file
 
     def _groups(self, file: IO[bytes], schema: Any) -> Iterator[Any]:
-        """Yield tables of as many rows as one group may have."""
+        """Yield tables of at most one group's rows."""
         held: list[Any] = []
         for batch in _parts(file):
             fit = _fitted(batch, schema)
@@ -115,7 +115,7 @@ class ArrowOutput(Output):
 
 
 class ParquetOutput(ArrowOutput):
-    """The same, as a Parquet file."""
+    """The same as a Parquet file."""
 
     def _writer(self, out: IO[bytes], schema: Any) -> Any:
         return pq.ParquetWriter(out, schema)
@@ -135,12 +135,12 @@ def _value(row: OutputRow, name: str) -> Any:
     value = row.columns[name]
     try:
         return value_of(value)
-    except msgspec.MsgspecError:  # a number beyond all types
+    except msgspec.MsgspecError:  # a number that no type can hold
         return bytes(value).decode()
 
 
 def _column(name: str, values: list[Any]) -> tuple[Any, Any]:
-    """Return field and array of plain values; where they are of several kinds, of their JSON."""
+    """Return field and array of plain values; if they have several types, of their JSON."""
     try:
         array = pa.array(values)
         if not _holds_nothing(array.type):
@@ -160,14 +160,14 @@ def _as_json(value: Any) -> str | None:
 
 
 def _holds_nothing(kind: Any) -> bool:
-    """True for objects without a key, which Parquet does not have."""
+    """Return True for objects without a key, which Parquet cannot hold."""
     if pa.types.is_struct(kind):
         return kind.num_fields == 0 or any(_holds_nothing(kind.field(i).type) for i in range(kind.num_fields))
     return bool(pa.types.is_list(kind)) and _holds_nothing(kind.value_type)
 
 
 def _nested(arrays: Sequence[Array], varying: Sequence[bool]) -> Any:
-    """Return arrays of one dtype as numbers, or lists: of fixed size where the size is one and never varies."""
+    """Return arrays of one dtype as numbers or lists; lists have a fixed size if the dimension never varies."""
     if arrays[0].ndim == 0:
         return pa.array(np.array(arrays))
     sizes = [len(array) for array in arrays]
@@ -194,13 +194,13 @@ def _has(field: Any, mark: dict[bytes, bytes]) -> bool:
     return bool(field.metadata) and mark.items() <= field.metadata.items()
 
 
-# -- types of whole columns, where windows differ
+# -- types of whole columns whose types differ between windows
 
 
 def _whole_schema(schemas: Iterable[Any], outputs: Iterable[TensorSpec]) -> Any:
-    """Return the schema of all rows: what was carried first, then what was predicted, in order of appearance.
+    """Return the schema of all rows: first the carried columns, then the predictions, each in order of appearance.
 
-    A field that is `None` so far has values of several kinds.
+    The type None marks a field whose values have several types.
     """
     sides: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     has_rows = False
@@ -221,7 +221,7 @@ def _json_field(name: str) -> Any:
 
 
 def unified(a: Any, b: Any) -> Any:
-    """Return the Arrow type that holds the values of both; None where there is none, and then JSON text does."""
+    """Return the Arrow type that holds the values of both; None if there is none, so that the column becomes JSON text."""
     if a is None or b is None:
         return None
     if a == b or pa.types.is_null(b):
@@ -265,7 +265,7 @@ def _type_of(spec: TensorSpec) -> Any:
 
 
 def _fitted(batch: Any, schema: Any) -> Any:
-    """Return a window with the columns of all; rows that lack one have null there."""
+    """Return a window with the columns of all windows; a missing column is null."""
     own = {field.name: field for field in batch.schema}
     arrays = []
     for field in schema:
@@ -282,5 +282,5 @@ def _fitted(batch: Any, schema: Any) -> Any:
 def _cast(array: Any, kind: Any) -> Any:
     try:
         return array.cast(kind, safe=False)
-    except pa.ArrowException:  # not every cast of lists and structs is there
+    except pa.ArrowException:  # pyarrow lacks some casts of lists and structs
         return pa.array(array.to_pylist(), kind)

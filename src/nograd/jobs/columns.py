@@ -1,4 +1,4 @@
-"""Which column goes into which input, and which are carried through. Pure: decided once, from what the input begins with."""
+"""Map columns to inputs, and select the columns to carry through. Pure: decided once, from the first records of the input."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from nograd.core.tensors import TEXT, TensorSpec
 from nograd.errors import ConfigError
 from nograd.jobs.records import Reader, Record, value_of
 
-__all__ = ["Columns", "RowFaultError", "Takes", "Wanted", "check_collisions", "choose", "items_of"]
+__all__ = ["ColumnOptions", "Columns", "RowFaultError", "RowInputs", "check_collisions", "choose", "items_of"]
 
 
 class RowFaultError(Exception):
-    """A row cannot be used; the message is the reason, and the row is told as a bad one."""
+    """A row cannot be used. The message is the reason, and the row is reported as a bad one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Takes:
-    """What a model takes of one row."""
+class RowInputs:
+    """The model's requirements for one row."""
 
     inputs: tuple[TensorSpec, ...]
-    """The model's own inputs; where it takes an item, that one alone."""
+    """The model's own inputs; if it takes an item, only that one."""
 
     is_item: bool = False
-    """Whether `preprocess` makes the inputs of one item."""
+    """True if `preprocess` makes the inputs from one item."""
 
     is_declared: bool = True
-    """False where nothing says what an item is: then a whole row may be one."""
+    """False if the item is not declared; then a whole row may be one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What the user said about columns."""
+class ColumnOptions:
+    """Column options of the user."""
 
     mapping: Mapping[str, str] = field(default_factory=dict)
     """Input -> column."""
@@ -46,23 +46,23 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """What becomes of a record's columns."""
+    """Use of a record's columns."""
 
     sources: tuple[tuple[TensorSpec, str], ...]
-    """Each input with its column; none: the whole record is the item."""
+    """Each input with its column; empty: the whole record is the item."""
 
     is_item: bool
     is_text: bool
-    """Whether the input holds numbers as text."""
+    """True if the input holds numbers as text."""
 
     keep: tuple[str, ...] | None
     drop: frozenset[str]
 
     def item_of(self, record: Record) -> Any:
-        """Return what the model is given for a record: an item, or its inputs by name.
+        """Return the model's argument for a record: an item, or its inputs by name.
 
         Raises:
-            RowFaultError: the record is a bad one, lacks a column, or has null there.
+            RowFaultError: the record is bad, lacks a column, or has null in one.
         """
         if record.fault:
             raise RowFaultError(record.fault)
@@ -88,7 +88,7 @@ class Columns:
                 f"{column!r} is {value[:50]!r}; the model takes {spec.dtype}: a number, or a JSON list"
             ) from None
 
-    def kept_of(self, record: Record) -> tuple[str, ...]:
+    def carried_names(self, record: Record) -> tuple[str, ...]:
         """Return the columns of a record that are carried through."""
         if self.keep is not None:
             return tuple(name for name in self.keep if name in record.columns)
@@ -96,7 +96,7 @@ class Columns:
 
 
 def items_of(records: Sequence[Record], columns: Columns) -> tuple[list[Any], dict[int, str]]:
-    """Return the items of those records that can be used; and for each other one, by its position, why it cannot."""
+    """Return the items of the usable records, and the reason for each other one by its position."""
     items, faults = [], {}
     for index, record in enumerate(records):
         try:
@@ -106,17 +106,17 @@ def items_of(records: Sequence[Record], columns: Columns) -> tuple[list[Any], di
     return items, faults
 
 
-def choose(takes: Takes, wanted: Wanted, reader: Reader, head: Sequence[Record]) -> Columns:
-    """Return what becomes of the columns.
+def choose(takes: RowInputs, wanted: ColumnOptions, reader: Reader, head: Sequence[Record]) -> Columns:
+    """Return the use of the columns.
 
     Args:
-        takes: what the model takes.
-        wanted: what the user said.
-        reader: of the input.
-        head: its first records.
+        takes: the model's requirements for one row.
+        wanted: the user's column options.
+        reader: the reader of the input.
+        head: the first records of the input.
 
     Raises:
-        ConfigError: an input has no column, or a name that the user gave is none.
+        ConfigError: an input has no column, or a name that the user gave does not exist.
     """
     good = [record for record in head if not record.fault]
     seen = tuple(
@@ -125,18 +125,20 @@ def choose(takes: Takes, wanted: Wanted, reader: Reader, head: Sequence[Record])
     names = [spec.name for spec in takes.inputs]
     for name, column in wanted.mapping.items():
         if name not in names:
-            raise ConfigError(f"--map {name}={column}: there is no input {name!r}; the model takes {_listed(names)}")
-    told = (*wanted.mapping.values(), *(wanted.keep or ()), *wanted.drop)
-    for column in told if seen else ():
+            raise ConfigError(f"--map {name}={column}: there is no input {name!r}; the model takes {_join_names(names)}")
+    named_columns = (*wanted.mapping.values(), *(wanted.keep or ()), *wanted.drop)
+    for column in named_columns if seen else ():
         if column not in seen:
-            raise ConfigError(f"there is no column {column!r}; the input has {_listed(seen)}")
+            raise ConfigError(f"there is no column {column!r}; the input has {_join_names(seen)}")
     sources = tuple((spec, column) for spec in takes.inputs if (column := _source(spec, takes, wanted, reader, good, seen)))
     numbers = {column for spec, column in sources if spec.dtype != TEXT and takes.is_declared}
     return Columns(sources, takes.is_item, reader.is_text, wanted.keep, frozenset({*wanted.drop, *numbers, *reader.hidden}))
 
 
-def _source(spec: TensorSpec, takes: Takes, wanted: Wanted, reader: Reader, good: Sequence[Record], seen: Sequence[str]) -> str:
-    """Return the column of one input; nothing where it has none and needs none."""
+def _source(
+    spec: TensorSpec, takes: RowInputs, wanted: ColumnOptions, reader: Reader, good: Sequence[Record], seen: Sequence[str]
+) -> str:
+    """Return the column of one input; empty if it has none and needs none."""
     if spec.name in wanted.mapping:
         return wanted.mapping[spec.name]
     if spec.name in seen or not seen:
@@ -150,12 +152,14 @@ def _source(spec: TensorSpec, takes: Takes, wanted: Wanted, reader: Reader, good
             return found[0]
     if spec.default is not None or not takes.is_declared:
         return ""
-    raise ConfigError(f"input {spec.name!r} has no column; the input has {_listed(seen)}: say which, --map {spec.name}=COLUMN")
+    raise ConfigError(
+        f"input {spec.name!r} has no column; the input has {_join_names(seen)}: say which, --map {spec.name}=COLUMN"
+    )
 
 
 def check_collisions(columns: Columns, head: Iterable[Record], predictions: Iterable[str]) -> None:
-    """Raise ConfigError where a column that is carried through has the name of a prediction."""
-    kept = {name for record in head if not record.fault for name in columns.kept_of(record)}
+    """Raise ConfigError if a carried column has the name of a prediction."""
+    kept = {name for record in head if not record.fault for name in columns.carried_names(record)}
     for name in predictions:
         if name in kept:
             raise ConfigError(f"column {name!r} of the input has the name of a prediction; leave it out with --drop {name}")
@@ -177,5 +181,5 @@ def _is_text(name: str, good: Sequence[Record]) -> bool:
     return any(isinstance(value, str) for value in values) and all(value is None or isinstance(value, str) for value in values)
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names)) or "none"

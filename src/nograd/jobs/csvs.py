@@ -1,4 +1,4 @@
-"""CSV: a header, then a record a row; cells are text, and read as JSON where the model takes numbers."""
+"""Read CSV: a header, then one record per row. Cells are text; for inputs of numbers, they are read as JSON."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import BinaryIO
 
 from nograd.errors import ConfigError, JobError
 from nograd.jobs.identity import file_identity
-from nograd.jobs.lines import opened, share_read
+from nograd.jobs.lines import open_stream, share_read
 from nograd.jobs.records import Place, Reader, Record
 
 __all__ = ["CsvRows"]
 
 
 class CsvRows(Reader):
-    """Reads a CSV file with a header, in UTF-8, also compressed.
+    """Read a CSV file with a header, in UTF-8, optionally compressed.
 
     Args:
         path: the file.
-        max_row_bytes: the longest cell.
+        max_row_bytes: maximum length of a cell.
 
     Raises:
         ConfigError: the header names a column twice.
@@ -61,7 +61,7 @@ class CsvRows(Reader):
         return Record(place, sum(map(len, cells)), columns, raw, fault)
 
     def _rows(self) -> Generator[list[str]]:
-        stream, self._file = opened(self._path)
+        stream, self._file = open_stream(self._path)
         with self._file, stream, io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="") as text:
             rows = csv.reader(text)
             try:
@@ -69,7 +69,7 @@ class CsvRows(Reader):
             except (csv.Error, OSError, EOFError, zlib.error) as error:
                 raise JobError(f"{self._path} cannot be read behind line {rows.line_num}: {error}") from error
 
-    def fraction(self, place: Place) -> float | None:  # noqa: ARG002  what was read says more: rows differ in length
+    def fraction(self, place: Place) -> float | None:  # noqa: ARG002  the bytes read say more, because rows differ in length
         return share_read(self._file, self._size)
 
     def identity(self) -> dict[str, str]:

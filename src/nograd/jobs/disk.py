@@ -1,4 +1,4 @@
-"""Writing so that it is there after a crash."""
+"""Write files that survive a crash."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ CHUNK_BYTES = 1 << 20
 
 
 def write_all(file: int, data: bytes) -> None:
-    """Write all of it; a write may take less than it was given."""
+    """Write all data; a single os.write may write only a part."""
     view = memoryview(data)
     while view:
         view = view[os.write(file, view) :]
 
 
 def sync(path: Path) -> None:
-    """Return when a file, or what a folder lists, is safe on disk."""
+    """Return when a file, or the list of a folder's files, is safe on disk."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(file)
@@ -28,14 +28,14 @@ def sync(path: Path) -> None:
 
 
 def replace(source: Path, target: Path) -> None:
-    """Give a file another name, at once: there is the old target or the new one, never half of it."""
+    """Rename a file atomically: the target is either the old or the new file, never a part."""
     sync(source)
     source.replace(target)
     sync(target.parent)
 
 
 def checksum_of(path: Path, size: int) -> int:
-    """Return the CRC-32 of a file's first bytes; zlib reads about 1 GB a second."""
+    """Return the CRC-32 of a file's first `size` bytes; zlib reads about 1 GB per second."""
     checksum = 0
     with path.open("rb") as file:
         while size > 0 and (data := file.read(min(size, CHUNK_BYTES))):

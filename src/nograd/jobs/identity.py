@@ -1,4 +1,4 @@
-"""What makes a run the same run: the input, the options, the model, what it answers. Pure, but for looking at a file."""
+"""Identity of a run: its input, options, model and answers. Pure, except for reading a file."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["Identity", "differences", "digest", "file_identity"]
 HEAD_BYTES = 1 << 16
 
 Identity: TypeAlias = Mapping[str, Mapping[str, str]]
-"""Part of the run (input, options, ...) -> what it is, by name."""
+"""Part of the run (input, options and so on) -> its properties by name."""
 
 
 def digest(data: bytes) -> str:
-    """Return a short name of bytes."""
+    """Return a short digest of bytes."""
     return blake2b(data, digest_size=16).hexdigest()
 
 
 def file_identity(path: Path) -> dict[str, str]:
-    """Return by what it is told whether a file is the same: its size, when it was written, how it begins."""
+    """Return the properties that identify a file: its size, modification time, and first bytes."""
     state = path.stat()
     with path.open("rb") as file:
         head = digest(file.read(HEAD_BYTES))
@@ -31,7 +31,7 @@ def file_identity(path: Path) -> dict[str, str]:
 
 
 def differences(then: Identity, now: Identity) -> list[str]:
-    """Return in what two runs differ, one phrase each: `max_batch_size was 32 and is 16`; none where they are one run."""
+    """Return the differences of two runs, one phrase each (`max_batch_size was 32 and is 16`); empty for the same run."""
     found = []
     for part in [*then, *(part for part in now if part not in then)]:
         old, new = then.get(part, {}), now.get(part, {})

@@ -1,4 +1,4 @@
-"""A folder of images: a record a file, in the order of their names, decoded with pillow (extra: images)."""
+"""Read a folder of images: one record per file, in the order of their names, decoded with pillow (extra: images)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["ENDINGS", "FILE", "IMAGE", "Images"]
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 FILE = "file"
-"""The column of the name, below the folder."""
+"""Column of the file name, relative to the folder."""
 
 IMAGE = "image"
-"""The column of the pixels: uint8 `[height, width, 3]`, RGB, as they are stored."""
+"""Column of the pixels: uint8 `[height, width, 3]`, RGB, at the stored size."""
 
 
 class Images(Reader):
-    """Reads the images in a folder and below; other files, and hidden ones, are left alone."""
+    """Read the images in a folder and its subfolders; other files and hidden ones are ignored."""
 
     word = "image"
     columns = (FILE, IMAGE)
@@ -49,7 +49,7 @@ class Images(Reader):
         for number, name in enumerate(self._names[after.number :], start=after.number + 1):
             try:
                 pixels = self._pixels(name)
-            except Exception as error:  # noqa: BLE001  a decoder raises anything for a file that is none; the user is told
+            except Exception as error:  # noqa: BLE001  a decoder raises any error for an invalid file; the row reports it
                 yield Record(Place(number), 0, {}, {FILE: name}, f"it cannot be decoded: {error}")
                 continue
             yield Record(Place(number), pixels.nbytes, {FILE: name, IMAGE: pixels}, {FILE: name})

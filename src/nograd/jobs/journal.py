@@ -1,7 +1,8 @@
-"""The journal: how far a run is, in a file that may be cut off anywhere.
+"""The journal: progress of a run, in a file that may be truncated anywhere.
 
-Each line has a checksum before it. The first says what is run, every other what was safe on disk when it was written. Reading
-ends at the first line that is not whole: one that was being written when the machine stopped was never there.
+Each line starts with a checksum. The first line identifies the run. Every other line records the data that was safe on disk
+when it was written. Reading ends at the first incomplete line: a line that was being written when the machine stopped does
+not count.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ __all__ = ["Commit", "Found", "Header", "Journal", "read"]
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is run."""
+    """Identity and layout of the run."""
 
     identity: Mapping[str, Mapping[str, str]]
     layout: Layout
@@ -33,47 +34,47 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Commit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is safe on disk."""
+    """Data that is safe on disk."""
 
     place: Place = Place()
-    """In the input: the last record whose row is written, or told as bad."""
+    """Position in the input: the last record whose row is written or reported as bad."""
 
     rows: int = 0
     bad: int = 0
     part_bytes: int = 0
     error_bytes: int = 0
     part_crc: int | None = None
-    """CRC-32 of the part's bytes; None: an earlier version of nograd kept none, or there are no bytes."""
+    """CRC-32 of the part's bytes; None: an earlier version of nograd stored none, or there are no bytes."""
 
     error_crc: int | None = None
     """CRC-32 of the bytes in the file of bad rows, likewise."""
 
     elements: int = 0
-    """Of all runs, padding left out."""
+    """Elements of all batches, without padding."""
 
     padding: float = 0.0
-    """Elements that were padding."""
+    """Padding elements of all batches."""
 
     repeats: int = 0
-    """Rows that have the answer of an equal one."""
+    """Rows that received the answer of an equal row."""
 
     ended: bool = False
-    """Whether there is nothing more to read."""
+    """True if the input has been read to its end."""
 
     written_bytes: int | None = None
-    """Size of the output, once it is complete."""
+    """Size of the output in bytes, once it is complete."""
 
     written_crc: int | None = None
     """CRC-32 of the output, once it is complete; None: an earlier version of nograd stored none."""
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What a journal says."""
+    """Contents of a journal."""
 
     header: Header | None = None
     commit: Commit = Commit()
     length: int = 0
-    """Bytes of its whole lines."""
+    """Bytes of its complete lines."""
 
 
 T = TypeVar("T")
@@ -86,7 +87,7 @@ def line_of(value: Header | Commit) -> bytes:
 
 
 def read(content: bytes) -> Found:
-    """Return what the whole lines at the beginning of a journal say."""
+    """Return the contents of the complete lines at the start of a journal."""
     found = Found()
     for line in content.split(b"\n")[:-1]:
         length = found.length + len(line) + 1
@@ -114,7 +115,7 @@ def _value(line: bytes, kind: type[T]) -> T | None:
 
 
 def may_be_a_journal(content: bytes) -> bool:
-    """Return whether `nograd predict` may have written this: a first line that is whole, or the beginning of one."""
+    """Return True if `nograd predict` may have written this: a complete first line, or the start of one."""
     if not content or read(content).header is not None:
         return True
     checksum, body = content[:8], content[8 : 8 + len(_BEGINNING)]
@@ -126,10 +127,10 @@ _BEGINNING = b' {"identity":'
 
 
 class Journal:
-    """The file, locked as long as it is open.
+    """The file, locked while it is open.
 
     Args:
-        path: of the journal; created if there is none.
+        path: path of the journal; created if it does not exist.
 
     Raises:
         ConfigError: another process has it open, or `nograd predict` did not write it.
@@ -153,7 +154,7 @@ class Journal:
         self.found = read(content)
 
     def begin(self, header: Header) -> None:
-        """Forget everything, and write the first line."""
+        """Discard all lines, and write the first one."""
         self.found = Found()
         self._cut()
         self._append(header)
@@ -166,7 +167,7 @@ class Journal:
         self.found = Found(self.found.header, commit, self.found.length + len(line_of(commit)))
 
     def _cut(self) -> None:
-        """Forget a line that was not written whole."""
+        """Remove an incomplete line."""
         os.ftruncate(self._file, self.found.length)
         os.lseek(self._file, 0, os.SEEK_END)
 
@@ -175,12 +176,12 @@ class Journal:
         os.fsync(self._file)
 
     def remove(self) -> None:
-        """Remove a journal that was created here and that nothing was written into."""
+        """Remove a journal that was created here and has no lines."""
         if not self.found.length and self._is_new:
             self._path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let others have it."""
+        """Close the file and release its lock."""
         os.close(self._file)
 
     def __enter__(self) -> Self:

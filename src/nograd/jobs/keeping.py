@@ -1,4 +1,4 @@
-"""The files of a run: the part that grows, the bad rows, the journal; and what is left of them at the end."""
+"""The files of a run: the growing part, the bad rows, the journal; and the output that is made from them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = ["Files", "Keeping"]
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Where a run keeps what."""
+    """Paths of a run's files."""
 
     output: Path
 
     @property
     def part(self) -> Path:
-        """Grows by a window at a time; the output is made of it."""
+        """The part file. It grows by one window at a time, and the output is made from it."""
         return self.output.with_name(f"{self.output.name}.part")
 
     @property
@@ -40,7 +40,7 @@ class Files:
 
     @property
     def journal(self) -> Path:
-        """How far the run is; stays beside the output, and says what made it."""
+        """The journal. It remains next to the output, and identifies the run that made it."""
         return self.output.with_name(f"{self.output.name}.journal")
 
     def require_plain(self) -> None:
@@ -53,14 +53,14 @@ class Files:
 
 
 class Keeping:
-    """Writes windows, and makes them safe; a context manager.
+    """Write windows and make them durable; a context manager.
 
     Args:
-        output: the file that is to be there at the end.
-        restart: forget what an earlier run left.
+        output: path of the output.
+        restart: discard the results of an earlier run.
 
     Raises:
-        ConfigError: there is no such folder, or another process writes it.
+        ConfigError: the folder does not exist, or another process writes the output.
     """
 
     def __init__(self, output: Path, *, restart: bool) -> None:
@@ -79,28 +79,28 @@ class Keeping:
             self._journal.__exit__(None, None, None)
             raise
         self.header = None if restart or found.commit == Commit() else found.header
-        """Of the run that is gone on with; None begins one."""
+        """Header of the run to resume; None starts a new run."""
 
         self.now = Commit() if self.header is None else found.commit
-        """What was written so far, safe or not."""
+        """All data written so far, durable or not."""
 
         self._safe = self.now
         self._whole: tuple[Commit, bool] | None = None
         self._part = self._errors = -1
 
     def _require_own(self, found: Found) -> None:
-        """Raise ConfigError if an earlier run did not write the part or the bad rows that are there."""
+        """Raise ConfigError if an earlier run did not write the existing part or bad rows."""
         for path in (self.files.part, self.files.errors):
             if found.header is None and _size(path):
                 raise ConfigError(
                     f"{path} exists, and no journal says that nograd predict wrote it; move it away, or choose another output"
                 )
         commit = found.commit
-        if commit.written_bytes is not None and self.files.part.exists():  # the end of a run removes it
+        if commit.written_bytes is not None and self.files.part.exists():  # a complete run removes it
             self._require_same(self.files.part, commit.part_bytes, commit.part_crc)
 
     def _require_same(self, path: Path, size: int, checksum: int | None) -> None:
-        """Raise ConfigError if a file does not begin with the bytes that the journal knows."""
+        """Raise ConfigError if a file does not start with the bytes that the journal records."""
         if _size(path) < size:
             raise ConfigError(f"{path} has {_size(path)} bytes, and its journal says {size}; --restart begins again")
         if size and checksum is not None and checksum_of(path, size) != checksum:
@@ -111,7 +111,7 @@ class Keeping:
 
     @property
     def is_whole(self) -> bool:
-        """True if the output is what an earlier run wrote to its end: its size and, once for each state, its checksum."""
+        """True if the output is complete and unchanged: its size and, once for each state, its checksum."""
         if self._whole is None or self._whole[0] is not self.now:
             self._whole = self.now, self._is_as_written()
         return self._whole[1]
@@ -123,16 +123,16 @@ class Keeping:
         return checksum is None or checksum_of(output, size) == checksum
 
     def forget(self) -> None:
-        """Go on with nothing: the run begins anew."""
+        """Discard the earlier run and start from the beginning."""
         self.header, self.now = None, Commit()
 
     def begin(self, header: Header) -> None:
-        """Begin a run, or go on with the one that the journal tells of.
+        """Start a run, or resume the one in the journal.
 
         Raises:
-            ConfigError: what an earlier run left is not what its journal says.
+            ConfigError: the existing files do not match the journal.
         """
-        with self._told():
+        with self._reporting_failure():
             if self.header is None or self.now.written_bytes is not None:
                 self.now = self._safe = Commit()
                 for path in (self.files.part, self.files.errors):
@@ -142,16 +142,16 @@ class Keeping:
             if self._has_new_name:
                 self._require_same(self.files.output, self.now.part_bytes, self.now.part_crc)
                 return
-            self._part = self._opened(self.files.part, self.now.part_bytes, self.now.part_crc)
-            self._errors = self._opened(self.files.errors, self.now.error_bytes, self.now.error_crc)
+            self._part = self._open_at(self.files.part, self.now.part_bytes, self.now.part_crc)
+            self._errors = self._open_at(self.files.errors, self.now.error_bytes, self.now.error_crc)
 
     @property
     def _has_new_name(self) -> bool:
-        """True where the part has become the output already, and only the journal does not know."""
+        """True if the part has already been renamed to the output, and only the journal does not record it."""
         is_there = self.files.output.is_file() and not self.files.part.exists()
         return is_there and self.now.ended and _size(self.files.output) == self.now.part_bytes
 
-    def _opened(self, path: Path, size: int, checksum: int | None) -> int:
+    def _open_at(self, path: Path, size: int, checksum: int | None) -> int:
         """Open a file at the end of its committed bytes, which are verified; later bytes are removed."""
         self._require_same(path, size, checksum)
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
@@ -163,11 +163,11 @@ class Keeping:
         """Append a window.
 
         Args:
-            now: how far the run is with it; sizes of files are filled in.
-            rows: for the part.
-            errors: for the file of bad rows.
+            now: progress of the run including this window; the file sizes are filled in here.
+            rows: bytes for the part.
+            errors: bytes for the file of bad rows.
         """
-        with self._told():
+        with self._reporting_failure():
             write_all(self._part, rows)
             write_all(self._errors, errors)
         self.now = msgspec.structs.replace(
@@ -176,16 +176,16 @@ class Keeping:
             error_crc=_extended(self.now.error_crc, self.now.error_bytes, errors),
         )  # fmt: skip
 
-    def tell_bad(self, errors: bytes) -> None:
-        """Write a row that ends the run into the file of bad rows, for the user to see; the next run forgets it."""
+    def write_failing_row(self, errors: bytes) -> None:
+        """Write the row that ends the run into the file of bad rows, for the user; the next run discards it."""
         with suppress(OSError):
             write_all(self._errors, errors)
 
     def commit(self) -> None:
-        """Make safe what was added."""
+        """Make all added data durable."""
         if self.now == self._safe:
             return
-        with self._told():
+        with self._reporting_failure():
             os.fsync(self._part)
             os.fsync(self._errors)
             self._journal.add(self.now)
@@ -193,7 +193,7 @@ class Keeping:
 
     def finish(self, output: Output) -> None:
         """Make the output from the part, store its size and checksum, and remove the part."""
-        with self._told():
+        with self._reporting_failure():
             checksum = self.now.part_crc
             if not self._has_new_name:
                 self.now = msgspec.structs.replace(self.now, ended=True)
@@ -206,7 +206,7 @@ class Keeping:
             self.files.part.unlink(missing_ok=True)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _reporting_failure(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -234,7 +234,7 @@ def _size(path: Path) -> int:
 
 
 def _special(path: Path) -> str:
-    """Return what is at a path if it is neither a plain file nor nothing."""
+    """Return the kind of file at a path; empty for a plain file or no file."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -244,5 +244,5 @@ def _special(path: Path) -> str:
 
 
 def _extended(checksum: int | None, size: int, data: bytes) -> int | None:
-    """Return the checksum of `size` bytes and `data`; None if that of the bytes is not known."""
+    """Return the checksum of `size` bytes followed by `data`; None if the checksum of the bytes is unknown."""
     return None if checksum is None and size else zlib.crc32(data, checksum or 0)

@@ -1,4 +1,4 @@
-"""JSONL and text: a record a line, from files, compressed ones, and standard input."""
+"""Read JSONL and text: one record per line, from plain files, compressed files, and standard input."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from nograd.errors import JobError
 from nograd.jobs.identity import file_identity
 from nograd.jobs.records import Place, Reader, Record
 
-__all__ = ["VALUE", "JsonLines", "TextLines", "opened", "share_read"]
+__all__ = ["VALUE", "JsonLines", "TextLines", "open_stream", "share_read"]
 
 VALUE = "value"
-"""The column of a line that is JSON, but no object."""
+"""Column of a line that is JSON but not an object."""
 
 SHOWN_BYTES = 1 << 16
-"""Of a line that is too long, so much is written to the file of bad rows."""
+"""Maximum bytes of an unreadable line in the file of bad rows."""
 
 _DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def opened(path: Path) -> tuple[BinaryIO, BinaryIO]:
-    """Return a file's decompressed content, and the file itself, whose position tells how much has been read.
+def open_stream(path: Path) -> tuple[BinaryIO, BinaryIO]:
+    """Return a file's decompressed content, and the file itself, whose position shows the progress.
 
     Raises:
-        MissingExtraError: it is `.zst`, and pyarrow is not installed.
+        MissingExtraError: the file is `.zst`, and pyarrow is not installed.
     """
     file = path.open("rb")
     if path.suffix == ".gz":
@@ -45,18 +45,18 @@ def opened(path: Path) -> tuple[BinaryIO, BinaryIO]:
 
 
 def share_read(file: BinaryIO | None, size: int) -> float | None:
-    """Return which share of a file has been read; all of one that is closed."""
+    """Return the share of a file that has been read; 1 for a closed file."""
     if file is None or not size:
         return None
     return 1.0 if file.closed else min(1.0, file.tell() / size)
 
 
 class _Lines(Reader):
-    """Reads lines in bounded memory.
+    """Read lines in bounded memory.
 
     Args:
         path: the file; None reads standard input.
-        max_line_bytes: a longer line is a bad one.
+        max_line_bytes: maximum length; a longer line is a bad row.
     """
 
     word = "line"
@@ -94,7 +94,7 @@ class _Lines(Reader):
         if self._path is None:
             return sys.stdin.buffer
         self.close()
-        stream, self._file = opened(self._path)
+        stream, self._file = open_stream(self._path)
         return stream
 
     def _too_long(self, length: int, place: Place) -> Record:
@@ -116,11 +116,11 @@ class _Lines(Reader):
 
     @abstractmethod
     def _record(self, line: bytes, place: Place) -> Record | None:
-        """Return a line as a record; None where it is none."""
+        """Return a line as a record; None for a line without a record."""
 
 
 class JsonLines(_Lines):
-    """A JSON value a line: objects give columns, anything else the column `value`. Blank lines are none."""
+    """Read a JSON value per line: objects have columns, other values become the column `value`. Blank lines are skipped."""
 
     def _record(self, line: bytes, place: Place) -> Record | None:
         line = line.strip()
@@ -129,17 +129,17 @@ class JsonLines(_Lines):
         try:
             text = line.decode()
         except UnicodeDecodeError as error:
-            return Record(place, len(line), {}, _shown(line), f"it is not UTF-8: {error.reason} at byte {error.start}")
+            return Record(place, len(line), {}, _shorten(line), f"it is not UTF-8: {error.reason} at byte {error.start}")
         try:
             if not line.startswith(b"{"):
-                return Record(place, len(line), {VALUE: _checked(line)}, text)
+                return Record(place, len(line), {VALUE: _check_json(line)}, text)
             return Record(place, len(line), _DECODER.decode(line), text)
         except (msgspec.DecodeError, RecursionError) as error:
             return Record(place, len(line), {}, text, f"it is not JSON: {error}")
 
 
 class TextLines(_Lines):
-    """A text a line, in the column `text`; an empty line is an empty text."""
+    """Read a text per line, in the column `text`; an empty line is an empty text."""
 
     is_text = True
     columns = ("text",)
@@ -149,15 +149,15 @@ class TextLines(_Lines):
         try:
             return Record(place, len(line), {"text": line.decode()}, line.decode())
         except UnicodeDecodeError as error:
-            return Record(place, len(line), {}, _shown(line), f"it is not UTF-8: {error.reason} at byte {error.start}")
+            return Record(place, len(line), {}, _shorten(line), f"it is not UTF-8: {error.reason} at byte {error.start}")
 
 
-def _checked(line: bytes) -> msgspec.Raw:
+def _check_json(line: bytes) -> msgspec.Raw:
     msgspec.json.decode(line)
     return msgspec.Raw(line)
 
 
-def _shown(line: bytes) -> str:
+def _shorten(line: bytes) -> str:
     return line[:SHOWN_BYTES].decode(errors="backslashreplace")
 
 

@@ -1,4 +1,4 @@
-"""Which reader and which output: by the ends of names, or as the user says."""
+"""Select reader and output: by file extension, or by the user's option."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ INPUTS = {".jsonl": "jsonl", ".txt": "text", ".csv": "csv", ".parquet": "parquet
 OUTPUTS = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
 COMPRESSED = (".gz", ".zst")
 LINES_SHARE = 32
-"""A line may take so small a share of the memory."""
+"""A line may take at most 1 / LINES_SHARE of the memory."""
 
 
 def open_reader(name: str, kind: str, memory_bytes: int) -> Reader:
-    """Return what reads an input.
+    """Return the reader of an input.
 
     Args:
         name: a file, a folder of images, or `-` for standard input.
-        kind: jsonl, text, csv, parquet, arrow, images; empty: by the end of the name, and jsonl from standard input.
-        memory_bytes: that the run may take.
+        kind: jsonl, text, csv, parquet, arrow, images; empty: by file extension, and jsonl from standard input.
+        memory_bytes: memory limit of the run.
 
     Raises:
-        ConfigError: there is no such file, or nothing says what it holds.
-        MissingExtraError: reading it needs a package that is not installed.
-        JobError: it cannot be read.
+        ConfigError: the file does not exist, or its format is unknown.
+        MissingExtraError: the format needs a package that is not installed.
+        JobError: the file cannot be read.
     """
     kinds = (*dict.fromkeys(INPUTS.values()), "images")
     if kind and kind not in kinds:
@@ -56,12 +56,12 @@ def open_reader(name: str, kind: str, memory_bytes: int) -> Reader:
 
 
 def _kind_of(path: Path) -> str:
-    """Return what a file's name says that it holds."""
+    """Return a file's format by its extension."""
     endings = [each for each in path.suffixes if each not in COMPRESSED]
     kind = INPUTS.get(endings[-1] if endings else "")
     if kind is None:
         raise ConfigError(
-            f"the input is {str(path)!r}; the name must end in {_listed(INPUTS)}, with .gz or .zst behind the first three, "
+            f"the input is {str(path)!r}; the name must end in {_join_names(INPUTS)}, with .gz or .zst behind the first three, "
             "or say --format"
         )
     return kind
@@ -82,28 +82,28 @@ def _of_file(path: Path, kind: str, most: int) -> Reader:
 
 
 def output_kind(path: Path) -> str:
-    """Return what the name of an output says that it is to be.
+    """Return the format of an output by its extension.
 
     Raises:
-        ConfigError: it says nothing.
-        MissingExtraError: writing it needs pyarrow, which is not installed.
+        ConfigError: the extension is unknown.
+        MissingExtraError: the format needs pyarrow, which is not installed.
     """
     kind = OUTPUTS.get(path.suffix)
     if kind is None:
-        raise ConfigError(f"the output is {str(path)!r}; the name must end in {_listed(OUTPUTS)}")
+        raise ConfigError(f"the output is {str(path)!r}; the name must end in {_join_names(OUTPUTS)}")
     if kind in ("parquet", "arrow"):
-        import nograd.jobs.arrow  # noqa: F401  it says what is missing
+        import nograd.jobs.arrow  # noqa: F401  raises if pyarrow is missing
     return kind
 
 
 def open_output(kind: str, signature: Signature, predictions: Sequence[str], memory_bytes: int) -> Output:
-    """Return what writes an output.
+    """Return the writer of an output.
 
     Args:
         kind: see `output_kind`.
-        signature: of the model.
-        predictions: names of their columns, as far as they are known.
-        memory_bytes: that the run may take.
+        signature: the model's signature.
+        predictions: names of the prediction columns, as far as they are known.
+        memory_bytes: memory limit of the run.
     """
     if kind == "jsonl":
         return JsonOutput()
@@ -114,5 +114,5 @@ def open_output(kind: str, signature: Signature, predictions: Sequence[str], mem
     return (ParquetOutput if kind == "parquet" else ArrowOutput)(signature, memory_bytes=memory_bytes // 8)
 
 
-def _listed(endings: Sequence[str] | dict[str, str]) -> str:
+def _join_names(endings: Sequence[str] | dict[str, str]) -> str:
     return ", ".join(endings)

@@ -1,4 +1,4 @@
-"""What is written: each window is appended to a part file, and of that the output is made at the end."""
+"""Write outputs: each window is appended to a part file, and the output is made from it at the end."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ class OutputRow:
     """A row of the output."""
 
     columns: Mapping[str, Any]
-    """Of the record."""
+    """The columns of the record."""
 
     kept: tuple[str, ...]
-    """Those that are carried through, in order."""
+    """Names of the columns to carry through, in order."""
 
     predictions: Mapping[str, Any]
-    """Behind them: numbers, text, arrays, lists, dicts."""
+    """Predictions by name, which follow the carried columns: numbers, text, arrays, lists, dicts."""
 
 
 class Output(ABC):
-    """One kind of output file."""
+    """One format of output file."""
 
     @abstractmethod
     def encode(self, rows: Sequence[OutputRow]) -> bytes:
-        """Return what a window appends to the part file: equal bytes for equal rows."""
+        """Return the bytes that a window appends to the part file: equal bytes for equal rows."""
 
     @abstractmethod
     def finish(self, part: Path) -> Path:
-        """Return a file with the whole output: the part itself, or one beside it that was made of it."""
+        """Return a file with the whole output: the part itself, or a new file next to it."""
 
 
 class JsonOutput(Output):
-    """A JSON object a line. NaN and infinities, which JSON does not have, are null."""
+    """Write a JSON object per line. NaN and infinities, which JSON lacks, become null."""
 
     def encode(self, rows: Sequence[OutputRow]) -> bytes:
         return b"".join(map(_line, rows))
@@ -53,10 +53,10 @@ class JsonOutput(Output):
 
 
 class CsvOutput(JsonOutput):
-    """CSV with a header: its columns are known when all rows were seen. Lists and objects are JSON, null is an empty cell.
+    """Write CSV with a header. The columns are known only after all rows. Lists and objects are JSON, null is an empty cell.
 
     Args:
-        predictions: names of the columns that stand behind all others.
+        predictions: names of the columns that follow all others.
     """
 
     def __init__(self, predictions: Sequence[str]) -> None:
@@ -70,21 +70,21 @@ class CsvOutput(JsonOutput):
                 names.update(dict.fromkeys(decoder.decode(line)))
         last = [name for name in self._predictions if name in names or not names]
         header = [*(name for name in names if name not in last), *last]
-        beside = part.with_name(f"{part.name}.whole")
-        with part.open("rb") as lines, beside.open("w", encoding="utf-8", newline="") as out:
+        whole_file = part.with_name(f"{part.name}.whole")
+        with part.open("rb") as lines, whole_file.open("w", encoding="utf-8", newline="") as out:
             rows = csv.writer(out, lineterminator="\n")
             rows.writerow(header)
             for line in lines:
                 cells = decoder.decode(line)
                 rows.writerow([_cell(cells.get(name)) for name in header])
-        return beside
+        return whole_file
 
 
 def to_json(value: Any) -> bytes:
     """Return a value as JSON, on one line.
 
     Raises:
-        TypeError: it is no number, text, time, bytes, array, list or dict of those.
+        TypeError: it is not a number, text, time, bytes, array, list, or dict of those.
     """
     return (
         bytes(value)
@@ -101,7 +101,7 @@ def _line(row: OutputRow) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no word for."""
+    """Convert a value that JSON has no type for."""
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if hasattr(value, "tolist"):

@@ -1,4 +1,4 @@
-"""What the user sees of a run: a bar in a terminal, else a line a minute at most."""
+"""Show the progress of a run: a bar in a terminal, otherwise at most one line per minute."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from nograd.jobs.run import Summary
 
-__all__ = ["Course", "Lines", "shown_on", "summary_of"]
+__all__ = ["Course", "Lines", "show_progress", "summary_of"]
 
 LINE_EVERY_S = 60.0
 
 
 class Course:
-    """Rate and time left, from what was done since it was first asked: loading the model is not in it."""
+    """Compute the rate and the remaining time since the first call, so that loading the model is excluded."""
 
     def __init__(self) -> None:
         self._first: tuple[float, int, float] | None = None
 
-    def told(self, now: float, rows: int, fraction: float | None) -> str:
-        """Return how far a run is, in one line.
+    def describe(self, now: float, rows: int, fraction: float | None) -> str:
+        """Return the progress of a run, in one line.
 
         Args:
-            now: seconds.
-            rows: written so far.
-            fraction: of the input that is done; None where that is not known.
+            now: time in seconds.
+            rows: rows written so far.
+            fraction: share of the input that is done; None if unknown.
         """
         if self._first is None:
             self._first = now, rows, fraction or 0.0
@@ -53,11 +53,11 @@ def _time(seconds: float) -> str:
 
 
 def summary_of(summary: Summary, output: str, errors: str) -> str:
-    """Return what became of a run, in one line.
+    """Return the summary of a run, in one line.
 
     Args:
-        summary: of the run.
-        output: name of the file.
+        summary: the summary.
+        output: name of the output file.
         errors: name of the file of bad rows.
     """
     words = [f"{output}: {summary.rows:,} rows"]
@@ -77,11 +77,11 @@ def summary_of(summary: Summary, output: str, errors: str) -> str:
 
 
 class Lines:
-    """Writes a line a minute.
+    """Write at most one line per minute.
 
     Args:
-        write: takes a line.
-        clock: gives seconds.
+        write: writes a line.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, write: Callable[[str], object], clock: Callable[[], float]) -> None:
@@ -90,40 +90,40 @@ class Lines:
         self._course = Course()
 
     def note(self, text: str) -> None:
-        """Say a sentence."""
+        """Write a sentence."""
         self._write(text)
 
     def update(self, rows: int, fraction: float | None) -> None:
-        """Say how far it is, where the last time was a minute ago."""
+        """Write the progress, if the last line is a minute old."""
         now = self._clock()
-        line = self._course.told(now, rows, fraction)
+        line = self._course.describe(now, rows, fraction)
         if now - self._last >= LINE_EVERY_S:
             self._last = now
             self._write(line)
 
 
 class _Bar:
-    """Shows a bar."""
+    """Show a bar."""
 
     def __init__(self, bar: Progress, clock: Callable[[], float]) -> None:
         self._bar, self._clock = bar, clock
         self._course = Course()
-        self._task = bar.add_task("predicting", total=None, told="")
+        self._task = bar.add_task("predicting", total=None, text="")
 
     def note(self, text: str) -> None:
         self._bar.console.print(text, markup=False)
 
     def update(self, rows: int, fraction: float | None) -> None:
-        told = self._course.told(self._clock(), rows, fraction)
-        self._bar.update(self._task, completed=fraction or 0.0, total=None if fraction is None else 1.0, told=told)
+        text = self._course.describe(self._clock(), rows, fraction)
+        self._bar.update(self._task, completed=fraction or 0.0, total=None if fraction is None else 1.0, text=text)
 
 
 @contextmanager
-def shown_on(file: IO[str], clock: Callable[[], float]) -> Iterator[Lines | _Bar]:
-    """Show a run on a stream for as long as the context lasts: a bar on a terminal, else lines."""
+def show_progress(file: IO[str], clock: Callable[[], float]) -> Iterator[Lines | _Bar]:
+    """Show a run on a stream within this context: as a bar on a terminal, otherwise as lines."""
     if not file.isatty():
         yield Lines(lambda text: file.write(f"{text}\n"), clock)
         return
-    columns = (TextColumn("predicting"), BarColumn(), TextColumn("{task.fields[told]}"))
+    columns = (TextColumn("predicting"), BarColumn(), TextColumn("{task.fields[text]}"))
     with Progress(*columns, console=Console(file=file, highlight=False)) as bar:
         yield _Bar(bar, clock)

@@ -1,4 +1,4 @@
-"""What is read: one record for each line, row or image of the input, with its place there."""
+"""Records of an input: one for each line, row or image, with its place."""
 
 from __future__ import annotations
 
@@ -14,54 +14,54 @@ __all__ = ["Place", "Reader", "Record", "value_of"]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """How far the input has been read."""
+    """Position in the input."""
 
     number: int = 0
-    """Of the last record, counted from 1: its line, row or image; 0 before the first."""
+    """Number of the last record, counted from 1: its line, row or image; 0 before the first."""
 
     offset: int = 0
-    """Bytes up to the end of that line, decompressed; 0 where the input has no lines."""
+    """Decompressed bytes up to the end of that line; 0 if the input has no lines."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A line, row or image, read but not yet understood."""
+    """A line, row or image that is read but not yet converted."""
 
     place: Place
     size_bytes: int
-    """What it holds in memory, about."""
+    """Approximate size in memory."""
 
     columns: Mapping[str, Any]
-    """Values by column; of JSON as `msgspec.Raw`, so that what is carried through stays as it was written."""
+    """Values by column. JSON values are `msgspec.Raw`, so that carried columns remain exactly as written."""
 
     raw: Any
-    """What is written to the file of bad rows."""
+    """The value for the file of bad rows."""
 
     fault: str = ""
-    """Why it cannot be used; empty where it can."""
+    """Reason why the record cannot be used; empty if it can."""
 
 
 class Reader(ABC):
-    """Gives the records of an input, from any place on."""
+    """Read the records of an input, from any place on."""
 
     word: str = "row"
-    """What a record is called in sentences: line, row, image."""
+    """The word for a record in messages: line, row, image."""
 
     resumable: bool = True
-    """Whether it can be read again."""
+    """True if the input can be read again."""
 
     is_text: bool = False
-    """True where every value is text, numbers too."""
+    """True if every value is text, including numbers."""
 
     columns: tuple[str, ...] | None = None
-    """The columns of all records; None where each has its own."""
+    """The columns of all records; None if each record has its own."""
 
     hidden: frozenset[str] = frozenset()
-    """Columns that can be the model's input, but are never carried through."""
+    """Columns that can be the model's input but are never carried through."""
 
     @abstractmethod
     def read(self, after: Place) -> Iterator[Record]:
-        """Yield the records behind a place; always the same ones, whatever the place.
+        """Yield the records after a place; the records are the same for every place.
 
         Raises:
             JobError: the input cannot be read any further.
@@ -69,16 +69,16 @@ class Reader(ABC):
 
     @abstractmethod
     def fraction(self, place: Place) -> float | None:
-        """Return which share of the input lies before a place, 0 to 1; None where that is not known."""
+        """Return the share of the input before a place, 0 to 1; None if unknown."""
 
     @abstractmethod
     def identity(self) -> dict[str, str]:
-        """Return by what it is told whether this is the same input: words and their values, as users are shown them."""
+        """Return the properties that identify the input, with values that users can read."""
 
-    def close(self) -> None:  # noqa: B027  some hold nothing
-        """Give back what is held open."""
+    def close(self) -> None:  # noqa: B027  some readers hold no resources
+        """Close open files."""
 
 
 def value_of(value: Any) -> Any:
-    """Return a column's value: JSON that was kept as it was written is read now."""
+    """Return a column's value; raw JSON is decoded."""
     return msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else value

@@ -1,4 +1,4 @@
-"""The loop of `nograd predict`: windows of records in, windows of rows out, and what is done is never done again (ADR 16)."""
+"""The loop of `nograd predict`: read windows of records, write windows of rows, and never repeat finished work (ADR 16)."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ import msgspec
 from nograd import __version__
 from nograd.errors import ConfigError, DeviceLostError, JobError
 from nograd.jobs.answers import row_of
-from nograd.jobs.columns import Columns, Wanted, check_collisions, choose, items_of
+from nograd.jobs.columns import ColumnOptions, Columns, check_collisions, choose, items_of
 from nograd.jobs.identity import Identity, differences
 from nograd.jobs.journal import Header
 from nograd.jobs.keeping import Keeping
 from nograd.jobs.opening import open_output, open_reader, output_kind
 from nograd.jobs.outputs import Output, OutputRow, to_json
 from nograd.jobs.records import Place, Reader, Record
-from nograd.jobs.trial import Over, Runs, Trial, learn, takes_of, try_out
+from nograd.jobs.trial import Executor, ExecutorFactory, Trial, learn, takes_of, try_out
 from nograd.jobs.windows import IN_FLIGHT, Layout, cut, layout_for
 from nograd.predictors.bulk import BatchPredictor, WindowAnswers
 from nograd.predictors.predictor import Predictor
 
-__all__ = ["Job", "Shown", "Summary", "run"]
+__all__ = ["Job", "ProgressView", "Summary", "run"]
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What the user asked for."""
+    """The user's request."""
 
     model: str
     input: str
     output: Path
-    columns: Wanted = field(default_factory=Wanted)
+    columns: ColumnOptions = field(default_factory=ColumnOptions)
     format: str = ""
-    """Of the input; empty: by the end of its name."""
+    """Format of the input; empty: by file extension."""
 
     memory_bytes: int = 2 << 30
-    """Of rows on their way, at most; the model's own memory comes on top."""
+    """Memory limit for in-flight rows in bytes, excluding the model."""
 
     max_batch_size: int = 32
     on_error: Literal["fail", "skip"] = "fail"
     commit_s: float = 1.0
-    """Seconds of work that a crash may cost, about; 0 makes every window safe."""
+    """Commit interval in seconds: approximate work that a crash can lose; 0 commits every window."""
 
     restart: bool = False
     accept_coupled_rows: bool = False
@@ -63,59 +63,59 @@ class Job:
             raise ConfigError(f"commit_s is {self.commit_s}; it must be 0 or more, finite")
 
 
-class Shown(Protocol):
-    """What the user sees meanwhile."""
+class ProgressView(Protocol):
+    """The progress display."""
 
     def note(self, text: str) -> None:
-        """Say a sentence."""
+        """Show a sentence."""
 
     def update(self, rows: int, fraction: float | None) -> None:
-        """Say how far it is: rows of this run, and the share of the input, where that is known."""
+        """Show the progress: rows of this run, and the share of the input if known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What became of a run."""
+    """Summary of a run."""
 
     rows: int
-    """In the output."""
+    """Rows in the output."""
 
     rows_now: int
-    """Of those, written since the command was given."""
+    """Rows of those that this call wrote."""
 
     bad: int
     padding_share: float
-    """Of all elements that were run; 0 for models whose rows are all of one length."""
+    """Share of padding in all elements that were run; 0 if all rows have the same length."""
 
     repeats: int
-    """Rows that were not run: their text stood in their window before."""
+    """Rows that were not run because an equal text came earlier in their window."""
 
     seconds: float
-    """Since the first window was read; loading the model is not in it."""
+    """Seconds since the first window was read, excluding the loading of the model."""
 
     was_whole: bool = False
-    """Whether there was nothing to do."""
+    """True if the output was already complete."""
 
 
 def run(
     job: Job,
     load: Callable[[], Predictor],
-    shown: Shown,
+    shown: ProgressView,
     clock: Callable[[], float],
-    over: Over | None = None,
+    over: ExecutorFactory | None = None,
 ) -> Summary:
-    """Predict, or go on predicting, until the output is whole.
+    """Predict, or resume, until the output is complete.
 
     Args:
-        job: what to do.
-        load: gives the model.
-        shown: what the user sees.
-        clock: gives seconds.
-        over: gives what runs the windows; None: this process does.
+        job: the job to run.
+        load: loads the model.
+        shown: the progress display.
+        clock: returns the time in seconds.
+        over: makes the executor of the windows; None: this process runs them.
 
     Raises:
-        ConfigError: an option is not allowed, or what is there belongs to another run.
-        JobError: a row is bad and `on_error` is `fail`; or input, output or device failed on the way. What was done is kept.
+        ConfigError: an option is invalid, or the existing files belong to another run.
+        JobError: a row is bad and `on_error` is `fail`; or input, output or device failed. Finished work is saved.
     """
     kind = output_kind(job.output)
     reader = open_reader(job.input, job.format, job.memory_bytes)
@@ -128,28 +128,30 @@ def run(
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """All that a run needs, before its first window."""
+    """State of a run before its first window."""
 
     predictor: Predictor
     overhead: float
-    runs: Runs
+    runs: Executor
     columns: Columns
     output: Output
     trial: Trial
     head: Sequence[Record]
-    """The first records; they are read, and `records` has them no more."""
+    """The first records; they are no longer in `records`."""
 
     records: Iterator[Record]
 
 
 class _Run:
-    """One run; its parts share what they were given."""
+    """One run."""
 
-    def __init__(self, job: Job, kind: str, reader: Reader, kept: Keeping, shown: Shown, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, job: Job, kind: str, reader: Reader, kept: Keeping, shown: ProgressView, clock: Callable[[], float]
+    ) -> None:
         self._job, self._kind, self._reader, self._kept, self._shown, self._clock = job, kind, reader, kept, shown, clock
 
-    def run(self, load: Callable[[], Predictor], over: Over | None) -> Summary:
-        """Do all of it."""
+    def run(self, load: Callable[[], Predictor], over: ExecutorFactory | None) -> Summary:
+        """Run the job to its end."""
         given: Identity = {"input": self._reader.identity(), "options": self._options()}
         self._check(given)
         ready = self._ready(load(), over)
@@ -164,16 +166,16 @@ class _Run:
         self._kept.finish(ready.output)
         return self._summary(before, self._clock() - begun)
 
-    def _ready(self, predictor: Predictor, over: Over | None) -> _Ready:
-        """Look at the first records, and try the model on them."""
+    def _ready(self, predictor: Predictor, over: ExecutorFactory | None) -> _Ready:
+        """Read the first records, and try the model on them."""
         job, known = self._job, self._kept.header
         records = self._reader.read(Place())
-        head = list(_beginning(records, job))
+        head = list(_first_records(records, job))
         columns = choose(takes_of(predictor, job.model), job.columns, self._reader, head)
-        taught = learn(predictor, columns, head)
+        learned_from = learn(predictor, columns, head)
         overhead = known.layout.overhead if known is not None else None
         bulk = BatchPredictor(predictor, max_batch_size=job.max_batch_size, overhead=overhead)
-        runs = bulk if over is None else over(bulk, taught)
+        runs = bulk if over is None else over(bulk, learned_from)
         trial = try_out(predictor, runs, columns, head, job.max_batch_size)
         check_collisions(columns, head, trial.predictions)
         names = trial.predictions or tuple(spec.name for spec in predictor.signature.outputs if not predictor.has_postprocess)
@@ -188,10 +190,10 @@ class _Run:
         self._shown.note(f"going on behind {self._reader.word} {place.number}")
         return self._reader.read(place)
 
-    # -- whether this is the run that was begun
+    # -- identity of the run
 
     def _check(self, given: Identity) -> None:
-        """Refuse what can be refused before the model is loaded."""
+        """Raise ConfigError for all reasons that are known before the model is loaded."""
         header, output = self._kept.header, self._job.output
         if header is not None:
             self._refuse({part: header.identity.get(part, {}) for part in given}, given)
@@ -209,7 +211,7 @@ class _Run:
             self._kept.forget()
 
     def _wanted(self, given: Identity, ready: _Ready) -> Header:
-        """Return what a run that begins now is."""
+        """Return the header of a new run."""
         job, answers = self._job, ready.trial.answers
         if not answers:
             self._shown.note(
@@ -220,7 +222,7 @@ class _Run:
         return Header({**given, "model": model, "answers": {"first rows": answers or "vary"}}, layout)
 
     def _header(self, wanted: Header) -> Header:
-        """Return the header of the run that is there, if it is this one; else the wanted one."""
+        """Return the header of the existing run if it is the same run; without one, return the new header."""
         header = self._kept.header
         if header is None:
             return wanted
@@ -245,7 +247,7 @@ class _Run:
         }
 
     def _model(self, predictor: Predictor) -> dict[str, str]:
-        """Return by what the model is known; where its content cannot be read that is its name, and what it answers."""
+        """Return the properties that identify the model: its fingerprint, or its name if it has no portable fingerprint."""
         made_by = {"nograd": __version__}
         if self._kind in ("parquet", "arrow"):
             from nograd.jobs.arrow import pa
@@ -290,9 +292,9 @@ class _Run:
                 rows.append(found)
                 continue
             bad += 1
-            errors.append(_told(self._reader.word, record, found))
+            errors.append(_error_line(self._reader.word, record, found))
             if self._job.on_error == "fail":
-                self._kept.tell_bad(errors[-1])
+                self._kept.write_failing_row(errors[-1])
                 raise JobError(
                     f"{self._job.input}, {self._reader.word} {record.place.number}: {found}; the row is in "
                     f"{self._kept.files.errors}. The same command with --on-error skip goes on without such rows"
@@ -314,15 +316,15 @@ class _Run:
 
 
 class _Source:
-    """Hands out the items of windows, and remembers the windows until their answers come."""
+    """Yield the items of windows, and store the windows until their answers arrive."""
 
     def __init__(self, windows: Iterator[list[Record]], columns: Columns) -> None:
         self._windows, self._columns = windows, columns
         self.sent: deque[tuple[list[Record], dict[int, str]]] = deque()
-        """Windows on their way, each with the records that cannot be used, and why."""
+        """In-flight windows, each with the faults of its unusable records."""
 
         self.error: JobError | None = None
-        """Why nothing more can be read; told when what was read before is written."""
+        """Error that ended reading; raised after the earlier records have been written."""
 
     def items(self) -> Iterator[list[Any]]:
         """Yield the items of each window."""
@@ -335,7 +337,7 @@ class _Source:
             self.error = error
 
 
-def _beginning(records: Iterator[Record], job: Job) -> Iterator[Record]:
+def _first_records(records: Iterator[Record], job: Job) -> Iterator[Record]:
     """Yield the first records, as far as they fit into a window's share of the memory."""
     room = job.memory_bytes // IN_FLIGHT
     for record in islice(records, 2 * job.max_batch_size):
@@ -345,10 +347,10 @@ def _beginning(records: Iterator[Record], job: Job) -> Iterator[Record]:
             return
 
 
-def _told(word: str, record: Record, reason: str) -> bytes:
+def _error_line(word: str, record: Record, reason: str) -> bytes:
     raw = dict(record.raw) if isinstance(record.raw, Mapping) else record.raw
     try:
         shown = to_json(raw)
-    except TypeError:  # surrogates, of what was not UTF-8
+    except TypeError:  # surrogates, from bytes that are not UTF-8
         shown = to_json(repr(raw))
     return b'{"' + word.encode() + b'":%d,"reason":%b,"raw":%b}\n' % (record.place.number, to_json(reason), shown)

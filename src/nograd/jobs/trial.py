@@ -1,4 +1,4 @@
-"""Before a run: what the model is asked and answers for the first rows, twice, so that what a run cannot know is known."""
+"""Run the first rows twice before a run, to learn the predictions' names, row sizes and repeatability."""
 
 from __future__ import annotations
 
@@ -10,72 +10,73 @@ from typing import Any, Protocol, TypeAlias
 from nograd.core.tensors import TEXT, Batch, TensorSpec
 from nograd.errors import ConfigError, ItemError, NogradError, UnsupportedError
 from nograd.jobs.answers import fields_of, predictions_of
-from nograd.jobs.columns import Columns, RowFaultError, Takes
+from nograd.jobs.columns import Columns, RowFaultError, RowInputs
 from nograd.jobs.identity import digest
 from nograd.jobs.outputs import to_json
 from nograd.jobs.records import Record
-from nograd.jobs.windows import Held
+from nograd.jobs.windows import RowMemory
 from nograd.predictors.bulk import BatchPredictor, WindowAnswers
 from nograd.predictors.postprocessed import AnswerFields
 from nograd.predictors.predictor import Predictor
 
-__all__ = ["Over", "Runs", "Trial", "learn", "takes_of", "try_out"]
+__all__ = ["Executor", "ExecutorFactory", "Trial", "learn", "takes_of", "try_out"]
 
 RECORD_BYTES = 1000
-"""What Python's objects for a row take beside its content, about."""
+"""Approximate size of a row's Python objects, excluding their content."""
 
 
-class Runs(Protocol):
-    """What runs windows: a BatchPredictor, or as many of them as a cluster holds."""
+class Executor(Protocol):
+    """Executor of windows: a BatchPredictor, or a pool of them on a cluster."""
 
     def run_windows(self, windows: Iterable[Sequence[Any]]) -> Generator[WindowAnswers]:
-        """Yield what became of each window, in order; see `BatchPredictor.run_windows`."""
+        """Yield the answers of each window, in order; see `BatchPredictor.run_windows`."""
 
 
-Over: TypeAlias = Callable[[BatchPredictor, Sequence[Any]], Runs]
-"""Gives what runs the windows instead of this process: of what would run them here, and the items that taught it what the model
-takes, where nothing else did."""
+ExecutorFactory: TypeAlias = Callable[[BatchPredictor, Sequence[Any]], Executor]
+"""Factory of the executor that replaces this process. Its arguments are the BatchPredictor of this process and the items from
+which the model's inputs were learned, if they were.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What was learned."""
+    """Results of the trial."""
 
     predictions: tuple[str, ...]
     """Names of the columns that the model adds."""
 
     answers: str
-    """A digest of the answers, which an equal run gives again bit for bit; empty where not even the second time did."""
+    """A digest of the answers, which an equal run reproduces bit for bit; empty if the second run differed."""
 
-    held: tuple[Held, ...]
-    """What each row came to hold in memory."""
+    held: tuple[RowMemory, ...]
+    """Memory of each row."""
 
     fields: AnswerFields | None = None
-    """Keys, types and ranks of the first answer of `postprocess`, which all others must have."""
+    """Keys, types and ranks of the first answer of `postprocess`, which all others must have too."""
 
 
-def takes_of(predictor: Predictor, model: str) -> Takes:
-    """Return what a model takes of one row.
+def takes_of(predictor: Predictor, model: str) -> RowInputs:
+    """Return the model's requirements for one row.
 
     Raises:
-        ConfigError: nothing says it.
+        ConfigError: the model's inputs are unknown.
     """
     if predictor.has_preprocess:
-        return Takes((predictor.item or TensorSpec("text", TEXT),), is_item=True, is_declared=predictor.item is not None)
+        return RowInputs((predictor.item or TensorSpec("text", TEXT),), is_item=True, is_declared=predictor.item is not None)
     try:
-        return Takes(predictor.signature.inputs)
+        return RowInputs(predictor.signature.inputs)
     except UnsupportedError:
         raise ConfigError(f"nothing says what {model} takes; give its Predictor a sample=") from None
 
 
 def learn(predictor: Predictor, columns: Columns, head: Sequence[Record]) -> list[Any]:
-    """Teach the predictor by the first good rows, where its factory gave it no sample.
+    """Infer the model's inputs from the first good rows, if its factory gave no sample.
 
     Returns:
-        The items that taught it; none where it knew.
+        The items that the inputs were inferred from; empty if they were known.
 
     Raises:
-        ConfigError: it cannot be taught.
+        ConfigError: the inputs cannot be inferred.
     """
     try:
         _ = predictor.backend
@@ -96,15 +97,15 @@ def learn(predictor: Predictor, columns: Columns, head: Sequence[Record]) -> lis
     raise ConfigError(f"nothing says what the model takes, and the first rows do not teach it: {reason}")
 
 
-def try_out(predictor: Predictor, runs: Runs, columns: Columns, head: Sequence[Record], max_rows: int) -> Trial:
+def try_out(predictor: Predictor, runs: Executor, columns: Columns, head: Sequence[Record], max_rows: int) -> Trial:
     """Run the first good rows twice, as one window.
 
     Args:
         predictor: the model.
-        runs: what runs its windows.
-        columns: what of a record it is given.
-        head: records at the beginning of the input.
-        max_rows: of them, at most.
+        runs: the executor of windows.
+        columns: the use of a record's columns.
+        head: the first records of the input.
+        max_rows: maximum number of rows to run.
     """
     chosen = list(islice(_items(columns, head), max_rows))
     items = [item for _, item in chosen]
@@ -118,9 +119,9 @@ def try_out(predictor: Predictor, runs: Runs, columns: Columns, head: Sequence[R
             fields = fields or fields_of(predictor, outputs)
             rows.append(found)
             held.append(_held(predictor, record, item, outputs, found))
-    told = [_told(predictor, each) for each in (first, second)]
+    encoded = [_encode_predictions(predictor, each) for each in (first, second)]
     names = tuple(dict.fromkeys(name for row in rows for name in row))
-    return Trial(names, digest(told[0]) if told[0] == told[1] else "", tuple(held), fields)
+    return Trial(names, digest(encoded[0]) if encoded[0] == encoded[1] else "", tuple(held), fields)
 
 
 def _items(columns: Columns, head: Sequence[Record]) -> Any:
@@ -139,14 +140,14 @@ def _predictions(predictor: Predictor, outputs: Batch | ItemError) -> dict[str, 
         return None
 
 
-def _told(predictor: Predictor, rows: Sequence[Batch | ItemError]) -> bytes:
+def _encode_predictions(predictor: Predictor, rows: Sequence[Batch | ItemError]) -> bytes:
     return b"\n".join(to_json(_predictions(predictor, each)) for each in rows)
 
 
-def _held(predictor: Predictor, record: Record, item: Any, outputs: Batch, found: dict[str, Any]) -> Held:
-    """Return the bytes of a row as it was read, prepared (and joined with others), answered and written."""
+def _held(predictor: Predictor, record: Record, item: Any, outputs: Batch, found: dict[str, Any]) -> RowMemory:
+    """Return the bytes of a row when it is read, prepared (and joined with others), answered and written."""
     prepared = sum(array.nbytes for array in predictor.prepare_item(item, 0).values())
     answered = 2 * sum(array.nbytes for array in outputs.values()) + 2 * len(to_json(found))
     grows = any(spec.varying for spec in predictor.signature.outputs)
     growing = 2 * record.size_bytes + 2 * prepared + (answered if grows else 0)
-    return Held(record.size_bytes, RECORD_BYTES + (0 if grows else answered), growing)
+    return RowMemory(record.size_bytes, RECORD_BYTES + (0 if grows else answered), growing)

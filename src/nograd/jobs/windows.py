@@ -1,7 +1,7 @@
 """Windows: records that are prepared, batched and written together. Pure.
 
-Which rows share a batch changes the last bits of their answers, so a window's rows are batched among themselves, and where a
-window ends depends on the input from its beginning alone: a run that is taken up behind a window makes the same windows.
+The rows of a batch affect the last bits of each other's answers. A window's rows are therefore batched only with each
+other, and the ends of windows depend only on the input from its start: a resumed run makes the same windows.
 """
 
 from __future__ import annotations
@@ -13,57 +13,57 @@ from typing import NamedTuple
 
 from nograd.jobs.records import Record
 
-__all__ = ["IN_FLIGHT", "Held", "Layout", "cut", "layout_for"]
+__all__ = ["IN_FLIGHT", "Layout", "RowMemory", "cut", "layout_for"]
 
 IN_FLIGHT = 4
-"""Windows in memory at most: one that is read, two that are prepared and run, one that is written."""
+"""Maximum windows in memory: one that is read, two that are prepared and run, one that is written."""
 
 WINDOW_BATCHES = 16
 
 
-class Held(NamedTuple):
-    """Bytes that a record came to hold in memory, from when it was read until it was written."""
+class RowMemory(NamedTuple):
+    """Bytes that a record holds in memory, from reading to writing."""
 
     read: int
     fixed: int
-    """Of what is as large for every record: answers of one shape."""
+    """Bytes that are equal for every record: answers of one shape."""
 
     growing: int
-    """Of what is larger for a record of which more was read."""
+    """Bytes that grow with the size of the record."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where windows end, and how their rows are batched: fixed when a run begins."""
+    """Size of windows, and batching of their rows; fixed when a run starts."""
 
     max_rows: int
-    """Records of one window, at most."""
+    """Maximum records of one window."""
 
     max_bytes: int
-    """What one window holds in memory, at most, as far as that is known before; a larger record is a window of its own."""
+    """Maximum estimated bytes of one window; a larger record forms its own window."""
 
     fixed_bytes: int
-    """What any record holds, from when it is read until it is written."""
+    """Bytes that any record holds, from reading to writing."""
 
     growth: int
-    """What it holds beside that, for each byte that was read, and once more."""
+    """Additional bytes for each byte that was read, plus one."""
 
     overhead: float
-    """What starting a run costs, in padded elements; see `BatchPredictor`."""
+    """Cost of starting a batch, in padded elements; see `BatchPredictor`."""
 
     def bytes_of(self, record: Record) -> int:
-        """Return what a record holds in memory, from when it is read until it is written."""
+        """Return the bytes that a record holds in memory, from reading to writing."""
         return self.fixed_bytes + self.growth * (record.size_bytes + 1)
 
 
-def layout_for(memory_bytes: int, max_batch_size: int, overhead: float, seen: Sequence[Held]) -> Layout:
+def layout_for(memory_bytes: int, max_batch_size: int, overhead: float, seen: Sequence[RowMemory]) -> Layout:
     """Return the layout whose windows fit into memory.
 
     Args:
-        memory_bytes: for all windows together.
-        max_batch_size: rows in one run, at most.
-        overhead: what starting a run costs, in padded elements.
-        seen: what some records came to hold.
+        memory_bytes: limit of all windows together, in bytes.
+        max_batch_size: maximum rows in one batch.
+        overhead: cost of starting a batch, in padded elements.
+        seen: measured memory of some records.
     """
     fixed = max((each.fixed for each in seen), default=0)
     growth = max((math.ceil(each.growing / (each.read + 1)) for each in seen), default=1)

@@ -1,4 +1,4 @@
-"""Windows of a run, on the actors of a cluster: the same windows, in the same order, each batched as it would be here."""
+"""Run windows on the actors of a cluster: the same windows, in the same order, with the same batches as in one process."""
 
 from __future__ import annotations
 
@@ -14,72 +14,72 @@ import numpy as np
 from nograd import __version__
 from nograd.core.tensors import Batch
 from nograd.errors import ConfigError, DeviceLostError, ItemError, JobError
-from nograd.jobs.trial import Over
+from nograd.jobs.trial import ExecutorFactory
 from nograd.predictors.bulk import BatchPredictor, WindowAnswers
 from nograd.ray.actors import RESTARTS, Recipe
 from nograd.ray.session import cluster, ray, room_for
 
-__all__ = ["crew_of"]
+__all__ = ["actor_pool_of"]
 
 WINDOWS_EACH = 2
-"""Windows that an actor has: one that it runs, one that waits, so that it never does."""
+"""Windows assigned to an actor: one that runs, and one that waits, so that the actor is never idle."""
 
 
 class _Worker:
-    """Lives in an actor: a predictor, and what batches for it."""
+    """The content of an actor: a predictor and its batching."""
 
-    def __init__(self, recipe: Recipe, max_batch_size: int, overhead: float, taught: Sequence[Any]) -> None:
+    def __init__(self, recipe: Recipe, max_batch_size: int, overhead: float, learned_from: Sequence[Any]) -> None:
         predictor = recipe.predictor()
-        if taught:
-            predictor.learn_from(_own(taught))
+        if learned_from:
+            predictor.learn_from(_writable_items(learned_from))
         self._bulk = BatchPredictor(predictor, max_batch_size=max_batch_size, overhead=overhead)
 
     def version(self) -> str:
-        """Return nograd's version there."""
+        """Return the actor's version of nograd."""
         return __version__
 
     def run(self, items: Sequence[Any]) -> WindowAnswers:
-        """Return what became of one window.
+        """Return the answers of one window.
 
         Raises:
-            ModelError: an answer cannot be told apart from the others.
+            ModelError: the answers cannot be assigned to their rows.
         """
         try:
-            return next(self._bulk.run_windows([_own(items)]))
+            return next(self._bulk.run_windows([_writable_items(items)]))
         except DeviceLostError:
-            os._exit(1)  # a new process gets the device anew: Ray starts one, and hands it the window
+            os._exit(1)  # a new process reopens the device: Ray starts one, and gives it the window
 
 
-class _Crew:
-    """Actors, and the windows that they have; see `trial.Runs`."""
+class ActorPool:
+    """A pool of actors, with their in-flight windows; see `trial.Executor`."""
 
     def __init__(self, actors: Sequence[Any]) -> None:
         self._actors = actors
         self._busy: dict[Any, int] = {}
-        """Windows that are not done, each with its actor's position."""
+        """In-flight windows, each with its actor's position."""
 
     def run_windows(self, windows: Iterable[Sequence[Any]]) -> Generator[WindowAnswers]:
-        """Yield what became of each window, in order.
+        """Yield the answers of each window, in order.
 
-        Twice as many windows as there are actors, and one more for each, are read ahead. A process that dies costs time only.
+        Up to three windows per actor are read ahead. If a process dies, its windows run again.
 
         Raises:
-            JobError: a window ends every process that runs it, or no process comes up any more.
+            JobError: a window ends every process that runs it, or no process starts any more.
         """
         sent: deque[Any] = deque()
         most = (WINDOWS_EACH + 1) * len(self._actors)
         for items in windows:
             if len(sent) == most:
-                yield _taken(sent.popleft())
+                yield _receive(sent.popleft())
             position = self._free()
             sent.append(self._actors[position].run.remote(items))
             self._busy[sent[-1]] = position
         while sent:
-            yield _taken(sent.popleft())
+            yield _receive(sent.popleft())
         self._busy.clear()
 
     def _free(self) -> int:
-        """Return the position of the actor that has the fewest windows, once it has room for another."""
+        """Return the position of the actor with the fewest windows, once it can take another one."""
         while True:
             held = [0] * len(self._actors)
             for position in self._busy.values():
@@ -93,13 +93,13 @@ class _Crew:
 
 
 @contextmanager
-def crew_of(recipe: Recipe, *, actors: int | None = None, address: str = "") -> Iterator[Over]:
-    """Give what runs windows on a cluster, for as long as the context lasts.
+def actor_pool_of(recipe: Recipe, *, actors: int | None = None, address: str = "") -> Iterator[ExecutorFactory]:
+    """Return a factory of actor pools on a cluster; on exit, kill the actors.
 
     Args:
-        recipe: of each actor.
-        actors: how many; None: as many as the cluster has room for.
-        address: of the cluster; see `session.cluster`.
+        recipe: the recipe of each actor.
+        actors: number of actors; None: as many as the cluster has room for.
+        address: address of the cluster; see `session.cluster`.
 
     Raises:
         ConfigError: no cluster answers, or it has no room.
@@ -115,10 +115,12 @@ def crew_of(recipe: Recipe, *, actors: int | None = None, address: str = "") -> 
         )(_Worker)  # fmt: skip
         made: list[Any] = []
 
-        def over(bulk: BatchPredictor, taught: Sequence[Any]) -> _Crew:
-            made.extend(kind.remote(recipe, bulk.max_batch_size, bulk.overhead, list(taught)) for _ in range(actors or room))
+        def over(bulk: BatchPredictor, learned_from: Sequence[Any]) -> ActorPool:
+            made.extend(
+                kind.remote(recipe, bulk.max_batch_size, bulk.overhead, list(learned_from)) for _ in range(actors or room)
+            )
             _check(made)
-            return _Crew(made)
+            return ActorPool(made)
 
         try:
             yield over
@@ -128,7 +130,7 @@ def crew_of(recipe: Recipe, *, actors: int | None = None, address: str = "") -> 
 
 
 def _check(actors: Sequence[Any]) -> None:
-    """Raise ConfigError where an actor does not come up, or has another nograd."""
+    """Raise ConfigError if an actor does not start, or has another version of nograd."""
     try:
         versions = set(ray.get([actor.version.remote() for actor in actors]))
     except ray.exceptions.RayError as error:
@@ -137,29 +139,29 @@ def _check(actors: Sequence[Any]) -> None:
         raise ConfigError(f"the cluster has nograd {', '.join(sorted(others))}, and here it is {__version__}")
 
 
-def _taken(window: Any) -> WindowAnswers:
+def _receive(window: Any) -> WindowAnswers:
     try:
         answered: WindowAnswers = ray.get(window)
     except ray.exceptions.RayError as error:
         reason = _reason(error)
         raise JobError(f"a window could not be run: {reason}; what is done is kept: the same command goes on") from error
-    rows: list[Batch | ItemError] = [row if isinstance(row, ItemError) else _own_batch(row) for row in answered.rows]
+    rows: list[Batch | ItemError] = [row if isinstance(row, ItemError) else _writable_batch(row) for row in answered.rows]
     return replace(answered, rows=rows)
 
 
 def _reason(error: Exception) -> str:
-    """Return the last line of what Ray says, which is the error itself, behind a traceback."""
+    """Return the last line of Ray's message, which is the error itself after a traceback."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
 
 
-def _own(items: Sequence[Any]) -> list[Any]:
-    """Return items whose arrays may be written to, as they may where they did not come through Ray's memory."""
-    return [_own_batch(item) if isinstance(item, Mapping) else _own_value(item) for item in items]
+def _writable_items(items: Sequence[Any]) -> list[Any]:
+    """Copy arrays, because arrays from Ray's memory are read-only."""
+    return [_writable_batch(item) if isinstance(item, Mapping) else _writable_value(item) for item in items]
 
 
-def _own_batch(batch: Batch) -> dict[str, Any]:
-    return {name: _own_value(value) for name, value in batch.items()}
+def _writable_batch(batch: Batch) -> dict[str, Any]:
+    return {name: _writable_value(value) for name, value in batch.items()}
 
 
-def _own_value(value: Any) -> Any:
+def _writable_value(value: Any) -> Any:
     return value.copy() if isinstance(value, np.ndarray) else value

@@ -1,4 +1,4 @@
-"""What an actor is made of: everything that is said once, and goes to every process of the cluster."""
+"""The recipe of an actor, which is sent to every process of the cluster."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from nograd.runtime.openmp import spin_briefly
 from nograd.runtime.threads import in_own_thread
 from nograd.sources import load
 
-__all__ = ["RESTARTS", "Recipe", "carried", "cores_of", "recipe_of"]
+__all__ = ["RESTARTS", "Recipe", "carried_environment", "cores_of", "recipe_of"]
 
 CARRIED = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "TOKENIZERS_PARALLELISM", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-"""Of the environment: what says how a model is found and run. Ray itself sets OMP_NUM_THREADS, to an actor's cores."""
+"""Environment variables that affect how a model is found and run. Ray itself sets OMP_NUM_THREADS to an actor's cores."""
 
 RESTARTS = 3
-"""Times that one piece of work may end the process that runs it: then it is the work's fault."""
+"""Number of times that a piece of work may end its process. After that, the work is at fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How an actor comes to its predictor."""
+    """The recipe of an actor's predictor."""
 
     model: str
-    """What `nograd.load` takes; on every machine of the cluster it must stand for the same."""
+    """Argument of `nograd.load`. It must denote the same model on every machine of the cluster."""
 
     device: str = "auto"
     trusted: bool = False
     accept_coupled_rows: bool = False
     cores: int = 1
-    """Of one actor: the threads that its model computes with."""
+    """Cores of one actor: the threads of its model."""
 
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -45,11 +45,11 @@ class Recipe:
 
     @property
     def gpus(self) -> int:
-        """Of one actor. A model on `auto` takes none: how many actors a GPU has room for, nobody knows."""
+        """GPUs of one actor. A model on `auto` reserves none, because the number of actors that fit on a GPU is unknown."""
         return int(self.device.startswith("cuda"))
 
     def predictor(self) -> Predictor:
-        """Return the predictor, in the process that is to run it; before torch is loaded there."""
+        """Return the predictor, in the process that will run it. Call this before torch is loaded there."""
         os.environ.update(self.environment)
         spin_briefly(os.environ)
         bound_threads(os.environ)
@@ -66,13 +66,13 @@ def recipe_of(
     cores: int | None = None,
     accept_coupled_rows: bool = False,
 ) -> Recipe:
-    """Return the recipe for what a user names here.
+    """Return the recipe for a model.
 
     Args:
         model: as `nograd.load` takes it.
         device: `auto`, or a torch device.
-        trusted: for models that hold or name code.
-        cores: of one actor; None: as many as the bundle was tuned for, 1 for other models.
+        trusted: for models that contain or name code.
+        cores: cores of one actor; None: as many as the bundle was tuned for, 1 without a bundle.
         accept_coupled_rows: whether rows that influence each other are batched.
 
     Raises:
@@ -82,20 +82,20 @@ def recipe_of(
     name = os.fspath(model)
     cores = cores_of(name) if cores is None else cores
     path = str(Path(name).absolute()) if Path(name).exists() else name
-    return Recipe(path, device, trusted, accept_coupled_rows, cores, carried())
+    return Recipe(path, device, trusted, accept_coupled_rows, cores, carried_environment())
 
 
-def carried() -> dict[str, str]:
-    """Return what other processes of the cluster need of this one's environment."""
+def carried_environment() -> dict[str, str]:
+    """Return the environment variables that other processes of the cluster need."""
     return {each: os.environ[each] for each in CARRIED if each in os.environ}
 
 
 def cores_of(model: str, most: Callable[[], int] = processors) -> int:
-    """Return the cores that a model was tuned for: a bundle says it; no more than there are here.
+    """Return the cores that a bundle was tuned for, at most those of this machine; 1 without a bundle.
 
     Args:
         model: as `nograd.load` takes it.
-        most: tells how many there are.
+        most: returns the number of processors.
     """
     if not is_bundle(Path(model)):
         return 1

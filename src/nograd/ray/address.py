@@ -1,4 +1,4 @@
-"""Which cluster; decided before Ray is imported, because Ray reads the environment then."""
+"""Select the cluster's address. This happens before Ray is imported, because the import reads the environment."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import MutableMapping
 __all__ = ["LOCAL", "address_for"]
 
 LOCAL = "local"
-"""The address that stands for a cluster of this machine alone, started for as long as it is needed."""
+"""The address of a temporary cluster on this machine."""
 
 
-def address_for(said: str, environment: MutableMapping[str, str]) -> str:
-    """Return the address of the cluster, and set what a local one needs.
+def address_for(requested: str, environment: MutableMapping[str, str]) -> str:
+    """Return the address of the cluster, and set the environment that a local one needs.
 
-    Ray gives 127.0.0.1 up for the machine's own address, and listens on all of them, where it believes that other machines
-    might join. That it does not on macOS and Windows is a variable, which is heeded on Linux, too.
+    If Ray expects other machines to join, it replaces 127.0.0.1 by the machine's own address and listens on all interfaces.
+    The variable RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER, which also works on Linux, prevents this.
 
     Args:
-        said: by the user; empty: what RAY_ADDRESS says, else `local`.
+        said: the user's address; empty: RAY_ADDRESS, else `local`.
         environment: `os.environ`.
     """
-    address = said or environment.get("RAY_ADDRESS") or LOCAL
+    address = requested or environment.get("RAY_ADDRESS") or LOCAL
     environment.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address == LOCAL:
         environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"

@@ -1,4 +1,4 @@
-"""`nograd predict --ray` behind its options."""
+"""`nograd predict --ray` after option parsing."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ __all__ = ["predict_on_ray"]
 
 
 def predict_on_ray(job: Job, *, device: str, trusted: bool, actors: int | None, address: str) -> int:
-    """Predict as `jobs.command.predict_command` does, with the windows run by actors; return the exit code.
+    """Predict as `jobs.command.predict_command` does, with actors that run the windows; return the exit code.
 
     Args:
-        job: what to do.
+        job: the job to run.
         device: `auto`, or a torch device.
-        trusted: for models that hold or name code.
-        actors: how many; None: as many as the cluster has room for.
-        address: of the cluster; see `session.cluster`.
+        trusted: for models that contain or name code.
+        actors: number of actors; None: as many as the cluster has room for.
+        address: address of the cluster; see `session.cluster`.
 
     Raises:
-        ConfigError: no cluster answers, or nothing was begun.
-        JobError: it stopped; what was done is kept.
+        ConfigError: no cluster answers, or the run was not started.
+        JobError: the run stopped; finished work is saved.
     """
     address = address_for(address, os.environ)
-    from nograd.ray.actor_pool import crew_of
+    from nograd.ray.actor_pool import actor_pool_of
 
     recipe = recipe_of(job.model, device=device, trusted=trusted, accept_coupled_rows=job.accept_coupled_rows)
-    with crew_of(recipe, actors=actors, address=address) as over:
+    with actor_pool_of(recipe, actors=actors, address=address) as over:
         return predict_command(job, device=device, trusted=trusted, over=over)

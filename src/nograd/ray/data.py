@@ -1,4 +1,4 @@
-"""Ray Data: a data set through a model, in actors that hold it."""
+"""Ray Data: run a model over a data set, in actors that hold the model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nograd.errors import ConfigError, ItemError, JobError, MissingExtraError
 from nograd.jobs.answers import row_of
 from nograd.jobs.arrow import ArrowRow
 from nograd.jobs.arrow_out import ArrowOutput
-from nograd.jobs.columns import Columns, Wanted, check_collisions, choose, items_of
+from nograd.jobs.columns import ColumnOptions, Columns, check_collisions, choose, items_of
 from nograd.jobs.outputs import OutputRow
 from nograd.jobs.records import Place, Reader, Record
 from nograd.jobs.trial import learn, takes_of
@@ -32,11 +32,11 @@ __all__ = ["map_batches"]
 WINDOW_BATCHES = 16
 
 
-def map_batches(  # noqa: PLR0913  as many options as Ray's has, and fewer
+def map_batches(  # noqa: PLR0913  fewer options than Ray's own
     dataset: ray.data.Dataset,
     model: str | os.PathLike[str],
     *,
-    map: Mapping[str, str] | None = None,  # noqa: A002  as the command calls it
+    map: Mapping[str, str] | None = None,  # noqa: A002  the name of the command's option
     keep: Sequence[str] | None = None,
     drop: Sequence[str] = (),
     on_error: Literal["fail", "skip"] = "fail",
@@ -50,32 +50,32 @@ def map_batches(  # noqa: PLR0913  as many options as Ray's has, and fewer
     accept_coupled_rows: bool = False,
     preserve_order: bool = True,
 ) -> ray.data.Dataset:
-    """Return the data set with the model's answers as columns behind its own: what `nograd predict` writes.
+    """Return the data set with the model's answers as additional columns: the output of `nograd predict`.
 
-    Each actor loads the model once. It takes windows of rows from Ray, sorts each by length, and runs it in the batches that
-    the model's cost curve says are the cheapest, as BatchPredictor does. An actor that dies is started again, and its rows are
-    run again. Like every step of Ray Data, this one runs when the rows of the data set are read.
+    Each actor loads the model once. It takes windows of rows from Ray, sorts each by length, and runs it in the batches
+    that are cheapest by the model's cost curve, as BatchPredictor does. An actor that dies is restarted, and its rows run
+    again. Like every step of Ray Data, this one runs when the rows of the data set are read.
 
-    The first answer of `postprocess` fixes keys, types and ranks of all answers, on every actor. A row with another answer is a
-    bad row.
+    The first answer of `postprocess` fixes keys, types and ranks of all answers, on every actor. A row with another answer
+    is a bad row.
 
     Args:
-        dataset: any.
-        model: what `nograd.load` takes; on every machine of the cluster it must stand for the same.
-        map: input -> column, where names do not say it.
-        keep: columns that are carried through; None: all but tensors that the model takes.
-        drop: columns that are not.
-        on_error: what a row does that cannot be used, or on which the model raises: `fail` ends it all, `skip` leaves the row
-            out, and writes the reason to the actor's log.
-        max_batch_size: rows in one run, at most.
-        window_batches: batches that are sorted together.
-        overhead: what starting a run costs, in padded elements; None: what the predictor says (see BatchPredictor).
-        actors: how many; None: as many as the cluster has room for.
-        cores: of one actor, and the threads it computes with; None: as many as the bundle was tuned for, else 1.
+        dataset: any data set.
+        model: argument of `nograd.load`; it must denote the same model on every machine of the cluster.
+        map: input -> column, for columns with other names than their input.
+        keep: columns to carry through; None: all but tensors that the model takes.
+        drop: columns to leave out.
+        on_error: treatment of a row that cannot be used, or on which the model raises: `fail` stops, `skip` leaves the row
+            out and writes the reason to the actor's log.
+        max_batch_size: maximum rows in one batch.
+        window_batches: number of batches that are sorted together.
+        overhead: cost of starting a batch, in padded elements; None: the predictor's own (see BatchPredictor).
+        actors: number of actors; None: as many as the cluster has room for.
+        cores: cores of one actor, and threads of its model; None: as many as the bundle was tuned for, else 1.
         device: `auto`, or a torch device; with `cuda` each actor takes a GPU.
-        trusted: for models that hold or name code.
+        trusted: for models that contain or name code.
         accept_coupled_rows: batch rows that influence each other, as in dynamic 8-bit files; default: run them alone.
-        preserve_order: whether rows stay in order.
+        preserve_order: keep the order of the rows.
 
     Raises:
         ConfigError: a setting is out of its range, or the cluster has no room for an actor.
@@ -88,9 +88,9 @@ def map_batches(  # noqa: PLR0913  as many options as Ray's has, and fewer
     recipe = recipe_of(model, device=device, trusted=trusted, cores=cores, accept_coupled_rows=accept_coupled_rows)
     compute = _pool(actors, room_for(recipe.cores, recipe.gpus))
     made = dataset.map_batches(
-        _Predicts,
+        _TablePredictor,
         fn_constructor_kwargs={
-            "recipe": recipe, "wanted": Wanted(map or {}, None if keep is None else tuple(keep), tuple(drop)),
+            "recipe": recipe, "wanted": ColumnOptions(map or {}, None if keep is None else tuple(keep), tuple(drop)),
             "skips": on_error == "skip", "max_batch_size": max_batch_size, "overhead": overhead,
             "shared": SharedFields(),
         },
@@ -104,19 +104,19 @@ def map_batches(  # noqa: PLR0913  as many options as Ray's has, and fewer
 
 
 def _pool(actors: int | None, room: int) -> Any:
-    """Return how many actors there are: a data set of few blocks keeps few of them busy, and the others end."""
+    """Return the size of the actor pool. A data set of few blocks uses few actors, and the others end."""
     if actors is not None:
         return ray.data.ActorPoolStrategy(size=actors)
     return ray.data.ActorPoolStrategy(min_size=1, max_size=room, initial_size=room)
 
 
-class _Predicts:
-    """Lives in an actor: makes of a window of rows the rows with their answers."""
+class _TablePredictor:
+    """The content of an actor: it converts a window of rows to the rows with their answers."""
 
     def __init__(
         self,
         recipe: Recipe,
-        wanted: Wanted,
+        wanted: ColumnOptions,
         *,
         skips: bool,
         max_batch_size: int,
@@ -155,7 +155,7 @@ class _Predicts:
         return self._table(rows, columns, table)
 
     def _columns_of(self, reader: Reader, records: Sequence[Record]) -> Columns:
-        """Return what becomes of the columns: decided by the first window."""
+        """Return the use of the columns, decided by the first window."""
         if self._columns is None:
             columns = choose(takes_of(self._predictor, self._recipe.model), self._wanted, reader, records)
             learn(self._predictor, columns, records)

@@ -1,4 +1,4 @@
-"""The application on a cluster, as one command has it: deployed, watched, and deleted again."""
+"""The deployment of one command on a cluster: deploy, watch, delete."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Deployed", "quiet"]
 
 LOOK_EVERY_S = 0.25
 ANSWERS_WITHIN_S = 5.0
-"""Seconds that Ray's proxies have to hear of replicas that run."""
+"""Seconds until Ray's proxies know of running replicas."""
 
 FAILED = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
 
@@ -32,12 +32,12 @@ RAISED = re.compile(r"^(?:[\w.]+\.)?(\w+(?:Error|Exception)): (.+)$", re.MULTILI
 
 
 class Deployed:
-    """The application for as long as the context lasts, unless another command deploys it meanwhile.
+    """The deployed application within a context, unless another command deploys it meanwhile.
 
     Args:
-        host: on which Ray's proxies are to listen.
-        port: on which they are to; 0: where they do already, or on a free one.
-        arguments: of `serving.application`.
+        host: address on which Ray's proxies listen.
+        port: port on which they listen; 0: their current one, or a free one.
+        arguments: arguments of `serving.application`.
     """
 
     def __init__(self, host: str, port: int, arguments: Mapping[str, Any]) -> None:
@@ -45,7 +45,7 @@ class Deployed:
         self.port = port
         self._arguments = arguments
         self._token = token_hex(8)
-        """By which replicas tell whose they are: Ray notes no time of a deployment by a program."""
+        """Identifies the replicas of this deployment. Ray records no time of a deployment by a program."""
 
         self._is_update = False
 
@@ -64,12 +64,12 @@ class Deployed:
             serve.delete(APPLICATION)
 
     def _take_address(self) -> None:
-        """Take the address at which Ray's proxies listen already: there is one for the whole cluster.
+        """Use the address at which Ray's proxies already listen; a cluster has a single one.
 
         Raises:
-            ConfigError: it is to be another.
+            ConfigError: another address is requested.
         """
-        from ray.serve.context import _get_global_client  # nothing public tells it
+        from ray.serve.context import _get_global_client  # no public function returns it
 
         found = _get_global_client().http_config
         if self.port and (self.host, self.port) != (found.host, found.port):
@@ -80,33 +80,33 @@ class Deployed:
         self.host, self.port = found.host, found.port
 
     def deploy(self) -> None:
-        """Start the replicas; those that there are, are replaced one after the other, and answer until then.
+        """Start the replicas. Existing ones are replaced one after the other, and answer until then.
 
         Raises:
-            ConfigError: a setting is wrong, or the cluster has no room.
+            ConfigError: a setting is invalid, or the cluster has no room.
         """
         made = application(self._arguments, self._token, _running())
         target = serve.RunTarget(target=made, name=APPLICATION, route_prefix="/")
         serve.run_many([target], wait_for_applications_running=False)
 
     def is_taken_over(self) -> bool:
-        """Return whether somebody else has deployed or deleted the application since; a replica knows, if one answers."""
+        """Return True if another command has deployed or deleted the application since; a replica knows, if one answers."""
         if _status() is None:
             return True
         try:
-            told = serve.get_app_handle(APPLICATION).deployed_by.remote().result(timeout_s=ASK_S)
+            token = serve.get_app_handle(APPLICATION).deployed_by.remote().result(timeout_s=ASK_S)
         except (TimeoutError, RayError, RayServeException):
             return False
-        return bool(told != self._token)
+        return bool(token != self._token)
 
     def wait_running(self, waits: Callable[[float], bool]) -> bool:
-        """Return true when the replicas run, false where `waits` says that it is to stop.
+        """Return True when the replicas run, False if `waits` requests a stop.
 
         Args:
-            waits: waits for so many seconds; true where it is to stop.
+            waits: waits for a number of seconds, and returns True to request a stop.
 
         Raises:
-            ModelLoadError: none comes up.
+            ModelLoadError: no replica starts.
         """
         while (status := _status()) is not None and status.status is not ApplicationStatus.RUNNING:
             if trouble := self.trouble():
@@ -117,12 +117,12 @@ class Deployed:
         return status is not None
 
     def trouble(self) -> str:
-        """Return why replicas do not come up; nothing where they do, or are still coming."""
+        """Return the reason why replicas do not start; empty if they run or are still starting."""
         status = _status()
         return _reason(status) if status is not None and status.status in FAILED else ""
 
     def answers(self, waits: Callable[[float], bool]) -> bool:
-        """Return whether Ray's proxies answer on this machine, after some seconds at most; `waits` as for `wait_running`."""
+        """Return True if Ray's proxies answer on this machine within some seconds; `waits` as for `wait_running`."""
         for _ in range(round(ANSWERS_WITHIN_S / LOOK_EVERY_S)):
             if _is_answering(self.host, self.port):
                 return True
@@ -131,16 +131,16 @@ class Deployed:
         return False
 
     def greeting(self, url: str) -> str:
-        """Return what a replica says of itself."""
+        """Return the start message of a replica."""
         return str(serve.get_app_handle(APPLICATION).greeting.remote(url).result())
 
-    def told(self) -> str:
-        """Return how many replicas run, in words."""
+    def describe_replicas(self) -> str:
+        """Return the number of running replicas in words."""
         return f"{_running()} now, {self._arguments['replicas']} as told"
 
 
 def quiet() -> None:
-    """Have Ray Serve tell this process' user of what went wrong only."""
+    """Limit Ray Serve's log in this process to errors."""
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
 
 
@@ -160,14 +160,14 @@ def _running() -> int:
 
 
 def _reason(status: ApplicationStatusOverview) -> str:
-    """Return the error itself out of what Ray says, which is a traceback in a message of many lines."""
+    """Return the error itself from Ray's message, which has many lines and contains a traceback."""
     said = "\n".join([status.message, *(each.message for each in status.deployments.values())])
     raised = RAISED.findall(said)
     return raised[-1][1] if raised else (said.strip().splitlines() or ["Ray gives no reason"])[-1]
 
 
 def _is_answering(host: str, port: int) -> bool:
-    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  where it listens, not we
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  Ray's listen address, not ours
     connection = HTTPConnection(here, port, timeout=2.0)
     try:
         connection.request("GET", "/v2/health/live")

@@ -1,4 +1,4 @@
-"""What a replica of Ray Serve is: the server's application over the same models, and what Ray and its other replicas ask it."""
+"""A replica of Ray Serve: the server's application over the same models, with the calls by Ray and by other replicas."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from nograd.server.workers.merging import merged
 __all__ = ["ASK_S", "Replica"]
 
 ASK_S = 2.0
-"""Seconds that the other replicas have to tell what they are asked; who does not is left out."""
+"""Seconds within which the other replicas must answer. Late replicas are skipped."""
 
 
 class Replica:
-    """One of the processes that answer."""
+    """One of the server's processes."""
 
     async def __init__(self, content: Mapping[str, Any], deployed_by: str) -> None:  # type: ignore[misc]  # Ray awaits it
-        """Load the models; they are warmed, as everywhere, when the application starts.
+        """Load the models. They warm up when the application starts, as in every server.
 
         Args:
-            content: settings and models, as a configuration file has them.
-            deployed_by: who had it started.
+            content: settings and models, in the form of a configuration file.
+            deployed_by: token of the deployment.
         """
         spin_briefly(os.environ)
         settings = settle(("the application's settings", content), {}, {})
@@ -52,71 +52,71 @@ class Replica:
         self._tag = context.replica_tag
         self._deployed_by = deployed_by
         self._service = InferenceService(settings.config, settings.models)
-        self._service.peers = _Others(self._tag, context.deployment, context.app_name)
+        self._service.peers = _ReplicaPeers(self._tag, context.deployment, context.app_name)
         for model in models:
             loading = in_own_thread(partial(open_model, model, settings.config))
             self._service.add_configured(model, await asyncio.wrap_future(loading))
-        self._told_at, self._told_busy_s = time.monotonic(), 0.0
+        self._reported_at, self._reported_busy_s = time.monotonic(), 0.0
 
     def __serve_build_asgi_app__(self) -> App:
-        """Return the application; Ray starts and stops the models by ASGI's lifespan."""
+        """Return the application; Ray starts and stops the models through ASGI's lifespan."""
         return App(self._service)
 
     def check_health(self) -> None:
-        """Raise DeviceLostError where only a new process would help; Ray then starts one."""
+        """Raise DeviceLostError if only a new process would help; Ray then starts one."""
         if trouble := self._service.trouble():
             raise DeviceLostError(trouble)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Return what `scaling.Backlog` decides by: this replica's load since it last told."""
+        """Return the metrics for `scaling.Backlog`: this replica's load since the last call."""
         now, busy_s = time.monotonic(), sum(model.busy_s for model in self._service.models)
-        busy = (busy_s - self._told_busy_s) / max(1e-3, now - self._told_at)
-        self._told_at, self._told_busy_s = now, busy_s
+        busy = (busy_s - self._reported_busy_s) / max(1e-3, now - self._reported_at)
+        self._reported_at, self._reported_busy_s = now, busy_s
         return {BACKLOG: sum(model.backlog_s for model in self._service.models), BUSY: min(1.0, busy)}
 
     def deployed_by(self) -> str:
-        """Return who had it started."""
+        """Return the token of the deployment."""
         return self._deployed_by
 
     def greeting(self, url: str) -> str:
-        """Return what a server of these models says when it answers at this address."""
+        """Return the start message of a server with these models at this address."""
         return greeting(url, self._service.models)
 
     async def tell_metrics(self) -> tuple[str, str]:
-        """Return this replica's name, and its metrics."""
+        """Return this replica's name and its metrics."""
         return self._tag, self._service.metrics_text().decode()
 
     async def tell_snapshot(self) -> tuple[str, dict[str, Any]]:
-        """Return this replica's name, and what the live page shows of it."""
+        """Return this replica's name and its data for the live page."""
         return self._tag, self._service.snapshot()
 
 
-class _Others:
-    """The replicas, as one of them sees them; see `server.peers`. Ray knows who they are, and hands the question on."""
+class _ReplicaPeers:
+    """All replicas, as one of them sees them. Ray knows the replicas, and forwards the calls."""
 
     def __init__(self, tag: str, deployment: str, application: str) -> None:
         self._tag = tag
-        self._named = deployment, application
+        self._deployment = deployment, application
 
     @property
     def described(self) -> Mapping[str, Any]:
         return {"replica": self._tag}
 
     async def metrics(self, own: bytes) -> bytes:
-        texts = {self._tag: own.decode(), **await self._asked("tell_metrics")}
+        texts = {self._tag: own.decode(), **await self._call_replicas("tell_metrics")}
         return merged("replica", dict(sorted(texts.items()))).encode()
 
     async def snapshot(self, own: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-        told = {self._tag: own(), **await self._asked("tell_snapshot")}
-        first = min(told)
-        return {**told[first], "server": {**told[first]["server"], "replicas": sorted(told)}}
+        found = {self._tag: own(), **await self._call_replicas("tell_snapshot")}
+        first = min(found)
+        return {**found[first], "server": {**found[first]["server"], "replicas": sorted(found)}}
 
-    async def _asked(self, method: str) -> dict[str, Any]:
-        """Return what the replicas tell, by name; of this one alone, where Ray cannot ask just now, nothing."""
-        broadcast = serve.get_deployment_handle(*self._named).broadcast(method)
+    async def _call_replicas(self, method: str) -> dict[str, Any]:
+        """Return the answers of the replicas, by name; empty if Ray cannot call them now."""
+        broadcast = serve.get_deployment_handle(*self._deployment).broadcast(method)
         try:
-            told = await asyncio.wait_for(broadcast.results_async(return_exceptions=True), ASK_S)
+            found = await asyncio.wait_for(broadcast.results_async(return_exceptions=True), ASK_S)
         except (TimeoutError, RayError, RayServeException) as error:
             event("replicas_not_asked", logging.WARNING, error=str(error) or type(error).__name__)
             return {}
-        return dict(each for each in told if not isinstance(each, BaseException))
+        return dict(each for each in found if not isinstance(each, BaseException))

@@ -1,4 +1,4 @@
-"""How many replicas: what may be said, and when there are to be more or fewer. Pure."""
+"""The number of replicas: valid settings, and the decision for more or fewer. Pure."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ __all__ = ["Load", "Replicas", "goal_s", "spare_percent", "wanted"]
 
 LARGEST_GOAL_S = 1.0
 GOAL_SHARE = 0.1
-"""Of the time that a request has, what it may spend behind others before there are to be more replicas."""
+"""Share of a request's timeout that it may wait for others before replicas are added."""
 
 FASTEST = 2.0
-"""Times the replicas there are, at most, in one step: a backlog says that there are too few, and not how many too few."""
+"""Maximum growth factor in one step: a backlog shows that there are too few replicas, not how many too few."""
 
 BUSY = 0.7
-"""Share of its time that a replica may compute if there is one fewer; above, queues grow long by chance alone."""
+"""Maximum busy share of a replica after removing one. Above it, queues grow long by chance alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
-    """How many there may be."""
+    """Limits of the number of replicas."""
 
     least: int
     most: int | None = None
@@ -35,13 +35,13 @@ class Replicas:
 
     @classmethod
     def parse(cls, text: str) -> Replicas:
-        """Return what a text says: a number, `auto`, or `LEAST-MOST`.
+        """Return the limits in a text: a number, `auto`, or `LEAST-MOST`.
 
         >>> Replicas.parse("3"), Replicas.parse("auto"), Replicas.parse("2-8")
         (Replicas(least=3, most=3), Replicas(least=1, most=None), Replicas(least=2, most=8))
 
         Raises:
-            ConfigError: it says something else.
+            ConfigError: the text has none of these forms.
         """
         if text == "auto":
             return cls(1)
@@ -52,7 +52,7 @@ class Replicas:
             raise ConfigError(f"replicas is {text!r}; it must be a number, 'auto', or least and most, such as 2-8") from None
 
     def bounds(self, room: int) -> tuple[int, int]:
-        """Return the least and the most, on a cluster that has room for so many now.
+        """Return the least and the most replicas, on a cluster with room for `room` replicas now.
 
         >>> Replicas(1).bounds(4), Replicas(2, 8).bounds(4)
         ((1, 4), (2, 8))
@@ -61,9 +61,9 @@ class Replicas:
 
 
 def spare_percent(most: int, room: int) -> int:
-    """Return by how much the replicas may be exceeded while they are replaced: by one, where there is always room for it.
+    """Return the percentage of additional replicas during a replacement: one replica, if there is always room for it.
 
-    Of more than a hundred, one in a hundred: Ray Serve takes whole percents, and rounds up what they come to.
+    With more than a hundred replicas it is 1 %: Ray Serve takes whole percents, and rounds their result up.
 
     >>> [spare_percent(most, room=4) for most in (1, 3, 4)]
     [100, 33, 0]
@@ -73,7 +73,7 @@ def spare_percent(most: int, room: int) -> int:
 
 
 def goal_s(timeout_s: float) -> float:
-    """Return the seconds of backlog above which there are to be more replicas.
+    """Return the seconds of backlog above which replicas are added.
 
     >>> goal_s(30.0), goal_s(2.0)
     (1.0, 0.2)
@@ -83,25 +83,25 @@ def goal_s(timeout_s: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Of one replica, in the mean of the last seconds."""
+    """Load of one replica, averaged over the last seconds."""
 
     backlog_s: float
-    """What waits there should take so long."""
+    """Estimated seconds of the waiting work."""
 
     busy: float
-    """Share of its time that it computed, 0 to 1."""
+    """Share of its time that the replica computed, 0 to 1."""
 
 
 def wanted(loads: Sequence[Load], goal_s: float) -> int:
-    """Return how many replicas there should be.
+    """Return the number of replicas that there should be.
 
-    More where requests wait longer than the goal, in proportion, twice as many at most. One fewer where nobody waits as long as
-    half of the goal, and the others would still have time to spare. The backlog counts seconds: a long text and a short one are
-    both one request, and ten cached ones are no work at all.
+    If requests wait longer than the goal, the number grows in proportion, at most twofold. It falls by one if requests wait
+    less than half of the goal, and the remaining replicas would still have time to spare. The backlog is in seconds,
+    because a long text and a short one are both one request, and ten cached ones are no work at all.
 
     Args:
-        loads: of the replicas that told theirs; at least one.
-        goal_s: seconds of backlog that are well.
+        loads: loads of the replicas that reported one; at least one.
+        goal_s: acceptable seconds of backlog.
 
     >>> wanted([Load(3.0, 1.0), Load(1.0, 1.0)], goal_s=1.0)
     4

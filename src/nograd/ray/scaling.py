@@ -1,4 +1,4 @@
-"""Ray Serve's question how many replicas there should be, answered from what they tell of their batchers."""
+"""Ray Serve's autoscaling policy: decide the number of replicas from their batchers' reports."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ if TYPE_CHECKING:
 __all__ = ["BACKLOG", "BUSY", "Backlog", "scaling"]
 
 BACKLOG, BUSY = "backlog_s", "busy"
-"""Of what a replica tells."""
+"""Names of the reported metrics."""
 
-TOLD_EVERY_S = 1.0
+REPORT_EVERY_S = 1.0
 LOOK_BACK_S = 5.0
 UP_AFTER_S = 5.0
-"""Seconds of wanting more until there are more: a burst is over by then, and starting a replica takes as long."""
+"""Seconds until more replicas are started: a burst is over by then, and starting a replica takes as long."""
 
 DOWN_AFTER_S = 60.0
 
 
 class Backlog:
-    """A policy of Ray Serve, which itself sees to delays and bounds.
+    """An autoscaling policy of Ray Serve, which itself applies delays and bounds.
 
     Args:
-        goal_s: seconds of backlog that are well.
+        goal_s: acceptable seconds of backlog.
     """
 
     def __init__(self, goal_s: float) -> None:
         self._goal_s = goal_s
 
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-        """Return how many replicas there should be, and nothing to remember."""
-        told = context.aggregated_metrics or {}
-        backlogs, busy = told.get(BACKLOG, {}), told.get(BUSY, {})
+        """Return the number of replicas that there should be, and an empty state."""
+        metrics = context.aggregated_metrics or {}
+        backlogs, busy = metrics.get(BACKLOG, {}), metrics.get(BUSY, {})
         loads = [Load(backlogs[each], busy.get(each, 1.0)) for each in context.running_replicas if each in backlogs]
         target = context.target_num_replicas
         if not loads:
@@ -43,22 +43,22 @@ class Backlog:
         found = wanted(loads, self._goal_s)
         return (
             found if len(loads) >= target else min(found, target)
-        ), {}  # where some are still coming, see first what they change
+        ), {}  # while some replicas are still starting, wait for their effect
 
 
 def scaling(least: int, most: int, goal_s: float) -> dict[str, Any]:
-    """Return the autoscaling of a deployment, as Ray Serve takes it.
+    """Return the autoscaling settings of a deployment, in Ray Serve's form.
 
     Args:
-        least: replicas.
-        most: replicas.
-        goal_s: seconds of backlog that are well.
+        least: minimum number of replicas.
+        most: maximum number of replicas.
+        goal_s: acceptable seconds of backlog.
     """
     return {
         "min_replicas": least,
         "initial_replicas": least,
         "max_replicas": most,
-        "metrics_interval_s": TOLD_EVERY_S,
+        "metrics_interval_s": REPORT_EVERY_S,
         "look_back_period_s": LOOK_BACK_S,
         "upscale_delay_s": UP_AFTER_S,
         "downscale_delay_s": DOWN_AFTER_S,

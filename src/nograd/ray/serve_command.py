@@ -1,4 +1,4 @@
-"""`nograd serve --ray` behind its options."""
+"""`nograd serve --ray` after option parsing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NOT_ON_RAY: Mapping[str, str] = {
     "repository_dir": "a call would reach one replica only; change the models by a rolling update",
     "lame_duck_s": "Ray takes a replica from its proxies before it is stopped",
 }
-"""Settings that make no sense there, and what does."""
+"""Settings that have no effect on Ray, and their replacements."""
 
 NOT_HERE = (
     "nothing answers there on this machine: Ray's proxies listen on machines that have replicas, and where Ray Serve was "
@@ -46,7 +46,7 @@ LOOK_AGAIN_S = 2.0
 
 
 def check(settings: Settings, environment: Mapping[str, str]) -> None:
-    """Raise ConfigError where a setting asks for what there is not on Ray."""
+    """Raise ConfigError if a setting is not available on Ray."""
     for each in fields(ServeConfig):
         value = getattr(settings.config, each.name)
         if each.name in NOT_ON_RAY and value != each.default:
@@ -60,14 +60,14 @@ def check(settings: Settings, environment: Mapping[str, str]) -> None:
 
 
 def print_ray_config(settings: Settings, replicas: str) -> str:
-    """Return the file for `serve deploy` that does on a cluster what the command would.
+    """Return the file with which `serve deploy` deploys the same application as the command.
 
     Args:
-        settings: of the server.
+        settings: settings of the server.
         replicas: as `Replicas.parse` takes it.
 
     Raises:
-        ConfigError: a setting asks for what there is not on Ray.
+        ConfigError: a setting is not available on Ray.
     """
     Replicas.parse(replicas)
     check(settings, os.environ)
@@ -96,17 +96,18 @@ def print_ray_config(settings: Settings, replicas: str) -> str:
 
 
 def serve_on_ray(settings: Settings, *, replicas: str, address: str, say: Callable[[str], None]) -> int:
-    """Serve on a cluster until told to stop; return the exit code. SIGHUP replaces the replicas, one after the other.
+    """Serve on a cluster until a signal stops it; return the exit code. SIGHUP replaces the replicas, one after the other.
 
     Args:
-        settings: of the server.
+        settings: settings of the server.
         replicas: as `Replicas.parse` takes it.
-        address: of the cluster; see `session.cluster`.
-        say: is told the greeting when requests are answered, and that the server has stopped; nothing where the log is JSON.
+        address: address of the cluster; see `session.cluster`.
+        say: called with the start message when requests are answered, and when the server has stopped; not called if the
+            log is JSON.
 
     Raises:
-        ConfigError: no cluster answers, or it has no room; a setting asks for what there is not on Ray, or is wrong.
-        ModelLoadError: no replica comes up.
+        ConfigError: no cluster answers, or it has no room; a setting is not available on Ray, or is invalid.
+        ModelLoadError: no replica starts.
     """
     least = Replicas.parse(replicas).least
     check(settings, os.environ)
@@ -114,13 +115,13 @@ def serve_on_ray(settings: Settings, *, replicas: str, address: str, say: Callab
     configure(config.log_format, config.log_level)
     address = address_for(address, os.environ)
     if address == LOCAL:
-        bind(config.host, config.port).close()  # before anything slow has begun
+        bind(config.host, config.port).close()  # before any slow step
     from nograd.ray.deploying import Deployed, quiet
     from nograd.ray.serving import arguments_of, places
     from nograd.ray.session import cluster
 
     quiet()
-    told = say if config.log_format == "text" else _nobody
+    show = say if config.log_format == "text" else _discard
     with cluster(address), _Signals() as signals:
         _check_room(least, *places(settings), is_local=address == LOCAL)
         with Deployed(config.host, config.port, arguments_of(settings, replicas)) as deployed:
@@ -128,16 +129,16 @@ def serve_on_ray(settings: Settings, *, replicas: str, address: str, say: Callab
                 url = f"http://{replace(config, host=deployed.host).address(deployed.port)}"
                 if not deployed.answers(signals.wait):
                     event("not_here", logging.WARNING, url=url, why=NOT_HERE)
-                told(with_line(deployed.greeting(url), f"  replicas  {deployed.told()}"))
+                show(with_line(deployed.greeting(url), f"  replicas  {deployed.describe_replicas()}"))
                 event("ready", url=url, replicas=replicas)
-                _keep(deployed, signals)
+                _watch(deployed, signals)
     event("stopped")
-    told("stopped")
+    show("stopped")
     return 0
 
 
 def _check_room(least: int, cores: int, gpus: int, room: int, *, is_local: bool) -> None:
-    """Raise ConfigError where replicas wait for room that cannot come; a cluster may grow."""
+    """Raise ConfigError if replicas wait for room that a local cluster cannot gain; other clusters may grow."""
     each = f"{cores} core{'s' * (cores > 1)}{f' and {gpus} GPU' if gpus else ''}"
     if least > room and is_local:
         raise ConfigError(f"replicas is {least}; with {each} each, this machine has room for {room}")
@@ -145,8 +146,8 @@ def _check_room(least: int, cores: int, gpus: int, room: int, *, is_local: bool)
         event("waits_for_room", logging.WARNING, replicas=least, room=room, each=each)
 
 
-def _keep(deployed: Deployed, signals: _Signals) -> None:
-    """Return when told to stop, or when another command has the application."""
+def _watch(deployed: Deployed, signals: _Signals) -> None:
+    """Return when a signal requests a stop, or when another command has deployed the application."""
     before = ""
     while not signals.wait(LOOK_AGAIN_S):
         if signals.renews():
@@ -160,7 +161,7 @@ def _keep(deployed: Deployed, signals: _Signals) -> None:
 
 
 def _replace(deployed: Deployed) -> None:
-    """Replace the replicas; where that cannot even begin, those that there are stay."""
+    """Replace the replicas; if this cannot start, the existing ones remain."""
     event("replacing")
     try:
         deployed.deploy()
@@ -168,12 +169,12 @@ def _replace(deployed: Deployed) -> None:
         event("not_replaced", logging.ERROR, error=str(error))
 
 
-def _nobody(_said: str) -> None:
-    """Is told things where only JSON is read."""
+def _discard(_said: str) -> None:
+    """Discard the text, for JSON logs."""
 
 
 class _Signals:
-    """SIGTERM and SIGINT stop, SIGHUP renews; for as long as the context lasts."""
+    """Within this context, SIGTERM and SIGINT request a stop, and SIGHUP requests a replacement."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()
@@ -191,11 +192,11 @@ class _Signals:
             signal.signal(number, before)
 
     def wait(self, seconds: float) -> bool:
-        """Return whether it is to stop: at once where it is, else after so many seconds."""
+        """Wait for up to `seconds`; return True at once if a stop is requested."""
         return self._stop.wait(seconds)
 
     def renews(self) -> bool:
-        """Return whether it is to renew, once for each time it was told."""
-        asked = self._renew.is_set()
+        """Return True once for each requested replacement."""
+        is_requested = self._renew.is_set()
         self._renew.clear()
-        return asked
+        return is_requested

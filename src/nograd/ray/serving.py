@@ -1,4 +1,4 @@
-"""The application of Ray Serve that `nograd serve --ray` runs, and `serve deploy` finds by its path.
+"""The application of Ray Serve that `nograd serve --ray` runs, and that `serve deploy` finds by its path.
 
     applications:
     - name: nograd
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import serve
 
-from nograd.ray.actors import carried, cores_of
+from nograd.ray.actors import carried_environment, cores_of
 from nograd.ray.replica import Replica
 from nograd.ray.replicas import Replicas, goal_s, spare_percent
 from nograd.ray.scaling import scaling
@@ -35,11 +35,11 @@ __all__ = ["APPLICATION", "application", "arguments_of", "places"]
 
 APPLICATION = "nograd"
 
-BESIDE_QUEUE = 1024
-"""Requests that a replica takes beside those that may wait: metadata, health, what is refused at once."""
+EXTRA_REQUESTS = 1024
+"""Requests that a replica takes in addition to its queue: metadata, health, and immediate refusals."""
 
 STARTS = 1
-"""Times that replicas may fail to start, where none has come up, before that is told as an error."""
+"""Failed starts of replicas, with none running, before an error is reported."""
 
 HEALTH_EVERY_S = 5.0
 
@@ -48,12 +48,12 @@ def application(arguments: Mapping[str, Any], deployed_by: str = "", running: in
     """Return the application.
 
     Args:
-        arguments: what may stand in a configuration file, and `replicas`: a number, `auto` (as without it), or least and most.
-        deployed_by: what its replicas tell of who deployed them.
-        running: replicas that it has now, to be replaced; 0: nobody knows.
+        arguments: settings of a configuration file, and `replicas`: a number, `auto` (the default), or least and most.
+        deployed_by: token of the deployment, which its replicas return.
+        running: number of running replicas that will be replaced; 0: unknown.
 
     Raises:
-        ConfigError: a setting is wrong, or the cluster has no room for one replica.
+        ConfigError: a setting is invalid, or the cluster has no room for one replica.
     """
     content = {key: value for key, value in arguments.items() if key != "replicas"}
     settings = settle(("the application's args", content), {}, {})
@@ -66,8 +66,8 @@ def application(arguments: Mapping[str, Any], deployed_by: str = "", running: in
     deployment = serve.deployment(
         name="server",
         **number,
-        ray_actor_options={"num_cpus": cores, "num_gpus": gpus, "runtime_env": {"env_vars": carried()}},
-        max_ongoing_requests=config.max_queue_rows + BESIDE_QUEUE,  # whom to refuse is the batcher's to say
+        ray_actor_options={"num_cpus": cores, "num_gpus": gpus, "runtime_env": {"env_vars": carried_environment()}},
+        max_ongoing_requests=config.max_queue_rows + EXTRA_REQUESTS,  # the batcher decides which requests to refuse
         graceful_shutdown_timeout_s=ceil(config.grace_s + RUNNING_BATCH_S),
         graceful_shutdown_wait_loop_s=0.2,
         health_check_period_s=HEALTH_EVERY_S,
@@ -79,12 +79,12 @@ def application(arguments: Mapping[str, Any], deployed_by: str = "", running: in
 
 
 def places(settings: Settings) -> tuple[int, int, int]:
-    """Return the cores and the GPUs of one replica, and how many the cluster has room for now.
+    """Return the cores and the GPUs of one replica, and the number of replicas that the cluster has room for now.
 
-    It has as many cores as the bundle was tuned for that asks for the most; 1 where none is a bundle.
+    The cores are those that the most demanding bundle was tuned for; 1 without a bundle.
 
     Raises:
-        ConfigError: it has room for none.
+        ConfigError: the cluster has no room for one replica.
     """
     cores = max((cores_of(model.model) for model in settings.models), default=1)
     gpus = int(settings.config.device.startswith("cuda"))
@@ -92,21 +92,21 @@ def places(settings: Settings) -> tuple[int, int, int]:
 
 
 def arguments_of(settings: Settings, replicas: str) -> dict[str, Any]:
-    """Return the application's arguments for these settings: what differs from what nobody has to say.
+    """Return the application's arguments for these settings: the non-default settings.
 
     Args:
-        settings: of the server.
+        settings: settings of the server.
         replicas: as `Replicas.parse` takes it.
     """
-    return {"replicas": replicas, **_differing(settings.config), "models": [_model(each) for each in settings.models]}
+    return {"replicas": replicas, **_non_default(settings.config), "models": [_model(each) for each in settings.models]}
 
 
 def _model(model: ModelConfig) -> dict[str, Any]:
     path = Path(model.model)
-    return {"model": str(path.absolute()) if path.exists() else model.model, **_differing(model)}
+    return {"model": str(path.absolute()) if path.exists() else model.model, **_non_default(model)}
 
 
-def _differing(value: ServeConfig | ModelConfig) -> dict[str, Any]:
+def _non_default(value: ServeConfig | ModelConfig) -> dict[str, Any]:
     ray_has = ("host", "port", "model")
     defaults = {each.name: each.default for each in fields(value)}
     return {name: each for name, each in asdict(value).items() if name not in ray_has and each != defaults[name]}

@@ -1,4 +1,4 @@
-"""A Ray cluster: joined where there is one, else started on this machine and ended again."""
+"""A Ray cluster: join an existing one, or start one on this machine and stop it again."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ except ImportError:
 __all__ = ["cluster", "ray", "room_for"]
 
 STORE_BYTES = 512 << 20
-"""Of a cluster that is started here: what lies between processes at one time. What does not fit, Ray keeps on disk."""
+"""Memory for objects in transit between processes of a local cluster, in bytes. Ray moves the excess to disk."""
 
 CONNECTS_WITHIN_S = 10.0
 
 
 @contextmanager
 def cluster(address: str = "") -> Iterator[None]:
-    """Be connected to a cluster, for as long as the context lasts.
+    """Connect to a cluster within this context.
 
     Args:
-        address: as `ray.init` takes it; `local` starts one here; empty: what the environment says, see `where.address_for`.
-            Where this process is connected already, that is it, and stays so.
+        address: as `ray.init` takes it; `local` starts a cluster on this machine; empty: from the environment, see
+            `address.address_for`. An existing connection of this process is used instead, and remains open.
 
     Raises:
-        ConfigError: nothing answers there.
+        ConfigError: no cluster answers at the address.
     """
     if ray.is_initialized():
         yield
@@ -51,7 +51,7 @@ def cluster(address: str = "") -> Iterator[None]:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise ConfigError where nothing listens at HOST:PORT; Ray itself would try for minutes."""
+    """Raise ConfigError if nothing listens at HOST:PORT; Ray itself would retry for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not (host and port.isdecimal()):
         return
@@ -62,10 +62,10 @@ def _check_reachable(address: str) -> None:
 
 
 def room_for(cores: int, gpus: int) -> int:
-    """Return how many actors the cluster's machines have room for, with so many cores and GPUs each.
+    """Return the number of actors that the cluster's machines have room for, with the given cores and GPUs each.
 
     Raises:
-        ConfigError: not for one.
+        ConfigError: there is no room for one actor.
     """
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     fits = [min(int(each.get("CPU", 0)) // cores, int(each.get("GPU", 0)) // gpus if gpus else 2**31) for each in machines]
