@@ -179,8 +179,8 @@ def serve(
     from nograd.server.settings.printing import to_toml
 
     flags = _given(context)
-    told = {key: value for key, value in flags.items() if key not in NOT_SETTINGS}
-    settings = settings_of(config, os.environ, told, _named(models or [], name))
+    given = {key: value for key, value in flags.items() if key not in NOT_SETTINGS}
+    settings = settings_of(config, os.environ, given, _named(models or [], name))
     on_ray = ray or bool(ray_address)
     if "replicas" in flags and not on_ray:
         raise ConfigError(f"replicas is {replicas!r}, and there is no --ray: only a cluster has replicas; add --ray")

@@ -85,8 +85,8 @@ def parity(report: TuneReport) -> str:
     ]
     if not rows:
         return ""
-    told = [head[0] not in ("agreement", "NaN, inf") for head in PARITY_HEADS]
-    kept = [place for place, always in enumerate(told) if always or any(row[place] != figures.NONE for row in rows)]
+    is_fixed = [head[0] not in ("agreement", "NaN, inf") for head in PARITY_HEADS]
+    kept = [place for place, always in enumerate(is_fixed) if always or any(row[place] != figures.NONE for row in rows)]
     body = table("Parity with eager", [PARITY_HEADS[place] for place in kept], [[row[place] for place in kept] for row in rows])
     over = figures.count(max(near.rows for _, near in found), "row")
     lead = f"Against eager, over {over}. Max rel is max abs divided by the output's largest value."
@@ -158,14 +158,14 @@ def unused(report: TuneReport) -> str:
     """Return the candidates that were refused, failed, dropped or not tried, each with its reason."""
     parts = []
     for status, rows in wording.groups(report):
-        told = [row for row in rows if row.reason or status not in ("tied", "measured")]
-        if status == "winner" or not told:
+        listed = [row for row in rows if row.reason or status not in ("tied", "measured")]
+        if status == "winner" or not listed:
             continue
         name, meaning = wording.STATUSES[status]
         head = element("h3", element("span", text(name), class_=f"status {status}") + element("small", text(meaning)))
         items = [
             element("dt", text(wording.joined(names))) + element("dd", text(reason or "no reason is known"))
-            for reason, names in by_reason(told)
+            for reason, names in by_reason(listed)
         ]
         parts.append(head + element("dl", items, class_="reasons"))
     return card("Not used, and why", "".join(parts))
