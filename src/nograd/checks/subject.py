@@ -31,7 +31,7 @@ for probing backends (`nograd.backends.coupling`). MiniLM alone and in a batch o
 """
 
 HALF_TOLERANCE = 2e-2
-"""The same for float16 (11 significant bits) and bfloat16 (8)."""
+"""Tolerance for float16 (11 significant bits) and bfloat16 (8)."""
 
 MAX_ROWS = 8
 

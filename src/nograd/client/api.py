@@ -36,9 +36,9 @@ class Client:
         url: address of the server, such as `http://127.0.0.1:8000`.
         api_key: sent as `Authorization: Bearer KEY`.
         timeout_s: seconds of one call with all its retries; the server gets the time that is left as the request's deadline.
-        retries: further attempts where no connection was made, or the server refuses with 429 or 503; the pause is that of
+        retries: further attempts if no connection was made, or the server refuses with 429 or 503; the pause is that of
             `Retry-After`, else 0.1 s, doubled each time.
-        binary: tensors as bytes behind the JSON (extension binary_tensor_data); False sends JSON only.
+        binary: tensors as bytes after the JSON (extension binary_tensor_data); False sends JSON only.
         verify: for https: True, False, or the path of a file with certificates.
 
     Raises:
@@ -111,8 +111,8 @@ class Client:
         Args:
             model: its name.
             texts: one string, or a list.
-            dimensions: of the vectors, where the model offers several.
-            output: name of the output, where a model has several vectors.
+            dimensions: size of the vectors, if the model offers several.
+            output: name of the output, if a model has several vectors.
             timeout_s: of this call instead of the client's.
 
         Raises:

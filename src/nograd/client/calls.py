@@ -67,8 +67,8 @@ class Calls:
 
     Args:
         timeout_s: seconds of one call with all its retries.
-        retries: attempts after the first, where the server cannot be reached or refuses with 429 or 503.
-        binary: send and receive tensors as bytes behind the JSON.
+        retries: attempts after the first, if the server cannot be reached or refuses with 429 or 503.
+        binary: send and receive tensors as bytes after the JSON.
         clock: seconds, monotonic.
     """
 
@@ -129,7 +129,7 @@ class Calls:
         return found
 
     def is_healthy(self, path: str) -> Steps[bool]:
-        """Return whether a health path answers 200; False where the server cannot be reached."""
+        """Return whether a health path answers 200; False if the server cannot be reached."""
         got = yield Message("GET", path, timeout_s=self.timeout_s)
         return isinstance(got, Reply) and got.status == 200
 
@@ -148,7 +148,7 @@ class Calls:
         return self.clock() + seconds
 
     def _answer(self, message: Message, end: float) -> Steps[Reply]:
-        """Send a message, again where that is right; return a response with status 2xx.
+        """Send a message, and retry it if that is safe; return a response with status 2xx.
 
         Args:
             message: of the call.
@@ -179,7 +179,7 @@ def ready_path(model: str | None, version: str | None) -> str:
 
 
 def _pause_s(got: Reply | Failure, attempt: int) -> float | None:
-    """Return the pause before a retry; None where a retry is wrong: the request may have run, or would fail again."""
+    """Return the pause before a retry; None if a retry is wrong: the request may have run, or would fail again."""
     pause: float = min(FIRST_PAUSE_S * 2**attempt, LONGEST_PAUSE_S)
     if isinstance(got, Failure):
         return None if got.was_sent else pause

@@ -1,7 +1,7 @@
 """Messages of the Open Inference Protocol, version 2, as a client writes and reads them. Pure; no sockets.
 
-Tensors travel as JSON, or as bytes behind the JSON (extension binary_tensor_data): numbers in little-endian, row-major order,
-text behind its length as uint32.
+Tensors travel as JSON, or as bytes after the JSON (extension binary_tensor_data): numbers in little-endian, row-major order,
+text after its length as uint32.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Reply(NamedTuple):
 
     status: int
     headers: Mapping[str, str]
-    """By lower-case name."""
+    """Headers by lower-case name."""
 
     body: bytes
 
@@ -101,7 +101,7 @@ def infer_message(
         outputs: names of the outputs to return; None returns all.
         request_id: repeated in the response.
         parameters: of the request, such as `priority`.
-        binary: send and receive tensors as bytes behind the JSON.
+        binary: send and receive tensors as bytes after the JSON.
 
     Raises:
         ProtocolError: the protocol has no datatype for an array.
@@ -192,7 +192,7 @@ def read_json(reply: Reply) -> Any:
 
 
 def retry_after_s(reply: Reply) -> float | None:
-    """Return the seconds of `Retry-After`; None without it, or where it is a date."""
+    """Return the seconds of `Retry-After`; None without it, or if it is a date."""
     given = reply.headers.get("retry-after", "")
     return float(given) if given.isdigit() else None
 

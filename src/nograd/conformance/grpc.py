@@ -158,7 +158,7 @@ def raw(target: GrpcTarget) -> Iterator[Case]:
 
 
 def raw_refused(target: GrpcTarget) -> Iterator[Case]:
-    """Check item G3, what does not fit."""
+    """Check item G3 with data that do not fit."""
     request = target.request(raw=True)
     request.raw_input_contents[0] = request.raw_input_contents[0][:-1]
     yield _refused("a byte too few", target.send(request))
@@ -228,7 +228,7 @@ def refusals(target: GrpcTarget) -> Iterator[Case]:
 
 
 def codes(target: GrpcTarget) -> Iterator[Case]:
-    """Check item G6, which code."""
+    """Check item G6, status codes."""
     for what, called, code in _mistakes(target):
         if called.code != "OK":
             yield _refused(what, called, code)

@@ -93,7 +93,7 @@ def unknown_datatype(target: Target, _base: Answer) -> Iterator[Case]:
 
 
 def other_datatype(target: Target, _base: Answer) -> Iterator[Case]:
-    """Check item I3, of another datatype than the metadata's."""
+    """Check item I3 with another datatype than the metadata's."""
     first = target.inputs[0]
     other = "INT32" if first["datatype"] in FLOATS else "FP32"
     yield send_invalid(
@@ -209,7 +209,7 @@ def filtered(target: Target, base: Answer) -> Iterator[Case]:
 
 
 def ordered(target: Target, base: Answer) -> Iterator[Case]:
-    """Check item I8, order, and none."""
+    """Check item I8, order and an empty list."""
     names = _outputs(base)
     answer = target.infer({**target.request, "outputs": [{"name": name} for name in reversed(names)]})
     yield "all outputs, backwards", "them in this order", answer, _outputs(answer) == names[::-1]

@@ -42,7 +42,7 @@ def _lists(answer: Answer, model: str) -> bool:
 
 
 def unknown(target: Target) -> Verdict:
-    """Check item P2, of a model that is not there."""
+    """Check item P2 with an unknown model."""
     answer = target.post(f"/v2/repository/models/{UNKNOWN}/load", b"")
     return judged([refused("load of an unknown model", answer)])
 

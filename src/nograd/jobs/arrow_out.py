@@ -115,7 +115,7 @@ class ArrowOutput(Output):
 
 
 class ParquetOutput(ArrowOutput):
-    """The same as a Parquet file."""
+    """Append windows as `ArrowOutput` does, and convert them to one Parquet file."""
 
     def _writer(self, out: IO[bytes], schema: Any) -> Any:
         return pq.ParquetWriter(out, schema)

@@ -28,7 +28,7 @@ SCOUTED_ROWS = (1, 2, 4, 8, 16, 32)
 """Batch sizes among which each candidate finds its best one before the race, up to the batch size of a bundle."""
 
 SCOUTED_FEW = (1, 8)
-"""The same for goals about a single row. The report shows the batches."""
+"""Scouted batch sizes for goals about a single row. The report shows the batches."""
 
 SCOUTS = 3
 """Number of scouting passes. The median of three survives one stolen second."""

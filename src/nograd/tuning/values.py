@@ -152,7 +152,7 @@ class Row:
     curve: tuple[CurvePoint, ...] = ()
     curve_unit: Literal["rows", "tokens"] = "rows"
     independence: Independence | None = None
-    """How much the rows of a batch influence each other, over the user's own rows."""
+    """Influence of the rows of a batch on each other, measured over the user's own rows."""
 
 
 @dataclass(frozen=True, slots=True)
