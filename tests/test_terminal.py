@@ -35,7 +35,7 @@ def test_control_characters_are_escaped(text: str, shown: str) -> None:
 @pytest.mark.parametrize("command", [("cache", "stats"), ("cache", "clear")])
 def test_cache_commands_escape_the_servers_text(monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]) -> None:
     answer = {"models": [{"name": EVIL, "cache": None}], "cleared": EVIL, "kept_in": ""}
-    monkeypatch.setattr(cache_tools, "_ask", lambda *_: json.loads(json.dumps(answer)))
+    monkeypatch.setattr(cache_tools, "_request_json", lambda *_: json.loads(json.dumps(answer)))
 
     ended = CliRunner().invoke(app, [*command, "http://127.0.0.1:1"])
 
