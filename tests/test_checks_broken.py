@@ -11,6 +11,8 @@ from nograd.report.finding import Report
 from nograd.transforms.int8 import saturates
 from tests.broken_models import BROKEN, sound, sound_text
 
+pytestmark = pytest.mark.usefixtures("small_heap")  # the check `memory.growth` collects garbage five times
+
 
 def faults(report: Report) -> set[str]:
     return {finding.check for finding in report.of("error", "warning")}

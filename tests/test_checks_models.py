@@ -54,6 +54,8 @@ def fake(function: Callable[[Any], Any], spec: TensorSpec = X, **signature: Any)
     return Predictor(Fake(lambda batch: {"y": function(batch[spec.name])}, declared))
 
 
+pytestmark = pytest.mark.usefixtures("small_heap")  # the check `memory.growth` collects garbage five times
+
 SOUND = Predictor(doubling())
 
 MODULE_CHECKS: dict[str, Callable[[], Predictor]] = {

@@ -19,6 +19,8 @@ from nograd.transforms.memory import peak_bytes
 from nograd.transforms.offload import offload
 from tests.test_memory import encoder, minilm
 
+pytestmark = pytest.mark.usefixtures("small_heap")  # each run of a Watched block visits all objects
+
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
