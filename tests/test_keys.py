@@ -15,7 +15,7 @@ import pytest
 from nograd.errors import ConfigError, UnauthorizedError
 from nograd.server.http.connection import Connection
 from nograd.server.http.short_path import ShortPathProtocol
-from nograd.server.security.api_keys import VARIABLE, ApiKeys, Door, open_door, parse_keys
+from nograd.server.security.api_keys import VARIABLE, ApiKeyGate, ApiKeys, open_gate, parse_keys
 from tests.fakes import Reply, Site, doubling, x
 from tests.running_server import RunningServer, serving
 from tests.test_short_path import Wire, infer_body, post
@@ -74,7 +74,7 @@ def test_a_line_that_is_no_key_is_told_without_saying_what_is_in_it(text: str, e
 
 
 def test_keys_may_come_in_the_environment_too(key_file: Path) -> None:
-    door = open_door(str(key_file), "", {VARIABLE: "one-more, alice: another"})
+    door = open_gate(str(key_file), "", {VARIABLE: "one-more, alice: another"})
 
     names = [door.enter([(b"x-api-key", key.encode())], PATH) for key in (ALICE, BOB, "one-more", "another")]
 
@@ -85,13 +85,13 @@ def test_keys_may_come_in_the_environment_too(key_file: Path) -> None:
 @pytest.mark.parametrize("has_file", [False, True])
 def test_a_variable_that_is_set_and_empty_is_an_error(key_file: Path, value: str, has_file: bool) -> None:
     with pytest.raises(ConfigError, match=r"^NOGRAD_API_KEYS is empty; .*unset it to serve without keys$"):
-        open_door(str(key_file) if has_file else "", "", {VARIABLE: value})
+        open_gate(str(key_file) if has_file else "", "", {VARIABLE: value})
 
 
 @pytest.mark.parametrize("value", [",", "a:,b: secret", "a: x, b:"])
 def test_a_list_of_keys_with_an_empty_one_is_an_error(value: str) -> None:
     with pytest.raises(ConfigError, match=r"of NOGRAD_API_KEYS has an empty key|^NOGRAD_API_KEYS holds no API key"):
-        open_door("", "", {VARIABLE: value})
+        open_gate("", "", {VARIABLE: value})
 
 
 @pytest.mark.parametrize(("mode", "warns"), [(0o600, False), (0o640, False), (0o604, True), (0o644, True)])
@@ -101,13 +101,13 @@ def test_a_file_that_other_users_can_read_is_reported(
     key_file.chmod(mode)
 
     with caplog.at_level("WARNING", "nograd"):
-        open_door(str(key_file), "", {})
+        open_gate(str(key_file), "", {})
 
     assert [record.getMessage() for record in caplog.records] == ["keys_readable"] * warns
 
 
 def test_without_keys_the_door_is_open() -> None:
-    door = open_door("", "", {})
+    door = open_gate("", "", {})
 
     assert door.is_open
     assert door.enter([], PATH) is None
@@ -115,7 +115,7 @@ def test_without_keys_the_door_is_open() -> None:
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^the API keys cannot be read from '.*nowhere': No such file or directory$"):
-        open_door(str(tmp_path / "nowhere"), "", {})
+        open_gate(str(tmp_path / "nowhere"), "", {})
 
 
 def test_every_key_is_compared_whole_whatever_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,7 @@ def test_every_key_is_compared_whole_whatever_is_given(monkeypatch: pytest.Monke
 
 
 def test_a_door_remembers_no_key(key_file: Path) -> None:
-    door = open_door(str(key_file), "", {})
+    door = open_gate(str(key_file), "", {})
 
     assert door._keys is not None
     assert ALICE not in repr(door._keys._keys) + repr(vars(door))
@@ -281,4 +281,4 @@ def test_a_server_reads_its_keys_anew_at_sighup_and_its_log_holds_none(key_file:
 
 def test_unauthorized_is_an_error_of_ours() -> None:
     with pytest.raises(UnauthorizedError):
-        Door(ApiKeys({"a": "b"})).enter([], "/v2")
+        ApiKeyGate(ApiKeys({"a": "b"})).enter([], "/v2")

@@ -129,7 +129,7 @@ def test_a_batch_is_a_span_below_its_first_request_and_linked_to_all(collector: 
     spent = tuple(Spent() for _ in traces)
     for each, trace in zip(spent, traces, strict=True):
         each.owner = trace
-    record = BatchRecord(3, 2, "full", 0.25, (0.0, 0.0), 0.0, 0, told=spent)
+    record = BatchRecord(3, 2, "full", 0.25, (0.0, 0.0), 0.0, 0, spent=spent)
 
     note_batch("m", record)
     tracing.close()

@@ -24,7 +24,7 @@ from nograd.server.settings.model_config import ModelConfig
 from nograd.server.settings.resolution import Settings
 from nograd.server.workers.merging import merged
 from nograd.server.workers.plan import Order, cannot_start, devices_of, only, orders_of, pause_s
-from nograd.server.workers.worker_peers import Siblings
+from nograd.server.workers.worker_peers import WorkerPeers
 from tests.fakes import Site, doubling
 from tests.running_server import FOLDER, RunningServer, server_of
 from tests.test_cli import nograd
@@ -107,7 +107,7 @@ def test_metrics_are_joined_by_family_with_the_workers_number() -> None:
 
 def test_a_worker_that_does_not_tell_its_metrics_is_down(tmp_path: Path) -> None:
     async def talk() -> str:
-        first, second = (Siblings(worker, 3, str(tmp_path), -1) for worker in (0, 1))
+        first, second = (WorkerPeers(worker, 3, str(tmp_path), -1) for worker in (0, 1))
         reads, writes = os.pipe()
         os.close(writes)
         first._orders = second._orders = reads

@@ -27,7 +27,7 @@ from nograd.batching.lanes import Lanes
 from nograd.batching.policy import BatchPolicy, Decision, DeviceState, checked_limits
 from nograd.batching.queue import DeadlineQueue
 from nograd.batching.records import BatchRecord, RunningBatch, Spent, Statistics
-from nograd.batching.refusals import again, check_request, full, late, not_open, too_large, too_late
+from nograd.batching.refusals import check_request, copy_error, full, late, not_open, too_large, too_late
 from nograd.core.cost import CostCurve
 from nograd.core.tensors import Batch, Signature, num_rows
 from nograd.errors import ConfigError, DeadlineError, DeviceLostError, NogradError, UnavailableError
@@ -401,7 +401,7 @@ class Batcher:
             raise error
         for waiting in leaving:
             self._counts.displaced += 1
-            self._fail(entry_of(waiting), again(error))
+            self._fail(entry_of(waiting), copy_error(error))
 
     def abandon(self, entry: Entry) -> None:
         """Remove a request whose caller left, or whose other parts failed."""
@@ -441,7 +441,7 @@ class Batcher:
 
     def _fail_all(self, error: NogradError) -> None:
         for waiting in list(self._queue.items):
-            self._fail(entry_of(waiting), again(error))
+            self._fail(entry_of(waiting), copy_error(error))
 
     # -- batches
 
@@ -533,7 +533,7 @@ class Batcher:
                     if not entry.follows:
                         job.answered_s.append(job.started - entry.arrived)
                         if entry.spent is not None:
-                            job.tell(entry.spent, entry)
+                            job.record_spent(entry.spent, entry)
                     future.set_result([answer])
             elif isinstance(answer, DeadlineError):
                 self._fail_late(entry)
@@ -565,7 +565,7 @@ class Batcher:
         self._running_rows = 0
         for job in jobs:
             for entry in job.entries:
-                self._fail(entry, again(error))
+                self._fail(entry, copy_error(error))
         self._fail_all(error)
         self._note_idle()
 

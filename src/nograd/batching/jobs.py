@@ -163,7 +163,7 @@ class Job:
     answered_s: list[float] = field(default_factory=list)
     lost: DeviceLostError | None = None
 
-    def tell(self, spent: Spent, entry: Entry) -> None:
+    def record_spent(self, spent: Spent, entry: Entry) -> None:
         """Record the times of one of its parts."""
         spent.queue_s = self.started - entry.arrived
         spent.input_s = sum([each.input_s for each in self.executions])
@@ -200,5 +200,5 @@ def record_of(job: Job) -> BatchRecord:
         longest=max(lengths),
         executions=job.executions,
         answered_s=tuple(job.answered_s),
-        told=tuple([entry.spent for entry in job.entries if entry.spent is not None]),
+        spent=tuple([entry.spent for entry in job.entries if entry.spent is not None]),
     )

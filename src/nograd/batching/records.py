@@ -76,7 +76,7 @@ class BatchRecord:
     answered_s: tuple[float, ...] = ()
     """Queue times of the requests whose last part was answered by this batch."""
 
-    told: tuple[Spent, ...] = ()
+    spent: tuple[Spent, ...] = ()
     """Times of the parts whose requests want them."""
 
 

@@ -16,7 +16,7 @@ from nograd.errors import (
     UnavailableError,
 )
 
-__all__ = ["again", "check_request", "full", "late", "not_open", "too_large", "too_late"]
+__all__ = ["check_request", "copy_error", "full", "late", "not_open", "too_large", "too_late"]
 
 
 def check_request(timeout_s: Any, priority: Any) -> None:
@@ -31,7 +31,7 @@ def check_request(timeout_s: Any, priority: Any) -> None:
         raise ConfigError(f"priority is {priority!r}; it must be a whole number: 0 goes first, 1 after it, and so on")
 
 
-def again(error: NogradError) -> NogradError:
+def copy_error(error: NogradError) -> NogradError:
     """Return a copy of an error for each caller, because raising adds the caller's traceback to the error."""
     other = copy(error)
     other.__cause__ = error.__cause__

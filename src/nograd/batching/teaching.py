@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from nograd.batching.refusals import again
+from nograd.batching.refusals import copy_error
 from nograd.errors import NogradError, OverloadedError
 from nograd.runtime.threads import in_own_thread
 
@@ -72,7 +72,7 @@ class Teaching:
         attempt = self._attempt or self._begin(inputs)
         await asyncio.wait({attempt})  # a cancelled caller must not cancel the attempt of the others
         if self._stopped is not None:
-            raise again(self._stopped)
+            raise copy_error(self._stopped)
         error = attempt.result()
         if is_own and error is not None:
             raise error

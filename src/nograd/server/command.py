@@ -23,7 +23,7 @@ from nograd.server.telemetry.logs import configure, event
 from nograd.server.telemetry.tracing import require_otel
 
 if TYPE_CHECKING:
-    from nograd.server.workers.worker_peers import Siblings
+    from nograd.server.workers.worker_peers import WorkerPeers
 
 __all__ = ["check_early", "run_server", "settings_of"]
 
@@ -66,7 +66,7 @@ def check_early(settings: Settings) -> None:
         bind(config.host, config.grpc_port, "--grpc-port").close()
 
 
-def run_server(settings: Settings, say: Callable[[str], None], siblings: Siblings | None = None) -> None:
+def run_server(settings: Settings, say: Callable[[str], None], siblings: WorkerPeers | None = None) -> None:
     """Load the models, warm them, and serve until told to stop.
 
     Args:
@@ -87,7 +87,7 @@ def _note_early_end(name: str) -> None:
     event("stopped", signal=name, reason="the models were not ready yet")
 
 
-def _load_and_serve(settings: Settings, say: Callable[[str], None], siblings: Siblings | None) -> None:
+def _load_and_serve(settings: Settings, say: Callable[[str], None], siblings: WorkerPeers | None) -> None:
     config = settings.config
     if siblings is None:
         check_early(settings)

@@ -28,7 +28,7 @@ from nograd.server.telemetry.logs import event
 
 if TYPE_CHECKING:
     from nograd.server.grpc.front import GrpcFront
-    from nograd.server.workers.worker_peers import Siblings
+    from nograd.server.workers.worker_peers import WorkerPeers
 
 __all__ = ["bind", "grpc_front_kind", "hold_port", "serve"]
 
@@ -204,7 +204,7 @@ def serve(
     service: InferenceService,
     listener: socket.socket,
     ready: Callable[[int | None], None],
-    siblings: Siblings | None = None,
+    siblings: WorkerPeers | None = None,
 ) -> None:
     """Serve until told to stop by SIGTERM or SIGINT; a second signal stops at once.
 

@@ -85,11 +85,11 @@ def message(request: InferRequest, model_name: str, model_version: str, request_
     is_raw = request.is_binary or not all(kind in CONTENTS for kind in kinds.values())
     for name, array in outputs.items():
         kind = kinds[name]
-        told = answer.outputs.add(name=name, datatype=kind, shape=array.shape)
+        output = answer.outputs.add(name=name, datatype=kind, shape=array.shape)
         if is_raw:
             answer.raw_output_contents.append(bytes(packed(name, array)))
         else:
-            getattr(told.contents, CONTENTS[kind]).extend(_elements(array))
+            getattr(output.contents, CONTENTS[kind]).extend(_elements(array))
     return answer
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nograd.server.http.routes import Route
     from nograd.server.models.served import ServedModel
     from nograd.server.models.service import InferenceService
-    from nograd.server.security.api_keys import Door
+    from nograd.server.security.api_keys import ApiKeyGate
 
 __all__ = ["document"]
 
@@ -82,7 +82,7 @@ def document(service: InferenceService, routes: Sequence[Route]) -> dict[str, An
     return made if service.door.is_open else _locked(made, service.door)
 
 
-def _locked(made: dict[str, Any], door: Door) -> dict[str, Any]:
+def _locked(made: dict[str, Any], door: ApiKeyGate) -> dict[str, Any]:
     """Return the description of a server that wants an API key, with the paths that need none."""
     for path, operations in made["paths"].items():
         error = "OpenAIError" if path.startswith("/v1/") else "Error"

@@ -20,7 +20,7 @@ from nograd.server.models.liveness import device_stacks
 from nograd.server.models.repository import Repository
 from nograd.server.models.served import ServedModel
 from nograd.server.models.table import ModelTable
-from nograd.server.security.api_keys import open_door
+from nograd.server.security.api_keys import open_gate
 from nograd.server.settings.config import ServeConfig
 from nograd.server.settings.model_config import ModelConfig, name_of, open_model
 from nograd.server.telemetry.access_log import AccessLog
@@ -59,7 +59,7 @@ class InferenceService:
 
         self.draining = False
         self.drained = asyncio.Event()
-        self.door = open_door(config.api_keys_file, config.open_without_key, os.environ)
+        self.door = open_gate(config.api_keys_file, config.open_without_key, os.environ)
         self.access = AccessLog(config.log_format, write) if config.access_log else None
         self.tracing = open_tracing(config.traces)
         self._table = ModelTable()
@@ -138,7 +138,7 @@ class InferenceService:
     def reload_keys(self) -> None:
         """Read the API keys anew; where they cannot be read, those that there are stay."""
         try:
-            self.door = open_door(self.config.api_keys_file, self.config.open_without_key, os.environ)
+            self.door = open_gate(self.config.api_keys_file, self.config.open_without_key, os.environ)
         except ConfigError as error:
             event("keys_not_reloaded", logging.ERROR, error=str(error))
             return

@@ -15,7 +15,7 @@ from nograd.errors import ConfigError, UnauthorizedError
 from nograd.server.settings.config import AREAS
 from nograd.server.telemetry.logs import event
 
-__all__ = ["ALWAYS_OPEN", "AREA_PATHS", "VARIABLE", "ApiKeys", "Door", "open_door", "parse_keys"]
+__all__ = ["ALWAYS_OPEN", "AREA_PATHS", "VARIABLE", "ApiKeyGate", "ApiKeys", "open_gate", "parse_keys"]
 
 VARIABLE = "NOGRAD_API_KEYS"
 """Environment variable with keys, separated by commas or line ends."""
@@ -65,7 +65,7 @@ class ApiKeys:
         return found
 
 
-class Door:
+class ApiKeyGate:
     """Accepts or rejects requests by API key.
 
     Args:
@@ -131,7 +131,7 @@ def _digest(key: bytes) -> bytes:
 # -- sources of keys
 
 
-def open_door(file: str, open_areas: str, environment: Mapping[str, str]) -> Door:
+def open_gate(file: str, open_areas: str, environment: Mapping[str, str]) -> ApiKeyGate:
     """Create the gate of a server from its settings.
 
     Args:
@@ -147,12 +147,12 @@ def open_door(file: str, open_areas: str, environment: Mapping[str, str]) -> Doo
         raise ConfigError(f"{VARIABLE} is empty; it must hold a key, such as NAME: KEY; unset it to serve without keys")
     areas = [word.strip() for word in open_areas.split(",") if word.strip()]
     if not file and listed is None:
-        return Door(None, areas)
+        return ApiKeyGate(None, areas)
     keys = {} if not file else parse_keys(_read(file), file)
     if listed is not None:
         more = parse_keys(listed.replace(",", "\n"), VARIABLE)
         keys |= {(name if name not in keys else f"{name} of {VARIABLE}"): key for name, key in more.items()}
-    return Door(ApiKeys(keys), areas)
+    return ApiKeyGate(ApiKeys(keys), areas)
 
 
 def _read(file: str) -> str:

@@ -96,12 +96,12 @@ def settle(
     if file is not None:
         path, content = file
         listed = _models_of_file(path, content.get(MODELS, []))
-        told = _typed(ServeConfig, {key: value for key, value in content.items() if key != MODELS}, path, (MODELS,))
-        values |= told
-        origins |= dict.fromkeys([*told, *([MODELS] if listed else [])], path)
-    told = _of_environment(environment)
-    values |= told
-    origins |= {name: PREFIX + name.upper() for name in told}
+        given = _typed(ServeConfig, {key: value for key, value in content.items() if key != MODELS}, path, (MODELS,))
+        values |= given
+        origins |= dict.fromkeys([*given, *([MODELS] if listed else [])], path)
+    given = _of_environment(environment)
+    values |= given
+    origins |= {name: PREFIX + name.upper() for name in given}
     values |= flags
     origins |= {name: f"--{name.replace('_', '-')}" for name in flags}
     if models:
@@ -141,11 +141,11 @@ def _models_of_file(path: str, listed: object) -> tuple[ModelConfig, ...]:
 
 
 def _model_of_file(where: str, content: Mapping[str, Any]) -> ModelConfig:
-    told = _typed(ModelConfig, content, where)
-    if "model" not in told:
+    given = _typed(ModelConfig, content, where)
+    if "model" not in given:
         raise ConfigError(f'{where} has no model; it must name one, such as model = "minilm.bundle"')
     try:
-        return ModelConfig(**told)
+        return ModelConfig(**given)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
 

@@ -72,9 +72,9 @@ class Timing:
             "encode": self._encoded - self._outputs,
             "total": self._encoded - self._begun,
         }
-        told = [f"{name};dur={1000 * seconds:.3f}" for name, seconds in parts.items()]
+        entries = [f"{name};dur={1000 * seconds:.3f}" for name, seconds in parts.items()]
         if spent.batch_rows:
-            told.append(f'batch;desc="{spent.batch_rows} rows"')
+            entries.append(f'batch;desc="{spent.batch_rows} rows"')
         if self.rows:
-            told.append(f'cache;desc="{self.hits} of {self.rows} rows"')
-        return ", ".join(told).encode()
+            entries.append(f'cache;desc="{self.hits} of {self.rows} rows"')
+        return ", ".join(entries).encode()

@@ -132,17 +132,17 @@ class Trace:
         span = self.span
         if not span.is_recording():
             return
-        told = {"nograd.model": model, "nograd.request.id": request_id, **more}
+        attributes = {"nograd.model": model, "nograd.request.id": request_id, **more}
         if status >= 400:
-            told["error.type"] = str(status)
-        span.set_attributes({name: value for name, value in told.items() if value is not None})
+            attributes["error.type"] = str(status)
+        span.set_attributes({name: value for name, value in attributes.items() if value is not None})
         if status >= 500:
             span.set_status(Status(StatusCode.ERROR, error))
         if self.timing is not None:
-            self._tell(self.timing)
+            self._add_stages(self.timing)
         span.end()
 
-    def _tell(self, timing: Timing) -> None:
+    def _add_stages(self, timing: Timing) -> None:
         """Create a span for each stage, and set further attributes."""
         from opentelemetry.trace import set_span_in_context
 
@@ -158,7 +158,7 @@ class Trace:
 
 def note_batch(model: str, record: BatchRecord) -> None:
     """Create the span of a finished batch: child of its first sampled request, linked to all of them."""
-    traces = [each.owner for each in record.told if isinstance(each.owner, Trace)]
+    traces = [each.owner for each in record.spent if isinstance(each.owner, Trace)]
     if not traces:
         return
     from opentelemetry.trace import Link, set_span_in_context

@@ -51,7 +51,7 @@ def of_workers(count: int, up: Container[int], restarts: Mapping[int, int]) -> s
         up: numbers of responding workers.
         restarts: number of restarts by worker; 0 if missing.
     """
-    told = (
+    families = (
         ("nograd_worker_up", "gauge", "1 when the worker answers.", [int(at in up) for at in range(count)]),
         (
             "nograd_worker_restarts_total",
@@ -61,7 +61,7 @@ def of_workers(count: int, up: Container[int], restarts: Mapping[int, int]) -> s
         ),
     )
     lines: list[str] = []
-    for name, kind, text, values in told:
+    for name, kind, text, values in families:
         lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
         lines += [f'{name}{{worker="{worker}"}} {value}' for worker, value in enumerate(values)]
     return "".join(f"{line}\n" for line in lines)

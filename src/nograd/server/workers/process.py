@@ -10,7 +10,7 @@ from nograd.runtime.exits import leave
 from nograd.runtime.stderr import queued_stderr
 from nograd.server.command import run_server
 from nograd.server.workers.plan import Order
-from nograd.server.workers.worker_peers import Siblings
+from nograd.server.workers.worker_peers import WorkerPeers
 
 __all__ = ["main"]
 
@@ -21,14 +21,14 @@ def main() -> int:
     """Serve according to the order until stopped; return the exit code."""
     order = Order.from_line(_first_line())
     os.set_blocking(order.report_to, False)  # a hung supervisor must not block a worker
-    siblings = Siblings(order.worker, order.count, order.folder, STDIN, beat=lambda: os.write(order.report_to, b"{}\n"))
+    peers = WorkerPeers(order.worker, order.count, order.folder, STDIN, beat=lambda: os.write(order.report_to, b"{}\n"))
 
-    def report(said: str) -> None:
-        os.write(order.report_to, json.dumps({"greeting": said}).encode() + b"\n")
+    def report(banner: str) -> None:
+        os.write(order.report_to, json.dumps({"banner": banner}).encode() + b"\n")
 
     with queued_stderr() as stderr:
         try:
-            run_server(order.settings, report, siblings)
+            run_server(order.settings, report, peers)
         except NogradError as error:
             stderr.write(f"nograd: {error}\n")
             return 2

@@ -60,17 +60,17 @@ def run_workers(settings: Settings, say: Callable[[str], None]) -> int:
             grpc = stack.enter_context(bind(config.host, grpc, "--grpc-port", shared=True)).getsockname()[1]
         orders = orders_of(settings, folder, (http.getsockname()[1], grpc), os.environ)
         event("starting", version=__version__, workers=len(orders), pid=os.getpid())
-        told = say if config.log_format == "text" else _nobody
+        report = say if config.log_format == "text" else _discard
         devices = devices_of(config)
         line = f"  workers   {len(devices)} processes: {', '.join(devices)}"
-        code = asyncio.run(_Supervisor([_Worker(order) for order in orders], told, line).run())
+        code = asyncio.run(_Supervisor([_Worker(order) for order in orders], report, line).run())
     if not code:
         event("stopped")
-        told("stopped")
+        report("stopped")
     return code
 
 
-def _nobody(_said: str) -> None:
+def _discard(_said: str) -> None:
     """Discard messages if the log is JSON."""
 
 
@@ -108,19 +108,19 @@ class _Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self._send, signal.SIGHUP)
         first, *others = self._workers
         said = asyncio.Queue[str]()
-        tasks = [loop.create_task(self._keep(first, said))]
-        greeting = await self._greeting(said, tasks)  # the first alone: errors appear once, compiled models are cached
-        if greeting and others:
-            tasks += [loop.create_task(self._keep(worker, said)) for worker in others]
+        tasks = [loop.create_task(self._keep_running(first, said))]
+        banner = await self._next_banner(said, tasks)  # the first alone: errors appear once, compiled models are cached
+        if banner and others:
+            tasks += [loop.create_task(self._keep_running(worker, said)) for worker in others]
             for _ in others:
-                greeting = greeting and await self._greeting(said, tasks)
-        if greeting:
-            self._say(with_line(greeting, self._line))
+                banner = banner and await self._next_banner(said, tasks)
+        if banner:
+            self._say(with_line(banner, self._line))
             event("ready", workers=len(self._workers))
         await asyncio.gather(*tasks, self._watch())
         return self._code
 
-    async def _greeting(self, said: asyncio.Queue[str], tasks: list[asyncio.Task[None]]) -> str:
+    async def _next_banner(self, said: asyncio.Queue[str], tasks: list[asyncio.Task[None]]) -> str:
         """Return the banner of the next ready worker; empty if the server stops first."""
         getting = asyncio.ensure_future(said.get())
         await asyncio.wait([getting, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -129,11 +129,11 @@ class _Supervisor:
         getting.cancel()
         return ""
 
-    async def _keep(self, worker: _Worker, said: asyncio.Queue[str]) -> None:
+    async def _keep_running(self, worker: _Worker, said: asyncio.Queue[str]) -> None:
         """Keep a worker running until the server stops."""
         has_said = False
         while not self._stopping.is_set():
-            code = await self._live(worker, None if has_said else said)
+            code = await self._run_once(worker, None if has_said else said)
             if self._stopping.is_set():
                 return
             was_ready, worker.ready_at = worker.ready_at, None
@@ -147,11 +147,11 @@ class _Supervisor:
             worker.restarts += 1
             pause = pause_s(worker.failures)
             event("worker_ended", worker=worker.order.worker, code=code, again_in_s=pause)
-            self._tell()
+            self._send_states()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
 
-    async def _live(self, worker: _Worker, said: asyncio.Queue[str] | None) -> int:
+    async def _run_once(self, worker: _Worker, said: asyncio.Queue[str] | None) -> int:
         """Start a worker; return its exit code when it has ended."""
         reads, writes = os.pipe()
         try:
@@ -165,13 +165,13 @@ class _Supervisor:
         self._write(worker.process, replace(worker.order, report_to=writes).to_line())
         if self._stopping.is_set():
             worker.process.send_signal(signal.SIGTERM)
-        reporting = asyncio.get_running_loop().create_task(self._hear(worker, reads, said))
+        reporting = asyncio.get_running_loop().create_task(self._read_reports(worker, reads, said))
         code = await worker.process.wait()
         worker.process = None
         await reporting
         return code
 
-    async def _hear(self, worker: _Worker, reads: int, said: asyncio.Queue[str] | None) -> None:
+    async def _read_reports(self, worker: _Worker, reads: int, said: asyncio.Queue[str] | None) -> None:
         """Read a worker's reports until it ends."""
         reader = asyncio.StreamReader(limit=2**24)
         protocol = asyncio.StreamReaderProtocol(reader)
@@ -180,12 +180,12 @@ class _Supervisor:
             async for line in reader:
                 worker.heard_at = time.monotonic()
                 report = json.loads(line)
-                if worker.ready_at is not None or "greeting" not in report:
+                if worker.ready_at is not None or "banner" not in report:
                     continue
                 worker.ready_at, self._any_was_ready = worker.heard_at, True
-                self._tell()
+                self._send_states()
                 if said is not None:
-                    said.put_nowait(report["greeting"])
+                    said.put_nowait(report["banner"])
                 else:
                     event("worker_ready", worker=worker.order.worker, restarts=worker.restarts)
         finally:
@@ -209,7 +209,7 @@ class _Supervisor:
                     with suppress(ProcessLookupError):
                         worker.process.kill()
 
-    def _tell(self) -> None:
+    def _send_states(self) -> None:
         """Send the states of all workers to each worker."""
         states = [
             {

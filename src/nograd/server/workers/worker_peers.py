@@ -13,13 +13,13 @@ from nograd.server.telemetry.logs import event
 from nograd.server.workers.merging import merged, of_workers
 from nograd.server.workers.plan import BEAT_S
 
-__all__ = ["Siblings"]
+__all__ = ["WorkerPeers"]
 
 ASK_S = 1.0
 """Timeout for another worker's metrics, in seconds; workers that hang are skipped, and `nograd_worker_up` shows it."""
 
 
-class Siblings:
+class WorkerPeers:
     """The workers of a server, from the view of one worker.
 
     Args:
@@ -93,12 +93,15 @@ class Siblings:
             own: metrics of this worker.
         """
         others = [worker for worker in range(self.count) if worker != self.worker]
-        asked = await asyncio.gather(*map(self._ask, others))
-        texts = {self.worker: own.decode(), **{worker: text for worker, text in zip(others, asked, strict=True) if text}}
+        found = await asyncio.gather(*map(self._fetch, others))
+        texts = {
+            self.worker: own.decode(),
+            **{worker: text for worker, text in zip(others, found, strict=True) if text},
+        }
         restarts = {each["worker"]: each["restarts"] for each in self.states}
         return (merged("worker", dict(sorted(texts.items()))) + of_workers(self.count, texts, restarts)).encode()
 
-    async def _ask(self, worker: int) -> str:
+    async def _fetch(self, worker: int) -> str:
         """Return another worker's metrics; empty if it does not respond."""
         try:
             async with asyncio.timeout(ASK_S):
