@@ -170,7 +170,7 @@ class CachedEmbedder:
     Args:
         model: an encoder module, such as a transformers model, whose token vectors are averaged under the attention mask; a
             Predictor that takes text and returns one floating vector per text; or a model name for `nograd.load`.
-        tokenizer: tokenizer of an encoder: a transformers tokenizer, a `nograd.text.tokenizing.Tokenize`, a `tokenizer.json`,
+        tokenizer: tokenizer of an encoder: a transformers tokenizer, a `nograd.text.Tokenize`, a `tokenizer.json`,
             or a folder that contains one.
         device: device of an encoder or a named model, as for `Predictor`.
         cache_size: maximum number of cached texts; the least recently used is evicted first. None: the limit of `cache`.

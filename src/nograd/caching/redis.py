@@ -226,7 +226,7 @@ class RedisCache(Cache):
     def _connected(self) -> Any:
         client = self._client
         if client is None:
-            made = self._connect()  # a cluster's connects: nobody waits for the lock meanwhile
+            made = self._connect()  # outside of the lock, because cluster clients connect here
             with self._lock:
                 client = self._client = made if self._client is None else self._client
             if client is not made:
