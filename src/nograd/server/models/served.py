@@ -366,7 +366,7 @@ class ServedModel:
             return
         size = record.rows * record.longest if self.curve is not None and self.curve.unit == "tokens" else record.rows
         self.store.note_batch(time.monotonic(), record, self.queue_rows, size)
-        if record.told:
+        if record.spent:
             note_batch(self.name, record)
 
 
