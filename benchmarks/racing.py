@@ -12,7 +12,7 @@ from statistics import fmean, median
 from typing import Any
 
 from benchmarks.common import report
-from nograd.tuning.racing import REFERENCE, Race, Sample
+from nograd.tuning.racing import REFERENCE, Race, RaceSample
 
 SEEDS, MAX_ROUNDS, DRIFT_ROUNDS = 100, 400, 200
 SHORT = 20
@@ -64,13 +64,13 @@ class Machine:
         self._noise, self._random = noise, Random(seed)
         self._rounds, self._is_busy = 0, False
 
-    def round(self, order: Sequence[str], costs: Mapping[str, float]) -> dict[str, Sample]:
+    def round(self, order: Sequence[str], costs: Mapping[str, float]) -> dict[str, RaceSample]:
         """Measure one round, in order."""
         noise, random = self._noise, self._random
         slow = 3.0 if random.random() < noise.bad_rounds else 1.0
         slow *= 1 + (noise.drift - 1) * min(self._rounds / DRIFT_ROUNDS, 1)
         self._rounds += 1
-        return {name: Sample(slow * self._slowed() * costs.get(name, REFERENCE_COST)) for name in order}
+        return {name: RaceSample(slow * self._slowed() * costs.get(name, REFERENCE_COST)) for name in order}
 
     def _slowed(self) -> float:
         noise, random = self._noise, self._random

@@ -30,8 +30,8 @@ from nograd.core.parity import HALF
 from nograd.runtime.threads import in_own_thread
 from nograd.tuning.candidates import variants
 from nograd.tuning.data import Sample, read_sample, sample_of
-from nograd.tuning.entries import Entry
-from nograd.tuning.prepare import SCOUTED_ROWS, Plan, prepare
+from nograd.tuning.entries import CandidateEntry
+from nograd.tuning.prepare import SCOUTED_ROWS, BuildPlan, prepare
 from nograd.tuning.state import State
 from nograd.tuning.tuner import Settings, _task, run
 from nograd.tuning.values import Goal
@@ -106,10 +106,12 @@ def sweep(subject: Subject) -> tuple[dict[str, float], float]:
     settings = settings_of(subject, 3600.0)
     reference: Any = subject.predictor.backend
     task = in_own_thread(lambda: _task(subject.predictor, reference, subject.sample, settings)).result()
-    entries: list[Entry] = []
+    entries: list[CandidateEntry] = []
     with tempfile.TemporaryDirectory() as folder:
         far = time.monotonic() + 3600.0
-        plan = Plan(task, subject.goal, Path(folder), CORES, 8 << 30, far, 600.0, far, 0.0, lambda _phase, text: note(text))
+        plan = BuildPlan(
+            task, subject.goal, Path(folder), CORES, 8 << 30, far, 600.0, far, 0.0, lambda _phase, text: note(text)
+        )
         try:
             prepare(plan, variants(reference.model, HALF), State(Path(folder), "sweep"), entries)
             entries += _other_layouts(plan, entries)
@@ -119,13 +121,13 @@ def sweep(subject: Subject) -> tuple[dict[str, float], float]:
                 entry.close()
 
 
-def _other_layouts(plan: Plan, entries: Sequence[Entry]) -> list[Entry]:
+def _other_layouts(plan: BuildPlan, entries: Sequence[CandidateEntry]) -> list[CandidateEntry]:
     """Open what was built in the layouts that tuning for this goal leaves out."""
     found = {str(entry.candidate) for entry in entries}
     added = []
     for entry in [each for each in entries if each.worker is not None and each.candidate.kind.has_lanes]:
         for lanes, threads in ((1, CORES), (1, 1), (CORES, 1)):
-            other = Entry(replace(entry.candidate, lanes=lanes, num_threads=threads), entry.path)
+            other = CandidateEntry(replace(entry.candidate, lanes=lanes, num_threads=threads), entry.path)
             if str(other.candidate) not in found:
                 found.add(str(other.candidate))
                 other.worker = plan.worker(other)
@@ -134,7 +136,7 @@ def _other_layouts(plan: Plan, entries: Sequence[Entry]) -> list[Entry]:
     return added
 
 
-def _swept(entries: Sequence[Entry], goal: Goal) -> dict[str, float]:
+def _swept(entries: Sequence[CandidateEntry], goal: Goal) -> dict[str, float]:
     measured = [entry for entry in entries if entry.worker is not None]
     lone: dict[str, list[float]] = {}
     bulk: dict[str, dict[int, list[float]]] = {}

@@ -17,7 +17,7 @@ from nograd import Backend, CostCurve, Predictor, Signature, TensorSpec
 from nograd.core.tensors import Array, Batch
 from nograd.server.http.app import App
 from nograd.server.models.service import InferenceService
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 from nograd.server.settings.model_config import ModelConfig, open_model
 from tests.waiting import HANG_S
 

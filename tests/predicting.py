@@ -14,8 +14,9 @@ import pytest
 
 from nograd import Predictor
 from nograd.backends import Backend
-from nograd.jobs import disk, journal, keeping
-from nograd.jobs.run import Job, Summary, run
+from nograd.datasets import disk, journal
+from nograd.datasets import run_files as keeping
+from nograd.datasets.run import PredictJob, RunSummary, run
 from tests.running_server import FOLDER
 
 
@@ -40,9 +41,9 @@ def predict(
     *,
     seen: Seen | None = None,
     **settings: Any,
-) -> Summary:
+) -> RunSummary:
     """Run it here; every window is kept unless `commit_s` says otherwise."""
-    job = Job("the model", str(source), output, **{"commit_s": 0.0, **settings})
+    job = PredictJob("the model", str(source), output, **{"commit_s": 0.0, **settings})
     predictor = model if isinstance(model, Predictor) else Predictor(model)
     return run(job, lambda: predictor, seen or Seen(), clock=lambda: 0.0)
 

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from nograd import FP16Predictor, HighThroughputPredictor, LowLatencyPredictor, ONNXPredictor, Predictor, load
 from nograd.backends.onnx.export import export_to_onnx
 from nograd.cli.commands import app
+from nograd.datasets.command import predict_command
+from nograd.datasets.run import PredictJob
 from nograd.errors import ConfigError
 from nograd.exports import export_model
-from nograd.jobs.command import predict_command
-from nograd.jobs.run import Job
 from tests.predicting import read_jsonl, write_jsonl
 
 
@@ -75,7 +75,7 @@ def test_nograd_predict_batches_coupled_rows_only_if_they_are_accepted(
     source = write_jsonl(tmp_path / "in.jsonl", [{"x": row.tolist()} for row in rows])
 
     def outputs(name: str, **options: Any) -> Any:
-        job = Job(str(file), str(source), tmp_path / name, max_batch_size=3, **options)
+        job = PredictJob(str(file), str(source), tmp_path / name, max_batch_size=3, **options)
         assert predict_command(job, device="auto", trusted=False) == 0
         return np.array([row["output"] for row in read_jsonl(tmp_path / name)])
 
@@ -88,9 +88,9 @@ def test_nograd_predict_batches_coupled_rows_only_if_they_are_accepted(
 
 def test_actors_of_ray_load_the_model_with_what_the_user_accepts(file: Path) -> None:
     pytest.importorskip("ray")
-    from nograd.ray.actors import Recipe
+    from nograd.ray.actors import ActorRecipe
 
-    batching = [Recipe(str(file), accept_coupled_rows=accepts).predictor().signature.batching for accepts in (False, True)]
+    batching = [ActorRecipe(str(file), accept_coupled_rows=accepts).predictor().signature.batching for accepts in (False, True)]
 
     assert batching == ["alone", "pad"]
 

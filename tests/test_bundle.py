@@ -290,7 +290,7 @@ from nograd import load
 from nograd.bundle import Bundle
 from nograd.bundle.page import page
 from nograd.server.call import Call
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 from nograd.server.models.service import InferenceService
 
 async def main():

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from nograd import CachedPredictor, MemoryCache, Predictor, Signature, TensorSpec
-from nograd.batching.jobs import Reply
+from nograd.batching.jobs import BatchReply
 from nograd.caching import Cache, CacheStatistics, encode
 from nograd.caching.flight import SingleFlight
+from nograd.caching.key_units import fits_outputs
 from nograd.caching.tiers import TieredCache
-from nograd.caching.units import fits_outputs
 from nograd.core.tensors import Batch
 from nograd.runtime.fingerprint import Fingerprint
 from nograd.server.models.caching import ModelCache
@@ -111,7 +111,7 @@ def test_the_servers_cache_runs_instead_of_answering_a_foreign_value(kind: str) 
         seconds_per_row = 5e-3
         runs = 0
 
-        def submit(self, parts: Sequence[Batch], reply: Reply, **_: Any) -> Callable[[], None]:
+        def submit(self, parts: Sequence[Batch], reply: BatchReply, **_: Any) -> Callable[[], None]:
             self.runs += 1
             reply.set_result([{"output": part["x"] * 2} for part in parts])
             return reply.cancel

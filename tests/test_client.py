@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from nograd import AsyncClient, Client, TensorSpec
-from nograd.client.wire import DTYPES, Reply, error_of, infer_message, read_outputs
+from nograd.client.wire import DTYPES, Response, error_of, infer_message, read_outputs
 from nograd.errors import (
     ConfigError,
     DeadlineError,
@@ -136,13 +136,13 @@ def test_half_precision_and_text_of_a_response_are_read() -> None:
         {"name": "ids", "datatype": "INT64", "shape": [1, 2], "data": [[3, 4]]},
     ]
     head = json.dumps({"model_name": "m", "outputs": outputs}).encode()
-    found = read_outputs(Reply(200, {"inference-header-content-length": str(len(head))}, head + octets))
+    found = read_outputs(Response(200, {"inference-header-content-length": str(len(head))}, head + octets))
 
     np.testing.assert_array_equal(found["y"], half)
     assert found["label"].tolist() == ["a", "ä"]
     assert found["ids"].tolist() == [[3, 4]]
     with pytest.raises(ProtocolError, match="not an infer response"):
-        read_outputs(Reply(200, {}, b'{"outputs": [{"name": "y"}]}'))
+        read_outputs(Response(200, {}, b'{"outputs": [{"name": "y"}]}'))
 
 
 @contextmanager
@@ -240,9 +240,9 @@ def test_a_server_that_is_not_there_is_tried_again_and_then_named() -> None:
 def test_statuses_are_errors_of_their_kind() -> None:
     kinds = {401: UnauthorizedError, 404: ModelNotFoundError, 413: TooLargeError, 400: ProtocolError, 502: UnavailableError}
     for status, kind in kinds.items():
-        assert type(error_of(Reply(status, {}, b'{"error": "why"}'))) is kind
-    assert str(error_of(Reply(502, {}, b"<html>\n bad gateway"))) == "<html> bad gateway (HTTP 502)"
-    assert "a key" in str(error_of(Reply(401, {}, b'{"error": {"message": "a key is missing"}}')))
+        assert type(error_of(Response(status, {}, b'{"error": "why"}'))) is kind
+    assert str(error_of(Response(502, {}, b"<html>\n bad gateway"))) == "<html> bad gateway (HTTP 502)"
+    assert "a key" in str(error_of(Response(401, {}, b'{"error": {"message": "a key is missing"}}')))
 
 
 def test_settings_out_of_range_are_refused_at_once() -> None:

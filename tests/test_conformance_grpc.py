@@ -13,7 +13,7 @@ import pytest
 from nograd.client.http import Answer
 from nograd.conformance import OVER_GRPC, conformance, examine_grpc
 from nograd.conformance.calling import Called
-from nograd.conformance.target import Target, examined
+from nograd.conformance.target import ServerTarget, examined
 from nograd.errors import ModelLoadError
 from nograd.report.finding import Report
 from nograd.server.grpc import messages
@@ -28,7 +28,7 @@ class Examined:
 
     def __init__(self, site: GrpcSite) -> None:
         self.site = site
-        self.http: Target = examined(self._send, "doubling")
+        self.http: ServerTarget = examined(self._send, "doubling")
 
     def _send(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         reply = self.site.run(asgi(self.site.app, method, path, body, headers=headers))
@@ -185,7 +185,7 @@ def test_one_that_ignores_what_it_does_not_know_fails_that(server: Examined) -> 
 
 
 def test_where_http_answers_no_request_infer_calls_are_skipped(server: Examined) -> None:
-    http = Target(server.http.send, "doubling", server.http.metadata)
+    http = ServerTarget(server.http.send, "doubling", server.http.metadata)
 
     report = examine_grpc(http, server.call)
 

@@ -16,10 +16,10 @@ from uvicorn.server import ServerState
 
 from nograd.errors import ConfigError
 from nograd.server.http.connection import Connection
-from nograd.server.http.connection_limits import Verdict
+from nograd.server.http.connection_limits import LimitVerdict
 from nograd.server.http.connection_watch import ConnectionWatch
 from nograd.server.http.short_path import ShortPathProtocol
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 from tests.fakes import GATE, Gate, Site, doubling
 from tests.test_short_path import ONE, PATH, Transport, infer_body, post
 from tests.wire import cut
@@ -549,4 +549,4 @@ def test_limits_below_their_range_are_errors(given: dict[str, Any]) -> None:
 def test_every_verdict_but_one_has_a_reason_in_the_log() -> None:
     from nograd.server.http.connection_watch import REASONS
 
-    assert set(REASONS) == set(Verdict) - {Verdict.KEEP}
+    assert set(REASONS) == set(LimitVerdict) - {LimitVerdict.KEEP}

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nograd.cli.commands import app
 from nograd.server import run
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 from nograd.server.telemetry import access_log as access
 from nograd.server.telemetry import tracing
 from tests.fakes import Site, doubling

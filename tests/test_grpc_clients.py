@@ -25,7 +25,7 @@ from nograd.server.grpc.messages import SERVICE
 from nograd.server.models.service import InferenceService
 from nograd.server.run import bind
 from nograd.server.run import serve as serve_here
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 from tests.fakes import doubling
 from tests.running_server import FOLDER, RunningServer, serving
 from tests.served_models import GATE

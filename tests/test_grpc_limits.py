@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nograd.server.grpc.limits import server_options
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 from tests.fakes import doubling
 from tests.grpc_site import GrpcSite, raw_request, rows
 

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nograd.report.figures import Figure
-from nograd.report.svg import Box, Scale, place
+from nograd.report.svg import AxisScale, Box, place
 from nograd.tuning import tradeoff, wording
 from nograd.tuning.html import to_html
 from nograd.tuning.plots import ratio_bar
@@ -203,7 +203,7 @@ def test_every_point_is_on_the_front_or_beaten_by_one_that_is(points: list[tuple
 
 @given(st.lists(POSITIVE, min_size=1, max_size=9), st.booleans(), st.integers(2, 12))
 def test_a_scale_keeps_its_values_inside_and_its_ticks_few(values: list[float], from_zero: bool, most: int) -> None:
-    scale = Scale.over(values, 300, 10, from_zero=from_zero)
+    scale = AxisScale.over(values, 300, 10, from_zero=from_zero)
     ticks = scale.ticks(most)
 
     assert all(10 <= scale(value) <= 300 for value in values)
@@ -212,7 +212,7 @@ def test_a_scale_keeps_its_values_inside_and_its_ticks_few(values: list[float], 
 
 
 def test_a_wide_range_is_drawn_logarithmically() -> None:
-    scale = Scale.over([1, 100], 0, 100, pad=0.0)
+    scale = AxisScale.over([1, 100], 0, 100, pad=0.0)
 
     assert scale.is_log
     assert [scale(value) for value in (1, 10, 100)] == pytest.approx([0, 50, 100])
@@ -220,7 +220,7 @@ def test_a_wide_range_is_drawn_logarithmically() -> None:
 
 
 def test_a_narrow_range_has_round_ticks() -> None:
-    assert Scale(38.2, 41.9, 0, 100).ticks(5) == [39, 40, 41]
+    assert AxisScale(38.2, 41.9, 0, 100).ticks(5) == [39, 40, 41]
 
 
 @given(st.lists(st.tuples(st.floats(0, 300), st.floats(0, 200)), max_size=25))

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from nograd import CostCurve, LengthPolicy
 from nograd.batching import DeadlineQueue, Decision, DeviceState, Waiting
-from nograd.batching.booking import OVERBOOKING
+from nograd.batching.admission import OVERBOOKING
 from nograd.batching.grouping import cheapest_groups
-from nograd.batching.simulation import Outcome, simulate
+from nograd.batching.simulation import SimulationOutcome, simulate
 from nograd.errors import ConfigError
 
 COST = CostCurve((1, 1000), (0.0481, 0.148), unit="tokens")
@@ -203,7 +203,7 @@ policies = st.builds(
 )
 
 
-def play(policy: LengthPolicy, found: list[Waiting]) -> Outcome:
+def play(policy: LengthPolicy, found: list[Waiting]) -> SimulationOutcome:
     return simulate(policy, found, lambda rows, longest: 0.048 + 0.0001 * rows * longest, keep_steps=True)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nograd.server.settings.config import Setting, settings_by_name
+from nograd.server.settings.definition import Setting, settings_by_name
 
 PAGE = (Path(__file__).parent.parent / "docs" / "timeouts-and-limits.md").read_text("utf-8")
 ROWS = dict(re.findall(r"^\| `--([a-z-]+)` \| ([^|]+) \|", PAGE, re.MULTILINE))

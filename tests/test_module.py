@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from nograd import Signature, TensorSpec
 from nograd.core.module import (
-    Call,
     EvalMode,
+    ModuleCall,
     check_tensors,
     floating_dtype,
     module_device,
@@ -52,26 +52,26 @@ class Dict(nn.Module):
 @pytest.mark.parametrize(
     ("model", "sample", "expected"),
     [
-        (Two(), (T, T), Call(("x", "y"), "positional", ("mask",))),
-        (Two(), {"y": T, "x": T}, Call(("y", "x"), "keywords", ("mask",))),
-        (Positional(), (T, T), Call(("input_0", "input_1"), "positional")),
-        (Positional(), {"x": T, "y": T}, Call(("x", "y"), "positional")),
-        (Open(), {"x": T, "y": T}, Call(("x", "y"), "keywords")),
-        (Dict(), {"x": T, "y": T}, Call(("x", "y"), "mapping")),
-        (Dict(), {"x": T}, Call(("x",), "mapping")),
-        (nn.Linear(2, 1), T, Call(("input",), "positional")),
-        (nn.Sequential(nn.Linear(2, 1)), {"input": T}, Call(("input",), "keywords")),
+        (Two(), (T, T), ModuleCall(("x", "y"), "positional", ("mask",))),
+        (Two(), {"y": T, "x": T}, ModuleCall(("y", "x"), "keywords", ("mask",))),
+        (Positional(), (T, T), ModuleCall(("input_0", "input_1"), "positional")),
+        (Positional(), {"x": T, "y": T}, ModuleCall(("x", "y"), "positional")),
+        (Open(), {"x": T, "y": T}, ModuleCall(("x", "y"), "keywords")),
+        (Dict(), {"x": T, "y": T}, ModuleCall(("x", "y"), "mapping")),
+        (Dict(), {"x": T}, ModuleCall(("x",), "mapping")),
+        (nn.Linear(2, 1), T, ModuleCall(("input",), "positional")),
+        (nn.Sequential(nn.Linear(2, 1)), {"input": T}, ModuleCall(("input",), "keywords")),
     ],
 )
-def test_the_way_of_calling_is_read_from_forward_and_the_sample(model: nn.Module, sample: Any, expected: Call) -> None:
-    assert Call.learn(model, sample) == expected
+def test_the_way_of_calling_is_read_from_forward_and_the_sample(model: nn.Module, sample: Any, expected: ModuleCall) -> None:
+    assert ModuleCall.learn(model, sample) == expected
 
 
 @pytest.mark.parametrize("model", [Two(), Positional(), Open(), Dict()])
 def test_every_way_of_calling_gives_each_input_its_own_tensor(model: nn.Module) -> None:
     sample = {"x": torch.tensor([[5.0]]), "y": torch.tensor([[2.0]])}
 
-    assert Call.learn(model, sample)(model, sample).item() == 3.0
+    assert ModuleCall.learn(model, sample)(model, sample).item() == 3.0
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_every_way_of_calling_gives_each_input_its_own_tensor(model: nn.Module) 
 )  # fmt: skip
 def test_a_sample_that_does_not_fit_is_told_in_one_sentence(model: nn.Module, sample: Any, message: str) -> None:
     with pytest.raises(SignatureError) as caught:
-        to_tensors(sample, Call.learn(model, sample), model)
+        to_tensors(sample, ModuleCall.learn(model, sample), model)
 
     assert str(caught.value) == message
 
@@ -97,16 +97,16 @@ def test_a_sample_that_does_not_fit_is_told_in_one_sentence(model: nn.Module, sa
 @pytest.mark.parametrize("other", [{"x": T}, T, (T, T, T), {"x": T, "y": T, "mask": T}])
 def test_samples_of_one_model_hold_the_same_inputs(other: Any) -> None:
     with pytest.raises(SignatureError, match="the samples differ: one holds"):
-        to_tensors(other, Call(("x", "y"), "keywords"), Two())
+        to_tensors(other, ModuleCall(("x", "y"), "keywords"), Two())
 
 
 def test_the_model_gets_copies_unless_it_is_known_to_leave_its_inputs_alone() -> None:
     x = torch.tensor([-1.0])
     relu = nn.ReLU(inplace=True)
 
-    assert Call(("input",), "positional")(relu, {"input": x}).item() == 0.0
+    assert ModuleCall(("input",), "positional")(relu, {"input": x}).item() == 0.0
     assert x.item() == -1.0
-    assert Call(("input",), "positional", copies=False)(relu, {"input": x}) is x
+    assert ModuleCall(("input",), "positional", copies=False)(relu, {"input": x}) is x
 
 
 def test_floating_inputs_take_the_modules_one_dtype_and_others_stay() -> None:
@@ -115,8 +115,8 @@ def test_floating_inputs_take_the_modules_one_dtype_and_others_stay() -> None:
 
     assert floating_dtype(half) == torch.float16
     assert floating_dtype(mixed) is floating_dtype(nn.ReLU()) is None
-    assert to_tensors(T, Call(("x",), "positional"), half)["x"].dtype == torch.float16
-    assert to_tensors(T.int(), Call(("x",), "positional"), half)["x"].dtype == torch.int32
+    assert to_tensors(T, ModuleCall(("x",), "positional"), half)["x"].dtype == torch.float16
+    assert to_tensors(T.int(), ModuleCall(("x",), "positional"), half)["x"].dtype == torch.int32
     assert module_device(nn.ReLU()) == torch.device("cpu")
 
 
@@ -201,7 +201,7 @@ def test_an_exported_program_keeps_the_mode_of_its_export() -> None:
 
 def test_a_module_whose_parameters_have_no_shape_yet_is_run_by_its_owner_first() -> None:
     with pytest.raises(SignatureError, match="the model has lazy parameters without a shape; run it once on an input before"):
-        Call.learn(nn.LazyLinear(2), T)
+        ModuleCall.learn(nn.LazyLinear(2), T)
 
 
 def test_a_module_that_nobody_runs_any_more_is_not_kept_alive() -> None:

@@ -11,7 +11,7 @@ from nograd.errors import ConfigError
 from nograd.server.http.connection import Connection
 from nograd.server.http.short_path import ShortPathProtocol
 from nograd.server.security.origins import Cors, HostRules, parse_host, parse_origin
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 from tests.fakes import Reply, Site, doubling, x
 from tests.test_short_path import post, said
 

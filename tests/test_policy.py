@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from nograd import CostCurve, DeadlinePolicy
 from nograd.batching import DeadlineQueue, Decision, DeviceState, Waiting
-from nograd.batching.booking import STRICT_GOALS
-from nograd.batching.simulation import Outcome, simulate
+from nograd.batching.admission import STRICT_GOALS
+from nograd.batching.simulation import SimulationOutcome, simulate
 from nograd.errors import ConfigError
 
 LINE = CostCurve((1, 8), (1.0, 4.5))
@@ -270,7 +270,7 @@ def traffic(rows: int = 3, classes: int = 2) -> st.SearchStrategy[list[Waiting]]
     return st.lists(one, min_size=1, max_size=40).map(lambda found: sorted(found, key=lambda each: each.arrived))
 
 
-def play(policy: DeadlinePolicy, requests: list[Waiting]) -> Outcome:
+def play(policy: DeadlinePolicy, requests: list[Waiting]) -> SimulationOutcome:
     """On a device that takes exactly what the curve says."""
     fitting = [request for request in requests if request.rows <= policy.chunk_rows]
     return simulate(policy, fitting, lambda rows, _: policy.cost._seconds[rows] or 0.5, keep_steps=True)

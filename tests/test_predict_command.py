@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from nograd import load
+from nograd.datasets.columns import ColumnOptions
+from nograd.datasets.command import column_options
 from nograd.errors import ConfigError
-from nograd.jobs.columns import ColumnOptions
-from nograd.jobs.command import column_options
 from tests.bundles import write_texts
 from tests.predicting import nograd_predict, read_jsonl, write_jsonl
 from tests.running_server import FOLDER

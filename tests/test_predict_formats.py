@@ -17,10 +17,10 @@ import pytest
 
 from nograd import Predictor, Signature, TensorSpec
 from nograd.core.tensors import Batch
+from nograd.datasets.arrow_out import unified
+from nograd.datasets.columns import ColumnOptions
+from nograd.datasets.run_files import Files
 from nograd.errors import ConfigError, JobError
-from nograd.jobs.arrow_out import unified
-from nograd.jobs.columns import ColumnOptions
-from nograd.jobs.keeping import Files
 from tests.fakes import Fake
 from tests.predicting import predict, read_jsonl, write_jsonl
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nograd.jobs.identity import differences
-from nograd.jobs.journal import Commit, Found, Header, line_of, read
-from nograd.jobs.keeping import Files, Keeping
-from nograd.jobs.outputs import JsonOutput
-from nograd.jobs.records import Place
-from nograd.jobs.windows import Layout
+from nograd.datasets.identity import differences
+from nograd.datasets.journal import Commit, Found, Header, line_of, read
+from nograd.datasets.outputs import JsonOutput
+from nograd.datasets.records import Place
+from nograd.datasets.run_files import Files, Keeping
+from nograd.datasets.windows import Layout
 from tests.predicting import CrashError, crashing
 
 HEADER = Header({"input": {"size": "3 bytes"}}, Layout(8, 1000, 0, 1, 48.0))

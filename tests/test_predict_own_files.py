@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from nograd.datasets.journal import Commit, Header, line_of, may_be_a_journal
+from nograd.datasets.records import Place
+from nograd.datasets.run_files import Files, Keeping
+from nograd.datasets.windows import Layout
 from nograd.errors import ConfigError
-from nograd.jobs.journal import Commit, Header, line_of, may_be_a_journal
-from nograd.jobs.keeping import Files, Keeping
-from nograd.jobs.records import Place
-from nograd.jobs.windows import Layout
 from tests.fakes import doubling
 from tests.predicting import predict, write_jsonl
 

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from nograd import Predictor
+from nograd.datasets import disk
+from nograd.datasets import run_files as keeping
+from nograd.datasets.journal import read
+from nograd.datasets.run_files import Files, Keeping
 from nograd.errors import ConfigError, JobError
-from nograd.jobs import disk, keeping
-from nograd.jobs.journal import read
-from nograd.jobs.keeping import Files, Keeping
 from tests.predicting import CrashError, Seen, crashing, nograd_predict, predict, read_jsonl, write_jsonl
 from tests.running_server import FOLDER
 from tests.served_models import Mortal

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from nograd import Signature, TensorSpec
+from nograd.datasets.run_files import Files
 from nograd.errors import JobError
-from nograd.jobs.keeping import Files
 from tests.fakes import Fake
 from tests.predicting import predict, read_jsonl, write_jsonl
 

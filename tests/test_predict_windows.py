@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from nograd import BatchPredictor, Predictor, Signature, TensorSpec
 from nograd.core.tensors import Batch
+from nograd.datasets.progress import Course, Lines, show_progress, summary_of
+from nograd.datasets.records import Place, Record
+from nograd.datasets.run import PredictJob, RunSummary, run
+from nograd.datasets.windows import IN_FLIGHT, Layout, RowMemory, cut, layout_for
 from nograd.errors import ConfigError, ItemError
-from nograd.jobs.progress import Course, Lines, show_progress, summary_of
-from nograd.jobs.records import Place, Record
-from nograd.jobs.run import Job, Summary, run
-from nograd.jobs.windows import IN_FLIGHT, Layout, RowMemory, cut, layout_for
 from tests.fakes import Fake, doubling
 from tests.predicting import Seen, predict, read_jsonl, write_jsonl
 
@@ -191,7 +191,7 @@ def test_a_model_that_answers_otherwise_each_time_is_asked_each_time() -> None:
 def test_repeated_texts_are_told_at_the_end_also_of_a_run_that_was_cut_off(tmp_path: Path) -> None:
     model = Sizes()
     source = write_jsonl(tmp_path / "in.jsonl", [{"text": "ab" * (i % 3)} for i in range(200)])
-    job = Job("m", str(source), tmp_path / "out.jsonl", max_batch_size=4, commit_s=0.0)
+    job = PredictJob("m", str(source), tmp_path / "out.jsonl", max_batch_size=4, commit_s=0.0)
 
     class Unplugged(Seen):
         def update(self, rows: int, fraction: float | None) -> None:
@@ -217,7 +217,7 @@ def test_repeated_texts_are_told_at_the_end_also_of_a_run_that_was_cut_off(tmp_p
 )
 def test_a_setting_out_of_range_is_one_sentence(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        Job("model", "in.jsonl", Path("out.jsonl"), **settings)
+        PredictJob("model", "in.jsonl", Path("out.jsonl"), **settings)
 
     assert str(refused.value) == said
 
@@ -266,16 +266,16 @@ def test_on_a_terminal_there_is_a_bar() -> None:
 @pytest.mark.parametrize(
     ("summary", "said"),
     [
-        (Summary(1500, 1500, 0, 0.0, 0, 3.0), "out: 1,500 rows, 3.0 s, 500/s"),
+        (RunSummary(1500, 1500, 0, 0.0, 0, 3.0), "out: 1,500 rows, 3.0 s, 500/s"),
         (
-            Summary(1500, 500, 2, 0.042, 9, 3.0),
+            RunSummary(1500, 500, 2, 0.042, 9, 3.0),
             "out: 1,500 rows, 500 of them in 3.0 s, 167/s, padding 4.2%, 9 repeated texts not run again, 2 bad rows, told in E",
         ),
         (
-            Summary(1500, 0, 0, 0.0, 0, 0.0, was_whole=True),
+            RunSummary(1500, 0, 0, 0.0, 0, 0.0, was_whole=True),
             "out: 1,500 rows, whole already, made by this command: nothing to do",
         ),
     ],
 )
-def test_the_summary_says_rows_rate_padding_and_bad_rows(summary: Summary, said: str) -> None:
+def test_the_summary_says_rows_rate_padding_and_bad_rows(summary: RunSummary, said: str) -> None:
     assert summary_of(summary, "out", "E") == said

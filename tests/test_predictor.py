@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import nograd
 from nograd import Backend, Predictor, Signature, TensorSpec
 from nograd.core.manifest import Manifest
-from nograd.core.module import Call
+from nograd.core.module import ModuleCall
 from nograd.errors import ConfigError, ItemError, ModelError, SignatureError, UnsupportedError
 from tests.torch_models import Returns
 from tests.waiting import HANG_S
@@ -517,7 +517,7 @@ def test_a_module_over_a_graph_has_the_problem_type_of_its_model(tmp_path: Path)
 
     model, x = Classifier("multi_label_classification").eval(), torch.randn(4, 3)
     file = nograd.export_to_onnx(model, x, tmp_path / "model.onnx").path
-    module = OnnxModule(file.read_bytes(), Call(("x",), "positional"))
+    module = OnnxModule(file.read_bytes(), ModuleCall(("x",), "positional"))
     again = pickle.loads(pickle.dumps(module))
 
     for each in (module, again):

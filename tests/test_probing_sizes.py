@@ -20,7 +20,7 @@ from nograd.errors import ExportError, InputSizeError, ModelError, SignatureErro
 from nograd.probing import probe
 from nograd.probing.sizes import FAR_FACTOR
 from nograd.probing.tables import CheckedIndexes
-from nograd.probing.work import Bounded, OverBudget
+from nograd.probing.work import BoundedWork, OverBudget
 from nograd.server.protocol.statuses import status_of
 
 WIDTH = 8
@@ -399,7 +399,7 @@ def test_a_sample_of_any_size_is_within_the_limits() -> None:
     ],
 )
 def test_a_bounded_run_ends_before_it_is_too_much(run: Callable[[], Any]) -> None:
-    with torch.inference_mode(), pytest.raises(OverBudget), Bounded(250_000) as watch:
+    with torch.inference_mode(), pytest.raises(OverBudget), BoundedWork(250_000) as watch:
         run()
     assert watch.work > 250_000
 
@@ -432,5 +432,5 @@ def test_an_index_beyond_a_table_is_an_error_before_a_gpu_is_lost_to_it(read: Ca
     ],
 )
 def test_a_bounded_run_ends_before_a_result_that_is_a_million_times_as_large(grow: Callable[[Tensor], Tensor]) -> None:
-    with torch.inference_mode(), pytest.raises(OverBudget), Bounded(2**22):
+    with torch.inference_mode(), pytest.raises(OverBudget), BoundedWork(2**22):
         grow(torch.zeros(1, 100))

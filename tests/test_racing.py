@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from benchmarks.racing import EQUAL, LADDER, NOISES, Machine, Noise, race, simplicity
 from nograd.errors import ConfigError
 from nograd.report.figures import Figure
-from nograd.tuning.racing import REFERENCE, Race, Sample, Verdict
+from nograd.tuning.racing import REFERENCE, Race, RaceSample, RaceVerdict
 
 
 def among(*names: str, **options: Any) -> Race:
@@ -25,7 +25,7 @@ def among(*names: str, **options: Any) -> Race:
 
 def run(found: Race, rounds: int = 1, **seconds: float) -> bool:
     """Note the same round several times; the reference takes 1 s unless given. Return whether the last was taken."""
-    samples = {REFERENCE: Sample(1.0)} | {name: Sample(taken) for name, taken in seconds.items()}
+    samples = {REFERENCE: RaceSample(1.0)} | {name: RaceSample(taken) for name, taken in seconds.items()}
     return [found.note(samples) for _ in range(rounds)][-1]
 
 
@@ -108,7 +108,7 @@ def test_the_leader_is_who_beats_most_others_in_most_rounds_not_who_has_the_best
     run(found, 2, a=0.3, b=1)
     run(found, 3, a=1.1, b=1)
 
-    assert found.verdict() == Verdict("b", (), ("a",), decided=False)
+    assert found.verdict() == RaceVerdict("b", (), ("a",), decided=False)
 
 
 def test_who_beats_each_other_one_in_most_rounds_leads_even_where_another_beats_more_of_them_in_all() -> None:
@@ -117,7 +117,7 @@ def test_who_beats_each_other_one_in_most_rounds_leads_even_where_another_beats_
     run(found, 3, a=1, b=1.1, c=1.2)
     run(found, 2, a=1.2, b=1, c=1.1)  # over all rounds b has won 7 pairs, a 6
 
-    assert found.verdict() == Verdict("a", (), ("b", "c"), decided=False)
+    assert found.verdict() == RaceVerdict("a", (), ("b", "c"), decided=False)
 
 
 def test_of_those_at_most_2_percent_slower_the_simplest_wins_and_the_others_are_tied() -> None:
@@ -127,19 +127,21 @@ def test_of_those_at_most_2_percent_slower_the_simplest_wins_and_the_others_are_
 
     verdict = found.verdict()
     assert (verdict.winner, verdict.tied) == ("simple", ("fast", "odd"))
-    assert verdict == Verdict("simple", ("fast", "odd"), ("slow", "fast", "odd"), decided=False)  # five rounds prove nothing
+    assert verdict == RaceVerdict(
+        "simple", ("fast", "odd"), ("slow", "fast", "odd"), decided=False
+    )  # five rounds prove nothing
 
 
 def test_a_race_is_decided_when_the_winner_is_proven_to_be_within_2_percent_of_everybody_left() -> None:
     found = among("simple", "fast")
 
     run(found, 6, simple=1.02, fast=1)
-    assert found.verdict() == Verdict("simple", ("fast",), ("fast",), decided=False)
+    assert found.verdict() == RaceVerdict("simple", ("fast",), ("fast",), decided=False)
     run(found, simple=1.02, fast=1)  # seven of seven: (2^8 - 1) / 8 = 31.9; eight are needed for 2 / 0.05
     assert not found.verdict().decided
     run(found, simple=1.02, fast=1)
 
-    assert found.verdict() == Verdict("simple", ("fast",), (), decided=True)
+    assert found.verdict() == RaceVerdict("simple", ("fast",), (), decided=True)
     assert found.next_round() == []
 
 
@@ -151,7 +153,7 @@ def test_a_winner_can_be_proven_before_its_rivals_are_proven_slower() -> None:
         if not found.next_round():
             break
 
-    assert found.verdict() == Verdict("best", (), (), decided=True)
+    assert found.verdict() == RaceVerdict("best", (), (), decided=True)
     assert (found.rounds, found.alive) == (8, ("best", "rival"))
 
 
@@ -159,14 +161,14 @@ def test_a_lone_candidate_has_won_without_a_round() -> None:
     found = among("a")
 
     assert found.next_round() == []
-    assert found.verdict() == Verdict("a", (), (), decided=True)
+    assert found.verdict() == RaceVerdict("a", (), (), decided=True)
     assert found.standings() == {}
 
 
 def test_before_the_first_round_the_simplest_would_win_and_nothing_is_known() -> None:
     found = among("b", "a")
 
-    assert found.verdict() == Verdict("b", (), ("a",), decided=False)
+    assert found.verdict() == RaceVerdict("b", (), ("a",), decided=False)
     assert found.standings() == {}
     assert found.ratio("a", "b") is None
     assert (found.rounds, found.discarded, found.is_noisy) == (0, 0, False)
@@ -175,9 +177,9 @@ def test_before_the_first_round_the_simplest_would_win_and_nothing_is_known() ->
 def test_standings_are_ratios_to_the_reference_of_the_same_round_also_for_the_dropped() -> None:
     found = among("slow", "a", "b")
 
-    found.note({"slow": Sample(10), "a": Sample(1), "b": Sample(3), REFERENCE: Sample(2)})
-    found.note({"slow": Sample(12), "a": Sample(1.2), "b": Sample(1.1), REFERENCE: Sample(2.2)})
-    found.note({"a": Sample(0.8), "b": Sample(1.6), REFERENCE: Sample(2)})
+    found.note({"slow": RaceSample(10), "a": RaceSample(1), "b": RaceSample(3), REFERENCE: RaceSample(2)})
+    found.note({"slow": RaceSample(12), "a": RaceSample(1.2), "b": RaceSample(1.1), REFERENCE: RaceSample(2.2)})
+    found.note({"a": RaceSample(0.8), "b": RaceSample(1.6), REFERENCE: RaceSample(2)})
 
     assert found.standings() == {
         "a": Figure(0.5, 0.4, 1.2 / 2.2, 3),
@@ -219,10 +221,10 @@ def test_a_fourth_contaminated_round_in_a_row_is_taken_and_said() -> None:
 
 def test_a_reference_kept_from_the_cpu_contaminates_a_round() -> None:
     found = among("a", "b")
-    both = {"a": Sample(1), "b": Sample(1)}
+    both = {"a": RaceSample(1), "b": RaceSample(1)}
 
-    assert found.note({**both, REFERENCE: Sample(1, 1)})
-    assert not found.note({**both, REFERENCE: Sample(1, 0.7)})
+    assert found.note({**both, REFERENCE: RaceSample(1, 1)})
+    assert not found.note({**both, REFERENCE: RaceSample(1, 0.7)})
 
 
 def test_a_withdrawn_candidate_is_measured_no_more_and_its_rounds_still_count() -> None:
@@ -236,7 +238,7 @@ def test_a_withdrawn_candidate_is_measured_no_more_and_its_rounds_still_count() 
 
     assert found.withdrawn == {"a": "out of memory"}
     assert found.dropped == {"c": "1.09x [1.09 .. 1.09] the time of b over 9 rounds"}
-    assert found.verdict() == Verdict("b", (), (), decided=True)
+    assert found.verdict() == RaceVerdict("b", (), (), decided=True)
     assert found.standings()["a"] == Figure(1, 1, 1, 5)
 
 
@@ -253,11 +255,11 @@ def test_a_candidate_can_be_withdrawn_in_the_middle_of_a_round_that_it_was_measu
 def test_where_all_are_withdrawn_nobody_wins_and_nothing_is_left_to_do() -> None:
     found = among("a", "b")
     found.withdraw("a", "it crashed")
-    assert found.verdict() == Verdict("b", (), (), decided=True)
+    assert found.verdict() == RaceVerdict("b", (), (), decided=True)
     found.withdraw("b", "it crashed")
 
     assert found.next_round() == []
-    assert found.verdict() == Verdict(None, (), (), decided=False)
+    assert found.verdict() == RaceVerdict(None, (), (), decided=False)
 
 
 def test_who_is_not_alive_cannot_be_withdrawn() -> None:
@@ -272,7 +274,7 @@ def test_who_is_not_alive_cannot_be_withdrawn() -> None:
 @pytest.mark.parametrize("missing", ["a", "b", REFERENCE])
 def test_a_round_with_a_sample_missing_is_refused_and_not_noted(missing: str) -> None:
     found = among("a", "b")
-    samples = {name: Sample(1) for name in ("a", "b", REFERENCE) if name != missing}
+    samples = {name: RaceSample(1) for name in ("a", "b", REFERENCE) if name != missing}
 
     with pytest.raises(ConfigError, match=f"a round has no sample of {missing}; it must have one of the reference and of all"):
         found.note(samples)
@@ -284,10 +286,10 @@ def test_a_round_with_a_sample_missing_is_refused_and_not_noted(missing: str) ->
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Sample(0), "a sample took 0 s; it must be above 0, finite"),
-        (lambda: Sample(nan), "a sample took nan s; it must be above 0, finite"),
-        (lambda: Sample(inf), "a sample took inf s; it must be above 0, finite"),
-        (lambda: Sample(1, -1), "a sample used -1 s of CPU; it must be 0 or more, finite"),
+        (lambda: RaceSample(0), "a sample took 0 s; it must be above 0, finite"),
+        (lambda: RaceSample(nan), "a sample took nan s; it must be above 0, finite"),
+        (lambda: RaceSample(inf), "a sample took inf s; it must be above 0, finite"),
+        (lambda: RaceSample(1, -1), "a sample used -1 s of CPU; it must be 0 or more, finite"),
         (among, r"candidates are \[\]; give one at least, each once, none called 'reference'"),
         (lambda: among("a", "a"), r"candidates are \['a', 'a'\]; give one at least, each once"),
         (lambda: among("a", REFERENCE), "none called 'reference'"),
@@ -313,7 +315,7 @@ NAMES = ("a", "b", "c", "d")
 def noted(found: Race, times: Sequence[float]) -> None:
     """Note a round of these times, the last one the reference's, for those who are alive."""
     seconds = dict(zip((*NAMES, REFERENCE), times, strict=True))
-    found.note({name: Sample(seconds[name], seconds[name] / 2) for name in (*found.alive, REFERENCE)})
+    found.note({name: RaceSample(seconds[name], seconds[name] / 2) for name in (*found.alive, REFERENCE)})
 
 
 @given(ROUNDS)

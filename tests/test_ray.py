@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from nograd import BatchPredictor, load
+from nograd.datasets.run import PredictJob, RunSummary, run
 from nograd.errors import ConfigError, ItemError, JobError, MissingExtraError, NogradError
-from nograd.jobs.run import Job, Summary, run
 from tests.bundles import write_texts
 from tests.predicting import Seen, nograd_predict, read_jsonl, write_jsonl
 from tests.running_server import FOLDER
@@ -70,17 +70,17 @@ def mapped(rows: list[dict[str, Any]], model: str, **options: Any) -> list[dict[
     return found
 
 
-def on_ray(source: Path, output: Path, **settings: Any) -> Summary:
+def on_ray(source: Path, output: Path, **settings: Any) -> RunSummary:
     from nograd.ray.actor_pool import actor_pool_of
     from nograd.ray.actors import recipe_of
 
-    job = Job(MODEL, str(source), output, max_batch_size=8, commit_s=0.0, **settings)
+    job = PredictJob(MODEL, str(source), output, max_batch_size=8, commit_s=0.0, **settings)
     with actor_pool_of(recipe_of(MODEL)) as over:
         return run(job, lambda: load(MODEL), Seen(), lambda: 0.0, over)
 
 
-def alone(source: Path, output: Path, **settings: Any) -> Summary:
-    job = Job(MODEL, str(source), output, max_batch_size=8, commit_s=0.0, **settings)
+def alone(source: Path, output: Path, **settings: Any) -> RunSummary:
+    job = PredictJob(MODEL, str(source), output, max_batch_size=8, commit_s=0.0, **settings)
     return run(job, lambda: load(MODEL), Seen(), lambda: 0.0)
 
 
@@ -190,11 +190,11 @@ def test_a_row_that_ends_every_process_ends_the_run_and_what_is_done_is_kept(
 
 def test_a_model_that_no_actor_can_load_is_one_sentence(tmp_path: Path) -> None:
     from nograd.ray.actor_pool import actor_pool_of
-    from nograd.ray.actors import Recipe
+    from nograd.ray.actors import ActorRecipe
 
     source = write_jsonl(tmp_path / "in.jsonl", ROWS)
-    job = Job(MODEL, str(source), tmp_path / "out.jsonl")
-    with actor_pool_of(Recipe("tests.served_models:raising")) as over, pytest.raises(ConfigError) as raised:
+    job = PredictJob(MODEL, str(source), tmp_path / "out.jsonl")
+    with actor_pool_of(ActorRecipe("tests.served_models:raising")) as over, pytest.raises(ConfigError) as raised:
         run(job, lambda: load(MODEL), Seen(), lambda: 0.0, over)
 
     assert "the weights are gone" in str(raised.value)

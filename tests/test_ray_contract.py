@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from nograd import Predictor
+from nograd.datasets.columns import ColumnOptions
 from nograd.errors import JobError
-from nograd.jobs.columns import ColumnOptions
 from nograd.predictors.postprocessed import AnswerFields
 from tests.fakes import doubling
 

@@ -23,11 +23,11 @@ from hypothesis import strategies as st
 
 from nograd.errors import ConfigError
 from nograd.ray.actors import CARRIED
-from nograd.ray.replicas import Load, Replicas, spare_percent, wanted
+from nograd.ray.replicas import ReplicaLoad, Replicas, spare_percent, wanted
 from nograd.ray.serve_command import NOT_ON_RAY, check
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 from nograd.server.settings.model_config import ModelConfig
-from nograd.server.settings.resolution import Settings, settle
+from nograd.server.settings.resolution import ResolvedSettings, settle
 from tests.bundles import write_texts
 from tests.running_server import FOLDER, RunningServer, server_of
 from tests.served_models import GATE, GATE_VARIABLE, MARKER_VARIABLE
@@ -53,11 +53,11 @@ def test_what_says_no_number_of_replicas_is_refused(text: str) -> None:
     assert str(raised.value) == f"replicas is {text!r}; it must be a number, 'auto', or least and most, such as 2-8"
 
 
-loads = st.lists(st.builds(Load, st.floats(0, 100), st.floats(0, 1)), min_size=1, max_size=50)
+loads = st.lists(st.builds(ReplicaLoad, st.floats(0, 100), st.floats(0, 1)), min_size=1, max_size=50)
 
 
 @given(loads, st.floats(0.01, 10))
-def test_the_replicas_at_most_double_and_at_most_one_goes(of: list[Load], goal_s: float) -> None:
+def test_the_replicas_at_most_double_and_at_most_one_goes(of: list[ReplicaLoad], goal_s: float) -> None:
     found = wanted(of, goal_s)
 
     assert max(1, len(of) - 1) <= found <= 2 * len(of)
@@ -66,14 +66,14 @@ def test_the_replicas_at_most_double_and_at_most_one_goes(of: list[Load], goal_s
 
 
 @given(loads, st.floats(0.01, 10), st.floats(0, 10))
-def test_a_longer_backlog_never_asks_for_fewer(of: list[Load], goal_s: float, more_s: float) -> None:
-    longer = [Load(load.backlog_s + more_s, load.busy) for load in of]
+def test_a_longer_backlog_never_asks_for_fewer(of: list[ReplicaLoad], goal_s: float, more_s: float) -> None:
+    longer = [ReplicaLoad(load.backlog_s + more_s, load.busy) for load in of]
 
     assert wanted(longer, goal_s) >= wanted(of, goal_s)
 
 
 @given(loads, st.floats(0.01, 10))
-def test_who_would_be_too_busy_without_one_keeps_it(of: list[Load], goal_s: float) -> None:
+def test_who_would_be_too_busy_without_one_keeps_it(of: list[ReplicaLoad], goal_s: float) -> None:
     if wanted(of, goal_s) < len(of):
         assert sum(load.busy for load in of) / (len(of) - 1) < 0.7
 
@@ -126,14 +126,14 @@ def test_what_there_is_not_on_ray_is_refused(name: str) -> None:
     more: dict[str, Any] = {"tls_key": "k"} if name == "tls_cert" else {}
 
     with pytest.raises(ConfigError) as raised:
-        check(Settings(ServeConfig(**{name: ASKED[name]}, **more), (ModelConfig("m"),)), {})
+        check(ResolvedSettings(ServeConfig(**{name: ASKED[name]}, **more), (ModelConfig("m"),)), {})
 
     assert str(raised.value) == f"{name} is {ASKED[name]!r}, and this is to run on Ray: {NOT_ON_RAY[name]}"
 
 
 def test_keys_in_the_environment_are_refused_because_ray_shows_it() -> None:
     with pytest.raises(ConfigError, match="give the keys in a file that every machine has: --api-keys-file") as raised:
-        check(Settings(ServeConfig(), (ModelConfig("m"),)), {"NOGRAD_API_KEYS": "secret"})
+        check(ResolvedSettings(ServeConfig(), (ModelConfig("m"),)), {"NOGRAD_API_KEYS": "secret"})
 
     assert "secret" not in str(raised.value)
     assert not any("KEY" in name for name in CARRIED)

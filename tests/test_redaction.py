@@ -8,10 +8,10 @@ import pytest
 
 from nograd.errors import ConfigError
 from nograd.runtime.redaction import is_masked, mask_credentials, mask_url
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 from nograd.server.settings.model_config import ModelConfig
 from nograd.server.settings.printing import to_toml
-from nograd.server.settings.resolution import Settings
+from nograd.server.settings.resolution import ResolvedSettings
 
 SECRET = "h3lio/s"
 
@@ -45,7 +45,7 @@ def test_printed_settings_hold_no_credentials_wherever_they_are() -> None:
     config = ServeConfig(cache_url=f"redis://me:{SECRET}@h", traces=f"https://tok:{SECRET}@otel", api_keys_file="keys")
     models = (ModelConfig(f"https://me:{SECRET}@store/m.onnx", "m"),)
 
-    printed = to_toml(Settings(config, models))
+    printed = to_toml(ResolvedSettings(config, models))
 
     assert SECRET not in printed
     assert 'traces = "https://***@otel"' in printed

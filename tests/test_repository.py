@@ -18,7 +18,7 @@ from nograd import CostCurve, Predictor, Signature
 from nograd.errors import ConfigError, ModelLoadError, UnavailableError
 from nograd.server.http.short_path import ShortPathProtocol
 from nograd.server.models.repository import bundles_in
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 from nograd.server.settings.model_config import ModelConfig
 from tests.fakes import GATE, OUTPUT, Fake, Gate, Reply, Site, X, asgi, doubling, flat_cost, x
 from tests.test_short_path import Wire, infer_body, post

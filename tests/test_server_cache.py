@@ -24,7 +24,7 @@ from nograd.runtime.fingerprint import Fingerprint
 from nograd.server.call import Call
 from nograd.server.models.caching import ModelCache
 from nograd.server.protocol.binary import BinaryAnswer
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 from tests.fakes import GATE, OUTPUT, Fake, Gate, Site, X, doubling, x
 from tests.redis_server import RedisServer, redis_server
 from tests.running_server import serving

@@ -13,7 +13,7 @@ import pytest
 from nograd import Predictor, Signature, TensorSpec
 from nograd.core.tensors import Batch
 from nograd.errors import ConfigError, NogradError
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 from tests.fakes import GATE, OUTPUT, Fake, Gate, Reply, Site, X, asgi, doubling, echoing, tensor, x
 
 LETTERS = TensorSpec("letters", "int64", ("n",))

@@ -21,7 +21,7 @@ import asyncio, json
 import numpy as np
 from nograd import Backend, Predictor, Signature, TensorSpec
 from nograd.server.call import Call
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 from nograd.server.http.app import App
 from nograd.server.models.service import InferenceService
 

@@ -17,17 +17,17 @@ from jsonschema import Draft202012Validator
 
 from nograd.errors import ConfigError
 from nograd.server.command import check_early, settings_of
-from nograd.server.settings.config import GROUPS, ServeConfig, settings_by_name
+from nograd.server.settings.definition import GROUPS, ServeConfig, settings_by_name
 from nograd.server.settings.model_config import ModelConfig, name_of, parse_model
 from nograd.server.settings.printing import to_toml
-from nograd.server.settings.resolution import Settings, settle
+from nograd.server.settings.resolution import ResolvedSettings, settle
 from nograd.server.settings.schema import config_schema
 from tests.test_cli import nograd
 
 ONE = [ModelConfig("m")]
 
 
-def of_file(**content: Any) -> Settings:
+def of_file(**content: Any) -> ResolvedSettings:
     return settle(("nograd.toml", content), {}, {})
 
 
@@ -179,12 +179,12 @@ def test_the_environment_may_name_the_file_and_an_option_goes_before_it(tmp_path
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (Settings(ServeConfig()), "there is no model to serve; name one (nograd serve minilm)"),
-        (Settings(ServeConfig(), (ModelConfig("m", "m", load=False),)), "there is no model to serve"),
-        (Settings(ServeConfig(repository_dir="/nowhere")), "repository_dir is '/nowhere'; there is no such folder"),
+        (ResolvedSettings(ServeConfig()), "there is no model to serve; name one (nograd serve minilm)"),
+        (ResolvedSettings(ServeConfig(), (ModelConfig("m", "m", load=False),)), "there is no model to serve"),
+        (ResolvedSettings(ServeConfig(repository_dir="/nowhere")), "repository_dir is '/nowhere'; there is no such folder"),
     ],
 )
-def test_nothing_to_serve_is_told_early(settings: Settings, said: str) -> None:
+def test_nothing_to_serve_is_told_early(settings: ResolvedSettings, said: str) -> None:
     with pytest.raises(ConfigError) as raised:
         check_early(settings)
 
@@ -260,7 +260,7 @@ def test_what_is_printed_says_the_same_when_it_is_read(
     config = ServeConfig(host=host, max_wait_ms=wait, max_batch_size=rows, cache_ttl_s=ttl, access_log=log)
     models = tuple(ModelConfig(f"m {name}", name, cache=False, timeout_s=2.0) for name in names)
 
-    printed = to_toml(Settings(config, models))
+    printed = to_toml(ResolvedSettings(config, models))
     again = settle(("printed", tomllib.loads(printed)), {}, {})
 
     assert (again.config, again.models) == (config, models)
@@ -339,7 +339,7 @@ def test_help_lists_every_setting_under_the_heading_of_its_group() -> None:
 def test_the_schema_accepts_what_print_config_writes() -> None:
     models = (ModelConfig("m", "m", timeout_s=2.0), ModelConfig("n", "n", cache=False))
 
-    written = tomllib.loads(to_toml(Settings(ServeConfig(grpc_port=8001, cache_ttl_s=1.5), models)))
+    written = tomllib.loads(to_toml(ResolvedSettings(ServeConfig(grpc_port=8001, cache_ttl_s=1.5), models)))
 
     validator = Draft202012Validator(config_schema())
     validator.check_schema(config_schema())

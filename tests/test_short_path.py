@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
 from nograd import Signature, TensorSpec
-from nograd.batching.jobs import Reply
+from nograd.batching.jobs import BatchReply
 from nograd.core.tensors import Batch
 from nograd.errors import NogradError
 from nograd.server.http import app as http
@@ -558,13 +558,15 @@ def test_submit_calls_back_refuses_and_forgets(held: tuple[Site, Gate]) -> None:
 
     async def work() -> None:
         first = {"x": model.inputs.check({"x": [[GATE, 0.0]]})["x"]}
-        batcher.submit([first], Reply(found.append))
+        batcher.submit([first], BatchReply(found.append))
         await gate.wait_entered()
-        forget = batcher.submit([model.inputs.check({"x": [[1.0, 2.0]]})], Reply(found.append))
-        batcher.submit([model.inputs.check({"x": [[5.0, 6.0], [7.0, 8.0]]})], Reply(found.append))  # more rows than one run
-        forget_pieces = batcher.submit([model.inputs.check({"x": [[1.0, 2.0]] * 2})], Reply(found.append))
+        forget = batcher.submit([model.inputs.check({"x": [[1.0, 2.0]]})], BatchReply(found.append))
+        batcher.submit(
+            [model.inputs.check({"x": [[5.0, 6.0], [7.0, 8.0]]})], BatchReply(found.append)
+        )  # more rows than one run
+        forget_pieces = batcher.submit([model.inputs.check({"x": [[1.0, 2.0]] * 2})], BatchReply(found.append))
         with pytest.raises(NogradError, match="timeout_s is -1"):
-            batcher.submit([first], Reply(found.append), timeout_s=-1)
+            batcher.submit([first], BatchReply(found.append), timeout_s=-1)
         forget()
         forget_pieces()
         gate.opened.set()
@@ -591,8 +593,8 @@ def test_a_callback_that_raises_is_logged_and_its_neighbours_are_answered() -> N
         async def work() -> None:
             await set_handler(logged)
             part = model.inputs.check({"x": [[1.0, 2.0]]})
-            batcher.submit([part], Reply(failing))
-            batcher.submit([part], Reply(found.append))
+            batcher.submit([part], BatchReply(failing))
+            batcher.submit([part], BatchReply(found.append))
             await batcher.run([part])
 
         one.run(work())

@@ -15,7 +15,7 @@ from nograd.batching import BatchRecord, Execution
 from nograd.core.independence import Independence
 from nograd.core.tensors import Batch
 from nograd.server.protocol.triton_config import configuration
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 from nograd.server.telemetry.statistics import Looked, describe_totals
 from nograd.server.telemetry.store import FOLD_AT, ModelStore
 from tests.fakes import GATE, OUTPUT, Fake, Gate, Site, X, asgi, doubling, flat_cost, x

@@ -15,7 +15,7 @@ import pytest
 from nograd.errors import ConfigError
 from nograd.server.grpc.messages import SERVICE, ServerReadyRequest, ServerReadyResponse
 from nograd.server.security.tls import Tls
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 from tests.certificates import Pair, authority, issued, with_password
 from tests.running_server import RunningServer, serving
 

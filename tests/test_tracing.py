@@ -19,7 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from nograd.batching import BatchRecord, Spent
 from nograd.errors import ConfigError
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 from nograd.server.telemetry.tracing import EXPORTER, note_batch, open_tracing
 from tests.fakes import Site, doubling, tensor, x
 from tests.grpc_site import GrpcSite, raw_request, rows

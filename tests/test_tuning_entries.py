@@ -6,12 +6,12 @@ import torch
 
 from nograd.core.parity import EXACT, HALF, INT8
 from nograd.tuning.candidates import Variant, layouts, simplicity, variants
-from nograd.tuning.entries import Entry, work_of
+from nograd.tuning.entries import CandidateEntry, work_of
 from nograd.tuning.values import Candidate, Goal
 
 
-def entry(by_rows: dict[int, float], lone_s: float = 0.01, lanes: int = 1) -> Entry:
-    found = Entry(Candidate("onnx", lanes=lanes))
+def entry(by_rows: dict[int, float], lone_s: float = 0.01, lanes: int = 1) -> CandidateEntry:
+    found = CandidateEntry(Candidate("onnx", lanes=lanes))
     found.lone_s = [lone_s]
     found.by_rows = {rows: [seconds] for rows, seconds in by_rows.items()}
     return found
@@ -52,7 +52,7 @@ def test_a_row_tells_the_rate_of_the_best_batch() -> None:
 
 
 def test_a_candidate_that_was_never_measured_has_a_row_without_figures() -> None:
-    found = Entry(Candidate("aot"))
+    found = CandidateEntry(Candidate("aot"))
     found.end("not_tried", "no time")
 
     assert (found.row().status, found.row().reason, found.row().lone_s, found.row().batch_rows) == (

@@ -19,9 +19,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nograd.errors import ConfigError, PortInUseError
 from nograd.server.run import bind, hold_port
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 from nograd.server.settings.model_config import ModelConfig
-from nograd.server.settings.resolution import Settings
+from nograd.server.settings.resolution import ResolvedSettings
 from nograd.server.workers.merging import merged
 from nograd.server.workers.plan import Order, cannot_start, devices_of, only, orders_of, pause_s
 from nograd.server.workers.worker_peers import WorkerPeers
@@ -52,7 +52,7 @@ def test_what_does_not_go_together_is_refused(settings: dict[str, Any], said: st
 
 
 def test_each_worker_has_the_next_device_and_the_same_ports() -> None:
-    settings = Settings(
+    settings = ResolvedSettings(
         ServeConfig(devices="cuda:0, cuda:1", workers=3, port=0, grpc_port=0), (ModelConfig("m"),), {"port": "x"}
     )
 
@@ -68,7 +68,7 @@ def test_each_worker_has_the_next_device_and_the_same_ports() -> None:
 
 def test_an_order_reads_as_it_was_written() -> None:
     config = ServeConfig(cache_ttl_s=2.5, trusted=True)
-    order = Order(1, 2, "/tmp/ü", 7, Settings(config, (ModelConfig("m", "n", "2", cache=False),)))
+    order = Order(1, 2, "/tmp/ü", 7, ResolvedSettings(config, (ModelConfig("m", "n", "2", cache=False),)))
 
     assert Order.from_line(order.to_line()) == order
     assert order.to_line().count(b"\n") == 1

@@ -12,7 +12,7 @@ from nograd.errors import NogradError
 from nograd.server.call import Call
 from nograd.server.models.service import InferenceService
 from nograd.server.protocol.statuses import status_of
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 from nograd.server.workers.merging import of_workers
 from scripts.reference.tables import MADE, WIDE, table
 

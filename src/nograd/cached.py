@@ -12,8 +12,8 @@ import numpy as np
 from nograd.backends import Backend, TorchBackend
 from nograd.caching import Cache, CacheStatistics, MemoryCache
 from nograd.caching.answers import Answers, KeyMaker
+from nograd.caching.key_units import Texts
 from nograd.caching.tiers import TieredCache
-from nograd.caching.units import Texts
 from nograd.core.aliases import one_of
 from nograd.core.model_kinds import check_module
 from nograd.core.tensors import Array

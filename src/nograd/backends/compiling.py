@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from nograd.backends.exporting import quiet
-from nograd.core.module import Accelerated, Call, own_signature
+from nograd.core.module import Accelerated, ModuleCall, own_signature
 from nograd.errors import ConfigError
 from nograd.runtime.fingerprint import Fingerprint, of_value
 
@@ -206,7 +206,7 @@ class CompiledModel(Accelerated):
 
 def _spread(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return named inputs as the model takes them: by keyword, or as one dict."""
-    if all(isinstance(name, str) for name in inputs) and Call.learn(model, inputs).style == "keywords":
+    if all(isinstance(name, str) for name in inputs) and ModuleCall.learn(model, inputs).style == "keywords":
         return (), dict(inputs)
     return (inputs,), {}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nograd.backends.coupling import judged
 from nograd.backends.modules import ModuleBackend, resolve_device
-from nograd.core.module import Call, computing_dtype, dtype_name, module_device, original_of, to_tensors
+from nograd.core.module import ModuleCall, computing_dtype, dtype_name, module_device, original_of, to_tensors
 from nograd.core.tensors import Signature, TensorSpec
 from nograd.errors import SignatureError
 from nograd.probing import probe
@@ -77,7 +77,7 @@ def unprobed_backend(
 ) -> ModuleBackend:
     """Return a backend that knows names, dtypes and ranks from one input, and nothing of what may be batched."""
     model = moved(model, device)
-    call = Call.learn(model, sample)
+    call = ModuleCall.learn(model, sample)
     specs = tuple(_loose_spec(name, tensor) for name, tensor in to_tensors(sample, call, model).items())
     return ModuleBackend(model, Signature(specs, batching="alone", reason=reason), call)
 

@@ -11,7 +11,7 @@ from nograd.backends.eager import eager_backend, unprobed_backend
 from nograd.core.inputs import is_tensor, one_row, to_host
 from nograd.core.module import to_tensors
 from nograd.errors import NogradError, SignatureError
-from nograd.probing.runs import Runs
+from nograd.probing.runs import ProbeRuns
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,6 +73,6 @@ def _is_same_answer(model: nn.Module, inputs: Any, as_row: ModuleBackend, row: A
     except NogradError:
         return True
     answer = as_row.forward(to_tensors(row, as_row.call, as_row.model))
-    return direct.keys() == answer.keys() and Runs(plain.model, plain.call).same(
+    return direct.keys() == answer.keys() and ProbeRuns(plain.model, plain.call).same(
         dict(direct), {name: leaf[0] for name, leaf in answer.items()}
     )

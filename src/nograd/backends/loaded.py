@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nograd.backends import FileFingerprint
 from nograd.backends.modules import ModuleBackend
 from nograd.core.manifest import Manifest
-from nograd.core.module import Call
+from nograd.core.module import ModuleCall
 from nograd.core.structure import restore_from
 from nograd.errors import ConfigError, ModelLoadError
 
@@ -46,7 +46,7 @@ def check_trusted(path: str | os.PathLike[str], *, trusted: bool, what: str) -> 
 class _Native(nn.Module):
     """A program that is called as the module it was made from, and returns what that module returns."""
 
-    def __init__(self, program: Callable[..., Any], call: Call) -> None:
+    def __init__(self, program: Callable[..., Any], call: ModuleCall) -> None:
         super().__init__()
         self._program = [program]  # in a list, as in `_Program`
         self._call = call
@@ -81,7 +81,7 @@ def program_backend(
     file: FileFingerprint,
     lanes: int = 1,
     num_threads: int | None = None,
-    native: Call | None = None,
+    native: ModuleCall | None = None,
 ) -> ModuleBackend:
     """Return a backend over a program that nograd exported, as its manifest describes it.
 
@@ -97,7 +97,7 @@ def program_backend(
     """
     described = Manifest.loads(manifest)
     signature = described.signature
-    call = Call(tuple(spec.name for spec in signature.inputs), "positional")
+    call = ModuleCall(tuple(spec.name for spec in signature.inputs), "positional")
     outputs = tuple(spec.name for spec in signature.outputs)
     module = _Program(program, outputs).eval() if native is None else _Native(program, native).eval()
     if device is None:

@@ -14,7 +14,7 @@ import torch
 from nograd.backends import FileFingerprint, TorchBackend, check_lanes
 from nograd.backends.changes import Watch
 from nograd.core.inputs import is_tensor
-from nograd.core.module import Call, EvalMode, module_device, problem_type, row_fault
+from nograd.core.module import EvalMode, ModuleCall, module_device, problem_type, row_fault
 from nograd.core.structure import Restore, flatten, left_out
 from nograd.core.tensors import Array, Batch, Signature, dtype_name
 from nograd.errors import ConfigError, InputSizeError, ModelError, UnsupportedError
@@ -68,7 +68,7 @@ class ModuleBackend(TorchBackend):
         self,
         model: nn.Module,
         signature: Signature,
-        call: Call,
+        call: ModuleCall,
         restore: Restore | None = None,
         *,
         name: str = "eager",

@@ -25,7 +25,7 @@ from nograd.backends.exporting import (
 from nograd.backends.loaded import check_file, check_trusted, program_backend
 from nograd.backends.modules import ModuleBackend
 from nograd.core.manifest import KEY, Manifest
-from nograd.core.module import Call
+from nograd.core.module import ModuleCall
 from nograd.core.parity import Tolerance
 from nograd.core.tensors import Signature
 from nograd.errors import ConfigError, ModelLoadError
@@ -92,7 +92,7 @@ def export_to_torchscript(
     )  # fmt: skip
 
 
-def _traced(reference: ModuleBackend) -> tuple[Any, Call | None]:
+def _traced(reference: ModuleBackend) -> tuple[Any, ModuleCall | None]:
     """Return the traced model and how it is called; None: its outputs are a flat tuple."""
     call = reference.call
     example = {name: tensor.clone() for name, tensor in example_of(reference).items()}
@@ -141,11 +141,11 @@ def _with_defaults(traced: nn.Module, signature: Signature) -> nn.Module:
     return cast("nn.Module", holder)
 
 
-def _scripted(reference: ModuleBackend) -> tuple[Any, Call]:
+def _scripted(reference: ModuleBackend) -> tuple[Any, ModuleCall]:
     return torch.jit.script(reference.model), reference.call
 
 
-def _extra(manifest: Manifest, call: Call | None) -> dict[str, str]:
+def _extra(manifest: Manifest, call: ModuleCall | None) -> dict[str, str]:
     """Return what the file says of itself: its manifest, and how it is called."""
     extra = {EXTRA_FILE: manifest.dumps()}
     if call is not None:
@@ -198,12 +198,12 @@ def load_torchscript(
     )  # fmt: skip
 
 
-def _call_from(text: str | bytes) -> Call | None:
+def _call_from(text: str | bytes) -> ModuleCall | None:
     """Return how the file is called; None for a file that takes tensors in order and returns a flat tuple."""
     if not text:
         return None
     found = json.loads(text)
-    return Call(tuple(found["names"]), found["style"])
+    return ModuleCall(tuple(found["names"]), found["style"])
 
 
 def load_file(path: Path, options: LoadOptions) -> ModuleBackend:

@@ -22,7 +22,7 @@ from typing import Any, Protocol, Self, cast
 from nograd.batching.choice import policy_for
 from nograd.batching.collate import chunks, model_error
 from nograd.batching.expiry import ExpiryTimer
-from nograd.batching.jobs import Entry, Job, Pieces, Reply, entry_of, record_of
+from nograd.batching.jobs import BatchReply, Job, Pieces, QueueEntry, entry_of, record_of
 from nograd.batching.lanes import Lanes
 from nograd.batching.policy import BatchPolicy, Decision, DeviceState, checked_limits
 from nograd.batching.queue import DeadlineQueue
@@ -259,7 +259,7 @@ class Batcher:
     def submit(
         self,
         parts: Sequence[Batch],
-        reply: Reply | asyncio.Future[list[Batch]],
+        reply: BatchReply | asyncio.Future[list[Batch]],
         *,
         timeout_s: float | None = None,
         priority: int = 0,
@@ -294,7 +294,7 @@ class Batcher:
     def _submit_pieces(
         self,
         parts: Sequence[Batch],
-        reply: Reply | asyncio.Future[list[Batch]],
+        reply: BatchReply | asyncio.Future[list[Batch]],
         now: float,
         deadline: float,
         priority: int,
@@ -303,7 +303,7 @@ class Batcher:
         """Queue several parts, or one that must be split. Either all are admitted, or none."""
         cut = [chunks(part, self._policy.chunk_rows) for part in parts]
         pieces = [piece for some in cut for piece in some]
-        entries: list[Entry] = []
+        entries: list[QueueEntry] = []
         forget = partial(self._abandon_all, entries)
         replies = Pieces(reply, list(map(len, cut)), forget)
         entries += [
@@ -345,24 +345,24 @@ class Batcher:
     def _entry(
         self,
         part: Batch,
-        future: asyncio.Future[list[Batch]] | Reply,
+        future: asyncio.Future[list[Batch]] | BatchReply,
         rows: int,
         now: float,
         deadline: float,
         priority: int,
-    ) -> Entry:
+    ) -> QueueEntry:
         nbytes = self._row_bytes * rows
         if nbytes:  # rows of fixed shape
-            return Entry(part, future, rows, now, deadline, 1, (), priority, nbytes)
+            return QueueEntry(part, future, rows, now, deadline, 1, (), priority, nbytes)
         shape: tuple[int, ...] = ()
         length = 1
         if self._varies:
             shape = self._runner.signature.sizes_of(part)
             length = sum(shape)
         nbytes = sum(array.nbytes for array in part.values())
-        return Entry(part, future, rows, now, deadline, length, shape, priority, nbytes)
+        return QueueEntry(part, future, rows, now, deadline, length, shape, priority, nbytes)
 
-    def _admit(self, first: Entry, rows: int, nbytes: int, now: float, parts: int) -> None:
+    def _admit(self, first: QueueEntry, rows: int, nbytes: int, now: float, parts: int) -> None:
         """Admit a request or raise. The caller must queue its parts in the same iteration of the loop.
 
         Args:
@@ -403,7 +403,7 @@ class Batcher:
             self._counts.displaced += 1
             self._fail(entry_of(waiting), copy_error(error))
 
-    def abandon(self, entry: Entry) -> None:
+    def abandon(self, entry: QueueEntry) -> None:
         """Remove a request whose caller left, or whose other parts failed."""
         if entry.queued:
             self._queue.remove(entry)
@@ -412,7 +412,7 @@ class Batcher:
         self._counts.cancelled += entry.future.cancelled()
         self._note_idle()
 
-    def _abandon_all(self, entries: Sequence[Entry]) -> None:
+    def _abandon_all(self, entries: Sequence[QueueEntry]) -> None:
         for entry in entries:
             self.abandon(entry)
 
@@ -427,11 +427,11 @@ class Batcher:
                 self._fail_late(entry)
         return earliest
 
-    def _fail_late(self, entry: Entry) -> None:
+    def _fail_late(self, entry: QueueEntry) -> None:
         self._counts.expired += not entry.future.done()
         self._fail(entry, late(entry.slack))
 
-    def _fail(self, entry: Entry, error: NogradError) -> None:
+    def _fail(self, entry: QueueEntry, error: NogradError) -> None:
         """Answer with an error; a waiting request leaves the queue."""
         if entry.queued:
             self._queue.remove(entry)
@@ -479,7 +479,7 @@ class Batcher:
 
     def _start(self, decision: Decision, now: float) -> None:
         self._queue.take(decision.take)
-        entries = cast("Sequence[Entry]", decision.take)  # only the batcher fills the queue
+        entries = cast("Sequence[QueueEntry]", decision.take)  # only the batcher fills the queue
         rows = sum([entry.rows for entry in entries])
         job = Job(entries, rows, decision.reason, now, now + decision.predicted_s, decision.predicted_s)
         self._running.add(job)

@@ -18,10 +18,10 @@ from nograd.core.tensors import Batch
 from nograd.errors import DeadlineError, DeviceLostError
 from nograd.runtime.callbacks import call_back
 
-__all__ = ["Entry", "Job", "Pieces", "Reply", "entry_of", "record_of"]
+__all__ = ["BatchReply", "Job", "Pieces", "QueueEntry", "entry_of", "record_of"]
 
 
-class Reply:
+class BatchReply:
     """A callback instead of a future. It is called once in the event loop, in the same iteration in which the result is set.
 
     Args:
@@ -72,7 +72,9 @@ class Pieces:
 
     __slots__ = ("_counts", "_forget", "_has_failed", "_left", "_outputs", "_reply")
 
-    def __init__(self, reply: Reply | asyncio.Future[list[Batch]], counts: Sequence[int], forget: Callable[[], None]) -> None:
+    def __init__(
+        self, reply: BatchReply | asyncio.Future[list[Batch]], counts: Sequence[int], forget: Callable[[], None]
+    ) -> None:
         self._reply = reply
         self._counts = counts
         self._forget = forget
@@ -80,9 +82,9 @@ class Pieces:
         self._outputs: list[Batch] = [{}] * self._left
         self._has_failed = False
 
-    def reply(self, position: int) -> Reply:
+    def reply(self, position: int) -> BatchReply:
         """Return the reply for the piece at a position."""
-        return Reply(partial(self._note, position))
+        return BatchReply(partial(self._note, position))
 
     def _note(self, position: int, answer: list[Batch] | Exception) -> None:
         if self._has_failed:
@@ -112,7 +114,7 @@ class Pieces:
         self._forget()
 
 
-class Entry(Waiting):
+class QueueEntry(Waiting):
     """A queued part and its reply."""
 
     __slots__ = ("follows", "future", "part", "spent")
@@ -120,7 +122,7 @@ class Entry(Waiting):
     def __init__(  # noqa: PLR0913, PLR0917  one is made for every request: no keywords
         self,
         part: Batch,
-        future: asyncio.Future[list[Batch]] | Reply,
+        future: asyncio.Future[list[Batch]] | BatchReply,
         rows: int,
         arrived: float,
         deadline: float,
@@ -149,7 +151,7 @@ class Entry(Waiting):
 class Job:
     """One batch on its way to the device thread and back."""
 
-    entries: Sequence[Entry]
+    entries: Sequence[QueueEntry]
     rows: int
     reason: Reason
     started: float
@@ -163,7 +165,7 @@ class Job:
     answered_s: list[float] = field(default_factory=list)
     lost: DeviceLostError | None = None
 
-    def record_spent(self, spent: Spent, entry: Entry) -> None:
+    def record_spent(self, spent: Spent, entry: QueueEntry) -> None:
         """Record the times of one of its parts."""
         spent.queue_s = self.started - entry.arrived
         spent.input_s = sum([each.input_s for each in self.executions])
@@ -172,9 +174,9 @@ class Job:
         spent.batch_rows = self.rows
 
 
-def entry_of(waiting: Waiting) -> Entry:
+def entry_of(waiting: Waiting) -> QueueEntry:
     """Cast a queued item to the batcher's own type."""
-    return cast("Entry", waiting)  # only the batcher fills the queue
+    return cast("QueueEntry", waiting)  # only the batcher fills the queue
 
 
 def _is_failure(answer: object) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from nograd.batching.booking import Booking
+from nograd.batching.admission import Booking
 from nograd.batching.grouping import cheapest_groups
 from nograd.batching.policy import ArrivalRate, Decision, DeviceState, Reason, checked_limits
 from nograd.batching.queue import DeadlineQueue, Waiting

@@ -27,7 +27,7 @@ LONGER = (4, 16)
 """Factors of longer rows to measure if lengths vary."""
 
 
-class Runnable(Protocol):
+class Measurable(Protocol):
     """An object to measure; `nograd.Predictor` implements it."""
 
     @property
@@ -46,7 +46,7 @@ class Runnable(Protocol):
 
 
 def measure_cost(
-    runner: Runnable, part: Batch | None = None, max_batch_size: int = 32, *, budget_s: float = BUDGET_S
+    runner: Measurable, part: Batch | None = None, max_batch_size: int = 32, *, budget_s: float = BUDGET_S
 ) -> CostCurve:
     """Measure the run time of a part at 1, 2, 4, ... rows, and of longer rows if lengths vary.
 
@@ -84,7 +84,7 @@ def measure_cost(
     return CostCurve.fit(by_tokens, unit="tokens")
 
 
-def warm_up(runner: Runnable, part: Batch, curve: CostCurve, max_batch_size: int) -> None:
+def warm_up(runner: Measurable, part: Batch, curve: CostCurve, max_batch_size: int) -> None:
     """Run a part alone and in the largest measured and allowed batch, so that one-time work happens now.
 
     Raises:
@@ -97,7 +97,7 @@ def warm_up(runner: Runnable, part: Batch, curve: CostCurve, max_batch_size: int
         runner.run(join([part] * rows, runner.signature))
 
 
-def _by_rows(runner: Runnable, part: Batch, max_batch_size: int, until: float) -> dict[int, float]:
+def _by_rows(runner: Measurable, part: Batch, max_batch_size: int, until: float) -> dict[int, float]:
     times: dict[int, float] = {}
     rows, last_s = 1, 0.0
     while rows <= max_batch_size and (not times or time.perf_counter() + 2 * REPEATS * last_s < until):

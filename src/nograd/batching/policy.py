@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import exp, inf, isfinite
 from typing import Literal, Protocol
 
-from nograd.batching.booking import Booking
+from nograd.batching.admission import Booking
 from nograd.batching.queue import DeadlineQueue, Waiting
 from nograd.batching.tracking import RowCost
 from nograd.core.cost import CostCurve

@@ -10,7 +10,7 @@ from math import inf
 from nograd.batching.policy import BatchPolicy, Decision, DeviceState
 from nograd.batching.queue import DeadlineQueue, Waiting
 
-__all__ = ["Outcome", "Step", "simulate"]
+__all__ = ["SimulationOutcome", "Step", "simulate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Step:
 
 
 @dataclass(slots=True)
-class Outcome:
+class SimulationOutcome:
     """Results per request; times in seconds."""
 
     done: dict[Waiting, float] = field(default_factory=dict)
@@ -48,7 +48,7 @@ def simulate(
     *,
     lanes: int = 1,
     keep_steps: bool = False,
-) -> Outcome:
+) -> SimulationOutcome:
     """Simulate the requests with the policy.
 
     Args:
@@ -58,7 +58,7 @@ def simulate(
         lanes: number of concurrent batches.
         keep_steps: record every decision.
     """
-    outcome, queue, device = Outcome(), DeadlineQueue(), DeviceState(lanes, lanes)
+    outcome, queue, device = SimulationOutcome(), DeadlineQueue(), DeviceState(lanes, lanes)
     running: list[tuple[float, int, Sequence[Waiting], float, float]] = []
     arriving = 0
     wake_at = inf

@@ -8,7 +8,7 @@ from nograd.bench.summary import Summary
 from nograd.report import figures
 from nograd.report.axes import Axes, Shape, drawing, text_at, ticks_of
 from nograd.report.markup import element
-from nograd.report.svg import Scale, polyline
+from nograd.report.svg import AxisScale, polyline
 
 __all__ = ["SHAPES", "by_kind", "latency_curves", "percentile_bars"]
 
@@ -71,8 +71,8 @@ def _points(summaries: Sequence[Summary], name: str) -> list[Point]:
 
 def _axes(rates: Sequence[float], values: Sequence[float], shape: Shape) -> Axes:
     frame = shape.frame
-    x = Scale.over(rates, frame.left, frame.right, pad=0.04)
-    y = Scale.over(values, frame.bottom, frame.top, from_zero=True)
+    x = AxisScale.over(rates, frame.left, frame.right, pad=0.04)
+    y = AxisScale.over(values, frame.bottom, frame.top, from_zero=True)
     unit = figures.unit_of(values)
     return Axes(shape, x, y, figures.Unit(""), unit, ticks_of(x, shape), "answers a second", f"latency, {unit.name}")
 
@@ -85,9 +85,9 @@ def percentile_bars(summary: Summary, shape: Shape, key: str) -> str:
     step = summary.buckets[1][0] / summary.buckets[0][0]
     ends = [end for end, _ in summary.buckets]
     room = step ** max(0.0, (FEWEST_COLUMNS - len(ends)) / 2)
-    x = Scale(ends[0] / step / room, ends[-1] * room, frame.left, frame.right, is_log=True)
+    x = AxisScale(ends[0] / step / room, ends[-1] * room, frame.left, frame.right, is_log=True)
     most = max(count for _, count in summary.buckets)
-    y = Scale(0.0, most * 1.08, frame.bottom, frame.top)
+    y = AxisScale(0.0, most * 1.08, frame.bottom, frame.top)
     unit = figures.unit_of(ends)
     axes = Axes(shape, x, y, unit, figures.Unit(""), ticks_of(x, shape), f"latency, {unit.name}", "requests")
     parts = axes.draw()

@@ -24,7 +24,7 @@ CONNECT_S = 5.0
 """Maximum seconds to open a connection."""
 
 
-class Connection(asyncio.Protocol):
+class LoadConnection(asyncio.Protocol):
     """One connection; `due` and `started` belong to its current request, and are NaN without one."""
 
     __slots__ = ("_parser", "_pool", "_transport", "due", "is_busy", "started")
@@ -93,9 +93,9 @@ class Pool:
         self._waiting: deque[tuple[float, float]] = deque()
         """Due time and start time of each waiting request."""
 
-        self._idle: list[Connection] = []
-        self._busy: dict[Connection, None] = {}
-        self._open: set[Connection] = set()
+        self._idle: list[LoadConnection] = []
+        self._busy: dict[LoadConnection, None] = {}
+        self._open: set[LoadConnection] = set()
         self._opening: set[asyncio.Task[None]] = set()
         self._quiet = asyncio.Event()
         self._sweep: asyncio.TimerHandle | None = None
@@ -138,7 +138,7 @@ class Pool:
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
 
-    def _send(self, connection: Connection, due: float, started: float) -> None:
+    def _send(self, connection: LoadConnection, due: float, started: float) -> None:
         request = self._target.requests[self._next]
         self._next = (self._next + 1) % len(self._target.requests)
         self._busy[connection] = None
@@ -150,7 +150,9 @@ class Pool:
         target = self._target
         try:
             async with asyncio.timeout(CONNECT_S):
-                _, connection = await loop.create_connection(lambda: Connection(self), target.host, target.port, ssl=target.tls)
+                _, connection = await loop.create_connection(
+                    lambda: LoadConnection(self), target.host, target.port, ssl=target.tls
+                )
         except OSError:  # includes TimeoutError
             if self._waiting:
                 self._note(*self._waiting.popleft(), self._clock(), REFUSED)
@@ -158,14 +160,14 @@ class Pool:
         self._open.add(connection)
         self._offer(connection)
 
-    def _offer(self, connection: Connection) -> None:
+    def _offer(self, connection: LoadConnection) -> None:
         """Assign the next waiting request to an idle connection, or add it to the idle connections."""
         if self._waiting:
             self._send(connection, *self._waiting.popleft())
         else:
             self._idle.append(connection)
 
-    def ended(self, connection: Connection, outcome: int, *, is_open: bool) -> None:
+    def ended(self, connection: LoadConnection, outcome: int, *, is_open: bool) -> None:
         """Handle the end of a connection's request."""
         now = self._clock()
         connection.is_busy = False
@@ -180,7 +182,7 @@ class Pool:
                 self._grow()
         self._note(due, started, now, outcome)
 
-    def lost(self, connection: Connection) -> None:
+    def lost(self, connection: LoadConnection) -> None:
         """Handle a closed connection."""
         self._open.discard(connection)
         if connection in self._idle:

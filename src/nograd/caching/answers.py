@@ -10,10 +10,10 @@ from typing import TypeAlias
 
 from nograd.caching.codec import CorruptValueError, decode
 from nograd.caching.governor import Worth
+from nograd.caching.key_units import Texts, Units, why_not
 from nograd.caching.keys import Keys
 from nograd.caching.memory import MemoryCache
 from nograd.caching.store import Cache
-from nograd.caching.units import Texts, Units, why_not
 from nograd.core.tensors import Batch, Signature, num_rows
 from nograd.runtime.fingerprint import Fingerprint
 

@@ -7,7 +7,7 @@ from math import isfinite
 
 from nograd.batching.collate import run_together
 from nograd.checks.arrays import difference, longer, padded, resized, row, row_difference, tiled, varied
-from nograd.checks.neighbours import Pair, attempt, pairs, various_rows
+from nograd.checks.batch_neighbours import Pair, attempt, pairs, various_rows
 from nograd.checks.subject import ModelSubject
 from nograd.checks.timing import least_s
 from nograd.core.cost import CostCurve

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from nograd.caching.units import why_not
+from nograd.caching.key_units import why_not
 from nograd.checks.subject import ModelSubject, TorchSubject
 from nograd.report.verdict import Check, Verdict, error, info, passed, skipped, warning
 

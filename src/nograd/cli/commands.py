@@ -22,14 +22,14 @@ from nograd.runtime.exits import INTERRUPTED, end_on_signals, hold_standard_file
 from nograd.runtime.openmp import spin_briefly
 from nograd.runtime.stderr import QueuedStderr, queued_stderr
 from nograd.runtime.terminal import escape_controls
-from nograd.server.settings.config import CLUSTER
-from nograd.server.settings.options import with_settings
+from nograd.server.settings.cli_options import with_settings
+from nograd.server.settings.definition import CLUSTER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from nograd.server.settings.model_config import ModelConfig
-    from nograd.server.settings.resolution import Settings
+    from nograd.server.settings.resolution import ResolvedSettings
 
 __all__ = ["main"]
 
@@ -209,7 +209,7 @@ NOT_SETTINGS = frozenset(("models", "config", "print_config", "name", "tune", "d
 """Options of `nograd serve` that are not settings of a server."""
 
 
-def _ray_config(settings: Settings, replicas: str) -> str:
+def _ray_config(settings: ResolvedSettings, replicas: str) -> str:
     from nograd.ray.serve_command import print_ray_config
 
     return print_ray_config(settings, replicas)
@@ -236,7 +236,9 @@ def _named(models: Sequence[str], name: str | None) -> list[ModelConfig]:
     return [replace(listed[0], name=name)]
 
 
-def _tune_and_serve(settings: Settings, flags: Mapping[str, Any], data: Path | None, budget: str, goal: str) -> NoReturn:
+def _tune_and_serve(
+    settings: ResolvedSettings, flags: Mapping[str, Any], data: Path | None, budget: str, goal: str
+) -> NoReturn:
     """Tune the only model, and become the server of the tuned bundle."""
     from nograd.server.command import check_early
     from nograd.server.run import bind
@@ -413,10 +415,10 @@ def predict(
 ) -> None:
     """Run MODEL over every row of INPUT. Killed at any time, the same command goes on, and OUTPUT is the same to the byte."""
     from nograd.core.units import bytes_of
-    from nograd.jobs.command import column_options, predict_command
-    from nograd.jobs.run import Job
+    from nograd.datasets.command import column_options, predict_command
+    from nograd.datasets.run import PredictJob
 
-    job = Job(
+    job = PredictJob(
         model, input, output, column_options(map or [], keep, drop), format=format, memory_bytes=bytes_of(memory, "memory"),
         max_batch_size=max_batch_size, on_error=on_error, commit_s=commit_s, restart=restart,  # type: ignore[arg-type]  # it checks
         accept_coupled_rows=accept_coupled_rows,

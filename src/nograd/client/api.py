@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-from nograd.client.calls import Calls, Failure, Pause, Steps, ready_path
-from nograd.client.wire import Message, Reply
+from nograd.client.calls import ClientCalls, Failure, Pause, Steps, ready_path
+from nograd.client.wire import Message, Response
 from nograd.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Client:
         verify: bool | str = True,
     ) -> None:
         settings = _settings(url, api_key=api_key, verify=verify)
-        self._calls = Calls(timeout_s, retries, binary, time.monotonic)
+        self._calls = ClientCalls(timeout_s, retries, binary, time.monotonic)
         self._http: httpx.Client = _httpx().Client(**settings)
         self._sleep: Callable[[float], object] = time.sleep
 
@@ -163,7 +163,7 @@ class Client:
             found: T = done.value
             return found
 
-    def _send(self, message: Message) -> Reply | Failure:
+    def _send(self, message: Message) -> Response | Failure:
         try:
             response = self._http.request(
                 message.method,
@@ -174,7 +174,7 @@ class Client:
             )
         except _httpx().TransportError as error:
             return _failure(error)
-        return Reply(response.status_code, dict(response.headers), response.content)
+        return Response(response.status_code, dict(response.headers), response.content)
 
 
 class AsyncClient:
@@ -199,7 +199,7 @@ class AsyncClient:
         verify: bool | str = True,
     ) -> None:
         settings = _settings(url, api_key=api_key, verify=verify)
-        self._calls = Calls(timeout_s, retries, binary, time.monotonic)
+        self._calls = ClientCalls(timeout_s, retries, binary, time.monotonic)
         self._http: httpx.AsyncClient = _httpx().AsyncClient(**settings)
         self._sleep: Callable[[float], Coroutine[Any, Any, object]] = asyncio.sleep
 
@@ -274,7 +274,7 @@ class AsyncClient:
             found: T = done.value
             return found
 
-    async def _send(self, message: Message) -> Reply | Failure:
+    async def _send(self, message: Message) -> Response | Failure:
         try:
             response = await self._http.request(
                 message.method,
@@ -285,7 +285,7 @@ class AsyncClient:
             )
         except _httpx().TransportError as error:
             return _failure(error)
-        return Reply(response.status_code, dict(response.headers), response.content)
+        return Response(response.status_code, dict(response.headers), response.content)
 
 
 def _httpx() -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from nograd.client.wire import (
     DTYPES,
     Message,
-    Reply,
+    Response,
     embeddings_message,
     error_of,
     infer_message,
@@ -25,7 +25,7 @@ from nograd.core.inputs import to_host
 from nograd.core.tensors import Array
 from nograd.errors import ConfigError, DeadlineError, ProtocolError, SignatureError, UnavailableError
 
-__all__ = ["Calls", "Failure", "Pause", "Steps"]
+__all__ = ["ClientCalls", "Failure", "Pause", "Steps"]
 
 FIRST_PAUSE_S = 0.1
 """Pause before the first retry without `Retry-After`; each further pause is twice as long."""
@@ -58,11 +58,11 @@ class Failure(NamedTuple):
 
 
 T = TypeVar("T")
-Steps: TypeAlias = Generator[Message | Pause, Reply | Failure | None, T]
+Steps: TypeAlias = Generator[Message | Pause, Response | Failure | None, T]
 
 
 @dataclass(slots=True)
-class Calls:
+class ClientCalls:
     """The calls of one client.
 
     Args:
@@ -131,7 +131,7 @@ class Calls:
     def is_healthy(self, path: str) -> Steps[bool]:
         """Return whether a health path answers 200; False if the server cannot be reached."""
         got = yield Message("GET", path, timeout_s=self.timeout_s)
-        return isinstance(got, Reply) and got.status == 200
+        return isinstance(got, Response) and got.status == 200
 
     def wait_until_ready(self, model: str | None, version: str | None, timeout_s: float) -> Steps[None]:
         """Wait until the server, or a model, is ready."""
@@ -147,7 +147,7 @@ class Calls:
             raise ConfigError(f"timeout_s is {seconds}; it must be above 0")
         return self.clock() + seconds
 
-    def _answer(self, message: Message, end: float) -> Steps[Reply]:
+    def _answer(self, message: Message, end: float) -> Steps[Response]:
         """Send a message, and retry it if that is safe; return a response with status 2xx.
 
         Args:
@@ -164,7 +164,7 @@ class Calls:
                 raise DeadlineError(f"{message.method} {message.path}: the timeout is over")
             headers = {**message.headers, DEADLINE: str(max(1, int(left * 1000)))}
             got = yield from _send(message._replace(headers=headers, timeout_s=left))
-            if isinstance(got, Reply) and 200 <= got.status < 300:
+            if isinstance(got, Response) and 200 <= got.status < 300:
                 return got
             wait_s = _pause_s(got, attempt) if attempt < self.retries else None
             if wait_s is None or wait_s >= end - self.clock():
@@ -178,7 +178,7 @@ def ready_path(model: str | None, version: str | None) -> str:
     return "/v2/health/ready" if model is None else f"{model_path(model, version)}/ready"
 
 
-def _pause_s(got: Reply | Failure, attempt: int) -> float | None:
+def _pause_s(got: Response | Failure, attempt: int) -> float | None:
     """Return the pause before a retry; None if a retry is wrong: the request may have run, or would fail again."""
     pause: float = min(FIRST_PAUSE_S * 2**attempt, LONGEST_PAUSE_S)
     if isinstance(got, Failure):
@@ -189,15 +189,15 @@ def _pause_s(got: Reply | Failure, attempt: int) -> float | None:
     return pause if wanted is None else wanted
 
 
-def _send(message: Message) -> Steps[Reply | Failure]:
+def _send(message: Message) -> Steps[Response | Failure]:
     got = yield message
     if got is None:
         raise TypeError("a message needs a response")
     return got
 
 
-def _error(message: Message, got: Reply | Failure) -> Exception:
-    if isinstance(got, Reply):
+def _error(message: Message, got: Response | Failure) -> Exception:
+    if isinstance(got, Response):
         return error_of(got)
     what = f"{message.method} {message.path}"
     kind, why = (DeadlineError, "no response in time") if got.timed_out else (UnavailableError, "the server cannot be reached")

@@ -32,7 +32,7 @@ from nograd.errors import (
 )
 
 __all__ = [
-    "DTYPES", "Message", "Reply", "embeddings_message", "error_of", "infer_message", "model_path", "read_embeddings",
+    "DTYPES", "Message", "Response", "embeddings_message", "error_of", "infer_message", "model_path", "read_embeddings",
     "read_json", "read_outputs", "retry_after_s",
 ]  # fmt: skip
 
@@ -68,7 +68,7 @@ class Message(NamedTuple):
     """Seconds that this attempt may take."""
 
 
-class Reply(NamedTuple):
+class Response(NamedTuple):
     """One HTTP response."""
 
     status: int
@@ -131,7 +131,7 @@ def infer_message(
     return Message("POST", f"{path}/infer", headers, b"".join([head, *tail]))
 
 
-def read_outputs(reply: Reply) -> dict[str, Array]:
+def read_outputs(reply: Response) -> dict[str, Array]:
     """Return the outputs of an infer response, by name, each `[rows, ...]`; text is an array of str.
 
     Raises:
@@ -166,7 +166,7 @@ def embeddings_message(
     return Message("POST", "/v1/embeddings", {"content-type": "application/json"}, orjson.dumps(document))
 
 
-def read_embeddings(reply: Reply) -> Array:
+def read_embeddings(reply: Response) -> Array:
     """Return the vectors of an embeddings response, `[texts, dimensions]` float32, in the order of the texts.
 
     Raises:
@@ -179,7 +179,7 @@ def read_embeddings(reply: Reply) -> Array:
         raise ProtocolError(f"the response is not an embeddings response: {type(error).__name__}: {error}") from error
 
 
-def read_json(reply: Reply) -> Any:
+def read_json(reply: Response) -> Any:
     """Return the JSON value of a body.
 
     Raises:
@@ -191,13 +191,13 @@ def read_json(reply: Reply) -> Any:
         raise ProtocolError(f"the response is not JSON: {error}") from error
 
 
-def retry_after_s(reply: Reply) -> float | None:
+def retry_after_s(reply: Response) -> float | None:
     """Return the seconds of `Retry-After`; None without it, or if it is a date."""
     given = reply.headers.get("retry-after", "")
     return float(given) if given.isdigit() else None
 
 
-def error_of(reply: Reply) -> NogradError:
+def error_of(reply: Response) -> NogradError:
     """Return the error for a response whose status is not 2xx; its message is the server's."""
     message = f"{_sentence(reply)} (HTTP {reply.status})"
     wait_s = retry_after_s(reply)
@@ -209,7 +209,7 @@ def error_of(reply: Reply) -> NogradError:
     return kind(message)
 
 
-def _sentence(reply: Reply) -> str:
+def _sentence(reply: Response) -> str:
     try:
         found = orjson.loads(reply.body)["error"]
         return str(found["message"] if isinstance(found, dict) else found)

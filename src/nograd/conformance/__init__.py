@@ -10,22 +10,22 @@ from nograd.client.http import server_subject
 from nograd.conformance import answers, binary, inference, models, repository, server, statistics
 from nograd.conformance import grpc as over_grpc
 from nograd.conformance.calling import Call, calling
-from nograd.conformance.target import Target, examined
+from nograd.conformance.target import ServerTarget, examined
 from nograd.errors import ConfigError
 from nograd.report.finding import Report
 from nograd.report.verdict import Check, run_checks
 
 __all__ = ["EVERY", "OVER_GRPC", "conformance", "examine", "examine_grpc"]
 
-READING: tuple[Check[Target], ...] = (
+READING: tuple[Check[ServerTarget], ...] = (
     *server.ITEMS, *models.ITEMS, *inference.ITEMS, *answers.ITEMS, *binary.ITEMS, *repository.ITEMS, *statistics.ITEMS,
 )  # fmt: skip
 """Items that do not change the server."""
 
-CHANGING: tuple[Check[Target], ...] = repository.CHANGING
+CHANGING: tuple[Check[ServerTarget], ...] = repository.CHANGING
 """Items that change the server for a moment."""
 
-EVERY: tuple[Check[Target], ...] = (*READING, *CHANGING)
+EVERY: tuple[Check[ServerTarget], ...] = (*READING, *CHANGING)
 """All items over HTTP."""
 
 OVER_GRPC: tuple[Check[over_grpc.GrpcTarget], ...] = over_grpc.ITEMS
@@ -75,7 +75,7 @@ def conformance(
     return Report(name, findings, time.monotonic() - begun, "conformance")
 
 
-def examine(target: Target, *, repository: bool) -> Report:
+def examine(target: ServerTarget, *, repository: bool) -> Report:
     """Return a finding for each item, in the order of the checklist; with `repository` also for CHANGING items."""
     findings = [*run_checks(READING, target, deep=True)]
     if repository:
@@ -85,7 +85,7 @@ def examine(target: Target, *, repository: bool) -> Report:
     return Report(target.model, tuple(findings), tool="conformance")
 
 
-def examine_grpc(target: Target, call: Call) -> Report:
+def examine_grpc(target: ServerTarget, call: Call) -> Report:
     """Return a finding for each gRPC item.
 
     Args:

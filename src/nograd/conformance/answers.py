@@ -12,7 +12,7 @@ from nograd.client.http import Answer
 from nograd.client.requests import tiled
 from nograd.conformance.inference import FLOATS
 from nograd.conformance.item import Case, answered, must, useful
-from nograd.conformance.target import Target
+from nograd.conformance.target import ServerTarget
 from nograd.report.verdict import Check, Verdict, skipped
 
 __all__ = ["ITEMS"]
@@ -23,7 +23,7 @@ FLOAT32_DIGITS = 9
 """Number of significant digits that distinguish every float32 from its neighbours."""
 
 
-def envelope(target: Target, _base: Answer) -> Iterator[Case]:
+def envelope(target: ServerTarget, _base: Answer) -> Iterator[Case]:
     """Check item O1."""
     answer = target.infer({**target.request, "id": "an id of ours"})
     found = answer.json if isinstance(answer.json, dict) else {}
@@ -57,7 +57,7 @@ def leaves(data: Any) -> Iterator[Any]:
             yield each
 
 
-def shapes(target: Target, base: Answer) -> Iterator[Case]:
+def shapes(target: ServerTarget, base: Answer) -> Iterator[Case]:
     """Check item O2."""
     answers = {"a request": base}
     if target.is_batched:
@@ -90,7 +90,7 @@ def _fits(given: Mapping[str, Any], spec: Mapping[str, Any]) -> bool:
     )
 
 
-def strict_json(target: Target, base: Answer) -> Iterator[Case]:
+def strict_json(target: ServerTarget, base: Answer) -> Iterator[Case]:
     """Check item O3."""
     yield "a request", "JSON without NaN and Infinity", base, is_strict(base.body)
     at = target.of_kind(*FLOATS)
@@ -115,7 +115,7 @@ def is_strict(body: bytes) -> bool:
     return True
 
 
-def digits(_target: Target, base: Answer) -> Verdict | Iterator[Case]:
+def digits(_target: ServerTarget, base: Answer) -> Verdict | Iterator[Case]:
     """Check item O4."""
     found = json.loads(base.body, parse_float=str)
     numbers = [leaf for each in found["outputs"] if each.get("datatype") == "FP32" for leaf in leaves(each["data"])]
@@ -139,7 +139,7 @@ def significant(text: str) -> int:
 
 OUTPUT = "inference_rest.md, $inference_response: model_name, model_version, id, outputs (name, shape, datatype, data)"
 
-ITEMS: tuple[Check[Target], ...] = (
+ITEMS: tuple[Check[ServerTarget], ...] = (
     must("response.O1", "An answer names its model, id and outputs", "sent a request with an id", answered(envelope),
          f'{OUTPUT}; "id": "Optional, but if specified this identifier must be returned in the response"'),
     must("response.O2", "Shapes of outputs fit data and metadata", "counted elements, for 1 and 2 rows", answered(shapes),

@@ -12,7 +12,7 @@ import numpy as np
 from nograd.client.http import Answer
 from nograd.client.requests import numbers, varied
 from nograd.conformance.item import Case, announced, answered, expect, must, refused
-from nograd.conformance.target import Target
+from nograd.conformance.target import ServerTarget
 from nograd.conformance.tensors import HEADER, TYPES, parts, request, unpacked
 from nograd.report.verdict import Check, Verdict, skipped
 
@@ -21,24 +21,24 @@ __all__ = ["ITEMS"]
 OCTETS = "application/octet-stream"
 
 
-def sent(target: Target, head: Mapping[str, Any], tail: bytes, length: str | None = None) -> Answer:
+def sent(target: ServerTarget, head: Mapping[str, Any], tail: bytes, length: str | None = None) -> Answer:
     """Send a JSON object followed by bytes, and return the response; `length` replaces the real length of the JSON."""
     body = json.dumps(head).encode()
     headers = {"Content-Type": OCTETS, HEADER: str(len(body)) if length is None else length}
     return target.post(f"{target.path}/infer", body + tail, headers)
 
 
-def everything(target: Target, **rest: Any) -> tuple[dict[str, Any], bytes]:
+def everything(target: ServerTarget, **rest: Any) -> tuple[dict[str, Any], bytes]:
     """Return the request with all its inputs in binary."""
     return request(target.inputs, range(len(target.inputs)), **rest)
 
 
-def wire(target: Target, _base: Answer) -> Iterator[Case]:
+def wire(target: ServerTarget, _base: Answer) -> Iterator[Case]:
     """Check item B1."""
     yield expect("all inputs in binary", sent(target, *everything(target)), 200)
 
 
-def mixed(target: Target, _base: Answer) -> Verdict | Iterator[Case]:
+def mixed(target: ServerTarget, _base: Answer) -> Verdict | Iterator[Case]:
     """Check item B2."""
     if len(target.inputs) < 2:
         return skipped("the model has one input")
@@ -47,7 +47,7 @@ def mixed(target: Target, _base: Answer) -> Verdict | Iterator[Case]:
     return iter([expect("one input in binary, the others in JSON", sent(target, *request(target.inputs, [0])), 200)])
 
 
-def encoding(target: Target, _base: Answer) -> Iterator[Case]:
+def encoding(target: ServerTarget, _base: Answer) -> Iterator[Case]:
     """Check item B3."""
     other = varied({"inputs": target.inputs}, 3)
     plain = target.infer(other)
@@ -89,7 +89,7 @@ def values_of(answer: Answer) -> dict[str, np.ndarray[Any, Any]] | None:
     return numbers({"outputs": listed})
 
 
-def sizes(target: Target, _base: Answer) -> Iterator[Case]:
+def sizes(target: ServerTarget, _base: Answer) -> Iterator[Case]:
     """Check item B4."""
     head, tail = everything(target)
     yield refused("bytes left over", sent(target, head, tail + b"\0"))
@@ -103,7 +103,7 @@ def sizes(target: Target, _base: Answer) -> Iterator[Case]:
         yield refused("a length prefix that lies", sent(target, head, b"\xff\xff\xff\x7f" + tail[4:]))
 
 
-def outputs(target: Target, base: Answer) -> Iterator[Case]:
+def outputs(target: ServerTarget, base: Answer) -> Iterator[Case]:
     """Check item B5."""
     names = [each["name"] for each in base.json["outputs"]]
     first = {"name": names[0], "parameters": {"binary_data": True}}
@@ -133,7 +133,7 @@ def _binary_outputs(answer: Answer) -> set[str] | None:
     return binary if is_right else None
 
 
-def framing(target: Target, _base: Answer) -> Verdict | Iterator[Case]:
+def framing(target: ServerTarget, _base: Answer) -> Verdict | Iterator[Case]:
     """Check item B6."""
     answer = target.infer({**target.request, "parameters": {"binary_data_output": True}})
     if b"binary_data_size" not in answer.body:
@@ -164,7 +164,7 @@ def _adds_up(answer: Answer) -> bool:
     return sum(sizes) == len(tail) and fits
 
 
-def raw(target: Target, base: Answer) -> Verdict | Iterator[Case]:
+def raw(target: ServerTarget, base: Answer) -> Verdict | Iterator[Case]:
     """Check item B7."""
     if len(target.inputs) != 1:
         return skipped("the model has more than one input")
@@ -174,7 +174,7 @@ def raw(target: Target, base: Answer) -> Verdict | Iterator[Case]:
     return _raw(target, base)
 
 
-def _raw(target: Target, base: Answer) -> Iterator[Case]:
+def _raw(target: ServerTarget, base: Answer) -> Iterator[Case]:
     _, tail = everything(target)
     if target.metadata["inputs"][0]["datatype"] == "BYTES":  # one element without its length prefix
         tail = tail[4:]
@@ -183,7 +183,7 @@ def _raw(target: Target, base: Answer) -> Iterator[Case]:
     yield f"the input's bytes alone, with {HEADER}: 0", "200, and the same answer", answer, is_right
 
 
-def headers(target: Target, _base: Answer) -> Iterator[Case]:
+def headers(target: ServerTarget, _base: Answer) -> Iterator[Case]:
     """Check item B8."""
     head, tail = everything(target)
     for length in ("999999999", "-1", "ten"):
@@ -192,14 +192,14 @@ def headers(target: Target, _base: Answer) -> Iterator[Case]:
 
 SOURCE = "Triton, extension_binary_data.md"
 
-Judge = Callable[[Target, Answer], Verdict | Iterator[Case]]
+Judge = Callable[[ServerTarget, Answer], Verdict | Iterator[Case]]
 
 
-def _item(id_: str, title: str, done: str, run: Judge, rule: str) -> Check[Target]:
+def _item(id_: str, title: str, done: str, run: Judge, rule: str) -> Check[ServerTarget]:
     return must(id_, title, done, announced("binary_tensor_data", answered(run)), f"{SOURCE}: {rule}")
 
 
-ITEMS: tuple[Check[Target], ...] = (
+ITEMS: tuple[Check[ServerTarget], ...] = (
     _item("binary.B1", "Inputs may be in binary", "sent all inputs in binary", wire,
           '"the HTTP body of the request or response will contain the JSON inference request or response object '
           'followed by the binary tensor data in the same order as the order of the input or output tensors"'),

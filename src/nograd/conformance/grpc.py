@@ -12,7 +12,7 @@ from nograd.client.requests import same_numbers
 from nograd.conformance.calling import Call, Called
 from nograd.conformance.item import NO_REQUEST
 from nograd.conformance.server import UNKNOWN
-from nograd.conformance.target import Target
+from nograd.conformance.target import ServerTarget
 from nograd.conformance.tensors import TYPES, packed, unpacked
 from nograd.report.finding import Severity
 from nograd.report.verdict import Check, Verdict, error, passed, skipped
@@ -47,7 +47,7 @@ class GrpcTarget:
     """A server over gRPC, and the same server over HTTP."""
 
     call: Call
-    http: Target
+    http: ServerTarget
 
     def ask(self, method: str, **fields: Any) -> Called:
         """Call a method of the protocol with a message of these fields, which have the form of JSON."""

@@ -13,7 +13,7 @@ from nograd.client.http import Answer
 from nograd.client.requests import same_numbers, tiled
 from nograd.conformance.item import Case, announced, answered, compat, expect, judged, must, refused
 from nograd.conformance.server import UNKNOWN
-from nograd.conformance.target import Target
+from nograd.conformance.target import ServerTarget
 from nograd.report.verdict import Check, Verdict, skipped
 
 __all__ = ["ITEMS"]
@@ -36,18 +36,18 @@ def nested(data: Sequence[Any], shape: Sequence[int]) -> list[Any]:
     return [nested(data[at * step : (at + 1) * step], shape[1:]) for at in range(shape[0])]
 
 
-def send_invalid(target: Target, body: Mapping[str, Any], what: str) -> Case:
+def send_invalid(target: ServerTarget, body: Mapping[str, Any], what: str) -> Case:
     """Send a request that must be refused; the case expects a 4xx status."""
     return refused(what, target.infer(body))
 
 
-def send_equal(target: Target, base: Answer, body: Mapping[str, Any], what: str) -> Case:
+def send_equal(target: ServerTarget, base: Answer, body: Mapping[str, Any], what: str) -> Case:
     """Send a request that must have the same response as the base request; the case expects the same numbers."""
     answer = target.infer(body)
     return what, "200, and the same answer", answer, answer.status == 200 and same_numbers(answer, base)
 
 
-def forms(target: Target, base: Answer) -> Iterator[Case]:
+def forms(target: ServerTarget, base: Answer) -> Iterator[Case]:
     """Check item I1."""
     whole = [{**each, "data": nested(each["data"], each["shape"])} for each in target.inputs]
     yield send_equal(target, base, {"inputs": whole}, "nested data")
@@ -74,7 +74,7 @@ def ragged(data: Sequence[Any], shape: Sequence[int]) -> list[Any]:
     return found
 
 
-def shapes(target: Target, _base: Answer) -> Iterator[Case]:
+def shapes(target: ServerTarget, _base: Answer) -> Iterator[Case]:
     """Check item I2."""
     first = target.inputs[0]
     shape, data = first["shape"], first["data"]
@@ -86,13 +86,13 @@ def shapes(target: Target, _base: Answer) -> Iterator[Case]:
     yield "no rows", "200 or a 4xx", empty, empty.status == 200 or 400 <= empty.status < 500
 
 
-def unknown_datatype(target: Target, _base: Answer) -> Iterator[Case]:
+def unknown_datatype(target: ServerTarget, _base: Answer) -> Iterator[Case]:
     """Check item I3."""
     yield send_invalid(target, target.with_input(datatype="FP31"), "datatype FP31")
     yield send_invalid(target, target.with_input(datatype=target.inputs[0]["datatype"].lower()), "a datatype in small letters")
 
 
-def other_datatype(target: Target, _base: Answer) -> Iterator[Case]:
+def other_datatype(target: ServerTarget, _base: Answer) -> Iterator[Case]:
     """Check item I3 with another datatype than the metadata's."""
     first = target.inputs[0]
     other = "INT32" if first["datatype"] in FLOATS else "FP32"
@@ -101,14 +101,14 @@ def other_datatype(target: Target, _base: Answer) -> Iterator[Case]:
     )
 
 
-def half(target: Target) -> Verdict:
+def half(target: ServerTarget) -> Verdict:
     """Check item I4."""
     if not target.request or target.of_kind("BF16") is None:
         return skipped("no input is BF16")
     return judged([send_invalid(target, target.request, "BF16 as JSON")])
 
 
-def values(target: Target, _base: Answer) -> Verdict | Iterator[Case]:
+def values(target: ServerTarget, _base: Answer) -> Verdict | Iterator[Case]:
     """Check item I5."""
     at = target.of_kind(*FLOATS, *INTEGERS)
     if at is None:
@@ -116,7 +116,7 @@ def values(target: Target, _base: Answer) -> Verdict | Iterator[Case]:
     return _values(target, at)
 
 
-def _values(target: Target, at: int) -> Iterator[Case]:
+def _values(target: ServerTarget, at: int) -> Iterator[Case]:
     given = target.inputs[at]
     rest = given["data"][1:]
     yield send_invalid(target, target.with_input(at, data=["one", *rest]), "a string among numbers")
@@ -132,7 +132,7 @@ def _values(target: Target, at: int) -> Iterator[Case]:
         yield refused(f"the literal {literal}, which JSON lacks,", answer)
 
 
-def coerced(target: Target, _base: Answer) -> Verdict | Iterator[Case]:
+def coerced(target: ServerTarget, _base: Answer) -> Verdict | Iterator[Case]:
     """Check item I5, coercion."""
     at, whole = target.of_kind(*FLOATS, *INTEGERS), target.of_kind(*INTEGERS)
     if at is None:
@@ -145,7 +145,7 @@ def coerced(target: Target, _base: Answer) -> Verdict | Iterator[Case]:
     ])  # fmt: skip
 
 
-def texts(target: Target, _base: Answer) -> Verdict | Iterator[Case]:
+def texts(target: ServerTarget, _base: Answer) -> Verdict | Iterator[Case]:
     """Check item I6."""
     at = target.of_kind("BYTES")
     if at is None:
@@ -153,14 +153,14 @@ def texts(target: Target, _base: Answer) -> Verdict | Iterator[Case]:
     return _texts(target, at)
 
 
-def _texts(target: Target, at: int) -> Iterator[Case]:
+def _texts(target: ServerTarget, at: int) -> Iterator[Case]:
     rest = target.inputs[at]["data"][1:]
     yield expect("text beyond ASCII", target.infer(target.with_input(at, data=["früh am Morgen 早上", *rest])), 200)
     broken = json.dumps(target.with_input(at, data=["@", *rest])).encode().replace(b"@", b"\xff\xfe")
     yield refused("bytes that are no UTF-8", target.post(f"{target.path}/infer", broken))
 
 
-def coerced_text(target: Target, _base: Answer) -> Verdict | Iterator[Case]:
+def coerced_text(target: ServerTarget, _base: Answer) -> Verdict | Iterator[Case]:
     """Check item I6, coercion."""
     at = target.of_kind("BYTES")
     if at is None:
@@ -168,14 +168,14 @@ def coerced_text(target: Target, _base: Answer) -> Verdict | Iterator[Case]:
     return iter([send_invalid(target, target.with_input(at, data=[17, *target.inputs[at]["data"][1:]]), "17 as BYTES")])
 
 
-def tensors(target: Target, _base: Answer) -> Iterator[Case]:
+def tensors(target: ServerTarget, _base: Answer) -> Iterator[Case]:
     """Check item I7."""
     first = target.inputs[0]
     for what, body in _wrong_tensors(target, first).items():
         yield send_invalid(target, body, what)
 
 
-def _wrong_tensors(target: Target, first: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _wrong_tensors(target: ServerTarget, first: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {
         "no inputs": {"inputs": []},
         "an unknown input": target.with_input(name="no_such_input"),
@@ -185,7 +185,7 @@ def _wrong_tensors(target: Target, first: Mapping[str, Any]) -> dict[str, dict[s
     }
 
 
-def tensor_names(target: Target, _base: Answer) -> Iterator[Case]:
+def tensor_names(target: ServerTarget, _base: Answer) -> Iterator[Case]:
     """Check item I7, sentences."""
     bodies = _wrong_tensors(target, target.inputs[0])
     for what, name in (("an unknown input", "no_such_input"), ("an unknown output", "no_such_output")):
@@ -200,7 +200,7 @@ def _outputs(answer: Answer) -> list[str]:
     return [str(each.get("name")) for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
 
 
-def filtered(target: Target, base: Answer) -> Iterator[Case]:
+def filtered(target: ServerTarget, base: Answer) -> Iterator[Case]:
     """Check item I8."""
     names = _outputs(base)
     for name in names:
@@ -208,7 +208,7 @@ def filtered(target: Target, base: Answer) -> Iterator[Case]:
         yield f"output {name} asked for", f"200 and {name} only", answer, answer.status == 200 and _outputs(answer) == [name]
 
 
-def ordered(target: Target, base: Answer) -> Iterator[Case]:
+def ordered(target: ServerTarget, base: Answer) -> Iterator[Case]:
     """Check item I8, order and an empty list."""
     names = _outputs(base)
     answer = target.infer({**target.request, "outputs": [{"name": name} for name in reversed(names)]})
@@ -217,14 +217,14 @@ def ordered(target: Target, base: Answer) -> Iterator[Case]:
     yield "outputs: []", "all outputs", none, sorted(_outputs(none)) == sorted(names)
 
 
-def many_rows(target: Target, base: Answer) -> Verdict | Iterator[Case]:
+def many_rows(target: ServerTarget, base: Answer) -> Verdict | Iterator[Case]:
     """Check item I9."""
     if not target.is_batched:
         return skipped("not every input has a first dimension that may vary")
     return _many_rows(target, base)
 
 
-def _many_rows(target: Target, base: Answer) -> Iterator[Case]:
+def _many_rows(target: ServerTarget, base: Answer) -> Iterator[Case]:
     size = max(sum(len(each["data"]) for each in target.inputs), 1)
     for rows in (2, max(3, min(MANY_ROWS, MANY_ELEMENTS // size))):
         answer = target.infer(tiled(target.request, rows))
@@ -245,7 +245,7 @@ def _times(sizes: Sequence[Any], rows: int) -> list[Any]:
     return [size * rows for size in sizes]
 
 
-def mixed_rows(target: Target, _base: Answer) -> Verdict | Iterator[Case]:
+def mixed_rows(target: ServerTarget, _base: Answer) -> Verdict | Iterator[Case]:
     """Check item I10."""
     if not target.is_batched or len(target.inputs) < 2:
         return skipped("the model has one input" if len(target.inputs) < 2 else "rows are not a dimension of every input")
@@ -253,7 +253,7 @@ def mixed_rows(target: Target, _base: Answer) -> Verdict | Iterator[Case]:
     return iter([send_invalid(target, {"inputs": [one, *target.inputs[1:]]}, "2 rows of one input, 1 of the others")])
 
 
-def parameters(target: Target, base: Answer) -> Iterator[Case]:
+def parameters(target: ServerTarget, base: Answer) -> Iterator[Case]:
     """Check item I11."""
     unknown = {"x_text": "a", "x_number": 1, "x_float": 0.5, "x_bool": True}
     yield send_equal(target, base, {**target.request, "parameters": unknown}, "unknown parameters of the request")
@@ -262,14 +262,14 @@ def parameters(target: Target, base: Answer) -> Iterator[Case]:
     yield send_equal(target, base, {**target.request, "outputs": outputs}, "unknown parameters of an output")
 
 
-def schedule(target: Target, base: Answer) -> Iterator[Case]:
+def schedule(target: ServerTarget, base: Answer) -> Iterator[Case]:
     """Check item I12."""
     yield send_equal(
         target, base, {**target.request, "parameters": {"timeout": 60_000_000, "priority": 1}}, "timeout and priority"
     )
 
 
-def bodies(target: Target, base: Answer) -> Iterator[Case]:
+def bodies(target: ServerTarget, base: Answer) -> Iterator[Case]:
     """Check item I13."""
     path = f"{target.path}/infer"
     whole = json.dumps(target.request).encode()
@@ -284,7 +284,7 @@ def bodies(target: Target, base: Answer) -> Iterator[Case]:
     yield send_equal(target, base, target.request, "the request, after all these")
 
 
-def statuses(target: Target, _base: Answer) -> Iterator[Case]:
+def statuses(target: ServerTarget, _base: Answer) -> Iterator[Case]:
     """Check item I13, numbers."""
     path, first = f"{target.path}/infer", target.inputs[0]
     malformed = {
@@ -300,14 +300,14 @@ def statuses(target: Target, _base: Answer) -> Iterator[Case]:
     yield expect("an unknown model", target.post(f"/v2/models/{UNKNOWN}/infer", json.dumps(target.request).encode()), 404)
 
 
-def too_large(target: Target, _base: Answer) -> Iterator[Case]:
+def too_large(target: ServerTarget, _base: Answer) -> Iterator[Case]:
     """Check item I13, limits."""
     headers = {"Content-Type": "application/json", "Content-Length": str(HUGE_BYTES)}
     answer = target.send("POST", f"{target.path}/infer", b"", headers)
     yield f"a body of {HUGE_BYTES} bytes, announced and not sent", "413 (or 400) at once", answer, answer.status in (400, 413)
 
 
-def content_types(target: Target, base: Answer) -> Iterator[Case]:
+def content_types(target: ServerTarget, base: Answer) -> Iterator[Case]:
     """Check item I14."""
     body = json.dumps(target.request).encode()
     kinds: dict[str, dict[str, str]] = {
@@ -320,7 +320,7 @@ def content_types(target: Target, base: Answer) -> Iterator[Case]:
         yield f"content type {what}", "200, and the same answer", answer, is_right
 
 
-def compression(target: Target, base: Answer) -> Iterator[Case]:
+def compression(target: ServerTarget, base: Answer) -> Iterator[Case]:
     """Check item I14, compression."""
     body = json.dumps(target.request).encode()
     for name, packed in (("gzip", gzip.compress(body, mtime=0)), ("deflate", zlib.compress(body))):
@@ -346,7 +346,7 @@ BATCH = (
 INPUT = "inference_rest.md, $inference_request_input: name, shape, datatype, data"
 JSON_RULE = "RFC 8259: a JSON text is UTF-8; numbers are decimal, and there is no NaN and no Infinity"
 
-ITEMS: tuple[Check[Target], ...] = (
+ITEMS: tuple[Check[ServerTarget], ...] = (
     must("request.I1", "Data may be flat or nested, and not ragged", "sent both, and ragged data", answered(forms), DATA),
     must("request.I2", "Shape and data fit", "sent shapes that the data do not fill", answered(shapes),
          'inference_rest.md: "shape": "Each dimension must be an integer representable as an unsigned 64-bit integer value"'),

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from nograd.client.http import Answer
-from nograd.conformance.target import Target
+from nograd.conformance.target import ServerTarget
 from nograd.report.verdict import Check, Verdict, error, passed, skipped
 
 __all__ = [
@@ -32,7 +32,7 @@ Case: TypeAlias = tuple[str, str, Answer, bool]
 
 Cases: TypeAlias = Iterable[Case]
 
-Run: TypeAlias = Callable[[Target], Verdict]
+Run: TypeAlias = Callable[[ServerTarget], Verdict]
 
 NO_REQUEST = "a request made of the model's metadata is not answered with 200 (model.M4): give one that is, with --data"
 
@@ -45,7 +45,7 @@ PROBES: Mapping[str, tuple[str, str]] = {
 """Extension -> method and path that it must serve."""
 
 
-def probed(target: Target, extension: str) -> Case:
+def probed(target: ServerTarget, extension: str) -> Case:
     """Request an extension's path; the case expects it to exist."""
     method, path = PROBES[extension]
     path = path.format(model=target.path)
@@ -83,25 +83,25 @@ def judged(cases: Cases) -> Verdict:
     return passed(", ".join(f"{what} {answer.status}" for what, _, answer, _ in tried), tried=float(len(tried)))
 
 
-def must(id_: str, title: str, done: str, run: Run, rule: str) -> Check[Target]:
+def must(id_: str, title: str, done: str, run: Run, rule: str) -> Check[ServerTarget]:
     """Return an item that the specification demands; a failure is an error."""
     return Check(id_, title, done, run, "", "error", rule=rule)
 
 
-def compat(id_: str, title: str, done: str, run: Run, rule: str) -> Check[Target]:
+def compat(id_: str, title: str, done: str, run: Run, rule: str) -> Check[ServerTarget]:
     """Return an item that the specification leaves open and clients rely on; a failure is a warning."""
 
-    def mildly(target: Target) -> Verdict:
+    def mildly(target: ServerTarget) -> Verdict:
         verdict = run(target)
         return replace(verdict, severity="warning") if verdict.severity == "error" else verdict
 
     return Check(id_, title, done, mildly, "", "warning", rule=rule)
 
 
-def useful(id_: str, title: str, done: str, run: Run, rule: str) -> Check[Target]:
+def useful(id_: str, title: str, done: str, run: Run, rule: str) -> Check[ServerTarget]:
     """Return an item that no specification demands but that helps clients; a failure is an info."""
 
-    def gently(target: Target) -> Verdict:
+    def gently(target: ServerTarget) -> Verdict:
         verdict = run(target)
         return replace(verdict, severity="info") if verdict.severity == "error" else verdict
 
@@ -111,7 +111,7 @@ def useful(id_: str, title: str, done: str, run: Run, rule: str) -> Check[Target
 def announced(extension: str, run: Run) -> Run:
     """Skip an item if the server does not announce its extension, or announces it without serving it."""
 
-    def perhaps(target: Target) -> Verdict:
+    def perhaps(target: ServerTarget) -> Verdict:
         if extension not in target.extensions:
             return skipped(f"the server does not announce the extension {extension}")
         if extension in PROBES and not probed(target, extension)[3]:
@@ -121,10 +121,10 @@ def announced(extension: str, run: Run) -> Run:
     return perhaps
 
 
-def answered(run: Callable[[Target, Answer], Verdict | Iterator[Case]]) -> Run:
+def answered(run: Callable[[ServerTarget, Answer], Verdict | Iterator[Case]]) -> Run:
     """Skip an item if the model answers no request; else pass the response to `run`, and judge the cases that it yields."""
 
-    def perhaps(target: Target) -> Verdict:
+    def perhaps(target: ServerTarget) -> Verdict:
         if target.base is None:
             return skipped(NO_REQUEST)
         found = run(target, target.base)

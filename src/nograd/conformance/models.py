@@ -9,7 +9,7 @@ from typing import Any
 from nograd.client.http import Answer
 from nograd.conformance.item import Case, expect, judged, must, refused
 from nograd.conformance.server import UNKNOWN
-from nograd.conformance.target import Target
+from nograd.conformance.target import ServerTarget
 from nograd.report.verdict import Check, Verdict, skipped
 
 __all__ = ["DATATYPES", "ITEMS"]
@@ -21,12 +21,12 @@ DATATYPES = (
 NO_VERSION = "no_such_version_999999"
 
 
-def paths_of(target: Target) -> tuple[str, ...]:
+def paths_of(target: ServerTarget) -> tuple[str, ...]:
     """Return the model's path without a version, and with each version in its metadata."""
     return target.path, *(f"{target.path}/versions/{version}" for version in target.versions)
 
 
-def ready(target: Target) -> Verdict:
+def ready(target: ServerTarget) -> Verdict:
     """Check item M1."""
 
     def cases() -> Iterator[Case]:
@@ -48,7 +48,7 @@ def ready(target: Target) -> Verdict:
     return judged(cases())
 
 
-def metadata(target: Target) -> Verdict:
+def metadata(target: ServerTarget) -> Verdict:
     """Check item M2."""
 
     def cases() -> Iterator[Case]:
@@ -87,7 +87,7 @@ def _is_tensor(found: Any) -> bool:
     return isinstance(shape, list) and all(type(size) is int and size >= -1 for size in shape)
 
 
-def unknown(target: Target) -> Verdict:
+def unknown(target: ServerTarget) -> Verdict:
     """Check item M3."""
 
     def cases() -> Iterator[Case]:
@@ -98,18 +98,18 @@ def unknown(target: Target) -> Verdict:
     return judged(cases())
 
 
-def _body(target: Target) -> bytes:
+def _body(target: ServerTarget) -> bytes:
     return json.dumps(target.request or {"inputs": []}).encode()
 
 
-def infer(target: Target) -> Verdict:
+def infer(target: ServerTarget) -> Verdict:
     """Check item M4."""
     if not target.request:
         return skipped("the metadata name no inputs, so that no request can be made: see model.M2")
     return judged(expect(f"POST {path}/infer", target.post(f"{path}/infer", _body(target)), 200) for path in paths_of(target))
 
 
-def names(target: Target) -> Verdict:
+def names(target: ServerTarget) -> Verdict:
     """Check item M5."""
     first = target.model[:1]
     swapped = target.model.swapcase()
@@ -131,7 +131,7 @@ def _is_another(answer: Answer, name: str) -> bool:
     return 400 <= answer.status < 500 or (isinstance(found, dict) and found.get("name") == name)
 
 
-ITEMS: tuple[Check[Target], ...] = (
+ITEMS: tuple[Check[ServerTarget], ...] = (
     must("model.M1", "A model that answers is ready, one that is not there is not", "asked for each version's readiness", ready,
          'inference_rest.md: "The "model ready" health API indicates if a specific model is ready for inferencing"; '
          '$ready_model_response: {"name": $string, "ready": $bool}'),

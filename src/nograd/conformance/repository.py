@@ -9,7 +9,7 @@ from urllib.parse import quote
 from nograd.client.http import Answer
 from nograd.conformance.item import Case, announced, answered, expect, judged, must, refused
 from nograd.conformance.server import UNKNOWN
-from nograd.conformance.target import Target
+from nograd.conformance.target import ServerTarget
 from nograd.report.verdict import Check, Verdict
 
 __all__ = ["CHANGING", "ITEMS"]
@@ -17,7 +17,7 @@ __all__ = ["CHANGING", "ITEMS"]
 STATES = ("UNKNOWN", "READY", "UNAVAILABLE", "LOADING", "UNLOADING")
 
 
-def index(target: Target) -> Verdict:
+def index(target: ServerTarget) -> Verdict:
     """Check item P1."""
 
     def cases() -> Iterator[Case]:
@@ -41,19 +41,19 @@ def _lists(answer: Answer, model: str) -> bool:
     )
 
 
-def unknown(target: Target) -> Verdict:
+def unknown(target: ServerTarget) -> Verdict:
     """Check item P2 with an unknown model."""
     answer = target.post(f"/v2/repository/models/{UNKNOWN}/load", b"")
     return judged([refused("load of an unknown model", answer)])
 
 
-def reload(target: Target, _base: Answer) -> Iterator[Case]:
+def reload(target: ServerTarget, _base: Answer) -> Iterator[Case]:
     """Check item P2."""
     yield expect("load of a loaded model", _post_action(target, "load"), 200)
     yield expect("a request after it", target.infer(target.request), 200)
 
 
-def unload(target: Target, _base: Answer) -> Iterator[Case]:
+def unload(target: ServerTarget, _base: Answer) -> Iterator[Case]:
     """Check item P3."""
     yield expect("unload", _post_action(target, "unload"), 200)
     yield expect("a request after it", target.infer(target.request), 400, 404, 503)
@@ -61,13 +61,13 @@ def unload(target: Target, _base: Answer) -> Iterator[Case]:
     yield expect("a request after it", target.infer(target.request), 200)
 
 
-def _post_action(target: Target, what: str) -> Answer:
+def _post_action(target: ServerTarget, what: str) -> Answer:
     return target.post(f"/v2/repository/models/{quote(target.model, safe='')}/{what}", b"")
 
 
 SOURCE = "Triton, extension_model_repository.md"
 
-ITEMS: tuple[Check[Target], ...] = (
+ITEMS: tuple[Check[ServerTarget], ...] = (
     must("repository.P1", "The index lists models and their states", "read the index", announced("model_repository", index),
          f'{SOURCE}: "The index API returns information about every model available in a model repository, even if it is not '
          'currently loaded"; $repository_index_response: name, version, state, reason'),
@@ -76,7 +76,7 @@ ITEMS: tuple[Check[Target], ...] = (
          f'{SOURCE}: "A failed load request must be indicated by an HTTP error status (typically 400)"'),
 )  # fmt: skip
 
-CHANGING: tuple[Check[Target], ...] = (
+CHANGING: tuple[Check[ServerTarget], ...] = (
     must("repository.P2", "A loaded model can be loaded again", "loaded it, and sent a request",
          announced("model_repository", answered(reload)),
          f'{SOURCE}: "The load API requests that a model be loaded into Triton, or reloaded if the model is already loaded... '

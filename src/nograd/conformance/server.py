@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from nograd.client.http import Answer
 from nograd.conformance.item import PROBES, Case, compat, expect, judged, must, probed
-from nograd.conformance.target import Target
+from nograd.conformance.target import ServerTarget
 from nograd.report.verdict import Check, Verdict, skipped
 
 __all__ = ["ITEMS", "is_error"]
@@ -14,22 +14,22 @@ __all__ = ["ITEMS", "is_error"]
 UNKNOWN = "no_such_model_xyz"
 
 
-def live(target: Target) -> Verdict:
+def live(target: ServerTarget) -> Verdict:
     """Check item R1."""
     return judged([expect("GET /v2/health/live", target.get("/v2/health/live"), 200)])
 
 
-def ready(target: Target) -> Verdict:
+def ready(target: ServerTarget) -> Verdict:
     """Check item R2."""
     return judged([expect("GET /v2/health/ready", target.get("/v2/health/ready"), 200)])
 
 
-def metadata(target: Target) -> Verdict:
+def metadata(target: ServerTarget) -> Verdict:
     """Check item R3."""
     return judged([_metadata("/v2", target.get("/v2"))])
 
 
-def metadata_slash(target: Target) -> Verdict:
+def metadata_slash(target: ServerTarget) -> Verdict:
     """Check item R3, with a slash."""
     answer = target.get("/v2/")
     is_right = answer.status == 200 and answer.json == target.get("/v2").json
@@ -48,7 +48,7 @@ def _metadata(path: str, answer: Answer) -> Case:
     return f"GET {path}", '200 and {"name": string, "version": string, "extensions": [strings]}', answer, is_right
 
 
-def extensions(target: Target) -> Verdict:
+def extensions(target: ServerTarget) -> Verdict:
     """Check item R4."""
     cases = [probed(target, name) for name in sorted(target.extensions & PROBES.keys())]
     if not cases:
@@ -63,7 +63,7 @@ def is_error(answer: Answer) -> bool:
     return answer.status >= 400 and kind == "application/json" and bool(said) and "Traceback (most recent" not in said
 
 
-def errors(target: Target) -> Verdict:
+def errors(target: ServerTarget) -> Verdict:
     """Check item R5."""
     answers = {
         "GET of an unknown path": target.get("/v2/no/such/path"),
@@ -78,12 +78,12 @@ def errors(target: Target) -> Verdict:
     return judged((what, wanted, answer, is_error(answer)) for what, answer in answers.items())
 
 
-def unknown_path(target: Target) -> Verdict:
+def unknown_path(target: ServerTarget) -> Verdict:
     """Check item R6."""
     return judged([expect("GET of an unknown path", target.get("/v2/no/such/path"), 404)])
 
 
-def wrong_method(target: Target) -> Verdict:
+def wrong_method(target: ServerTarget) -> Verdict:
     """Check item R6, methods."""
 
     def cases() -> Iterator[Case]:
@@ -98,7 +98,7 @@ ERROR_RULE = (
     'contain the ... error_response object": {"error": $string}'
 )
 
-ITEMS: tuple[Check[Target], ...] = (
+ITEMS: tuple[Check[ServerTarget], ...] = (
     must("server.R1", "A server that runs is live", "asked for liveness", live,
          'inference_rest.md: "The "server live" health API indicates if the inference server is able to receive and respond to '
          'metadata and inference requests"'),

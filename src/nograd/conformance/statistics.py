@@ -8,7 +8,7 @@ from typing import Any
 from nograd.client.http import Answer
 from nograd.client.requests import rows_of, varied
 from nograd.conformance.item import Case, announced, answered, compat, judged, must
-from nograd.conformance.target import Target
+from nograd.conformance.target import ServerTarget
 from nograd.report.verdict import Check, Verdict
 
 __all__ = ["ITEMS"]
@@ -17,7 +17,7 @@ DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "comp
 BATCH_DURATIONS = ("compute_input", "compute_infer", "compute_output")
 
 
-def statistics(target: Target, _base: Answer) -> Iterator[Case]:
+def statistics(target: ServerTarget, _base: Answer) -> Iterator[Case]:
     """Check item S1."""
     before = target.get(f"{target.path}/stats")
     for path, answer in ((f"{target.path}/stats", before), ("/v2/models/stats", target.get("/v2/models/stats"))):
@@ -81,7 +81,7 @@ def _hits(answer: Answer, model: str) -> int:
     return sum([int(each["count"]) for each in hits if isinstance(each, dict) and _is_duration(each)])
 
 
-def configuration(target: Target) -> Verdict:
+def configuration(target: ServerTarget) -> Verdict:
     """Check item S2."""
     answer = target.get(f"{target.path}/config")
     found = answer.json if answer.status == 200 and isinstance(answer.json, dict) else {}
@@ -95,14 +95,14 @@ def configuration(target: Target) -> Verdict:
     return judged([(f"GET {target.path}/config", wanted, answer, is_right)])
 
 
-def metrics(target: Target) -> Verdict:
+def metrics(target: ServerTarget) -> Verdict:
     """Check item S3."""
     answer = target.get("/metrics")
     is_right = answer.status == 200 and b"# TYPE " in answer.body
     return judged([("GET /metrics", "200 and Prometheus' text format", answer, is_right)])
 
 
-ITEMS: tuple[Check[Target], ...] = (
+ITEMS: tuple[Check[ServerTarget], ...] = (
     must("statistics.S1", "Statistics are in Triton's form, and count", "read them, before and after a request",
          announced("statistics", answered(statistics)),
          "Triton, extension_statistics.md, $stats_model_response: model_stats with name, version, last_inference, "

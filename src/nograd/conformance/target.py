@@ -11,7 +11,7 @@ from urllib.parse import quote
 from nograd.client.http import Answer
 from nograd.client.requests import example_request
 
-__all__ = ["Send", "Target", "examined"]
+__all__ = ["Send", "ServerTarget", "examined"]
 
 Send: TypeAlias = Callable[[str, str, bytes, Mapping[str, str]], Answer]
 """Method, path, body, headers -> response. The function never raises for an error of the server."""
@@ -20,7 +20,7 @@ JSON: Mapping[str, str] = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ServerTarget:
     """A server, one of its models, and a request that this model should answer."""
 
     send: Send
@@ -79,7 +79,7 @@ class Target:
         return next((at for at, each in enumerate(self.inputs) if each["datatype"] in datatypes), None)
 
 
-def examined(send: Send, model: str, request: Mapping[str, Any] | None = None) -> Target:
+def examined(send: Send, model: str, request: Mapping[str, Any] | None = None) -> ServerTarget:
     """Return a server as a target, with its metadata, its extensions and the model's metadata.
 
     Args:
@@ -87,7 +87,7 @@ def examined(send: Send, model: str, request: Mapping[str, Any] | None = None) -
         model: name of the model.
         request: a request that the model answers; None: made from its metadata.
     """
-    target = Target(send, model)
+    target = ServerTarget(send, model)
     server_metadata, metadata = target.get("/v2").json, target.get(target.path).json
     extensions = server_metadata.get("extensions") if isinstance(server_metadata, dict) else None
     known = frozenset(each for each in extensions if isinstance(each, str)) if isinstance(extensions, list) else frozenset()

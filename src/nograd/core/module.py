@@ -21,8 +21,8 @@ from nograd.errors import SignatureError
 
 __all__ = [
     "Accelerated",
-    "Call",
     "EvalMode",
+    "ModuleCall",
     "Wrapper",
     "check_tensors",
     "computing_dtype",
@@ -40,7 +40,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ModuleCall:
     """How a module takes its inputs."""
 
     names: tuple[str, ...]
@@ -67,7 +67,7 @@ class Call:
         return {name: tensor.clone() for name, tensor in outputs.items()} if self.copies else outputs
 
     @classmethod
-    def learn(cls, model: nn.Module, sample: Any) -> Call:
+    def learn(cls, model: nn.Module, sample: Any) -> ModuleCall:
         """Learn the call from a sample: a tensor, a tuple of tensors in order, or tensors by name.
 
         Raises:
@@ -85,7 +85,7 @@ class Call:
         return cls(names, "positional", takes.names[count:])
 
     @classmethod
-    def _by_name(cls, takes: _Parameters, names: tuple[str, ...]) -> Call:
+    def _by_name(cls, takes: _Parameters, names: tuple[str, ...]) -> ModuleCall:
         known, given = set(takes.names), set(names)
         if given <= known or (takes.any_name and known <= given):
             return cls(names, "keywords", tuple(name for name in takes.names if name not in given))
@@ -96,7 +96,7 @@ class Call:
         unknown = next(name for name in names if name not in known)
         raise SignatureError(f"there is no input {unknown!r}; forward takes {_listed(takes.names)}")
 
-    def with_input(self, name: str) -> Call:
+    def with_input(self, name: str) -> ModuleCall:
         """Return the call with one more of the optional inputs."""
         return replace(self, names=(*self.names, name), style="keywords")
 
@@ -244,7 +244,7 @@ def _parameter_dtype(model: nn.Module) -> torch.dtype | None:
     return found.pop() if len(found) == 1 else None
 
 
-def to_tensors(inputs: Any, call: Call, model: nn.Module) -> dict[str, Tensor]:
+def to_tensors(inputs: Any, call: ModuleCall, model: nn.Module) -> dict[str, Tensor]:
     """Return the inputs by name on the module's device; floating ones get the module's dtype."""
     if not isinstance(inputs, Mapping):
         values = inputs if isinstance(inputs, tuple) else (inputs,)

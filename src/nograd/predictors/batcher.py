@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from nograd.backends import Backend
 from nograd.batching.batcher import MAX_QUEUE_BYTES, Batcher, Runner, check_settings
-from nograd.batching.jobs import Reply
+from nograd.batching.first_request import Teaching
+from nograd.batching.jobs import BatchReply
 from nograd.batching.policy import BatchPolicy
 from nograd.batching.records import BatchRecord, RunningBatch, Spent, Statistics
 from nograd.batching.refusals import check_request, late, not_open
-from nograd.batching.teaching import Teaching
 from nograd.core.cost import CostCurve
 from nograd.core.inputs import holds_tensors, is_module, one_row
 from nograd.core.tensors import Batch, Signature
@@ -245,7 +245,7 @@ class DynamicBatcher:
         def answer(outputs: list[Batch] | Exception) -> None:
             done(outputs if isinstance(outputs, Exception) else outputs[0])
 
-        return self._known().submit([part], Reply(answer), timeout_s=timeout_s, priority=priority)
+        return self._known().submit([part], BatchReply(answer), timeout_s=timeout_s, priority=priority)
 
     # -- inside
 

@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from nograd.core.independence import Independence
-from nograd.core.module import Call, to_tensors
+from nograd.core.module import ModuleCall, to_tensors
 from nograd.core.structure import Restore
 from nograd.core.tensors import Signature
 from nograd.errors import SignatureError
 from nograd.probing.dims import find_dims, input_specs, output_specs
 from nograd.probing.limits import within_limits
 from nograd.probing.pad_values import Padding, check_stated, model_pads, stated_ids
-from nograd.probing.padding import Layout, find_padding
-from nograd.probing.panel import RowFindings, compare_rows
-from nograd.probing.runs import Runs, undisturbed
+from nograd.probing.padding import PaddingLayout, find_padding
+from nograd.probing.row_coupling import RowFindings, compare_rows
+from nograd.probing.runs import ProbeRuns, undisturbed
 from nograd.probing.samples import Tensors, check_rows, completed, first_rows, with_rows
 from nograd.probing.sizes import SizeLimits, find_size_limits
 from nograd.probing.trials import inputs_of
@@ -42,7 +42,7 @@ class Probed:
     """The findings of the probe."""
 
     signature: Signature
-    call: Call
+    call: ModuleCall
     restore: Restore
     """Restores the model's output structure from outputs by name."""
 
@@ -80,18 +80,18 @@ def probe(model: nn.Module, *samples: Any, padding: Mapping[str, float] | None =
     """
     if not samples:
         raise SignatureError("no sample was given; the probe needs at least one input that the model can run")
-    call = Call.learn(model, samples[0])
+    call = ModuleCall.learn(model, samples[0])
     tensors = [to_tensors(sample, call, model) for sample in samples]
     for sample in tensors:
         check_rows(sample)
     with undisturbed(model):
-        probed, unknown = _probed(Runs(model, call), tensors, padding or {})
+        probed, unknown = _probed(ProbeRuns(model, call), tensors, padding or {})
     if unknown:
         warnings.warn(unknown, SampleWarning, stacklevel=2)
     return probed
 
 
-def _probed(runs: Runs, samples: list[Tensors], stated: Padding) -> tuple[Probed, str]:
+def _probed(runs: ProbeRuns, samples: list[Tensors], stated: Padding) -> tuple[Probed, str]:
     """Return the findings, and a sentence about unknown properties."""
     ran = [(sample, runs.outputs(sample)) for sample in samples]
     shortest = min(range(len(ran)), key=lambda index: _row_size(samples[index]))
@@ -110,7 +110,7 @@ def _probed(runs: Runs, samples: list[Tensors], stated: Padding) -> tuple[Probed
         reason = "rows do not influence each other; all inputs have one fixed shape"
         signature, call = Signature(inputs, outputs, "pad", reason), runs.call
     else:
-        signature, call = find_padding(runs, rows.panel, Layout(inputs, outputs, dims, uncuttable), samples, stated)
+        signature, call = find_padding(runs, rows.panel, PaddingLayout(inputs, outputs, dims, uncuttable), samples, stated)
     sizes = SizeLimits({}, {}, {}) if state else find_size_limits(runs, sample, samples, dims)
     findings = () if signature.batching == "pad" else (signature.reason,)
     call = replace(call, copies=copies)
@@ -127,7 +127,7 @@ def _row_size(sample: Tensors) -> int:
     return sum(tensor[0].numel() for tensor in sample.values())
 
 
-def _few_rows(runs: Runs, sample: Tensors, answers: Tensors) -> tuple[Tensors, Tensors]:
+def _few_rows(runs: ProbeRuns, sample: Tensors, answers: Tensors) -> tuple[Tensors, Tensors]:
     """Return two to eight rows and their answers; more if the model accepts only its whole batch."""
     rows = len(next(iter(sample.values())))
     if 2 <= rows <= ENOUGH_ROWS:
@@ -141,12 +141,12 @@ def _few_rows(runs: Runs, sample: Tensors, answers: Tensors) -> tuple[Tensors, T
     return repeated, runs.outputs(repeated)
 
 
-def _repeat(runs: Runs, sample: Tensors, base: Tensors) -> tuple[bool, str]:
+def _repeat(runs: ProbeRuns, sample: Tensors, base: Tensors) -> tuple[bool, str]:
     """Run the sample twice without copies. Return whether the model needs copies, and a finding about its state.
 
     A model needs copies if it writes to its inputs, or returns memory that it shares with inputs, parameters or later outputs.
     """
-    bare = Runs(runs.model, replace(runs.call, copies=False))
+    bare = ProbeRuns(runs.model, replace(runs.call, copies=False))
     first, second = ({name: tensor.clone() for name, tensor in sample.items()} for _ in range(2))
     earlier = bare.attempt(first)
     is_same = runs.same(base, earlier)

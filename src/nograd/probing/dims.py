@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nograd.core.module import dtype_name
 from nograd.core.tensors import TensorSpec
-from nograd.probing.runs import Runs
+from nograd.probing.runs import ProbeRuns
 from nograd.probing.samples import Place, Tensors, differing, groups, resized
 
 __all__ = ["Dim", "find_dims", "input_specs", "output_specs"]
@@ -57,7 +57,7 @@ class Dim:
 class _Resizer:
     """Runs the sample with some dimensions at other sizes, each size once."""
 
-    def __init__(self, runs: Runs, sample: Tensors, samples: Sequence[Tensors], group: tuple[Place, ...]) -> None:
+    def __init__(self, runs: ProbeRuns, sample: Tensors, samples: Sequence[Tensors], group: tuple[Place, ...]) -> None:
         self._runs, self._sample, self.group = runs, sample, group
         name, axis = group[0]
         self.size = sample[name].shape[axis]
@@ -79,7 +79,7 @@ class _Resizer:
         return True
 
 
-def find_dims(runs: Runs, sample: Tensors, samples: Sequence[Tensors]) -> list[Dim]:
+def find_dims(runs: ProbeRuns, sample: Tensors, samples: Sequence[Tensors]) -> list[Dim]:
     """Return the varying dimensions: those in which the samples differ, and those that the model ran at another size.
 
     Differing samples are sufficient proof, because the model ran them. It may not run a cut or repeated sample, if another

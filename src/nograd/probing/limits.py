@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nograd.core.tensors import TensorSpec
-from nograd.probing.runs import Runs
+from nograd.probing.runs import ProbeRuns
 from nograd.probing.samples import Tensors
 
 __all__ = ["within_limits"]
@@ -19,7 +19,7 @@ __all__ = ["within_limits"]
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
-def within_limits(runs: Runs, sample: Tensors, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+def within_limits(runs: ProbeRuns, sample: Tensors, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
     """Return the specs with limits for integer inputs that an embedding looks up directly.
 
     An input that is transformed first (hashed, shifted, clamped) may have any value, and gets no limits. No run with an invalid
@@ -31,7 +31,7 @@ def within_limits(runs: Runs, sample: Tensors, specs: Sequence[TensorSpec]) -> t
         return tuple(specs)
     watch = _Lookups(integers)
     with watch:
-        Runs(runs.model, replace(runs.call, copies=False)).attempt(given)
+        ProbeRuns(runs.model, replace(runs.call, copies=False)).attempt(given)
     rows = watch.rows
     return tuple(replace(spec, limits=(0, rows[spec.name] - 1)) if spec.name in rows else spec for spec in specs)
 

@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 from torch import Tensor, nn
 
-from nograd.core.module import Call
+from nograd.core.module import ModuleCall
 from nograd.core.tensors import TensorSpec
 from nograd.errors import SignatureError
 from nograd.probing.samples import Tensors
@@ -115,8 +115,13 @@ def _holds_flags(row: Tensor) -> bool:
 
 
 def candidates(
-    model: nn.Module, call: Call, sample: Tensors, inputs: tuple[TensorSpec, ...], read: Sequence[Padding], stated: Padding
-) -> Iterator[tuple[tuple[TensorSpec, ...], Call]]:
+    model: nn.Module,
+    call: ModuleCall,
+    sample: Tensors,
+    inputs: tuple[TensorSpec, ...],
+    read: Sequence[Padding],
+    stated: Padding,
+) -> Iterator[tuple[tuple[TensorSpec, ...], ModuleCall]]:
     """Yield specs with padding values and their call, each once; those with a generated mask come last."""
     seen: list[tuple[TensorSpec, ...]] = []
     for specs, way in _candidates(model, call, sample, inputs, read):
@@ -127,8 +132,8 @@ def candidates(
 
 
 def _candidates(
-    model: nn.Module, call: Call, sample: Tensors, inputs: tuple[TensorSpec, ...], read: Sequence[Padding]
-) -> Iterator[tuple[tuple[TensorSpec, ...], Call]]:
+    model: nn.Module, call: ModuleCall, sample: Tensors, inputs: tuple[TensorSpec, ...], read: Sequence[Padding]
+) -> Iterator[tuple[tuple[TensorSpec, ...], ModuleCall]]:
     masks = {spec.name for spec in inputs if spec.varying and is_mask(spec, sample[spec.name])}
     own = model_pads(model)
     for mask_value, value in product((0, 1) if masks else (0,), own):
@@ -150,7 +155,7 @@ def _padded_with(spec: TensorSpec, value: float) -> TensorSpec:
     return replace(spec, pad_value=0 if "float" in spec.dtype or not low <= value <= high else value)
 
 
-def _generated_masks(call: Call, inputs: tuple[TensorSpec, ...]) -> Iterator[TensorSpec]:
+def _generated_masks(call: ModuleCall, inputs: tuple[TensorSpec, ...]) -> Iterator[TensorSpec]:
     """Yield masks that `forward` takes and the sample omits, with one value over the row and another over padding."""
     length = next((spec.shape[:1] for spec in inputs if spec.shape and isinstance(spec.shape[0], str)), None)
     names = [name for name in call.optional if "mask" in name] if length else []

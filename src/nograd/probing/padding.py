@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nograd.core.module import Call
+from nograd.core.module import ModuleCall
 from nograd.core.tensors import Signature, TensorSpec
 from nograd.probing.dims import Dim
 from nograd.probing.pad_values import Padding, candidates, read_padding
-from nograd.probing.panel import Panel
-from nograd.probing.runs import Runs
+from nograd.probing.row_coupling import Panel
+from nograd.probing.runs import ProbeRuns
 from nograd.probing.samples import Tensors, completed, cut, padded, resized
 
-__all__ = ["Layout", "find_padding"]
+__all__ = ["PaddingLayout", "find_padding"]
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class PaddingLayout:
     """Inputs and outputs of a model, and their varying dimensions."""
 
     inputs: tuple[TensorSpec, ...]
@@ -28,8 +28,8 @@ class Layout:
 
 
 def find_padding(
-    runs: Runs, panel: Panel, layout: Layout, samples: Sequence[Tensors], stated: Padding
-) -> tuple[Signature, Call]:
+    runs: ProbeRuns, panel: Panel, layout: PaddingLayout, samples: Sequence[Tensors], stated: Padding
+) -> tuple[Signature, ModuleCall]:
     """Find padding values that leave every answer unchanged, with a generated mask if `forward` takes one.
 
     Args:
@@ -65,7 +65,7 @@ def _refusal(dims: Sequence[Dim], inputs: Sequence[TensorSpec], stated: Padding)
     return f"padding {names} changes the answers" + (f", also with the stated values: {words}" if words else "")
 
 
-def _with_mask(runs: Runs, call: Call, panel: Panel, specs: Sequence[TensorSpec]) -> Panel | None:
+def _with_mask(runs: ProbeRuns, call: ModuleCall, panel: Panel, specs: Sequence[TensorSpec]) -> Panel | None:
     """Return the panel with a generated mask, or None if the mask changes an answer."""
     rows = completed(panel.rows, specs)
     answers = runs.attempt(rows, call)
@@ -75,7 +75,12 @@ def _with_mask(runs: Runs, call: Call, panel: Panel, specs: Sequence[TensorSpec]
 
 
 def _is_harmless(
-    runs: Runs, call: Call, panel: Panel, dims: Sequence[Dim], specs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+    runs: ProbeRuns,
+    call: ModuleCall,
+    panel: Panel,
+    dims: Sequence[Dim],
+    specs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
 ) -> bool:
     """Pad each dimension by one place and to every size that the model is known to run; then all of them together."""
     check = _Check(runs, call, specs, outputs)
@@ -96,8 +101,8 @@ def _is_harmless(
 
 @dataclass(frozen=True, slots=True)
 class _Check:
-    runs: Runs
-    call: Call
+    runs: ProbeRuns
+    call: ModuleCall
     specs: Sequence[TensorSpec]
     outputs: Sequence[TensorSpec]
 

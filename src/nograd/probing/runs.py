@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from nograd.core.inputs import is_tensor
-from nograd.core.module import Call, EvalMode, computing_dtype, module_device, row_fault
+from nograd.core.module import EvalMode, ModuleCall, computing_dtype, module_device, row_fault
 from nograd.core.structure import Restore, flatten
 from nograd.errors import SignatureError
 from nograd.probing.samples import Tensors, only_row
 from nograd.probing.tables import CheckedIndexes
 from nograd.runtime.interrupts import is_interrupt
 
-__all__ = ["Runs", "as_found", "undisturbed"]
+__all__ = ["ProbeRuns", "as_found", "undisturbed"]
 
 TOLERANCE = 1e-4
 """Largest difference, relative to the output's largest value, that float32 arithmetic in another order may cause. Padding
@@ -34,18 +34,18 @@ NOISE = 1e-2
 """Share of an ordinary row's magnitude below which an answer is small: with the tolerance, eight steps of float32."""
 
 
-class Runs:
+class ProbeRuns:
     """Runs a model with a fixed call."""
 
     restore: Restore
     """Restores the structure of the latest outputs from outputs by name."""
 
-    def __init__(self, model: nn.Module, call: Call) -> None:
+    def __init__(self, model: nn.Module, call: ModuleCall) -> None:
         self.model, self.call = model, call
         self._tolerance = HALF_TOLERANCE if computing_dtype(model) in HALVES else TOLERANCE
         self._ranks: dict[str, int] = {}
 
-    def outputs(self, tensors: Tensors, call: Call | None = None) -> Tensors:
+    def outputs(self, tensors: Tensors, call: ModuleCall | None = None) -> Tensors:
         """Return the model's outputs by name.
 
         Raises:
@@ -69,7 +69,7 @@ class Runs:
             raise SignatureError(f"the model's outputs have the ranks {ranks}, and had {self._ranks} for another input")
         return call.owned(leaves)
 
-    def attempt(self, tensors: Tensors, call: Call | None = None) -> Tensors | None:
+    def attempt(self, tensors: Tensors, call: ModuleCall | None = None) -> Tensors | None:
         """Return the model's outputs, or None if it cannot run the inputs."""
         try:
             return self.outputs(tensors, call)

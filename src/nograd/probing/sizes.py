@@ -18,10 +18,10 @@ from torch import Tensor
 
 from nograd.errors import SignatureError
 from nograd.probing.dims import Dim
-from nograd.probing.runs import Runs
+from nograd.probing.runs import ProbeRuns
 from nograd.probing.samples import Tensors, only_row, resized
 from nograd.probing.tables import Read, furthest
-from nograd.probing.work import Bounded, OverBudget
+from nograd.probing.work import BoundedWork, OverBudget
 from nograd.runtime.out_of_memory import is_out_of_memory
 
 __all__ = ["SizeLimits", "find_size_limits"]
@@ -57,7 +57,7 @@ class SizeLimits:
     """Largest size that the model answered, of a dimension without an entry in `largest`."""
 
 
-def find_size_limits(runs: Runs, sample: Tensors, samples: Sequence[Tensors], dims: Sequence[Dim]) -> SizeLimits:
+def find_size_limits(runs: ProbeRuns, sample: Tensors, samples: Sequence[Tensors], dims: Sequence[Dim]) -> SizeLimits:
     """Return the limits of the varying dimensions.
 
     Args:
@@ -87,7 +87,7 @@ def find_size_limits(runs: Runs, sample: Tensors, samples: Sequence[Tensors], di
 class _Trials:
     """Runs one row with a dimension at other sizes, each size once."""
 
-    def __init__(self, runs: Runs, sample: Tensors, dim: Dim, others: Sequence[Dim]) -> None:
+    def __init__(self, runs: ProbeRuns, sample: Tensors, dim: Dim, others: Sequence[Dim]) -> None:
         self._runs, self._dim, self._others = runs, dim, tuple(others)
         self._refused = {dim.size: False}
         self._answered = {dim.size}
@@ -95,7 +95,7 @@ class _Trials:
         self._reads: dict[int, list[Read]] = {}
         self._budget: int | None = None
         for self._sample in (only_row(sample, 0), sample):
-            watch = Bounded()
+            watch = BoundedWork()
             self.can_observe = self._runs_in(watch, self._sample)
             """Whether the model runs while its operations are counted."""
 
@@ -126,7 +126,7 @@ class _Trials:
         return max(self._answered)
 
     def _runs_at(self, size: int, form: Tensors) -> bool:
-        watch = Bounded(self._budget)
+        watch = BoundedWork(self._budget)
         runs = self._runs_in(watch, form)
         if runs and not self._is_cut:
             self._answered.add(size)
@@ -134,7 +134,7 @@ class _Trials:
         self._reads[size] = watch.reads
         return runs
 
-    def _runs_in(self, watch: Bounded, inputs: Tensors) -> bool:
+    def _runs_in(self, watch: BoundedWork, inputs: Tensors) -> bool:
         """Return whether the model runs, as far as the budget allows to see; `_is_cut` says that it did not."""
         self._is_cut = False
         try:

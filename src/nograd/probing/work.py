@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nograd.probing.tables import Operation, Read, decomposed, name_of, reads_of
 
-__all__ = ["Bounded", "OverBudget"]
+__all__ = ["BoundedWork", "OverBudget"]
 
 PRODUCTS_PER_ELEMENT = 16
 """Multiplications that take as long as reading and writing one element: about 30 and 2 billion per second on two cores."""
@@ -26,7 +26,7 @@ class OverBudget(BaseException):
     """The run exceeded its budget. Not an Exception, because models may catch those."""
 
 
-class Bounded(TorchDispatchMode):
+class BoundedWork(TorchDispatchMode):
     """Counts the work of a run and records its look-ups; raises OverBudget before an operation would exceed the budget.
 
     Args:

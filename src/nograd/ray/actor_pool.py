@@ -13,10 +13,10 @@ import numpy as np
 
 from nograd import __version__
 from nograd.core.tensors import Batch
+from nograd.datasets.trial import ExecutorFactory
 from nograd.errors import ConfigError, DeviceLostError, ItemError, JobError
-from nograd.jobs.trial import ExecutorFactory
 from nograd.predictors.bulk import BatchPredictor, WindowAnswers
-from nograd.ray.actors import RESTARTS, Recipe
+from nograd.ray.actors import RESTARTS, ActorRecipe
 from nograd.ray.session import cluster, ray, room_for
 
 __all__ = ["actor_pool_of"]
@@ -28,7 +28,7 @@ WINDOWS_EACH = 2
 class _Worker:
     """The content of an actor: a predictor and its batching."""
 
-    def __init__(self, recipe: Recipe, max_batch_size: int, overhead: float, learned_from: Sequence[Any]) -> None:
+    def __init__(self, recipe: ActorRecipe, max_batch_size: int, overhead: float, learned_from: Sequence[Any]) -> None:
         predictor = recipe.predictor()
         if learned_from:
             predictor.learn_from(_writable_items(learned_from))
@@ -93,7 +93,7 @@ class ActorPool:
 
 
 @contextmanager
-def actor_pool_of(recipe: Recipe, *, actors: int | None = None, address: str = "") -> Iterator[ExecutorFactory]:
+def actor_pool_of(recipe: ActorRecipe, *, actors: int | None = None, address: str = "") -> Iterator[ExecutorFactory]:
     """Return a factory of actor pools on a cluster; on exit, kill the actors.
 
     Args:

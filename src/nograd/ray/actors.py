@@ -15,7 +15,7 @@ from nograd.runtime.openmp import spin_briefly
 from nograd.runtime.threads import in_own_thread
 from nograd.sources import load
 
-__all__ = ["RESTARTS", "Recipe", "carried_environment", "cores_of", "recipe_of"]
+__all__ = ["RESTARTS", "ActorRecipe", "carried_environment", "cores_of", "recipe_of"]
 
 CARRIED = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "TOKENIZERS_PARALLELISM", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 """Environment variables that affect how a model is found and run. Ray itself sets OMP_NUM_THREADS to an actor's cores."""
@@ -25,7 +25,7 @@ RESTARTS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class ActorRecipe:
     """The recipe of an actor's predictor."""
 
     model: str
@@ -65,7 +65,7 @@ def recipe_of(
     trusted: bool = False,
     cores: int | None = None,
     accept_coupled_rows: bool = False,
-) -> Recipe:
+) -> ActorRecipe:
     """Return the recipe for a model.
 
     Args:
@@ -82,7 +82,7 @@ def recipe_of(
     name = os.fspath(model)
     cores = cores_of(name) if cores is None else cores
     path = str(Path(name).absolute()) if Path(name).exists() else name
-    return Recipe(path, device, trusted, accept_coupled_rows, cores, carried_environment())
+    return ActorRecipe(path, device, trusted, accept_coupled_rows, cores, carried_environment())
 
 
 def carried_environment() -> dict[str, str]:

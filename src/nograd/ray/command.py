@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 
-from nograd.jobs.command import predict_command
-from nograd.jobs.run import Job
+from nograd.datasets.command import predict_command
+from nograd.datasets.run import PredictJob
 from nograd.ray.actors import recipe_of
 from nograd.ray.address import address_for
 
 __all__ = ["predict_on_ray"]
 
 
-def predict_on_ray(job: Job, *, device: str, trusted: bool, actors: int | None, address: str) -> int:
+def predict_on_ray(job: PredictJob, *, device: str, trusted: bool, actors: int | None, address: str) -> int:
     """Predict as `jobs.command.predict_command` does, with actors that run the windows; return the exit code.
 
     Args:

@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 from uuid import uuid4
 
 from nograd.core.tensors import Batch
+from nograd.datasets.answers import fields_of
 from nograd.errors import ItemError
-from nograd.jobs.answers import fields_of
 from nograd.predictors.postprocessed import AnswerFields
 from nograd.predictors.predictor import Predictor
 from nograd.ray.session import ray

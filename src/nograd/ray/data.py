@@ -8,17 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from nograd.core.tensors import Batch
+from nograd.datasets.answers import row_of
+from nograd.datasets.arrow import ArrowRow
+from nograd.datasets.arrow_out import ArrowOutput
+from nograd.datasets.columns import ColumnOptions, Columns, check_collisions, choose, items_of
+from nograd.datasets.outputs import OutputRow
+from nograd.datasets.records import Place, Reader, Record
+from nograd.datasets.trial import learn, takes_of
 from nograd.errors import ConfigError, ItemError, JobError, MissingExtraError
-from nograd.jobs.answers import row_of
-from nograd.jobs.arrow import ArrowRow
-from nograd.jobs.arrow_out import ArrowOutput
-from nograd.jobs.columns import ColumnOptions, Columns, check_collisions, choose, items_of
-from nograd.jobs.outputs import OutputRow
-from nograd.jobs.records import Place, Reader, Record
-from nograd.jobs.trial import learn, takes_of
 from nograd.predictors.bulk import BatchPredictor
 from nograd.predictors.postprocessed import AnswerFields
-from nograd.ray.actors import Recipe, recipe_of
+from nograd.ray.actors import ActorRecipe, recipe_of
 from nograd.ray.contract import FirstFields, Settle, SharedFields, first_fields
 from nograd.ray.session import room_for
 
@@ -115,7 +115,7 @@ class _TablePredictor:
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: ActorRecipe,
         wanted: ColumnOptions,
         *,
         skips: bool,

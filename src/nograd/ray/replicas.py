@@ -8,7 +8,7 @@ from math import ceil
 
 from nograd.errors import ConfigError
 
-__all__ = ["Load", "Replicas", "goal_s", "spare_percent", "wanted"]
+__all__ = ["ReplicaLoad", "Replicas", "goal_s", "spare_percent", "wanted"]
 
 LARGEST_GOAL_S = 1.0
 GOAL_SHARE = 0.1
@@ -82,7 +82,7 @@ def goal_s(timeout_s: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class ReplicaLoad:
     """Load of one replica, averaged over the last seconds."""
 
     backlog_s: float
@@ -92,7 +92,7 @@ class Load:
     """Share of its time that the replica computed, 0 to 1."""
 
 
-def wanted(loads: Sequence[Load], goal_s: float) -> int:
+def wanted(loads: Sequence[ReplicaLoad], goal_s: float) -> int:
     """Return the number of replicas that there should be.
 
     If requests wait longer than the goal, the number grows in proportion, at most twofold. It falls by one if requests wait

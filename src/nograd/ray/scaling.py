@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nograd.ray.replicas import Load, wanted
+from nograd.ray.replicas import ReplicaLoad, wanted
 
 if TYPE_CHECKING:
     from ray.serve.config import AutoscalingContext
@@ -36,7 +36,7 @@ class Backlog:
         """Return the number of replicas that there should be, and an empty state."""
         metrics = context.aggregated_metrics or {}
         backlogs, busy = metrics.get(BACKLOG, {}), metrics.get(BUSY, {})
-        loads = [Load(backlogs[each], busy.get(each, 1.0)) for each in context.running_replicas if each in backlogs]
+        loads = [ReplicaLoad(backlogs[each], busy.get(each, 1.0)) for each in context.running_replicas if each in backlogs]
         target = context.target_num_replicas
         if not loads:
             return target, {}

@@ -17,8 +17,8 @@ from nograd.runtime.redaction import mask_url
 from nograd.server.banner import with_line
 from nograd.server.command import check_early
 from nograd.server.run import bind
-from nograd.server.settings.config import ServeConfig
-from nograd.server.settings.resolution import Settings
+from nograd.server.settings.definition import ServeConfig
+from nograd.server.settings.resolution import ResolvedSettings
 from nograd.server.telemetry.logs import configure, event
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ NOT_HERE = (
 LOOK_AGAIN_S = 2.0
 
 
-def check(settings: Settings, environment: Mapping[str, str]) -> None:
+def check(settings: ResolvedSettings, environment: Mapping[str, str]) -> None:
     """Raise ConfigError if a setting is not available on Ray."""
     for each in fields(ServeConfig):
         value = getattr(settings.config, each.name)
@@ -59,7 +59,7 @@ def check(settings: Settings, environment: Mapping[str, str]) -> None:
     check_early(settings)
 
 
-def print_ray_config(settings: Settings, replicas: str) -> str:
+def print_ray_config(settings: ResolvedSettings, replicas: str) -> str:
     """Return the file with which `serve deploy` deploys the same application as the command.
 
     Args:
@@ -95,7 +95,7 @@ def print_ray_config(settings: Settings, replicas: str) -> str:
     return head + str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
-def serve_on_ray(settings: Settings, *, replicas: str, address: str, say: Callable[[str], None]) -> int:
+def serve_on_ray(settings: ResolvedSettings, *, replicas: str, address: str, say: Callable[[str], None]) -> int:
     """Serve on a cluster until a signal stops it; return the exit code. SIGHUP replaces the replicas, one after the other.
 
     Args:

@@ -24,9 +24,9 @@ from nograd.ray.replicas import Replicas, goal_s, spare_percent
 from nograd.ray.scaling import scaling
 from nograd.ray.session import room_for
 from nograd.server.run import RUNNING_BATCH_S
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 from nograd.server.settings.model_config import ModelConfig
-from nograd.server.settings.resolution import Settings, settle
+from nograd.server.settings.resolution import ResolvedSettings, settle
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -78,7 +78,7 @@ def application(arguments: Mapping[str, Any], deployed_by: str = "", running: in
     return deployment.bind(content, deployed_by)
 
 
-def places(settings: Settings) -> tuple[int, int, int]:
+def places(settings: ResolvedSettings) -> tuple[int, int, int]:
     """Return the cores and the GPUs of one replica, and the number of replicas that the cluster has room for now.
 
     The cores are those that the most demanding bundle was tuned for; 1 without a bundle.
@@ -91,7 +91,7 @@ def places(settings: Settings) -> tuple[int, int, int]:
     return cores, gpus, room_for(cores, gpus)
 
 
-def arguments_of(settings: Settings, replicas: str) -> dict[str, Any]:
+def arguments_of(settings: ResolvedSettings, replicas: str) -> dict[str, Any]:
     """Return the application's arguments for these settings: the non-default settings.
 
     Args:

@@ -9,7 +9,7 @@ from html import escape
 from nograd.report import figures
 from nograd.report.figures import Figure
 from nograd.report.markup import element
-from nograd.report.svg import Box, Scale
+from nograd.report.svg import AxisScale, Box
 
 __all__ = ["Axes", "Shape", "drawing", "line", "reach", "text_at", "tick", "ticks_of"]
 
@@ -58,8 +58,8 @@ class Axes:
     """A frame with two scales, and the labels of their ticks."""
 
     shape: Shape
-    x: Scale
-    y: Scale
+    x: AxisScale
+    y: AxisScale
     x_unit: figures.Unit
     y_unit: figures.Unit
     x_ticks: Sequence[float]
@@ -85,7 +85,7 @@ class Axes:
         return self.y.ticks(max(3, int((frame.bottom - frame.top) / 45)))
 
 
-def _log(scale: Scale) -> str:
+def _log(scale: AxisScale) -> str:
     return ", logarithmic" if scale.is_log else ""
 
 
@@ -102,7 +102,7 @@ def _short_tick(unit: figures.Unit, value: float) -> str:
     return f"{tick(unit, value / 10**power)}{letter}"
 
 
-def ticks_of(scale: Scale, shape: Shape) -> list[float]:
+def ticks_of(scale: AxisScale, shape: Shape) -> list[float]:
     """Return the ticks of an axis from left to right, about one per 110 pixels."""
     return scale.ticks(max(3, int((shape.frame.right - shape.frame.left) / 110)))
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from nograd.report.markup import element
 
-__all__ = ["Box", "Label", "Scale", "is_positive", "place", "polyline", "text_width"]
+__all__ = ["AxisScale", "Box", "Label", "is_positive", "place", "polyline", "text_width"]
 
 LOG_FROM = 4.0
 """An axis is logarithmic if its largest value is at least this many times its smallest."""
@@ -31,7 +31,7 @@ def text_width(text: str, font_px: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class AxisScale:
     """Map values to pixels along one axis."""
 
     low: float
@@ -43,7 +43,9 @@ class Scale:
     is_log: bool = False
 
     @classmethod
-    def over(cls, values: Iterable[float], start: float, end: float, *, from_zero: bool = False, pad: float = 0.08) -> Scale:
+    def over(
+        cls, values: Iterable[float], start: float, end: float, *, from_zero: bool = False, pad: float = 0.08
+    ) -> AxisScale:
         """Return a scale over all values; logarithmic if they are far apart.
 
         Args:

@@ -18,7 +18,7 @@ from nograd.server.banner import greeting
 from nograd.server.models.service import InferenceService
 from nograd.server.run import bind, grpc_front_kind, serve
 from nograd.server.settings.model_config import ModelConfig, open_model
-from nograd.server.settings.resolution import CONFIG_VARIABLE, Settings, read_file, settle
+from nograd.server.settings.resolution import CONFIG_VARIABLE, ResolvedSettings, read_file, settle
 from nograd.server.telemetry.logs import configure, event
 from nograd.server.telemetry.tracing import require_otel
 
@@ -30,7 +30,7 @@ __all__ = ["check_early", "run_server", "settings_of"]
 
 def settings_of(
     file: Path | None, environment: Mapping[str, str], flags: Mapping[str, Any], models: Sequence[ModelConfig] = ()
-) -> Settings:
+) -> ResolvedSettings:
     """Return the settings that apply; arguments and errors as `settle`, but for the file, which is read here.
 
     Args:
@@ -41,7 +41,7 @@ def settings_of(
     return settle(read, environment, flags, models)
 
 
-def check_early(settings: Settings) -> None:
+def check_early(settings: ResolvedSettings) -> None:
     """Raise what can be told before anything slow has begun.
 
     Raises:
@@ -66,7 +66,7 @@ def check_early(settings: Settings) -> None:
         bind(config.host, config.grpc_port, "--grpc-port").close()
 
 
-def run_server(settings: Settings, say: Callable[[str], None], siblings: WorkerPeers | None = None) -> None:
+def run_server(settings: ResolvedSettings, say: Callable[[str], None], siblings: WorkerPeers | None = None) -> None:
     """Load the models, warm them, and serve until told to stop.
 
     Args:
@@ -87,7 +87,7 @@ def _note_early_end(name: str) -> None:
     event("stopped", signal=name, reason="the models were not ready yet")
 
 
-def _load_and_serve(settings: Settings, say: Callable[[str], None], siblings: WorkerPeers | None) -> None:
+def _load_and_serve(settings: ResolvedSettings, say: Callable[[str], None], siblings: WorkerPeers | None) -> None:
     config = settings.config
     if siblings is None:
         check_early(settings)

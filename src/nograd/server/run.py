@@ -23,7 +23,7 @@ from nograd.server.http.connection_watch import ConnectionWatch
 from nograd.server.http.short_path import ShortPathProtocol
 from nograd.server.models.service import InferenceService
 from nograd.server.security.tls import reload_certificate
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 from nograd.server.telemetry.logs import event
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from nograd.core.parity import Tolerance
 from nograd.errors import UnsupportedError
 from nograd.transforms.measuring import ENGINES, FirstCall, Inputs, evaluating, fastest_s, row_effect
 from nograd.transforms.onnx_module import OnnxModule
-from nograd.transforms.quantized import Engine, QuantizationReport, QuantizedModel
+from nograd.transforms.quantized import QuantizationReport, QuantizedEngine, QuantizedModel
 from nograd.transforms.replacing import int8_layers, num_bytes, with_int8_layers
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def module_over(made: Quantized, reference: ModuleBackend, batch: Batch) -> Quan
     report = QuantizationReport(
         f"ONNX Runtime: {made.chosen.recipe}", made.float_bytes, made.chosen.num_bytes, "the evaluation inputs", made.parity,
         made.float_s, made.chosen.seconds, row_effect(module, inputs), own, made.chosen.kept_float,
-        tuple(Engine(f"ONNX Runtime: {each.recipe}", each.seconds, each.reason) for each in made.tried), file=made,
+        tuple(QuantizedEngine(f"ONNX Runtime: {each.recipe}", each.seconds, each.reason) for each in made.tried), file=made,
     )  # fmt: skip
     return QuantizedModel(module, report)
 
@@ -80,9 +80,9 @@ def faster_of(
     best, other = ("graph", "rows") if seconds["graph"] <= seconds["rows"] else ("rows", "graph")
     chosen, left = (graph, by_row) if best == "graph" else (by_row, graph)
     engines = (
-        Engine(chosen.report.engine, seconds[best]),
+        QuantizedEngine(chosen.report.engine, seconds[best]),
         *(each for each in (*chosen.report.engines, *left.report.engines) if each.reason),
-        Engine(left.report.engine, seconds[other], "another was faster"),
+        QuantizedEngine(left.report.engine, seconds[other], "another was faster"),
     )
     chosen.describe(replace(chosen.report, seconds=seconds[best], float_s=seconds["float"], engines=engines))
     return chosen

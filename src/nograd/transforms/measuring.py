@@ -22,7 +22,7 @@ from nograd.core.structure import flatten
 from nograd.core.tensors import Array, Batch
 from nograd.errors import ExportError, SignatureError
 from nograd.transforms.int8_layers import Int8Linear, Kernel, largest_level, quantized_layer
-from nograd.transforms.quantized import Engine, QuantizationReport
+from nograd.transforms.quantized import QuantizationReport, QuantizedEngine
 from nograd.transforms.replacing import copy_of, int8_layers, linear_layers, num_bytes, put, use_kernels
 
 if TYPE_CHECKING:
@@ -122,7 +122,9 @@ class FirstCall:
         preferred = "weights" if "weights" in passing else passing[0]
         best = fastest({name: seconds[name].share for name in passing}, preferred)
         use_kernels(made, choices[best])
-        engines = tuple(Engine(ENGINES[name], seconds[name].own_s, _reason(reports[name], name, best)) for name in reports)
+        engines = tuple(
+            QuantizedEngine(ENGINES[name], seconds[name].own_s, _reason(reports[name], name, best)) for name in reports
+        )
         return made, replace(
             report, engine=ENGINES[best], measured_on=self.measured_on, parity=reports[best], float_s=seconds[best].float_s,
             seconds=seconds[best].own_s, kept_float=kept, engines=engines, num_bytes=num_bytes(made),

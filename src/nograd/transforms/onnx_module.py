@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nograd.core.inputs import to_host
-from nograd.core.module import Call
+from nograd.core.module import ModuleCall
 from nograd.errors import SignatureError
 from nograd.runtime.fingerprint import Fingerprint, of_value
 
@@ -38,7 +38,7 @@ class OnnxModule(nn.Module):
 
     graph: Tensor
 
-    def __init__(self, graph: bytes, call: Call) -> None:
+    def __init__(self, graph: bytes, call: ModuleCall) -> None:
         super().__init__()
         self.register_buffer("graph", torch.frombuffer(bytearray(graph), dtype=torch.uint8))
         self._call = call

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from nograd.transforms.measuring import FirstCall
     from nograd.transforms.quantize import Quantized, Tried
 
-__all__ = ["Engine", "QuantizationReport", "QuantizedModel"]
+__all__ = ["QuantizationReport", "QuantizedEngine", "QuantizedModel"]
 
 MAX_ROW_EFFECT = 1e-5
 """Rows count as independent up to this difference, relative to the output's largest value: float32 rounding."""
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class QuantizedEngine:
     """A kernel for the 8-bit weights, and its measurement."""
 
     name: str
@@ -71,7 +71,7 @@ class QuantizationReport:
     kept_float: tuple[str, ...] = ()
     """Layers that stayed in float because their answers did not agree."""
 
-    engines: tuple[Engine, ...] = ()
+    engines: tuple[QuantizedEngine, ...] = ()
     """All kernels that were tried."""
 
     notes: tuple[str, ...] = ()

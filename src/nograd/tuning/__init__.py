@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from nograd.core.tensors import Signature
     from nograd.predictors.predictor import Predictor
     from nograd.tuning.data import Sample
-    from nograd.tuning.entries import Entry
-    from nograd.tuning.tuner import Outcome, Settings
+    from nograd.tuning.entries import CandidateEntry
+    from nograd.tuning.tuner import Settings, TuningOutcome
 
 __all__ = ["Tuned", "tune"]
 
@@ -256,7 +256,9 @@ def _source(model: Any, predictor: Predictor, factory: str | None) -> ModelFacto
     return ModelFactory(named, predictor.backend.model)
 
 
-def _write(target: Path, outcome: Outcome, predictor: Predictor, source: ModelFactory | ModelFolder | None) -> Path | None:
+def _write(
+    target: Path, outcome: TuningOutcome, predictor: Predictor, source: ModelFactory | ModelFolder | None
+) -> Path | None:
     """Write the winner as a bundle; write nothing without a winner."""
     from nograd.bundle import ExportedFile, Front, write_bundle
     from nograd.bundle import Settings as BundleSettings
@@ -282,7 +284,7 @@ def _write(target: Path, outcome: Outcome, predictor: Predictor, source: ModelFa
     )  # fmt: skip
 
 
-def _signature_of(predictor: Predictor, winner: Entry) -> Signature:
+def _signature_of(predictor: Predictor, winner: CandidateEntry) -> Signature:
     """Return the model's signature with the independence of the winner's backend, not eager's."""
     from nograd.backends.coupling import judged, unmeasured
 
@@ -290,7 +292,7 @@ def _signature_of(predictor: Predictor, winner: Entry) -> Signature:
     return signature if winner.independence is None else judged(signature, winner.independence)
 
 
-def _curve(outcome: Outcome) -> Any:
+def _curve(outcome: TuningOutcome) -> Any:
     from nograd.bundle import Curve
 
     points = outcome.winner.curve if outcome.winner is not None else ()

@@ -16,11 +16,11 @@ from nograd.tuning.sign_test import median_figure
 from nograd.tuning.values import Candidate, CurvePoint, Goal, Row, Status
 from nograd.tuning.worker import Worker
 
-__all__ = ["Entry", "work_of"]
+__all__ = ["CandidateEntry", "work_of"]
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class CandidateEntry:
     """One candidate with its measurements so far."""
 
     candidate: Candidate
@@ -97,7 +97,7 @@ class Entry:
         )  # fmt: skip
 
 
-def work_of(entry: Entry, goal: Goal) -> tuple[str, dict[str, Any]]:
+def work_of(entry: CandidateEntry, goal: Goal) -> tuple[str, dict[str, Any]]:
     """Return the command that measures a candidate for a goal, and the options of that command."""
     if goal.kind == "throughput":
         return "bulk", {"rows": entry.best_rows()}

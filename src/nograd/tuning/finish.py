@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nograd.errors import NogradError
 from nograd.tuning.bench import Task
 from nograd.tuning.candidates import simplicity
-from nograd.tuning.entries import Entry
+from nograd.tuning.entries import CandidateEntry
 from nograd.tuning.measure import MAX_BATCH_ROWS, Measured
 from nograd.tuning.values import Confirmation
 from nograd.tuning.worker import WorkerError
@@ -44,7 +44,7 @@ SLOWER = 1.1
 """For the goal `memory`: maximum time of a single row, relative to eager."""
 
 
-def confirm(entry: Entry, cost: CostCurve, task: Task, seconds: float, settings: Settings) -> Confirmation:
+def confirm(entry: CandidateEntry, cost: CostCurve, task: Task, seconds: float, settings: Settings) -> Confirmation:
     """Serve a candidate through the real batcher at 70 % of its measured rate.
 
     Args:
@@ -83,7 +83,7 @@ def confirm(entry: Entry, cost: CostCurve, task: Task, seconds: float, settings:
     return Confirmation(**{name: found[name] for name in names}, confirmed=confirmed, reason="; ".join(reasons))
 
 
-def footprints(entries: Sequence[Entry], task: Task) -> None:
+def footprints(entries: Sequence[CandidateEntry], task: Task) -> None:
     """Measure the peak memory of opening each file and running its largest batch, each in a new process."""
     with tempfile.TemporaryDirectory(prefix="nograd-rss-") as folder:
         batch = Path(folder) / "batch.npz"
@@ -104,7 +104,7 @@ def _save(task: Task, path: Path) -> None:
     np.savez(path, **arrays)
 
 
-def _footprint(entry: Entry, batch: Path) -> int | None:
+def _footprint(entry: CandidateEntry, batch: Path) -> int | None:
     if entry.path is None:
         return None
     candidate = entry.candidate
@@ -118,7 +118,7 @@ def _footprint(entry: Entry, batch: Path) -> int | None:
     return int(json.loads(done.stdout)["peak_bytes"])
 
 
-def least_memory(measured: Measured, entries: Sequence[Entry]) -> None:
+def least_memory(measured: Measured, entries: Sequence[CandidateEntry]) -> None:
     """Rank candidates by memory, among those at most 10 % slower than eager. Their speed does not affect the order."""
     fast = [entry for entry in entries if entry.rss_bytes and entry.ratio is not None and entry.ratio.median >= 1 / SLOWER]
     if not fast:

@@ -10,9 +10,9 @@ import numpy as np
 
 from nograd.core.cost import CostCurve
 from nograd.tuning.candidates import simplicity
-from nograd.tuning.entries import Entry, work_of
+from nograd.tuning.entries import CandidateEntry, work_of
 from nograd.tuning.prepare import MEASURE_LIMIT_S
-from nograd.tuning.racing import REFERENCE, Race, Sample
+from nograd.tuning.racing import REFERENCE, Race, RaceSample
 from nograd.tuning.sign_test import median_figure
 from nograd.tuning.state import State
 from nograd.tuning.values import CurvePoint, Goal
@@ -42,13 +42,13 @@ class Measured:
     spent: bool = False
     """True if the time was up before the race was decided."""
 
-    order: list[Entry] = field(default_factory=list)
+    order: list[CandidateEntry] = field(default_factory=list)
     """The remaining candidates: the winner first, then the others from best to worst."""
 
 
 def measure(
-    entries: Sequence[Entry],
-    reference: Entry,
+    entries: Sequence[CandidateEntry],
+    reference: CandidateEntry,
     goal: Goal,
     until: float,
     state: State,
@@ -89,7 +89,7 @@ def measure(
     return measured
 
 
-def _race_of(running: Mapping[str, Entry], state: State, seed: int) -> Race:
+def _race_of(running: Mapping[str, CandidateEntry], state: State, seed: int) -> Race:
     """Return a new race, or the race of an interrupted run."""
     ranks = {name: simplicity(entry.candidate) for name, entry in running.items()}
     if state.race is not None and state.race["simplicity"] == ranks:
@@ -97,8 +97,10 @@ def _race_of(running: Mapping[str, Entry], state: State, seed: int) -> Race:
     return Race(list(running), simplicity=ranks, seed=seed)
 
 
-def _round(names: Sequence[str], running: dict[str, Entry], reference: Entry, goal: Goal, race: Race) -> dict[str, Sample]:
-    samples: dict[str, Sample] = {}
+def _round(
+    names: Sequence[str], running: dict[str, CandidateEntry], reference: CandidateEntry, goal: Goal, race: Race
+) -> dict[str, RaceSample]:
+    samples: dict[str, RaceSample] = {}
     for name in names:
         entry = reference if name == REFERENCE else running[name]
         command, options = ("single", {}) if name == REFERENCE else work_of(entry, goal)
@@ -112,12 +114,12 @@ def _round(names: Sequence[str], running: dict[str, Entry], reference: Entry, go
             entry.end("failed", str(error))
             race.withdraw(name, str(error))
             continue
-        samples[name] = Sample(found["seconds"], found["cpu_s"])
+        samples[name] = RaceSample(found["seconds"], found["cpu_s"])
         _record_sample(entry, command, options.get("rows"), found)
     return samples
 
 
-def _record_sample(entry: Entry, command: str, rows: int | None, found: dict[str, list[float]]) -> None:
+def _record_sample(entry: CandidateEntry, command: str, rows: int | None, found: dict[str, list[float]]) -> None:
     seconds = float(found["seconds"])  # type: ignore[arg-type]
     if command == "single":
         entry.lone_s.append(seconds)
@@ -126,7 +128,7 @@ def _record_sample(entry: Entry, command: str, rows: int | None, found: dict[str
         entry.by_rows.setdefault(rows, []).append(seconds)
 
 
-def _conclude(measured: Measured, running: Mapping[str, Entry], reference: Entry) -> None:
+def _conclude(measured: Measured, running: Mapping[str, CandidateEntry], reference: CandidateEntry) -> None:
     """Write the results of the race into the entries."""
     race, verdict = measured.race, measured.race.verdict()
     for name, entry in running.items():
@@ -145,7 +147,7 @@ def _conclude(measured: Measured, running: Mapping[str, Entry], reference: Entry
             running[name].status = "tied"
 
 
-def curve_of(entry: Entry, workload: Workload, until: float) -> CostCurve:
+def curve_of(entry: CandidateEntry, workload: Workload, until: float) -> CostCurve:
     """Measure a candidate's cost by size in several rounds, and write the curve into its entry.
 
     Args:

@@ -9,7 +9,7 @@ from nograd.report import figures
 from nograd.report.axes import Axes, Shape, drawing, line, reach, tick
 from nograd.report.figures import Figure
 from nograd.report.markup import element
-from nograd.report.svg import Scale, is_positive, polyline, text_width
+from nograd.report.svg import AxisScale, is_positive, polyline, text_width
 from nograd.runtime.terminal import clean
 from nograd.tuning.values import CurvePoint
 
@@ -57,13 +57,16 @@ def _cost_axes(pairs: Sequence[tuple[int, Figure]], shape: Shape, unit: str, *, 
     frame = shape.frame
     values = [value for _, figure in pairs for value in reach(figure)]
     sizes = [float(size) for size, _ in pairs]
-    x, y = Scale.over(sizes, frame.left, frame.right, pad=0.03), Scale.over(values, frame.bottom, frame.top, from_zero=True)
+    x, y = (
+        AxisScale.over(sizes, frame.left, frame.right, pad=0.03),
+        AxisScale.over(values, frame.bottom, frame.top, from_zero=True),
+    )
     shown = figures.Unit("") if is_rate else figures.unit_of(figure.median for _, figure in pairs)
     title = f"{unit} a second" if is_rate else f"{shown.name} a run"
     return Axes(shape, x, y, figures.Unit(""), shown, _size_ticks(sizes, x), f"{unit} in a run", title)
 
 
-def _size_ticks(sizes: Sequence[float], x: Scale) -> list[float]:
+def _size_ticks(sizes: Sequence[float], x: AxisScale) -> list[float]:
     """Return the sizes as ticks, from the largest down, as far as their labels have room."""
     found: list[float] = []
     for size in sorted(set(sizes), reverse=True):
@@ -100,7 +103,7 @@ def ratio_bar(figure: Figure | None, largest: float, class_: str) -> str:
     """
     if figure is None or not is_positive(figure.median, largest):
         return ""
-    scale = Scale(0.0, largest, 1.0, 129.0)
+    scale = AxisScale(0.0, largest, 1.0, 129.0)
     parts = [element("rect", x=1, y=4, width=max(scale(figure.median) - 1, 1.0), height=10, class_=f"bar {class_}")]
     if ends := figures.spread(figure):
         parts.append(line(scale(ends[0]), 9, scale(ends[1]), 9, "whisker"))

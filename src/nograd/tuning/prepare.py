@@ -14,12 +14,12 @@ from nograd.core.tensors import Signature
 from nograd.tuning.bench import Task
 from nograd.tuning.building import file_of
 from nograd.tuning.candidates import Variant, layouts
-from nograd.tuning.entries import Entry
+from nograd.tuning.entries import CandidateEntry
 from nograd.tuning.state import State
 from nograd.tuning.values import Goal
 from nograd.tuning.worker import Worker, WorkerError, wait_any
 
-__all__ = ["Plan", "prepare"]
+__all__ = ["BuildPlan", "prepare"]
 
 OPEN_LIMIT_S = 120.0
 MEASURE_LIMIT_S = 60.0
@@ -39,7 +39,7 @@ NEAR_BEST = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BuildPlan:
     """Settings for preparing."""
 
     task: Task
@@ -66,13 +66,13 @@ class Plan:
         """Return the seconds that are left for building."""
         return self.build_until - time.monotonic()
 
-    def worker(self, entry: Entry) -> Worker:
+    def worker(self, entry: CandidateEntry) -> Worker:
         """Start a candidate's process."""
         log = self.folder / f"{str(entry.candidate).replace(' ', '-')}.log"
         return Worker(self.task, entry.candidate, entry.path, log=log, memory_bytes=self.memory_bytes)
 
 
-def prepare(plan: Plan, tried: Sequence[Variant], state: State, entries: list[Entry]) -> None:
+def prepare(plan: BuildPlan, tried: Sequence[Variant], state: State, entries: list[CandidateEntry]) -> None:
     """Add an entry for every candidate: ready to be measured, or ended with a reason.
 
     Args:
@@ -83,14 +83,14 @@ def prepare(plan: Plan, tried: Sequence[Variant], state: State, entries: list[En
     """
     built = _build_all(plan, tried, state, entries)
     _refuse_low_metrics(plan, [entry for _, entry in built])
-    laid_out: list[Entry] = []
+    laid_out: list[CandidateEntry] = []
     for variant, first in built:
         if first.worker is None:
             continue
         laid_out.append(first)
         for lanes, threads in layouts(variant, plan.goal, plan.cores)[1:]:
             candidate = variant.candidate(lanes, threads)
-            entry = Entry(candidate, first.path, notes=first.notes, parity=first.parity, metric=first.metric)
+            entry = CandidateEntry(candidate, first.path, notes=first.notes, parity=first.parity, metric=first.metric)
             entry.independence = first.independence
             entry.build_s, entry.file_bytes = first.build_s, first.file_bytes
             entries.append(entry)
@@ -99,7 +99,7 @@ def prepare(plan: Plan, tried: Sequence[Variant], state: State, entries: list[En
     _scout(plan, laid_out)
 
 
-def _refuse_low_metrics(plan: Plan, entries: Sequence[Entry]) -> None:
+def _refuse_low_metrics(plan: BuildPlan, entries: Sequence[CandidateEntry]) -> None:
     """With a metric, refuse candidates whose metric is below eager's by more than the allowed drop."""
     reference = entries[0].metric if entries else None
     if reference is None:
@@ -111,7 +111,7 @@ def _refuse_low_metrics(plan: Plan, entries: Sequence[Entry]) -> None:
             )
 
 
-def _attempt(entry: Entry, step: Callable[[], None]) -> bool:
+def _attempt(entry: CandidateEntry, step: Callable[[], None]) -> bool:
     try:
         step()
     except WorkerError as error:
@@ -119,20 +119,22 @@ def _attempt(entry: Entry, step: Callable[[], None]) -> bool:
     return entry.worker is not None
 
 
-def _open(plan: Plan, entry: Entry) -> None:
+def _open(plan: BuildPlan, entry: CandidateEntry) -> None:
     entry.worker = plan.worker(entry)
     entry.worker.ask("open", limit_s=OPEN_LIMIT_S)
 
 
-def _build_all(plan: Plan, tried: Sequence[Variant], state: State, entries: list[Entry]) -> list[tuple[Variant, Entry]]:
+def _build_all(
+    plan: BuildPlan, tried: Sequence[Variant], state: State, entries: list[CandidateEntry]
+) -> list[tuple[Variant, CandidateEntry]]:
     """Build as many variants at a time as there are cores, because exporters use one thread for most of their time."""
     waiting = list(tried)
-    running: dict[Worker, tuple[Variant, Entry]] = {}
-    done: list[tuple[Variant, Entry]] = []
+    running: dict[Worker, tuple[Variant, CandidateEntry]] = {}
+    done: list[tuple[Variant, CandidateEntry]] = []
     while waiting or running:
         while waiting and len(running) < max(2, plan.cores):
             variant = waiting.pop(0)
-            entry = Entry(variant.candidate(*layouts(variant, plan.goal, plan.cores)[0]))
+            entry = CandidateEntry(variant.candidate(*layouts(variant, plan.goal, plan.cores)[0]))
             entries.append(entry)
             if _start_build(plan, variant, entry, state) and entry.worker is not None:
                 running[entry.worker] = (variant, entry)
@@ -146,7 +148,7 @@ def _build_all(plan: Plan, tried: Sequence[Variant], state: State, entries: list
     return sorted(done, key=lambda each: order[id(each[0])])
 
 
-def _start_build(plan: Plan, variant: Variant, entry: Entry, state: State) -> bool:
+def _start_build(plan: BuildPlan, variant: Variant, entry: CandidateEntry, state: State) -> bool:
     """Start a build; return False if the variant is not tried."""
     is_first = variant.backend == "eager" and variant.precision == "float32"
     if variant.why_not:
@@ -167,7 +169,7 @@ def _start_build(plan: Plan, variant: Variant, entry: Entry, state: State) -> bo
     return False
 
 
-def _finish_build(plan: Plan, entry: Entry, state: State) -> None:
+def _finish_build(plan: BuildPlan, entry: CandidateEntry, state: State) -> None:
     """Receive the result of the build, then open the candidate and compare its answers."""
     assert entry.worker is not None  # noqa: S101  `_start_build` started it
     found = entry.worker.receive()
@@ -193,14 +195,14 @@ def _coupling(found: Independence | None, signature: Signature) -> str:
     return f"{found.fault()}; --accept-coupled-rows takes it"
 
 
-def _outcome(entry: Entry) -> str:
+def _outcome(entry: CandidateEntry) -> str:
     if entry.worker is None:
         return f"{entry.status}: {entry.reason}"
     cosine = min((output["min_cosine"] for output in (entry.parity or {}).get("outputs", [])), default=1.0)
     return f"built in {entry.build_s or 0:.1f} s, cosine {float(cosine):.7f}"
 
 
-def _scout(plan: Plan, entries: Sequence[Entry]) -> None:
+def _scout(plan: BuildPlan, entries: Sequence[CandidateEntry]) -> None:
     """Scout each candidate with nothing else running: a single row, and batches of several sizes."""
     sizes = SCOUTED_FEW if plan.goal.kind in ("latency", "memory") else SCOUTED_ROWS
     for number in range(SCOUTS):
@@ -213,14 +215,14 @@ def _scout(plan: Plan, entries: Sequence[Entry]) -> None:
         plan.tell("scouting", f"{sum(entry.is_in for entry in entries)} candidates")
 
 
-def _near_best(entry: Entry, sizes: Sequence[int]) -> list[int]:
+def _near_best(entry: CandidateEntry, sizes: Sequence[int]) -> list[int]:
     """Return the sizes that may still have the highest rate, given the samples of a candidate so far."""
     seen = {rows: min(samples) for rows, samples in entry.by_rows.items()}
     best = min(seen.values(), default=0.0)
     return [rows for rows in sizes if not seen or seen.get(rows, float("inf")) <= NEAR_BEST * best]
 
 
-def _scout_candidate(entry: Entry, sizes: Sequence[int]) -> None:
+def _scout_candidate(entry: CandidateEntry, sizes: Sequence[int]) -> None:
     assert entry.worker is not None  # noqa: S101  the caller checks it
     seen = entry.worker.ask("scout", limit_s=MEASURE_LIMIT_S, sizes=sizes)
     entry.lone_s.append(seen["lone_s"])

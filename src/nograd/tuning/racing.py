@@ -35,7 +35,7 @@ from nograd.report.figures import Figure
 from nograd.tuning.contamination import RoundWatch
 from nograd.tuning.sign_test import median_figure, successes_needed
 
-__all__ = ["HOPELESS", "REFERENCE", "Race", "Sample", "Verdict"]
+__all__ = ["HOPELESS", "REFERENCE", "Race", "RaceSample", "RaceVerdict"]
 
 REFERENCE = "reference"
 """Name of the reference, which runs in every round. All ratios are relative to it, and no candidate may have this name."""
@@ -54,7 +54,7 @@ disables the rule for the pair.
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class RaceSample:
     """Time of one candidate, or of the reference, in one round."""
 
     seconds: float
@@ -71,7 +71,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RaceVerdict:
     """The winner, or the leader so far."""
 
     winner: str | None
@@ -115,7 +115,7 @@ class Race:
         self._simplicity = {name: float(simplicity[name]) for name in sorted(names)}
         self._seed, self._limit, self._alpha = seed, 1 + indifference, alpha / len(names)
         self._events: list[dict[str, Any]] = []
-        self._rounds: list[Mapping[str, Sample]] = []
+        self._rounds: list[Mapping[str, RaceSample]] = []
         self._watch = RoundWatch()
         pairs = list(permutations(self._simplicity, 2))
         self._faster = dict.fromkeys(pairs, 0)  # rounds in which the first was faster than the second
@@ -166,7 +166,7 @@ class Race:
         Random(f"{self._seed} {self.rounds + self.discarded}").shuffle(order)  # noqa: S311  # an order, not a secret
         return order
 
-    def note(self, samples: Mapping[str, Sample]) -> bool:
+    def note(self, samples: Mapping[str, RaceSample]) -> bool:
         """Add a round; return False if it was contaminated. A contaminated round is counted and otherwise ignored.
 
         Args:
@@ -224,17 +224,17 @@ class Race:
         both = [taken[name].seconds / taken[other].seconds for taken in self._rounds if name in taken and other in taken]
         return median_figure(both) if both else None
 
-    def verdict(self) -> Verdict:
+    def verdict(self) -> RaceVerdict:
         """Return the winner so far: the result if the race ended now."""
         alive = sorted(self.alive, key=self._by_simplicity)
         if not alive:
-            return Verdict(None, (), (), decided=False)
+            return RaceVerdict(None, (), (), decided=False)
         leader = self._leader()
         near = [name for name in alive if name == leader or (self.rounds and 2 * self._num_near(name, leader) >= self.rounds)]
         winner = near[0]
         needed = successes_needed(self.rounds, self._alpha)
         unsettled = tuple(name for name in alive if name != winner and self._num_near(winner, name) < needed)
-        return Verdict(winner, tuple(near[1:]), unsettled, decided=not unsettled)
+        return RaceVerdict(winner, tuple(near[1:]), unsettled, decided=not unsettled)
 
     def to_json(self) -> dict[str, Any]:
         """Return the options and all events as plain numbers, strings and lists, for `from_json`."""
@@ -251,7 +251,7 @@ class Race:
         race = cls(list(data["simplicity"]), simplicity=data["simplicity"], **options)
         for event in data["events"]:
             if "round" in event:
-                race.note({name: Sample(*sample) for name, sample in event["round"].items()})
+                race.note({name: RaceSample(*sample) for name, sample in event["round"].items()})
             else:
                 race.withdraw(event["withdrawn"], event["reason"])
         return race

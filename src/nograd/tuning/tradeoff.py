@@ -9,7 +9,7 @@ from itertools import pairwise
 from nograd.report import figures
 from nograd.report.axes import Axes, Shape, drawing, line, reach, text_at, ticks_of
 from nograd.report.markup import element
-from nograd.report.svg import Box, Label, Scale, is_positive, place, polyline
+from nograd.report.svg import AxisScale, Box, Label, is_positive, place, polyline
 from nograd.runtime.terminal import clean
 from nograd.tuning import wording
 from nograd.tuning.values import Row, TuneReport
@@ -66,7 +66,7 @@ def _tradeoff_axes(rows: Sequence[Row], shape: Shape) -> Axes:
     frame = shape.frame
     latencies = [value for row in rows if row.lone_s for value in reach(row.lone_s)]
     rate = [value for row in rows if row.rows_per_s for value in reach(row.rows_per_s)]
-    x, y = Scale.over(latencies, frame.left, frame.right), Scale.over(rate, frame.bottom, frame.top, pad=0.1)
+    x, y = AxisScale.over(latencies, frame.left, frame.right), AxisScale.over(rate, frame.bottom, frame.top, pad=0.1)
     unit = figures.unit_of(latencies)
     return Axes(shape, x, y, unit, figures.Unit(""), ticks_of(x, shape), f"one row alone, {unit.name}", "rows a second")
 

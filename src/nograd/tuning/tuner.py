@@ -21,10 +21,10 @@ from nograd.runtime.threads import in_own_thread
 from nograd.tuning.bench import Metric, Task
 from nograd.tuning.candidates import Variant, variants
 from nograd.tuning.data import Sample
-from nograd.tuning.entries import Entry
+from nograd.tuning.entries import CandidateEntry
 from nograd.tuning.finish import confirm, footprints, least_memory
 from nograd.tuning.measure import Measured, curve_of, measure
-from nograd.tuning.prepare import Plan, prepare
+from nograd.tuning.prepare import BuildPlan, prepare
 from nograd.tuning.state import State
 from nograd.tuning.values import Confirmation, Goal, Row, TuneReport
 from nograd.tuning.worker import WorkerError
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from nograd.core.parity import Tolerance
     from nograd.predictors.predictor import Predictor
 
-__all__ = ["Outcome", "Settings", "run"]
+__all__ = ["Settings", "TuningOutcome", "run"]
 
 BUILDING, SCOUTING, MEASURING, CURVES = 0.5, 0.55, 0.8, 0.9
 """Share of the budget at which each phase should end. Confirming has the rest."""
@@ -92,11 +92,11 @@ class Settings:
 
 
 @dataclass(slots=True)
-class Outcome:
+class TuningOutcome:
     """Result of tuning: the report, and the data that writing a bundle needs."""
 
     report: TuneReport
-    winner: Entry | None = None
+    winner: CandidateEntry | None = None
     is_whole: bool = True
     """False if the run was interrupted. Files and rounds are saved, and the same call resumes from them."""
 
@@ -105,12 +105,12 @@ class Outcome:
 class _Run:
     """State of a run in progress."""
 
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[CandidateEntry] = field(default_factory=list)
     spent_s: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     measured: Measured | None = None
     confirmation: Confirmation | None = None
-    winner: Entry | None = None
+    winner: CandidateEntry | None = None
     cost: CostCurve | None = None
     is_whole: bool = True
 
@@ -125,9 +125,9 @@ class _Run:
 
 
 def run(
-    predictor: Predictor, sample: Sample, settings: Settings, *, name: str, folder: Path, can_win: Callable[[Entry], bool],
-    tell: Callable[[str, str], None], command: str = "",
-) -> Outcome:  # fmt: skip
+    predictor: Predictor, sample: Sample, settings: Settings, *, name: str, folder: Path,
+    can_win: Callable[[CandidateEntry], bool], tell: Callable[[str, str], None], command: str = "",
+) -> TuningOutcome:  # fmt: skip
     """Tune a model.
 
     Args:
@@ -161,10 +161,10 @@ def run(
     with ignored_ctrl_c():  # a second Ctrl-C of an impatient user would lose the result
         _choose_from_measured(this, settings.goal, can_win)
         report = _report(this, settings, sample, name=name, command=command)
-    return Outcome(report, this.winner, this.is_whole)
+    return TuningOutcome(report, this.winner, this.is_whole)
 
 
-def _choose_from_measured(this: _Run, goal: Goal, can_win: Callable[[Entry], bool]) -> None:
+def _choose_from_measured(this: _Run, goal: Goal, can_win: Callable[[CandidateEntry], bool]) -> None:
     """Mark unmeasured candidates, choose a winner from the measured ones, and add a note if the run was interrupted."""
     for entry in this.entries:
         if entry.status == "measured" and not entry.lone_s:
@@ -231,11 +231,11 @@ def _run_eager(predictor: Predictor, reference: ModuleBackend, sample: Sample, s
 
 
 def _tune(
-    this: _Run, task: Task, settings: Settings, begun: float, folder: Path, can_win: Callable[[Entry], bool],
+    this: _Run, task: Task, settings: Settings, begun: float, folder: Path, can_win: Callable[[CandidateEntry], bool],
     tell: Callable[[str, str], None],
 ) -> None:  # fmt: skip
     budget_s = settings.budget_s
-    plan = Plan(
+    plan = BuildPlan(
         task, settings.goal, folder, settings.cores, settings.memory_bytes or _free_bytes() // 2, begun + BUILDING * budget_s,
         budget_s / 3, begun + SCOUTING * budget_s, settings.metric_drop, tell,
     )  # fmt: skip
@@ -292,7 +292,7 @@ def _note_slo(this: _Run, goal: Goal) -> None:
         )
 
 
-def _choose_winner(this: _Run, can_win: Callable[[Entry], bool]) -> None:
+def _choose_winner(this: _Run, can_win: Callable[[CandidateEntry], bool]) -> None:
     """Choose the winner of the race. If no bundle can hold it, choose the best candidate that a bundle can hold."""
     order = this.measured.order if this.measured is not None else []
     able = [entry for entry in order if can_win(entry)]
@@ -344,7 +344,7 @@ def _confirm(this: _Run, task: Task, settings: Settings, begun: float) -> None:
         this.winner, this.cost, this.confirmation = second, cost, other
 
 
-def _best_so_far(this: _Run, goal: Goal | None, can_win: Callable[[Entry], bool]) -> None:
+def _best_so_far(this: _Run, goal: Goal | None, can_win: Callable[[CandidateEntry], bool]) -> None:
     """Choose the best candidate from the scouting samples."""
     from statistics import median
 
@@ -354,7 +354,7 @@ def _best_so_far(this: _Run, goal: Goal | None, can_win: Callable[[Entry], bool]
     if not seen:
         return
 
-    def score(entry: Entry) -> float:
+    def score(entry: CandidateEntry) -> float:
         if goal is not None and goal.kind in ("throughput", "slo") and entry.by_rows:
             return median(entry.by_rows[entry.best_rows()])
         return median(entry.lone_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nograd.server.settings.config import ServeConfig
+    from nograd.server.settings.definition import ServeConfig
 
 __all__ = ["server_options"]
 

@@ -14,10 +14,10 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from nograd.server.http.app import App
-from nograd.server.http.connection_limits import Activity, Clock, ConnectionLimits, Phase, Verdict
+from nograd.server.http.connection_limits import Activity, Clock, ConnectionLimits, LimitVerdict, Phase
+from nograd.server.http.early_refusals import RefusedError, refusal_of
 from nograd.server.http.framing import ChunkOverhead, check_framing, head_size, head_without_upgrade
-from nograd.server.http.refusals import RefusedError, refusal_of
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 from nograd.server.telemetry.logs import event
 
 __all__ = ["Connection"]
@@ -271,19 +271,19 @@ class Connection(HttpToolsProtocol):
 
     # -- timeouts
 
-    def enforce_timeouts(self, now: float) -> Verdict:
+    def enforce_timeouts(self, now: float) -> LimitVerdict:
         """Refuse or close the connection if its client has taken too long; return the reason."""
         verdict = self._clock.check(self._activity(), now, self.limits)
-        if verdict is not Verdict.UNREAD and (self._is_refused or self.transport.is_closing()):
-            return Verdict.KEEP
-        if verdict is Verdict.IDLE:
+        if verdict is not LimitVerdict.UNREAD and (self._is_refused or self.transport.is_closing()):
+            return LimitVerdict.KEEP
+        if verdict is LimitVerdict.IDLE:
             self.transport.close()
-        elif verdict is Verdict.UNREAD:
+        elif verdict is LimitVerdict.UNREAD:
             self.transport.abort()
-        elif verdict is Verdict.HEAD:
+        elif verdict is LimitVerdict.HEAD:
             seconds = self.limits.header_timeout_s
             self.refuse(RefusedError(408, f"the headers were incomplete after {seconds:g} s (--header-timeout-s)"))
-        elif verdict is Verdict.BODY:
+        elif verdict is LimitVerdict.BODY:
             seconds = self.limits.body_timeout_s
             self.refuse(RefusedError(408, f"the body was incomplete after {seconds:g} s (--timeout-s)"))
         return verdict

@@ -7,9 +7,9 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from nograd.server.settings.config import ServeConfig
+    from nograd.server.settings.definition import ServeConfig
 
-__all__ = ["Activity", "Clock", "ConnectionLimits", "Phase", "Verdict"]
+__all__ = ["Activity", "Clock", "ConnectionLimits", "LimitVerdict", "Phase"]
 
 PROGRESS_BYTES = 1 << 20
 """A client that reads a long answer must read as much in each `send_timeout_s`."""
@@ -25,7 +25,7 @@ class Phase(IntEnum):
     """The rest of a head that wants an upgrade: it is read again without that."""
 
 
-class Verdict(IntEnum):
+class LimitVerdict(IntEnum):
     """What a connection's timeouts demand."""
 
     KEEP = 0
@@ -38,7 +38,12 @@ class Verdict(IntEnum):
     """The client does not read its answer."""
 
 
-VERDICTS = {Phase.IDLE: Verdict.IDLE, Phase.HEAD: Verdict.HEAD, Phase.DECLINED: Verdict.HEAD, Phase.BODY: Verdict.BODY}
+VERDICTS = {
+    Phase.IDLE: LimitVerdict.IDLE,
+    Phase.HEAD: LimitVerdict.HEAD,
+    Phase.DECLINED: LimitVerdict.HEAD,
+    Phase.BODY: LimitVerdict.BODY,
+}
 
 
 class Activity(NamedTuple):
@@ -92,7 +97,7 @@ class Clock:
         self._reading_since = self._writing_since = now
         self._unread = 0
 
-    def check(self, activity: Activity, now: float, limits: ConnectionLimits) -> Verdict:
+    def check(self, activity: Activity, now: float, limits: ConnectionLimits) -> LimitVerdict:
         """Return what the timeouts demand, and remember the activity for the next call."""
         unread = activity.unread_bytes
         is_excused = activity.waits_for_us or (unread > 0 and activity.phase is Phase.IDLE)
@@ -103,7 +108,7 @@ class Clock:
         if moved or not unread or not self._unread or unread <= self._unread - PROGRESS_BYTES:
             self._unread, self._writing_since = unread, now
         if unread and now - self._writing_since >= limits.send_timeout_s:
-            return Verdict.UNREAD
+            return LimitVerdict.UNREAD
         if is_excused or now - self._reading_since < limits.of_phase(activity.phase):
-            return Verdict.KEEP
+            return LimitVerdict.KEEP
         return VERDICTS[activity.phase]

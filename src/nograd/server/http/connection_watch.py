@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import Any
 
 from nograd.server.http.connection import Connection
-from nograd.server.http.connection_limits import Verdict
+from nograd.server.http.connection_limits import LimitVerdict
 from nograd.server.telemetry.logs import event
 
 __all__ = ["ConnectionWatch"]
@@ -17,10 +17,10 @@ LONGEST_STEP_S = 2.0
 """Seconds between two looks that count: while the event loop was busy for longer, clients could not be served."""
 
 REASONS = {
-    Verdict.IDLE: "idle",
-    Verdict.HEAD: "incomplete headers",
-    Verdict.BODY: "incomplete body",
-    Verdict.UNREAD: "response not read",
+    LimitVerdict.IDLE: "idle",
+    LimitVerdict.HEAD: "incomplete headers",
+    LimitVerdict.BODY: "incomplete body",
+    LimitVerdict.UNREAD: "response not read",
 }
 
 
@@ -39,11 +39,11 @@ class ConnectionWatch:
         """Enforce the timeouts; now is in seconds, of a monotonic clock."""
         self._now += min(now - self._last, LONGEST_STEP_S)
         self._last = now
-        closed: Counter[Verdict] = Counter()
+        closed: Counter[LimitVerdict] = Counter()
         for connection in list(self._connections):
             if isinstance(connection, Connection):
                 closed[connection.enforce_timeouts(self._now)] += 1
         for verdict, reason in REASONS.items():
             if closed[verdict]:
-                level = logging.DEBUG if verdict is Verdict.IDLE else logging.INFO
+                level = logging.DEBUG if verdict is LimitVerdict.IDLE else logging.INFO
                 event("connections_timed_out", level, connections=closed[verdict], reason=reason)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import httptools
 
-from nograd.server.http.refusals import RefusedError
+from nograd.server.http.early_refusals import RefusedError
 
 __all__ = ["ChunkOverhead", "check_framing", "head_size", "head_without_upgrade"]
 

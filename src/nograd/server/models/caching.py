@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nograd.caching import CacheStatistics, Keys, MemoryCache, decode
 from nograd.caching.flight import SingleFlight
 from nograd.caching.governor import Worth
-from nograd.caching.units import Texts, Units
+from nograd.caching.key_units import Texts, Units
 from nograd.core.tensors import Batch
 from nograd.predictors.predictor import Predictor
 from nograd.runtime.callbacks import Cancel, wait_for
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nograd.batching import Batcher
     from nograd.caching.store import Cache
     from nograd.server.models.user_code import UserCode
-    from nograd.server.settings.config import ServeConfig
+    from nograd.server.settings.definition import ServeConfig
     from nograd.server.telemetry.server_timing import Timing
 
 __all__ = ["ModelCache", "open_caches"]

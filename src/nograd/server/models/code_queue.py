@@ -10,17 +10,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-__all__ = ["CodeQueue", "Job"]
+__all__ = ["CodeJob", "CodeQueue"]
 
-Deliver: TypeAlias = Callable[["Job", Any, Exception | None], None]
+Deliver: TypeAlias = Callable[["CodeJob", Any, Exception | None], None]
 
 
-def _unset(_job: Job, _result: Any, _error: Exception | None) -> None:
+def _unset(_job: CodeJob, _result: Any, _error: Exception | None) -> None:
     """Deliver nothing; the caller that queues a job sets its own."""
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class CodeJob:
     """One call for a thread."""
 
     work: Callable[[], Any]
@@ -59,9 +59,9 @@ class CodeQueue:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._changed = threading.Condition()
-        self._finishing: deque[Job] = deque()
-        self._beginning: deque[Job] = deque()
-        self._running: set[Job] = set()
+        self._finishing: deque[CodeJob] = deque()
+        self._beginning: deque[CodeJob] = deque()
+        self._running: set[CodeJob] = set()
         self._is_closed = False
         self._items = 0
 
@@ -70,7 +70,7 @@ class CodeQueue:
         """Items of the jobs that wait."""
         return self._items
 
-    def put(self, job: Job, *, first: bool) -> bool:
+    def put(self, job: CodeJob, *, first: bool) -> bool:
         """Add a job; return False if the queue is closed."""
         with self._changed:
             if self._is_closed:
@@ -80,7 +80,7 @@ class CodeQueue:
             self._changed.notify()
             return True
 
-    def discard(self, job: Job) -> None:
+    def discard(self, job: CodeJob) -> None:
         """Remove a job if it still waits."""
         if job.begun is not None:
             return
@@ -90,7 +90,7 @@ class CodeQueue:
                     jobs.remove(job)
                     self._items -= job.items
 
-    def get(self) -> Job | None:
+    def get(self) -> CodeJob | None:
         """Return the next job, blocking; None once the queue is closed."""
         with self._changed:
             while not (self._finishing or self._beginning or self._is_closed):
@@ -103,18 +103,18 @@ class CodeQueue:
             self._running.add(job)
             return job
 
-    def finish(self, job: Job) -> None:
+    def finish(self, job: CodeJob) -> None:
         """Note that a job has ended."""
         with self._changed:
             job.seconds = self._clock() - (job.begun or 0.0)
             self._running.discard(job)
 
-    def running(self) -> list[Job]:
+    def running(self) -> list[CodeJob]:
         """Return the jobs that run."""
         with self._changed:
             return list(self._running)
 
-    def close(self) -> list[Job]:
+    def close(self) -> list[CodeJob]:
         """End the threads after the jobs that run; return those that waited."""
         with self._changed:
             self._is_closed = True

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from nograd.batching.collate import model_error
 from nograd.batching.refusals import late
 from nograd.errors import OverloadedError, UnavailableError
-from nograd.server.models.code_queue import CodeQueue, Job
+from nograd.server.models.code_queue import CodeJob, CodeQueue
 from nograd.server.models.liveness import stack_of, stuck_after
 from nograd.server.telemetry.logs import event
 
@@ -88,7 +88,7 @@ class CodeThreads:
             UnavailableError: the model was closed.
             Exception: whatever `work` raised. What is not an `Exception` becomes a ModelError.
         """
-        job = Job(work, what, items, asyncio.get_running_loop().create_future())
+        job = CodeJob(work, what, items, asyncio.get_running_loop().create_future())
         result: Result = await self._result_of(job, timeout_s, is_finishing=is_finishing)
         return result
 
@@ -100,11 +100,11 @@ class CodeThreads:
         A caller that leaves, or whose time is up, ends the work before the next value.
         """
         future = asyncio.get_running_loop().create_future()
-        job = Job(partial(_results, work, values, future.done), what, len(values), future)
+        job = CodeJob(partial(_results, work, values, future.done), what, len(values), future)
         results: list[Result] = await self._result_of(job, timeout_s, is_finishing=False)
         return results
 
-    async def _result_of(self, job: Job, timeout_s: float | None, *, is_finishing: bool) -> Any:
+    async def _result_of(self, job: CodeJob, timeout_s: float | None, *, is_finishing: bool) -> Any:
         if timeout_s is not None and timeout_s <= 0:
             raise late(0.0)
         if not is_finishing:
@@ -132,7 +132,7 @@ class CodeThreads:
                 retry_after_s=wait_s,
             )
 
-    def _expire(self, job: Job, timeout_s: float) -> None:
+    def _expire(self, job: CodeJob, timeout_s: float) -> None:
         """Answer a request whose time is up; report it if its code runs."""
         if job.future.done():
             return
@@ -141,14 +141,14 @@ class CodeThreads:
             self.overdue += 1
             self._report_overdue(job)
 
-    def _report_overdue(self, job: Job) -> None:
+    def _report_overdue(self, job: CodeJob) -> None:
         now = self._clock()
         if now - self._reported_at >= REPORT_EVERY_S:
             self._reported_at = now
             seconds = round(now - (job.begun or now), 3)
             event("code_overdue", logging.WARNING, model=self._name, code=job.what, seconds=seconds, stack=stack_of(job.thread))
 
-    def _note(self, job: Job) -> None:
+    def _note(self, job: CodeJob) -> None:
         """Follow the seconds per item; in the event loop."""
         item_s = job.seconds / max(1, job.items)
         self._item_s += SMOOTHING * (item_s - self._item_s) if self._item_s else item_s
@@ -174,7 +174,7 @@ class CodeThreads:
         """Items that wait for a thread."""
         return self._queue.items
 
-    def stuck(self) -> list[Job]:
+    def stuck(self) -> list[CodeJob]:
         """Return the calls that have run for so long that their threads count as stuck; each is logged once."""
         now = self._clock()
         found = [job for job in self._queue.running() if now - (job.begun or now) > self._limit_s(job)]
@@ -185,7 +185,7 @@ class CodeThreads:
                 event("code_stuck", logging.ERROR, model=self._name, code=job.what, seconds=seconds, stack=stack_of(job.thread))
         return found
 
-    def _limit_s(self, job: Job) -> float:
+    def _limit_s(self, job: CodeJob) -> float:
         return stuck_after(self._item_s * job.items, self._stuck_after_s, is_first=False)
 
     def trouble(self) -> str:
@@ -227,7 +227,7 @@ def _serve(queue: CodeQueue) -> None:
 
 
 def _deliver(
-    loop: asyncio.AbstractEventLoop, note: weakref.WeakMethod[Callable[[Job], None]], job: Job, result: Any, error: Any
+    loop: asyncio.AbstractEventLoop, note: weakref.WeakMethod[Callable[[CodeJob], None]], job: CodeJob, result: Any, error: Any
 ) -> None:
     """Hand a result to the event loop, from a thread."""
     try:
@@ -236,7 +236,7 @@ def _deliver(
         return
 
 
-def _settle(note: weakref.WeakMethod[Callable[[Job], None]], job: Job, result: Any, error: Exception | None) -> None:
+def _settle(note: weakref.WeakMethod[Callable[[CodeJob], None]], job: CodeJob, result: Any, error: Exception | None) -> None:
     found = note()
     if found is not None:
         found(job)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from nograd.batching.jobs import Reply
+from nograd.batching.jobs import BatchReply
 from nograd.batching.refusals import late
 from nograd.core.tensors import Array, Batch, Signature, TensorSpec, num_rows
 from nograd.errors import UnavailableError
@@ -110,7 +110,7 @@ class Engine:
         if cache is not None and cache.takes(num_rows(part)):
             return cache.submit(None, [part], timeout_s, request.priority, timing, done)
         spent = None if timing is None else timing.spent
-        return self.batcher.submit([part], Reply(done), timeout_s=timeout_s, priority=request.priority, spent=spent)
+        return self.batcher.submit([part], BatchReply(done), timeout_s=timeout_s, priority=request.priority, spent=spent)
 
     async def _prepare_and_run(
         self, call: Call, items: Array, timeout_s: float, priority: int, *, is_cached: bool

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from nograd.batching.jobs import Reply
+from nograd.batching.jobs import BatchReply
 from nograd.caching import decode
 from nograd.caching.codec import CorruptValueError
-from nograd.caching.units import Texts, Units
+from nograd.caching.key_units import Texts, Units
 from nograd.core.tensors import Batch
 from nograd.errors import DeadlineError
 from nograd.runtime.callbacks import Cancel, run_in_task
-from nograd.server.models.refused_items import RefusedError
+from nograd.server.models.refused_items import RefusedItemError
 
 if TYPE_CHECKING:
     from nograd.server.models.caching import ModelCache
@@ -99,7 +99,7 @@ class Lookup:
     def _run(self, parts: list[Batch], timeout_s: float, keep: Outputs) -> Cancel:
         spent = None if self._timing is None else self._timing.spent
         batcher = self._cache.batcher
-        return batcher.submit(parts, Reply(keep), timeout_s=timeout_s, priority=self._priority, spent=spent)
+        return batcher.submit(parts, BatchReply(keep), timeout_s=timeout_s, priority=self._priority, spent=spent)
 
     async def _prepare_and_run(self, code: UserCode, texts: Texts, positions: Sequence[int], timeout_s: float) -> list[Batch]:
         parts = await self._cache.refused.prepare(code, texts, positions, timeout_s, self._timing)
@@ -126,7 +126,7 @@ class Lookup:
         cache, rows, failed = self._cache, len(self._units.keys), isinstance(values, Exception)
         saved = 0 if failed else max(0, self._missing - self._ran)  # by the far cache, or by another request's flight
         self._note(saved)
-        if isinstance(values, RefusedError):
+        if isinstance(values, RefusedItemError):
             self._done(values.as_of(self._units.keys))
         elif isinstance(values, Exception):
             self._done(values)

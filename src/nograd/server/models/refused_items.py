@@ -9,12 +9,12 @@ from nograd.caching import MemoryCache
 from nograd.errors import ItemError, SignatureError
 
 if TYPE_CHECKING:
-    from nograd.caching.units import Texts
+    from nograd.caching.key_units import Texts
     from nograd.core.tensors import Batch
     from nograd.server.models.user_code import UserCode
     from nograd.server.telemetry.server_timing import Timing
 
-__all__ = ["RefusedError", "RefusedItems"]
+__all__ = ["RefusedItemError", "RefusedItems"]
 
 REFUSED_TTL_S = 30.0
 """Seconds for which an item that could not be prepared is refused without another try."""
@@ -26,7 +26,7 @@ INPUT_ERRORS = (SignatureError, ValueError, TypeError)
 """Errors of `preprocess` that its item causes; any other may be due to the moment."""
 
 
-class RefusedError(ItemError):
+class RefusedItemError(ItemError):
     """An item that could not be prepared; requests that wait for it together have it at different places."""
 
     def __init__(self, reason: str, index: int, key: bytes) -> None:
@@ -76,5 +76,5 @@ class RefusedItems:
             key = texts.keys[error.index]
             if isinstance(error.__cause__, INPUT_ERRORS):
                 self._reasons.put(key, reason.encode("utf-8", "replace"))
-            raise RefusedError(reason, error.index, key) from error.__cause__
+            raise RefusedItemError(reason, error.index, key) from error.__cause__
         return [part for parts in taken for part in parts]

@@ -16,7 +16,7 @@ from nograd.predictors.predictor import Predictor
 from nograd.runtime.threads import in_own_thread
 from nograd.server.models.served import ServedModel
 from nograd.server.models.table import ModelTable
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 from nograd.server.settings.model_config import ModelConfig
 from nograd.server.telemetry.logs import event, failure
 

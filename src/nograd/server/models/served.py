@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from nograd.batching import Batcher, BatchRecord, Statistics, measure_cost
 from nograd.batching.measure import warm_up
 from nograd.caching.flight import SingleFlight
-from nograd.caching.units import why_not
+from nograd.caching.key_units import why_not
 from nograd.core.cost import CostCurve
 from nograd.core.tensors import TEXT, Array, Signature, TensorSpec
 from nograd.errors import NogradError
@@ -33,7 +33,7 @@ from nograd.server.protocol.encoding import encode, encode_binary
 from nograd.server.protocol.request import InferRequest, shorter
 from nograd.server.protocol.request_limits import RequestLimits
 from nograd.server.protocol.triton_config import configuration
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 from nograd.server.telemetry.logs import event
 from nograd.server.telemetry.metrics import Metrics, ModelMetrics
 from nograd.server.telemetry.statistics import Looked, describe_totals

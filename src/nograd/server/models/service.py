@@ -21,7 +21,7 @@ from nograd.server.models.repository import Repository
 from nograd.server.models.served import ServedModel
 from nograd.server.models.table import ModelTable
 from nograd.server.security.api_keys import open_gate
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 from nograd.server.settings.model_config import ModelConfig, name_of, open_model
 from nograd.server.telemetry.access_log import AccessLog
 from nograd.server.telemetry.logs import dropped_lines, event, write

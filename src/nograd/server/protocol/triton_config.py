@@ -12,7 +12,7 @@ from nograd.backends import Backend
 from nograd.core.tensors import Signature, TensorSpec
 from nograd.server.protocol.datatypes import datatype
 from nograd.server.protocol.request import DEFAULT_PRIORITY, PRIORITY_LEVELS
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 
 __all__ = ["configuration"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nograd.errors import ConfigError, UnauthorizedError
-from nograd.server.settings.config import AREAS
+from nograd.server.settings.definition import AREAS
 from nograd.server.telemetry.logs import event
 
 __all__ = ["ALWAYS_OPEN", "AREA_PATHS", "VARIABLE", "ApiKeyGate", "ApiKeys", "open_gate", "parse_keys"]

@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from nograd.errors import ConfigError
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 
 if TYPE_CHECKING:
     from nograd.predictors.predictor import Predictor

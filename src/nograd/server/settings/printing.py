@@ -9,26 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from nograd.runtime.redaction import mask_url
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 from nograd.server.settings.model_config import ModelConfig
-from nograd.server.settings.resolution import DEFAULT, MODELS, Settings
+from nograd.server.settings.resolution import DEFAULT, MODELS, ResolvedSettings
 
 __all__ = ["to_toml"]
 
 
-def to_toml(settings: Settings) -> str:
+def to_toml(settings: ResolvedSettings) -> str:
     """Return all settings as TOML, with masked passwords in URLs. Unset settings are comments."""
     lines = [*_server(settings), *_models(settings)]
     return "\n".join(lines) + "\n"
 
 
-def _server(settings: Settings) -> Iterator[str]:
+def _server(settings: ResolvedSettings) -> Iterator[str]:
     for each in fields(ServeConfig):
         value, origin = getattr(settings.config, each.name), settings.origins.get(each.name, DEFAULT)
         yield f"# {each.name} is not set  # {origin}" if value is None else f"{each.name} = {_value(value)}  # {origin}"
 
 
-def _models(settings: Settings) -> Iterator[str]:
+def _models(settings: ResolvedSettings) -> Iterator[str]:
     origin = settings.origins.get(MODELS, DEFAULT)
     for model in settings.models:
         yield from ("", f"[[models]]  # {origin}")

@@ -14,10 +14,10 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from nograd.errors import ConfigError
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 from nograd.server.settings.model_config import ModelConfig
 
-__all__ = ["CONFIG_VARIABLE", "DEFAULT", "PREFIX", "Settings", "read_file", "settle"]
+__all__ = ["CONFIG_VARIABLE", "DEFAULT", "PREFIX", "ResolvedSettings", "read_file", "settle"]
 
 PREFIX = "NOGRAD_"
 """Prefix of environment variables, followed by the setting's name in capitals."""
@@ -50,7 +50,7 @@ WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": 
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ResolvedSettings:
     """The resolved settings of a server."""
 
     config: ServeConfig
@@ -78,7 +78,7 @@ def settle(
     environment: Mapping[str, str],
     flags: Mapping[str, Any],
     models: Sequence[ModelConfig] = (),
-) -> Settings:
+) -> ResolvedSettings:
     """Resolve the settings.
 
     Args:
@@ -110,7 +110,7 @@ def settle(
     if not values.get(KEYS_FILE, KEYS_FILE) and origins[KEYS_FILE] != (file and file[0]):  # an unset variable of a shell
         raise ConfigError(f"{origins[KEYS_FILE]} is empty; it must name a file; leave it out to serve without API keys")
     check_names(listed, origins.get(MODELS, DEFAULT))
-    return Settings(_checked(values, origins), listed, origins)
+    return ResolvedSettings(_checked(values, origins), listed, origins)
 
 
 def check_names(models: Sequence[ModelConfig], origin: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import MISSING, fields
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from nograd.server.settings.config import Setting, settings_by_name
+from nograd.server.settings.definition import Setting, settings_by_name
 from nograd.server.settings.model_config import HELP, ModelConfig
 
 __all__ = ["config_schema"]

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from nograd.errors import ConfigError
-from nograd.server.settings.config import ServeConfig
+from nograd.server.settings.definition import ServeConfig
 from nograd.server.settings.model_config import ModelConfig
-from nograd.server.settings.resolution import Settings
+from nograd.server.settings.resolution import ResolvedSettings
 
 __all__ = [
     "BEAT_S",
@@ -150,7 +150,7 @@ class Order:
     report_to: int
     """File descriptor for its reports."""
 
-    settings: Settings
+    settings: ResolvedSettings
     environment: Mapping[str, str] = field(default_factory=dict)
     """Environment variables in addition to the supervisor's."""
 
@@ -165,12 +165,12 @@ class Order:
         """Parse a line of `to_line`."""
         said: Mapping[str, Any] = json.loads(line)
         models = tuple(ModelConfig(**model) for model in said["models"])
-        settings = Settings(ServeConfig(**said["config"]), models)
+        settings = ResolvedSettings(ServeConfig(**said["config"]), models)
         return cls(said["worker"], said["count"], said["folder"], said["report_to"], settings)
 
 
 def orders_of(
-    settings: Settings, folder: str, ports: tuple[int, int | None], environment: Mapping[str, str]
+    settings: ResolvedSettings, folder: str, ports: tuple[int, int | None], environment: Mapping[str, str]
 ) -> Sequence[Order]:
     """Return the order of each worker, without its report descriptor.
 

@@ -19,7 +19,7 @@ from nograd.runtime.cores import THREADS, usable_processors
 from nograd.server.banner import with_line
 from nograd.server.command import check_early
 from nograd.server.run import bind, hold_port
-from nograd.server.settings.resolution import Settings
+from nograd.server.settings.resolution import ResolvedSettings
 from nograd.server.telemetry.logs import configure, event
 from nograd.server.workers.plan import (
     BEAT_S,
@@ -36,7 +36,7 @@ from nograd.server.workers.plan import (
 __all__ = ["run_workers"]
 
 
-def run_workers(settings: Settings, say: Callable[[str], None]) -> int:
+def run_workers(settings: ResolvedSettings, say: Callable[[str], None]) -> int:
     """Serve with several processes until SIGTERM or SIGINT; return the exit code.
 
     Args:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from nograd.jobs.records import Record
+from nograd.datasets.records import Record
 
 __all__ = ["IN_FLIGHT", "Layout", "RowMemory", "cut", "layout_for"]
 

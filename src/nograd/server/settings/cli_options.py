@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from nograd.server.settings.config import Setting, settings_by_name
+from nograd.server.settings.definition import Setting, settings_by_name
 
 __all__ = ["with_settings"]
 

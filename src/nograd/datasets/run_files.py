@@ -14,10 +14,10 @@ from typing import Self
 
 import msgspec
 
+from nograd.datasets.disk import checksum_of, replace, sync, write_all
+from nograd.datasets.journal import Commit, Found, Header, Journal
+from nograd.datasets.outputs import Output
 from nograd.errors import ConfigError, JobError
-from nograd.jobs.disk import checksum_of, replace, sync, write_all
-from nograd.jobs.journal import Commit, Found, Header, Journal
-from nograd.jobs.outputs import Output
 
 __all__ = ["Files", "Keeping"]
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from nograd.datasets.identity import file_identity
+from nograd.datasets.records import Place, Reader, Record
 from nograd.errors import JobError, MissingExtraError
-from nograd.jobs.identity import file_identity
-from nograd.jobs.records import Place, Reader, Record
 
 try:
     import pyarrow as pa

@@ -8,18 +8,18 @@ from itertools import islice
 from typing import Any, Protocol, TypeAlias
 
 from nograd.core.tensors import TEXT, Batch, TensorSpec
+from nograd.datasets.answers import fields_of, predictions_of
+from nograd.datasets.columns import Columns, RowFaultError, RowInputs
+from nograd.datasets.identity import digest
+from nograd.datasets.outputs import to_json
+from nograd.datasets.records import Record
+from nograd.datasets.windows import RowMemory
 from nograd.errors import ConfigError, ItemError, NogradError, UnsupportedError
-from nograd.jobs.answers import fields_of, predictions_of
-from nograd.jobs.columns import Columns, RowFaultError, RowInputs
-from nograd.jobs.identity import digest
-from nograd.jobs.outputs import to_json
-from nograd.jobs.records import Record
-from nograd.jobs.windows import RowMemory
 from nograd.predictors.bulk import BatchPredictor, WindowAnswers
 from nograd.predictors.postprocessed import AnswerFields
 from nograd.predictors.predictor import Predictor
 
-__all__ = ["Executor", "ExecutorFactory", "Trial", "learn", "takes_of", "try_out"]
+__all__ = ["Executor", "ExecutorFactory", "FirstRowsTrial", "learn", "takes_of", "try_out"]
 
 RECORD_BYTES = 1000
 """Approximate size of a row's Python objects, excluding their content."""
@@ -39,7 +39,7 @@ which the model's inputs were learned, if they were.
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class FirstRowsTrial:
     """Results of the trial."""
 
     predictions: tuple[str, ...]
@@ -97,7 +97,7 @@ def learn(predictor: Predictor, columns: Columns, head: Sequence[Record]) -> lis
     raise ConfigError(f"nothing says what the model takes, and the first rows do not teach it: {reason}")
 
 
-def try_out(predictor: Predictor, runs: Executor, columns: Columns, head: Sequence[Record], max_rows: int) -> Trial:
+def try_out(predictor: Predictor, runs: Executor, columns: Columns, head: Sequence[Record], max_rows: int) -> FirstRowsTrial:
     """Run the first good rows twice, as one window.
 
     Args:
@@ -121,7 +121,7 @@ def try_out(predictor: Predictor, runs: Executor, columns: Columns, head: Sequen
             held.append(_held(predictor, record, item, outputs, found))
     encoded = [_encode_predictions(predictor, each) for each in (first, second)]
     names = tuple(dict.fromkeys(name for row in rows for name in row))
-    return Trial(names, digest(encoded[0]) if encoded[0] == encoded[1] else "", tuple(held), fields)
+    return FirstRowsTrial(names, digest(encoded[0]) if encoded[0] == encoded[1] else "", tuple(held), fields)
 
 
 def _items(columns: Columns, head: Sequence[Record]) -> Any:

@@ -9,10 +9,10 @@ import numpy as np
 
 from nograd.core.inputs import to_host
 from nograd.core.tensors import Batch
+from nograd.datasets.columns import Columns, RowFaultError
+from nograd.datasets.outputs import OutputRow
+from nograd.datasets.records import Record
 from nograd.errors import ItemError, ModelError
-from nograd.jobs.columns import Columns, RowFaultError
-from nograd.jobs.outputs import OutputRow
-from nograd.jobs.records import Record
 from nograd.predictors.postprocessed import ANSWER, AnswerFields
 from nograd.predictors.predictor import Predictor
 

@@ -13,7 +13,7 @@ from nograd.core.differences import LargestDifference
 from nograd.core.independence import Independence
 from nograd.core.inputs import to_host
 from nograd.errors import SignatureError
-from nograd.probing.runs import Runs
+from nograd.probing.runs import ProbeRuns
 from nograd.probing.samples import Tensors, only_row
 from nograd.probing.trials import FLIPPED, SUBJECTS, Trial, make_trials
 from nograd.probing.values import Input
@@ -51,7 +51,7 @@ class RowFindings:
     """The comparison as figures; None if rows could not be compared."""
 
 
-def compare_rows(runs: Runs, sample: Tensors, base: Tensors, inputs: Sequence[Input]) -> RowFindings:
+def compare_rows(runs: ProbeRuns, sample: Tensors, base: Tensors, inputs: Sequence[Input]) -> RowFindings:
     """Compare rows with themselves among other neighbours in batches of equal size, and alone.
 
     Args:
@@ -99,7 +99,7 @@ def _count(batch: Tensors) -> int:
 
 
 def _first_that_runs(
-    runs: Runs, inputs: Sequence[Input]
+    runs: ProbeRuns, inputs: Sequence[Input]
 ) -> tuple[Trial, str, tuple[Tensors, Tensors], tuple[Tensors, Tensors]] | None:
     """Return the trial with the largest change that the model runs, its neighbours, and two batches with their answers."""
     for trial in make_trials(inputs):
@@ -111,7 +111,7 @@ def _first_that_runs(
     return None
 
 
-def _size_effect(runs: Runs, alone: Tensors, among: Mapping[int, Tensors], scales: Mapping[str, float]) -> str:
+def _size_effect(runs: ProbeRuns, alone: Tensors, among: Mapping[int, Tensors], scales: Mapping[str, float]) -> str:
     """Compare the first row alone with itself in larger batches, whose other rows are known not to influence it."""
     for rows, own in among.items():
         if not runs.same(own, alone, scales):

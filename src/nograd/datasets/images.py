@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from nograd.core.tensors import Array
+from nograd.datasets.identity import digest
+from nograd.datasets.records import Place, Reader, Record
 from nograd.errors import MissingExtraError
-from nograd.jobs.identity import digest
-from nograd.jobs.records import Place, Reader, Record
 
 __all__ = ["ENDINGS", "FILE", "IMAGE", "Images"]
 

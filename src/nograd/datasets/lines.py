@@ -13,9 +13,9 @@ from typing import BinaryIO, cast
 
 import msgspec
 
+from nograd.datasets.identity import file_identity
+from nograd.datasets.records import Place, Reader, Record
 from nograd.errors import JobError
-from nograd.jobs.identity import file_identity
-from nograd.jobs.records import Place, Reader, Record
 
 __all__ = ["VALUE", "JsonLines", "TextLines", "open_stream", "share_read"]
 
@@ -38,7 +38,7 @@ def open_stream(path: Path) -> tuple[BinaryIO, BinaryIO]:
     if path.suffix == ".gz":
         return cast("BinaryIO", io.BufferedReader(cast("io.RawIOBase", gzip.GzipFile(fileobj=file)))), file
     if path.suffix == ".zst":
-        from nograd.jobs.arrow import decompressed
+        from nograd.datasets.arrow import decompressed
 
         return decompressed(file, "zstd"), file
     return file, file

@@ -12,25 +12,25 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from nograd import __version__
+from nograd.datasets.answers import row_of
+from nograd.datasets.columns import ColumnOptions, Columns, check_collisions, choose, items_of
+from nograd.datasets.identity import Identity, differences
+from nograd.datasets.journal import Header
+from nograd.datasets.opening import open_output, open_reader, output_kind
+from nograd.datasets.outputs import Output, OutputRow, to_json
+from nograd.datasets.records import Place, Reader, Record
+from nograd.datasets.run_files import Keeping
+from nograd.datasets.trial import Executor, ExecutorFactory, FirstRowsTrial, learn, takes_of, try_out
+from nograd.datasets.windows import IN_FLIGHT, Layout, cut, layout_for
 from nograd.errors import ConfigError, DeviceLostError, JobError
-from nograd.jobs.answers import row_of
-from nograd.jobs.columns import ColumnOptions, Columns, check_collisions, choose, items_of
-from nograd.jobs.identity import Identity, differences
-from nograd.jobs.journal import Header
-from nograd.jobs.keeping import Keeping
-from nograd.jobs.opening import open_output, open_reader, output_kind
-from nograd.jobs.outputs import Output, OutputRow, to_json
-from nograd.jobs.records import Place, Reader, Record
-from nograd.jobs.trial import Executor, ExecutorFactory, Trial, learn, takes_of, try_out
-from nograd.jobs.windows import IN_FLIGHT, Layout, cut, layout_for
 from nograd.predictors.bulk import BatchPredictor, WindowAnswers
 from nograd.predictors.predictor import Predictor
 
-__all__ = ["Job", "ProgressView", "Summary", "run"]
+__all__ = ["PredictJob", "ProgressView", "RunSummary", "run"]
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class PredictJob:
     """The user's request."""
 
     model: str
@@ -74,7 +74,7 @@ class ProgressView(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class RunSummary:
     """Summary of a run."""
 
     rows: int
@@ -98,12 +98,12 @@ class Summary:
 
 
 def run(
-    job: Job,
+    job: PredictJob,
     load: Callable[[], Predictor],
     shown: ProgressView,
     clock: Callable[[], float],
     over: ExecutorFactory | None = None,
-) -> Summary:
+) -> RunSummary:
     """Predict, or resume, until the output is complete.
 
     Args:
@@ -135,7 +135,7 @@ class _Ready:
     runs: Executor
     columns: Columns
     output: Output
-    trial: Trial
+    trial: FirstRowsTrial
     head: Sequence[Record]
     """The first records; they are no longer in `records`."""
 
@@ -146,11 +146,11 @@ class _Run:
     """One run."""
 
     def __init__(
-        self, job: Job, kind: str, reader: Reader, kept: Keeping, shown: ProgressView, clock: Callable[[], float]
+        self, job: PredictJob, kind: str, reader: Reader, kept: Keeping, shown: ProgressView, clock: Callable[[], float]
     ) -> None:
         self._job, self._kind, self._reader, self._kept, self._shown, self._clock = job, kind, reader, kept, shown, clock
 
-    def run(self, load: Callable[[], Predictor], over: ExecutorFactory | None) -> Summary:
+    def run(self, load: Callable[[], Predictor], over: ExecutorFactory | None) -> RunSummary:
         """Run the job to its end."""
         given: Identity = {"input": self._reader.identity(), "options": self._options()}
         self._check(given)
@@ -250,7 +250,7 @@ class _Run:
         """Return the properties that identify the model: its fingerprint, or its name if it has no portable fingerprint."""
         made_by = {"nograd": __version__}
         if self._kind in ("parquet", "arrow"):
-            from nograd.jobs.arrow import pa
+            from nograd.datasets.arrow import pa
 
             made_by["pyarrow"] = pa.__version__
         found = predictor.fingerprint()
@@ -309,10 +309,10 @@ class _Run:
             ready.output.encode(rows) if rows else b"", b"".join(errors),
         )  # fmt: skip
 
-    def _summary(self, before: int, seconds: float, *, was_whole: bool = False) -> Summary:
+    def _summary(self, before: int, seconds: float, *, was_whole: bool = False) -> RunSummary:
         now = self._kept.now
         share = now.padding / (now.padding + now.elements) if now.elements else 0.0
-        return Summary(now.rows, 0 if was_whole else now.rows - before, now.bad, share, now.repeats, seconds, was_whole)
+        return RunSummary(now.rows, 0 if was_whole else now.rows - before, now.bad, share, now.repeats, seconds, was_whole)
 
 
 class _Source:
@@ -337,7 +337,7 @@ class _Source:
             self.error = error
 
 
-def _first_records(records: Iterator[Record], job: Job) -> Iterator[Record]:
+def _first_records(records: Iterator[Record], job: PredictJob) -> Iterator[Record]:
     """Yield the first records, as far as they fit into a window's share of the memory."""
     room = job.memory_bytes // IN_FLIGHT
     for record in islice(records, 2 * job.max_batch_size):

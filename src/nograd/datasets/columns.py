@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from nograd.core.tensors import TEXT, TensorSpec
+from nograd.datasets.records import Reader, Record, value_of
 from nograd.errors import ConfigError
-from nograd.jobs.records import Reader, Record, value_of
 
 __all__ = ["ColumnOptions", "Columns", "RowFaultError", "RowInputs", "check_collisions", "choose", "items_of"]
 

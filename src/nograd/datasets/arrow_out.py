@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 
 from nograd.core.tensors import TEXT, Array, Signature, TensorSpec
-from nograd.jobs.arrow import ArrowRow, pa, pq
-from nograd.jobs.outputs import Output, OutputRow, to_json
-from nograd.jobs.records import value_of
+from nograd.datasets.arrow import ArrowRow, pa, pq
+from nograd.datasets.outputs import Output, OutputRow, to_json
+from nograd.datasets.records import value_of
 
 __all__ = ["ArrowOutput", "ParquetOutput", "unified"]
 

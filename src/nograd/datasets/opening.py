@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nograd.core.tensors import Signature
+from nograd.datasets.csvs import CsvRows
+from nograd.datasets.images import Images
+from nograd.datasets.lines import JsonLines, TextLines
+from nograd.datasets.outputs import CsvOutput, JsonOutput, Output
+from nograd.datasets.records import Reader
 from nograd.errors import ConfigError
-from nograd.jobs.csvs import CsvRows
-from nograd.jobs.images import Images
-from nograd.jobs.lines import JsonLines, TextLines
-from nograd.jobs.outputs import CsvOutput, JsonOutput, Output
-from nograd.jobs.records import Reader
 
 __all__ = ["STDIN", "open_output", "open_reader", "output_kind"]
 
@@ -76,7 +76,7 @@ def _of_file(path: Path, kind: str, most: int) -> Reader:
         return CsvRows(path, max_row_bytes=most)
     if kind == "images":
         raise ConfigError(f"format is 'images', and {path} is no folder")
-    from nograd.jobs.arrow import ArrowRows, ParquetRows
+    from nograd.datasets.arrow import ArrowRows, ParquetRows
 
     return (ParquetRows if kind == "parquet" else ArrowRows)(path)
 
@@ -92,7 +92,7 @@ def output_kind(path: Path) -> str:
     if kind is None:
         raise ConfigError(f"the output is {str(path)!r}; the name must end in {_join_names(OUTPUTS)}")
     if kind in ("parquet", "arrow"):
-        import nograd.jobs.arrow  # noqa: F401  raises if pyarrow is missing
+        import nograd.datasets.arrow  # noqa: F401  raises if pyarrow is missing
     return kind
 
 
@@ -109,7 +109,7 @@ def open_output(kind: str, signature: Signature, predictions: Sequence[str], mem
         return JsonOutput()
     if kind == "csv":
         return CsvOutput(predictions)
-    from nograd.jobs.arrow_out import ArrowOutput, ParquetOutput
+    from nograd.datasets.arrow_out import ArrowOutput, ParquetOutput
 
     return (ParquetOutput if kind == "parquet" else ArrowOutput)(signature, memory_bytes=memory_bytes // 8)
 

@@ -9,7 +9,7 @@ from typing import IO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from nograd.jobs.run import Summary
+from nograd.datasets.run import RunSummary
 
 __all__ = ["Course", "Lines", "show_progress", "summary_of"]
 
@@ -52,7 +52,7 @@ def _time(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.3g} h"
 
 
-def summary_of(summary: Summary, output: str, errors: str) -> str:
+def summary_of(summary: RunSummary, output: str, errors: str) -> str:
     """Return the summary of a run, in one line.
 
     Args:

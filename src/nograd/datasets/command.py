@@ -7,13 +7,13 @@ import sys
 import time
 from collections.abc import Sequence
 
+from nograd.datasets.columns import ColumnOptions
+from nograd.datasets.opening import STDIN
+from nograd.datasets.progress import show_progress, summary_of
+from nograd.datasets.run import PredictJob, ProgressView, run
+from nograd.datasets.run_files import Files
+from nograd.datasets.trial import ExecutorFactory
 from nograd.errors import ConfigError
-from nograd.jobs.columns import ColumnOptions
-from nograd.jobs.keeping import Files
-from nograd.jobs.opening import STDIN
-from nograd.jobs.progress import show_progress, summary_of
-from nograd.jobs.run import Job, ProgressView, run
-from nograd.jobs.trial import ExecutorFactory
 from nograd.predictors.predictor import Predictor
 from nograd.runtime.stalls import StallWatch
 from nograd.runtime.threads import in_own_thread
@@ -68,7 +68,7 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name for each in text.split(",") if (name := each.strip()))
 
 
-def predict_command(job: Job, *, device: str, trusted: bool, over: ExecutorFactory | None = None) -> int:
+def predict_command(job: PredictJob, *, device: str, trusted: bool, over: ExecutorFactory | None = None) -> int:
     """Predict, show progress on stderr and the summary on stdout; return the exit code.
 
     Args:

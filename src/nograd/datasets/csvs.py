@@ -10,10 +10,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
 
+from nograd.datasets.identity import file_identity
+from nograd.datasets.lines import open_stream, share_read
+from nograd.datasets.records import Place, Reader, Record
 from nograd.errors import ConfigError, JobError
-from nograd.jobs.identity import file_identity
-from nograd.jobs.lines import open_stream, share_read
-from nograd.jobs.records import Place, Reader, Record
 
 __all__ = ["CsvRows"]
 

@@ -17,10 +17,10 @@ from typing import Self, TypeVar
 
 import msgspec
 
+from nograd.datasets.disk import write_all
+from nograd.datasets.records import Place
+from nograd.datasets.windows import Layout
 from nograd.errors import ConfigError
-from nograd.jobs.disk import write_all
-from nograd.jobs.records import Place
-from nograd.jobs.windows import Layout
 
 __all__ = ["Commit", "Found", "Header", "Journal", "read"]
 
