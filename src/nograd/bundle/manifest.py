@@ -130,11 +130,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return f"{lanes} lane{'s' * (lanes > 1)} of {threads} thread{'s' * (threads > 1)}"
 
 
-class TokenizeStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="tokenize"):
+class TokenizeStep(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="kind", tag="tokenize"
+):
     """`nograd.text.Tokenize` with the bundle's `tokenizer.json`."""
 
     names: tuple[str, ...]
     max_tokens: int | None
+    prompt: str = ""
+    truncation_side: str = "right"
 
 
 class ImportedStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="import"):

@@ -86,7 +86,7 @@ def _step(step: Any, role: str, *, by_factory: bool) -> Step | None:
     if step is None:
         return None
     if type(step) is Tokenize:
-        return TokenizeStep(step.names, step.max_tokens)
+        return TokenizeStep(step.names, step.max_tokens, step.prompt, step.truncation_side)
     try:
         return import_step(step, role)
     except ConfigError:
@@ -109,7 +109,10 @@ def read_step(step: Step | None, folder: Path, made: Callable[[Any], Any] | None
     if step is None:
         return None
     if isinstance(step, TokenizeStep):
-        return Tokenize(folder / TOKENIZER, names=step.names, max_tokens=step.max_tokens)
+        return Tokenize(
+            folder / TOKENIZER, names=step.names, max_tokens=step.max_tokens, prompt=step.prompt,
+            truncation_side=step.truncation_side,
+        )  # fmt: skip
     if isinstance(step, ImportedStep):
         found: Callable[[Any], Any] = find(step)
         return found

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nograd.errors import MissingExtraError, ModelLoadError
+from nograd.model_folders.sentence_transformers import POOLING_MODES, SentenceFolder, read_sentence_folder
 from nograd.predictors.predictor import Predictor
 from nograd.text.tokenizing import Tokenize, read_json
 
 __all__ = ["is_transformers_folder", "load_folder"]
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+"""Inputs that a tokenizer creates."""
 
 SAMPLE = (
     "A man is eating food.",
@@ -22,8 +26,8 @@ SAMPLE = (
 
 
 def is_transformers_folder(folder: Path) -> bool:
-    """Return whether a folder contains a model's `config.json`."""
-    return (folder / "config.json").is_file()
+    """Return whether a folder contains a model's `config.json`, or the `modules.json` of sentence-transformers."""
+    return (folder / "config.json").is_file() or (folder / "modules.json").is_file()
 
 
 def load_folder(folder: Path, *, device: str = "auto") -> Predictor:
@@ -32,29 +36,49 @@ def load_folder(folder: Path, *, device: str = "auto") -> Predictor:
 
     Raises:
         MissingExtraError: torch, transformers or tokenizers is not installed.
-        ModelLoadError: the folder cannot be loaded.
+        ModelLoadError: the folder cannot be loaded, holds something that nograd does not apply, or lacks weights.
     """
-    model = _model(folder)
-    parameters = inspect.signature(model.forward).parameters
-    names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in parameters or name == "input_ids"]
-    if _pooling(folder):
-        names = ["input_ids", "attention_mask"]
-        model = _embedder(model, folder)
-    return _cut_to_limit(Predictor(model, device=device, preprocess=Tokenize(folder, names=names), sample=SAMPLE), folder)
+    sentence = read_sentence_folder(folder)
+    place = sentence.encoder if sentence is not None else folder
+    model, missing = _model(place, is_encoder=sentence is not None)
+    tokenize = Tokenize(
+        place,
+        names=_input_names(model, place),
+        prompt=sentence.prompt if sentence is not None else "",
+        lower_case=sentence is not None and sentence.lower_case,
+    )
+    if sentence is not None:
+        model, tokenize = _sentence_encoder(model, sentence, tokenize)
+    _require_weights(model, missing, tokenize, place)
+    return _cut_to_limit(Predictor(model, device=device, preprocess=tokenize, sample=SAMPLE), tokenize)
 
 
-def _cut_to_limit(predictor: Predictor, folder: Path) -> Predictor:
+def _cut_to_limit(predictor: Predictor, tokenize: Tokenize) -> Predictor:
     """Return a predictor whose tokenizer truncates at the probed limit, if the folder's files allow more."""
-    tokenize, signature = predictor.preprocess, predictor.signature
+    signature = predictor.signature
     spec = next(spec for spec in signature.inputs if spec.name == "input_ids")
     limits = [limit for dim in spec.varying if (limit := signature.size_range(dim)[1]) is not None]
-    if not isinstance(tokenize, Tokenize) or not limits or (tokenize.max_tokens or limits[0] + 1) <= limits[0]:
+    if not limits or (tokenize.max_tokens or limits[0] + 1) <= limits[0]:
         return predictor
-    shorter = Tokenize(folder, names=tokenize.names, max_tokens=limits[0])
-    return Predictor(predictor.backend, preprocess=shorter, sample=SAMPLE)
+    return Predictor(predictor.backend, preprocess=tokenize.renewed(max_tokens=limits[0]), sample=SAMPLE)
 
 
-def _model(folder: Path) -> Any:
+def _input_names(model: Any, folder: Path) -> tuple[str, ...]:
+    """Return the model's inputs that its tokenizer creates."""
+    from transformers import AutoTokenizer
+
+    parameters = inspect.signature(model.forward).parameters
+    names = read_json(folder / "tokenizer_config.json").get("model_input_names")
+    if names is None:
+        try:
+            names = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False).model_input_names
+        except Exception:  # noqa: BLE001  folders that hold tokenizer.json only; any error of the library
+            names = INPUTS
+    return tuple(name for name in INPUTS if name == "input_ids" or (name in names and name in parameters))
+
+
+def _model(folder: Path, *, is_encoder: bool) -> tuple[Any, list[str]]:
+    """Return the model of a folder, and the names of the weights that its files lack."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # load only from the folder, never download
     try:
         import torch  # noqa: F401
@@ -63,26 +87,58 @@ def _model(folder: Path) -> Any:
         raise MissingExtraError(str(error.name), "demo") from None
     config = read_json(folder / "config.json")
     names = config.get("architectures") or ["AutoModel"]
-    kind: Any = transformers.AutoModel if _pooling(folder) else getattr(transformers, str(names[0]), None)
+    kind: Any = transformers.AutoModel if is_encoder else getattr(transformers, str(names[0]), None)
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
         kind = transformers.AutoModel  # only accept names of models, no other classes of transformers
     transformers.utils.logging.disable_progress_bar()
     try:
-        return kind.from_pretrained(str(folder), trust_remote_code=False).eval()
+        model, info = kind.from_pretrained(str(folder), trust_remote_code=False, output_loading_info=True)
     except Exception as error:  # report any error of the library with the folder's name
         raise ModelLoadError(f"transformers cannot load {folder}: {type(error).__name__}: {error}") from error
+    if hasattr(model.config, "use_cache"):
+        model.config.use_cache = False  # keys and values of earlier tokens are no outputs
+    return model.eval(), sorted(info["missing_keys"])
 
 
-def _pooling(folder: Path) -> Mapping[str, Any]:
-    return read_json(folder / "1_Pooling" / "config.json")
-
-
-def _embedder(encoder: Any, folder: Path) -> Any:
-    """Return encoder, pooling and normalisation as one module, as listed in the folder's `modules.json`."""
+def _sentence_encoder(encoder: Any, sentence: SentenceFolder, tokenize: Tokenize) -> tuple[Any, Tokenize]:
+    """Return encoder, pooling and further layers as one module, and the tokenizer with the inputs that it takes."""
+    from nograd.model_folders.sentence_encoder import SentenceEncoder, read_layers
     from nograd.text.pooling import MeanPooled
 
-    pooling = _pooling(folder)
-    if not pooling.get("pooling_mode_mean_tokens"):
-        raise ModelLoadError(f"{folder} pools with {pooling}; nograd reads mean pooling")
-    listed = (folder / "modules.json").read_text("utf-8") if (folder / "modules.json").is_file() else ""
-    return MeanPooled(encoder, normalize="Normalize" in listed).eval()
+    has_types = "token_type_ids" in tokenize.names and any(tokenize(text)["token_type_ids"].any() for text in SAMPLE)
+    if not has_types:  # types are all 0, which is the model's default
+        tokenize = tokenize.renewed(names=("input_ids", "attention_mask"))
+    kinds = [kind for kind, _ in sentence.layers]
+    skipped = 0 if sentence.include_prompt else tokenize.num_prompt_tokens
+    if sentence.pooling == ("mean",) and kinds in ([], ["Normalize"]) and not skipped and not has_types:
+        return MeanPooled(encoder, normalize=bool(kinds)).eval(), tokenize
+    if not sentence.pooling:
+        raise ModelLoadError(f"{sentence.encoder} sets no pooling mode; nograd reads {', '.join(POOLING_MODES)}")
+    return SentenceEncoder(encoder, sentence.pooling, read_layers(sentence), skipped=skipped).eval(), tokenize
+
+
+def _require_weights(model: Any, missing: Sequence[str], tokenize: Tokenize, folder: Path) -> None:
+    """Raise ModelLoadError if outputs depend on weights that the folder lacks; transformers makes them up at random."""
+    if not missing:
+        return
+    import torch
+
+    rows = {name: torch.from_numpy(array)[None] for name, array in tokenize(SAMPLE[1]).items()}
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    lacking = [tensor for name, tensor in tensors.items() if name.removeprefix("encoder.") in missing or name in missing]
+    with torch.inference_mode():
+        before = _floats(model(**rows))
+        for tensor in lacking:
+            tensor.add_(torch.rand_like(tensor)) if tensor.is_floating_point() else None
+        after = _floats(model(**rows))
+    if len(lacking) < len(missing) or any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)):
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ModelLoadError(
+            f"{folder} lacks the weights {', '.join(missing[:3])}{more}, and the outputs depend on them; save the whole model "
+            "(save_pretrained), or name its own class in architectures of config.json"
+        )
+
+
+def _floats(outputs: Any) -> list[Any]:
+    values = outputs.values() if isinstance(outputs, Mapping) else outputs
+    return [value for value in values if hasattr(value, "is_floating_point") and value.is_floating_point()]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MeanPooled"]
+__all__ = ["MeanPooled", "hidden_states"]
 
 
 class MeanPooled(nn.Module):
@@ -27,13 +27,18 @@ class MeanPooled(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         """Return `embedding [rows, size]` for ids and mask, both int64 `[rows, tokens]`."""
-        hidden = _hidden(self.encoder(input_ids=input_ids, attention_mask=attention_mask))
+        hidden = hidden_states(self.encoder(input_ids=input_ids, attention_mask=attention_mask))
         mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
         mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
         return {"embedding": nn.functional.normalize(mean, dim=1) if self.normalize else mean}
 
 
-def _hidden(answer: Any) -> Tensor:
+def hidden_states(answer: Any) -> Tensor:
+    """Return an encoder's token vectors, `[rows, tokens, size]`.
+
+    Raises:
+        TypeError: the encoder returned something else.
+    """
     found = getattr(answer, "last_hidden_state", answer)
     hidden = found[0] if isinstance(found, tuple | list) else found
     if not isinstance(hidden, torch.Tensor) or hidden.ndim != 3:

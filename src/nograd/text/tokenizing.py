@@ -25,21 +25,37 @@ class Tokenize:
         names: inputs of the model, from `input_ids`, `attention_mask` and `token_type_ids`.
         max_tokens: maximum tokens per text, including special tokens; longer texts are truncated. None: the limit of the
             folder.
+        prompt: text in front of every text.
+        truncation_side: end at which longer texts lose tokens, `right` or `left`; None: that of the folder, or `right`.
+        lower_case: whether texts become lower case first, in addition to what the tokenizer does.
 
     Raises:
         MissingExtraError: the `tokenizers` package is not installed.
         ModelLoadError: there is no `tokenizer.json`, or it cannot be read.
-        ConfigError: `max_tokens` leaves no room for text, a name is unknown, or the tokenizer is not a fast one.
+        ConfigError: `max_tokens` leaves no room for text, a name or side is unknown, or the tokenizer is not a fast one.
     """
 
     item = TensorSpec("text", TEXT)
     """Type of one item: a string."""
 
     def __init__(
-        self, path: str | Path | Any, *, names: Sequence[str] = ("input_ids", "attention_mask"), max_tokens: int | None = None
+        self,
+        path: str | Path | Any,
+        *,
+        names: Sequence[str] = ("input_ids", "attention_mask"),
+        max_tokens: int | None = None,
+        prompt: str = "",
+        truncation_side: str | None = None,
+        lower_case: bool = False,
     ) -> None:
         self._fingerprint = ""
-        self._tokenizer, known_limit = _opened(path)
+        self._tokenizer, known_limit, known_side = _opened(path)
+        self.prompt = prompt
+        self.truncation_side = truncation_side or known_side
+        if self.truncation_side not in SIDES:
+            raise ConfigError(f"truncation_side is {self.truncation_side!r}; it must be {' or '.join(SIDES)}")
+        if lower_case:
+            self._tokenizer.normalizer = _with_lower_case(self._tokenizer.normalizer)
         self._fields = [(name, _field(name)) for name in names]
         self.max_tokens = max_tokens if max_tokens is not None else known_limit
         self._tokenizer.no_padding()
@@ -49,7 +65,7 @@ class Tokenize:
         elif self.max_tokens <= special:  # the library would not truncate in this case
             raise ConfigError(f"max_tokens is {self.max_tokens}; it must be above {special}, the tokenizer's special tokens")
         else:
-            self._tokenizer.enable_truncation(self.max_tokens)
+            self._tokenizer.enable_truncation(self.max_tokens, direction=self.truncation_side)
 
     def __call__(self, text: str) -> dict[str, Array]:
         """Return the inputs of one text, without dimension 0.
@@ -60,14 +76,29 @@ class Tokenize:
         if not isinstance(text, str):
             raise SignatureError(f"the text is {type(text).__name__}; the model takes a string")
         try:
-            encoding = self._tokenizer.encode(text)
+            encoding = self._tokenizer.encode(self.prompt + text)
         except TypeError as error:
             raise SignatureError("the text holds half a surrogate pair; the model takes whole characters") from error
         return {name: np.array(getattr(encoding, field), dtype=np.int64) for name, field in self._fields}
 
     def num_tokens(self, text: str) -> int:
         """Return the number of tokens of a text after truncation, including special tokens."""
-        return len(self._tokenizer.encode(text))
+        return len(self._tokenizer.encode(self.prompt + text))
+
+    def renewed(self, *, names: Sequence[str] | None = None, max_tokens: int | None = None) -> Tokenize:
+        """Return a tokenizer with other inputs or another limit; None leaves a setting as it is."""
+        return Tokenize(
+            self._tokenizer, names=names or self.names, max_tokens=max_tokens or self.max_tokens, prompt=self.prompt,
+            truncation_side=self.truncation_side,
+        )  # fmt: skip
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Number of tokens at the beginning of every row that belong to the prompt, with special tokens in front of it."""
+        if not self.prompt:
+            return 0
+        encoding = self._tokenizer.encode(self.prompt)
+        return len(encoding) - int(encoding.special_tokens_mask[-1])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -82,15 +113,21 @@ class Tokenize:
     def fingerprint(self) -> str:
         """Return a digest of tokenizer and settings: tokenizers with equal digests return equal inputs."""
         if not self._fingerprint:
-            self._fingerprint = of_value(self._tokenizer.to_str(), self._fields, self.max_tokens).text
+            self._fingerprint = of_value(
+                self._tokenizer.to_str(), self._fields, self.max_tokens, self.prompt, self.truncation_side
+            ).text
         return self._fingerprint
 
 
-def _opened(path: Any) -> tuple[Any, int | None]:
-    """Return a private copy of the tokenizer, and the maximum tokens of its model if known."""
+SIDES = ("right", "left")
+
+
+def _opened(path: Any) -> tuple[Any, int | None, str]:
+    """Return a private copy of the tokenizer, the maximum tokens of its model if known, and the side of truncation."""
     if isinstance(path, str | Path):
         file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
-        return _open(file), folder_limit(file.parent)
+        side = read_json(file.parent / "tokenizer_config.json").get("truncation_side", "right")
+        return _open(file), folder_limit(file.parent), str(side)
     inner = getattr(path, "backend_tokenizer", path)
     if not hasattr(inner, "to_str") and hasattr(path, "save_pretrained"):
         raise ConfigError(
@@ -102,7 +139,15 @@ def _opened(path: Any) -> tuple[Any, int | None]:
             f"the tokenizer is {type(path).__name__}; give a tokenizer.json, the folder of one, or a fast tokenizer object"
         )
     limit = getattr(path, "model_max_length", None)
-    return type(inner).from_str(inner.to_str()), int(limit) if isinstance(limit, int) and 0 < limit < 1e6 else None
+    known = int(limit) if isinstance(limit, int) and 0 < limit < 1e6 else None
+    return type(inner).from_str(inner.to_str()), known, str(getattr(path, "truncation_side", "right"))
+
+
+def _with_lower_case(normalizer: Any) -> Any:
+    """Return a normalizer that makes text lower case and then does what it did before."""
+    from tokenizers import normalizers
+
+    return normalizers.Sequence([normalizers.Lowercase(), *([] if normalizer is None else [normalizer])])
 
 
 def _open(file: Path) -> Any:
