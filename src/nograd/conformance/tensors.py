@@ -26,7 +26,7 @@ def packed(datatype: str, data: Sequence[Any]) -> bytes:
     r"""Return flat data as the extension's bytes.
 
     >>> packed("BYTES", ["ab"])
-    b'\\x02\\x00\\x00\\x00ab'
+    b'\x02\x00\x00\x00ab'
     """
     if datatype == "BYTES":
         return b"".join(struct.pack("<I", len(each)) + each for each in (str(text).encode() for text in data))

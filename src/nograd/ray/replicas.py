@@ -103,11 +103,11 @@ def wanted(loads: Sequence[ReplicaLoad], goal_s: float) -> int:
         loads: loads of the replicas that reported one; at least one.
         goal_s: acceptable seconds of backlog.
 
-    >>> wanted([Load(3.0, 1.0), Load(1.0, 1.0)], goal_s=1.0)
+    >>> wanted([ReplicaLoad(3.0, 1.0), ReplicaLoad(1.0, 1.0)], goal_s=1.0)
     4
-    >>> wanted([Load(0.0, 0.5), Load(0.1, 0.4)], goal_s=1.0)
+    >>> wanted([ReplicaLoad(0.0, 0.5), ReplicaLoad(0.1, 0.4)], goal_s=1.0)
     2
-    >>> wanted([Load(0.0, 0.3), Load(0.0, 0.2)], goal_s=1.0)
+    >>> wanted([ReplicaLoad(0.0, 0.3), ReplicaLoad(0.0, 0.2)], goal_s=1.0)
     1
     """
     count = len(loads)
