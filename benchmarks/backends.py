@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.common import HERE, report, spread
+from benchmarks.common import report, run_child, spread
 
 VARIANTS = (
     "eager", "compiled", "torchscript", "aot", "onnx", "openvino", "eager-bfloat16", "eager-float16", "autocast-bfloat16",
@@ -112,19 +111,6 @@ def paired(work: Callable[[Any], object], reference: Any, backend: Any) -> dict[
     return times
 
 
-def measured(name: str, variant: str) -> dict[str, Any]:
-    """Run one variant in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.backends", "--child", name, variant]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent, timeout=LIMIT_S, check=False)
-    except subprocess.TimeoutExpired:
-        return {"failed": f"not done after {LIMIT_S} s"}
-    if done.returncode:
-        return {"failed": (done.stderr.strip().splitlines() or ["no output"])[-1][:200]}
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 def line(name: str, variant: str, found: dict[str, Any]) -> list[str]:
     """Return one row of the table."""
     if "failed" in found:
@@ -157,7 +143,7 @@ def main(names: list[str], variants: Sequence[str]) -> None:
     data: dict[str, dict[str, Any]] = {}
     for name in names or list(CASES):
         for variant in variants:
-            found = measured(name, variant)
+            found = run_child("backends", name, variant, limit_s=LIMIT_S)
             data.setdefault(name, {})[variant] = found
             rows.append(line(name, variant, found))
             sys.stderr.write("  ".join(rows[-1]) + "\n")

@@ -85,6 +85,19 @@ def tuned_minilm(goal: str = "latency") -> Iterator[Path]:
         yield bundle
 
 
+def run_child(module: str, *arguments: str, limit_s: float) -> dict[str, Any]:
+    """Run `python -m benchmarks.MODULE --child ARGUMENTS`; return the JSON of its last line, or `{"failed": why}`."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", "--child", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent, timeout=limit_s, check=False)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"not done after {limit_s:g} s"}
+    if done.returncode:
+        return {"failed": (done.stderr.strip().splitlines() or ["no output"])[-1][:200]}
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
 def load(server: Server, path: str, bodies: Path, *, clients: int, requests: int) -> dict[str, float]:
     """Send requests from closed-loop clients in another process; return rate, latencies, and the server's CPU per request."""
     before = server.cpu_s()

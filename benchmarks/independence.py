@@ -8,7 +8,6 @@ to other rows; `size effect` compares a row alone with the same row among copies
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.backends import VARIANTS, build
-from benchmarks.common import HERE, keep, report, sentences
+from benchmarks.common import keep, report, run_child, sentences
 
 if TYPE_CHECKING:
     from torch import nn
@@ -164,19 +163,6 @@ def child(name: str, variant: str, num_batches: int) -> dict[str, Any]:
     return {**asdict(found), "verdict": found.verdict, "batching": signature.batching}
 
 
-def measured(name: str, variant: str, num_batches: int) -> dict[str, Any]:
-    """Run one variant in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.independence", "--child", name, variant, str(num_batches)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent, timeout=LIMIT_S, check=False)
-    except subprocess.TimeoutExpired:
-        return {"failed": f"not done after {LIMIT_S} s"}
-    if done.returncode:
-        return {"failed": (done.stderr.strip().splitlines() or ["no output"])[-1][:200]}
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 def line(name: str, variant: str, found: dict[str, Any]) -> list[str]:
     """Return one row of the table."""
     if "failed" in found:
@@ -204,7 +190,7 @@ def main(names: Sequence[str], variants: Sequence[str], num_batches: int) -> Non
     data: dict[str, dict[str, Any]] = {}
     for name in names or list(MODELS):
         for variant in variants:
-            found = measured(name, variant, num_batches)
+            found = run_child("independence", name, variant, str(num_batches), limit_s=LIMIT_S)
             data.setdefault(name, {})[variant] = found
             rows.append(line(name, variant, found))
             sys.stderr.write("  ".join(rows[-1]) + "\n")
