@@ -163,6 +163,8 @@ def test_weights_that_are_missing_are_an_error_only_if_outputs_depend_on_them(tm
     model = tiny_bert(tmp_path, "BertForMaskedLM")  # saved without the pooler that a sentence encoder does not use
     list_modules(tmp_path, pooling=MEAN)
     torch.testing.assert_close(embedding(tmp_path), vectors(model.bert).mean(0), atol=1e-5, rtol=1e-5)
+    first, second = (load(str(tmp_path)).fingerprint().text for _ in range(2))
+    assert first == second
 
 
 def test_a_decoder_gives_no_cache_and_gets_only_the_inputs_of_its_tokenizer(tmp_path: Path) -> None:

@@ -40,16 +40,16 @@ def load_folder(folder: Path, *, device: str = "auto") -> Predictor:
     """
     sentence = read_sentence_folder(folder)
     place = sentence.encoder if sentence is not None else folder
-    model, missing = _model(place, is_encoder=sentence is not None)
+    encoder, missing = _model(place, is_encoder=sentence is not None)
     tokenize = Tokenize(
         place,
-        names=_input_names(model, place),
+        names=_inputs_of(encoder),
         prompt=sentence.prompt if sentence is not None else "",
         lower_case=sentence is not None and sentence.lower_case,
     )
-    if sentence is not None:
-        model, tokenize = _sentence_encoder(model, sentence, tokenize)
-    _require_weights(model, missing, tokenize, place)
+    tokenize = _without_unused_types(tokenize, place, has_default_types=sentence is not None)
+    model = encoder if sentence is None else _sentence_encoder(encoder, sentence, tokenize)
+    _require_weights(model, encoder, missing, tokenize, place)
     return _cut_to_limit(Predictor(model, device=device, preprocess=tokenize, sample=SAMPLE), tokenize)
 
 
@@ -63,18 +63,41 @@ def _cut_to_limit(predictor: Predictor, tokenize: Tokenize) -> Predictor:
     return Predictor(predictor.backend, preprocess=tokenize.renewed(max_tokens=limits[0]), sample=SAMPLE)
 
 
-def _input_names(model: Any, folder: Path) -> tuple[str, ...]:
-    """Return the model's inputs that its tokenizer creates."""
+def _inputs_of(model: Any) -> tuple[str, ...]:
+    """Return the model's inputs that a tokenizer can create."""
+    parameters = inspect.signature(model.forward).parameters
+    return tuple(name for name in INPUTS if name == "input_ids" or name in parameters)
+
+
+def _without_unused_types(tokenize: Tokenize, folder: Path, *, has_default_types: bool) -> Tokenize:
+    """Return a tokenizer that creates `token_type_ids` only if transformers' tokenizer of the folder does.
+
+    Args:
+        tokenize: creates every input that the model takes.
+        folder: of the tokenizer.
+        has_default_types: whether token types that are all 0 are the model's default and can be left out.
+    """
+    names = tokenize.names
+    if "token_type_ids" not in names:
+        return tokenize
+    if has_default_types and not any(tokenize(text)["token_type_ids"].any() for text in SAMPLE):
+        created: Sequence[str] = ()
+    else:
+        created = read_json(folder / "tokenizer_config.json").get("model_input_names") or _class_inputs(folder)
+    if "token_type_ids" in created:
+        return tokenize
+    return tokenize.renewed(names=[name for name in names if name != "token_type_ids"])
+
+
+def _class_inputs(folder: Path) -> Sequence[str]:
+    """Return the inputs that the class of the folder's tokenizer creates; all if it cannot be loaded."""
     from transformers import AutoTokenizer
 
-    parameters = inspect.signature(model.forward).parameters
-    names = read_json(folder / "tokenizer_config.json").get("model_input_names")
-    if names is None:
-        try:
-            names = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False).model_input_names
-        except Exception:  # noqa: BLE001  folders that hold tokenizer.json only; any error of the library
-            names = INPUTS
-    return tuple(name for name in INPUTS if name == "input_ids" or (name in names and name in parameters))
+    try:
+        found: Sequence[str] = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False).model_input_names
+    except Exception:  # noqa: BLE001  a folder with nothing but tokenizer.json; the library raises many kinds
+        return INPUTS
+    return found
 
 
 def _model(folder: Path, *, is_encoder: bool) -> tuple[Any, list[str]]:
@@ -100,36 +123,39 @@ def _model(folder: Path, *, is_encoder: bool) -> tuple[Any, list[str]]:
     return model.eval(), sorted(info["missing_keys"])
 
 
-def _sentence_encoder(encoder: Any, sentence: SentenceFolder, tokenize: Tokenize) -> tuple[Any, Tokenize]:
-    """Return encoder, pooling and further layers as one module, and the tokenizer with the inputs that it takes."""
+def _sentence_encoder(encoder: Any, sentence: SentenceFolder, tokenize: Tokenize) -> Any:
+    """Return encoder, pooling and further layers as one module."""
     from nograd.model_folders.sentence_encoder import SentenceEncoder, read_layers
     from nograd.text.pooling import MeanPooled
 
-    has_types = "token_type_ids" in tokenize.names and any(tokenize(text)["token_type_ids"].any() for text in SAMPLE)
-    if not has_types:  # types are all 0, which is the model's default
-        tokenize = tokenize.renewed(names=("input_ids", "attention_mask"))
-    kinds = [kind for kind, _ in sentence.layers]
-    skipped = 0 if sentence.include_prompt else tokenize.num_prompt_tokens
-    if sentence.pooling == ("mean",) and kinds in ([], ["Normalize"]) and not skipped and not has_types:
-        return MeanPooled(encoder, normalize=bool(kinds)).eval(), tokenize
     if not sentence.pooling:
         raise ModelLoadError(f"{sentence.encoder} sets no pooling mode; nograd reads {', '.join(POOLING_MODES)}")
-    return SentenceEncoder(encoder, sentence.pooling, read_layers(sentence), skipped=skipped).eval(), tokenize
+    kinds = [kind for kind, _ in sentence.layers]
+    skipped = 0 if sentence.include_prompt else tokenize.num_prompt_tokens
+    is_plain = sentence.pooling == ("mean",) and kinds in ([], ["Normalize"]) and not skipped
+    if is_plain and tokenize.names == ("input_ids", "attention_mask"):
+        return MeanPooled(encoder, normalize=bool(kinds)).eval()
+    return SentenceEncoder(encoder, sentence.pooling, read_layers(sentence), skipped=skipped).eval()
 
 
-def _require_weights(model: Any, missing: Sequence[str], tokenize: Tokenize, folder: Path) -> None:
-    """Raise ModelLoadError if outputs depend on weights that the folder lacks; transformers makes them up at random."""
+def _require_weights(model: Any, encoder: Any, missing: Sequence[str], tokenize: Tokenize, folder: Path) -> None:
+    """Raise ModelLoadError if outputs depend on weights that the folder lacks; transformers makes them up at random.
+
+    Lacking weights that no output depends on become 0, so that the model has the same fingerprint each time it is loaded.
+    """
     if not missing:
         return
     import torch
 
     rows = {name: torch.from_numpy(array)[None] for name, array in tokenize(SAMPLE[1]).items()}
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    lacking = [tensor for name, tensor in tensors.items() if name.removeprefix("encoder.") in missing or name in missing]
+    tensors = {**dict(encoder.named_parameters()), **dict(encoder.named_buffers())}
+    lacking = [tensors[name] for name in missing if name in tensors]
     with torch.inference_mode():
+        for tensor in lacking:
+            tensor.copy_(torch.rand(tensor.shape))
         before = _floats(model(**rows))
         for tensor in lacking:
-            tensor.add_(torch.rand_like(tensor)) if tensor.is_floating_point() else None
+            tensor.zero_()
         after = _floats(model(**rows))
     if len(lacking) < len(missing) or any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)):
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
