@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,8 @@ import pytest
 import torch
 
 from nograd import AsyncClient, Client, TensorSpec
-from nograd.client.wire import DTYPES, Response, error_of, infer_message, read_outputs
+from nograd.client.calls import Failure
+from nograd.client.wire import DTYPES, Message, Response, error_of, infer_message, read_outputs
 from nograd.errors import (
     ConfigError,
     DeadlineError,
@@ -235,6 +237,22 @@ def test_a_server_that_is_not_there_is_tried_again_and_then_named() -> None:
         client._calls.clock = iter(range(1000)).__next__
         with pytest.raises(DeadlineError, match="/v2/health/ready was not ready within 5 s"):
             client.wait_until_ready(timeout_s=5)
+
+
+def test_waiting_ends_in_time_if_the_server_takes_the_connection_and_never_answers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, Client(f"http://127.0.0.1:{silent.getsockname()[1]}") as client:
+        timeouts: list[float | None] = []
+        send = client._send
+
+        def spy(message: Message) -> Response | Failure:
+            timeouts.append(message.timeout_s)
+            return send(message)
+
+        client._send = spy  # type: ignore[method-assign]
+        with pytest.raises(DeadlineError, match=r"/v2/health/ready was not ready within 0\.3 s"):
+            client.wait_until_ready(timeout_s=0.3)
+
+    assert all(timeout is not None and timeout <= 0.3 for timeout in timeouts)
 
 
 def test_statuses_are_errors_of_their_kind() -> None:

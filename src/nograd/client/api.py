@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class Client:
-    """Calls a server, one call at a time; safe to share between threads.
+    """Calls a server and waits for each response. Threads may share a client.
 
     Args:
         url: address of the server, such as `http://127.0.0.1:8000`.

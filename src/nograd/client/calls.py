@@ -128,15 +128,15 @@ class ClientCalls:
         found: dict[str, Any] = read_json((yield from self._answer(message, self._end(None))))
         return found
 
-    def is_healthy(self, path: str) -> Steps[bool]:
+    def is_healthy(self, path: str, timeout_s: float | None = None) -> Steps[bool]:
         """Return whether a health path answers 200; False if the server cannot be reached."""
-        got = yield Message("GET", path, timeout_s=self.timeout_s)
+        got = yield Message("GET", path, timeout_s=self.timeout_s if timeout_s is None else timeout_s)
         return isinstance(got, Response) and got.status == 200
 
     def wait_until_ready(self, model: str | None, version: str | None, timeout_s: float) -> Steps[None]:
         """Wait until the server, or a model, is ready."""
         path, end = ready_path(model, version), self.clock() + timeout_s
-        while not (yield from self.is_healthy(path)):
+        while not (yield from self.is_healthy(path, max(POLL_S, end - self.clock()))):
             if self.clock() + POLL_S >= end:
                 raise DeadlineError(f"{path} was not ready within {timeout_s:g} s")
             yield Pause(POLL_S)
