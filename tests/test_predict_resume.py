@@ -133,7 +133,7 @@ def test_a_disk_that_is_full_is_one_sentence_and_the_same_command_goes_on(tmp_pa
     ended = nograd_predict(*arguments[1:])
 
     assert full.returncode == 1
-    said = f"nograd: {output} cannot be written: File too large; what is done is kept: mend that, and give the same command"
+    said = f"nograd: {output} cannot be written: File too large; what is done is kept: correct this, and run the same command"
     assert said in full.stderr
     assert 50_000 < kept.part_bytes <= 100_000
     assert ended.returncode == 0

@@ -308,7 +308,7 @@ def test_every_setting_is_an_option_and_every_option_has_the_settings_default() 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["a", "b", "--name", "x"], "name is 'x', for 2 models; it names a lone one: write NAME=MODEL instead"),
+        (["a", "b", "--name", "x"], "name is 'x', for 2 models; it names a single model: write NAME=MODEL instead"),
         (["--name", "x"], "name is 'x', for 0 models"),
         (["a", "b", "--tune", "10s"], "tune is '10s', for 2 models; it tunes one: name it, and no other"),
         (["n=a", "n=b"], "a and b are both 'n', version '1'"),

@@ -189,7 +189,7 @@ def test_a_wrong_file_is_named(pair: Pair, tmp_path: Path) -> None:
     [
         ({"tls_cert": "a"}, "tls_cert is set and tls_key is not; TLS takes a certificate and its key"),
         ({"tls_key": "a"}, "tls_key is set and tls_cert is not; TLS takes a certificate and its key"),
-        ({"tls_ca": "a"}, "tls_ca is set and tls_cert is not; clients' certificates are asked for over TLS only"),
+        ({"tls_ca": "a"}, "tls_ca is set and tls_cert is not; clients' certificates are requested over TLS only"),
     ],
 )
 def test_half_of_the_settings_is_refused(given: dict[str, str], error: str) -> None:

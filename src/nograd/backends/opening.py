@@ -115,5 +115,5 @@ def _errors_of(kind: Kind, work: str, error_type: type[ModelLoadError | ExportEr
     except BaseException as error:
         if is_interrupt(error) or not kind.distribution:
             raise
-        told = f"{type(error).__name__}: {error}"
-        raise error_type(f"backend {kind.name!r} of {kind.source} raised {told} while {work}") from error
+        cause = f"{type(error).__name__}: {error}"
+        raise error_type(f"backend {kind.name!r} of {kind.source} raised {cause} while {work}") from error

@@ -184,7 +184,7 @@ def check_metrics(server: ServerSubject) -> Verdict:
     lines = [line.split() for line in answer.body.decode("utf-8", "replace").splitlines() if line.startswith("# TYPE")]
     names = {line[2] for line in lines if len(line) >= 4}
     if answer.status != 200 or not names:
-        return warning(f"GET /metrics is answered {_describe_answer(answer)}: nobody sees what the server does")
+        return warning(f"GET /metrics is answered {_describe_answer(answer)}: the server cannot be monitored")
     if not any("histogram" in line for line in lines):
         return info(f"{len(names)} metrics, and no histogram among them: percentiles over several servers cannot be made")
     return passed(f"{len(names)} metrics in Prometheus' format, with histograms", metrics=float(len(names)))

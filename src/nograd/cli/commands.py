@@ -232,7 +232,7 @@ def _named(models: Sequence[str], name: str | None) -> list[ModelConfig]:
     if name is None:
         return listed
     if len(listed) != 1:
-        raise ConfigError(f"name is {name!r}, for {len(listed)} models; it names a lone one: write NAME=MODEL instead")
+        raise ConfigError(f"name is {name!r}, for {len(listed)} models; it names a single model: write NAME=MODEL instead")
     return [replace(listed[0], name=name)]
 
 

@@ -212,7 +212,7 @@ class Keeping:
         except OSError as error:
             raise JobError(
                 f"{self.files.output} cannot be written: {error.strerror}; what is done is kept: "
-                "mend that, and give the same command again"
+                "correct this, and run the same command again"
             ) from error
 
     def __enter__(self) -> Self:

@@ -188,9 +188,9 @@ def _stacked(field: _Field, values: Sequence[Any]) -> Array:
         return texts
     shapes = {value.shape for value in values}
     if len(shapes) > 1:
-        told = " and ".join(map(str, map(list, sorted(shapes)[:2])))
+        found = " and ".join(map(str, map(list, sorted(shapes)[:2])))
         raise ModelError(
-            f"the shapes of {field.name!r} in postprocess's answers differ in one request: {told}; return one shape, or text "
+            f"the shapes of {field.name!r} in postprocess's answers differ in one request: {found}; return one shape, or text "
             "(json.dumps) for what varies"
         )
     return np.stack(values)

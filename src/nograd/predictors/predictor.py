@@ -319,14 +319,14 @@ class Predictor:
             tensors = holds_tensors(inputs)
             part = self.check(to_host(inputs) if tensors else inputs)
             return [part], self._finish_tensors if tensors else self._finish_arrays
-        lone = isinstance(inputs, str | bytes)
-        items = [inputs] if lone else list(each_item(inputs))
+        is_single = isinstance(inputs, str | bytes)
+        items = [inputs] if is_single else list(each_item(inputs))
         if not items:
             raise SignatureError("the list of items is empty; give at least 1")
         if self._calls.backend is None:
             self._learn_rows(items[:SAMPLE_ITEMS])
         parts = [self.prepare_item(item, index) for index, item in enumerate(items)]
-        return parts, partial(self._finish_items, lone=lone)
+        return parts, partial(self._finish_items, is_single=is_single)
 
     def prepare_item(self, item: Any, index: int) -> Batch:
         """Return one item as a checked part of one row.
@@ -435,6 +435,6 @@ class Predictor:
     def _finish_tensors(self, outputs: list[Batch]) -> Any:
         return whole_answer(self.backend, to_tensors(outputs[0]), self._postprocess)
 
-    def _finish_items(self, outputs: list[Batch], *, lone: bool) -> Any:
+    def _finish_items(self, outputs: list[Batch], *, is_single: bool) -> Any:
         answers = [answer for output in outputs for answer in self.answers(output)]
-        return answers[0] if lone else answers
+        return answers[0] if is_single else answers

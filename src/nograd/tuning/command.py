@@ -100,7 +100,7 @@ def bundle_for(model: str, data: Path | None, settings: Settings, *, name: str) 
     if not stale:
         sys.stderr.write(f"{target} is there, made of this model on this machine; remove it to tune again\n")
         return Tuned.there(target)
-    sys.stderr.write(f"tuning {model} for {settings.goal}, {settings.budget_s:.0f} s about: {stale}\n")
+    sys.stderr.write(f"tuning {model} for {settings.goal}, about {settings.budget_s:.0f} s: {stale}\n")
     return run_command(model, data, target, settings, name=name)
 
 

@@ -161,7 +161,7 @@ class ServedModel:
         self.threads.close()
 
     async def leave(self) -> None:
-        """Stop, once nobody can find it any more, and let go of the model, so that its memory is free."""
+        """Stop after the model was removed from the table, and release it, so that its memory is free."""
         await self.stop()
         self.refresh_metrics()
         self._all_metrics.remove_store(self.name, self.store)
@@ -336,7 +336,7 @@ class ServedModel:
         return f"no answers are kept: {why_not(self.predictor.signature)}"
 
     def refresh_metrics(self) -> None:
-        """Bring up to date what is only worked out when somebody asks."""
+        """Update the counts that are computed only when metrics are read."""
         self._metrics.refresh(self.predictor.backend.compilations)
         self._metrics.refresh_code(stuck=len(self.threads.stuck()), overdue=self.threads.overdue)
         if self.cache is not None:

@@ -36,7 +36,7 @@ _STATUS: tuple[tuple[type[NogradError], int], ...] = (
 
 
 def status_of(error: Exception) -> int:
-    """Return the HTTP status for an error: 400 for what the caller can mend, 500 for what nobody foresaw."""
+    """Return the HTTP status for an error: 400 if the caller can correct it, 500 if it is unexpected."""
     for kind, status in _STATUS:
         if isinstance(error, kind):
             return status

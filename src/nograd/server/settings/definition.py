@@ -238,7 +238,7 @@ class ServeConfig:
             given, missing = ("tls_cert", "tls_key") if self.tls_cert else ("tls_key", "tls_cert")
             raise ConfigError(f"{given} is set and {missing} is not; TLS takes a certificate and its key")
         if self.tls_ca and not self.tls_cert:
-            raise ConfigError("tls_ca is set and tls_cert is not; clients' certificates are asked for over TLS only")
+            raise ConfigError("tls_ca is set and tls_cert is not; clients' certificates are requested over TLS only")
         if self.traces and not self.traces.startswith(("http://", "https://")):
             raise ConfigError(
                 f"traces is {mask_url(self.traces)!r}; it is the URL of a collector, such as http://localhost:4318"

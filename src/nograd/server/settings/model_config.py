@@ -56,7 +56,7 @@ class ModelConfig:
         if not self.version or "/" in self.version:
             raise ConfigError(f"version is {self.version!r}; it must be text without '/', such as '2'")
         if not self.load and not self.name:
-            raise ConfigError(f"load is false for {self.model}, which has no name: nobody could ask for it; give it a name")
+            raise ConfigError(f"load is false for {self.model}, which has no name: no request could load it; give it a name")
         self.settings(ServeConfig())
 
     def settings(self, server: ServeConfig) -> ServeConfig:

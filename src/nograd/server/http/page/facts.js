@@ -117,8 +117,8 @@ function independenceText(found) {
   if (!found) return ["independence not measured"];
   const { verdict, bound, tolerance, size_effect, companions, num_batches } = found;
   const near = companions ? ` next to ${companions}` : "";
-  const told = `a row moves by at most ${share(bound)} of the output's largest value${near}; ${share(tolerance)} is allowed`;
-  const why = `${told}. The batch size moves it by ${share(size_effect)} (rounding). Measured over ${plural(num_batches, "batch")}.`;
+  const bounds = `a row moves by at most ${share(bound)} of the output's largest value${near}; ${share(tolerance)} is allowed`;
+  const why = `${bounds}. The batch size moves it by ${share(size_effect)} (rounding). Measured over ${plural(num_batches, "batch")}.`;
   return [verdict, element("span", { className: "why" }, why)];
 }
 
