@@ -312,3 +312,32 @@ def test_two_batch_sizes_that_differ_are_refused() -> None:
     assert BatchPredictor(SUMS, batch_size=8, max_batch_size=8).max_batch_size == 8
     with pytest.raises(SignatureError, match="the list of items is empty"):
         BatchPredictor(SUMS).predict_batch([])
+
+
+@pytest.mark.parametrize("rows", [2, 70])
+@pytest.mark.parametrize("call", ["predict_batch", "predict_each"])
+def test_answers_can_be_part_of_a_graph_that_autograd_records(call: str, rows: int) -> None:
+    predictor = BatchPredictor(nn.Linear(4, 2), "cpu", batch_size=32)
+
+    answers = getattr(predictor, call)(list(torch.rand(rows, 4)))
+
+    weight = torch.ones(2, requires_grad=True)
+    (torch.stack(list(answers)) * weight).sum().backward()  # type: ignore[no-untyped-call]
+    assert weight.grad is not None
+
+
+def test_rows_of_one_size_and_two_shapes_are_not_stacked() -> None:
+    predictor = BatchPredictor(nn.Linear(4, 2), "cpu", batch_size=2)
+
+    with pytest.raises(ItemError, match="item 5"):
+        predictor.predict_batch([*torch.rand(5, 4), torch.rand(2, 2)])
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 20])
+def test_batches_are_the_same_whether_rows_are_stacked_at_once_or_not(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nograd.predictors.rows.MAX_BYTES_AT_ONCE", limit)
+    model, rows = nn.Linear(4, 2), torch.rand(70, 4)
+
+    answers = BatchPredictor(model, "cpu", batch_size=32).predict_batch(list(rows))
+
+    assert torch.equal(answers, torch.cat([model(rows[start : start + 32]) for start in (0, 32, 64)]))

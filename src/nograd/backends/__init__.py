@@ -97,7 +97,7 @@ class TorchBackend(Backend):
         """
 
     def forward_each(self, batches: Iterable[Mapping[str, Tensor]]) -> Sequence[Mapping[str, Tensor]]:
-        """Return the outputs of each batch by name, on the CPU; errors as for `forward`."""
+        """Return the outputs of each batch by name, on the CPU, possibly as inference tensors; errors as for `forward`."""
         return [{name: tensor.cpu() for name, tensor in self.forward(batch).items()} for batch in batches]
 
     @abstractmethod

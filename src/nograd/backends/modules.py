@@ -135,8 +135,7 @@ class ModuleBackend(TorchBackend):
         if getattr(self._local, "gradients", False):
             return super().forward_each(batches)
         with self._threads(), torch.inference_mode(), self.eval_mode(), self._watched():  # once: as dear as a small model
-            found = self._run_each(batches)
-        return [{name: leaf.clone() if leaf.is_inference() else leaf for name, leaf in leaves.items()} for leaves in found]
+            return self._run_each(batches)
 
     def _run_each(self, batches: Iterable[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
         """Run batches; single tensors that the model owns no more are examined after all runs, which evict code from caches."""
@@ -147,8 +146,11 @@ class ModuleBackend(TorchBackend):
             output = self._called(tensors if may_wait and all(map(_is_on_cpu, tensors.values())) else self._moved(tensors))
             rows.append(_num_rows(tensors))
             found.append(output if may_wait and type(output) is torch.Tensor else self._leaves_on_cpu(output, rows[-1]))
-        outputs = zip(found, rows, strict=True)
-        return [self._leaves_on_cpu(each, count) if type(each) is torch.Tensor else each for each, count in outputs]
+        for place, (output, count) in enumerate(zip(found, rows, strict=True)):
+            if type(output) is torch.Tensor:
+                is_usual = place and output.ndim and len(output) == count
+                found[place] = {"output": output} if is_usual else self._leaves_on_cpu(output, count)
+        return found
 
     def _leaves_on_cpu(self, output: Any, rows: int) -> dict[str, Tensor]:
         return {name: leaf.cpu() for name, leaf in self._leaves(output, rows).items()}

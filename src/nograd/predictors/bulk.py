@@ -23,7 +23,7 @@ from nograd.errors import ConfigError, ItemError, ModelError, NogradError, Signa
 from nograd.predictors.as_predictor import as_predictor
 from nograd.predictors.calls import as_tensors
 from nograd.predictors.predictor import Predictor
-from nograd.predictors.rows import concatenated, run_stacked
+from nograd.predictors.rows import concatenated, owned, run_stacked
 
 if TYPE_CHECKING:
     import torch
@@ -200,8 +200,10 @@ class BatchPredictor:
         if not rows or predictor.has_preprocess or not holds_tensors(rows[0]):
             return list(self.predict(rows))
         self._learn_from_all(rows)
-        batches = self._batches_of(rows)
-        return [answer for outputs in batches for answer in predictor.row_answers(outputs)]
+        answers: list[Any] = []
+        for outputs in self._batches_of(rows):
+            answers.extend(predictor.row_answers(owned(outputs)))
+        return answers
 
     def _batches_of(self, rows: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
         """Return the outputs of rows, in order, in batches."""

@@ -56,15 +56,13 @@ def rows_before_a_fault(items: Sequence[Any], preprocess: Step | None) -> list[A
 
 
 def answers_of_rows(backend: Backend, leaves: Mapping[str, Any], postprocess: Step | None) -> Iterator[Any]:
-    """Yield the answer for each row of outputs by name, tensors or arrays, postprocessed."""
+    """Return an iterator over the answers of the rows of outputs by name, tensors or arrays, postprocessed."""
     names = list(leaves)
     columns = [leaf.unbind() if is_tensor(leaf) else leaf for leaf in leaves.values()]  # a list of arrays has no `unbind`
     if len(columns) == 1 and postprocess is None and backend.restore({names[0]: columns[0][0]}) is columns[0][0]:
-        yield from columns[0]  # the model returns one tensor: there is no structure to restore
-        return
-    for row in zip(*columns, strict=True):
-        answer = backend.restore(dict(zip(names, row, strict=True)))
-        yield answer if postprocess is None else answer_of(answer, postprocess)
+        return iter(columns[0])  # the model returns one tensor: there is no structure to restore
+    restored = (backend.restore(dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True))
+    return restored if postprocess is None else (answer_of(answer, postprocess) for answer in restored)
 
 
 def whole_answer(backend: Backend, leaves: Mapping[str, Any], postprocess: Step | None) -> Any:

@@ -385,11 +385,11 @@ class Predictor:
         self._example = rows[0] if self._preprocess is None else items[0]
 
     def answers(self, outputs: Batch, *, as_tensors: bool = False) -> Iterator[Any]:
-        """Yield the answer for each row of outputs, postprocessed."""
+        """Return an iterator over the answers of the rows of outputs, postprocessed."""
         return self.row_answers(to_tensors(outputs) if as_tensors else outputs)
 
     def row_answers(self, leaves: Mapping[str, Any]) -> Iterator[Any]:
-        """Yield the answer for each row of outputs by name, tensors or arrays, postprocessed."""
+        """Return an iterator over the answers of the rows of outputs by name, tensors or arrays, postprocessed."""
         return answers_of_rows(self.backend, leaves, self._postprocess)
 
     def check(self, inputs: Any) -> Batch:

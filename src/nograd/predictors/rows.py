@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from operator import attrgetter, methodcaller
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from nograd.backends import TorchBackend
 from nograd.core.inputs import by_name, is_tensor, to_host
 from nograd.core.tensors import Batch, Signature
-from nograd.errors import UnsupportedError
+from nograd.errors import SignatureError, UnsupportedError
 from nograd.predictors.calls import as_tensors
 from nograd.predictors.predictor import Predictor
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["concatenated", "run_stacked"]
+__all__ = ["concatenated", "owned", "run_stacked"]
+
+MAX_BYTES_AT_ONCE = 1 << 20
+"""Bytes of rows that are stacked before the first run. More would double the memory."""
 
 
 def run_stacked(predictor: Predictor, rows: Sequence[Any], max_rows: int) -> list[Mapping[str, Tensor]] | None:
     """Return the outputs of each batch of rows, on the CPU; None if the rows are not tensors that may share a batch.
+
+    The outputs may be inference tensors: see `owned`.
 
     Args:
         predictor: its model is probed; without `preprocess`.
@@ -37,11 +42,12 @@ def run_stacked(predictor: Predictor, rows: Sequence[Any], max_rows: int) -> lis
     if columns is None:
         return None
     starts = range(0, len(rows), max_rows)
+    batch_from = _batcher(columns, max_rows)
     if isinstance(backend, TorchBackend) and backend.lanes == 1 and not predictor.has_cache:
-        return list(backend.forward_each(_checked((_stacked(columns, start, max_rows) for start in starts), signature)))
+        return list(backend.forward_each(_checked(map(batch_from, starts), signature)))
 
     def run(start: int) -> Mapping[str, Tensor]:
-        batch = _stacked(columns, start, max_rows)
+        batch = batch_from(start)
         on_host = not predictor.has_cache and not isinstance(backend, TorchBackend)
         return as_tensors(backend.run(signature.check(to_host(batch)))) if on_host else _on_cpu(predictor.outputs(batch))
 
@@ -92,31 +98,51 @@ def _columns(rows: Sequence[Any], signature: Signature) -> dict[str, Sequence[Te
 
 
 def _is_alike(column: Sequence[Any]) -> bool:
-    """Return whether all are tensors of one class, dtype, shape and device; C code looks at each row."""
+    """Return whether all are tensors of one class, dtype, size and device; C code looks at each row.
+
+    Rows of one size may still differ in shape, which `torch.stack` refuses: to compare the shapes here takes longer.
+    """
+    kind = type(column[0])
     if not is_tensor(column[0]) or len(set(map(type, column))) > 1:
         return False
-    return all(len(set(map(look, column))) == 1 for look in (attrgetter("dtype"), attrgetter("shape"), _device_index))
+    return all(len(set(map(look, column))) == 1 for look in (attrgetter("dtype"), kind.numel, kind.get_device))
 
 
-_device_index = methodcaller("get_device")
-"""A GPU's number, -1 for the CPU: a third of the time that `device` takes."""
+def _batcher(columns: Mapping[str, Sequence[Tensor]], max_rows: int) -> Callable[[int], Mapping[str, Tensor]]:
+    """Return a function that returns the batch from a row on. Few bytes are stacked at once, while the rows are in the cache.
+
+    Raises:
+        SignatureError: rows of the same size differ in shape.
+    """
+    if sum(len(column) * column[0].nbytes for column in columns.values()) > MAX_BYTES_AT_ONCE:
+        return lambda start: {name: _stacked(column[start : start + max_rows]) for name, column in columns.items()}
+    whole = {name: _stacked(column) for name, column in columns.items()}
+    return lambda start: {name: tensor[start : start + max_rows] for name, tensor in whole.items()}
 
 
-def _stacked(columns: Mapping[str, Sequence[Tensor]], start: int, num_rows: int) -> Mapping[str, Tensor]:
-    """Return some rows as one batch."""
+def _stacked(rows: Sequence[Tensor]) -> Tensor:
     from torch import stack
 
-    return {name: stack(column[start : start + num_rows]) for name, column in columns.items()}  # type: ignore[arg-type]
+    try:
+        return stack(rows)  # type: ignore[arg-type]
+    except RuntimeError as error:
+        raise SignatureError(str(error)) from error
+
+
+def owned(leaves: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return outputs with normal tensors in place of inference tensors, which autograd refuses."""
+    return {name: leaf.clone() if leaf.is_inference() else leaf for name, leaf in leaves.items()}
 
 
 def concatenated(batches: Sequence[Mapping[str, Any]]) -> Batch | Mapping[str, Any]:
-    """Return outputs of several batches as one.
+    """Return outputs of several batches as one, without inference tensors.
 
     Raises:
         UnsupportedError: the rows of an output differ in shape.
     """
+    has_tensors = is_tensor(next(iter(batches[0].values())))
     if len(batches) == 1:
-        return batches[0]
+        return owned(batches[0]) if has_tensors else batches[0]
     for name in batches[0]:
         shapes = sorted({tuple(batch[name].shape[1:]) for batch in batches})
         if len(shapes) > 1:
@@ -125,10 +151,10 @@ def concatenated(batches: Sequence[Mapping[str, Any]]) -> Batch | Mapping[str, A
                 f"output {name!r} has rows of the shapes {listed}, which cannot be concatenated; "
                 "use predict(items), which yields one answer per item"
             )
-    if is_tensor(next(iter(batches[0].values()))):
+    if has_tensors:
         import torch
 
-        return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+        return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}  # a new, normal tensor
     import numpy as np
 
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
