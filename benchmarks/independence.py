@@ -47,6 +47,9 @@ class Subject:
     samples: list[dict[str, Any]]
     """Arrays by name, `[rows, ...]`; several if rows differ in length."""
 
+    fixed: frozenset[str] = frozenset()
+    """Dimensions that always have the sample's size, although the model runs some other sizes."""
+
     @property
     def sample(self) -> dict[str, Any]:
         """The first sample as tensors."""
@@ -107,7 +110,8 @@ def silero() -> Subject:
     state = random.standard_normal((2, 64, STATE)) * 0.3
     arrays = {"x": frames, "h": state[0], "c": state[1]}
     rows = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
-    return Subject(silero_model(), [{name: array[at : at + 16] for name, array in rows.items()} for at in range(0, 64, 16)])
+    samples = [{name: array[at : at + 16] for name, array in rows.items()} for at in range(0, 64, 16)]
+    return Subject(silero_model(), samples, fixed=frozenset(("length",)))
 
 
 def lstm() -> Subject:
@@ -147,10 +151,11 @@ def child(name: str, variant: str, num_batches: int) -> dict[str, Any]:
     """Measure one variant."""
     from nograd.backends.coupling import measure_independence, unmeasured
     from nograd.backends.eager import eager_backend
+    from nograd.backends.onnx.naming import narrowed
 
     warnings.simplefilter("ignore")
     subject = MODELS[name]()
-    reference = eager_backend(subject.model, [subject.sample])
+    reference = narrowed(eager_backend(subject.model, [subject.sample]), subject.fixed)
     with tempfile.TemporaryDirectory() as folder:
         backend: Backend = build(variant, subject, reference, Path(folder))
         signature = backend.signature

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nograd.backends import Backend, FileFingerprint, check_lanes
-from nograd.core.manifest import KEY, Manifest
+from nograd.core.manifest import KEY, Manifest, graph_outputs
 from nograd.core.structure import restore_from
 from nograd.core.tensors import Batch, num_rows
 from nograd.errors import ConfigError, MissingExtraError, ModelError, ModelLoadError
@@ -102,6 +102,7 @@ class OpenVinoBackend(Backend):
             raise ModelLoadError(f"{os.fspath(path)} does not say what it takes: write it with nograd.export_to_openvino")
         manifest = Manifest.loads(model.get_rt_info(INFO).astype(str))
         self.signature = manifest.signature
+        self._outputs = graph_outputs(manifest.signature)
         self._restore = restore_from(manifest.outline)
         self._problem_type = manifest.problem_type
         compiled = core.compile_model(model, wanted, _options(wanted, lanes, self.num_threads))
@@ -120,7 +121,7 @@ class OpenVinoBackend(Backend):
         request = self._free.get()
         try:
             found = request.infer(dict(batch), share_inputs=True)
-            outputs = {spec.name: found[spec.name].copy() for spec in self.signature.outputs}
+            outputs = {name: found[in_graph].copy() for name, in_graph in self._outputs.items()}
         except Exception as error:  # OpenVINO raises RuntimeError for everything, and TypeError for what it cannot convert
             given = ", ".join(f"{name} {array.dtype.name} {list(array.shape)}" for name, array in batch.items())
             raise ModelError(f"the model raised {type(error).__name__} on {given}: {error}") from error

@@ -12,7 +12,7 @@ from nograd.core.structure import Outline
 from nograd.core.tensors import Batching, Signature, TensorSpec
 from nograd.errors import ModelLoadError
 
-__all__ = ["KEY", "Manifest"]
+__all__ = ["KEY", "Manifest", "graph_outputs"]
 
 KEY = "nograd"
 """Metadata key of the manifest in exported files."""
@@ -71,6 +71,25 @@ class Manifest:
             plain.independence, plain.tried_sizes,
         )  # fmt: skip
         return cls(signature, plain.outline, plain.problem_type)
+
+
+def graph_outputs(signature: Signature) -> dict[str, str]:
+    """Return the name of each output in a graph, by its name in the signature.
+
+    A graph has one name per value. An output with the name of an input, such as the state of a recurrent model, becomes
+    `<name>_out` there.
+    """
+    taken = {spec.name for spec in (*signature.inputs, *signature.outputs)}
+    inputs = {spec.name for spec in signature.inputs}
+    names = {}
+    for spec in signature.outputs:
+        name = spec.name
+        if name in inputs:
+            while name in taken:
+                name = f"{name}_out"
+            taken.add(name)
+        names[spec.name] = name
+    return names
 
 
 class _Spec(msgspec.Struct):

@@ -16,7 +16,7 @@ from nograd.backends.coupling import how_to_batch, measured_signature
 from nograd.backends.onnx_data import data_files
 from nograd.core.independence import HALF_PRECISIONS
 from nograd.core.inputs import by_name, to_host
-from nograd.core.manifest import KEY, Manifest
+from nograd.core.manifest import KEY, Manifest, graph_outputs
 from nograd.core.structure import Restore, restore_from
 from nograd.core.tensors import Array, Batch, Signature, TensorSpec, num_rows
 from nograd.errors import ConfigError, MissingExtraError, ModelError, ModelLoadError
@@ -112,7 +112,6 @@ class OnnxBackend(Backend):
         self._restore: Restore | None = None
         self._problem_type = ""
         self.signature = self._described(sample)
-        self._outputs = [spec.name for spec in self.signature.outputs]
 
     def _described(self, sample: Any) -> Signature:
         session = self._all[0]
@@ -121,14 +120,14 @@ class OnnxBackend(Backend):
             manifest = Manifest.loads(text)
             self._restore = restore_from(manifest.outline)
             self._problem_type = manifest.problem_type
-            self._outputs = [spec.name for spec in manifest.signature.outputs]
+            self._set_outputs(graph_outputs(manifest.signature))
             return self._measured(manifest.signature, sample)
         inputs, outputs = session.get_inputs(), session.get_outputs()
         self._row_is_a_call = not _have_rows(inputs, outputs)
         size = inputs[0].shape[0] if inputs and inputs[0].shape else None
         self._fixed_rows = size if isinstance(size, int) and not self._row_is_a_call else 0
         signature = _read_signature(inputs, outputs, row_is_a_call=self._row_is_a_call)
-        self._outputs = [spec.name for spec in signature.outputs]
+        self._set_outputs({spec.name: spec.name for spec in signature.outputs})
         if sample is None:
             return signature
         given = signature.check(by_name(to_host(sample), signature))
@@ -136,6 +135,9 @@ class OnnxBackend(Backend):
             self.run(given)
             return signature
         return how_to_batch(self.run, given, signature, precision=_precision(signature), backend=self.name)
+
+    def _set_outputs(self, in_graph: Mapping[str, str]) -> None:
+        self._outputs, self._graph_outputs = list(in_graph), list(in_graph.values())
 
     def _measured(self, signature: Signature, sample: Any) -> Signature:
         """Measure a file of an older nograd, which says nothing of independence, if there is a sample to measure it with."""
@@ -179,7 +181,7 @@ class OnnxBackend(Backend):
         shared = self._shared
         session = shared if shared is not None else self._free.get()
         try:
-            arrays = _run_bound(session, batch) if self.device != "cpu" else session.run(self._outputs, batch)
+            arrays = _run_bound(session, batch) if self.device != "cpu" else session.run(self._graph_outputs, batch)
         except Exception as error:  # ONNX Runtime raises a dozen kinds, none of them public
             given = ", ".join(f"{name} {array.dtype.name} {list(array.shape)}" for name, array in batch.items())
             raise ModelError(f"the model raised {type(error).__name__} on {given}: {error}") from error

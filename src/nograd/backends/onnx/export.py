@@ -114,7 +114,18 @@ def export_to_onnx(  # noqa: PLR0913  torch's names, and nograd's
         except (ExportError, ModelLoadError) as error:
             refused.append(f"{name}: {error}")
             parity = getattr(error, "parity", None) or parity
-    raise ExportError("the model cannot be exported to ONNX; " + "; ".join(refused), parity)
+    raise ExportError("the model cannot be exported to ONNX; " + "; ".join((*refused, *_advice(reference))), parity)
+
+
+def _advice(reference: ModuleBackend) -> list[str]:
+    """Return how to fix the sizes that vary, if the model was only given one size of each: the probe tried the others."""
+    places = reference.signature.places.items()
+    sizes = {dim: {sample[name].shape[axis] for sample in reference.samples} for dim, (name, axis) in places}
+    if not sizes or any(len(found) > 1 for found in sizes.values()):
+        return []
+    listed = " and ".join(f"{found.pop()} {dim}" for dim, found in sizes.items())
+    rows_only = {spec.name: [0] for spec in reference.signature.inputs}
+    return [f"if your inputs always have {listed}, as the sample has, export that size: dynamic_axes={rows_only}"]
 
 
 def write_file(reference: ModuleBackend, path: Path) -> Export:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nograd.core.manifest import KEY, Manifest
+from nograd.core.manifest import KEY, Manifest, graph_outputs
 from nograd.errors import MissingExtraError
 
 try:
@@ -29,14 +29,15 @@ def load_graph(path: Path) -> onnx.ModelProto:
 
 
 def finish(model: onnx.ModelProto, inputs: Mapping[str, str], outputs: Mapping[str, str], manifest: Manifest) -> None:
-    """Name the graph's inputs and outputs as the signature does, and write the manifest into its metadata.
+    """Name the graph's inputs and outputs as in the signature (see `graph_outputs`), and write the manifest into its metadata.
 
     Args:
         model: changed in place.
         inputs: name in the graph -> name in the signature; `outputs` likewise.
         manifest: what the file says of itself.
     """
-    wanted = {**inputs, **outputs}
+    in_graph = graph_outputs(manifest.signature)
+    wanted = {**inputs, **{name: in_graph.get(named, named) for name, named in outputs.items()}}
     taken = set(wanted.values()) - set(wanted)
     _rename(model.graph, {**{name: f"{name}__inner" for name in taken}, **wanted})
     _set_manifest(model, manifest)

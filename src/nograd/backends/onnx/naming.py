@@ -11,7 +11,7 @@ from nograd.backends import Backend
 from nograd.backends.exporting import manifest_of
 from nograd.backends.modules import ModuleBackend
 from nograd.backends.onnx.graph import check_graph, finish, load_graph, save_graph
-from nograd.core.manifest import Manifest
+from nograd.core.manifest import Manifest, graph_outputs
 from nograd.core.structure import Outline
 from nograd.core.tensors import Batch, Signature, TensorSpec
 from nograd.errors import ConfigError
@@ -51,14 +51,15 @@ def plan_names(
     """
     inputs = _paired("input_names", [spec.name for spec in signature.inputs], input_names)
     outputs = _paired("output_names", [spec.name for spec in signature.outputs], output_names)
-    if len({*inputs.values(), *outputs.values()}) < len(inputs) + len(outputs):
-        raise ConfigError(f"input_names and output_names hold a name twice: {', '.join([*inputs.values(), *outputs.values()])}")
+    given = [*inputs.values(), *outputs.values()]
+    own = 0 if output_names is not None else len(set(inputs.values()) & set(outputs.values()))  # see `graph_outputs`
+    if len(set(given)) < len(given) - own:
+        raise ConfigError(f"input_names and output_names hold a name twice: {', '.join(given)}")
     if dynamic_axes is None:
         return Names(inputs, outputs, {}, frozenset(), {})
-    specs = {
-        **{inputs[spec.name]: spec for spec in signature.inputs},
-        **{outputs[spec.name]: spec for spec in signature.outputs},
-    }
+    specs = {inputs[spec.name]: spec for spec in signature.inputs}
+    for spec in signature.outputs:
+        specs.setdefault(outputs[spec.name], spec)
     axes = {_file_name(name, specs, {**inputs, **outputs}): _axes_of(name, given) for name, given in dynamic_axes.items()}
     dims: dict[str, str] = {}
     for name, named in axes.items():
@@ -142,7 +143,8 @@ def rename_file(path: Path, reference: ModuleBackend, names: Names, *, weight_by
     """Write the names into a graph that has the signature's, and into its manifest."""
     graph = load_graph(path)
     manifest = manifest_of(reference)
-    finish(graph, names.inputs, names.outputs, renamed_manifest(manifest, names))
+    outputs = {in_graph: names.outputs[name] for name, in_graph in graph_outputs(reference.signature).items()}
+    finish(graph, names.inputs, outputs, renamed_manifest(manifest, names))
     for value in (*graph.graph.input, *graph.graph.output, *graph.graph.value_info):
         dims = value.type.tensor_type.shape.dim
         for axis, dim in enumerate(dims):
