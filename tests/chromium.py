@@ -1,10 +1,11 @@
-"""A real browser for the tests of the live page: fixtures `browser` and `page`, and what the tests do with a page."""
+"""A real browser for tests: fixtures `browser`, `context` and `page`, and calls of the live page that tests share."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import httpx
@@ -12,7 +13,7 @@ import pytest
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed; run: pip install 'nograd[dev]'")
 
-from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Error, Page, ViewportSize, expect, sync_playwright
 
 from tests.waiting import HANG_S
 
@@ -34,9 +35,12 @@ class Server(Protocol):
     def url(self) -> str: ...
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Chromium: $CHROMIUM, the system's, or the one playwright installed."""
+@contextmanager
+def launched() -> Iterator[Browser]:
+    """Run Chromium: $CHROMIUM, the system's, or the one that playwright installed.
+
+    A file of tests has its own: while playwright's loop is there, no other test of the process can call `asyncio.run`.
+    """
     expect.set_options(timeout=60_000)
     with sync_playwright() as playwright:
         path = os.environ.get("CHROMIUM") or shutil.which("chromium")
@@ -48,11 +52,40 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    yield context.new_page()
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with launched() as browser:
+        yield browser
+
+
+VIEWPORT: ViewportSize = {"width": 1280, "height": 900}
+
+
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """The context of a file's pages."""
+    context = browser.new_context(viewport=VIEWPORT)
+    yield context
     context.close()
+
+
+@pytest.fixture(scope="module")
+def only_page(context: BrowserContext) -> Page:
+    """The page of a file's tests: a new one for each test would double their processor time (2026-12-01)."""
+    return context.new_page()
+
+
+@pytest.fixture
+def page(only_page: Page) -> Page:
+    """An empty page without routes; nothing is stored of earlier tests. A test that adds an init script uses `context`."""
+    only_page.unroute_all()
+    only_page.goto("about:blank")
+    only_page.set_viewport_size(VIEWPORT)
+    only_page.emulate_media(color_scheme="null")
+    session = only_page.context.new_cdp_session(only_page)
+    session.send("Storage.clearDataForOrigin", {"origin": "*", "storageTypes": "all"})
+    session.detach()
+    return only_page
 
 
 def open_page(page: Page, server: Server) -> None:

@@ -91,19 +91,19 @@ def modules_of_the_tests() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_server() -> Iterator[RunningServer]:
     """A model named `tiny`: input `x` FP32 [-1, 16], output `output` FP32 [-1, 4]."""
-    with serving("tiny", "--name", "tiny") as server:
+    with serving("dense", "--name", "tiny") as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def text_server() -> Iterator[RunningServer]:
     """A model named `echo`: input `text` BYTES [-1], output `embedding` FP32 [-1, 8]."""
-    with serving("echo", "--name", "echo") as server:
+    with serving("letters", "--name", "echo") as server:
         yield server
 
 
 @pytest.fixture
 def stoppable_server() -> Iterator[RunningServer]:
     """Like `tiny_server`, for one test, which may stop it."""
-    with serving("tiny", "--name", "tiny") as server:
+    with serving("dense", "--name", "tiny") as server:
         yield server

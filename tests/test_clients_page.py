@@ -21,7 +21,7 @@ ADDRESS = "127.0.0.1:8000"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
-    with serving("echo", "--name", "minilm") as server:
+    with serving("letters", "--name", "minilm") as server:
         yield server
 
 

@@ -194,7 +194,7 @@ def test_where_http_answers_no_request_infer_calls_are_skipped(server: Examined)
 
 
 def test_the_command_examines_a_real_server(tmp_path: Path) -> None:
-    running = RunningServer("served_models:tiny", "--grpc-port", "0")
+    running = RunningServer("served_models:dense", "--grpc-port", "0")
     try:
         address = re.search(r"127\.0\.0\.1:(\d+)", running.greeting.replace(running.url, ""))
         assert address is not None, running.greeting

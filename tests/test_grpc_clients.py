@@ -62,7 +62,7 @@ def client(server: RunningServer) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def text_client() -> Iterator[Any]:
     with (
-        serving("echo", "--name", "echo", "--grpc-port", "0") as server,
+        serving("letters", "--name", "echo", "--grpc-port", "0") as server,
         triton.InferenceServerClient(address(server)) as client,
     ):
         yield client
@@ -280,7 +280,7 @@ def serve(*arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
 
 def test_g9_models_are_listed_unloaded_and_loaded(client: Any) -> None:
     with (
-        serving("tiny", "--name", "tiny", "--grpc-port", "0", "--repository") as server,
+        serving("dense", "--name", "tiny", "--grpc-port", "0", "--repository") as server,
         triton.InferenceServerClient(address(server)) as changing,
     ):
         for what in ("load_model", "unload_model", "load_model"):

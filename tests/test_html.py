@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from base64 import b64encode
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from html.parser import HTMLParser
 from importlib.resources import files
@@ -29,7 +27,7 @@ from tests.sample_reports import MARKUP, SAMPLES, alone, awkward, crowded, empty
 from tests.test_report import REPORTS
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 VOID = {"meta", "link", "img", "br"}
 POSITIVE = st.floats(1e-9, 1e9)
@@ -268,17 +266,41 @@ BAD_TEXTS = """() => [...document.querySelectorAll('svg.plot')].filter(svg => sv
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium: $CHROMIUM, the system's, or the one playwright installed."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; run: pip install 'nograd[dev]'")
-    with sync_api.sync_playwright() as playwright:
-        path = os.environ.get("CHROMIUM") or shutil.which("chromium")
-        arguments = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-        try:
-            browser = playwright.chromium.launch(executable_path=path, args=arguments)
-        except sync_api.Error as error:
-            pytest.skip(f"no Chromium; run: playwright install chromium ({error.message.splitlines()[0]})")
+    from tests.chromium import launched  # late: the other tests of this file need no playwright
+
+    with launched() as browser:
         yield browser
-        browser.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """A page that shows report after report: reports hold no script and store nothing."""
+
+    page: Page
+    faults: list[str] = field(default_factory=list)
+    """Messages of the browser since the report was opened."""
+
+    requests: list[str] = field(default_factory=list)
+    """Addresses that the browser requested since then."""
+
+    def watch(self) -> None:
+        self.page.on("console", lambda message: self.faults.append(message.text))
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+
+    def open(self, file: Path) -> None:
+        self.faults.clear()
+        self.requests.clear()
+        self.page.goto(file.as_uri())
+
+
+@pytest.fixture(scope="module")
+def viewer(browser: Browser) -> Iterator[Viewer]:
+    context = browser.new_context()
+    viewer = Viewer(context.new_page())
+    viewer.watch()
+    yield viewer
+    context.close()
 
 
 @pytest.mark.browser
@@ -286,39 +308,33 @@ def browser() -> Iterator[Browser]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_browser_shows_it_without_a_fault_a_request_or_an_overflow(
-    browser: Browser, tmp_path: Path, name: str, scheme: Literal["light", "dark"], width: int
+    viewer: Viewer, tmp_path: Path, name: str, scheme: Literal["light", "dark"], width: int
 ) -> None:
-    report, file = SAMPLES[name](), tmp_path / "report.html"
+    report, file, page = SAMPLES[name](), tmp_path / "report.html", viewer.page
     file.write_text(to_html(report), "utf-8")
-    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    page, faults, requests = context.new_page(), list[str](), list[str]()
-    page.on("console", lambda message: faults.append(message.text))
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
+    page.set_viewport_size({"width": width, "height": 800})
+    page.emulate_media(color_scheme=scheme)
 
-    page.goto(file.as_uri())
+    viewer.open(file)
 
-    assert faults == []
-    assert [url for url in requests if not url.startswith("data:")] == [file.as_uri()]
     assert page.evaluate("document.documentElement.scrollWidth") == width
     assert " ".join(page.locator(".verdict").inner_text().split()) == wording.verdict(report)
     ground = {"light": "rgb(244, 245, 247)", "dark": "rgb(14, 18, 23)"}[scheme]
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == ground
     assert page.evaluate("[...document.querySelectorAll('svg.plot text')].every(t => !/NaN|undefined|inf/.test(t.textContent))")
-    context.close()
+    assert viewer.faults == []
+    assert [url for url in viewer.requests if not url.startswith("data:")] == [file.as_uri()]
 
 
 @pytest.mark.browser
-def test_texts_of_a_plot_are_large_enough_and_inside_of_it_in_every_width(browser: Browser, tmp_path: Path) -> None:
-    context = browser.new_context()
-    page, file = context.new_page(), tmp_path / "report.html"
+def test_texts_of_a_plot_are_large_enough_and_inside_of_it_in_every_width(viewer: Viewer, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
     for sample in (minilm(), tiny(), interrupted(), crowded()):
         file.write_text(to_html(sample), "utf-8")
-        page.goto(file.as_uri())
+        viewer.open(file)
         for width in (360, 700, 820, 1280):
-            page.set_viewport_size({"width": width, "height": 800})
-            assert page.evaluate(BAD_TEXTS) == [], (sample.model, width)
-    context.close()
+            viewer.page.set_viewport_size({"width": width, "height": 800})
+            assert viewer.page.evaluate(BAD_TEXTS) == [], (sample.model, width)
 
 
 @pytest.mark.browser

@@ -25,17 +25,17 @@ log_format = "text"
 repository = true
 
 [[models]]
-model = "served_models:tiny"
+model = "served_models:dense"
 name = "tiny"
 
 [[models]]
-model = "served_models:tiny"
+model = "served_models:dense"
 name = "tiny"
 version = "2"
 max_batch_size = 4
 
 [[models]]
-model = "served_models:echo"
+model = "served_models:letters"
 name = "echo"
 load = false
 """
@@ -64,7 +64,7 @@ def test_a_file_may_name_all_that_is_served(many: RunningServer) -> None:
     first, second = (post(many, f"models/tiny/versions/{version}/infer", json=row()).json() for version in "12")
 
     assert many.greeting.splitlines()[0] == f"2 models are ready: {many.url}"
-    assert "  tiny, version 2  eager on cpu, batching pad" in many.greeting
+    assert "  tiny, version 2  dense on cpu, batching pad" in many.greeting
     assert [(each["name"], each["version"], each["limits"]["max_batch_size"]) for each in live] == [
         ("tiny", "1", 32), ("tiny", "2", 4),
     ]  # fmt: skip
@@ -148,7 +148,7 @@ def test_our_own_server_passes_the_items_of_the_repository(many: RunningServer) 
 
 def test_x1_a_lame_duck_says_that_it_is_not_ready_and_still_answers() -> None:
     """A balancer that has not heard yet sends on: no request may find the door shut."""
-    with server_of("served_models:tiny", "--name", "tiny", "--lame-duck-s", "3600") as server:
+    with server_of("served_models:dense", "--name", "tiny", "--lame-duck-s", "3600") as server:
         server.process.send_signal(signal.SIGTERM)
 
         assert status_once_not_ready(server) == 503
@@ -160,7 +160,7 @@ def test_x1_a_lame_duck_says_that_it_is_not_ready_and_still_answers() -> None:
 
 
 def test_x1_a_lame_duck_ends_by_itself() -> None:
-    with server_of("served_models:tiny", "--name", "tiny", "--lame-duck-s", "0.2") as server:
+    with server_of("served_models:dense", "--name", "tiny", "--lame-duck-s", "0.2") as server:
         assert server.stop() == 0
         assert server.rest() == "stopped\n"
         assert "info draining grace_s=30 lame_duck_s=0.2" in server.stderr()

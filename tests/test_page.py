@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
-from tests.chromium import Server, browser, infer, live_json, open_page, page, tiny_body
+from tests.chromium import Server, browser, context, infer, live_json, only_page, open_page, page, tiny_body
 from tests.running_server import serving
 
-__all__ = ["browser", "page"]
+__all__ = ["browser", "context", "only_page", "page"]
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 NOT_MEASURED = "\N{EN DASH}"
@@ -157,7 +157,7 @@ def test_a_server_that_is_not_ready_says_why(
 
 
 def test_a_server_that_is_gone_is_called_unreachable_until_it_is_back(page: Page) -> None:
-    with serving("tiny", "--name", "tiny") as server:
+    with serving("dense", "--name", "tiny") as server:
         open_page(page, server)
         port = server.url.rpartition(":")[2]
         server.stop()
@@ -165,14 +165,14 @@ def test_a_server_that_is_gone_is_called_unreachable_until_it_is_back(page: Page
         expect(page.locator("#notice")).to_contain_text(f"127.0.0.1:{port} does not answer. The figures below are of ")
         expect(page.locator("#live")).to_have_attribute("data-stale", "true")
 
-    with serving("tiny", "--name", "tiny", "--port", port):
+    with serving("dense", "--name", "tiny", "--port", port):
         expect(page.locator("#state")).to_have_text("ready")
         expect(page.locator("#live")).to_have_attribute("data-stale", "false")
         expect(page.locator("#notice")).not_to_contain_text("does not answer")
 
 
 def test_a_server_with_keys_shows_itself_to_those_who_have_one(page: Page) -> None:
-    with serving("tiny", "--name", "tiny", environment={"NOGRAD_API_KEYS": "secret"}) as server:
+    with serving("dense", "--name", "tiny", environment={"NOGRAD_API_KEYS": "secret"}) as server:
         page.goto(server.url)
         expect(page.locator("#state")).to_have_text("locked")
         expect(page.locator("#notice")).to_contain_text("shows its figures to those who have an API key")
@@ -304,7 +304,8 @@ def test_every_control_has_a_name_and_every_name_is_used_once(page: Page, tiny_s
     assert len(ids) == len(set(ids))
 
 
-def test_the_page_rests_while_nobody_looks(page: Page, tiny_server: Server) -> None:
+def test_the_page_rests_while_nobody_looks(context: BrowserContext, tiny_server: Server) -> None:
+    page = context.new_page()
     page.add_init_script("""
         let isHidden = false;
         Object.defineProperty(document, "hidden", { get: () => isHidden });
@@ -322,3 +323,4 @@ def test_the_page_rests_while_nobody_looks(page: Page, tiny_server: Server) -> N
 
     with page.expect_request("**/live.json"):
         page.evaluate("hide(false)")
+    page.close()

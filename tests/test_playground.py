@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, FilePayload, Page, Route, expect
 
-from tests.chromium import Server, browser, infer, live_json, open_page, page, tiny_body
+from tests.chromium import Server, browser, context, infer, live_json, only_page, open_page, page, tiny_body
 from tests.running_server import RunningServer, serving
 from tests.waiting import HANG_S
 
-__all__ = ["browser", "page"]
+__all__ = ["browser", "context", "only_page", "page"]
 
 TIMES, MINUS = "\N{MULTIPLICATION SIGN}", "\N{MINUS SIGN}"
 

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.chromium import browser, page
+from tests.chromium import browser, context, only_page, page
 
 pytest.importorskip("mkdocs", reason="mkdocs is not installed; run: pip install 'nograd[dev]'")
 pytest.importorskip("mkdocstrings", reason="mkdocstrings is not installed; run: pip install 'nograd[dev]'")
 
 from playwright.sync_api import Page, expect
 
-__all__ = ["browser", "page"]  # fixtures
+__all__ = ["browser", "context", "only_page", "page"]  # fixtures
 
 ROOT = Path(__file__).parent.parent
 

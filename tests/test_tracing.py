@@ -253,17 +253,17 @@ def test_the_exporter_says_a_thing_once_in_a_minute(caplog: pytest.LogCaptureFix
 
 def test_a_server_that_is_told_to_stop_sends_what_it_has(collector: Collector) -> None:
     server = RunningServer(
-        "served_models:tiny", environment={"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "600000"}
+        "served_models:dense", environment={"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "600000"}
     )
     try:
         body = json.dumps({"inputs": [tensor("x", "FP32", [1, 16], [0] * 16)]}).encode()
-        urllib.request.urlopen(f"{server.url}/v2/models/tiny/infer", body).close()
+        urllib.request.urlopen(f"{server.url}/v2/models/dense/infer", body).close()
         assert collector.spans == []
         assert server.stop() == 0
     finally:
         server.close()
 
-    assert attributes(collector.named("POST /v2/models/{model}/infer"))["nograd.model"] == "tiny"
+    assert attributes(collector.named("POST /v2/models/{model}/infer"))["nograd.model"] == "dense"
 
 
 def test_without_traces_nothing_of_opentelemetry_is_imported() -> None:

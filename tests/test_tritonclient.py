@@ -64,7 +64,7 @@ def test_metadata(tiny: Any, text: Any) -> None:
     assert tiny.get_model_metadata("tiny", "1") == {
         "name": "tiny",
         "versions": ["1"],
-        "platform": "pytorch_eager",
+        "platform": "pytorch_dense",
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 16]}],
         "outputs": [{"name": "output", "datatype": "FP32", "shape": [-1, 4]}],
     }
@@ -232,7 +232,7 @@ def test_an_extension_that_there_is_not_is_a_404(tiny: Any, call: str) -> None:
 
 @pytest.fixture(scope="module")
 def repository() -> Iterator[Any]:
-    with serving("tiny", "--name", "tiny", "--repository") as server, client_of(server) as client:
+    with serving("dense", "--name", "tiny", "--repository") as server, client_of(server) as client:
         yield client
 
 

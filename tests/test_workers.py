@@ -140,7 +140,7 @@ def test_one_process_alone_tells_nothing_of_workers() -> None:
 
 @pytest.fixture
 def crew() -> Iterator[RunningServer]:
-    with server_of("served_models:tiny", "--name", "tiny", "--workers", "2", "--cache-mb", "0") as server:
+    with server_of("served_models:dense", "--name", "tiny", "--workers", "2", "--cache-mb", "0") as server:
         yield server
 
 
@@ -259,7 +259,7 @@ def wait_gone(pid: int) -> None:
 
 
 def test_a_second_signal_ends_all_at_once() -> None:
-    with server_of("served_models:tiny", "--name", "tiny", "--workers", "2", "--lame-duck-s", "3600") as server:
+    with server_of("served_models:dense", "--name", "tiny", "--workers", "2", "--lame-duck-s", "3600") as server:
         pids = seen(server)
         server.process.send_signal(signal.SIGTERM)
         while all_ready(server):
