@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from math import ceil, log2
 
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 
 from nograd import Signature, TensorSpec
-from nograd.batching.faults import Outcome, is_device_lost, retry_sizes, run_apart
+from nograd.batching.faults import Outcome, retry_sizes, run_apart
 from nograd.core.tensors import Batch, num_rows
 from nograd.errors import DeadlineError, DeviceLostError, ModelError
-from nograd.runtime.out_of_memory import is_out_of_memory
+from nograd.runtime.device_errors import is_device_lost, is_out_of_memory
 
 SIGNATURE = Signature((TensorSpec("x", "int64", (1,)),), (TensorSpec("y", "int64", (1,)),))
 
@@ -139,6 +141,14 @@ class OutOfMemoryError(RuntimeError):
     """As torch's."""
 
 
+class AcceleratorError(RuntimeError):
+    """As torch's, with CUDA's number of the error."""
+
+    def __init__(self, message: str, error_code: int) -> None:
+        super().__init__(message)
+        self.error_code = error_code
+
+
 def caused(error: BaseException) -> ModelError:
     wrapped = ModelError("the model raised")
     wrapped.__cause__ = error
@@ -155,6 +165,18 @@ def caused(error: BaseException) -> ModelError:
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False, True),
         (RuntimeError("CUDA error: device-side assert triggered"), False, True),
         (ValueError("the text mentions cuda error and out of memory"), False, False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True, False),
+        (RuntimeError("CUDA error: invalid configuration argument"), False, False),
+        (RuntimeError("CUDA error: no kernel image is available for execution on the device"), False, False),
+        (AcceleratorError("CUDA error: invalid argument", 1), False, False),
+        (AcceleratorError("CUDA error: a sentence of a later version", 719), False, True),
+        (
+            RuntimeException("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested buffer"),
+            True,
+            False,
+        ),
+        (RuntimeException("CUDA failure 700: an illegal memory access was encountered ; GPU=0"), False, True),
+        (RuntimeException("CUDA failure 9: invalid configuration argument ; GPU=0"), False, False),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False, False),
     ],
     ids=str,
@@ -162,6 +184,33 @@ def caused(error: BaseException) -> ModelError:
 def test_memory_and_lost_devices_are_told_apart_also_as_a_cause(error: Exception, memory: bool, lost: bool) -> None:
     for found in (error, caused(error)):
         assert (is_out_of_memory(found), is_device_lost(found)) == (memory, lost)
+
+
+@pytest.mark.parametrize("error", [ValueError("13"), MemoryError("out of memory")], ids=type)
+def test_retries_run_without_the_tensors_of_the_failed_run(error: Exception) -> None:
+    alive: list[int] = []
+    kept: list[weakref.ref[Activations]] = []
+
+    def run(batch: Batch) -> Batch:
+        alive.append(sum(each() is not None for each in kept))
+        activations = Activations()
+        kept.append(weakref.ref(activations))
+        if num_rows(batch) > 2:
+            try:
+                raise error
+            except Exception as cause:
+                raise ModelError("the model raised") from cause
+        return {"y": batch["x"] * 2}
+
+    outcome = run_apart([part(v) for v in range(8)], run, SIGNATURE)
+
+    assert answers(outcome) == [[2 * v] for v in range(8)]
+    assert len(alive) > 3
+    assert set(alive) == {0}
+
+
+class Activations:
+    """Memory that a failed run leaves in its frame."""
 
 
 def test_a_lost_device_is_not_tried_again() -> None:

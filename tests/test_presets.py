@@ -16,7 +16,7 @@ from torch import nn
 
 import nograd
 from nograd import FP16Predictor, HighThroughputPredictor, LowLatencyPredictor, ONNXPredictor, Predictor, export_to_onnx, load
-from nograd.backends.onnx import providers_for
+from nograd.backends.onnx import CUDA_OPTIONS, providers_for
 from nograd.bundle import Curve, ExportedFile, Front, Settings, write_bundle
 from nograd.errors import ConfigError, ExportError, ModelError, SignatureError
 from nograd.exports import export_model
@@ -119,8 +119,8 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
     [
         ("auto", [CPU], ([CPU], [{}])),
         ("cpu", [CUDA, CPU], ([CPU], [{}])),
-        ("auto", [CUDA, CPU], ([CUDA, CPU], [{"device_id": "0"}, {}])),
-        ("cuda:1", [CUDA, CPU], ([CUDA, CPU], [{"device_id": "1"}, {}])),
+        ("auto", [CUDA, CPU], ([CUDA, CPU], [{"device_id": "0", **CUDA_OPTIONS}, {}])),
+        ("cuda:1", [CUDA, CPU], ([CUDA, CPU], [{"device_id": "1", **CUDA_OPTIONS}, {}])),
     ],
 )
 def test_providers_follow_the_device(device: str, available: list[str], expected: Any) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from nograd.backends.coupling import accept_coupling
 from nograd.backends.timing import fastest, in_turn_s
 from nograd.core.inputs import each_item, to_host
 from nograd.core.model_kinds import check_module
+from nograd.core.parity import HALF, compare
 from nograd.core.tensors import Batch
 from nograd.errors import ConfigError, ExportError, MissingExtraError
 from nograd.predictors.as_predictor import parts_of
@@ -38,6 +39,9 @@ __all__ = ["FP16Predictor", "HighThroughputPredictor", "LowLatencyPredictor", "O
 
 CHOICE_S = 0.2
 """Seconds for comparing backends with short runs. On a busy machine, the median of seven runs was off by 50 %."""
+
+Layouts: TypeAlias = tuple[tuple[int, int | None], ...]
+"""Lanes, and threads of each lane; None: as torch is set."""
 
 CUDA = re.compile(r"cuda(:\d+)?")
 
@@ -95,8 +99,9 @@ class ONNXPredictor(Predictor):
 class FP16Predictor(Predictor):
     """A Predictor in half precision with float32 inputs and outputs; integer inputs stay integers.
 
-    Half precision and float32 are both timed with the sample, or with the first input. If half precision is slower, a warning
-    reports both times; the predictor still runs in half precision.
+    Half precision and float32 are compared and timed with the sample, or with the first input. A warning reports answers that
+    differ by more than rounding, such as an overflow, and another one if half precision is slower. The predictor runs in half
+    precision in either case.
 
     Args:
         model: a module.
@@ -137,13 +142,17 @@ class FP16Predictor(Predictor):
         super().__init__(learner, sample=sample)
 
     def _measured(self, model: nn.Module, dtype: HalfDtype, half: nn.Module, samples: Sequence[Any]) -> Backend:
-        """Return the half-precision backend after timing it against float32 with the first row."""
+        """Return the half-precision backend after comparing and timing it against float32 with the first row."""
         from nograd.backends.eager import eager_backend, unprobed_backend
         from nograd.transforms.precision import half_support, slower_sentence
 
         backend = eager_backend(half, samples, device=self.device)
         full = unprobed_backend(model, samples[0], device=self.device)
         row = _of_rows(backend, 1)
+        found = compare([full.run(row)], [backend.run(row)], tolerance=HALF, outputs=backend.signature.outputs)
+        if not found.passed:
+            advice = "bfloat16 has the range of float32" if dtype == "float16" else "use float32"
+            warnings.warn(f"{dtype} changes the answers: {'; '.join(found.failures)}; {advice}", stacklevel=2)
         seconds = in_turn_s({"half": partial(backend.run, row), "float32": partial(full.run, row)})
         self.half_s, self.float32_s = seconds["half"], seconds["float32"]
         if slower := slower_sentence(dtype, self.half_s, self.float32_s, half_support(dtype, backend.device)):
@@ -245,8 +254,7 @@ class HighThroughputPredictor(Predictor):
             super().__init__(**parts_of(opened))
             self.cost = opened.cost
             return
-        layouts = ((1, None), (processors(), 1))
-        source = _chooser(model, device, rows=batch_size, layouts=layouts, accept_coupled_rows=accept_coupled_rows)
+        source = _chooser(model, device, rows=batch_size, layouts=None, accept_coupled_rows=accept_coupled_rows)
         super().__init__(source, preprocess=preprocess, postprocess=postprocess, sample=sample)
 
     def predict_batch(self, items: Iterable[Any]) -> list[Any]:
@@ -277,9 +285,7 @@ def _device_and_sample(second: Any, device: Any, sample: Any) -> tuple[Any, Any]
     return device, second
 
 
-def _chooser(
-    model: Any, device: Any, *, rows: int, layouts: tuple[tuple[int, int | None], ...], accept_coupled_rows: bool
-) -> Learner:
+def _chooser(model: Any, device: Any, *, rows: int, layouts: Layouts | None, accept_coupled_rows: bool) -> Learner:
     """Return a source that chooses the backend when inputs are known."""
     check_module(model, wanted="a torch.nn.Module, or the path of a bundle")
     from nograd.backends.learning import Learner
@@ -315,7 +321,7 @@ def _best(
     samples: Sequence[Any],
     *,
     rows: int,
-    layouts: tuple[tuple[int, int | None], ...],
+    layouts: Layouts | None,
 ) -> Backend:
     """Return the backend and layout with the least time per row, and close the others. Eager wins unless another is clearly
     faster.
@@ -324,6 +330,7 @@ def _best(
     from nograd.core.module import module_device
 
     reference = eager_backend(model, samples, device=module_device(model))
+    layouts = layouts or throughput_layouts(reference.device, processors())
     candidates: list[Backend] = [reference if layout == (1, None) else _laned(reference, *layout) for layout in layouts]
     candidates += _onnx(reference, layouts)
     runs = {str(index): _timed_call(backend, reference, rows) for index, backend in enumerate(candidates)}
@@ -353,7 +360,12 @@ def _laned(reference: ModuleBackend, lanes: int, num_threads: int | None) -> Bac
     )  # fmt: skip
 
 
-def _onnx(reference: ModuleBackend, layouts: tuple[tuple[int, int | None], ...]) -> list[Backend]:
+def throughput_layouts(device: str, count: int) -> Layouts:
+    """Return lanes and threads of each layout to measure: one, or one per processor; on a GPU, up to three."""
+    return ((1, None), (2, None), (3, None)) if device.startswith("cuda") else ((1, None), (count, 1))
+
+
+def _onnx(reference: ModuleBackend, layouts: Layouts) -> list[Backend]:
     """Return ONNX Runtime backends; none if it is not installed, lacks the device, or the export disagrees."""
     try:
         from nograd.backends.onnx import OnnxBackend

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import product
 from typing import TYPE_CHECKING, Any, overload
 
@@ -24,8 +26,6 @@ from nograd.probing.samples import resized, with_rows
 from nograd.runtime.fingerprint import Fingerprint, of_value
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from nograd.backends.kinds import LoadOptions
 
 __all__ = ["CompiledBackend", "compiled_backend", "optimize_model_compile"]
@@ -37,6 +37,9 @@ MAX_GRAPHS = 256
 
 RECORDING = ("reduce-overhead", "max-autotune")
 """Modes that record CUDA graphs, one for every shape."""
+
+RUNS_TO_RECORD = 3
+"""Runs of a shape until its graph is replayed: the first warms up, the second records."""
 
 
 @overload
@@ -132,6 +135,21 @@ def _check_settings(mode: Mode, batch_sizes: Sequence[int], lengths: Sequence[in
             raise ConfigError(f"{name} is {tuple(sizes)}; it must hold one size or more, each at least 1")
 
 
+def records_graphs(mode: Mode, device: str, *, dynamic: bool | None) -> bool:
+    """Return whether the mode records CUDA graphs, each for one shape.
+
+    Raises:
+        ConfigError: `dynamic` is True, which would record a graph for each shape without a limit.
+    """
+    records = mode in RECORDING and device.startswith("cuda")
+    if records and dynamic:
+        raise ConfigError(
+            f"dynamic is True and mode {mode!r}, which records a CUDA graph for each shape and keeps it: "
+            "leave dynamic out, or use mode='default'"
+        )
+    return records
+
+
 class CompiledBackend(TorchBackend):
     """Runs a module through torch.compile; made by `optimize_model_compile`."""
 
@@ -148,8 +166,10 @@ class CompiledBackend(TorchBackend):
         lengths: Sequence[int],
     ) -> None:
         self.signature, self.device = reference.signature, reference.device
-        records = mode in RECORDING and self.device.startswith("cuda")
+        records = records_graphs(mode, self.device, dynamic=dynamic)
         self._dynamic = not records if dynamic is None else dynamic
+        self._runs_per_shape = RUNS_TO_RECORD if records else 1
+        self._replaying: AbstractContextManager[object] = threading.Lock() if records else nullcontext()
         self._reference, self._mode = reference, mode
         self._batch_sizes = tuple(sorted(set(batch_sizes)))
         self._lengths = tuple(sorted(set(lengths)))
@@ -202,7 +222,8 @@ class CompiledBackend(TorchBackend):
         for rows, *each in product(sizes, *lengths):
             batch = self._shaped(rows, dict(zip(dims, each, strict=True)))
             if self._runs_eagerly(batch):
-                self._inner.run(batch)
+                for _ in range(self._runs_per_shape):
+                    self._inner.run(batch)
 
     def _measure(self) -> None:
         """Measure the independence of rows: compiled code has its own, which eager's says nothing of."""
@@ -239,9 +260,14 @@ class CompiledBackend(TorchBackend):
     def forward(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         with torch.inference_mode():  # clones made here are what warm-up compiled for; other tensors would compile anew
             tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-        return self._inner.forward(tensors)
+        with self._replaying:
+            return self._inner.forward(tensors)
 
     def run(self, batch: Batch) -> Batch:
+        with self._replaying:
+            return self._run(batch)
+
+    def _run(self, batch: Batch) -> Batch:
         if self._dynamic or not self.model.way.is_compiled:
             return self._inner.run(batch)
         most, rows = self._batch_sizes[-1], num_rows(batch)

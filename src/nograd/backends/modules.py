@@ -244,11 +244,18 @@ class ModuleBackend(TorchBackend):
         return stream
 
     def _run_on_stream(self, batch: Batch, stream: torch.cuda.Stream) -> Batch:
-        with torch.cuda.stream(stream):
-            staged = {name: _from_host(array).pin_memory() for name, array in batch.items()}
-            leaves = self._run({name: t.to(self._device, non_blocking=True) for name, t in staged.items()})
-            host = {name: _float32(leaf).to("cpu", non_blocking=True) for name, leaf in leaves.items()}
-        stream.synchronize()
+        """Run on a stream of this lane, after the work that the caller's stream holds, such as an update of the weights."""
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        try:
+            with torch.cuda.stream(stream):
+                staged = {name: _from_host(array).pin_memory() for name, array in batch.items()}
+                leaves = self._run({name: t.to(self._device, non_blocking=True) for name, t in staged.items()})
+                host = {name: _float32(leaf).to("cpu", non_blocking=True) for name, leaf in leaves.items()}
+            stream.synchronize()
+        except ModelError:
+            raise
+        except Exception as error:  # errors of kernels arrive with a later call: a copy, or `synchronize`
+            raise self.model_error(error, {name: _from_host(array) for name, array in batch.items()}) from error
         return {name: tensor.numpy() for name, tensor in host.items()}
 
     def fingerprint(self) -> Fingerprint:

@@ -175,9 +175,9 @@ def _weights_of(path: Path) -> list[Path]:
 
 def _options(device: str, lanes: int, num_threads: int) -> dict[str, Any]:
     """float32 is kept as it is: OpenVINO would otherwise compute in half precision wherever the processor has it."""
-    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": lanes}
     if device == "CPU":
-        options |= {"INFERENCE_NUM_THREADS": lanes * num_threads, "NUM_STREAMS": lanes}
+        options["INFERENCE_NUM_THREADS"] = lanes * num_threads
     return options
 
 

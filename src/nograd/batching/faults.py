@@ -9,10 +9,10 @@ from functools import cache
 from nograd.batching.collate import chunks, merge, model_error, run_together
 from nograd.core.tensors import Batch, Signature, num_rows
 from nograd.errors import DeadlineError, DeviceLostError, NogradError
+from nograd.runtime.device_errors import is_device_lost, is_out_of_memory, release_frames
 from nograd.runtime.interrupts import is_interrupt
-from nograd.runtime.out_of_memory import is_out_of_memory
 
-__all__ = ["Outcome", "is_device_lost", "retry_sizes", "run_apart"]
+__all__ = ["Outcome", "retry_sizes", "run_apart"]
 
 
 @dataclass(slots=True)
@@ -92,6 +92,8 @@ class _Search:
         """Return answers by position after the parts failed together."""
         if is_device_lost(error):
             raise DeviceLostError(f"the device is lost: {error}") from error
+        if len(parts) > 1 or is_out_of_memory(error):
+            release_frames(error)  # they hold the failed run's tensors, while the retries need the memory
         if is_out_of_memory(error):
             return self._with_less_memory(parts, error)
         return self._apart(parts, self.plan(len(parts))[1], error)
@@ -175,25 +177,3 @@ def _cut(parts: Sequence[tuple[int, Batch]], sizes: Sequence[int]) -> Iterator[S
 
 def _as_error(error: BaseException) -> NogradError:
     return error if isinstance(error, NogradError) else model_error("the model", error)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    found: BaseException | None = error
-    while found is not None:
-        yield found
-        found = found.__cause__
-
-
-def is_device_lost(error: BaseException) -> bool:
-    """Return whether CUDA's context is broken: every later call fails with the same error until the process ends."""
-    return any(
-        isinstance(cause, RuntimeError)
-        and not is_out_of_memory(cause)
-        and (type(cause).__name__ == "AcceleratorError" or _says(cause, "cuda error", "device-side assert"))
-        for cause in _causes(error)
-    )
-
-
-def _says(error: BaseException, *words: str) -> bool:
-    text = str(error).lower()
-    return any(word in text for word in words)

@@ -10,7 +10,7 @@ from nograd.checks.resources import format_bytes, give_back_freed, peak_bytes, r
 from nograd.checks.subject import ModelSubject
 from nograd.errors import ModelError
 from nograd.report.verdict import Check, Verdict, error, passed, skipped, warning
-from nograd.runtime.out_of_memory import is_out_of_memory
+from nograd.runtime.device_errors import is_out_of_memory
 
 __all__ = ["CHECKS", "is_growth"]
 

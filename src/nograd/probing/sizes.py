@@ -22,7 +22,7 @@ from nograd.probing.runs import ProbeRuns
 from nograd.probing.samples import Tensors, only_row, resized
 from nograd.probing.tables import Read, furthest
 from nograd.probing.work import BoundedWork, OverBudget
-from nograd.runtime.out_of_memory import is_out_of_memory
+from nograd.runtime.device_errors import is_out_of_memory
 
 __all__ = ["SizeLimits", "find_size_limits"]
 

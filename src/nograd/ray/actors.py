@@ -15,7 +15,7 @@ from nograd.runtime.openmp import spin_briefly
 from nograd.runtime.threads import in_own_thread
 from nograd.sources import load
 
-__all__ = ["RESTARTS", "ActorRecipe", "carried_environment", "cores_of", "recipe_of"]
+__all__ = ["RESTARTS", "ActorRecipe", "carried_environment", "cores_of", "device_in_actor", "recipe_of", "reserved_gpus"]
 
 CARRIED = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "TOKENIZERS_PARALLELISM", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 """Environment variables that affect how a model is found and run. Ray itself sets OMP_NUM_THREADS to an actor's cores."""
@@ -45,8 +45,8 @@ class ActorRecipe:
 
     @property
     def gpus(self) -> int:
-        """GPUs of one actor. A model on `auto` reserves none, because the number of actors that fit on a GPU is unknown."""
-        return int(self.device.startswith("cuda"))
+        """GPUs that one actor reserves: one for `cuda`."""
+        return reserved_gpus(self.device)
 
     def predictor(self) -> Predictor:
         """Return the predictor, in the process that will run it. Call this before torch is loaded there."""
@@ -54,8 +54,29 @@ class ActorRecipe:
         spin_briefly(os.environ)
         bound_threads(os.environ)
         return in_own_thread(
-            lambda: load(self.model, device=self.device, trusted=self.trusted, accept_coupled_rows=self.accept_coupled_rows)
+            lambda: load(
+                self.model,
+                device=device_in_actor(self.device),
+                trusted=self.trusted,
+                accept_coupled_rows=self.accept_coupled_rows,
+            )
         ).result()
+
+
+def reserved_gpus(device: str) -> int:
+    """Return the GPUs that an actor reserves. `auto` reserves none: the number of actors that fit on a GPU is unknown."""
+    return int(device.startswith("cuda"))
+
+
+def device_in_actor(device: str) -> str:
+    """Return the device in the process of an actor.
+
+    Ray shows an actor the GPU that it reserved, as `cuda:0`. Newer versions show all GPUs to an actor that reserved none, so
+    that `auto` would place every actor on the first one.
+    """
+    if device.startswith("cuda"):
+        return "cuda:0"
+    return "cpu" if device == "auto" else device
 
 
 def recipe_of(

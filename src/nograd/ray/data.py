@@ -72,7 +72,7 @@ def map_batches(  # noqa: PLR0913  fewer options than Ray's own
         overhead: cost of starting a batch, in padded elements; None: the predictor's own (see BatchPredictor).
         actors: number of actors; None: as many as the cluster has room for.
         cores: cores of one actor, and threads of its model; None: as many as the bundle was tuned for, else 1.
-        device: `auto`, or a torch device; with `cuda` each actor takes a GPU.
+        device: `auto` is the CPU, because it reserves no GPU; with `cuda` each actor takes a GPU.
         trusted: for models that contain or name code.
         accept_coupled_rows: batch rows that influence each other, as in dynamic 8-bit files; default: run them alone.
         preserve_order: keep the order of the rows.

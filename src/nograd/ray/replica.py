@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from ray.serve.exceptions import RayServeException
 
 from nograd import __version__
 from nograd.errors import DeviceLostError
+from nograd.ray.actors import device_in_actor
 from nograd.ray.scaling import BACKLOG, BUSY
 from nograd.runtime.openmp import spin_briefly
 from nograd.runtime.threads import in_own_thread
@@ -51,10 +53,11 @@ class Replica:
         event("starting", version=__version__, models=[model.model for model in models], pid=os.getpid())
         self._tag = context.replica_tag
         self._deployed_by = deployed_by
-        self._service = InferenceService(settings.config, settings.models)
+        config = replace(settings.config, device=device_in_actor(settings.config.device))
+        self._service = InferenceService(config, settings.models)
         self._service.peers = _ReplicaPeers(self._tag, context.deployment, context.app_name)
         for model in models:
-            loading = in_own_thread(partial(open_model, model, settings.config))
+            loading = in_own_thread(partial(open_model, model, config))
             self._service.add_configured(model, await asyncio.wrap_future(loading))
         self._reported_at, self._reported_busy_s = time.monotonic(), 0.0
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import serve
 
-from nograd.ray.actors import carried_environment, cores_of
+from nograd.ray.actors import carried_environment, cores_of, reserved_gpus
 from nograd.ray.replica import Replica
 from nograd.ray.replicas import Replicas, goal_s, spare_percent
 from nograd.ray.scaling import scaling
@@ -87,7 +87,7 @@ def places(settings: ResolvedSettings) -> tuple[int, int, int]:
         ConfigError: the cluster has no room for one replica.
     """
     cores = max((cores_of(model.model) for model in settings.models), default=1)
-    gpus = int(settings.config.device.startswith("cuda"))
+    gpus = reserved_gpus(settings.config.device)
     return cores, gpus, room_for(cores, gpus)
 
 

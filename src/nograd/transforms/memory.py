@@ -23,8 +23,8 @@ from nograd.backends.exporting import check_module
 from nograd.core.module import own_signature, problem_type
 from nograd.core.tensors import Batch, join_arrays, num_rows, split
 from nograd.errors import ConfigError, ModelError, UnsupportedError
+from nograd.runtime.device_errors import is_out_of_memory
 from nograd.runtime.fingerprint import Fingerprint
-from nograd.runtime.out_of_memory import is_out_of_memory
 
 __all__ = [
     "MemoryEfficientModel",
