@@ -270,6 +270,14 @@ def binary_texts(target: Target) -> str:
     return post(target, "/v2/models/text/infer", body, {"Inference-Header-Content-Length": length})
 
 
+def many_rows(target: Target) -> str:
+    """Send 100,000 different rows, which the cache does not have."""
+    values = struct.pack("<400000f", *range(400_000))
+    entry = {"name": "x", "shape": [100_000, 4], "datatype": "FP32", "parameters": {"binary_data_size": len(values)}}
+    head = json.dumps({"inputs": [entry]}).encode()
+    return post(target, "/v2/models/linear/infer", head + values, {"Inference-Header-Content-Length": str(len(head))})
+
+
 def _mistakes() -> list[bytes]:
     shape = '{"inputs":[{"name":"x","shape":%s,"datatype":"FP32","data":[1,2,3,4]}]%s}'
     timeout = ',"parameters":{"timeout":1' + "0" * 4000 + "}"
@@ -304,6 +312,7 @@ ATTACKS: tuple[Attack, ...] = (
           lambda: _with('"outputs":[' + ",".join(['{"name":"y"}'] * 1_000_000) + "]"), "400", "413"),
     infer("an id of 50 MB", "linear", lambda: _with('"id":"' + "a" * 50 * MEGABYTE + '"'), "200", "400", "413"),
     infer("6 million good numbers, 24 MB", "length", lambda: tensor([1.5] * 6_000_000, [1, 6_000_000]), "200"),
+    Attack("100,000 different rows in binary", many_rows, frozenset(("200", "413"))),
     infer("64 MB of zeros in gzip", "linear", lambda: gzip.compress(b"0" * 64 * 2**20), "400", "413", Content_Encoding="gzip"),
     infer("1 GB of spaces in gzip", "linear", lambda: gzip.compress(b" " * 2**30, 1), "413", Content_Encoding="gzip"),
     infer("100,000 texts of one letter", "text", lambda: texts(["a"] * 100_000), "413"),

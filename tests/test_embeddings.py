@@ -317,3 +317,40 @@ def test_a_model_that_is_not_ready_says_when_to_come_back() -> None:
         reply = embed(site)
 
     assert (reply.status, reply.headers["retry-after"], refusal(reply)["code"]) == (503, "1", "unavailable")
+
+
+# -- long bodies
+
+
+LONG = 70_000
+
+
+@pytest.fixture(scope="module")
+def long_site() -> Iterator[Site]:
+    with Site({"embedder": embedder()}, max_request_rows=1000, max_text_chars=10_000) as site:
+        yield site
+
+
+@pytest.mark.parametrize("given", ["a" * 9_000, ["b\n\u00e9" * 30] * 900, ["", *["c" * 100] * 800]])
+def test_a_long_body_has_the_same_embeddings(long_site: Site, given: str | list[str]) -> None:
+    padding = " " * LONG  # long because of spaces or because of texts
+    body = json.dumps({"input": given, "model": "embedder"}).encode()[:-1] + padding.encode() + b"}"
+    reply = long_site.request("POST", "/v1/embeddings", body)
+    assert np.array_equal(np.float32(numbers(reply)), vectors([given] if isinstance(given, str) else given))
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "said"),
+    [
+        ("[" + "1," * LONG + "1]", 400, "values that are not strings; models here tokenize themselves"),
+        ('["' + '","'.join("a" * LONG) + '"]', 413, "a request may have at most 1000 texts"),
+        ('["a",' + "[]," * LONG + '"b"]', 400, "values that are not strings"),
+        ('"' + "a" * 2 * LONG + '"', 413, "is a text of 140000 bytes in JSON; a text may have at most 10000 characters"),
+        ('["' + "a" * LONG + '","' + '","'.join(["a"] * 1500) + '"]', 413, "has 1501 rows"),
+        ('["' + "a" * LONG + '"', 400, "the body is not a request for embeddings"),
+    ],
+)
+def test_long_bodies_that_are_no_texts_are_refused(long_site: Site, given: str, status: int, said: str) -> None:
+    reply = long_site.request("POST", "/v1/embeddings", b'{"model":"embedder","input":' + given.encode() + b"}")
+    assert reply.status == status, reply.body
+    assert said in refusal(reply)["message"]

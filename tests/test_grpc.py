@@ -20,7 +20,7 @@ from nograd.core.tensors import Array, Batch
 from nograd.errors import DeadlineError, ModelError, OverloadedError, TooLargeError, UnavailableError, UnsupportedError
 from nograd.server.grpc.health import HEALTH
 from nograd.server.grpc.messages import SERVICE, ModelInferRequest, ModelMetadataRequest, ModelMetadataResponse
-from nograd.server.grpc.tensors import CONTENTS
+from nograd.server.grpc.tensors import CONTENTS, message, read
 from nograd.server.protocol.binary import packed
 from tests.fakes import DATATYPES, GATE, OUTPUT, Fake, Gate, X, doubling
 from tests.grpc_site import METHOD, GrpcSite, raw_request, rows
@@ -131,6 +131,43 @@ def test_g10_json_binary_raw_and_typed_give_the_same_bits(site: GrpcSite, tensor
         assert not answer.raw_output_contents
         kept = [value.decode() for value in contents] if name == "BYTES" else contents
         assert bytes(packed("t", np.array(kept, dtype=array.dtype))) == octets
+
+
+@pytest.mark.parametrize("make", ["typed", "raw"])
+@pytest.mark.parametrize(("wanted", "is_raw"), [(None, None), (True, True), (False, False)])
+def test_g4_a_parameter_says_whether_outputs_are_raw(
+    site: GrpcSite, make: str, wanted: bool | None, is_raw: bool | None
+) -> None:
+    array = np.array([[1.5, -2.0, 0.25]], np.float32)
+    request = typed("FP32", array) if make == "typed" else raw_request("FP32", {"t": array})
+    if wanted is not None:
+        request.parameters["binary_data_output"].bool_param = wanted
+
+    answer = site.run(site.call(request))
+
+    if make == "raw" if is_raw is None else is_raw:
+        assert list(answer.raw_output_contents) == [array.tobytes()]
+    else:
+        assert list(answer.outputs[0].contents.fp32_contents) == [1.5, -2.0, 0.25]
+        assert not answer.raw_output_contents
+
+
+def test_g4_a_parameter_that_is_no_flag_is_refused(site: GrpcSite) -> None:
+    request = typed("FP32", np.zeros((1, 3), np.float32))
+    request.parameters["binary_data_output"].string_param = "yes"
+    assert site.refusal(request) == ("INVALID_ARGUMENT", "parameters.binary_data_output is 'yes'; it is true or false")
+
+
+@pytest.mark.parametrize(("datatype", "dtype"), [("FP32", "float32"), ("INT8", "int8"), ("UINT64", "uint64"), ("BOOL", "bool")])
+def test_g2_long_contents_are_converted_in_slices(datatype: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nograd.server.grpc.tensors.SLICE", 1000)
+    whole = np.random.default_rng(0).integers(0, 2**63 if dtype == "uint64" else 100, (3, 1501), np.uint64)
+    array = (whole * 2 + 1 if dtype == "uint64" else whole).astype(dtype)
+    given = read(typed(datatype, array), [TensorSpec("t", dtype, ("n",))], None)
+    assert np.array_equal(given.inputs["t"], array)
+    assert given.inputs["t"].dtype == dtype
+    answer = message(given, "m", "1", "7", {"t": array})
+    assert np.array_equal(np.array(getattr(answer.outputs[0].contents, CONTENTS[datatype]), dtype), array.ravel())
 
 
 @pytest.mark.parametrize("name", ["FP16", "BF16"])

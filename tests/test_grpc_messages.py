@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 
-from nograd.errors import ProtocolError
-from nograd.server.grpc import messages
+from nograd.errors import ProtocolError, TooLargeError
+from nograd.server.grpc import messages, wire
 from nograd.server.grpc.messages import POOL, SERVICE, ModelInferRequest, parse
+from nograd.server.grpc.wire import require_few_fields
 from tests.waiting import HANG_S
 
 FOLDER = Path(messages.__file__).parent
@@ -97,3 +98,47 @@ def test_serving_http_imports_nothing_of_grpc() -> None:
 def test_bytes_that_are_no_message_are_the_caller_s_error() -> None:
     with pytest.raises(ProtocolError, match="the message is not a ModelInferRequest"):
         parse(ModelInferRequest, b"\x0a\xff")
+
+
+def _inputs(count: int) -> Any:
+    request = ModelInferRequest(model_name="m")
+    for index in range(count):
+        request.inputs.add(name=f"x{index}", datatype="FP32", shape=[1])
+    return request
+
+
+def _texts(count: int) -> Any:
+    request = ModelInferRequest(model_name="m")
+    request.inputs.add(name="x", datatype="BYTES", shape=[count]).contents.bytes_contents.extend([b"a"] * count)
+    return request
+
+
+def _parameters(count: int) -> Any:
+    request = _inputs(1)
+    for index in range(count):
+        request.inputs[0].parameters[f"p{index}"].double_param = index
+    return request
+
+
+@pytest.mark.parametrize("make", [_inputs, _texts, _parameters])
+def test_the_fields_of_a_message_are_counted_before_it_is_parsed(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "MAX_FIELDS", 100)
+    require_few_fields(make(20).SerializeToString(), max_texts=10)
+    with pytest.raises(TooLargeError, match="more than 110 fields; a request may have at most 10 texts, and 100 inputs"):
+        require_few_fields(make(120).SerializeToString(), max_texts=10)
+
+
+def test_numbers_of_any_count_are_one_field_and_damage_ends_the_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "MAX_FIELDS", 20)
+    request = _inputs(1)
+    request.inputs[0].contents.int64_contents.extend(range(-500, 500))
+    request.inputs[0].contents.fp64_contents.extend([0.5] * 500)
+    whole = request.SerializeToString()
+    for body in (
+        whole,
+        *(whole[:cut] for cut in range(0, len(whole), 97)),
+        b"\xff" * 50,
+        b"\x2a\xff\xff\xff\xff\x0f",
+        b"\x0b\x0c",
+    ):
+        require_few_fields(body, max_texts=0)

@@ -100,9 +100,9 @@ def test_g7_a_stream_s_deadline_is_each_request_s(site: GrpcSite) -> None:
     assert engine is not None
     run = engine.run
 
-    def watched(call: Call, request: InferRequest, done: Any) -> Any:
+    def watched(call: Call, request: InferRequest, done: Any, prepared: Any = None) -> Any:
         seen.append(request.timeout_s)
-        return run(call, request, done)
+        return run(call, request, done, prepared)
 
     engine.run = watched  # type: ignore[method-assign]
     try:

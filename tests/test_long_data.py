@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 from typing import Any
 
@@ -16,7 +17,7 @@ from nograd.errors import NogradError, ProtocolError, TooLargeError
 from nograd.server.grpc.messages import ModelInferRequest
 from nograd.server.grpc.tensors import read
 from nograd.server.models import served
-from nograd.server.protocol import long_data
+from nograd.server.protocol import decoding, json_arrays, long_data, long_texts
 from nograd.server.protocol.decoding import decode
 from nograd.server.protocol.encoding import encode
 from nograd.server.protocol.long_data import LONG_DATA, hollow, mark
@@ -176,8 +177,8 @@ def test_more_texts_than_the_shape_has_are_refused_by_their_quotes(text: str, mo
     data = "[" + ",".join([text] * 40_000) + "]"
     spec = TensorSpec("x", "bytes")
     assert decode(request(data, [40_000], datatype="BYTES"), [spec]).inputs["x"].tolist() == json.loads(data)
-    monkeypatch.setattr("nograd.server.protocol.json_arrays._values", lambda *_: pytest.fail("the texts were decoded"))
-    with pytest.raises(ProtocolError, match="so 2 elements; its data has at least"):
+    monkeypatch.setattr("nograd.server.protocol.long_texts._decoded", lambda *_: pytest.fail("the texts were decoded"))
+    with pytest.raises(ProtocolError, match="so 2 elements; its data has 40000"):
         decode(request(data, [2], datatype="BYTES"), [spec])
 
 
@@ -211,6 +212,75 @@ def test_long_bodies_and_answers_are_not_converted_in_the_event_loop(monkeypatch
         assert reply.data("y") == [0.25] * 200_000
         assert len(threads) == 2
         assert threading.get_ident() not in threads
+
+
+TEXTS = TensorSpec("x", "bytes", ("n",))
+
+
+def text_body(chance: random.Random) -> bytes:
+    """Return a body of texts full of quotes, brackets and escapes, in any order and spelling; half of them damaged."""
+    rows, columns = chance.randint(1, 4), chance.randint(1, 4)
+
+    def text() -> str:
+        return "".join(chance.choice('ab",[]{}\\:\n\u00e9\U0001f600 data"') for _ in range(chance.randint(0, 8)))
+
+    nested = [[text() for _ in range(columns)] for _ in range(rows)]
+    data = chance.choice([nested, [each for row in nested for each in row]])
+    fields = [("data", data), ("name", "x"), ("datatype", "BYTES"), ("shape", [rows, columns])]
+    content = {"id": text(), "inputs": [dict(chance.sample(fields, 4))], "parameters": {text(): text()}}
+    body = bytearray(json.dumps(content, ensure_ascii=chance.random() < 0.5, indent=chance.choice([None, 1])).encode())
+    if chance.random() < 0.5:
+        position, byte = chance.randrange(len(body)), chance.choice(b'",[]{}\\ a1')
+        body[position : position + chance.randint(0, 1)] = bytes([byte] * chance.randint(0, 1))
+    return bytes(body)
+
+
+def test_texts_decoded_in_slices_are_what_json_says_and_damage_is_refused_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(0)
+
+    def decoded(body: bytes, long_data_bytes: int) -> Any:
+        for module in (decoding, json_arrays, long_texts):
+            monkeypatch.setattr(module, "LONG_DATA", long_data_bytes, raising=False)
+        try:
+            request = decode(body, [TEXTS])
+        except NogradError:
+            return None
+        return request.inputs["x"].tolist(), request.id
+
+    monkeypatch.setattr(long_data, "SLICE", 40)
+    bodies = [text_body(chance) for _ in range(1500)]
+    expected = [decoded(body, 2**30) for body in bodies]
+    assert 700 < sum(each is not None for each in expected) < 1500
+    assert [decoded(body, 3) for body in bodies] == expected
+
+
+@pytest.mark.parametrize("spelling", ["[%s]", "[[%s]]", '["",%s]', "[1,%s]"])
+def test_a_long_text_is_refused_before_it_is_decoded(spelling: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nograd.server.protocol.long_texts._decoded", lambda *_: pytest.fail("the texts were decoded"))
+    data = spelling % ('"' + "\\n" * 40_000 + '"')
+    spec = TensorSpec("x", "bytes")
+    shape = [2] if "," in spelling and "1" not in spelling else [1]
+    with pytest.raises(TooLargeError, match=r"item \d is a text of 80000 bytes in JSON; a text may have at most 5 characters"):
+        decode(request(data, shape, datatype="BYTES"), [spec], None, RequestLimits(rows=4, elements=10, text_chars=5))
+
+
+@pytest.mark.parametrize("more", ['"id":"%s"', '"parameters":{"a":"%s"}', '"outputs":[{"name":"%s"}]'])
+def test_a_body_that_is_long_besides_its_data_is_refused(more: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(long_data, "MAX_REST", 1000)
+    extra = more % ("a" * 70_000)
+    for spec, value, datatype in ((VARYING, "1", "FP32"), (TensorSpec("x", "bytes"), '"a"', "BYTES")):
+        body = request(f"[{value}]", [1], datatype=datatype)[:-1] + b"," + extra.encode() + b"}"
+        with pytest.raises(ProtocolError, match="bytes besides the long lists of its data; a request has at most 1000"):
+            decode(body, [spec])
+
+
+def test_the_texts_of_a_request_are_bounded_by_its_rows() -> None:
+    limits = RequestLimits(rows=4, elements=1000, text_chars=5)
+    assert limits.max_texts([TensorSpec("x", "bytes"), TensorSpec("y", "bytes", (3,)), VARYING]) == 4 + 12
+    assert limits.max_texts([TensorSpec("x", "bytes", ("n",))]) == 1000
+    body = request("[" + ",".join(['""'] * 40_000) + "]", [1], datatype="BYTES")
+    with pytest.raises(TooLargeError, match="at most 4 texts"):
+        decode(body, [TensorSpec("x", "bytes")], None, limits)
 
 
 def test_a_long_text_body_is_answered() -> None:

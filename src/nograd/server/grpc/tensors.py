@@ -14,7 +14,7 @@ from nograd.server.protocol.binary import packed, tensor, text
 from nograd.server.protocol.datatypes import convert_input, datatype_of, numpy_dtype, require_inputs, spec_of
 from nograd.server.protocol.request import InferRequest, priority_of, shorter, timeout_of
 from nograd.server.protocol.request_limits import NO_LIMITS, RequestLimits
-from nograd.server.protocol.shapes import count_elements, reshape
+from nograd.server.protocol.shapes import count_elements, reshape, shorten
 
 __all__ = ["message", "read", "write"]
 
@@ -25,6 +25,9 @@ CONTENTS = {
     "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",
 }  # fmt: skip
 """Message field of each datatype's elements; FP16 and BF16 have none."""
+
+SLICE = 2**15
+"""Elements that are converted at a time: about 2 ms."""
 
 
 def read(request: Any, inputs: Sequence[TensorSpec], left_s: float | None, limits: RequestLimits = NO_LIMITS) -> InferRequest:
@@ -65,7 +68,7 @@ def read(request: Any, inputs: Sequence[TensorSpec], left_s: float | None, limit
     wanted = tuple([output.name for output in request.outputs])
     timeout_s = shorter(timeout_of(_parameter(request, "timeout")), left_s)
     priority = priority_of(_parameter(request, "priority"))
-    return InferRequest(arrays, wanted, request.id or None, timeout_s, is_binary=bool(raw), priority=priority)
+    return InferRequest(arrays, wanted, request.id or None, timeout_s, is_binary=_wants_raw(request), priority=priority)
 
 
 def write(request: InferRequest, model_name: str, model_version: str, request_id: str, outputs: Mapping[str, Array]) -> bytes:
@@ -75,7 +78,7 @@ def write(request: InferRequest, model_name: str, model_version: str, request_id
 
 
 def message(request: InferRequest, model_name: str, model_version: str, request_id: str, outputs: Mapping[str, Array]) -> Any:
-    """Return the ModelInferResponse, with raw contents if the request was raw or a datatype requires it.
+    """Return the ModelInferResponse, with raw contents if the request wants that or a datatype requires it.
 
     Raises:
         ModelError: the protocol has no datatype for an output, or a text is not valid UTF-8.
@@ -89,8 +92,18 @@ def message(request: InferRequest, model_name: str, model_version: str, request_
         if is_raw:
             answer.raw_output_contents.append(bytes(packed(name, array)))
         else:
-            getattr(output.contents, CONTENTS[kind]).extend(_elements(array))
+            _extend(getattr(output.contents, CONTENTS[kind]), array)
     return answer
+
+
+def _wants_raw(request: Any) -> bool:
+    """Return whether outputs come in raw contents: as HTTP's parameter says, or else if the inputs do."""
+    if "binary_data_output" not in request.parameters:
+        return bool(request.raw_input_contents)
+    given = _parameter(request, "binary_data_output")
+    if given is not None and not isinstance(given, bool):
+        raise ProtocolError(f"parameters.binary_data_output is {shorten(given)}; it is true or false")
+    return bool(given)
 
 
 def _parameter(request: Any, name: str) -> Any:
@@ -122,15 +135,33 @@ def _array(name: str, kind: str, values: Any, dtype: np.dtype[Any]) -> Array:
         texts[:] = [text(name, memoryview(value)) for value in values]
         return texts
     if dtype.kind not in "iu" or dtype.itemsize >= 4:
-        return np.fromiter(values, dtype, len(values))
-    wide, limits = np.fromiter(values, np.int64, len(values)), np.iinfo(dtype)
+        return _numbers(values, dtype)
+    wide, limits = _numbers(values, np.dtype(np.int64)), np.iinfo(dtype)
     beyond = wide[(wide < limits.min) | (wide > limits.max)]
     if beyond.size:
         raise ProtocolError(f"input {name!r} holds {beyond[0]}; {kind} goes from {limits.min} to {limits.max}")
     return wide.astype(dtype)
 
 
+def _numbers(values: Any, dtype: np.dtype[Any]) -> Array:
+    """Return numbers as an array, converted in slices: one call in C would hold the GIL for its whole time."""
+    if len(values) <= SLICE:
+        return np.fromiter(values, dtype, len(values))
+    array = np.empty(len(values), dtype)
+    for at in range(0, len(values), SLICE):
+        piece = values[at : at + SLICE]
+        array[at : at + SLICE] = np.fromiter(piece, dtype, len(piece))
+    return array
+
+
+def _extend(field: Any, array: Array) -> None:
+    """Add an output's elements to its field, in slices."""
+    flat = array.ravel()
+    for at in range(0, max(1, flat.size), SLICE):
+        field.extend(_elements(flat[at : at + SLICE]))
+
+
 def _elements(array: Array) -> Any:
     if array.dtype.kind != "O":
-        return array.ravel().tolist()
-    return [value if isinstance(value, bytes) else str(value).encode() for value in array.ravel()]
+        return array.tolist()
+    return [value if isinstance(value, bytes) else str(value).encode() for value in array]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import AsyncIterator
 from typing import NamedTuple
@@ -16,6 +17,9 @@ __all__ = ["BinaryBody", "Room", "inflated", "read_body"]
 
 ALIGNMENT = 64
 """The tensors behind the JSON begin at a multiple of this in memory: the first, and those behind whole ones, are not copied."""
+
+SHORT_COMPRESSED = 512
+"""Bytes of a compressed body up to which the event loop decompresses it: to half a megabyte at most."""
 
 _WINDOW = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
 """zlib's `wbits` by content encoding; deflate means zlib's format."""
@@ -71,7 +75,10 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes | Binar
     body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     if said.encoding:
         del pieces
-        body = inflated(body, said.encoding, limit)
+        is_long = len(body) > SHORT_COMPRESSED
+        body = (
+            await asyncio.to_thread(inflated, body, said.encoding, limit) if is_long else inflated(body, said.encoding, limit)
+        )
     return body if said.offset is None else await _parted(_one(body), said.offset, len(body))
 
 

@@ -27,7 +27,13 @@ if TYPE_CHECKING:
     from nograd.server.settings.definition import ServeConfig
     from nograd.server.telemetry.server_timing import Timing
 
-__all__ = ["ModelCache", "open_caches"]
+__all__ = ["MOST_KEYS", "MOST_ROWS", "ModelCache", "open_caches"]
+
+MOST_ROWS = 2**17
+"""Rows of a request that is looked up, at most: the event loop needs about a microsecond for each."""
+
+MOST_KEYS = 2**13
+"""Different rows of such a request, at most: a row that is missing takes six microseconds."""
 
 
 def open_caches(config: ServeConfig) -> SingleFlight | None:
@@ -102,8 +108,8 @@ class ModelCache:
         self._worth = Worth()
 
     def takes(self, rows: int) -> bool:
-        """Return whether a request should be looked up: not while the cache costs more than it saves."""
-        if self._worth.is_on:
+        """Return whether a request should be looked up: not while the cache costs more than it saves, and not if it is long."""
+        if self._worth.is_on and rows <= MOST_ROWS:
             return True
         self._worth.skip(rows)
         self.counts.skipped += rows
@@ -112,6 +118,12 @@ class ModelCache:
     def knows(self, items: Sequence[Any]) -> bool:
         """Return whether items are looked up as they came, without `preprocess`: texts, if its fingerprint is known."""
         return self._by_text and all(isinstance(item, str) for item in items)
+
+    def units(self, items: Sequence[str] | None, parts: list[Batch]) -> Units | Texts:
+        """Return the units of a request with their keys; a thread may call it. Arguments as `submit`."""
+        if items is None:
+            return Units(parts, self._keys, self._predictor.signature)
+        return Texts(items, self._keys, self._predictor.prepare_item, self._predictor.signature)
 
     async def run(
         self,
@@ -132,6 +144,7 @@ class ModelCache:
         priority: int,
         timing: Timing | None,
         done: Outputs,
+        units: Units | Texts | None = None,
     ) -> Cancel:
         """Get the outputs of a request, of each item or of each part, and call back with them.
 
@@ -142,6 +155,7 @@ class ModelCache:
             priority: its class, for what has to be run.
             timing: receives where the time went.
             done: called once with the outputs or the batcher's error; perhaps before this call returns.
+            units: as `units` returns them, if the caller has them already.
 
         Returns:
             A function that cancels the request, after which `done` is not called.
@@ -150,11 +164,8 @@ class ModelCache:
             ItemError: an item was refused a moment ago.
         """
         begun = self.clock()
-        units: Units | Texts
-        if items is None:
-            units = Units(parts, self._keys, self._predictor.signature)
-        else:
-            units = Texts(items, self._keys, self._predictor.prepare_item, self._predictor.signature)
+        if units is None:
+            units = self.units(items, parts)
         values = self.flights.near.get_many(units.keys)
         known = [decode(value) for value in values if value is not None]
         rows = len(values)

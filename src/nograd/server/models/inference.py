@@ -6,19 +6,21 @@ import itertools
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from nograd.batching.jobs import BatchReply
 from nograd.batching.refusals import late
 from nograd.core.tensors import Array, Batch, Signature, TensorSpec, num_rows
 from nograd.errors import UnavailableError
 from nograd.runtime.callbacks import Cancel, call_back, run_in_task
+from nograd.server.models.caching import MOST_KEYS, MOST_ROWS
 from nograd.server.protocol.datatypes import require_outputs
 from nograd.server.protocol.long_data import LONG_DATA
 from nograd.server.protocol.request import InferRequest
 
 if TYPE_CHECKING:
     from nograd.batching import Batcher
+    from nograd.caching.key_units import Texts, Units
     from nograd.server.call import Call
     from nograd.server.models.caching import ModelCache
     from nograd.server.models.code_threads import CodeThreads
@@ -35,6 +37,20 @@ Write = Callable[[InferRequest, str, str, str, Mapping[str, Array]], Answer]
 
 LONG_ANSWER = 2**16
 """Elements of an answer in JSON from which a thread encodes it: about 3 ms."""
+
+
+class Prepared(NamedTuple):
+    """What a thread computes of a long request, so that the event loop need not."""
+
+    request: InferRequest
+    items: Array | None
+    """Items for `preprocess`, `[rows, ...]`; None for a model without it."""
+
+    part: Batch
+    """Checked inputs of a model without `preprocess`."""
+
+    units: Units | Texts | None
+    """Keys for the cache; None if there is no cache, or the request is not looked up by them."""
 
 
 class Engine:
@@ -92,7 +108,26 @@ class Engine:
         """Return an id for a request without one."""
         return f"{next(self._ids)}"
 
-    def run(self, call: Call, request: InferRequest, done: Outputs) -> Cancel:
+    def prepare(self, request: InferRequest) -> Prepared:
+        """Check a request's inputs and compute its keys, in a thread.
+
+        Raises:
+            SignatureError: the inputs are not those of the model.
+        """
+        cache, units = self.cache, None
+        if self.code.has_preprocess:
+            items = self.code.items(request.inputs)
+            if cache is not None and len(items) <= MOST_ROWS and cache.knows(texts := list(items)):
+                units = cache.units(texts, [])
+            return Prepared(request, items, {}, units)
+        part = self._inputs.check(request.inputs)
+        if cache is not None and num_rows(part) <= MOST_ROWS:
+            units = cache.units(None, [part])
+            if len(set(units.keys)) > MOST_KEYS:
+                units = None
+        return Prepared(request, None, part, units)
+
+    def run(self, call: Call, request: InferRequest, done: Outputs, prepared: Prepared | None = None) -> Cancel:
         """Look up or run a request's rows, and call back with the outputs of its parts; perhaps before this call returns.
 
         Raises:
@@ -100,15 +135,17 @@ class Engine:
         """
         timeout_s = request.timeout_s or self.timeout_s
         cache, timing = self.cache, call.timing
+        units = None if prepared is None else prepared.units
         if self.code.has_preprocess:
-            items = self.code.items(request.inputs)
+            items = self.code.items(request.inputs) if prepared is None or prepared.items is None else prepared.items
             is_cached = cache is not None and cache.takes(len(items))
             if cache is not None and is_cached and cache.knows(texts := list(items)):
-                return cache.submit(texts, [], timeout_s, request.priority, timing, done)
+                return cache.submit(texts, [], timeout_s, request.priority, timing, done, units)
             return run_in_task(self._prepare_and_run(call, items, timeout_s, request.priority, is_cached=is_cached), done)
-        part = self._inputs.check(request.inputs)
-        if cache is not None and cache.takes(num_rows(part)):
-            return cache.submit(None, [part], timeout_s, request.priority, timing, done)
+        part = self._inputs.check(request.inputs) if prepared is None else prepared.part
+        is_too_long = prepared is not None and units is None
+        if cache is not None and not is_too_long and cache.takes(num_rows(part)):
+            return cache.submit(None, [part], timeout_s, request.priority, timing, done, units)
         spent = None if timing is None else timing.spent
         return self.batcher.submit([part], BatchReply(done), timeout_s=timeout_s, priority=request.priority, spent=spent)
 
@@ -177,7 +214,7 @@ class Inference(Generic[Answer]):
         """
         engine = self._engine
         if nbytes > LONG_DATA:
-            decode = partial(self._read, read)
+            decode = partial(self._read_and_prepare, read)
             self._run_in_task(engine.threads.run(decode, "decode", timeout_s=engine.timeout_s), self._resume)
             return self.cancel
         try:
@@ -203,16 +240,20 @@ class Inference(Generic[Answer]):
             require_outputs(request.outputs, self._engine.outputs)
         return request
 
-    def _resume(self, request: InferRequest | Exception) -> None:
+    def _read_and_prepare(self, read: Callable[[], InferRequest]) -> Prepared:
+        """Return a long request; in a thread."""
+        return self._engine.prepare(self._read(read))
+
+    def _resume(self, prepared: Prepared | Exception) -> None:
         """Run a request that was decoded in a thread."""
-        if isinstance(request, Exception):
-            self._end(request)
+        if isinstance(prepared, Exception):
+            self._end(prepared)
         elif not self._engine.is_ready:
             self._end(not_ready(self._engine.name))
         else:
-            self._run(request)
+            self._run(prepared.request, prepared)
 
-    def _run(self, request: InferRequest) -> None:
+    def _run(self, request: InferRequest, prepared: Prepared | None = None) -> None:
         engine, call = self._engine, self._call
         self._request = request
         if call.timing is not None:
@@ -220,7 +261,7 @@ class Inference(Generic[Answer]):
         if engine.cache is not None or engine.code.has_preprocess:
             self._count()
         try:
-            cancel = engine.run(call, request, self._encode)
+            cancel = engine.run(call, request, self._encode, prepared)
         except Exception as error:  # noqa: BLE001  the front answers with it
             self._end(error)
         else:

@@ -44,6 +44,10 @@ __all__ = ["ServedModel"]
 Answer = TypeVar("Answer")
 
 
+LONG_TENSORS = 2**18
+"""Bytes of binary tensors from which a thread computes their keys for the cache: a millisecond, or 30 of very short rows."""
+
+
 class ServedModel:
     """One model behind its batcher."""
 
@@ -75,6 +79,9 @@ class ServedModel:
         # without preprocessing the batcher bounds what waits, and a model that runs inline takes longer requests at once
         rows = config.max_queue_rows if predictor.has_preprocess else config.max_request_elements
         self.limits = RequestLimits(config.max_request_rows or rows, config.max_request_elements, config.max_text_chars)
+        self.takes_texts = any(spec.dtype == TEXT for spec in self.inputs.inputs)
+        """Whether clients send texts, which are converted one by one."""
+
         self._decode = Decoder(self.inputs.inputs, self.limits)
         self._all_metrics = metrics
         self._metrics = ModelMetrics(metrics, name)
@@ -241,7 +248,13 @@ class ServedModel:
             request = self._decode(body, tail)
             return request if timeout_s is None else request._replace(timeout_s=shorter(timeout_s, request.timeout_s))
 
-        return self.answer(call, read, _body, done, nbytes=len(body))
+        nbytes = len(body) if tail is None else len(body) + self.bytes_to_convert(len(tail))
+        return self.answer(call, read, _body, done, nbytes=nbytes)
+
+    def bytes_to_convert(self, nbytes: int) -> int:
+        """Return how many bytes of binary tensors are work: those of texts, and long ones whose rows the cache has keys of."""
+        is_work = self.takes_texts or (nbytes > LONG_TENSORS and self.cache is not None)
+        return nbytes if is_work else 0  # numbers are not copied
 
     def answer(
         self,

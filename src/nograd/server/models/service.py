@@ -198,6 +198,10 @@ class InferenceService:
         """
         return self.model(name, version).ready and not self.draining
 
+    def max_texts(self) -> int:
+        """Return how many texts a request may have whose model is not known yet."""
+        return max((model.limits.max_texts(model.inputs.inputs) for model in self.models), default=0)
+
     def model_metadata(self, name: str, version: str | None = None) -> dict[str, Any]:
         """Return the protocol's metadata of a model, with all its versions.
 

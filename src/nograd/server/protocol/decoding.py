@@ -16,7 +16,8 @@ from nograd.errors import ProtocolError
 from nograd.server.protocol.binary import Tail, raw_input
 from nograd.server.protocol.datatypes import convert_input, numpy_dtype, require_inputs, spec_of
 from nograd.server.protocol.json_arrays import JsonInput, array_of
-from nograd.server.protocol.long_data import LONG_DATA, hollow, mark
+from nograd.server.protocol.long_data import LONG_DATA, hollow, mark, require_short_rest
+from nograd.server.protocol.long_texts import hollow_texts
 from nograd.server.protocol.request import InferRequest, Parameters, priority_of, timeout_of
 from nograd.server.protocol.request_limits import NO_LIMITS, RequestLimits
 from nograd.server.protocol.shapes import MAX_DIMENSIONS, shorten
@@ -144,8 +145,10 @@ def decode(
             limits.check_texts(name, array)
         return InferRequest(raw, is_binary=True)
     long: list[bytes] = []
-    if len(body) > LONG_DATA and all(spec.dtype != TEXT for spec in inputs):
-        body, long = hollow(body)
+    if len(body) > LONG_DATA:
+        has_texts = any(spec.dtype == TEXT for spec in inputs)
+        body, long = hollow_texts(body, b'"data"', max_texts=limits.max_texts(inputs)) if has_texts else hollow(body)
+        require_short_rest(body)
     try:
         request = _DECODE.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
@@ -158,7 +161,7 @@ def decode(
             raise ProtocolError(f"input {given.name!r} is given twice")
         spec = spec_of(given.name, given.datatype, inputs)
         limits.check_shape(given.name, given.shape)
-        values = array_of(_filled(given, long), numpy_dtype(given.datatype), octets)
+        values = array_of(_filled(given, long), numpy_dtype(given.datatype), octets, limits.text_chars)
         arrays[given.name] = convert_input(given.name, values, spec)
         limits.check_texts(given.name, arrays[given.name])
     octets.require_empty()

@@ -5,6 +5,7 @@ The text: OpenAI's API reference, "Create embeddings". An infer call in other wo
 
 from __future__ import annotations
 
+import asyncio
 import time
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -17,9 +18,11 @@ import orjson
 
 from nograd.batching.collate import model_error
 from nograd.core.tensors import TEXT, Array, TensorSpec
-from nograd.errors import ModelNotFoundError, ProtocolError
+from nograd.errors import ModelNotFoundError, ProtocolError, TooLargeError
 from nograd.runtime.interrupts import is_interrupt
 from nograd.server.protocol.encoding import require_finite
+from nograd.server.protocol.long_data import LONG_DATA, require_short_rest
+from nograd.server.protocol.long_texts import NotTextsError, count_strings, decode_texts, hollow_texts
 from nograd.server.protocol.request import InferRequest
 from nograd.server.protocol.statuses import status_of
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from nograd.server.call import Call
     from nograd.server.models.served import ServedModel
     from nograd.server.models.service import InferenceService
+    from nograd.server.protocol.request_limits import RequestLimits
 
 __all__ = ["Embeddings", "error_form", "vectors_of"]
 
@@ -95,11 +99,14 @@ class Embeddings:
             ProtocolError: the body is not such a call, or the model gives no embeddings.
             NogradError: as `ServedModel.infer`.
         """
-        request = _read(body)
+        if len(body) > LONG_DATA:
+            request, texts = await asyncio.to_thread(_read_long, body, self._service.max_texts())
+        else:
+            request, texts = _read(body), None
         model = self._model(request.model)
         counts = callable(getattr(model.predictor.preprocess, "num_tokens", None))
-        write = partial(_write, request, model)
-        return await model.infer_as(call, partial(_as_infer, request, model, timeout_s), write, writes_with_code=counts)
+        read, write = partial(_as_infer, request, texts, model, timeout_s), partial(_write, request, model)
+        return await model.infer_as(call, read, write, nbytes=len(body), writes_with_code=counts)
 
     def models(self) -> dict[str, Any]:
         """Return OpenAI's list of models: those that give embeddings."""
@@ -159,7 +166,21 @@ def _read(body: bytes) -> _Request:
         raise ProtocolError(f"the body is not a request for embeddings: {error}") from None
 
 
-def _as_infer(request: _Request, model: ServedModel, timeout_s: float | None) -> InferRequest:
+def _read_long(body: bytes, max_texts: int) -> tuple[_Request, bytes | None]:
+    """Return a request and the JSON of its texts, if that is long; in a thread.
+
+    Raises:
+        ProtocolError: the body is not a request for embeddings.
+        TooLargeError: it has too many strings or lists.
+    """
+    rest, values = hollow_texts(body, b'"input"', max_texts=max_texts)
+    require_short_rest(rest)
+    request = _read(rest)
+    position = next((position for position in range(len(values)) if request.input == f"\0{position}"), None)
+    return request, None if position is None else values[position]
+
+
+def _as_infer(request: _Request, long: bytes | None, model: ServedModel, timeout_s: float | None) -> InferRequest:
     output = _output(request, model)
     if request.dimensions not in (None, output.shape[0]):
         raise _FieldError(
@@ -168,9 +189,12 @@ def _as_infer(request: _Request, model: ServedModel, timeout_s: float | None) ->
             "dimensions",
         )
     name = model.inputs.inputs[0].name
-    if isinstance(request.input, list):
-        model.limits.check_shape(name, [len(request.input)])
-    texts = _texts(request.input)
+    if long is not None:
+        texts = _long_texts(name, long, model.limits)
+    else:
+        if isinstance(request.input, list):
+            model.limits.check_shape(name, [len(request.input)])
+        texts = _texts(request.input)
     model.limits.check_texts(name, texts)
     return InferRequest({name: texts}, (output.name,), timeout_s=timeout_s)
 
@@ -213,6 +237,24 @@ def _texts(given: str | Sequence[Any]) -> Array:
             raise _FieldError(f"input[{index}] is {type(text).__name__}; it must be a string", "input")
     array = np.empty(len(texts), dtype=object)
     array[:] = texts
+    return array
+
+
+def _long_texts(name: str, long: bytes, limits: RequestLimits) -> Array:
+    """Return the texts in long JSON, `[rows]`, decoded in slices."""
+    listed = long if long.startswith(b"[") else b"[" + long + b"]"
+    count = count_strings(listed)
+    limits.check_shape(name, [count])
+    try:
+        found = decode_texts(listed, [count], count=count, max_chars=limits.text_chars)
+    except TooLargeError as error:
+        raise TooLargeError(f"input: {error}") from None
+    except NotTextsError:
+        raise _FieldError(
+            "input has values that are not strings; models here tokenize themselves: send strings", "input"
+        ) from None
+    array = np.empty(count, dtype=object)
+    array[:] = found
     return array
 
 

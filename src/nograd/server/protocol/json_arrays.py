@@ -9,10 +9,11 @@ import msgspec
 import numpy as np
 
 from nograd.core.tensors import Array
-from nograd.errors import ProtocolError
+from nograd.errors import ProtocolError, TooLargeError
 from nograd.server.protocol.binary import Tail
 from nograd.server.protocol.datatypes import numpy_dtype
 from nograd.server.protocol.long_data import LONG_DATA, count_byte, count_lists, decode_numbers
+from nograd.server.protocol.long_texts import NotTextsError, decode_texts
 from nograd.server.protocol.shapes import count_elements, reshape
 
 __all__ = ["JsonInput", "array_of"]
@@ -41,16 +42,18 @@ _LISTS: dict[str, Any] = {"f": list[float], "i": list[int], "u": list[int], "b":
 _WORDS = {"f": "numbers", "i": "integers", "u": "integers", "b": "true and false", "O": "strings"}
 
 
-def array_of(given: JsonInput, dtype: np.dtype[Any], octets: Tail) -> Array:
+def array_of(given: JsonInput, dtype: np.dtype[Any], octets: Tail, max_text_chars: int = 2**63) -> Array:
     """Return the data of an input as an array of its shape.
 
     Args:
         given: the input.
         dtype: of its datatype.
         octets: tensors in binary, of which the input takes its own.
+        max_text_chars: characters of a text, at most; long data is checked before it is decoded, other data by the caller.
 
     Raises:
         ProtocolError: the data are not such an array.
+        TooLargeError: a text is too long.
     """
     count, parameters = count_elements(given.name, given.shape), given.parameters or {}
     if parameters.get("binary_data_size") is not None:
@@ -60,6 +63,8 @@ def array_of(given: JsonInput, dtype: np.dtype[Any], octets: Tail) -> Array:
     if dtype == numpy_dtype("BF16"):
         raise ProtocolError(f"input {given.name!r} is BF16, which comes in binary only (binary_data_size), not as JSON data")
     is_long = len(memoryview(given.data)) > LONG_DATA
+    if is_long and dtype.kind == "O":
+        return reshape(given.name, _long_texts(given, count, dtype, max_text_chars), given.shape)
     values = _long_values(given, count, dtype) if is_long else _values(given, dtype)
     _require_count(given, count, len(values))
     return reshape(given.name, values, given.shape)
@@ -70,16 +75,21 @@ def _require_count(given: JsonInput, count: int, found: int) -> None:
         raise ProtocolError(f"input {given.name!r} has shape {given.shape}, so {count} elements; its data has {found}")
 
 
+def _long_texts(given: JsonInput, count: int, dtype: np.dtype[Any], max_chars: int) -> Array:
+    """Return texts as a flat array, decoded in slices."""
+    try:
+        return _objects(decode_texts(bytes(given.data), given.shape, count=count, max_chars=max_chars))
+    except NotTextsError as error:
+        raise _not_such_a_list(given, dtype, error) from None
+    except TooLargeError as error:
+        raise TooLargeError(f"input {given.name!r}: {error}") from None
+    except ProtocolError as error:
+        raise ProtocolError(f"input {given.name!r} has shape {given.shape}, so {count} elements; {error}") from None
+
+
 def _long_values(given: JsonInput, count: int, dtype: np.dtype[Any]) -> Array:
     """Return the data as a flat array, decoded in slices after its elements were counted."""
     data = bytes(given.data).strip()
-    if dtype.kind == "O":
-        quotes = count_byte(data, b'"') - count_byte(data, b'\\"')
-        if quotes > 2 * count:  # each text has two, and at most one of them looks escaped
-            raise ProtocolError(
-                f"input {given.name!r} has shape {given.shape}, so {count} elements; its data has at least {quotes // 2}"
-            )
-        return _values(given, dtype)
     if data[:1] != b"[" or data[-1:] != b"]":
         return _values(given, dtype)
     _require_count(given, count, count_byte(data, b",") + 1)

@@ -14,7 +14,20 @@ import numpy as np
 from nograd.core.tensors import Array
 from nograd.errors import ProtocolError, TooLargeError
 
-__all__ = ["LONG_DATA", "MAX_LISTS", "SLICE", "count_byte", "count_lists", "decode_numbers", "hollow", "mark"]
+__all__ = [
+    "LONG_DATA",
+    "MAX_LISTS",
+    "MAX_REST",
+    "MAX_STRINGS",
+    "SLICE",
+    "count_byte",
+    "count_lists",
+    "decode_numbers",
+    "hollow",
+    "mark",
+    "nests",
+    "require_short_rest",
+]
 
 LONG_DATA = 65536
 """Bytes of an array from which it is decoded in slices."""
@@ -27,6 +40,9 @@ MAX_LISTS = 2**20
 
 MAX_STRINGS = 10_000
 """Strings in a body without texts, at most: keys and names."""
+
+MAX_REST = 4 * 2**20
+"""Bytes of a body without its long arrays, at most: names, shapes and parameters, decoded in one call of about 20 ms."""
 
 _SPACES = bytes.maketrans(b"[]", b"  ")
 _SCALARS = b"0123456789+-.eE \t\r\n"
@@ -66,6 +82,19 @@ def hollow(body: bytes) -> tuple[bytes, list[bytes]]:
         arrays.append(body[start:stop])
         taken = stop
     return (b"".join([*kept, body[taken:]]), arrays) if arrays else (body, arrays)
+
+
+def require_short_rest(rest: bytes) -> None:
+    """Check what remains of a hollow body, before it is decoded.
+
+    Raises:
+        ProtocolError: it is too long to be the rest of a request.
+    """
+    if len(rest) > MAX_REST:
+        raise ProtocolError(
+            f"the body has {len(rest)} bytes besides the long lists of its data; a request has at most {MAX_REST} bytes of "
+            "names, shapes, parameters and short lists"
+        )
 
 
 def mark(position: int) -> bytes:
@@ -121,7 +150,7 @@ def decode_numbers(
         ProtocolError: the lists do not nest in the shape; or whatever `convert` raises.
     """
     is_nested = data.find(b"[", 1) >= 0
-    if is_nested and not _nests(data, shape, _WORDS if dtype.kind == "b" else _SCALARS):
+    if is_nested and not nests(data, shape, _WORDS if dtype.kind == "b" else _SCALARS):
         raise ragged()
     pieces = []
     for piece in _slices(data):
@@ -144,12 +173,19 @@ def _slices(data: bytes) -> Iterator[bytes]:
     yield data[at:end]
 
 
-def _nests(data: bytes, shape: Sequence[int], scalars: bytes) -> bool:
-    """Return whether lists nest in a shape without zeros: what is left without the numbers is known."""
+def nests(data: bytes, shape: Sequence[int], scalars: bytes = b"", leaf: bytes = b"") -> bool:
+    """Return whether lists nest in a shape without zeros: what is left without the scalars is known.
+
+    Args:
+        data: JSON of the lists, without spaces if `scalars` has none.
+        shape: its elements were counted.
+        scalars: bytes that elements consist of.
+        leaf: what an element leaves.
+    """
     if not shape or min(shape) < 1 or count_byte(data, b"[") != count_lists(shape):
         return False
     found = b"".join([data[at : at + SLICE].translate(None, scalars) for at in range(0, len(data), SLICE)])
-    expected = b""
+    expected = leaf
     for size in reversed(shape):
         expected = b"[" + b",".join([expected] * size) + b"]"
     return found == expected

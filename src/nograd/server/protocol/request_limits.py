@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
-from nograd.core.tensors import Array
+from nograd.core.tensors import TEXT, Array, TensorSpec
 from nograd.errors import TooLargeError
 from nograd.server.protocol.shapes import count_elements
 
@@ -44,6 +45,15 @@ class RequestLimits:
             raise TooLargeError(
                 f"input {name!r} has {elements} elements; a request may have at most {self.elements} (max_request_elements)"
             )
+
+    def max_texts(self, inputs: Sequence[TensorSpec]) -> int:
+        """Return how many texts a request with these inputs may have."""
+        found = 0
+        for spec in inputs:
+            if spec.dtype == TEXT:
+                sizes = [size for size in spec.shape if isinstance(size, int)]
+                found += min(self.elements, self.rows * prod(sizes)) if len(sizes) == len(spec.shape) else self.elements
+        return found
 
     def check_texts(self, name: str, array: Array) -> None:
         """Check the texts of an input; numbers are passed over.
