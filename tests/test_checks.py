@@ -103,10 +103,10 @@ def page() -> str:
     ids=["", "strict", "error"],
 )
 def test_the_command_exits_with_the_worst_severity(options: list[str], code: int) -> None:
-    ended = command("check", "served_models:tiny", "--only", "batching", *options)
+    ended = command("check", "served_models:dense", "--only", "batching", *options)
 
     assert (ended.returncode, ended.stderr) == (code, "")
-    assert ended.stdout.startswith("served_models:tiny: ")
+    assert ended.stdout.startswith("served_models:dense: ")
 
 
 def test_the_command_writes_a_file_in_a_format(tmp_path: Path) -> None:

@@ -35,10 +35,14 @@ def test_the_fault_of_a_broken_model_is_found_and_nothing_else(name: str) -> Non
     assert faults(report) == broken.expected, str(report)
 
 
-def test_nothing_is_found_in_a_sound_net() -> None:
-    report = check(sound())
+@pytest.fixture(scope="module")
+def of_sound() -> Report:
+    """The report on the net without a fault."""
+    return check(sound())
 
-    assert told_of_the_model(report) == set(), str(report)
+
+def test_nothing_is_found_in_a_sound_net(of_sound: Report) -> None:
+    assert told_of_the_model(of_sound) == set(), str(of_sound)
 
 
 def test_nothing_is_found_in_a_sound_model_of_text() -> None:
@@ -53,11 +57,9 @@ def test_nothing_false_is_found_in_minilm() -> None:
     assert told_of_the_model(report) <= {"gradients.graph"}, str(report)
 
 
-def test_every_check_is_in_every_report_whether_it_could_be_run_or_not() -> None:
-    report = check(sound())
-
-    assert sorted(finding.check for finding in report.findings) == sorted(each.id for each in EVERY)
+def test_every_check_is_in_every_report_whether_it_could_be_run_or_not(of_sound: Report) -> None:
+    assert sorted(finding.check for finding in of_sound.findings) == sorted(each.id for each in EVERY)
     assert len(EVERY) >= 24
     assert {each.family for each in EVERY} == set(FAMILIES)
-    assert all(finding.evidence for finding in report.findings)
+    assert all(finding.evidence for finding in of_sound.findings)
     assert all(each.remedy and each.done and each.title for each in EVERY)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from nograd import __version__
 from nograd.cli.commands import app
+from nograd.errors import ConfigError
 from tests.running_server import FOLDER
 from tests.waiting import HANG_S
 
@@ -134,8 +135,15 @@ def test_an_address_that_is_not_this_machines_is_one_sentence(host: str) -> None
         ("--timeout-s", "nan", "timeout_s is nan; it must be above 0, finite"),
     ],
 )
-def test_a_setting_out_of_range_is_one_sentence(option: str, value: str, said: str) -> None:
-    assert refusal(nograd("serve", "nothing", option, value)) == said
+def test_a_setting_out_of_range_raises_an_error_of_one_sentence(option: str, value: str, said: str) -> None:
+    failed = CliRunner().invoke(app, ["serve", "nothing", option, value]).exception
+
+    assert isinstance(failed, ConfigError)
+    assert str(failed) == said
+
+
+def test_such_an_error_is_the_only_line_of_the_command() -> None:
+    assert refusal(nograd("serve", "nothing", "--port", "70000")) == "port is 70000; it must be from 0 to 65535"
 
 
 def test_an_unknown_device_is_one_sentence() -> None:

@@ -18,9 +18,11 @@ from nograd.datasets import run_files as keeping
 from nograd.datasets.journal import read
 from nograd.datasets.run_files import Files, Keeping
 from nograd.errors import ConfigError, JobError
-from tests.predicting import CrashError, Seen, crashing, nograd_predict, predict, read_jsonl, write_jsonl
+from tests.predicting import CrashError, Seen, crashing, nograd_predict, predict, read_jsonl, tmp_path, write_jsonl
 from tests.running_server import FOLDER
 from tests.served_models import Mortal
+
+__all__ = ["tmp_path"]
 
 FORMATS = ("jsonl", "csv", "parquet", "arrow")
 

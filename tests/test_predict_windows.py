@@ -21,7 +21,9 @@ from nograd.datasets.run import PredictJob, RunSummary, run
 from nograd.datasets.windows import IN_FLIGHT, Layout, RowMemory, cut, layout_for
 from nograd.errors import ConfigError, ItemError
 from tests.fakes import Fake, doubling
-from tests.predicting import Seen, predict, read_jsonl, write_jsonl
+from tests.predicting import Seen, predict, read_jsonl, tmp_path, write_jsonl
+
+__all__ = ["tmp_path"]
 
 
 def records(sizes: list[int]) -> list[Record]:

@@ -7,8 +7,7 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +23,7 @@ from hypothesis import strategies as st
 from nograd.errors import ConfigError
 from nograd.ray.actors import CARRIED
 from nograd.ray.replicas import ReplicaLoad, Replicas, spare_percent, wanted
-from nograd.ray.serve_command import NOT_ON_RAY, check
+from nograd.ray.serve_command import NOT_ON_RAY, check, check_room
 from nograd.server.settings.definition import ServeConfig
 from nograd.server.settings.model_config import ModelConfig
 from nograd.server.settings.resolution import ResolvedSettings, settle
@@ -35,7 +34,7 @@ from tests.test_cli import nograd
 from tests.test_many_models import row
 from tests.test_ray import processes_with
 from tests.test_serve import Gatekeeper
-from tests.waiting import HANG_S
+from tests.waiting import HANG_S, wait_until
 
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # 127.0.0.1 it is; see nograd.ray.address
 ray = pytest.importorskip("ray")
@@ -146,7 +145,6 @@ def test_keys_in_the_environment_are_refused_because_ray_shows_it() -> None:
         (["m", "--ray", "--replicas", "x"], "replicas is 'x'; it must be a number, 'auto', or least and most, such as 2-8"),
         (["m", "--ray", "--grpc-port", "0"], "grpc_port is 0, and this is to run on Ray"),
         (["m", "--ray-address", "127.0.0.1:1"], "no Ray cluster at '127.0.0.1:1': "),
-        ([MODEL, "--ray", "--replicas", "9999"], "replicas is 9999; with 1 core each, this machine has room for "),
     ],
 )
 def test_what_cannot_be_is_told_at_once(arguments: list[str], said: str) -> None:
@@ -154,6 +152,17 @@ def test_what_cannot_be_is_told_at_once(arguments: list[str], said: str) -> None
 
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1].startswith(f"nograd: {said}"), ended.stderr
+
+
+def test_replicas_wait_for_room_only_if_the_cluster_may_gain_it(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ConfigError, match="replicas is 9999; with 2 cores and 1 GPU each, this machine has room for 3"):
+        check_room(9999, 2, 1, 3, is_local=True)
+    check_room(3, 2, 1, 3, is_local=True)
+    assert caplog.records == []
+
+    check_room(9999, 1, 0, 3, is_local=False)
+
+    assert [record.getMessage() for record in caplog.records] == ["waits_for_room"]
 
 
 # -- on a cluster
@@ -209,13 +218,6 @@ def tags(server: RunningServer) -> set[str]:
     return {line.partition('replica="')[2].partition('"')[0] for line in lines}
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Return when it is true."""
-    until = time.monotonic() + HANG_S
-    while not condition():
-        assert time.monotonic() < until
-
-
 def infer(server: RunningServer, value: float) -> httpx.Response:
     return httpx.post(f"{server.url}/v2/models/scaled/infer", json=row(value), timeout=HANG_S)
 
@@ -256,7 +258,7 @@ def test_a_replica_that_is_killed_is_started_again_and_the_other_answers(two: Ru
     killed = _replica_processes()[0]
 
     os.kill(killed, signal.SIGKILL)
-    wait_for(lambda: len(tags(two) - before) == 1 and len(tags(two)) == 2)
+    wait_until(lambda: len(tags(two) - before) == 1 and len(tags(two)) == 2)
 
     assert all(answered(infer(two, float(value)), float(value)) for value in range(20))
 
@@ -288,7 +290,7 @@ def test_all_replicas_are_replaced_under_load_without_a_failed_request(two: Runn
         asking = [pool.submit(ask, client) for client in range(3)]
         two.process.send_signal(signal.SIGHUP)
         try:
-            wait_for(lambda: len(tags(two)) == 2 and not tags(two) & before)
+            wait_until(lambda: len(tags(two)) == 2 and not tags(two) & before)
         finally:
             stop = True
         responses = [each for asked in asking for each in asked.result()]
@@ -314,7 +316,7 @@ def test_another_command_takes_the_application_over_and_the_first_one_leaves_it(
         assert "taken_over" in two.stderr()
         assert httpx.get(f"{new.url}/v2/models/second/ready", timeout=HANG_S).status_code == 200
         assert new.stop() == 0
-    wait_for(lambda: not _replica_processes())
+    wait_until(lambda: not _replica_processes())
 
 
 def test_a_model_that_does_not_load_any_more_is_told_and_what_answered_still_does(address: str, marker: Path) -> None:
@@ -323,7 +325,7 @@ def test_a_model_that_does_not_load_any_more_is_told_and_what_answered_still_doe
         marker.touch()
 
         server.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: "replicas_failed" in server.stderr())
+        wait_until(lambda: "replicas_failed" in server.stderr())
 
         assert "its file is half written" in server.stderr()
         assert httpx.get(f"{server.url}/v2/health/ready", timeout=HANG_S).status_code == 200
@@ -337,7 +339,7 @@ def test_a_bundle_that_is_damaged_now_is_told_and_what_answered_still_does(addre
         (bundle / "bundle.json").write_text("{")
 
         server.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: "not_replaced" in server.stderr())
+        wait_until(lambda: "not_replaced" in server.stderr())
 
         assert httpx.get(f"{server.url}/v2/health/ready", timeout=HANG_S).status_code == 200
 
@@ -363,8 +365,8 @@ def test_a_backlog_that_stays_has_a_second_replica_started(address: str, gate: G
         held = pool.submit(ask, GATE)
         with gate.accept():
             waiting = [pool.submit(ask, 1.0) for _ in range(100)]
-            wait_for(lambda: _backlog_s(server) > 0.02)
-            wait_for(lambda: len(tags(server)) == 2)
+            wait_until(lambda: _backlog_s(server) > 0.02)
+            wait_until(lambda: len(tags(server)) == 2)
         assert {each.result().status_code for each in [held, *waiting]} == {200}
 
 

@@ -30,6 +30,7 @@ from tests.running_server import FOLDER, RunningServer, server_of
 from tests.test_cli import nograd
 from tests.test_many_models import row
 from tests.test_serve import WAIT_S
+from tests.waiting import wait_until
 
 # -- decisions
 
@@ -202,14 +203,15 @@ def test_a_worker_that_is_killed_is_started_again_while_the_other_answers(crew: 
     pids = seen(crew)
     os.kill(pids[0], signal.SIGKILL)
 
-    for _ in range(20_000):
+    def is_replaced() -> bool:
         try:
             ask(crew)
             told = server_told(crew.url)
-        except httpx.TransportError:  # it had taken the connection, and died with it
-            continue
-        if told["workers"][0]["restarts"] and all(each["ready"] for each in told["workers"]):
-            break
+        except httpx.TransportError:  # the worker had accepted the connection, and was killed with it
+            return False
+        return bool(told["workers"][0]["restarts"]) and all(each["ready"] for each in told["workers"])
+
+    wait_until(is_replaced)
     again = seen(crew)
 
     assert again[1] == pids[1]
@@ -262,8 +264,7 @@ def test_a_second_signal_ends_all_at_once() -> None:
     with server_of("served_models:dense", "--name", "tiny", "--workers", "2", "--lame-duck-s", "3600") as server:
         pids = seen(server)
         server.process.send_signal(signal.SIGTERM)
-        while all_ready(server):
-            pass
+        wait_until(lambda: not all_ready(server))
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(WAIT_S) == 0
         assert not any(map(is_there, pids.values()))

@@ -123,7 +123,7 @@ def serve_on_ray(settings: ResolvedSettings, *, replicas: str, address: str, say
     quiet()
     show = say if config.log_format == "text" else _discard
     with cluster(address), _Signals() as signals:
-        _check_room(least, *places(settings), is_local=address == LOCAL)
+        check_room(least, *places(settings), is_local=address == LOCAL)
         with Deployed(config.host, config.port, arguments_of(settings, replicas)) as deployed:
             if deployed.wait_running(signals.wait):
                 url = f"http://{replace(config, host=deployed.host).address(deployed.port)}"
@@ -137,7 +137,7 @@ def serve_on_ray(settings: ResolvedSettings, *, replicas: str, address: str, say
     return 0
 
 
-def _check_room(least: int, cores: int, gpus: int, room: int, *, is_local: bool) -> None:
+def check_room(least: int, cores: int, gpus: int, room: int, *, is_local: bool) -> None:
     """Raise ConfigError if replicas wait for room that a local cluster cannot gain; other clusters may grow."""
     each = f"{cores} core{'s' * (cores > 1)}{f' and {gpus} GPU' if gpus else ''}"
     if least > room and is_local:
