@@ -293,17 +293,15 @@ def export(
     ] = False,
 ) -> None:
     """Write MODEL as a file, and print how closely it agrees with the model; exit 1, writing nothing, where it does not."""
-    from rich.console import Console
-
     from nograd.exports import export_model, files_of
+    from nograd.runtime.spinner import spinner
     from nograd.runtime.threads import in_own_thread
     from nograd.sources import load
 
-    console = Console(stderr=True, highlight=False)
-    with console.status(f"loading {model}"):
+    with spinner(f"loading {model}"):
         predictor = in_own_thread(lambda: load(model)).result()
     try:
-        with console.status(f"exporting to {to}"):
+        with spinner(f"exporting to {to}"):
             made = export_model(
                 predictor.backend, output, to=to, precision=precision,  # type: ignore[arg-type]  # it checks it
                 accept_coupled_rows=accept_coupled_rows,
@@ -447,16 +445,15 @@ def check(
     memory_mb: Annotated[float | None, typer.Option(help="Megabytes it may have there; default: as here.")] = None,
 ) -> None:
     """Run the deployment checklist on TARGET: findings with evidence and what mends them; exit 1 where one is an error."""
-    from rich.console import Console
-
     from nograd.checks import check
     from nograd.report.finding_formats import writer_of
+    from nograd.runtime.spinner import spinner
     from nograd.runtime.threads import in_own_thread
 
     written = writer_of(format)
     if output is not None and not output.parent.is_dir():
         raise ConfigError(f"output is {str(output)!r}; there is no folder {str(output.parent)!r}")
-    with Console(stderr=True, highlight=False).status(f"checking {target}"):
+    with spinner(f"checking {target}"):
         report = in_own_thread(lambda: check(
             target, deep=deep, max_batch_size=max_batch_size, only=only or (), trusted=trusted, device=device,
             memory_bytes=None if memory_mb is None else int(memory_mb * 1e6),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from typing import IO, TYPE_CHECKING
 
 from nograd.datasets.run import RunSummary
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 __all__ = ["Course", "Lines", "show_progress", "summary_of"]
 
@@ -124,6 +124,9 @@ def show_progress(file: IO[str], clock: Callable[[], float]) -> Iterator[Lines |
     if not file.isatty():
         yield Lines(lambda text: file.write(f"{text}\n"), clock)
         return
+    from rich.console import Console  # late: only a terminal needs it
+    from rich.progress import BarColumn, Progress, TextColumn
+
     columns = (TextColumn("predicting"), BarColumn(), TextColumn("{task.fields[text]}"))
     with Progress(*columns, console=Console(file=file, highlight=False)) as bar:
         yield _Bar(bar, clock)

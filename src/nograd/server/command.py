@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
 
 from nograd import __version__
 from nograd.errors import ConfigError
 from nograd.runtime.exits import end_on_signals
 from nograd.runtime.redaction import mask_url
+from nograd.runtime.spinner import spinner
 from nograd.runtime.threads import in_own_thread
 from nograd.server.banner import greeting
 from nograd.server.models.service import InferenceService
@@ -100,15 +100,14 @@ def _load_and_serve(settings: ResolvedSettings, say: Callable[[str], None], sibl
         models=[mask_url(model.model) for model in settings.models if model.load],
         pid=os.getpid(),
     )
-    console = Console(stderr=True, highlight=False)
     for model in settings.models:
         if model.load:
-            with console.status(f"loading {mask_url(model.model)}"):
+            with spinner(f"loading {mask_url(model.model)}"):
                 _add(service, model)
-    warming = console.status("warming up")
+    warming = ExitStack()
 
     def ready(grpc_at: int | None) -> None:
-        warming.stop()
+        warming.close()
         url = f"http{'s' if config.tls_cert else ''}://{config.address(listener.getsockname()[1])}"
         grpc = "" if grpc_at is None else config.address(grpc_at)
         event("ready", url=url, grpc=grpc or None, models=list(dict.fromkeys(model.name for model in service.models)))
@@ -116,6 +115,7 @@ def _load_and_serve(settings: ResolvedSettings, say: Callable[[str], None], sibl
             say(greeting(url, service.models, grpc, repository=config.has_repository))
 
     with warming:
+        warming.enter_context(spinner("warming up"))
         serve(service, listener, ready, siblings)
     event("stopped")
     if config.log_format == "text" and siblings is None:
