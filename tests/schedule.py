@@ -7,19 +7,27 @@ from collections.abc import Sequence
 
 SLOWEST_FILES = (
     "test_backends.py",
-    "test_checks_broken.py",
     "test_ray_serve.py",
-    "test_predict_resume.py",
-    "test_workers.py",
-    "test_predict_command.py",
-    "test_ray.py",
-    "test_offload.py",
+    "test_examples.py",
     "test_classical_calls.py",
     "test_tuning.py",
+    "test_offload.py",
+    "test_presets.py",
     "test_page.py",
+    "test_predict_resume.py",
+    "test_ray.py",
+    "test_checks_broken.py",
+    "test_compiling.py",
+    "test_cli.py",
     "test_bundle_source.py",
+    "test_playground.py",
+    "test_predict_command.py",
+    "test_schemathesis.py",
+    "test_workers.py",
+    "test_html.py",
+    "test_checks_models.py",
 )
-"""Files of more than half a minute, slowest first (`pytest --durations=0`, 2026-12-01)."""
+"""Files of more than 25 s of processor time, slowest first (with their child processes, 2026-12-01)."""
 
 
 def order_files(files: Sequence[str]) -> dict[str, tuple[int, int]]:
