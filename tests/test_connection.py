@@ -20,6 +20,7 @@ from nograd.server.http.connection_limits import LimitVerdict
 from nograd.server.http.connection_watch import ConnectionWatch
 from nograd.server.http.short_path import ShortPathProtocol
 from nograd.server.settings.definition import ServeConfig
+from nograd.server.telemetry.access_log import Access
 from tests.fakes import GATE, Gate, Site, doubling
 from tests.test_short_path import ONE, PATH, Transport, infer_body, post
 from tests.wire import cut
@@ -550,3 +551,32 @@ def test_every_verdict_but_one_has_a_reason_in_the_log() -> None:
     from nograd.server.http.connection_watch import REASONS
 
     assert set(REASONS) == set(LimitVerdict) - {LimitVerdict.KEEP}
+
+
+@KINDS
+@pytest.mark.parametrize(
+    ("sent", "status", "path"),
+    [
+        (b"GET /v2?a=b HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n", 400, "/v2"),
+        (b"GET /v2/models HTTP/1.1\r\n" + b"x: y\r\n" * 200 + b"\r\n", 431, "/v2/models"),
+        (LIVE + b"no request\r\n\r\n", 400, ""),
+    ],
+)
+def test_a_refused_request_is_a_line_of_the_access_log(kind: type[Connection], sent: bytes, status: int, path: str) -> None:
+    with Site({"doubling": doubling()}, access_log=True) as site:
+        noted: list[Access] = []
+        log = site.service.access
+        assert log is not None
+        log.note = noted.append  # type: ignore[assignment, method-assign]
+
+        async def talk() -> None:
+            client = Client(site, kind)
+            client.send(sent)
+            for _ in range(5):
+                await asyncio.sleep(0)
+
+        site.run(talk())
+        (line,) = [each for each in noted if each.status == status]
+        assert (line.path, line.method) == (path, "-")
+        assert line.error
+        assert [each.status for each in noted if each is not line] == ([200] if sent.startswith(LIVE) else [])

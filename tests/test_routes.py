@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from urllib.parse import quote
 
@@ -52,6 +53,38 @@ def test_a_repository_may_have_its_own_name_before_the_call() -> None:
         assert find_route("POST", f"/v2/repository/{name}/index".encode(), FILES)[0].name == "repository_index"
 
 
+@pytest.mark.parametrize("model", ["org/model", "a/b/c", "stats/a", "a/ready/b"])
+@pytest.mark.parametrize(
+    ("method", "path", "name", "version"),
+    [
+        ("POST", "/v2/models/{}/infer", "infer", None),
+        ("POST", "/v2/models/{}/versions/2/infer", "infer_version", "2"),
+        ("GET", "/v2/models/{}/ready", "model_ready", None),
+        ("GET", "/v2/models/{}", "model_metadata", None),
+        ("POST", "/v2/repository/models/{}/load", "repository_load", None),
+    ],
+)
+def test_a_model_s_name_may_have_its_slashes_as_they_are(
+    model: str, method: str, path: str, name: str, version: str | None
+) -> None:
+    route, names = find_route(method, path.format(model).encode(), FILES, {model})
+    assert (route.name, names["model"], names.get("version")) == (name, model, version)
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "model"), [("/v2/models/a/ready", "model_ready", "a"), ("/v2/models/a/stats", "model_statistics", "a")]
+)
+def test_a_name_without_slashes_is_meant_if_a_route_fits(path: str, name: str, model: str) -> None:
+    route, names = find_route("GET", path.encode(), FILES, {"a", path.removeprefix("/v2/models/")})
+    assert (route.name, names) == (name, {"model": model})
+
+
+def test_a_name_with_slashes_that_is_not_served_is_no_name() -> None:
+    for path in (b"/v2/models/a//infer", b"/v2/models//a/infer", b"/v2/models/c/d/infer"):
+        with pytest.raises(ModelNotFoundError, match="there is nothing at"):
+            find_route("POST", path, FILES, {"a", "a/b", "c"})
+
+
 def test_openai_s_model_names_may_have_slashes() -> None:
     assert find_route("GET", b"/v1/models/org/model", FILES)[1] == {"model": "org/model"}
 
@@ -87,6 +120,14 @@ def test_the_usual_paths_of_health_answer_as_the_protocols_do(alias: str, path: 
         for site in (loading, ready):
             assert (site.get(alias).status, site.get(alias).body) == (site.get(path).status, site.get(path).body)
         assert ready.get(alias).status == 200
+
+
+def test_a_model_answers_under_its_name_with_slashes_as_they_are() -> None:
+    with Site({"org/model": doubling()}) as site:
+        body = json.dumps({"inputs": [x([1, 2])]}).encode()
+        assert site.request("POST", "/v2/models/org/model/infer", body).status == 200
+        assert site.get("/v2/models/org/model").json["name"] == "org/model"
+        assert site.get("/v2/models/org/other").status == 404
 
 
 def test_a_model_is_served_under_a_name_with_slashes() -> None:

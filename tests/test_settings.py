@@ -358,3 +358,9 @@ def test_the_schema_refuses_what_the_server_refuses(content: dict[str, Any]) -> 
     with pytest.raises(ConfigError):
         of_file(**content)
     assert not Draft202012Validator(config_schema()).is_valid(content)
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_ipv6_address_may_have_the_brackets_of_urls(host: str) -> None:
+    config = ServeConfig(host=host)
+    assert (config.host, config.address(8000)) == ("::1", "[::1]:8000")

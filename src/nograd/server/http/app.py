@@ -68,7 +68,7 @@ class App:
         """Return the reply of the request's route. A request without a valid key learns nothing about the routes."""
         found: Found | NogradError
         try:
-            found = find_route(call.method, scope.get("raw_path") or call.path.encode(), self._site.pages)
+            found = find_route(call.method, scope.get("raw_path") or call.path.encode(), self._site.pages, self.service.names)
         except NogradError as error:
             found = error
         if call.method == "POST":

@@ -13,6 +13,8 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from nograd.errors import ProtocolError
+from nograd.server.call import Call
 from nograd.server.http.app import App
 from nograd.server.http.connection_limits import Activity, Clock, ConnectionLimits, LimitVerdict, Phase
 from nograd.server.http.early_refusals import RefusedError, refusal_of
@@ -63,9 +65,9 @@ class Connection(HttpToolsProtocol):
         if len(self.connections) > limit:
             sentence = f"this server has {limit} open connections, its limit (--max-connections); retry later"
             self._is_refused = True
-            self.transport.write(
-                RefusedError(503, sentence, ((b"retry-after", b"1"),)).response(self.server_state.default_headers)
-            )
+            refusal = RefusedError(503, sentence, ((b"retry-after", b"1"),))
+            self._note(refusal, b"")
+            self.transport.write(refusal.response(self.server_state.default_headers))
             self.transport.close()
 
     # -- reading
@@ -212,13 +214,26 @@ class Connection(HttpToolsProtocol):
         """
         event("request_refused", logging.DEBUG, status=refusal.status, reason=str(refusal), client=self._address)
         self._is_refused = True
-        is_in_body, self.phase, self._chunks = self.phase is BODY, IDLE, None
+        is_in_body = self.phase is BODY
+        if not is_in_body:  # else the request has a record of its own
+            self._note(refusal, b"" if self.phase is IDLE else self.url)
+        self.phase, self._chunks = IDLE, None
         if is_in_body and not self._withdraw(refusal):
             return
         if self.cycle is None or self.cycle.response_complete:
             self._send_refusal(refusal)
         else:
             self._refusal = refusal
+
+    def _note(self, refusal: RefusedError, url: bytes) -> None:
+        """Write a line of the access log for a request that was refused before its head was complete."""
+        app = self.config.app
+        if not isinstance(app, App) or app.service.access is None:
+            return
+        path = url.partition(b"?")[0].decode("latin-1")
+        call = Call(app.service, "http", "-", path, client=self._address)  # the parser has the method of complete heads only
+        call.error = ProtocolError(str(refusal))
+        call.finish(refusal.status, len(refusal.body))
 
     @property
     def _address(self) -> str | None:

@@ -29,9 +29,14 @@ class RefusedError(Exception):
         self.status = status
         self.headers = headers
 
+    @property
+    def body(self) -> bytes:
+        """Body of the response, JSON."""
+        return orjson.dumps({"error": str(self)})
+
     def response(self, default_headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         """Return the whole response; default_headers are those of every response."""
-        body = orjson.dumps({"error": str(self)})
+        body = self.body
         headers = (*default_headers, (b"content-type", JSON), (b"content-length", b"%d" % len(body)), *self.headers)
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)
         return b"%b%bconnection: close\r\n\r\n%b" % (STATUS_LINE[self.status], lines, body)

@@ -136,13 +136,14 @@ Found: TypeAlias = tuple[Route, Mapping[str, str]]
 """A route, and the values of its placeholders."""
 
 
-def find_route(method: str, raw: bytes, files: Container[str]) -> Found:
+def find_route(method: str, raw: bytes, files: Container[str], models: Container[str] = ()) -> Found:
     """Return the route of a request, and the values in its path.
 
     Args:
         method: HTTP's.
         raw: path as sent; segments may be percent-encoded.
         files: paths of the live page's files.
+        models: names of served models; those with slashes are found as they are, too.
 
     Raises:
         ModelNotFoundError: no route has this path.
@@ -150,7 +151,7 @@ def find_route(method: str, raw: bytes, files: Container[str]) -> Found:
     """
     path = raw.partition(b"?")[0]
     find = _routes_of_path if len(path) <= LONGEST_CACHED_PATH else _routes_of_path.__wrapped__
-    found = find(path.decode("latin-1"))
+    found = find(path.decode("latin-1")) or _with_slashes(path.decode("latin-1").split("/"), models)
     if not found or (found[0][0].handler is handlers.page and unquote(path.decode("latin-1")) not in files):
         raise ModelNotFoundError(_describe_missing(unquote(path.decode("latin-1"))))
     for route, names in found:
@@ -174,6 +175,26 @@ def _routes_of_path(path: str) -> tuple[Found, ...]:
         for segments in _spellings(route.path, given)
         if (names := _match(route.path.split("/"), segments)) is not None
     )
+
+
+def _with_slashes(given: list[str], models: Container[str]) -> tuple[Found, ...]:
+    """Return the routes that match if the slashes in a model's name were sent as they are: those with most fixed segments.
+
+    The repository takes any name, because it can load models that are not served.
+    """
+    found: list[tuple[int, Found]] = []
+    for route in ROUTES:
+        pattern = route.path.split("/")
+        more = len(given) - len(pattern)
+        if more <= 0 or "{model}" not in pattern:
+            continue
+        at = pattern.index("{model}")
+        segments = [*given[:at], "/".join(given[at : at + more + 1]), *given[at + more + 1 :]]
+        names = _match(pattern, segments)
+        if names is not None and (route.is_repository or names["model"] in models):
+            found.append((sum(not each.startswith("{") for each in pattern), (route, names)))
+    most = max((fixed for fixed, _ in found), default=0)
+    return tuple(each for fixed, each in found if fixed == most)
 
 
 def _spellings(path: str, given: list[str]) -> Iterator[list[str]]:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -197,6 +197,11 @@ class InferenceService:
             ModelNotFoundError: as `model`.
         """
         return self.model(name, version).ready and not self.draining
+
+    @property
+    def names(self) -> Container[str]:
+        """Names of the served models."""
+        return self._table.names()
 
     def max_texts(self) -> int:
         """Return how many texts a request may have whose model is not known yet."""

@@ -247,6 +247,8 @@ class ServeConfig:
             raise ConfigError(f"stuck_after_s is {self.stuck_after_s}; it must be above 0, finite")
 
     def _check_ports(self) -> None:
+        if self.host.startswith("[") and self.host.endswith("]"):  # as URLs write IPv6
+            object.__setattr__(self, "host", self.host[1:-1])
         for name, port in (("port", self.port), ("grpc_port", self.grpc_port)):
             if port is not None and not 0 <= port <= 65535:
                 raise ConfigError(f"{name} is {port}; it must be from 0 to 65535")
