@@ -26,7 +26,7 @@ def main() -> None:
     inputs = [{"name": "text", "shape": [1], "datatype": "BYTES", "data": [text]} for text in sentences()[:REQUESTS]]
     bodies.write_text("\n".join(json.dumps({"inputs": [one]}) for one in inputs))
     found: dict[str, dict[str, list[float]]] = {}
-    serve = ["nograd", "serve", "minilm", "--cache-mb", "0", "--port"]
+    serve = ["nograd", "serve", "minilm", "--cache-size", "0", "--port"]
     with patch.dict(os.environ, {"GOMP_SPINCOUNT": OWN}), running([*serve, "18341"], 18341, "/v2/health/ready") as theirs:
         os.environ.pop("GOMP_SPINCOUNT")
         with running([*serve, "18342"], 18342, "/v2/health/ready") as ours:

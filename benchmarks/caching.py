@@ -186,9 +186,10 @@ def measure_server() -> tuple[list[list[str]], dict[str, Any], float]:
         ]
         bodies.write_text("\n".join(lines) + "\n")
         ports = {"without": 18341, "with": 18342}
-        sizes = {"without": "0", "with": "64"}
+        sizes = {"without": "0", "with": "64MB"}
         command = {
-            kind: ["nograd", "serve", "minilm", "--port", str(port), "--cache-mb", sizes[kind]] for kind, port in ports.items()
+            kind: ["nograd", "serve", "minilm", "--port", str(port), "--cache-size", sizes[kind]]
+            for kind, port in ports.items()
         }
         with (
             running(command["without"], ports["without"], "/v2/health/ready") as plain,
@@ -226,10 +227,10 @@ def measure_aside() -> tuple[list[list[str]], dict[str, Any], float]:
             for number in range(ASIDE_REQUESTS):
                 file.write(json.dumps({"inputs": [{**inputs, "data": [number] * 16}]}) + "\n")
         ports = {"without": 18343, "with": 18344}
-        tiny = ["nograd", "serve", "benchmarks.models:tiny", "--cache-mb"]
+        tiny = ["nograd", "serve", "benchmarks.models:tiny", "--cache-size"]
         with (
             running([*tiny, "0", "--port", str(ports["without"])], ports["without"], "/v2/health/ready") as plain,
-            running([*tiny, "64", "--port", str(ports["with"])], ports["with"], "/v2/health/ready") as cached,
+            running([*tiny, "64MB", "--port", str(ports["with"])], ports["with"], "/v2/health/ready") as cached,
         ):
 
             def cpu_us(server: Any) -> float:

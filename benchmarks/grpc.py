@@ -79,7 +79,7 @@ def main() -> None:
         str(PORT),
         "--grpc-port",
         str(GRPC_PORT),
-        "--cache-mb",
+        "--cache-size",
         "0",
     ]
     results: dict[str, list[dict[str, float]]] = {"HTTP, JSON": [], "gRPC, raw": [], "gRPC, ServerLive": []}

@@ -47,7 +47,7 @@ def measure(model: str, bodies: Path) -> dict[str, dict[str, list[float]]]:
     windows = {"BatchPredictor": REQUESTS, **{f"BatchPredictor, {count} at a time": count for count in CLIENTS}}
     names = [*windows, *(f"server, {clients} clients" for clients in CLIENTS)]
     found = {name: {"per_s": [], "cpu_ms": [], "p99_ms": []} for name in names}  # type: dict[str, dict[str, list[float]]]
-    serving = ["nograd", "serve", model, "--port", "18312", "--cache-mb", "0"]
+    serving = ["nograd", "serve", model, "--port", "18312", "--cache-size", "0"]
     with worker, running(serving, 18312, "/v2/health/ready") as server:
         assert worker.stdin is not None
         assert worker.stdout is not None

@@ -61,7 +61,7 @@ def main() -> None:
     texts = [text for text in sentences() if 10 <= len(text.split()) <= 30][:SENTENCES]
     direct_ms: list[float] = []
     served_ms: list[float] = []
-    with running(["nograd", "serve", "minilm", "--port", "18311", "--cache-mb", "0"], 18311, "/v2/health/ready") as server:
+    with running(["nograd", "serve", "minilm", "--port", "18311", "--cache-size", "0"], 18311, "/v2/health/ready") as server:
         address = urlsplit(server.url)
         answers: list[bytes] = []
         with socket.create_connection((address.hostname, address.port or 0), timeout=60) as connection:

@@ -26,7 +26,7 @@ def main() -> None:
     rows = [[round(((i * 7 + j * 3) % 17) / 17 - 0.5, 4) for j in range(16)] for i in range(64)]
     inputs = [{"name": "input", "shape": [1, 16], "datatype": "FP32", "data": row} for row in rows]
     bodies.write_text("\n".join(json.dumps({"inputs": [one]}) for one in inputs))
-    serve = [sys.executable, "-m", "nograd", "serve", "benchmarks.models:tiny", "--cache-mb", "0", "--port"]
+    serve = [sys.executable, "-m", "nograd", "serve", "benchmarks.models:tiny", "--cache-size", "0", "--port"]
     found: dict[str, dict[int, list[dict[str, float]]]] = {name: {clients: [] for clients in CLIENTS} for name in REQUESTS}
     with ExitStack() as stack:
         log = stack.enter_context((RESULTS / "ray_proxy.log").open("wb"))

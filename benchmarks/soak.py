@@ -175,7 +175,7 @@ def main(arguments: Sequence[str]) -> None:
         log = stack.enter_context((RESULTS / "soak.log").open("wb"))
         folder = installed("nograd")
         command = [f"{folder}/python", "-m", "nograd", "serve", "benchmarks.models:wide", "--name=m", f"--port={PORT}",
-            "--cache-mb=1", f"--cache-url=redis://127.0.0.1:{redis.port}/0", "--repository"]  # fmt: skip
+            "--cache-size=1MB", f"--cache-url=redis://127.0.0.1:{redis.port}/0", "--repository"]  # fmt: skip
         tree = Tree(command, HERE.parent, environment_of(OURS, folder, "", PORT), log)
         stack.callback(tree.end)
         tree.wait_until_ready(PORT)

@@ -22,7 +22,7 @@ def main() -> None:
     bodies.write_text("\n".join(json.dumps({"inputs": [one]}) for one in inputs))
     uvicorn = ["uvicorn", "benchmarks.models:hello", "--port", "18301", "--no-access-log", "--log-level", "warning"]
     uvicorn += ["--lifespan", "off"]
-    nograd = ["nograd", "serve", "benchmarks.models:tiny", "--port", "18302", "--cache-mb", "0"]
+    nograd = ["nograd", "serve", "benchmarks.models:tiny", "--port", "18302", "--cache-size", "0"]
     results: dict[str, list[dict[str, float]]] = {"hello": [], "nograd": []}
     with running(uvicorn, 18301, "/") as hello, running(nograd, 18302, "/v2/health/ready") as server:
         for _ in range(ROUNDS + 1):

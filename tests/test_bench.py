@@ -382,9 +382,11 @@ def test_the_command_prints_a_table_and_writes_files(tiny_server: RunningServer,
         "50",
         "--warmup",
         "0",
-        "--json",
+        "-o",
+        "-",
+        "-o",
         str(found),
-        "--html",
+        "-o",
         str(page),
     ]
 

@@ -117,7 +117,7 @@ def test_inspect_prints_what_is_missing_as_missing(tmp_path: Path) -> None:
 def test_inspect_prints_json(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "bundle")
 
-    plain = json.loads(nograd("inspect", "--json", str(path)).stdout)
+    plain = json.loads(nograd("inspect", "--format", "json", str(path)).stdout)
 
     assert plain["name"] == "tiny"
     assert plain["inputs"] == {"x": "float32 [rows, 32]"}

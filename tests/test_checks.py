@@ -99,7 +99,7 @@ def page() -> str:
 
 @pytest.mark.parametrize(
     ("options", "code"),
-    [([], 0), (["--strict"], 0), (["--memory-mb", "1", "--only", "memory"], 1)],
+    [([], 0), (["--strict"], 0), (["--memory", "1MB", "--only", "memory"], 1)],
     ids=["", "strict", "error"],
 )
 def test_the_command_exits_with_the_worst_severity(options: list[str], code: int) -> None:

@@ -56,7 +56,7 @@ def test_the_version_is_printed() -> None:
         (["--help"], ["A trained PyTorch model in; fast, correct, measured inference out.", "serve"]),
         (
             ["serve", "--help"],
-            ["--port", "--max-batch-size", "--max-wait-ms", "--max-queue-rows", "--timeout-s", "--grace-s", "--name"],
+            ["--port", "--max-batch-size", "--max-wait", "--max-queue-rows", "--timeout", "--grace", "--name"],
         ),
     ],
     ids=["nograd", "serve"],
@@ -131,8 +131,8 @@ def test_an_address_that_is_not_this_machines_is_one_sentence(host: str) -> None
     [
         ("--port", "70000", "port is 70000; it must be from 0 to 65535"),
         ("--max-batch-size", "0", "max_batch_size is 0; it must be at least 1"),
-        ("--max-wait-ms", "-1", "max_wait_ms is -1.0; it must be 0 or more, finite"),
-        ("--timeout-s", "nan", "timeout_s is nan; it must be above 0, finite"),
+        ("--max-wait", "-1", "max_wait is '-1'; it must be a time such as 2ms or 1s"),
+        ("--timeout", "nan", "timeout is 'nan'; it must be a time such as 90s or 2m"),
     ],
 )
 def test_a_setting_out_of_range_raises_an_error_of_one_sentence(option: str, value: str, said: str) -> None:

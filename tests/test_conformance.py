@@ -192,7 +192,7 @@ def test_our_own_server_passes_all_that_it_announces(tiny_server: RunningServer,
 def test_the_command_prints_the_report_and_writes_files(tiny_server: RunningServer, tmp_path: Path) -> None:
     found, junit = tmp_path / "found.json", tmp_path / "found.xml"
 
-    ended = command("conformance", tiny_server.url, "--json", str(found), "--junit", str(junit))
+    ended = command("conformance", tiny_server.url, "-o", "-", "-o", str(found), "-o", str(junit))
 
     assert ended.returncode == 0, ended.stdout
     assert "passed   model: M1, M2, M3, M4, M5" in ended.stdout

@@ -49,7 +49,7 @@ def address(server: RunningServer) -> str:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
-    with serving("tiny", "--name", "tiny", "--grpc-port", "0", "--max-body-bytes", "20000000") as server:
+    with serving("tiny", "--name", "tiny", "--grpc-port", "0", "--max-body-size", "20MB") as server:
         yield server
 
 
@@ -273,7 +273,7 @@ def test_without_the_extra_one_sentence_says_what_to_install(tmp_path: Any) -> N
 
 def serve(*arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
     """Run `nograd serve` until it ends by itself; `path` goes before all others."""
-    program = f"import sys; sys.path.insert(0, {path!r}) if {path!r} else None; from nograd.cli.commands import main; main()"
+    program = f"import sys; sys.path.insert(0, {path!r}) if {path!r} else None; from nograd.cli import main; main()"
     command = [sys.executable, "-c", program, "serve", *arguments]
     return subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=HANG_S, check=False)
 

@@ -148,7 +148,7 @@ def test_our_own_server_passes_the_items_of_the_repository(many: RunningServer) 
 
 def test_x1_a_lame_duck_says_that_it_is_not_ready_and_still_answers() -> None:
     """A balancer that has not heard yet sends on: no request may find the door shut."""
-    with server_of("served_models:dense", "--name", "tiny", "--lame-duck-s", "3600") as server:
+    with server_of("served_models:dense", "--name", "tiny", "--lame-duck", "1h") as server:
         server.process.send_signal(signal.SIGTERM)
 
         assert status_once_not_ready(server) == 503
@@ -160,7 +160,7 @@ def test_x1_a_lame_duck_says_that_it_is_not_ready_and_still_answers() -> None:
 
 
 def test_x1_a_lame_duck_ends_by_itself() -> None:
-    with server_of("served_models:dense", "--name", "tiny", "--lame-duck-s", "0.2") as server:
+    with server_of("served_models:dense", "--name", "tiny", "--lame-duck", "200ms") as server:
         assert server.stop() == 0
         assert server.rest() == "stopped\n"
         assert "info draining grace_s=30 lame_duck_s=0.2" in server.stderr()

@@ -41,7 +41,7 @@ def rows_of(count: int) -> list[Any]:
 @pytest.mark.parametrize("ending", FORMATS)
 def test_killed_again_and_again_at_random_the_output_is_that_of_an_undisturbed_run(tmp_path: Path, ending: str) -> None:
     source = write_jsonl(tmp_path / "in.jsonl", rows_of(ROWS))
-    command: list[str | Path] = ["served_models:mortal", source, "--max-batch-size", "4", "--commit-s", "0", "-o"]
+    command: list[str | Path] = ["served_models:mortal", source, "--max-batch-size", "4", "--commit-every", "0", "-o"]
     lives = random.Random(ending).choices(range(20, 380), k=KILLS)
     assert sum(lives) < ROWS
 
@@ -121,13 +121,13 @@ def test_a_disk_that_is_full_is_one_sentence_and_the_same_command_goes_on(tmp_pa
         "served_models:mortal",
         source,
         "--max-batch-size=4",
-        "--commit-s=0",
+        "--commit-every=0",
         "-o",
         output,
     ]
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
-        "from nograd.cli.commands import main; main()"
+        "from nograd.cli import main; main()"
     )
     full = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], cwd=FOLDER, capture_output=True, text=True, timeout=300, check=False
@@ -151,8 +151,8 @@ def test_ctrl_c_keeps_what_is_whole_and_says_how_to_go_on(tmp_path: Path) -> Non
         source,
         "--max-batch-size",
         "4",
-        "--commit-s",
-        "3600",
+        "--commit-every",
+        "1h",
         "-o",
         tmp_path / "out.jsonl",
     ]

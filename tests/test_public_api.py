@@ -96,8 +96,8 @@ HEAVY = ("torch", "numpy", "transformers", "uvicorn", "rich", "prometheus_client
         "import nograd",
         "import nograd.errors",
         "import nograd.cli.commands",
-        "sys.argv[1:] = ['--help']; import nograd.cli.commands; nograd.cli.commands.main()",
-        "sys.argv[1:] = ['serve', '--help']; import nograd.cli.commands; nograd.cli.commands.main()",
+        "sys.argv[1:] = ['--help']; import nograd.cli.commands; nograd.cli.main()",
+        "sys.argv[1:] = ['serve', '--help']; import nograd.cli.commands; nograd.cli.main()",
     ],
     ids=["import nograd", "import errors", "import cli", "nograd --help", "nograd serve --help"],
 )

@@ -353,7 +353,7 @@ def test_a_model_that_does_not_load_is_one_sentence(address: str) -> None:
 
 
 def test_a_backlog_that_stays_has_a_second_replica_started(address: str, gate: Gatekeeper) -> None:
-    options = ("--replicas", "1-2", "--timeout-s", "0.2", "--cache-mb=0", "--max-batch-size=1")  # 20 ms are too long then
+    options = ("--replicas", "1-2", "--timeout", "200ms", "--cache-size=0", "--max-batch-size=1")  # 20 ms are too long then
     with replicas_of("tests.served_models:gated", *options, address=address) as server, ThreadPoolExecutor(101) as pool:
 
         def ask(first: float) -> httpx.Response:

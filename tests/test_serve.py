@@ -49,7 +49,7 @@ class Gatekeeper:
 def gated_server(*options: str) -> Iterator[tuple[RunningServer, Gatekeeper]]:
     gate = Gatekeeper()
     try:
-        with serving("gated", "--cache-mb", "0", *options, environment=gate.environment) as server:
+        with serving("gated", "--cache-size", "0", *options, environment=gate.environment) as server:
             yield server, gate
     finally:
         gate.close()
@@ -356,7 +356,7 @@ def open_connection_status(client: httpx.Client, server: RunningServer) -> int |
 
 
 def test_x1_after_the_grace_what_waits_is_refused_and_the_stop_is_still_clean() -> None:
-    with gated_server("--max-batch-size", "1", "--grace-s", "0") as (server, gate), ThreadPoolExecutor(2) as pool:
+    with gated_server("--max-batch-size", "1", "--grace", "0") as (server, gate), ThreadPoolExecutor(2) as pool:
         running = pool.submit(infer, server, [GATE, 1.0])
         with gate.accept():
             waiting = pool.submit(infer, server, [3.0, 4.0])

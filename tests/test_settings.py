@@ -17,6 +17,7 @@ from jsonschema import Draft202012Validator
 
 from nograd.errors import ConfigError
 from nograd.server.command import check_early, settings_of
+from nograd.server.settings.cli_options import read_options
 from nograd.server.settings.definition import GROUPS, ServeConfig, settings_by_name
 from nograd.server.settings.model_config import ModelConfig, name_of, parse_model
 from nograd.server.settings.printing import to_toml
@@ -49,7 +50,7 @@ def test_the_command_line_goes_before_the_environment_and_that_before_the_file()
     assert found.origins == {
         "max_batch_size": "nograd.toml",
         "max_wait_ms": "NOGRAD_MAX_WAIT_MS",
-        "timeout_s": "--timeout-s",
+        "timeout_s": "--timeout",
         "models": "nograd.toml",
     }
 
@@ -66,9 +67,9 @@ def test_models_of_the_command_line_stand_in_place_of_the_files() -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"max_wait": 2}, "nograd.toml has 'max_wait', which is no setting; did you mean 'max_wait_ms'?"),
-        ({"xyzzy": 2}, "nograd.toml has 'xyzzy', which is no setting; there are: host, port,"),
-        ({"model": "m"}, "nograd.toml has 'model', which is no setting; did you mean 'models'?"),
+        ({"max_wait": 2}, "nograd.toml: max_wait is 2; it must be a time such as 2ms or 1s, in quotes"),
+        ({"xyzzy": 2}, "nograd.toml has 'xyzzy', which is not a setting; there are: host, port,"),
+        ({"model": "m"}, "nograd.toml has 'model', which is not a setting; did you mean 'models'?"),
         ({"port": "8000"}, "nograd.toml: port is '8000'; it must be a whole number"),
         ({"port": True}, "nograd.toml: port is true; it must be a whole number"),
         ({"port": 8000.5}, "nograd.toml: port is 8000.5; it must be a whole number"),
@@ -80,7 +81,7 @@ def test_models_of_the_command_line_stand_in_place_of_the_files() -> None:
         ({"models": "m"}, "nograd.toml: models is not a list of tables; each model is a table under [[models]]"),
         ({"models": ["m"]}, "nograd.toml: models is not a list of tables"),
         ({"models": [{"model": "m"}, {}]}, "nograd.toml: models[1] has no model; it must name one"),
-        ({"models": [{"mdoel": "m"}]}, "nograd.toml: models[0] has 'mdoel', which is no setting; did you mean 'model'?"),
+        ({"models": [{"mdoel": "m"}]}, "nograd.toml: models[0] has 'mdoel', which is not a setting; did you mean 'model'?"),
         ({"models": [{"model": "m", "version": 2}]}, "nograd.toml: models[0]: version is 2; it must be text"),
         (
             {"models": [{"model": "m", "version": "a/b"}]},
@@ -112,7 +113,7 @@ def test_a_mistake_in_the_file_is_told_with_file_key_and_what_is_allowed(content
         ("NOGRAD_PORT", "70000", "NOGRAD_PORT: port is 70000; it must be from 0 to 65535"),
         ("NOGRAD_TIMEOUT_S", "", "NOGRAD_TIMEOUT_S is ''; it must be a number"),
         ("NOGRAD_ACCESS_LOG", "maybe", "NOGRAD_ACCESS_LOG is 'maybe'; it must be true or false"),
-        ("NOGRAD_PROT", "1", "NOGRAD_PROT is set, and no setting; did you mean NOGRAD_PORT?"),
+        ("NOGRAD_PROT", "1", "NOGRAD_PROT is set, and is not a setting; did you mean NOGRAD_PORT?"),
         ("NOGRAD_MAX_BATCHSIZE", "1", "did you mean NOGRAD_MAX_BATCH_SIZE?"),
     ],
 )
@@ -278,8 +279,8 @@ def test_print_config_shows_all_settings_and_where_each_is_from_and_serves_nothi
     )  # fmt: skip
     lines = ended.stdout.splitlines()
 
-    assert f"max_wait_ms = 2.0  # {file}" in lines
-    assert "grace_s = 5.0  # NOGRAD_GRACE_S" in lines
+    assert f'max_wait = "2ms"  # {file}' in lines
+    assert 'grace = "5s"  # NOGRAD_GRACE_S' in lines
     assert "port = 9000  # --port" in lines
     assert "access_log = false  # --access-log" in lines
     assert "# grpc_port is not set  # default" in lines
@@ -297,12 +298,17 @@ def test_every_setting_is_an_option_and_every_option_has_the_settings_default() 
     """A field of ServeConfig without its option, or with another default than it has without the command, ends here."""
     import inspect
 
-    from nograd.cli.commands import NOT_SETTINGS, serve
+    from nograd.cli.commands.serve import serve
+    from nograd.cli.serving import GIVEN_ELSEWHERE
 
     parameters = {name: each.default for name, each in inspect.signature(serve).parameters.items()}
-    told = {name: value for name, value in parameters.items() if name not in NOT_SETTINGS | {"context"}}
+    given = {
+        name: value for name, value in parameters.items() if name not in GIVEN_ELSEWHERE | {"context"} and value is not None
+    }
 
-    assert told == {each.name: each.default for each in fields(ServeConfig)}
+    assert read_options(given) == {
+        each.name: each.default for each in fields(ServeConfig) if each.default not in ("", None)
+    } | {each.name: "" for each in fields(ServeConfig) if each.default == "" and not settings_by_name()[each.name].is_list}
 
 
 @pytest.mark.parametrize(
@@ -332,8 +338,8 @@ def test_help_lists_every_setting_under_the_heading_of_its_group() -> None:
     sections = dict(re.findall(r"^(\S[^\n]*):\n((?:(?:  .*)?\n)+)", help_text, re.MULTILINE))
 
     assert [heading for heading in sections if heading in GROUPS] == [*GROUPS]
-    for name, setting in settings_by_name().items():
-        assert f"--{name.replace('_', '-')} " in sections[setting.group]
+    for setting in settings_by_name().values():
+        assert f"{setting.option} " in sections[setting.group]
 
 
 def test_the_schema_accepts_what_print_config_writes() -> None:

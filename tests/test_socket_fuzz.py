@@ -96,7 +96,7 @@ bodies = st.builds(changed, st.just(json_body(ROWS[0])), changes) | st.builds(al
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
     with serving(
-        "scaled", "--name", "scaled", "--grpc-port", "0", "--cache-mb", "0", "--max-body-bytes", str(LIMIT_BYTES)
+        "scaled", "--name", "scaled", "--grpc-port", "0", "--cache-size", "0", "--max-body-size", str(LIMIT_BYTES)
     ) as server:
         yield server
 

@@ -133,7 +133,7 @@ def test_a_client_does_not_hold_up_the_end_beyond_the_grace(folder: Path, kind: 
     body = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}).encode()
     request = b"POST /v2/models/wide/infer HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body
     sent = {"does not read": len(request), "half a head": 30, "half a body": len(request) - 10}[kind]
-    with server_of("waiting_models:wide", "--name", "wide", "--grace-s", "0", "--cache-mb", "0") as server:
+    with server_of("waiting_models:wide", "--name", "wide", "--grace", "0", "--cache-size", "0") as server:
         with connected(server) as client:
             client.sendall(request[:sent])
             while kind == "does not read" and not answered(server):

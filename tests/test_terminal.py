@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from nograd.cli import cache as cache_tools
+from nograd.cli import cached_responses as cache_tools
 from nograd.cli.commands import app
 from nograd.runtime.terminal import escape_controls
 

@@ -39,7 +39,7 @@ def pair(ca: Pair, folder: Path) -> Pair:
 
 
 def options(pair: Pair, *more: str) -> list[str]:
-    return ["--cache-mb", "0", "--tls-cert", str(pair.cert), "--tls-key", str(pair.key), "--grpc-port", "0", *more]
+    return ["--cache-size", "0", "--tls-cert", str(pair.cert), "--tls-key", str(pair.key), "--grpc-port", "0", *more]
 
 
 @pytest.fixture(scope="module")

@@ -278,7 +278,7 @@ def test_without_traces_nothing_of_opentelemetry_is_imported() -> None:
 def test_without_its_packages_the_error_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['opentelemetry'] = None\n"
-        "from nograd.cli.commands import main\n"
+        "from nograd.cli import main\n"
         "sys.argv = ['nograd', 'serve', 'nothing', '--traces', 'http://localhost:4318']; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

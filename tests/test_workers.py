@@ -141,7 +141,7 @@ def test_one_process_alone_tells_nothing_of_workers() -> None:
 
 @pytest.fixture
 def crew() -> Iterator[RunningServer]:
-    with server_of("served_models:dense", "--name", "tiny", "--workers", "2", "--cache-mb", "0") as server:
+    with server_of("served_models:dense", "--name", "tiny", "--workers", "2", "--cache-size", "0") as server:
         yield server
 
 
@@ -261,7 +261,7 @@ def wait_gone(pid: int) -> None:
 
 
 def test_a_second_signal_ends_all_at_once() -> None:
-    with server_of("served_models:dense", "--name", "tiny", "--workers", "2", "--lame-duck-s", "3600") as server:
+    with server_of("served_models:dense", "--name", "tiny", "--workers", "2", "--lame-duck", "1h") as server:
         pids = seen(server)
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: not all_ready(server))
@@ -279,7 +279,7 @@ def all_ready(server: RunningServer) -> bool:
     [
         (["nowhere.bundle", "--workers", "2"], "nowhere.bundle"),
         (
-            ["served_models:tiny", "--devices", "cpu,nonsense"],
+            ["served_models:tiny", "--devices", "cpu", "--devices", "nonsense"],
             "device is 'nonsense', but served_models:tiny returned a Predictor",
         ),
     ],

@@ -129,7 +129,7 @@ PEERS: dict[str, Peer] = {
 
 OURS = Peer(
     lambda run: [f"{run.folder}/python", "-m", "nograd", "serve", run.workload, "--name=m", f"--port={run.port}",
-        "--cache-mb=0"],
+        "--cache-size=0"],
     lambda _: "/v2/models/m/infer",
     _v2,
     lambda found: found["outputs"][0]["data"],

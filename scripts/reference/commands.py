@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from nograd.cli import commands as cli
+from nograd.cli.help import GroupedCommand
 from scripts.reference.tables import MADE, table
 
 __all__ = ["COMMANDS", "commands", "flags"]
@@ -30,7 +31,7 @@ COMMANDS: dict[str, Any] = dict(_walk(_ROOT, "nograd"))
 
 def flags(command: Any) -> dict[str, bool]:
     """Return every flag of a command, and whether it wants a value."""
-    options = [parameter for parameter in command.params if _is_option(parameter)]
+    options = [parameter for parameter in command.params if _is_option(parameter) and not getattr(parameter, "hidden", False)]
     return {flag: not option.is_flag for option in options for flag in (*option.opts, *option.secondary_opts)}
 
 
@@ -44,7 +45,23 @@ def commands() -> str:
 `nograd COMMAND --help` says the same. An error is one sentence on stderr, and an [exit code](errors.md).
 
 {common}
-{"".join(sections)}"""
+{"".join(sections)}
+## Old spellings
+
+They still work, and write one line on stderr. Commas in a repeated option are an old spelling, too: repeat the option.
+
+{table(["command", "old", "new"], _old_spellings())}"""
+
+
+def _old_spellings() -> Iterator[list[str]]:
+    for name, command in COMMANDS.items():
+        if isinstance(command, GroupedCommand):
+            for each in command.old_spellings:
+                unit = f", a number is in {each.unit}" if each.unit else ""
+                yield [f"`{name}`", f"`{each.old}`", f"`{each.new.replace('=', ' ')}`{unit}"]
+        for option in command.params:
+            if getattr(option, "hidden", False):
+                yield [f"`{name}`", f"`{option.opts[0]} FILE`", f"`-o - -o FILE`, in the format {option.opts[0][2:]}"]
 
 
 def _section(name: str, command: Any) -> str:
@@ -57,6 +74,9 @@ def _section(name: str, command: Any) -> str:
     if options:
         rows = ([_spelled(each), _default(each), each.help or ""] for each in options)
         found.append(f"\n{table(['option', 'default', 'meaning'], rows)}")
+    if command.epilog:
+        shown = "\n".join(f"    {line[2:]}" if line.startswith("  ") else f"\n{line}\n" for line in command.epilog.splitlines())
+        found.append(f"{shown}\n")
     return "".join(found)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from unittest import mock
 
 from nograd import errors
-from nograd.cli import commands as cli
+from nograd.cli import entry as cli
 from nograd.server.grpc.calls import CODES
 from nograd.server.protocol.statuses import status_of
 from scripts.reference.tables import MADE, WIDE, table

@@ -1,5 +1,5 @@
 """`python -m nograd` is the `nograd` command."""
 
-from nograd.cli.commands import main
+from nograd.cli import main
 
 main()

@@ -13,7 +13,7 @@ from nograd.report.figures import amount, number, seconds, size
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["COLUMNS", "WIDTH", "Report", "cells", "notes", "table"]
+__all__ = ["COLUMNS", "WIDTH", "Report", "cells", "notes", "table", "to_text"]
 
 WIDTH = 130
 """Width of the table in columns of the terminal."""
@@ -65,6 +65,18 @@ def table(summaries: Sequence[Summary]) -> Table:
     for summary in summaries:
         made.add_row(*cells(summary))
     return made
+
+
+def to_text(report: Report) -> str:
+    """Return the report as text: the target, the table, and notes. The table is as wide as its figures."""
+    from io import StringIO
+
+    from rich.console import Console
+
+    console = Console(file=StringIO(), width=WIDTH, highlight=False)
+    console.print(table(report.summaries))
+    drawn = "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]  # StringIO
+    return "\n".join((report.target, drawn, *notes(report))) + "\n"
 
 
 def notes(report: Report) -> Iterator[str]:

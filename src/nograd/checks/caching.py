@@ -101,7 +101,7 @@ CHECKS: tuple[Check[ModelSubject], ...] = (
     ),
     Check(
         "caching.repeatable", "What is kept is repeatable", "compared three runs with what the signature says",
-        check_repeatable, "nograd serve MODEL --cache-mb 0", "error",
+        check_repeatable, "nograd serve MODEL --cache-size 0", "error",
     ),
 )  # fmt: skip
 

@@ -61,7 +61,7 @@ def started(command: Sequence[str]) -> Iterator[StartedServer]:
 
 def serve_command(model: str, *, trusted: bool, max_batch_size: int) -> list[str]:
     """Return the command that starts `nograd serve` on a free local port, without a cache, so that every request runs."""
-    command = [sys.executable, "-m", "nograd", "serve", model, "--port", "0", "--cache-mb", "0"]
+    command = [sys.executable, "-m", "nograd", "serve", model, "--port", "0", "--cache-size", "0"]
     return [*command, "--max-batch-size", str(max_batch_size), *(["--trusted"] if trusted else [])]
 
 
@@ -134,7 +134,7 @@ def _judge_stop(answers: Sequence[Answer], exit_code: int | None) -> Verdict:
 CHECKS: tuple[Check[StartedServer], ...] = (
     Check(
         "serving.drain", "A stop loses nothing", "told a server of its own to stop while it held requests",
-        check_drain, "nograd serve MODEL --grace-s 60  # and no shell between the supervisor and the server", "error",
+        check_drain, "nograd serve MODEL --grace 60s  # and no shell between the supervisor and the server", "error",
         is_deep=True,
     ),
 )  # fmt: skip

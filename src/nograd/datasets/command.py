@@ -44,13 +44,13 @@ class _Watched:
         self._shown.update(rows, fraction)
 
 
-def column_options(mapping: Sequence[str], keep: str | None, drop: str) -> ColumnOptions:
+def column_options(mapping: Sequence[str], keep: Sequence[str] | None, drop: Sequence[str]) -> ColumnOptions:
     """Return the user's column options.
 
     Args:
         mapping: items of the form `input=column`.
-        keep: names, separated by commas; None carries all columns through.
-        drop: names, separated by commas.
+        keep: names of columns; None carries all columns through.
+        drop: names of columns.
 
     Raises:
         ConfigError: an item has another form.
@@ -61,11 +61,7 @@ def column_options(mapping: Sequence[str], keep: str | None, drop: str) -> Colum
         if not (name and equals and column):
             raise ConfigError(f"map is {each!r}; it must be INPUT=COLUMN")
         found[name] = column
-    return ColumnOptions(found, None if keep is None else _names(keep), _names(drop))
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for each in text.split(",") if (name := each.strip()))
+    return ColumnOptions(found, None if keep is None else tuple(keep), tuple(drop))
 
 
 def predict_command(job: PredictJob, *, device: str, trusted: bool, over: ExecutorFactory | None = None) -> int:

@@ -138,7 +138,7 @@ class Connection(HttpToolsProtocol):
 
     def _too_long(self, what: str) -> RefusedError:
         return RefusedError(
-            431, f"{what} have more than {self.limits.max_header_bytes} bytes, this server's limit (--max-header-bytes)"
+            431, f"{what} have more than {self.limits.max_header_bytes} bytes, this server's limit (--max-header-size)"
         )
 
     # -- the parser's callbacks
@@ -297,10 +297,10 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
         elif verdict is LimitVerdict.HEAD:
             seconds = self.limits.header_timeout_s
-            self.refuse(RefusedError(408, f"the headers were incomplete after {seconds:g} s (--header-timeout-s)"))
+            self.refuse(RefusedError(408, f"the headers were incomplete after {seconds:g} s (--header-timeout)"))
         elif verdict is LimitVerdict.BODY:
             seconds = self.limits.body_timeout_s
-            self.refuse(RefusedError(408, f"the body was incomplete after {seconds:g} s (--timeout-s)"))
+            self.refuse(RefusedError(408, f"the body was incomplete after {seconds:g} s (--timeout)"))
         return verdict
 
     def _activity(self) -> Activity:

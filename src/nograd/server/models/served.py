@@ -343,9 +343,9 @@ class ServedModel:
         """Return whether answers are kept, in one sentence."""
         if self.cache is not None:
             where = " and in Redis" if self.config.cache_url else ""
-            return f"answers are kept, in {self.config.cache_mb:g} MB of memory{where} (--cache-mb 0 keeps none)"
+            return f"answers are kept, in {self.config.cache_mb:g} MB of memory{where} (--cache-size 0 keeps none)"
         if self._flights is None:
-            return "no answers are kept (--cache-mb 0, or cache = false)"
+            return "no answers are kept (--cache-size 0, or cache = false)"
         return f"no answers are kept: {why_not(self.predictor.signature)}"
 
     def refresh_metrics(self) -> None:

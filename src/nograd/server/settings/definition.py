@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from math import isfinite
@@ -53,10 +53,32 @@ class Setting:
     choices: tuple[str, ...] = ()
     """Allowed values; empty: any value of the type, within the range that `ServeConfig` checks."""
 
+    key: str = ""
+    """Name for users: in the file, and of the option with dashes. Without the unit, because the value holds it: `timeout`."""
 
-def setting(default: Any, help: str, group: str, *, metavar: str = "", choices: Sequence[str] = ()) -> Any:  # noqa: A002
-    """Declare a field of `ServeConfig`."""
-    return field(default=default, metadata={"help": help, "group": group, "metavar": metavar, "choices": tuple(choices)})
+    unit: str = ""
+    """Unit of the field's number: `s`, `ms`, `MB` or `B`; empty: it has none. Users write an amount, such as `30s`."""
+
+    is_list: bool = False
+    """Whether users write a list: the option is repeated, and the field joins the values with commas."""
+
+    @property
+    def option(self) -> str:
+        """Name of the option on the command line."""
+        return f"--{self.key.replace('_', '-')}"
+
+
+UNITS = {"_ms": "ms", "_s": "s", "_mb": "MB", "_bytes": "B"}
+"""Suffix of a field's name -> unit of its value."""
+
+
+def setting(
+    default: Any, help: str, group: str, *, metavar: str = "", choices: Sequence[str] = (), key: str = "",  # noqa: A002
+    is_list: bool = False,
+) -> Any:  # fmt: skip
+    """Declare a field of `ServeConfig`. The key for users is the field's name without its unit, if none is given."""
+    described = {"help": help, "group": group, "metavar": metavar, "choices": tuple(choices), "is_list": is_list}
+    return field(default=default, metadata={**described, "key": key})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +86,24 @@ class ServeConfig:
     """Settings of a server. Each field carries its help text, its group and the values that it allows.
 
     The command line, the environment (`NOGRAD_*`), `nograd.toml`, `--print-config`, the JSON schema and the reference page all
-    derive from these fields, so a new setting is one field. Units end the names: `_ms`, `_s`, `_mb`, `_bytes`, `_rows`.
+    derive from these fields, so a new setting is one field. Units end the names: `_ms`, `_s`, `_mb`, `_bytes`, `_rows`. Users
+    write the unit with the value instead: `timeout = "30s"`.
     """
 
-    host: str = setting("127.0.0.1", "Address to listen on. The default accepts connections from this machine only.", NETWORK)
-    port: int = setting(8000, "TCP port for HTTP; 0 takes a free one.", NETWORK)
+    host: str = setting(
+        "127.0.0.1", "Address to listen on. The default accepts connections from this machine only.", NETWORK,
+        metavar="ADDRESS",
+    )  # fmt: skip
+    port: int = setting(8000, "TCP port for HTTP; 0 takes a free one.", NETWORK, metavar="PORT")
     grpc_port: int | None = setting(
         None, "TCP port for gRPC (8001 is usual; 0 takes a free one); unset: HTTP only.", NETWORK, metavar="PORT"
     )
-    timeout_s: float = setting(30.0, "Timeout in seconds of a request that sets none; the response is then 504.", NETWORK)
-    grace_s: float = setting(30.0, "Seconds to finish accepted requests after SIGTERM.", NETWORK)
+    timeout_s: float = setting(30.0, "Timeout of a request that sets none; the response is then 504.", NETWORK)
+    grace_s: float = setting(30.0, "Time to finish accepted requests after SIGTERM.", NETWORK)
     lame_duck_s: float = setting(
-        0.0, "Seconds to keep accepting requests after readiness turns false, so that load balancers can react.", NETWORK
+        0.0, "Time to keep accepting requests after readiness turns false, so that load balancers can react.", NETWORK
     )
-    max_body_bytes: int = setting(64 * 2**20, "Maximum size of one request body, in bytes.", NETWORK)
+    max_body_bytes: int = setting(64 * 2**20, "Maximum size of one request body.", NETWORK, key="max_body_size")
     max_request_rows: int | None = setting(
         None, "Maximum rows of one request; unset: max_queue_rows for models with preprocessing.", NETWORK
     )
@@ -86,37 +112,39 @@ class ServeConfig:
     )
     max_text_chars: int = setting(2**20, "Maximum characters of one text, counted before it is tokenized.", NETWORK)
     max_header_bytes: int = setting(
-        65536, "Maximum size of a request's line and headers, in bytes; above it the response is 431.", NETWORK
+        65536, "Maximum size of a request's line and headers; above it the response is 431.", NETWORK, key="max_header_size"
     )
     max_headers: int = setting(100, "Maximum number of headers of a request; above it the response is 431.", NETWORK)
     header_timeout_s: float = setting(
-        10.0, "Seconds to receive a request's headers, from their first byte; then the response is 408.", NETWORK
+        10.0, "Time to receive a request's headers, from their first byte; then the response is 408.", NETWORK
     )
-    keep_alive_s: float = setting(
-        75.0, "Seconds to keep an idle connection open; a proxy's own limit should be lower.", NETWORK
-    )
+    keep_alive_s: float = setting(75.0, "Time to keep an idle connection open; a proxy's own limit should be lower.", NETWORK)
     send_timeout_s: float = setting(
-        30.0, "Seconds that a client may take to read a response, or each MiB of a long one; then the connection is closed.",
+        30.0, "Time that a client may take to read a response, or each MiB of a long one; then the connection is closed.",
         NETWORK,
     )  # fmt: skip
     max_connections: int = setting(1000, "Maximum open HTTP connections per worker; a connection above that gets 503.", NETWORK)
     max_batch_size: int = setting(
         32, "Maximum rows in one run. A bundle whose cost curve counts rows runs no more than the curve covers.", BATCHING
     )
-    max_wait_ms: float = setting(0.0, "Maximum time to wait for a batch to fill, in ms (0: run immediately).", BATCHING)
+    max_wait_ms: float = setting(0.0, "Maximum time to wait for a batch to fill (0: run immediately).", BATCHING)
     max_queue_rows: int = setting(1024, "Maximum rows that wait for the device; a request above that gets 503.", BATCHING)
     preprocess_threads: int = setting(
         1, "Threads per model for pre- and postprocessing; above 1, the model's functions must be thread-safe.", BATCHING
     )
-    cache_mb: float = setting(64.0, "Memory for cached responses, in MB (0: no cache).", CACHE)
-    cache_url: str = setting("", "Redis that shares cached responses between servers, such as redis://host:6379/0.", CACHE)
+    cache_mb: float = setting(64.0, "Memory for cached responses (0: no cache).", CACHE, key="cache_size")
+    cache_url: str = setting(
+        "", "Redis that shares cached responses between servers, such as redis://host:6379/0.", CACHE, metavar="URL"
+    )
     cache_ttl_s: float | None = setting(
-        None, "Lifetime of a cached response, in seconds; unset: no limit in memory, one week in Redis.", CACHE
+        None, "Lifetime of a cached response; unset: no limit in memory, one week in Redis.", CACHE
     )
     stuck_after_s: float = setting(
-        30.0, "Seconds of one run before liveness fails, or 20 times the predicted duration if that is longer.", MODEL
+        30.0, "Time of one run before liveness fails, or 20 times the predicted duration if that is longer.", MODEL
     )
-    device: str = setting("auto", "Torch device, such as cuda:0; auto takes the first GPU, or the CPU.", MODEL)
+    device: str = setting(
+        "auto", "Torch device, such as cuda:0; auto takes the first GPU, or the CPU.", MODEL, metavar="DEVICE"
+    )
     trusted: bool = setting(default=False, help="Open model files that can run code: .pt2, .pt, some bundles.", group=MODEL)
     accept_coupled_rows: bool = setting(
         default=False,
@@ -136,15 +164,15 @@ class ServeConfig:
         "", "API keys, one per line, KEY or NAME: KEY; unset: NOGRAD_API_KEYS, or no keys.", SECURITY, metavar="FILE"
     )
     open_without_key: str = setting(
-        "", "Areas that need no API key besides health: metrics, page, or metrics,page.", SECURITY, metavar="AREAS"
+        "", "Area that needs no API key besides health; may be repeated.", SECURITY, metavar="metrics|page", is_list=True
     )
     allowed_hosts: str = setting(
-        "", "More names of this server, separated by commas, such as api.example or *.example (*: any). Calls that change "
-        "state are refused for other hosts.", SECURITY, metavar="HOSTS",
+        "", "Another name of this server, such as api.example or *.example (*: any); may be repeated. Calls that change state "
+        "are refused for other hosts.", SECURITY, metavar="HOST", is_list=True,
     )  # fmt: skip
     cors_origins: str = setting(
-        "", "Origins of web pages that may call this server, such as https://app.example (*: all, without calls that change "
-        "state).", SECURITY, metavar="ORIGINS",
+        "", "Origin of web pages that may call this server, such as https://app.example (*: all, without calls that change "
+        "state); may be repeated.", SECURITY, metavar="ORIGIN", is_list=True,
     )  # fmt: skip
     log_format: str = setting("text", "Log format on stderr.", LOGGING, choices=FORMATS)
     log_level: str = setting("info", "Minimum log level.", LOGGING, choices=LEVELS)
@@ -154,7 +182,9 @@ class ServeConfig:
         LOGGING, metavar="URL",
     )  # fmt: skip
     workers: int = setting(1, "Processes that share the port; the supervisor restarts a worker that ends.", CLUSTER)
-    devices: str = setting("", "Torch devices, separated by commas, such as cuda:0,cuda:1: one worker per device.", CLUSTER)
+    devices: str = setting(
+        "", "Torch device of one worker, such as cuda:1; may be repeated.", CLUSTER, metavar="DEVICE", is_list=True
+    )
 
     def __post_init__(self) -> None:
         self._check_ports()
@@ -260,4 +290,12 @@ class ServeConfig:
 def settings_by_name() -> dict[str, Setting]:
     """Return the settings of a server, in the order of their fields."""
     types = get_type_hints(ServeConfig)
-    return {each.name: Setting(each.name, types[each.name], each.default, **each.metadata) for each in fields(ServeConfig)}
+    return {each.name: _described(each.name, types[each.name], each.default, each.metadata) for each in fields(ServeConfig)}
+
+
+def _described(name: str, kind: Any, default: Any, metadata: Mapping[str, Any]) -> Setting:
+    suffix = next((suffix for suffix in UNITS if name.endswith(suffix)), "")
+    unit = UNITS.get(suffix, "")
+    metavar = metadata["metavar"] or {"": "", "s": "TIME", "ms": "TIME"}.get(unit, "SIZE")
+    key = metadata["key"] or name.removesuffix(suffix)
+    return Setting(name, kind, default, **{**metadata, "metavar": metavar, "key": key, "unit": unit})

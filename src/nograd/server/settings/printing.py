@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nograd.runtime.redaction import mask_url
-from nograd.server.settings.definition import ServeConfig
+from nograd.server.settings.definition import ServeConfig, settings_by_name
+from nograd.server.settings.keys import key_of, value_text
 from nograd.server.settings.model_config import ModelConfig
 from nograd.server.settings.resolution import DEFAULT, MODELS, ResolvedSettings
 
@@ -25,7 +26,11 @@ def to_toml(settings: ResolvedSettings) -> str:
 def _server(settings: ResolvedSettings) -> Iterator[str]:
     for each in fields(ServeConfig):
         value, origin = getattr(settings.config, each.name), settings.origins.get(each.name, DEFAULT)
-        yield f"# {each.name} is not set  # {origin}" if value is None else f"{each.name} = {_value(value)}  # {origin}"
+        setting = settings_by_name()[each.name]
+        if value is None:
+            yield f"# {setting.key} is not set  # {origin}"
+        else:
+            yield f"{setting.key} = {_value(value_text(setting, value))}  # {origin}"
 
 
 def _models(settings: ResolvedSettings) -> Iterator[str]:
@@ -35,7 +40,8 @@ def _models(settings: ResolvedSettings) -> Iterator[str]:
         for each in fields(ModelConfig):
             value = getattr(model, each.name)
             if value not in (None, ""):
-                yield f"{each.name} = {_value(value)}"
+                setting = settings_by_name().get(each.name)
+                yield f"{key_of(each.name)} = {_value(value if setting is None else value_text(setting, value))}"
 
 
 def _value(value: float | str | Path | Sequence[Any]) -> str:

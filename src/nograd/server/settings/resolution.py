@@ -14,7 +14,8 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from nograd.errors import ConfigError
-from nograd.server.settings.definition import ServeConfig
+from nograd.server.settings.definition import ServeConfig, settings_by_name
+from nograd.server.settings.keys import key_of, note_old_keys, parse_value, read_keys
 from nograd.server.settings.model_config import ModelConfig
 
 __all__ = ["CONFIG_VARIABLE", "DEFAULT", "PREFIX", "ResolvedSettings", "read_file", "settle"]
@@ -58,6 +59,9 @@ class ResolvedSettings:
     origins: Mapping[str, str] = field(default_factory=dict)
     """Setting -> origin: a file's path, a variable's name or an option. Other settings have their default."""
 
+    notes: tuple[str, ...] = ()
+    """A note for each key or variable of an earlier version."""
+
 
 def read_file(path: Path) -> Mapping[str, Any]:
     """Read the TOML of a configuration file.
@@ -93,24 +97,32 @@ def settle(
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     listed: tuple[ModelConfig, ...] = ()
+    notes: list[str] = []
     if file is not None:
         path, content = file
+        notes += note_old_keys(content, path)
         listed = _models_of_file(path, content.get(MODELS, []))
+        notes += [note for model in content.get(MODELS, []) for note in note_old_keys(model, path)]
         given = _typed(ServeConfig, {key: value for key, value in content.items() if key != MODELS}, path, (MODELS,))
         values |= given
         origins |= dict.fromkeys([*given, *([MODELS] if listed else [])], path)
-    given = _of_environment(environment)
-    values |= given
-    origins |= {name: PREFIX + name.upper() for name in given}
+    found = _of_environment(environment)
+    values |= {name: value for name, (value, _) in found.items()}
+    origins |= {name: variable for name, (_, variable) in found.items()}
+    notes += [
+        f"{variable} is an old spelling; write {PREFIX}{key_of(name).upper()}, such as {PREFIX}TIMEOUT=30s"
+        for name, (_, variable) in found.items()
+        if variable == PREFIX + name.upper() != PREFIX + key_of(name).upper()
+    ]
     values |= flags
-    origins |= {name: f"--{name.replace('_', '-')}" for name in flags}
+    origins |= {name: settings_by_name()[name].option for name in flags}
     if models:
         listed = tuple(models)
         origins[MODELS] = "the command line"
     if not values.get(KEYS_FILE, KEYS_FILE) and origins[KEYS_FILE] != (file and file[0]):  # an unset variable of a shell
         raise ConfigError(f"{origins[KEYS_FILE]} is empty; it must name a file; leave it out to serve without API keys")
     check_names(listed, origins.get(MODELS, DEFAULT))
-    return ResolvedSettings(_checked(values, origins), listed, origins)
+    return ResolvedSettings(_checked(values, origins), listed, origins, tuple(dict.fromkeys(notes)))
 
 
 def check_names(models: Sequence[ModelConfig], origin: str) -> None:
@@ -154,9 +166,10 @@ def _typed(kind: type, content: Mapping[str, Any], where: str, more: Sequence[st
     """Return the values of a TOML table, checked against the types of a settings class."""
     hints = get_type_hints(kind)
     known = [each.name for each in fields(kind)]
+    content = read_keys(content, where, frozenset(known))
     for key, value in content.items():
         if key not in known:
-            raise ConfigError(f"{where} has {key!r}, which is no setting{_nearest(key, [*known, *more])}")
+            raise ConfigError(f"{where} has {key!r}, which is not a setting{_nearest(key, [*map(key_of, known), *more])}")
         if not _is(hints[key], value):
             raise ConfigError(f"{where}: {key} is {_shown(value)}; it must be {_wanted(hints[key])}")
     return {key: _taken(hints[key], value) for key, value in content.items()}
@@ -167,20 +180,33 @@ def _nearest(key: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(known)}"
 
 
-def _of_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return the settings in environment variables. Nearly matching names raise; other variables are ignored."""
+def _of_environment(environment: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
+    """Return the settings in environment variables, each with its variable. Nearly matching names raise; others are ignored."""
     hints = get_type_hints(ServeConfig)
-    known = {PREFIX + each.name.upper(): each.name for each in fields(ServeConfig)}
-    found: dict[str, Any] = {name: environment[alias] for alias, name in ALIASES.items() if environment.get(alias)}
+    settings = settings_by_name()
+    keys = {PREFIX + each.key.upper(): each.name for each in settings.values()}
+    names = {PREFIX + name.upper(): name for name in settings}
+    found: dict[str, tuple[Any, str]] = {
+        name: (environment[alias], alias) for alias, name in ALIASES.items() if environment.get(alias)
+    }
     for variable, text in environment.items():
-        if variable in known:
-            if not text.startswith(KUBERNETES):
-                found[known[variable]] = _read(hints[known[variable]], text, variable)
-        elif variable.startswith(PREFIX) and variable not in OTHERS:
-            names = [name.upper() for name in known.values()]
-            if close := get_close_matches(variable.removeprefix(PREFIX), names, 1, ALIKE):
-                raise ConfigError(f"{variable} is set, and no setting; did you mean {PREFIX}{close[0]}?")
+        name = keys.get(variable) or names.get(variable)
+        if name is None:
+            if variable.startswith(PREFIX) and variable not in OTHERS:
+                _refuse_similar(variable, keys)
+        elif not text.startswith(KUBERNETES):
+            if name in found and found[name][1] not in ALIASES:
+                raise ConfigError(f"{found[name][1]} and {variable} are the same setting; set one of them")
+            is_amount = variable not in names and (text or NoneType not in _options(hints[name]))
+            value = parse_value(settings[name], text, variable) if is_amount else _read(hints[name], text, variable)
+            found[name] = value, variable
     return found
+
+
+def _refuse_similar(variable: str, keys: Mapping[str, str]) -> None:
+    """Raise ConfigError if an unknown variable is a misspelled setting."""
+    if close := get_close_matches(variable.removeprefix(PREFIX), [key.removeprefix(PREFIX) for key in keys], 1, ALIKE):
+        raise ConfigError(f"{variable} is set, and is not a setting; did you mean {PREFIX}{close[0]}?")
 
 
 # -- kinds of values

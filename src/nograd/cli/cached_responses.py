@@ -1,8 +1,9 @@
-"""`nograd cache`: show and clear the cached answers of a running server or in Redis."""
+"""Cached responses of a running server or in Redis, for `nograd cache`."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
@@ -10,13 +11,13 @@ from urllib.request import Request, urlopen
 from nograd.errors import ConfigError, UnavailableError
 from nograd.runtime.redaction import mask_url
 
-__all__ = ["clear", "stats"]
+__all__ = ["clear", "figures", "lines"]
 
 TIMEOUT_S = 10.0
 
 
-def stats(url: str) -> list[str]:
-    """Return lines on the cache at a URL.
+def figures(url: str) -> dict[str, Any]:
+    """Return the figures of the cache at a URL: of a server by model, of Redis as a whole.
 
     Raises:
         UnavailableError: nothing answers at the URL.
@@ -25,15 +26,22 @@ def stats(url: str) -> list[str]:
     """
     if not url.startswith(("http://", "https://")):
         found = _redis(url).usage()
-        return [f"{found.server}: {found.entries} answers, {found.nbytes / 1e6:.1f} MB of keys and values"]
-    lines = []
-    for model in _request_json(f"{url.rstrip('/')}/live.json", "GET")["models"]:
-        lines += _of_model(model["name"], model.get("cache"))
-    return lines or ["the server holds no model"]
+        return {"server": found.server, "entries": found.entries, "bytes": found.nbytes}
+    models = _request_json(f"{url.rstrip('/')}/live.json", "GET")["models"]
+    return {"models": [{"name": model["name"], "cache": model.get("cache")} for model in models]}
+
+
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """Return the figures of a cache as lines for readers."""
+    if "models" not in found:
+        return [f"{found['server']}: {found['entries']} responses, {found['bytes'] / 1e6:.1f} MB of keys and values"]
+    return [line for model in found["models"] for line in _of_model(model["name"], model["cache"])] or [
+        "the server holds no model"
+    ]
 
 
 def clear(url: str) -> str:
-    """Clear the cache at a URL; return a sentence with the number of entries. It raises the errors of `stats`."""
+    """Clear the cache at a URL; return a sentence with the number of responses. It raises the errors of `figures`."""
     if url.startswith(("http://", "https://")):
         found = _request_json(url.rstrip("/") + "/cache/clear", "POST")
         stays = f"; {found['kept_in']} keeps its own: clear that URL, too" if found.get("kept_in") else ""
