@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nograd.cli.commands import app
 from nograd.server import run
+from nograd.server.settings.cli_options import read_options
 from nograd.server.settings.definition import ServeConfig
 from nograd.server.telemetry import access_log as access
 from nograd.server.telemetry import tracing
@@ -59,7 +60,8 @@ def parsed(arguments: list[str]) -> dict[str, Any]:
     """Return the options of `nograd serve` with these arguments; raises where one does not exist."""
     serve = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]  # a group
     context = serve.make_context("serve", list(arguments), resilient_parsing=False)
-    return dict(context.params)
+    options = {key: value for key, value in context.params.items() if value not in (None, [], ())}
+    return options | read_options({key: value for key, value in options.items() if key in ServeConfig.__slots__})
 
 
 def container(name: str) -> Any:

@@ -26,9 +26,8 @@ def read_default(cell: str) -> float | None:
 
 @pytest.mark.parametrize("setting", LIMITS, ids=lambda setting: setting.name)
 def test_a_limit_is_on_the_page_with_its_default(setting: Setting) -> None:
-
-    assert read_default(ROWS[setting.name.replace("_", "-")]) == setting.default
+    assert read_default(ROWS[setting.option[2:]]) == setting.default
 
 
 def test_the_page_names_no_flag_that_does_not_exist() -> None:
-    assert {name.replace("-", "_") for name in ROWS} <= set(settings_by_name())
+    assert {f"--{name}" for name in ROWS} <= {setting.option for setting in settings_by_name().values()}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nograd.server.settings.resolution import ResolvedSettings
 
 __all__ = [
-    "GIVEN_ELSEWHERE", "ServeCommand", "log_old_spellings", "named_models", "options_of", "print_ray_settings",
+    "GIVEN_ELSEWHERE", "ServeCommand", "local_file", "log_old_spellings", "named_models", "options_of", "print_ray_settings",
     "tune_and_serve",
 ]  # fmt: skip
 
@@ -33,6 +33,9 @@ PLACED = frozenset(("ray", "ray_address", "replicas"))
 
 GIVEN_ELSEWHERE = frozenset(("models", "config", "print_config", "name", "tune", "data", "goal", *PLACED))
 """Options of `nograd serve` that are not settings of a server."""
+
+
+LOCAL_FILE = Path("nograd.toml")
 
 
 class ServeCommand(GroupedCommand):
@@ -68,6 +71,14 @@ def options_of(context: typer.Context) -> dict[str, Any]:
         for name, value in context.params.items()
         if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
     }
+
+
+def local_file(environment: Mapping[str, str], models: Sequence[str]) -> Path | None:
+    """Return `nograd.toml` of the current folder if neither the command line nor the environment names models or a file."""
+    from nograd.server.settings.resolution import CONFIG_VARIABLE
+
+    is_wanted = not models and not environment.get(CONFIG_VARIABLE) and LOCAL_FILE.is_file()
+    return LOCAL_FILE if is_wanted else None
 
 
 def named_models(models: Sequence[str], name: str | None) -> list[ModelConfig]:

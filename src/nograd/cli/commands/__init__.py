@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from nograd import __version__
-from nograd.cli.commands import bench, cache, check, conformance, export, inspect, predict, serve, tune
+from nograd.cli.commands import bench, cache, check, conformance, export, init, inspect, predict, schema, serve, tune
 from nograd.cli.help import CommandGroup, examples_text
 
 __all__ = ["app"]
@@ -61,8 +61,8 @@ def _add(group: typer.Typer, module: Any, panel: str | None = None) -> None:
 
 
 for _module, _panel in (
-    (serve, RUN), (predict, RUN), (export, PREPARE), (tune, PREPARE), (inspect, PREPARE), (check, EXAMINE), (bench, EXAMINE),
-    (conformance, EXAMINE),
+    (serve, RUN), (predict, RUN), (init, PREPARE), (export, PREPARE), (tune, PREPARE), (inspect, PREPARE), (check, EXAMINE),
+    (bench, EXAMINE), (conformance, EXAMINE), (schema, MAINTAIN),
 ):  # fmt: skip
     _add(app, _module, _panel)
 app.add_typer(cache.app, name="cache", short_help=cache.SUMMARY, rich_help_panel=MAINTAIN)

@@ -13,6 +13,7 @@ from nograd.cli.options import MODEL_HELP, choice
 from nograd.cli.serving import (
     GIVEN_ELSEWHERE,
     ServeCommand,
+    local_file,
     log_old_spellings,
     named_models,
     options_of,
@@ -48,7 +49,10 @@ def serve(
     *,
     config: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="TOML file with settings and models; also NOGRAD_CONFIG.", rich_help_panel=MODEL),
+        typer.Option(
+            metavar="FILE", rich_help_panel=MODEL,
+            help="TOML file with settings and models; also NOGRAD_CONFIG. Without MODEL, default: nograd.toml, if it exists.",
+        ),
     ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the effective settings with their origins, and exit.")
@@ -95,6 +99,8 @@ def serve(
     from nograd.server.settings.printing import to_toml
 
     options = options_of(context)
+    if config is None and (config := local_file(os.environ, models or [])) is not None:
+        options["config"] = config
     given = read_options({key: value for key, value in options.items() if key not in GIVEN_ELSEWHERE})
     settings = settings_of(config, os.environ, given, named_models(models or [], name))
     on_ray = ray or bool(ray_address)
