@@ -42,7 +42,7 @@ def test_serve_without_arguments_finds_the_file_and_its_model_answers(started: P
     predictor = open_model(model, settings.config)
 
     assert (model.name, [spec.name for spec in predictor.signature.inputs]) == ("flowers", ["x"])
-    assert predictor.predict({"x": np.ones((2, 4), np.float32)})["output"].shape == (2, 3)
+    assert predictor.predict(np.ones((2, 4), np.float32)).shape == (2, 3)
     predictor.close()
 
 

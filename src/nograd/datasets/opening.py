@@ -62,7 +62,7 @@ def _kind_of(path: Path) -> str:
     if kind is None:
         raise ConfigError(
             f"the input is {str(path)!r}; the name must end in {_join_names(INPUTS)}, with .gz or .zst behind the first three, "
-            "or say --format"
+            "or give --input-format"
         )
     return kind
 
