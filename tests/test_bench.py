@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import socket
@@ -469,3 +470,80 @@ def test_a_page_of_one_load_or_of_none_answered_has_no_curves() -> None:
     assert latency_curves([summary(100.0, 0.01)], SHAPES[0]) == ""
     assert percentile_bars(empty, SHAPES[0], "key") == ""
     assert "Figures" in to_html(Report("t", (empty,), "now"))
+
+
+# Ctrl-C
+
+
+async def _interrupted(load: Clients | Load, plan: Plan, requests: int) -> Summary | None:
+    """Measure a server that cancels the measurement at a request, and never answers from there on."""
+    seen = 0
+    task: asyncio.Task[Summary]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal seen
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await reader.readuntil(b"{}"):
+                seen += 1
+                if seen == requests:
+                    task.cancel()
+                if seen < requests:
+                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        task = asyncio.create_task(measure(Target.of(f"http://127.0.0.1:{port}/x", [b"{}"]), load, plan))
+        try:
+            return await task
+        except asyncio.CancelledError:
+            return None
+
+
+@pytest.mark.parametrize("load", [Clients(1), Clients(3), Load(2000, "uniform")], ids=str)
+def test_an_interrupted_load_keeps_what_was_measured_and_counts_no_request_in_flight_as_an_error(load: Clients | Load) -> None:
+    found = asyncio.run(_interrupted(load, Plan(duration_s=3600, warmup_s=0), 40))
+
+    assert found is not None
+    assert (found.is_partial, found.errors) == (True, {})
+    assert 36 <= found.answered <= 39
+    assert found.to_json()["partial"] is True
+
+
+def test_a_load_that_is_interrupted_in_its_warm_up_has_no_result() -> None:
+    assert asyncio.run(_interrupted(Clients(2), Plan(warmup_s=3600), 10)) is None
+
+
+def test_loads_after_an_interrupted_one_do_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = [Clients(1), Clients(2), Clients(3)]
+    partial = dataclasses.replace(summary(100.0, 0.01, "2 clients"), is_partial=True, seconds=1.5)
+    results = iter([summary(100.0, 0.01, "1 client"), partial])
+    monkeypatch.setattr("nograd.bench.target_of", lambda *_: (None, "m"))
+    monkeypatch.setattr("nograd.bench.measure", lambda *_: None)
+    monkeypatch.setattr("nograd.bench.run", lambda _: next(results))
+
+    report = bench("http://u", loads, Plan())
+
+    assert report.interrupted == "interrupted by Ctrl-C: 2 clients was measured for 1.5 s only; 1 of 3 loads was not measured"
+    assert (len(report.summaries), report.exit_code(), next(notes(report))) == (2, 130, report.interrupted)
+
+
+@pytest.mark.parametrize("measured", [0, 1])
+def test_ctrl_c_in_a_warm_up_keeps_the_loads_before_it(monkeypatch: pytest.MonkeyPatch, measured: int) -> None:
+    results = iter([summary(100.0, 0.01, "1 client")][:measured])
+
+    def run(_: object) -> Summary:
+        if (found := next(results, None)) is None:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr("nograd.bench.target_of", lambda *_: (None, "m"))
+    monkeypatch.setattr("nograd.bench.measure", lambda *_: None)
+    monkeypatch.setattr("nograd.bench.run", run)
+
+    if not measured:
+        with pytest.raises(KeyboardInterrupt):
+            bench("http://u", [Clients(1), Clients(2)], Plan())
+    else:
+        found = bench("http://u", [Clients(1), Clients(2)], Plan())
+        assert found.interrupted == "interrupted by Ctrl-C: 1 of 2 loads was not measured"

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from nograd.bench.load import Clients, Load, Plan, measure
 from nograd.bench.report import Report
+from nograd.bench.summary import Summary
 from nograd.bench.target import target_of
 
 __all__ = ["Clients", "Load", "Plan", "Report", "bench", "measure", "run"]
@@ -26,7 +27,7 @@ def bench(
     data: Path | None = None,
     on_load: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Run one load after the other against a server, and return the measurements.
+    """Run one load after the other against a server, and return the measurements. Ctrl-C returns those so far.
 
     Args:
         url: URL of a server, or of one of its models.
@@ -39,13 +40,38 @@ def bench(
         ModelLoadError: no server answers at the URL, or its models are unknown.
         ConfigError: there is nothing to send.
         UnavailableError: the status of the first response is not 200.
+        KeyboardInterrupt: Ctrl-C came before anything was measured.
     """
     target, said = target_of(url, data)
-    summaries = []
+    summaries: list[Summary] = []
+    interrupted = ""
     for load in loads:
         on_load(str(load))
-        summaries.append(run(measure(target, load, plan)))
-    return Report(said, tuple(summaries), time.strftime("%Y-%m-%d %H:%M", time.gmtime()))
+        try:
+            summaries.append(run(measure(target, load, plan)))
+        except KeyboardInterrupt:
+            if not summaries:
+                raise
+            interrupted = describe_interruption(summaries, len(loads))
+            break
+        if summaries[-1].is_partial:
+            interrupted = describe_interruption(summaries, len(loads))
+            break
+    return Report(said, tuple(summaries), time.strftime("%Y-%m-%d %H:%M", time.gmtime()), interrupted)
+
+
+def describe_interruption(summaries: Sequence[Summary], num_loads: int) -> str:
+    """Return a sentence on what Ctrl-C ended.
+
+    Args:
+        summaries: the loads that were measured; the last one may be partial.
+        num_loads: loads that were requested.
+    """
+    last, missing = summaries[-1], num_loads - len(summaries)
+    parts = [f"{last.label} was measured for {last.seconds:.3g} s only"] if last.is_partial else []
+    if missing:
+        parts.append(f"{missing} of {num_loads} loads {'was' if missing == 1 else 'were'} not measured")
+    return f"interrupted by Ctrl-C: {'; '.join(parts)}"
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

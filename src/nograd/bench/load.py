@@ -174,31 +174,45 @@ class Open:
 async def measure(target: Target, load: Clients | Load, plan: Plan, clock: Callable[[], float] = time.perf_counter) -> Summary:
     """Run a load against a target and return the measurements.
 
+    If the task is cancelled (Ctrl-C) after the warm-up, the measurements so far are returned as partial ones. Requests that
+    are still in flight are left out.
+
     Args:
         target: the server's address and the requests.
         load: a closed or an open loop.
         plan: duration and limits.
         clock: monotonic, in seconds.
+
+    Raises:
+        asyncio.CancelledError: the task is cancelled before anything was measured.
     """
     connections = load.count if isinstance(load, Clients) else plan.max_connections
-    async with Pool(target, clock, timeout_s=plan.timeout_s, max_connections=connections) as pool:
-        begun, ended = await (_closed(pool, load, plan, clock) if isinstance(load, Clients) else _open(pool, load, plan, clock))
     offered = load.rate if isinstance(load, Load) else None
-    return summarise(pool.samples, begun, ended, label=str(load), offered_per_s=offered)
+    async with Pool(target, clock, timeout_s=plan.timeout_s, max_connections=connections) as pool:
+        origin = clock()
+        begun, is_partial = origin + plan.warmup_s, False
+        try:
+            ended = await (
+                _closed(pool, load, plan, clock, begun) if isinstance(load, Clients) else _open(pool, load, plan, clock, origin)
+            )
+        except asyncio.CancelledError:
+            ended, is_partial = clock(), True
+            if not any(due >= begun for due in pool.samples.due):
+                raise
+        # Before the pool aborts the requests in flight, which would be errors
+        return summarise(pool.samples, begun, ended, label=str(load), offered_per_s=offered, is_partial=is_partial)
 
 
-async def _closed(pool: Pool, load: Clients, plan: Plan, clock: Callable[[], float]) -> tuple[float, float]:
-    begun = clock() + plan.warmup_s
+async def _closed(pool: Pool, load: Clients, plan: Plan, clock: Callable[[], float], begun: float) -> float:
     closed = Closed(pool.submit, asyncio.get_running_loop().call_later, clock, begun, plan)
     pool.on_end = closed.on_end
     closed.start(load.count)
     await closed.stopped.wait()
     await pool.wait_quiet()
-    return begun, closed.ended
+    return closed.ended
 
 
-async def _open(pool: Pool, load: Load, plan: Plan, clock: Callable[[], float]) -> tuple[float, float]:
-    origin = clock()
+async def _open(pool: Pool, load: Load, plan: Plan, clock: Callable[[], float], origin: float) -> float:
     times = arrivals(load.kind, load.rate, load.seed)
     source = Open(pool.submit, times, clock, origin, plan)
     timer: Timer
@@ -215,4 +229,4 @@ async def _open(pool: Pool, load: Load, plan: Plan, clock: Callable[[], float]) 
         await pool.wait_quiet()
     finally:
         timer.close()
-    return origin + plan.warmup_s, source.ended
+    return source.ended

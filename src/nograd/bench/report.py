@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nograd import __version__
 from nograd.bench.summary import LATE_S, PERCENTILES, Summary
 from nograd.report.figures import amount, number, seconds, size
+from nograd.runtime.exits import INTERRUPTED
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,13 +35,25 @@ class Report:
     when: str
     """UTC."""
 
+    interrupted: str = ""
+    """What Ctrl-C ended, in one sentence; empty if all loads ran."""
+
     def to_json(self) -> dict[str, Any]:
         """Return plain numbers, strings and lists."""
         loads = [summary.to_json() for summary in self.summaries]
-        return {"kind": "nograd bench", "nograd": __version__, "target": self.target, "when": self.when, "loads": loads}
+        return {
+            "kind": "nograd bench",
+            "nograd": __version__,
+            "target": self.target,
+            "when": self.when,
+            "interrupted": self.interrupted,
+            "loads": loads,
+        }
 
     def exit_code(self) -> int:
-        """Return 1 if a load got no response with status 200, else 0."""
+        """Return 130 after Ctrl-C, 1 if a load got no response with status 200, else 0."""
+        if self.interrupted:
+            return INTERRUPTED
         return int(any(summary.answered == 0 for summary in self.summaries))
 
 
@@ -81,6 +94,8 @@ def to_text(report: Report) -> str:
 
 def notes(report: Report) -> Iterator[str]:
     """Yield notes for the reader, one sentence each."""
+    if report.interrupted:
+        yield report.interrupted
     for each in report.summaries:
         for what, count in each.errors.items():
             yield f"{each.label}: {count:,} of {each.requests:,} requests: {what}"

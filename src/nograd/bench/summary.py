@@ -80,6 +80,9 @@ class Summary:
     buckets: Sequence[tuple[float, int]] = field(default=())
     """Upper end in seconds -> samples at or below it and above the previous one; ten buckets per power of ten."""
 
+    is_partial: bool = False
+    """True if Ctrl-C ended the load early."""
+
     def to_json(self) -> dict[str, Any]:
         """Return plain numbers, strings and lists."""
         rate = {"per_s": self.rate.per_s, "low": self.rate.low, "high": self.rate.high}
@@ -91,7 +94,7 @@ class Summary:
             "load": self.label, "offered_per_s": self.offered_per_s, "seconds": self.seconds, "requests": self.requests,
             "answered": self.answered, "errors": dict(self.errors), "rate": rate, "latency": latency,
             "late": {"requests": self.late, "worst_s": self.latest_s},
-            "bytes": {"sent": self.sent_bytes, "received": self.received_bytes},
+            "bytes": {"sent": self.sent_bytes, "received": self.received_bytes}, "partial": self.is_partial,
         }  # fmt: skip
 
 
@@ -134,7 +137,9 @@ def histogram(seconds: Array) -> list[tuple[float, int]]:
     return [(10 ** ((first + at) / BUCKETS_PER_DECADE), int(count)) for at, count in enumerate(np.bincount(steps - first))]
 
 
-def summarise(samples: Samples, begun: float, ended: float, *, label: str, offered_per_s: float | None = None) -> Summary:
+def summarise(
+    samples: Samples, begun: float, ended: float, *, label: str, offered_per_s: float | None = None, is_partial: bool = False
+) -> Summary:
     """Return the measurements between two times.
 
     Latencies are of the requests that were due in that time, independent of their response times. The rate is of the
@@ -146,6 +151,7 @@ def summarise(samples: Samples, begun: float, ended: float, *, label: str, offer
         ended: end of the measurement.
         label: name of the load.
         offered_per_s: the rate of an open loop.
+        is_partial: whether the load ended early.
     """
     due, done, outcome = np.asarray(samples.due), np.asarray(samples.done), np.asarray(samples.outcome)
     within = (due >= begun) & (due < ended)
@@ -159,5 +165,5 @@ def summarise(samples: Samples, begun: float, ended: float, *, label: str, offer
         {name: percentile(latencies, share) for name, share in PERCENTILES.items()},
         float(latencies.mean()) if len(latencies) else None, float(latencies[-1]) if len(latencies) else None,
         int((lateness > LATE_S).sum()), float(lateness.max(initial=0.0)), samples.sent_bytes, samples.received_bytes,
-        histogram(latencies),
+        histogram(latencies), is_partial,
     )  # fmt: skip

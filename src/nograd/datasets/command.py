@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from nograd.datasets.columns import ColumnOptions
 from nograd.datasets.opening import STDIN
@@ -15,11 +16,12 @@ from nograd.datasets.run_files import Files
 from nograd.datasets.trial import ExecutorFactory
 from nograd.errors import ConfigError
 from nograd.predictors.predictor import Predictor
+from nograd.runtime.phases import show_phases
 from nograd.runtime.stalls import StallWatch
 from nograd.runtime.threads import in_own_thread
 from nograd.sources import load
 
-__all__ = ["column_options", "predict_command"]
+__all__ = ["column_options", "predict_command", "preview_command"]
 
 INTERRUPTED = 130
 
@@ -64,6 +66,35 @@ def column_options(mapping: Sequence[str], keep: Sequence[str] | None, drop: Seq
     return ColumnOptions(found, None if keep is None else tuple(keep), tuple(drop))
 
 
+def _open_model(job: PredictJob, show_phase: Callable[[str], None], device: str, *, trusted: bool) -> Predictor:
+    show_phase(f"loading {job.model}")
+    predictor = in_own_thread(
+        lambda: load(job.model, device=device, trusted=trusted, accept_coupled_rows=job.accept_coupled_rows)
+    ).result()
+    show_phase("running the first rows")
+    return predictor
+
+
+def preview_command(job: PredictJob, *, device: str, trusted: bool) -> None:
+    """Print what a run would do, as for `--dry-run`. Nothing is written.
+
+    Args:
+        job: the job.
+        device: `auto`, or a torch device.
+        trusted: for models that contain or name code.
+
+    Raises:
+        ConfigError: the run would not start.
+        JobError: the input cannot be read.
+    """
+    from nograd.datasets.preview import preview
+
+    with show_phases() as phases:
+        found = preview(job, partial(_open_model, job, phases.start, device, trusted=trusted))
+    sys.stdout.write(f"{found}\n")
+    sys.stdout.flush()
+
+
 def predict_command(job: PredictJob, *, device: str, trusted: bool, over: ExecutorFactory | None = None) -> int:
     """Predict, show progress on stderr and the summary on stdout; return the exit code.
 
@@ -81,13 +112,9 @@ def predict_command(job: PredictJob, *, device: str, trusted: bool, over: Execut
         JobError: the run stopped; finished work is saved.
     """
 
-    def opened() -> Predictor:
-        return in_own_thread(
-            lambda: load(job.model, device=device, trusted=trusted, accept_coupled_rows=job.accept_coupled_rows)
-        ).result()
-
     try:
         with show_progress(sys.stderr, time.monotonic) as shown, StallWatch(STALL_S, say=shown.note) as watch:
+            opened = partial(_open_model, job, shown.phase, device, trusted=trusted)
             summary = run(job, opened, _Watched(shown, watch), time.monotonic, over)
     except KeyboardInterrupt:
         resume = "nothing is kept: standard input cannot be read twice" if job.input == STDIN else "the same command goes on"

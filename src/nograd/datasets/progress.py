@@ -89,6 +89,10 @@ class Lines:
         self._last = clock()
         self._course = Course()
 
+    def phase(self, text: str) -> None:
+        """Write the name of a phase."""
+        self._write(text)
+
     def note(self, text: str) -> None:
         """Write a sentence."""
         self._write(text)
@@ -110,12 +114,17 @@ class _Bar:
         self._course = Course()
         self._task = bar.add_task("predicting", total=None, text="")
 
+    def phase(self, text: str) -> None:
+        self._bar.update(self._task, description=text)
+
     def note(self, text: str) -> None:
         self._bar.console.print(text, markup=False)
 
     def update(self, rows: int, fraction: float | None) -> None:
         text = self._course.describe(self._clock(), rows, fraction)
-        self._bar.update(self._task, completed=fraction or 0.0, total=None if fraction is None else 1.0, text=text)
+        self._bar.update(
+            self._task, description="predicting", completed=fraction or 0.0, total=None if fraction is None else 1.0, text=text
+        )
 
 
 @contextmanager
@@ -127,6 +136,6 @@ def show_progress(file: IO[str], clock: Callable[[], float]) -> Iterator[Lines |
     from rich.console import Console  # late: only a terminal needs it
     from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = (TextColumn("predicting"), BarColumn(), TextColumn("{task.fields[text]}"))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[text]}"))
     with Progress(*columns, console=Console(file=file, highlight=False)) as bar:
         yield _Bar(bar, clock)

@@ -26,7 +26,7 @@ from nograd.errors import ConfigError, DeviceLostError, JobError
 from nograd.predictors.bulk import BatchPredictor, WindowAnswers
 from nograd.predictors.predictor import Predictor
 
-__all__ = ["PredictJob", "ProgressView", "RunSummary", "run"]
+__all__ = ["PredictJob", "ProgressView", "RunSummary", "first_records", "run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ class _Run:
         """Read the first records, and try the model on them."""
         job, known = self._job, self._kept.header
         records = self._reader.read(Place())
-        head = list(_first_records(records, job))
+        head = list(first_records(records, job))
         columns = choose(takes_of(predictor, job.model), job.columns, self._reader, head)
         learned_from = learn(predictor, columns, head)
         overhead = known.layout.overhead if known is not None else None
@@ -337,7 +337,7 @@ class _Source:
             self.error = error
 
 
-def _first_records(records: Iterator[Record], job: PredictJob) -> Iterator[Record]:
+def first_records(records: Iterator[Record], job: PredictJob) -> Iterator[Record]:
     """Yield the first records, as far as they fit into a window's share of the memory."""
     room = job.memory_bytes // IN_FLIGHT
     for record in islice(records, 2 * job.max_batch_size):

@@ -3,39 +3,67 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Protocol
 
-__all__ = ["show_phases"]
+__all__ = ["Phases", "show_phases"]
+
+
+class Phases(Protocol):
+    """The display of phases."""
+
+    def start(self, phase: str, progress: str = "") -> None:
+        """Start a phase, or show the progress within it.
+
+        Args:
+            phase: such as `loading minilm`.
+            progress: shown in a terminal only, because lines would be too many.
+        """
+
+    def note(self, text: str) -> None:
+        """Show a line that stays."""
 
 
 @contextmanager
-def show_phases() -> Iterator[Callable[[str], None]]:
-    """Show the current phase on stderr within this context.
-
-    Yields:
-        A function that starts the next phase. Its argument is a text such as `loading minilm`; equal texts in a row are
-        one phase.
-    """
+def show_phases() -> Iterator[Phases]:
+    """Show phases on stderr within this context."""
     if not sys.stderr.isatty():
-        yield _lines()
+        yield _Lines()
         return
     from rich.console import Console
-    from rich.markup import escape
 
-    with Console(stderr=True, highlight=False).status("") as status:
-        yield lambda text: status.update(escape(text))
+    console = Console(stderr=True, highlight=False)
+    with console.status("") as status:
+        yield _Status(console, status)
 
 
-def _lines() -> Callable[[str], None]:
-    """Return a function that writes a line when the phase changes."""
-    last = ""
+class _Lines:
+    """One line per phase."""
 
-    def show(text: str) -> None:
-        nonlocal last
-        if text != last:
-            last = text
-            sys.stderr.write(f"{text}\n")
-            sys.stderr.flush()
+    def __init__(self) -> None:
+        self._phase = ""
 
-    return show
+    def start(self, phase: str, progress: str = "") -> None:  # noqa: ARG002  lines would be too many
+        if phase != self._phase:
+            self._phase = phase
+            self.note(phase)
+
+    def note(self, text: str) -> None:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
+class _Status:
+    """A status line with the phase and its progress."""
+
+    def __init__(self, console: Any, status: Any) -> None:
+        self._console, self._status = console, status
+
+    def start(self, phase: str, progress: str = "") -> None:
+        from rich.text import Text
+
+        self._status.update(Text(f"{phase}: {progress}" if progress else phase))
+
+    def note(self, text: str) -> None:
+        self._console.print(f"  {text}", style="dim", markup=False)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nograd.tuning.entries import CandidateEntry
     from nograd.tuning.tuner import Settings, TuningOutcome
 
-__all__ = ["Tuned", "tune"]
+__all__ = ["Tuned", "check_output", "load_on_cpu", "rows_of", "run_tuning", "tune"]
 
 FEW_ROWS = 8
 """With fewer rows than this, parity proves little about other rows."""
@@ -156,7 +156,7 @@ def run_tuning(
     predictor = _predictor(model, sample)
     if target is not None:
         Front.of(predictor).check()
-    rows = _rows(predictor, sample)
+    rows = rows_of(predictor, sample)
     source = _source(model, predictor, factory)
     with _work_folder(target) as work:
         outcome = run(
@@ -221,7 +221,16 @@ def load_on_cpu(model: str) -> Predictor:
     return in_own_thread(lambda: load(model, device=device)).result()
 
 
-def _rows(predictor: Predictor, sample: Any) -> Sample:
+def check_output(target: Path, predictor: Predictor) -> None:
+    """Raise ConfigError if a bundle of the model cannot be written to a path."""
+    from nograd.bundle import Front, check_target
+
+    check_target(target)
+    Front.of(predictor).check()
+
+
+def rows_of(predictor: Predictor, sample: Any) -> Sample:
+    """Return the rows for comparing and measuring; the arguments are those of `tune`."""
     from nograd.tuning.data import read_sample, sample_of
 
     if isinstance(sample, Path):

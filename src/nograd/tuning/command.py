@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nograd.core.units import bytes_of, seconds_of
 from nograd.errors import ConfigError
 from nograd.runtime.cores import usable_processors
+from nograd.runtime.phases import show_phases
 from nograd.tuning import Tuned, load_on_cpu, run_tuning
 from nograd.tuning.values import Goal
 
 if TYPE_CHECKING:
-    from rich.status import Status
-
     from nograd.tuning.tuner import Settings
 
-__all__ = ["bundle_for", "metric_of", "run_command", "settings_of"]
+__all__ = ["bundle_for", "metric_of", "print_preview", "run_command", "settings_of"]
 
 
 def metric_of(name: str) -> Callable[[list[Any], list[dict[str, Any]]], float]:
@@ -52,9 +50,16 @@ def run_command(model: str, data: Path | None, output: Path, settings: Settings,
         name: name of the model in the report.
         command: command line that reproduces the report.
     """
-    from rich.console import Console
+    with show_phases() as phases:
 
-    with _progress_display(Console(stderr=True, highlight=False)) as tell:
+        def tell(phase: str, text: str) -> None:
+            if phase == "building":
+                phases.start(phase)
+                phases.note(text)
+            elif phase != "loading":
+                phases.start(phase, text)
+
+        phases.start(f"loading {model}")
         tuned = run_tuning(output, model, data, settings, name=name, tell=tell, command=command)
     sys.stdout.write(f"{tuned}\n")
     if tuned.bundle is not None:
@@ -121,15 +126,19 @@ def _why_stale(target: Path, model: str, goal: str) -> str:
     return ""
 
 
-@contextmanager
-def _progress_display(console: Any) -> Iterator[Callable[[str, str], None]]:
-    """Show the current phase in a status line; lines about finished builds remain on the screen."""
-    status: Status = console.status("loading")
+def print_preview(model: str, data: Path | None, output: Path, settings: Settings) -> None:
+    """Print what `nograd tune` would do, as for `--dry-run`. Nothing is built or written.
 
-    def tell(phase: str, text: str) -> None:
-        if phase == "building":
-            console.print(f"  {text}", style="dim", markup=False)
-        status.update(phase if phase == "building" or not text else f"{phase}: {text}")
+    Args:
+        model: a name as `nograd.load` takes it.
+        data: file with the sample.
+        output: the bundle that tuning would write.
+        settings: all other settings.
+    """
+    from nograd.tuning.preview import preview
 
-    with status:
-        yield tell
+    with show_phases() as phases:
+        phases.start(f"loading {model}")
+        found = preview(load_on_cpu(model), data, output, settings)
+    sys.stdout.write(f"{found}\n")
+    sys.stdout.flush()

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from nograd.core.parity import Tolerance
     from nograd.predictors.predictor import Predictor
 
-__all__ = ["Settings", "TuningOutcome", "run"]
+__all__ = ["BUILDING", "Settings", "TuningOutcome", "reference_of", "run"]
 
 BUILDING, SCOUTING, MEASURING, CURVES = 0.5, 0.55, 0.8, 0.9
 """Share of the budget at which each phase should end. Confirming has the rest."""
@@ -144,7 +144,7 @@ def run(
         UnsupportedError: the model is not a torch module on the CPU.
         SignatureError: the model cannot run the sample.
     """
-    reference = _reference_of(predictor)
+    reference = reference_of(predictor)
     begun = time.monotonic()
     this = _Run()
     task: Task | None = None
@@ -175,7 +175,12 @@ def _choose_from_measured(this: _Run, goal: Goal, can_win: Callable[[CandidateEn
         this.notes.insert(0, INTERRUPTED_WITH_RESULT if this.winner is not None else INTERRUPTED_WITHOUT)
 
 
-def _reference_of(predictor: Predictor) -> ModuleBackend:
+def reference_of(predictor: Predictor) -> ModuleBackend:
+    """Return the eager backend with which candidates are compared.
+
+    Raises:
+        UnsupportedError: the model is not a torch module on the CPU.
+    """
     from nograd.backends.modules import ModuleBackend
 
     backend = predictor.backend

@@ -79,7 +79,7 @@ def bench(
 ) -> None:  # fmt: skip
     """Put load on the server at URL, nograd or another of the protocol; print rate, latencies and errors.
 
-    If no request of a load succeeds, the exit code is 1.
+    If no request of a load succeeds, the exit code is 1. Ctrl-C reports the measurements so far, and exits with 130.
     """
     targets = with_old_options(plan_outputs(output or [], format, FORMATS), json=json_file, html=html_file)
     from nograd.bench import Clients, Load, Plan, bench

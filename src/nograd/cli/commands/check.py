@@ -74,8 +74,8 @@ def check(
 
     targets = plan_outputs(output or [], format, FORMATS)
     memory_bytes = bytes_of(memory, "memory") if memory else None
-    with show_phases() as phase:
-        phase(f"checking {target}")
+    with show_phases() as phases:
+        phases.start(f"checking {target}")
         from nograd.checks import check
         from nograd.report.finding_formats import FORMATS as WRITERS
         from nograd.runtime.threads import in_own_thread

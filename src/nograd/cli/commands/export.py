@@ -52,14 +52,14 @@ def export(
 
     If they do not agree, nothing is written, and the exit code is 1.
     """
-    with show_phases() as phase:
-        phase(f"loading {model}")
+    with show_phases() as phases:
+        phases.start(f"loading {model}")
         from nograd.exports import export_model, files_of
         from nograd.runtime.threads import in_own_thread
         from nograd.sources import load
 
         predictor = in_own_thread(lambda: load(model)).result()
-        phase(f"exporting to {to}")
+        phases.start(f"exporting to {to}")
         try:
             made = export_model(
                 predictor.backend, output, to=to, precision=precision,  # type: ignore[arg-type]  # it checks it

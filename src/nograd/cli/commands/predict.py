@@ -33,6 +33,7 @@ EXAMPLES: tuple[Example, ...] = (
         "Skip bad rows, and list them in out.jsonl.errors.jsonl:",
         "nograd predict mine:factory rows.jsonl -o out.jsonl --on-error skip",
     ),
+    ("Show the columns of input and output, and write nothing:", "nograd predict minilm rows.csv -o out.parquet --dry-run"),
     ("Read standard input:", "zcat rows.jsonl.gz | nograd predict minilm - -o out.jsonl"),
 )
 
@@ -78,6 +79,12 @@ def predict(
     on_error: Annotated[
         str, choice(values=("fail", "skip"), help="Action at a bad row; skip lists it in FILE.errors.jsonl.", panel=RESUME)
     ] = "fail",
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Read the first rows, run one batch and print the columns; write nothing.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Replace existing output instead of resuming.", rich_help_panel=RESUME)
     ] = False,
@@ -115,7 +122,7 @@ def predict(
     The output is the same to the byte, however often the run was resumed.
     """
     from nograd.core.units import bytes_of, seconds_of
-    from nograd.datasets.command import column_options, predict_command
+    from nograd.datasets.command import column_options, predict_command, preview_command
     from nograd.datasets.run import PredictJob
 
     columns = column_options(map or [], None if keep is None else split_lists("keep", keep), split_lists("drop", drop or []))
@@ -124,6 +131,9 @@ def predict(
         max_batch_size=max_batch_size, on_error=on_error,  # type: ignore[arg-type]  # it checks
         commit_s=seconds_of(commit_every, "commit_every"), restart=restart, accept_coupled_rows=accept_coupled_rows,
     )  # fmt: skip
+    if dry_run:
+        preview_command(job, device=device, trusted=trusted)
+        return
     if ray or ray_address:
         from nograd.ray.command import predict_on_ray
 

@@ -20,6 +20,7 @@ COMMAND = GroupedCommand
 SEARCH, PROOF = "Search", "Proof of the answers"
 
 EXAMPLES: tuple[Example, ...] = (
+    ("Show what would be tried, and build nothing:", "nograd tune minilm -o minilm.bundle --dry-run"),
     ("Tune the demo model for latency:", "nograd tune minilm -o minilm.bundle"),
     (
         "Tune for throughput on your own rows, in about five minutes:",
@@ -104,6 +105,10 @@ def tune(
         float,
         typer.Option(metavar="NUMBER", help="Allowed drop of the metric below eager's value.", rich_help_panel=PROOF),
     ] = 0.0,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print the candidates and the time; build and write nothing.", rich_help_panel=SEARCH),
+    ] = False,
     accept_coupled_rows: Annotated[
         bool,
         typer.Option(
@@ -119,12 +124,15 @@ def tune(
     chosen = ",".join(split_lists("backends", backends)) if backends else ""
     with stop_reported(output):
         from nograd.server.settings.model_config import name_of
-        from nograd.tuning.command import run_command, settings_of
+        from nograd.tuning.command import print_preview, run_command, settings_of
 
         settings = settings_of(
             goal=goal, budget=budget, tolerance=tolerance, backends=chosen, metric=metric, metric_drop=metric_drop,
             memory=memory, cores=cores, seed=seed, accept_coupled_rows=accept_coupled_rows,
         )  # fmt: skip
+        if dry_run:
+            print_preview(model, data, output, settings)
+            return
         tuned = run_command(
             model, data, output, settings, name=name or name_of(model), command=shlex.join(["nograd", *sys.argv[1:]])
         )
