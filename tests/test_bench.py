@@ -24,7 +24,7 @@ from nograd.bench.arrivals import arrivals
 from nograd.bench.html import to_html
 from nograd.bench.load import Closed, Open
 from nograd.bench.plots import SHAPES, by_kind, latency_curves, percentile_bars
-from nograd.bench.report import cells, notes
+from nograd.bench.report import COLUMNS, cells, notes, to_text
 from nograd.bench.samples import CLOSED, REFUSED, TIMED_OUT, Samples, name_of
 from nograd.bench.summary import PERCENTILES, Summary, histogram, percentile, rate_of, summarise
 from nograd.bench.target import Target, bodies_of, target_of
@@ -470,6 +470,27 @@ def test_a_page_of_one_load_or_of_none_answered_has_no_curves() -> None:
     assert latency_curves([summary(100.0, 0.01)], SHAPES[0]) == ""
     assert percentile_bars(empty, SHAPES[0], "key") == ""
     assert "Figures" in to_html(Report("t", (empty,), "now"))
+
+
+@pytest.mark.parametrize("width", [40, 80, 129])
+def test_a_narrow_terminal_has_every_figure_in_lines_that_fit(width: int) -> None:
+    report = Report("m at u", (summary(100.0, 0.01, "2 clients"), summary(50.0, 0.02, "50/s poisson")), "now")
+
+    lines = to_text(report, width).splitlines()
+    listed = lines[: lines.index("50/s poisson")]
+
+    text = " ".join(line.strip() for line in listed)
+    for name, figure in zip(COLUMNS[1:], cells(report.summaries[0])[1:], strict=True):
+        assert f"{name} {figure}" in text
+    assert max(map(len, listed)) <= width
+
+
+def test_a_wide_terminal_has_a_table() -> None:
+    report = Report("m at u", (summary(100.0, 0.01, "2 clients"),), "now")
+
+    (head,) = [line for line in to_text(report).splitlines() if "answers/s" in line]
+
+    assert head.split()[:2] == ["load", "answers/s"]
 
 
 # Ctrl-C

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -80,16 +81,38 @@ def table(summaries: Sequence[Summary]) -> Table:
     return made
 
 
-def to_text(report: Report) -> str:
-    """Return the report as text: the target, the table, and notes. The table is as wide as its figures."""
+def to_text(report: Report, width: int = WIDTH) -> str:
+    """Return the report as text: the target, the loads, and notes.
+
+    Args:
+        report: the report.
+        width: columns of the terminal. If the table does not fit, each load is a list of figures instead.
+    """
+    drawn = _drawn_table(report.summaries) if width >= WIDTH else _listed(report.summaries, width)
+    return "\n".join((report.target, *drawn, *notes(report))) + "\n"
+
+
+def _drawn_table(summaries: Sequence[Summary]) -> Iterator[str]:
     from io import StringIO
 
     from rich.console import Console
 
-    console = Console(file=StringIO(), width=WIDTH, highlight=False)
-    console.print(table(report.summaries))
-    drawn = "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]  # StringIO
-    return "\n".join((report.target, drawn, *notes(report))) + "\n"
+    drawn = StringIO()
+    Console(file=drawn, width=WIDTH, highlight=False).print(table(summaries))
+    return (line.rstrip() for line in drawn.getvalue().splitlines())
+
+
+def _listed(summaries: Sequence[Summary], width: int) -> Iterator[str]:
+    """Yield each load with its figures by name, in lines of at most `width` columns."""
+    for summary in summaries:
+        label, *figures = cells(summary)
+        yield from ("", label)
+        shown = ", ".join(
+            f"{name} {figure}".replace(" ", "\N{NO-BREAK SPACE}") for name, figure in zip(COLUMNS[1:], figures, strict=True)
+        )
+        lines = textwrap.wrap(shown, width, initial_indent="  ", subsequent_indent="  ")
+        yield from (line.replace("\N{NO-BREAK SPACE}", " ") for line in lines)
+    yield ""
 
 
 def notes(report: Report) -> Iterator[str]:

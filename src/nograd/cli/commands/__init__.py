@@ -28,7 +28,7 @@ app = typer.Typer(
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},  # commands inherit it
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # importing rich would take longer than the rest of --help
+    rich_markup_mode=None,  # importing rich adds 0.16 s of CPU to the 0.25 s of --help (2026-12-01)
 )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -84,7 +86,7 @@ def bench(
     targets = with_old_options(plan_outputs(output or [], format, FORMATS), json=json_file, html=html_file)
     from nograd.bench import Clients, Load, Plan, bench
     from nograd.bench.html import to_html
-    from nograd.bench.report import to_text
+    from nograd.bench.report import WIDTH, to_text
     from nograd.core.units import seconds_of
 
     plan = Plan(
@@ -98,8 +100,9 @@ def bench(
     loads += [Load(each, arrivals, seed) for each in rate or []]  # type: ignore[arg-type]  # it checks them
     # no spinner: its thread would take time from the load generator
     report = bench(url, loads, plan, data=data, on_load=lambda load: typer.echo(f"measuring {load}", err=True))
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
     writers = {
-        "text": lambda: to_text(report),
+        "text": lambda: to_text(report, columns),
         "json": lambda: json.dumps(report.to_json(), indent=1),
         "html": lambda: to_html(report),
     }
