@@ -403,7 +403,7 @@ def test_the_command_line(server: RedisServer) -> None:
         assert nograd("cache", "clear", running.url) == (
             f"1 answers forgotten; redis://127.0.0.1:{server.port}/0 keeps its own: clear that URL, too\n"
         )
-    assert "1 answers, 0.0 MB of keys and values" in nograd("cache", "stats", server.url)
+    assert "1 response, 0.0 MB of keys and values" in nograd("cache", "stats", server.url)
     assert nograd("cache", "clear", server.url) == "1 answers forgotten\n"
     assert "0 answers" in nograd("cache", "stats", server.url)
     server.kill()

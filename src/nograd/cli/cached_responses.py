@@ -34,7 +34,8 @@ def figures(url: str) -> dict[str, Any]:
 def lines(found: Mapping[str, Any]) -> list[str]:
     """Return the figures of a cache as lines for readers."""
     if "models" not in found:
-        return [f"{found['server']}: {found['entries']} responses, {found['bytes'] / 1e6:.1f} MB of keys and values"]
+        count = f"{found['entries']} response{'' if found['entries'] == 1 else 's'}"
+        return [f"{found['server']}: {count}, {found['bytes'] / 1e6:.1f} MB of keys and values"]
     return [line for model in found["models"] for line in _of_model(model["name"], model["cache"])] or [
         "the server holds no model"
     ]
