@@ -405,7 +405,7 @@ def test_the_command_line(server: RedisServer) -> None:
         )
     assert "1 response, 0.0 MB of keys and values" in nograd("cache", "stats", server.url)
     assert nograd("cache", "clear", server.url) == "1 answers forgotten\n"
-    assert "0 answers" in nograd("cache", "stats", server.url)
+    assert "0 responses" in nograd("cache", "stats", server.url)
     server.kill()
     done = subprocess.run(
         [sys.executable, "-m", "nograd", "cache", "stats", "localhost:8000"], capture_output=True, text=True, check=False
