@@ -523,11 +523,11 @@ async def _interrupted(load: Clients | Load, plan: Plan, requests: int) -> Summa
 
 @pytest.mark.parametrize("load", [Clients(1), Clients(3), Load(2000, "uniform")], ids=str)
 def test_an_interrupted_load_keeps_what_was_measured_and_counts_no_request_in_flight_as_an_error(load: Clients | Load) -> None:
-    found = asyncio.run(_interrupted(load, Plan(duration_s=3600, warmup_s=0), 40))
+    found = asyncio.run(_interrupted(load, Plan(duration_s=3600, warmup_s=0, max_connections=3), 40))
 
     assert found is not None
     assert (found.is_partial, found.errors) == (True, {})
-    assert 36 <= found.answered <= 39
+    assert 37 <= found.answered <= 39  # at most three connections have a request in flight
     assert found.to_json()["partial"] is True
 
 

@@ -151,16 +151,16 @@ def test_every_setting_with_a_unit_has_an_old_option() -> None:
     old = {name: (new, unit) for name, new, unit in old_options()}
 
     assert len(old) == sum(bool(setting.unit) for setting in settings_by_name().values())
-    assert old["--cache-size"] == ("--cache-size", "MB")
-    assert old["--max-body-size"] == ("--max-body-size", "B")
+    assert old["--cache-mb"] == ("--cache-size", "MB")
+    assert old["--max-body-bytes"] == ("--max-body-size", "B")
 
 
 def test_an_old_option_is_reported_once_on_stderr(tmp_path: Path) -> None:
     ended = CliRunner().invoke(
-        app, ["predict", "m", "missing.jsonl", "-o", str(tmp_path / "o.jsonl"), "--commit-every", "2s", "--commit-every=3s"]
+        app, ["predict", "m", "missing.jsonl", "-o", str(tmp_path / "o.jsonl"), "--commit-s", "2", "--commit-s=3"]
     )
 
-    assert ended.stderr == "nograd: --commit-every is an old spelling; write --commit-every 2s\n"
+    assert ended.stderr == "nograd: --commit-s is an old spelling; write --commit-every 2s\n"
 
 
 def test_commas_in_a_repeated_option_still_separate_values(capsys: pytest.CaptureFixture[str]) -> None:
