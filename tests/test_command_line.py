@@ -236,7 +236,7 @@ def test_old_keys_and_variables_still_work_with_a_note() -> None:
     assert found.notes == (
         'nograd.toml: timeout_s is an old spelling; write timeout = "30s"',
         'nograd.toml: max_wait_ms is an old spelling; write max_wait = "2ms"',
-        "NOGRAD_CACHE_MB is an old spelling; write NOGRAD_CACHE_SIZE, such as NOGRAD_TIMEOUT=30s",
+        "NOGRAD_CACHE_MB is an old spelling; write NOGRAD_CACHE_SIZE=64MiB",
     )
 
 

@@ -9,7 +9,7 @@ from nograd.core.units import amount_of, amount_text, wanted_amount
 from nograd.errors import ConfigError
 from nograd.server.settings.definition import Setting, settings_by_name
 
-__all__ = ["field_of", "key_of", "note_old_keys", "parse_value", "read_keys", "value_text"]
+__all__ = ["example_of", "field_of", "key_of", "note_old_keys", "parse_value", "read_keys", "value_text"]
 
 
 def key_of(field: str) -> str:
@@ -67,10 +67,11 @@ def note_old_keys(keys: Iterable[str], where: str) -> list[str]:
     """
     settings = settings_by_name()
     found = [settings[key] for key in keys if key in settings and settings[key].key != key]
-    return [f'{where}: {each.name} is an old spelling; write {each.key} = "{_example(each)}"' for each in found]
+    return [f'{where}: {each.name} is an old spelling; write {each.key} = "{example_of(each)}"' for each in found]
 
 
-def _example(setting: Setting) -> str:
+def example_of(setting: Setting) -> str:
+    """Return an amount of the setting's unit, for notes."""
     return {"s": "30s", "ms": "2ms"}.get(setting.unit, "64MiB")
 
 

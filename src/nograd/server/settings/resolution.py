@@ -15,7 +15,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from nograd.errors import ConfigError
 from nograd.server.settings.definition import ServeConfig, settings_by_name
-from nograd.server.settings.keys import key_of, note_old_keys, parse_value, read_keys
+from nograd.server.settings.keys import example_of, key_of, note_old_keys, parse_value, read_keys
 from nograd.server.settings.model_config import ModelConfig
 
 __all__ = ["CONFIG_VARIABLE", "DEFAULT", "PREFIX", "ResolvedSettings", "read_file", "settle"]
@@ -110,7 +110,7 @@ def settle(
     values |= {name: value for name, (value, _) in found.items()}
     origins |= {name: variable for name, (_, variable) in found.items()}
     notes += [
-        f"{variable} is an old spelling; write {PREFIX}{key_of(name).upper()}, such as {PREFIX}TIMEOUT=30s"
+        f"{variable} is an old spelling; write {PREFIX}{key_of(name).upper()}={example_of(settings_by_name()[name])}"
         for name, (_, variable) in found.items()
         if variable == PREFIX + name.upper() != PREFIX + key_of(name).upper()
     ]
