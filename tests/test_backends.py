@@ -10,7 +10,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from shutil import copyfile
+from shutil import copyfile, copytree, rmtree
 from typing import Any, cast
 
 import numpy as np
@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import nograd
 from nograd.backends import Backend, TorchBackend, aot
 from nograd.backends.aot import export_to_pt2, load_pt2
 from nograd.backends.compiled import apart, optimize_model_compile
@@ -28,8 +29,10 @@ from nograd.backends.onnx import OnnxBackend
 from nograd.backends.onnx.export import export_to_onnx
 from nograd.backends.openvino import OpenVinoBackend, export_to_openvino
 from nograd.backends.torchscript import export_to_torchscript, load_torchscript
+from nograd.bundle import ExportedFile, Settings, write_bundle
 from nograd.core.tensors import Batch
 from nograd.errors import ConfigError, ExportError, ModelError, ModelLoadError, SignatureError, UnsupportedError
+from nograd.exports import open_file
 from tests.torch_models import LastState
 
 EXPORTS: dict[str, tuple[str, Callable[..., Any], Callable[..., Backend]]] = {
@@ -490,6 +493,32 @@ def test_an_export_is_a_path_and_says_how_closely_it_agrees(kind: str, built: Ca
 
 
 @pytest.mark.parametrize("kind", EXPORTS)
+def test_an_exported_file_answers_as_it_did_before_it_was_bundled(
+    kind: str, built: Callable[[str], Built], tmp_path: Path
+) -> None:
+    path = Path(cast("Export", built(kind).export))
+    signature = eager_backend(built(kind).module, [SAMPLE]).signature
+    folder = copytree(path.parent, tmp_path / "files")
+    before = open_file(path, trusted=True, num_threads=1).run(batch(5))
+    bundle = write_bundle(
+        tmp_path / "bundle.zip", model=ExportedFile(folder / path.name), signature=signature,
+        settings=Settings(name="contract", backend=kind, lanes=2),
+    )  # fmt: skip
+    rmtree(folder)
+
+    code = {"torchscript": r"a TorchScript program \(model\.pt\)", "aot": r"native code \(model\.pt2\)"}.get(kind, "")
+    if code:
+        with pytest.raises(ConfigError, match=code):
+            nograd.load(str(bundle))
+    opened = nograd.load(str(bundle), trusted=bool(code))
+
+    assert (opened.backend.name, opened.lanes) == (kind, 2)
+    assert opened.signature == signature
+    after = opened.backend.run(batch(5))
+    assert {name: array.tobytes() for name, array in after.items()} == {name: array.tobytes() for name, array in before.items()}
+
+
+@pytest.mark.parametrize("kind", EXPORTS)
 def test_what_cannot_be_opened_is_told_in_one_sentence(kind: str, tmp_path: Path) -> None:
     file, _, load = EXPORTS[kind]
     with pytest.raises(ModelLoadError, match="there is no file"):
@@ -515,7 +544,7 @@ def test_an_lstm_answers_as_eager_at_every_length(kind: str, tmp_path: Path) -> 
         with pytest.raises(ExportError, match=r"torch.export refuses the model: .* specialized it to be a constant"):
             export(module, torch.randn(2, 5, 4), tmp_path / file)
         return
-    export(module, torch.randn(2, 5, 4), tmp_path / file)
+    made = export(module, torch.randn(2, 5, 4), tmp_path / file)
     given = {"x": np.random.default_rng(0).standard_normal((3, 11, 4), dtype=np.float32)}
 
     outputs = load(tmp_path / file).run(given)
@@ -523,6 +552,28 @@ def test_an_lstm_answers_as_eager_at_every_length(kind: str, tmp_path: Path) -> 
     expected = plain(module, given)
     np.testing.assert_allclose(outputs["steps"], expected["steps"].numpy(), rtol=1e-4, atol=1e-5)
     assert load(tmp_path / file).signature.batching == "equal_lengths"
+    assert made.notes[-1].startswith(
+        "written by torch.jit" if kind == "torchscript" else "written by torch.onnx.export(dynamo=False)"
+    )
+
+
+@pytest.mark.parametrize("cell", [nn.GRU, nn.RNN, partial(nn.LSTM, bidirectional=True)])
+def test_recurrent_layers_become_operators_of_onnx(cell: Callable[..., nn.Module], tmp_path: Path) -> None:
+    class Inside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([cell(4, 3, batch_first=True)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            steps: Tensor = self.layers[0](x)[0]
+            return steps
+
+    module = Inside()
+    made = export_to_onnx(module, torch.randn(2, 5, 4), tmp_path / "model.onnx")
+    given = {"x": np.random.default_rng(0).standard_normal((3, 11, 4), dtype=np.float32)}
+
+    assert made.notes == ("written by torch.onnx.export(dynamo=False)",)
+    np.testing.assert_allclose(OnnxBackend(made).run(given)["output"], plain(module, given).numpy(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", EXPORTS)

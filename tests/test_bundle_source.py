@@ -1,4 +1,4 @@
-"""Every kind of model gets into a bundle and out of it with the same answers."""
+"""Modules and folders get into a bundle and out of it with the same answers; tests/test_backends.py has exported files."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from nograd import Predictor, load
+from nograd import load
 from nograd.backends.eager import eager_backend
 from nograd.backends.weights import load_weights, save_weights
-from nograd.bundle import Bundle, ExportedFile, Front, ModelFactory, ModelFolder, Settings, write_bundle
+from nograd.bundle import Bundle, Front, ModelFactory, ModelFolder, Settings, write_bundle
 from nograd.errors import ConfigError, ModelLoadError
-from nograd.exports import export_model
 from nograd.transforms.precision import to_half
 from tests.bundled_models import Tied, answers, ids, tied_over_items, trained
 from tests.bundles import listed
@@ -169,44 +167,6 @@ def test_a_state_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
     (tmp_path / "weights").write_bytes(b"no safetensors")
     with pytest.raises(ModelLoadError, match="weights cannot be read: SafetensorError"):
         load_weights(nn.Linear(1, 1), tmp_path / "weights")
-
-
-# -- exported files
-
-
-@pytest.mark.parametrize(
-    ("to", "backend", "ending", "what"),
-    [
-        ("onnx", "onnx", ".onnx", ""),
-        ("openvino", "openvino", ".xml", ""),
-        ("torchscript", "torchscript", ".pt", r"a TorchScript program \(model\.pt\)"),
-        ("pt2", "aot", ".pt2", r"native code \(model\.pt2\)"),
-    ],
-)
-def test_an_exported_file_answers_as_it_did_before_it_was_bundled(
-    tmp_path: Path, to: Any, backend: str, ending: str, what: str
-) -> None:
-    from nograd.exports import open_file
-
-    torch.manual_seed(0)
-    predictor = Predictor(nn.Linear(64, 32), sample=torch.randn(2, 64))
-    made = export_model(predictor.backend, tmp_path / f"linear{ending}", to=to)
-    given = {"input": np.random.default_rng(0).standard_normal((5, 64), dtype=np.float32)}
-    before = open_file(made.path, trusted=True, num_threads=1).run(given)
-    path = write_bundle(
-        tmp_path / "bundle.zip", model=ExportedFile(made.path), signature=predictor.signature,
-        settings=Settings(name="linear", backend=backend, lanes=2),
-    )  # fmt: skip
-    made.path.unlink()
-
-    if what:
-        with pytest.raises(ConfigError, match=what):
-            load(str(path))
-    opened = load(str(path), trusted=bool(what))
-
-    assert (opened.backend.name, opened.lanes) == (backend, 2)
-    assert opened.signature == predictor.signature
-    assert opened.backend.run(given)["output"].tobytes() == before["output"].tobytes()
 
 
 # -- transformers folders

@@ -64,7 +64,9 @@ def export_to_onnx(  # noqa: PLR0913  torch's names, and nograd's
     Inputs and outputs have the model's own names, the dimensions that vary the signature's, and the file says of itself how
     its rows may be batched. Where it can, the exporter of torch.export writes the graph; a transformer is written by the older
     one with attention spelled out, because only that graph's attention ONNX Runtime can fuse (measured 2026-11-24, MiniLM,
-    one sentence, 2 cores: 5.1 ms against 6.2 ms). A file that exists is replaced when, and only when, the new one agrees.
+    one sentence, 2 cores: 5.1 ms against 6.2 ms). The older one also writes models with `nn.LSTM`,
+    `nn.GRU` or `nn.RNN`: in a tenth of the time, and files as fast (measured 2026-12-01, an LSTM of 64 to 128 over 50 steps:
+    2 s of processor time against 19 s). A file that exists is replaced when, and only when, the new one agrees.
 
     Args:
         model: a module, or an eager backend.
@@ -163,7 +165,8 @@ def _ways(reference: ModuleBackend, exporter: Exporter, opset: int | None) -> li
     fused: tuple[str, Way] = ("torch.onnx.export(dynamo=False), attention fused", _fused)
     if exporter == "auto" and _transformers_in(reference.model):
         return [fused, dynamo, legacy]
-    if opset is not None and opset < DYNAMO_OPSET and exporter in ("auto", "plain"):
+    is_old = opset is not None and opset < DYNAMO_OPSET
+    if exporter in ("auto", "plain") and (is_old or _is_recurrent(reference.model)):
         return [legacy, dynamo]
     return {"auto": [dynamo, legacy], "plain": [dynamo, legacy], "dynamo": [dynamo], "legacy": [legacy]}[exporter]
 
@@ -195,6 +198,10 @@ def _transformers_in(model: nn.Module) -> list[Any]:
     transformers = sys.modules.get("transformers")
     kind = getattr(transformers, "PreTrainedModel", None)
     return [module for module in model.modules() if kind is not None and isinstance(module, kind)]
+
+
+def _is_recurrent(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.RNNBase) for module in model.modules())
 
 
 def _number(config: Any, name: str) -> int:
