@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator
 import pytest
 from hypothesis import settings
 
+from tests.onnx_operators import keep_table
 from tests.quick import skip_slow_tests
 from tests.running_server import RunningServer, running, serving
 from tests.schedule import order_files
@@ -88,6 +89,11 @@ def short_measurements() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nograd.batching.measure.SIZE_S", 0.0005)
         yield
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    keep_table()
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ from nograd.bundle import Bundle
 from nograd.errors import ConfigError, UnsupportedError
 from nograd.tuning import Tuned, tune
 from nograd.tuning.values import TuneReport
+from tests.onnx_operators import warm_up_exporter
 from tests.torch_models import LastState, Returns
 from tests.tuning_tasks import Classifier, Misbehaves
 
@@ -31,9 +32,12 @@ def classifier() -> nograd.Predictor:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _short_confirmation() -> Iterator[None]:
+def _short_measurements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Shorten what each run measures, and warm the exporter up once: the candidates' processes are forks of this one."""
+    warm_up_exporter(tmp_path_factory.mktemp("exporter"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nograd.tuning.tuner.CONFIRM_S", 0.2)
+        patch.setattr("nograd.tuning.measure.CURVE_ROUNDS", 2)
         yield
 
 
