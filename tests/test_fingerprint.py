@@ -158,14 +158,35 @@ def test_things_that_refer_to_themselves() -> None:
     assert of_value(loop) != of_value(other)
 
 
-def fingerprint_of_code(tmp_path: Path, code: str) -> str:
-    """Of `model` in a fresh process, whose sets and dicts are in another order."""
-    (tmp_path / "mine.py").write_text(textwrap.dedent(code))
-    ask = "from nograd.runtime.fingerprint import of_value; import mine; print(of_value(mine.model).text)"
+ASK = """
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from nograd.runtime.fingerprint import of_value
+
+for path in sys.argv[1:]:
+    spec = spec_from_file_location("mine", path)
+    sys.modules["mine"] = module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    print(of_value(module.model).text)
+"""
+"""Prints the fingerprint of `model` in each file, all of which are a module of the same name."""
+
+
+def fingerprints_of_codes(folder: Path, codes: list[str]) -> list[str]:
+    """Return the fingerprints in a fresh process, whose sets and dicts are in another order."""
+    paths = []
+    for number, code in enumerate(codes):
+        (folder / str(number)).mkdir(exist_ok=True)
+        paths.append(folder / str(number) / "mine.py")
+        paths[-1].write_text(textwrap.dedent(code))
     done = subprocess.run(
-        [sys.executable, "-c", ask], cwd=tmp_path, capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "random"}
+        [sys.executable, "-c", ASK, *map(str, paths)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONHASHSEED": "random"},
     )
-    return done.stdout.strip()
+    return done.stdout.splitlines()
 
 
 CODE = """
@@ -189,17 +210,20 @@ CODE = """
 
 
 def test_code_counts_all_the_way_down_and_nothing_else_does(tmp_path: Path) -> None:
-    first = fingerprint_of_code(tmp_path, CODE)
-    assert not first.startswith("private")
-    assert fingerprint_of_code(tmp_path, CODE) == first
-    assert fingerprint_of_code(tmp_path, "# a comment\n" + textwrap.dedent(CODE)) == first
-    for old, new in (
+    same = [CODE, "# a comment\n" + textwrap.dedent(CODE)]
+    changes = (
         ("FACTOR = 2", "FACTOR = 3"),
         ("x * FACTOR", "x + FACTOR"),
         ("helper(x) + 1", "helper(x) - 1"),
         ('"c"}', '"d"}'),
-    ):
-        assert fingerprint_of_code(tmp_path, CODE.replace(old, new)) != first
+    )
+
+    first, commented, *changed = fingerprints_of_codes(tmp_path, same + [CODE.replace(old, new) for old, new in changes])
+
+    assert not first.startswith("private")
+    assert commented == first
+    assert len({first, *changed}) == 1 + len(changes)
+    assert fingerprints_of_codes(tmp_path, [CODE]) == [first]
 
 
 # -- backends and predictors
@@ -248,9 +272,13 @@ def test_another_process_finds_the_same_for_a_real_model() -> None:
         "m = torch.nn.Sequential(torch.nn.Conv1d(3, 4, 3), torch.nn.BatchNorm1d(4)); "
         "print(nograd.Predictor(m, sample=torch.zeros(2, 3, 9)).fingerprint())"
     )
-    said = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)}
-    assert len(said) == 1
-    assert "private_because=''" in said.pop()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4))
+    here = Predictor(model, sample=torch.zeros(2, 3, 9)).fingerprint()
+    assert done.stdout.strip() == str(here)
+    assert here.private_because == ""
 
 
 def test_what_is_done_before_and_after_is_part_of_a_predictors() -> None:

@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
+from nograd import CostCurve, load
 from tests.fakes import Site
 from tests.running_server import RunningServer
 from tests.text_models import embedder, vectors
@@ -31,11 +32,19 @@ def client(text_server: RunningServer) -> Iterator[Any]:
         yield client
 
 
-def inferred(server: RunningServer, texts: list[str], model: str = "echo") -> Any:
-    """What /v2 answers, float32 `[rows, d]`."""
-    body = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [len(texts)], "data": texts}]}
-    (output,) = httpx.post(f"{server.url}/v2/models/{model}/infer", json=body, timeout=WAIT_S).json()["outputs"]
+def infer_body(texts: list[str]) -> dict[str, Any]:
+    return {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [len(texts)], "data": texts}]}
+
+
+def array_of(reply: httpx.Response) -> Any:
+    """Return the output in an answer of /v2, float32 `[rows, d]`."""
+    (output,) = reply.json()["outputs"]
     return np.array(output["data"], np.float32).reshape(output["shape"])
+
+
+def inferred(server: RunningServer, texts: list[str]) -> Any:
+    """Return the answer of /v2, float32 `[rows, d]`."""
+    return array_of(httpx.post(f"{server.url}/v2/models/echo/infer", json=infer_body(texts), timeout=WAIT_S))
 
 
 def numbers(embedding: Any) -> Any:
@@ -72,13 +81,18 @@ def test_many_calls_at_once_from_asyncio_get_their_own_answers(text_server: Runn
 
 def test_minilm_embeds_and_counts_tokens() -> None:
     texts = ["A man is eating food.", "A man eats something.", "word " * 1000]
-    server = RunningServer("minilm")
-    try:
-        with openai.OpenAI(**settings(server)) as client:
-            answer = client.embeddings.create(model="minilm", input=texts)
-        expected = inferred(server, texts, "minilm")
-    finally:
-        server.close()
+    predictor = load("minilm")
+    predictor.cost = CostCurve((20, 640), (0.006, 0.15), "tokens")  # a known curve is not measured
+
+    async def main(site: Site) -> tuple[Any, Any]:
+        here = httpx.AsyncClient(transport=httpx.ASGITransport(site.app))
+        async with openai.AsyncOpenAI(base_url="http://here/v1", api_key="none", http_client=here) as client:
+            answer = await client.embeddings.create(model="minilm", input=texts)
+            reply = await here.post("http://here/v2/models/minilm/infer", json=infer_body(texts))
+        return answer, array_of(reply)
+
+    with Site({"minilm": predictor}) as site:
+        answer, expected = site.run(main(site))
 
     found = np.array([each.embedding for each in answer.data], np.float32)
     np.testing.assert_array_equal(found, expected)
