@@ -323,6 +323,12 @@ def test_a_target_that_holds_something_else_is_told_before_any_work(tmp_path: Pa
         tune(Classifier(), ROWS, output=tmp_path / "b")
 
 
+@pytest.mark.parametrize(("data", "said"), [("rows.pkl", "the name must end in"), ("nosuch.npy", "there is no such file")])
+def test_the_name_of_the_data_is_checked_before_the_model_is_loaded(data: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        tune("nosuch.module:factory", Path(data))
+
+
 def test_a_preprocess_without_a_name_is_told_before_any_work(tmp_path: Path) -> None:
     predictor = nograd.Predictor(Classifier(), sample=[[0.0] * 8] * 2, preprocess=lambda row: np.array(row, np.float32))
 

@@ -148,10 +148,14 @@ def run_tuning(
 ) -> Tuned:  # fmt: skip
     """Tune as `tune` does, with checked settings. The report names `command` as the one that reproduces it."""
     from nograd.bundle import Front, check_target
-    from nograd.tuning.tuner import run
+    from nograd.tuning.data import check_data
 
     if target is not None:
         check_target(target)
+    if isinstance(sample, Path):
+        check_data(sample)
+    from nograd.tuning.tuner import run  # imports torch, which takes seconds: after the checks
+
     tell("loading", str(model) if isinstance(model, str) else "")
     predictor = _predictor(model, sample)
     if target is not None:

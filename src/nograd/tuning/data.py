@@ -17,7 +17,7 @@ from nograd.core.tensors import Batch, Signature, num_rows, split
 from nograd.errors import ConfigError, ItemError, NogradError
 from nograd.predictors.predictor import Predictor
 
-__all__ = ["Sample", "read_sample", "sample_of"]
+__all__ = ["Sample", "check_data", "read_sample", "sample_of"]
 
 MAX_READ_ROWS = 100_000
 """Maximum rows to read from a file. Of these, `max_rows` evenly spread rows are used."""
@@ -55,10 +55,7 @@ def read_sample(path: Path, predictor: Predictor, *, max_rows: int = 256) -> Sam
     Raises:
         ConfigError: the file does not exist, has another suffix, is empty, or has a line that the model does not take.
     """
-    if path.suffix not in READERS:
-        raise ConfigError(f"the data are {str(path)!r}; the name must end in {', '.join(READERS)}")
-    if not path.is_file():
-        raise ConfigError(f"the data are {str(path)!r}; there is no such file")
+    check_data(path)
     try:
         records = READERS[path.suffix](path, predictor)
     except (ValueError, OSError) as error:
@@ -74,6 +71,14 @@ def read_sample(path: Path, predictor: Predictor, *, max_rows: int = 256) -> Sam
         except (ItemError, ConfigError) as error:
             raise ConfigError(f"{path}, row {place + 1}: {str(error).removeprefix(f'item {place}: ')}") from error
     return _sample(parts, predictor.signature, path.name, [records[place] for place in chosen])
+
+
+def check_data(path: Path) -> None:
+    """Raise ConfigError if the file does not exist, or if nothing reads files of its suffix."""
+    if path.suffix not in READERS:
+        raise ConfigError(f"the data are {str(path)!r}; the name must end in {', '.join(READERS)}")
+    if not path.is_file():
+        raise ConfigError(f"the data are {str(path)!r}; there is no such file")
 
 
 def sample_of(predictor: Predictor, inputs: Any = None) -> Sample:
