@@ -82,8 +82,7 @@ class EachDepthIsAnother(nn.Module):
         return y, x
 
 
-@pytest.mark.parametrize("fullgraph", [True, False])
-@pytest.mark.parametrize("kind", [EachSizeIsAnother, EachDepthIsAnother])
+@pytest.mark.parametrize(("kind", "fullgraph"), [(EachSizeIsAnother, True), (EachDepthIsAnother, False)])
 def test_beyond_the_limit_of_recompilations_every_size_is_answered(kind: type[nn.Module], fullgraph: bool) -> None:
     model, sizes = kind(), range(2, 7)
     compiled = nograd.optimize_model_compile(model, fullgraph=fullgraph)

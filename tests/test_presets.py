@@ -271,35 +271,36 @@ def test_an_export_in_8_bit_integers_is_onnx_and_proven(tmp_path: Path) -> None:
         export_model(backend, tmp_path / "m.xml", to="openvino", precision="int8")
 
 
-def bundled(folder: Path, goal: str) -> Path:
-    """A bundle of a small ONNX model, with a curve."""
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of a small ONNX model for latency, with a curve."""
+    folder = tmp_path_factory.mktemp("bundled")
     model = torch.nn.Linear(4, 3)
     made = nograd.export_to_onnx(model, torch.zeros(2, 4), folder / "m.onnx")
     predictor = nograd.ONNXPredictor(made)
     curve = Curve((1, 8), (0.001, 0.002), (0.001, 0.002), (0.001, 0.002))
-    settings = Settings(name="m", backend="onnx", goal=goal, curve=curve)
+    settings = Settings(name="m", backend="onnx", goal="latency", curve=curve)
     return write_bundle(
         folder / "b", model=ExportedFile(made.path), signature=predictor.signature, settings=settings, front=Front.of(predictor)
     )
 
 
-def test_a_preset_of_a_bundle_brings_its_measured_curve(tmp_path: Path) -> None:
-    path = bundled(tmp_path, "latency")
-    predictor = nograd.LowLatencyPredictor(path)
+def test_a_preset_of_a_bundle_brings_its_measured_curve(bundle: Path) -> None:
+    predictor = nograd.LowLatencyPredictor(bundle)
 
     assert predictor.cost == nograd.CostCurve((1, 8), (0.001, 0.002))
     assert predictor.predict(np.zeros((2, 4), np.float32)).shape == (2, 3)
     assert nograd.BatchPredictor(predictor).predict([np.zeros(4, np.float32)]) is not None
 
 
-def test_a_preset_of_a_bundle_for_another_goal_warns(tmp_path: Path) -> None:
+def test_a_preset_of_a_bundle_for_another_goal_warns(bundle: Path) -> None:
     with pytest.warns(UserWarning, match="was tuned for latency; this predictor is for throughput"):
-        nograd.HighThroughputPredictor(str(bundled(tmp_path, "latency")))
+        nograd.HighThroughputPredictor(str(bundle))
 
 
-def test_a_preset_takes_a_bundle_without_a_sample(tmp_path: Path) -> None:
+def test_a_preset_takes_a_bundle_without_a_sample(bundle: Path) -> None:
     with pytest.raises(ConfigError, match="it brings its own sample"):
-        nograd.LowLatencyPredictor(bundled(tmp_path, "latency"), torch.zeros(2, 4))
+        nograd.LowLatencyPredictor(bundle, torch.zeros(2, 4))
 
 
 @pytest.mark.parametrize("kind", [LowLatencyPredictor, HighThroughputPredictor, FP16Predictor])
