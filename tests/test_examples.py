@@ -86,7 +86,7 @@ def test_score_table(tmp_path: Path) -> None:
 
 
 def test_ship_bundle(tmp_path: Path) -> None:
-    printed = run(tmp_path, "ship_bundle", "shipped", "3")
+    printed = run(tmp_path, "ship_bundle", "shipped", "8")
 
     assert re.fullmatch(r"without torch: 64 answers by onnx, cosine to eager's at least (0\.99|1\.00)\d\d", printed[-1])
 

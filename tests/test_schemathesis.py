@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 OPTIONS = (
     "--phases=examples,coverage,fuzzing",
     "--generation-deterministic",
-    "--max-examples=10",
+    "--max-examples=20",
     "--continue-on-failure",
     "--warnings=off",
     "--suppress-health-check=all",
