@@ -244,7 +244,7 @@ def test_live_json_is_what_the_page_was_promised() -> None:
     assert set(shown) == {"server", "models"}
     server = shown["server"]
     assert {k: server[k] for k in server if k != "uptime_s"} == {
-        "name": "nograd", "version": __version__, "ready": True, "draining": False,
+        "name": "nograd", "version": __version__, "ready": True, "draining": False, "lost": False,
     }  # fmt: skip
     assert server["uptime_s"] >= 0
     (model,) = shown["models"]

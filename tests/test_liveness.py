@@ -129,7 +129,7 @@ def test_a_device_that_hangs_fails_liveness_and_readiness_until_it_goes_on(caplo
     assert stuck_live.status == 503
     assert stuck_live.json["live"] is False
     assert stuck_live.json["error"].startswith("model 'gated': a batch has run for 5 s, predicted ")
-    assert (stuck_ready.status, stuck_ready.json) == (503, {"ready": False, "live": False})
+    assert (stuck_ready.status, stuck_ready.json) == (503, {"ready": False, "live": False, "error": stuck_live.json["error"]})
     told = [(record.msg, record.fields) for record in caplog.records if hasattr(record, "fields")]
     assert [name for name, _ in told] == ["not_live", "live_again"]
     assert "pass_through" in told[0][1]["stacks"]  # where it hangs
@@ -154,10 +154,10 @@ def test_a_first_batch_that_is_slow_is_no_alarm() -> None:
         assert site.run(slow()) == [200, 503]
 
 
-def losing() -> Fake:
+def losing(cause: str = "CUDA error: an illegal memory access was encountered") -> Fake:
     def run(batch: Batch) -> Batch:
         if (batch["x"] == 13).any():
-            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            raise RuntimeError(cause)
         return {"output": batch["x"] * 2}
 
     return Fake(run, Signature((X,), (OUTPUT,), reason="rows are independent"))
@@ -167,10 +167,27 @@ def test_a_device_that_is_lost_fails_liveness() -> None:
     with Site({"losing": losing(), "other": doubling()}) as site:
         assert site.get(LIVE).status == 200
         assert site.infer("losing", x([13, 1])).status == 503
-        lost = site.get(LIVE)
+        lost, ready, later = site.get(LIVE), site.get(READY), site.infer("losing", x([1, 1]))
         assert site.infer("other", x([1, 1])).status == 200
+        page = site.get("/live.json").json
 
-    assert (lost.status, lost.json) == (503, {"live": False, "error": "model 'losing' has lost its device"})
+    cause = "the device is lost: CUDA error: an illegal memory access was encountered"
+    said = f"model 'losing': device lost, restart needed ({cause})"
+    assert (lost.status, lost.json) == (503, {"live": False, "error": said})
+    assert (ready.status, ready.json) == (503, {"ready": False, "live": False, "error": said})
+    assert (later.status, later.json) == (503, {"error": said})
+    assert page["server"]["lost"]
+    assert [model.get("state") for model in page["models"]] == ["lost", None]
+
+
+def test_the_loss_of_a_device_is_logged_once_with_its_cause(caplog: pytest.LogCaptureFixture) -> None:
+    with Site({"losing": losing("CUDA error: device-side assert triggered")}) as site, caplog.at_level(logging.ERROR):
+        for _ in range(3):
+            assert site.infer("losing", x([13, 1])).status == 503
+    (record,) = [each for each in caplog.records if each.msg == "request_failed"]
+    assert record.fields["request"] == "model 'losing': device lost, restart needed"  # type: ignore[attr-defined]
+    assert record.exc_info is not None
+    assert "device-side assert" in str(record.exc_info[1])
 
 
 def test_a_server_that_warms_up_or_drains_is_live() -> None:

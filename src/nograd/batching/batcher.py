@@ -135,6 +135,9 @@ class Batcher:
         self._seconds_per_row = 0.0
         self._pump_scheduled = False
         self._wake: asyncio.TimerHandle | None = None
+        self.lost_because = ""
+        """Error of the device, once it is lost."""
+
         self._state = "new"
         self._idle: asyncio.Event
         self._loop: asyncio.AbstractEventLoop
@@ -561,6 +564,7 @@ class Batcher:
         if self._state == "closed":
             return
         self._state = "lost"
+        self.lost_because = str(error)
         jobs, self._running = self._running, set()
         self._running_rows = 0
         for job in jobs:

@@ -133,8 +133,9 @@ async def server_live(request: Request) -> Reply:
 
 async def server_ready(request: Request) -> Reply:
     """Return 503 unless all models answer."""
-    ready = request.service.ready
-    return json_reply(200 if ready else 503, {"ready": ready, "live": not request.service.trouble()})
+    ready, trouble = request.service.ready, request.service.trouble()
+    error = {"error": trouble} if trouble else {}
+    return json_reply(200 if ready else 503, {"ready": ready, "live": not trouble, **error})
 
 
 async def statistics(request: Request) -> Reply:

@@ -92,7 +92,9 @@ _INPUT: Schema = {
 SCHEMAS: Schema = {
     "Error": _object(("error",), error=_TEXT),
     "ServerLive": _object(("live",), live=_FLAG, error={**_TEXT, "description": "why it is not"}),
-    "ServerReady": _object(("ready", "live"), ready=_FLAG, live=_FLAG),
+    "ServerReady": _object(
+        ("ready", "live"), ready=_FLAG, live=_FLAG, error={**_TEXT, "description": "why only a restart helps"}
+    ),
     "ServerMetadata": _object(("name", "version", "extensions"), name=_TEXT, version=_TEXT, extensions=_list(_TEXT)),
     "ModelReady": _object(("name", "ready"), name=_TEXT, ready=_FLAG),
     "TensorMetadata": _METADATA,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from nograd.batching.jobs import BatchReply
 from nograd.batching.refusals import late
 from nograd.core.tensors import Array, Batch, Signature, TensorSpec, num_rows
-from nograd.errors import UnavailableError
+from nograd.errors import DeviceLostError, UnavailableError
 from nograd.runtime.callbacks import Cancel, call_back, run_in_task
 from nograd.server.models.caching import MOST_KEYS, MOST_ROWS
 from nograd.server.protocol.datatypes import require_outputs
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from nograd.server.models.lookup import Outputs
     from nograd.server.models.user_code import UserCode
 
-__all__ = ["Engine", "Inference", "Write", "not_ready"]
+__all__ = ["Engine", "Inference", "Write", "device_lost", "not_ready"]
 
 Answer = TypeVar("Answer")
 
@@ -102,7 +102,11 @@ class Engine:
     def require_ready(self) -> None:
         """Raise UnavailableError unless requests are answered."""
         if not self.is_ready:
-            raise not_ready(self.name)
+            raise self.not_ready()
+
+    def not_ready(self) -> UnavailableError:
+        """Return the error of this model while it is not ready."""
+        return device_lost(self.name, self.batcher.lost_because) if self.batcher.is_lost else not_ready(self.name)
 
     def next_id(self) -> str:
         """Return an id for a request without one."""
@@ -249,7 +253,7 @@ class Inference(Generic[Answer]):
         if isinstance(prepared, Exception):
             self._end(prepared)
         elif not self._engine.is_ready:
-            self._end(not_ready(self._engine.name))
+            self._end(self._engine.not_ready())
         else:
             self._run(prepared.request, prepared)
 
@@ -332,6 +336,11 @@ class Inference(Generic[Answer]):
 def not_ready(name: str) -> UnavailableError:
     """Return the error of a model that is not ready."""
     return UnavailableError(f"model {name!r} is not ready: it is warming up, or the server is stopping")
+
+
+def device_lost(name: str, because: str) -> DeviceLostError:
+    """Return the error of a model whose device is lost."""
+    return DeviceLostError(f"model {name!r}: device lost, restart needed ({because})")
 
 
 def left_s(call: Call, timeout_s: float) -> float:

@@ -27,6 +27,7 @@ def describe_model(model: ServedModel) -> dict[str, Any]:
         **{name: metadata[name] for name in ("name", "inputs", "outputs")},
         "version": model.version,
         "ready": model.ready,
+        **({"state": "lost"} if model.is_lost else {}),
         "backend": model.predictor.backend.name,
         "device": model.predictor.backend.device,
         "batching": signature.batching,

@@ -14,7 +14,7 @@ from nograd.caching.flight import SingleFlight
 from nograd.caching.key_units import why_not
 from nograd.core.cost import CostCurve
 from nograd.core.tensors import TEXT, Array, Signature, TensorSpec
-from nograd.errors import NogradError
+from nograd.errors import DeviceLostError, NogradError
 from nograd.predictors.predictor import Predictor
 from nograd.runtime.callbacks import Cancel, wait_for
 from nograd.runtime.threads import in_own_thread
@@ -22,7 +22,7 @@ from nograd.server.call import Call
 from nograd.server.models.caching import ModelCache
 from nograd.server.models.code_threads import CodeThreads
 from nograd.server.models.in_flight import InFlight
-from nograd.server.models.inference import Engine, Inference, Write, not_ready
+from nograd.server.models.inference import Engine, Inference, Write, device_lost, not_ready
 from nograd.server.models.live_data import describe_model, example_request
 from nograd.server.models.liveness import stuck
 from nograd.server.models.user_code import UserCode, example_of, item_of
@@ -34,7 +34,7 @@ from nograd.server.protocol.request import InferRequest, shorter
 from nograd.server.protocol.request_limits import RequestLimits
 from nograd.server.protocol.triton_config import configuration
 from nograd.server.settings.definition import ServeConfig
-from nograd.server.telemetry.logs import event
+from nograd.server.telemetry.logs import event, failure
 from nograd.server.telemetry.metrics import Metrics, ModelMetrics
 from nograd.server.telemetry.statistics import Looked, describe_totals
 from nograd.server.telemetry.tracing import note_batch
@@ -86,6 +86,7 @@ class ServedModel:
         self._all_metrics = metrics
         self._metrics = ModelMetrics(metrics, name)
         self.store = metrics.store(name)
+        self._is_loss_logged = False
         self._has_opened = False
         """Whether clients' requests have been accepted; batches of the start are not recorded."""
 
@@ -100,13 +101,18 @@ class ServedModel:
         """True while it answers: warm, not draining, and its device alive."""
         return self._engine is not None and self._engine.is_ready
 
+    @property
+    def is_lost(self) -> bool:
+        """True once its device is lost: only a restart helps."""
+        return self._engine is not None and self._engine.batcher.is_lost
+
     def trouble(self) -> str:
         """Return why only a restart would help, in one sentence: the device is lost, or hangs; empty where it works."""
         if self._engine is None:
             return ""
         batcher = self._engine.batcher
         if batcher.is_lost:
-            return f"model {self.name!r} has lost its device"
+            return str(device_lost(self.name, batcher.lost_because))
         wrong = stuck(batcher.running(), self.config.stuck_after_s, is_first=not batcher.statistics().batches)
         wrong = wrong or self.threads.trouble()
         return f"model {self.name!r}: {wrong}" if wrong else ""
@@ -282,7 +288,7 @@ class ServedModel:
         call.model, call.begun = self, time.monotonic()
         engine = self._engine
         if engine is None or not engine.is_ready:
-            done(not_ready(self.name))
+            done(not_ready(self.name) if engine is None else engine.not_ready())
             return _nothing
         return Inference(engine, call, write, done, writes_with_code=writes_with_code).start(read, nbytes)
 
@@ -295,6 +301,9 @@ class ServedModel:
             seconds: since the body had arrived.
             error: if the request failed.
         """
+        if isinstance(error, DeviceLostError) and not self._is_loss_logged:
+            self._is_loss_logged = True
+            failure(f"model {self.name!r}: device lost, restart needed", error)
         if error is None:
             self.store.note_request(now, seconds)
         else:

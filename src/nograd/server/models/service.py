@@ -240,6 +240,7 @@ class InferenceService:
             "uptime_s": time.monotonic() - self._begun,
             "ready": self.ready,
             "draining": self.draining,
+            "lost": any(model.is_lost for model in self._table),
         }
         if self.peers is not None:
             server |= self.peers.described

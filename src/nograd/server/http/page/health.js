@@ -9,10 +9,11 @@ const LATENCY = [0.5, 0.9]; // p99, of the deadline
 const STUCK = [0.01, 1]; // of a model's threads for pre- and postprocessing
 
 export const modelState = (model) => model.state ?? (model.ready ? "ready" : "warming");
-export const serverState = (server) => (server.draining ? "draining" : server.ready ? "ready" : "warming");
+export const serverState = (server) => (server.draining ? "draining" : server.lost ? "lost" : server.ready ? "ready" : "warming");
 
 const STATES = {
   warming: ["warn", "The server is up, and its models are warming up: requests are refused with 503 until they are ready."],
+  lost: ["bad", "Device lost, restart needed: the model of that device answers 503; the log has the cause."],
   draining: ["warn", "The server is draining: it finishes what is queued and refuses new requests."],
 };
 
