@@ -36,7 +36,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 def write(folder: Path) -> dict[str, Path]:
     """Write MiniLM as bundles, in float32 and 8-bit, each as a folder and as a `.zip`."""
     from nograd import load, quantize_dynamic
-    from nograd.bundle import ExportedFile, Front, Settings, write_bundle
+    from nograd.bundle import BundleSettings, ExportedFile, Pipeline, write_bundle
     from nograd.exports import export_model
 
     predictor = load("minilm")
@@ -47,11 +47,11 @@ def write(folder: Path) -> dict[str, Path]:
     }
     found = {}
     for precision, file in files.items():
-        settings = Settings(name="minilm", backend="onnx", precision=precision, num_threads=os.cpu_count() or 1)
+        settings = BundleSettings(name="minilm", backend="onnx", precision=precision, num_threads=os.cpu_count() or 1)
         for ending in ("", ".zip"):
             found[f"{precision}{' (zip)' if ending else ''}"] = write_bundle(
                 folder / f"{precision}{ending}", model=ExportedFile(file), signature=predictor.signature,
-                settings=settings, front=Front.of(predictor),
+                settings=settings, front=Pipeline.of(predictor),
             )  # fmt: skip
     return found
 

@@ -149,7 +149,7 @@ def precision_of(variant: str) -> str:
 
 def child(name: str, variant: str, num_batches: int) -> dict[str, Any]:
     """Measure one variant."""
-    from nograd.backends.coupling import measure_independence, unmeasured
+    from nograd.backends.coupling import measure_independence, without_independence
     from nograd.backends.eager import eager_backend
     from nograd.backends.onnx.naming import narrowed
 
@@ -160,7 +160,7 @@ def child(name: str, variant: str, num_batches: int) -> dict[str, Any]:
         backend: Backend = build(variant, subject, reference, Path(folder))
         signature = backend.signature
         found = measure_independence(
-            backend.run, [signature.check(sample) for sample in subject.samples], unmeasured(signature),
+            backend.run, [signature.check(sample) for sample in subject.samples], without_independence(signature),
             precision=precision_of(variant), backend=backend.name, num_batches=num_batches, batch_rows=BATCH_ROWS,
         )  # fmt: skip
     if found is None:

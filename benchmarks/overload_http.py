@@ -23,7 +23,7 @@ from benchmarks.common import HERE, RESULTS, report
 from benchmarks.peers import OURS, Run, environment_of, installed
 from benchmarks.processes import Tree
 from nograd.bench.arrivals import arrivals
-from nograd.bench.load import Clients, Open, Plan, measure
+from nograd.bench.load import Clients, OpenLoop, Plan, measure
 from nograd.bench.samples import Samples
 from nograd.bench.sending import Pool
 from nograd.bench.target import Target
@@ -68,7 +68,7 @@ async def overload(target: Target, rate: float, seconds: float) -> tuple[Samples
     """Put the load on; return what became of each request, and when the load began."""
     plan = Plan(duration_s=seconds, warmup_s=2.0)
     async with Pool(target, time.perf_counter, timeout_s=30, max_connections=1024) as pool:
-        load = Open(pool.submit, arrivals("poisson", rate), time.perf_counter, time.perf_counter(), plan)
+        load = OpenLoop(pool.submit, arrivals("poisson", rate), time.perf_counter, time.perf_counter(), plan)
         begun = time.perf_counter() + plan.warmup_s
         while (delay := load.pump()) is not None:  # noqa: ASYNC110  it waits for the time, not for an event
             await asyncio.sleep(delay)

@@ -32,8 +32,8 @@ from nograd.tuning.candidates import variants
 from nograd.tuning.data import Sample, read_sample, sample_of
 from nograd.tuning.entries import CandidateEntry
 from nograd.tuning.prepare import SCOUTED_ROWS, BuildPlan, prepare
-from nograd.tuning.state import State
-from nograd.tuning.tuner import Settings, _task, run
+from nograd.tuning.state import SavedState
+from nograd.tuning.tuner import TuneSettings, _task, run
 from nograd.tuning.values import Goal
 
 CORES = 2
@@ -96,8 +96,8 @@ def _case(name: str, goal: Goal, budget_s: float) -> Subject:
 SUBJECTS = {"minilm": minilm, "efficientnet": efficientnet, "digits": digits, "lstm": lstm}
 
 
-def settings_of(subject: Subject, budget_s: float, seed: int = 0) -> Settings:
-    return Settings(subject.goal, HALF, "half", budget_s=budget_s, cores=CORES, seed=seed)
+def settings_of(subject: Subject, budget_s: float, seed: int = 0) -> TuneSettings:
+    return TuneSettings(subject.goal, HALF, "half", budget_s=budget_s, cores=CORES, seed=seed)
 
 
 def sweep(subject: Subject) -> tuple[dict[str, float], float]:
@@ -113,7 +113,7 @@ def sweep(subject: Subject) -> tuple[dict[str, float], float]:
             task, subject.goal, Path(folder), CORES, 8 << 30, far, 600.0, far, 0.0, lambda _phase, text: note(text)
         )
         try:
-            prepare(plan, variants(reference.model, HALF), State(Path(folder), "sweep"), entries)
+            prepare(plan, variants(reference.model, HALF), SavedState(Path(folder), "sweep"), entries)
             entries += _other_layouts(plan, entries)
             return _swept(entries, subject.goal), time.monotonic() - begun
         finally:

@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from nograd.backends.onnx.graph import finish
-from nograd.bundle import Curve, ExportedFile, Front, Settings, write_bundle
+from nograd.bundle import BundleSettings, Curve, ExportedFile, Pipeline, write_bundle
 from nograd.core.independence import Independence
 from nograd.core.manifest import Manifest
 from nograd.core.tensors import Array, Batch, Signature, TensorSpec
@@ -82,14 +82,14 @@ def rows(count: int = 1) -> Batch:
     return {"x": np.random.default_rng(1).standard_normal((count, 32), dtype=np.float32)}
 
 
-def settings(**changes: Any) -> Settings:
-    return Settings(**{"name": "tiny", "backend": "onnx", "curve": CURVE, **changes})
+def settings(**changes: Any) -> BundleSettings:
+    return BundleSettings(**{"name": "tiny", "backend": "onnx", "curve": CURVE, **changes})
 
 
 def write_rows(path: Path, **changes: Any) -> Path:
     """Write a bundle of the linear model, with an example row and both reports."""
     file = linear_onnx(path.parent / "linear.onnx")
-    front = Front(example=rows())
+    front = Pipeline(example=rows())
     reports = {"report.json": b"{}", "report.html": b"<html></html>"}
     write_bundle(path, model=ExportedFile(file), signature=ROWS, settings=settings(**changes), front=front, reports=reports)
     file.unlink()
@@ -110,7 +110,7 @@ def write_texts(path: Path, **changes: Any) -> Path:
     """Write a bundle of the model over texts, with its tokenizer."""
     file = words_onnx(path.parent / "words.onnx")
     curve = Curve(CURVE.sizes, CURVE.seconds, CURVE.low, CURVE.high, "tokens")
-    front = Front(preprocess=tokenizer(), item=Tokenize.item, example="hello world")
+    front = Pipeline(preprocess=tokenizer(), item=Tokenize.item, example="hello world")
     write_bundle(path, model=ExportedFile(file), signature=TEXTS, settings=settings(curve=curve, **changes), front=front)
     file.unlink()
     return path

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import nograd
 from nograd.backends import Backend, TorchBackend, aot
 from nograd.backends.aot import export_to_pt2, load_pt2
-from nograd.backends.compiled import apart, optimize_model_compile
+from nograd.backends.compiled import make_distinct, optimize_model_compile
 from nograd.backends.eager import eager_backend, unprobed_backend
 from nograd.backends.exporting import Export
 from nograd.backends.modules import resolve_device
@@ -29,7 +29,7 @@ from nograd.backends.onnx import OnnxBackend
 from nograd.backends.onnx.export import export_to_onnx
 from nograd.backends.openvino import OpenVinoBackend, export_to_openvino
 from nograd.backends.torchscript import export_to_torchscript, load_torchscript
-from nograd.bundle import ExportedFile, Settings, write_bundle
+from nograd.bundle import BundleSettings, ExportedFile, write_bundle
 from nograd.core.tensors import Batch
 from nograd.errors import ConfigError, ExportError, ModelError, ModelLoadError, SignatureError, UnsupportedError
 from nograd.exports import open_file
@@ -321,7 +321,7 @@ def test_concurrent_runs_each_return_their_own_answer(built: Callable[[str], Bui
 
 @every_backend
 def test_an_id_that_no_embedding_has_is_refused_before_the_model_sees_it(backend: Backend) -> None:
-    with pytest.raises(SignatureError, match="input 'ids' holds 50; the model takes 0 to 49"):
+    with pytest.raises(SignatureError, match="input 'ids' contains 50; the model takes 0 to 49"):
         backend.signature.check({**batch(1), "ids": np.array([[1, 50, 1]])})
 
 
@@ -389,8 +389,8 @@ def test_sizes_that_the_model_does_not_take_are_not_warmed_up() -> None:
 
 
 def test_the_sizes_of_the_warm_up_differ_between_dimensions() -> None:
-    assert apart([[1, 16], [1, 16]], taken=[1, 2]) == [[1, 16], [1, 15]]
-    assert apart([[3, 32], [5, 32], [32]], taken=[1, 2, 32]) == [[3, 31], [5, 30], [32]]
+    assert make_distinct([[1, 16], [1, 16]], taken=[1, 2]) == [[1, 16], [1, 15]]
+    assert make_distinct([[3, 32], [5, 32], [32]], taken=[1, 2, 32]) == [[3, 31], [5, 30], [32]]
 
 
 def test_a_graph_that_breaks_is_compiled_in_pieces_with_the_reason() -> None:
@@ -502,7 +502,7 @@ def test_an_exported_file_answers_as_it_did_before_it_was_bundled(
     before = open_file(path, trusted=True, num_threads=1).run(batch(5))
     bundle = write_bundle(
         tmp_path / "bundle.zip", model=ExportedFile(folder / path.name), signature=signature,
-        settings=Settings(name="contract", backend=kind, lanes=2),
+        settings=BundleSettings(name="contract", backend=kind, lanes=2),
     )  # fmt: skip
     rmtree(folder)
 
@@ -532,7 +532,7 @@ def test_what_cannot_be_opened_is_told_in_one_sentence(kind: str, tmp_path: Path
 def test_a_program_is_opened_only_when_it_is_trusted(load: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "model.pt2").write_bytes(b"")
 
-    with pytest.raises(ConfigError, match=r"opening it runs what is in it; .* trusted=True"):
+    with pytest.raises(ConfigError, match=r"opening it runs that code; .* trusted=True"):
         load(tmp_path / "model.pt2", trusted=False)
 
 
@@ -541,7 +541,7 @@ def test_an_lstm_answers_as_eager_at_every_length(kind: str, tmp_path: Path) -> 
     file, export, load = EXPORTS[kind]
     module = LastState()
     if kind == "aot":  # torch.export unrolls an LSTM over the sample's length: told, not shipped
-        with pytest.raises(ExportError, match=r"torch.export refuses the model: .* specialized it to be a constant"):
+        with pytest.raises(ExportError, match=r"torch.export cannot export the model: .* specialized it to be a constant"):
             export(module, torch.randn(2, 5, 4), tmp_path / file)
         return
     made = export(module, torch.randn(2, 5, 4), tmp_path / file)

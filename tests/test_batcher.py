@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from nograd import CostCurve, DeadlinePolicy, Decision, DynamicBatcher
-from nograd.batching import BatchRecord, DeadlineQueue, DeviceState, Execution, Spent, Waiting
+from nograd.batching import BatchRecord, DeadlineQueue, DeviceState, Execution, RequestTimes, Waiting
 from nograd.core.tensors import Batch, Batching
 from nograd.errors import (
     ConfigError,
@@ -158,7 +158,7 @@ async def test_a_full_queue_refuses_at_once_and_says_when_it_will_have_emptied()
     assert when == 0.75
     assert isinstance(refusal, OverloadedError)
     assert 2.0 <= refusal.retry_after_s <= 3.0  # 8 rows at 0.25 s, with or without what is left of the running batch
-    assert str(refusal).startswith("the queue holds 8 of at most 8 rows; try again in ")
+    assert str(refusal).startswith("the queue has 8 of at most 8 rows; try again in ")
     assert answers == [rows(2, 4, 6, 8)] * 3
     assert statistics_of(batcher) == {"requests": 4, "rows": 13, "batches": 4, "refused": 1}
 
@@ -437,7 +437,7 @@ async def test_a_queue_is_bounded_in_bytes_too() -> None:
         await asyncio.sleep(0.5)
         begun = [asyncio.create_task(batcher.predict(rows(value))) for value in (1, 2)]
         await asyncio.sleep(0)
-        with pytest.raises(OverloadedError, match="the queue holds 8 of at most 8 bytes"):
+        with pytest.raises(OverloadedError, match="the queue has 8 of at most 8 bytes"):
             await batcher.predict(rows(3))
         with pytest.raises(TooLargeError, match="the request has 12 bytes of inputs; the queue takes at most 8"):
             await batcher.predict(rows(1, 2, 3))
@@ -543,7 +543,7 @@ def part(*values: float) -> Batch:
 
 @virtual
 async def test_a_request_is_told_where_its_time_went_and_a_record_tells_it_of_all() -> None:
-    device, records, spent = Device(seconds=1.0, seconds_per_row=0.5), list[BatchRecord](), Spent()
+    device, records, spent = Device(seconds=1.0, seconds_per_row=0.5), list[BatchRecord](), RequestTimes()
     async with device.batcher(max_batch_size=4, observer=records.append) as batcher:
         await asyncio.gather(
             batcher.predict(rows(1)),
@@ -551,18 +551,18 @@ async def test_a_request_is_told_where_its_time_went_and_a_record_tells_it_of_al
             at(0.5, batcher.predict(rows(4))),
         )
 
-    assert spent == Spent(queue_s=1.25, input_s=0.0, infer_s=2.5, output_s=0.0, batch_rows=3)
+    assert spent == RequestTimes(queue_s=1.25, input_s=0.0, infer_s=2.5, output_s=0.0, batch_rows=3)
     assert [each.executions for each in records] == [(Execution(1, 0.0, 1.5, 0.0),), (Execution(3, 0.0, 2.5, 0.0),)]
     assert [each.answered_s for each in records] == [(0.0,), (1.25, 1.0)]
 
 
 @virtual
 async def test_a_request_in_parts_waits_until_its_last_part_runs_and_is_one_request() -> None:
-    device, records, spent = Device(seconds=1.0), list[BatchRecord](), Spent()
+    device, records, spent = Device(seconds=1.0), list[BatchRecord](), RequestTimes()
     async with device.batcher(max_batch_size=2, observer=records.append) as batcher:
         await batcher.run([part(1, 2, 3, 4, 5)], spent=spent)
 
-    assert spent == Spent(queue_s=2.0, infer_s=1.0, batch_rows=1)
+    assert spent == RequestTimes(queue_s=2.0, infer_s=1.0, batch_rows=1)
     assert [each.answered_s for each in records] == [(), (), (2.0,)]
 
 

@@ -434,7 +434,7 @@ def test_the_first_inputs_decide_the_rank_and_never_change_the_answer(
 def test_inputs_that_fit_in_neither_reading_get_the_error_of_the_first() -> None:
     with pytest.raises(SignatureError, match=r"the model cannot run input float32 \[3\]"):
         backend_from_inputs(WIDE, torch.zeros(3))
-    with pytest.raises(SignatureError, match="there is no input 'y'"):
+    with pytest.raises(SignatureError, match="unknown input 'y'"):
         backend_from_inputs(WIDE, {"y": torch.zeros(16)})
 
 

@@ -19,10 +19,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nograd.bench import Clients, Load, Plan, Report, bench, measure
+from nograd.bench import BenchReport, Clients, Load, Plan, bench, measure
 from nograd.bench.arrivals import arrivals
 from nograd.bench.html import to_html
-from nograd.bench.load import Closed, Open
+from nograd.bench.load import ClosedLoop, OpenLoop
 from nograd.bench.plots import SHAPES, by_kind, latency_curves, percentile_bars
 from nograd.bench.report import COLUMNS, cells, notes, to_text
 from nograd.bench.samples import CLOSED, REFUSED, TIMED_OUT, Samples, name_of
@@ -71,10 +71,10 @@ def test_settings_out_of_their_range_are_told(make: object, said: str) -> None:
 # Who sends when, on a virtual clock
 
 
-def pumped(wakes: list[float], plan: Plan) -> tuple[list[tuple[float, float]], list[float | None], Open]:
+def pumped(wakes: list[float], plan: Plan) -> tuple[list[tuple[float, float]], list[float | None], OpenLoop]:
     """Wake an open loop of 10 requests a second at some times; return when each request was sent and due, and the delays."""
     now, sent = [0.0], []
-    loop = Open(lambda due: sent.append((now[0], due)), arrivals("uniform", 10.0), lambda: now[0], 0.0, plan)
+    loop = OpenLoop(lambda due: sent.append((now[0], due)), arrivals("uniform", 10.0), lambda: now[0], 0.0, plan)
     delays = []
     for now[0] in wakes:
         delays.append(loop.pump())
@@ -118,7 +118,7 @@ async def test_a_closed_loop_sends_again_when_an_answer_came_until_its_time_is_o
         sent.append(due)
         loop.call_later(0.25, closed.on_end, 200)
 
-    closed = Closed(submit, loop.call_later, loop.time, 0.5, Plan(duration_s=1.0, warmup_s=0.5))
+    closed = ClosedLoop(submit, loop.call_later, loop.time, 0.5, Plan(duration_s=1.0, warmup_s=0.5))
     closed.start(2)
     await closed.stopped.wait()
 
@@ -135,7 +135,7 @@ async def test_a_closed_loop_of_a_number_of_requests_does_not_count_its_warm_up(
         sent.append(due)
         loop.call_later(0.25, closed.on_end, 503)
 
-    closed = Closed(submit, loop.call_later, loop.time, 0.5, Plan(requests=3, warmup_s=0.5))
+    closed = ClosedLoop(submit, loop.call_later, loop.time, 0.5, Plan(requests=3, warmup_s=0.5))
     closed.start(1)
     await closed.stopped.wait()
 
@@ -151,7 +151,7 @@ async def test_a_client_that_finds_no_server_waits_before_it_tries_again() -> No
         sent.append(due)
         loop.call_soon(closed.on_end, REFUSED)
 
-    closed = Closed(submit, loop.call_later, loop.time, 0.0, Plan(duration_s=0.12, warmup_s=0))
+    closed = ClosedLoop(submit, loop.call_later, loop.time, 0.0, Plan(duration_s=0.12, warmup_s=0))
     closed.start(1)
     await closed.stopped.wait()
 
@@ -204,7 +204,7 @@ def test_nothing_measured_is_no_figure_and_no_error() -> None:
     assert (found.requests, found.max_s, found.mean_s, found.rate.per_s) == (0, None, None, 0.0)
     assert set(found.percentiles.values()) == {None}
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["answered"] == 0
-    assert Report("t", (found,), "now").exit_code() == 1
+    assert BenchReport("t", (found,), "now").exit_code() == 1
 
 
 def test_a_percentile_is_told_only_where_a_sample_lies_above_it() -> None:
@@ -257,7 +257,7 @@ def test_lines_of_text_become_requests_of_a_model_that_takes_text() -> None:
 
 @pytest.mark.parametrize("text", [b"", b"hello\n"])
 def test_lines_that_cannot_be_sent_are_told(text: bytes) -> None:
-    with pytest.raises(ConfigError, match=r"no line|the first line is no request .* takes x FP32"):
+    with pytest.raises(ConfigError, match=r"no line|the first line is not a request .* takes x FP32"):
         bodies_of(text, {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1]}]})
 
 
@@ -357,7 +357,7 @@ def test_our_own_server_is_loaded_in_closed_and_open_loops(tiny_server: RunningS
     texts = bench(f"{text_server.url}/v2/models/echo", [Load(1000.0, "uniform")], plan, data=Path(__file__))
 
     assert [(each.requests, each.answered, each.errors) for each in report.summaries] == [(200, 200, {})] * 2
-    assert report.target.startswith(f"tiny at {tiny_server.url}, 1024 different requests of one row, made of")
+    assert report.target.startswith(f"tiny at {tiny_server.url}, 1024 different requests of one row, built from")
     assert (texts.summaries[0].answered, texts.summaries[0].offered_per_s) == (200, 1000.0)
     assert "requests of test_bench.py" in texts.target
 
@@ -426,7 +426,7 @@ def test_a_row_of_the_table_holds_rate_percentiles_samples_and_errors() -> None:
 
 
 def test_what_a_reader_must_know_is_told() -> None:
-    said = list(notes(Report("t", (summarise(recorded((0, 0.5, 1, 200), (0, 0, 1, 503)), 0, 10, label="2/s"),), "now")))
+    said = list(notes(BenchReport("t", (summarise(recorded((0, 0.5, 1, 200), (0, 0, 1, 503)), 0, 10, label="2/s"),), "now")))
 
     assert said[:2] == [
         "2/s: 1 of 2 requests: 503 Service Unavailable",
@@ -436,7 +436,7 @@ def test_what_a_reader_must_know_is_told() -> None:
 
 
 def test_the_page_holds_a_plot_of_latency_against_load_and_one_for_each_load() -> None:
-    report = Report("<model>", (summary(100.0, 0.01, "a"), summary(200.0, 0.05, "b")), "2026-01-01 00:00")
+    report = BenchReport("<model>", (summary(100.0, 0.01, "a"), summary(200.0, 0.05, "b")), "2026-01-01 00:00")
 
     page = to_html(report)
 
@@ -460,8 +460,8 @@ def test_closed_and_open_loops_are_lines_of_their_own_and_a_line_goes_by_what_wa
     assert [each.offered_per_s for each in kinds["open"]] == [100, 200, 300]
     lines = {g.get("class"): g[0].get("points", "").split() for g in ET.fromstring(drawn).iter("g")}
     assert {name: len(lines[f"curve {name} c0"]) for name in ("closed", "open")} == {"closed": 2, "open": 3}
-    assert "closed loops" in to_html(Report("t", (*closed, *opened), "now"))
-    assert "closed loops" not in to_html(Report("t", tuple(opened), "now"))
+    assert "closed loops" in to_html(BenchReport("t", (*closed, *opened), "now"))
+    assert "closed loops" not in to_html(BenchReport("t", tuple(opened), "now"))
 
 
 def test_a_page_of_one_load_or_of_none_answered_has_no_curves() -> None:
@@ -469,12 +469,12 @@ def test_a_page_of_one_load_or_of_none_answered_has_no_curves() -> None:
 
     assert latency_curves([summary(100.0, 0.01)], SHAPES[0]) == ""
     assert percentile_bars(empty, SHAPES[0], "key") == ""
-    assert "Figures" in to_html(Report("t", (empty,), "now"))
+    assert "Figures" in to_html(BenchReport("t", (empty,), "now"))
 
 
 @pytest.mark.parametrize("width", [40, 80, 129])
 def test_a_narrow_terminal_has_every_figure_in_lines_that_fit(width: int) -> None:
-    report = Report("m at u", (summary(100.0, 0.01, "2 clients"), summary(50.0, 0.02, "50/s poisson")), "now")
+    report = BenchReport("m at u", (summary(100.0, 0.01, "2 clients"), summary(50.0, 0.02, "50/s poisson")), "now")
 
     lines = to_text(report, width).splitlines()
     listed = lines[: lines.index("50/s poisson")]
@@ -486,7 +486,7 @@ def test_a_narrow_terminal_has_every_figure_in_lines_that_fit(width: int) -> Non
 
 
 def test_a_wide_terminal_has_a_table() -> None:
-    report = Report("m at u", (summary(100.0, 0.01, "2 clients"),), "now")
+    report = BenchReport("m at u", (summary(100.0, 0.01, "2 clients"),), "now")
 
     (head,) = [line for line in to_text(report).splitlines() if "answers/s" in line]
 
@@ -539,9 +539,9 @@ def test_loads_after_an_interrupted_one_do_not_run(monkeypatch: pytest.MonkeyPat
     loads = [Clients(1), Clients(2), Clients(3)]
     partial = dataclasses.replace(summary(100.0, 0.01, "2 clients"), is_partial=True, seconds=1.5)
     results = iter([summary(100.0, 0.01, "1 client"), partial])
-    monkeypatch.setattr("nograd.bench.target_of", lambda *_: (None, "m"))
-    monkeypatch.setattr("nograd.bench.measure", lambda *_: None)
-    monkeypatch.setattr("nograd.bench.run", lambda _: next(results))
+    monkeypatch.setattr("nograd.bench.runner.target_of", lambda *_: (None, "m"))
+    monkeypatch.setattr("nograd.bench.runner.measure", lambda *_: None)
+    monkeypatch.setattr("nograd.bench.runner.run", lambda _: next(results))
 
     report = bench("http://u", loads, Plan())
 
@@ -558,9 +558,9 @@ def test_ctrl_c_in_a_warm_up_keeps_the_loads_before_it(monkeypatch: pytest.Monke
             raise KeyboardInterrupt
         return found
 
-    monkeypatch.setattr("nograd.bench.target_of", lambda *_: (None, "m"))
-    monkeypatch.setattr("nograd.bench.measure", lambda *_: None)
-    monkeypatch.setattr("nograd.bench.run", run)
+    monkeypatch.setattr("nograd.bench.runner.target_of", lambda *_: (None, "m"))
+    monkeypatch.setattr("nograd.bench.runner.measure", lambda *_: None)
+    monkeypatch.setattr("nograd.bench.runner.run", run)
 
     if not measured:
         with pytest.raises(KeyboardInterrupt):

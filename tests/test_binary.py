@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from nograd import Backend, Signature, TensorSpec
 from nograd.core.tensors import Array, Batch
 from nograd.server.http.bodies import BinaryBody, read_body
-from nograd.server.protocol.binary import Tail
+from nograd.server.protocol.binary import BinaryTail
 from nograd.server.protocol.decoding import decode
 from nograd.server.protocol.encoding import encode_binary
 from tests.fakes import DATATYPES, Fake, Message, Reply, Site, doubling, echoing
@@ -124,7 +124,7 @@ def test_nan_goes_in_binary_and_json_says_so(site: Site) -> None:
     plain = site.infer("nan", *inputs)
     _, tail = parted(site.infer("nan", *inputs, parameters={"binary_data_output": True}))
 
-    assert (plain.status, "ask for it in binary" in plain.error) == (500, True)
+    assert (plain.status, "request it in binary" in plain.error) == (500, True)
     assert np.isnan(np.frombuffer(tail, np.float32)).all()
 
 
@@ -132,8 +132,8 @@ def test_bf16_is_for_binary_only(site: Site) -> None:
     sent = site.infer("BF16", {"name": "t", "datatype": "BF16", "shape": [1, 1], "data": [1]})
     got = post(site, "BF16", {"inputs": [entry("t", "BF16", VALUES["BF16"])]}, octets(VALUES["BF16"]))
 
-    assert (sent.status, "comes in binary only" in sent.error) == (400, True)
-    assert (got.status, "ask for it in binary" in got.error) == (400, True)
+    assert (sent.status, "must be binary (binary_data_size)" in sent.error) == (400, True)
+    assert (got.status, "request it in binary" in got.error) == (400, True)
 
 
 FP32 = np.array([[1, 2]], dtype=np.float32)
@@ -151,21 +151,21 @@ def texts(size: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("model", "request_", "tail", "said"),
     [
-        ("FP32", fp32(), octets(FP32) + b"\0", "the body has 1 bytes more than its inputs' binary_data_size add up to"),
+        ("FP32", fp32(), octets(FP32) + b"\0", "the body has 1 bytes more than the sum of its inputs' binary_data_size"),
         ("FP32", fp32(), octets(FP32)[:-1], "input 't' has binary_data_size 8; the body has 7 bytes for it"),
         ("FP32", fp32(shape=[1, 3]), octets(FP32), "input 't' has 8 bytes; float32 of shape [1, 3] has 12"),
         ("FP32", fp32(shape=[-1, -2]), octets(FP32), "sizes are 0 or more"),
-        ("FP32", fp32(parameters={"binary_data_size": -8}), octets(FP32), "binary_data_size -8; it is a number of bytes"),
-        ("FP32", fp32(parameters={"binary_data_size": True}), octets(FP32), "binary_data_size True; it is a number of bytes"),
-        ("FP32", fp32(data=[1, 2]), octets(FP32), "has data and binary_data_size; it has one of them"),
+        ("FP32", fp32(parameters={"binary_data_size": -8}), octets(FP32), "binary_data_size -8; it must be a number of bytes"),
+        ("FP32", fp32(parameters={"binary_data_size": True}), octets(FP32), "binary_data_size True; it must be a number"),
+        ("FP32", fp32(data=[1, 2]), octets(FP32), "has data and binary_data_size; send one of them"),
         ("FP32", fp32(datatype="FP64"), octets(FP32), "input 't' has datatype FP64; the model takes FP32"),
-        ("BOOL", {"inputs": [entry("t", "BOOL", VALUES["BOOL"])]}, b"\1\2", "input 't' holds a byte 2; BOOL is 0 or 1"),
-        ("BYTES", texts(11), b"\2\0\0\0ab\xff\xff\xff\x7fc", "element 1 of BYTES says that it has 2147483647 bytes"),
-        ("BYTES", texts(8), b"\4\0\0\0abcd", "element 1 of BYTES says that it has 0 bytes; 0 are left"),
+        ("BOOL", {"inputs": [entry("t", "BOOL", VALUES["BOOL"])]}, b"\1\2", "input 't' contains the byte 2; BOOL is 0 or 1"),
+        ("BYTES", texts(11), b"\2\0\0\0ab\xff\xff\xff\x7fc", "element 1 of BYTES has the length 2147483647"),
+        ("BYTES", texts(8), b"\4\0\0\0abcd", "element 1 of BYTES has the length 0; 0 bytes are left"),
         ("BYTES", texts(7), b"\0" * 7, "too few for the lengths of 2 elements of BYTES"),
         ("BYTES", texts(9), b"\0" * 9, "input 't' has 1 bytes more than its 2 elements of BYTES"),
         ("BYTES", texts(9), b"\1\0\0\0\xff\0\0\0\0", "bytes that are not UTF-8, and the model takes text"),
-        ("FP32", {**fp32(), "parameters": {"binary_data_output": 1}}, octets(FP32), "binary_data_output is 1; it is true"),
+        ("FP32", {**fp32(), "parameters": {"binary_data_output": 1}}, octets(FP32), "binary_data_output is 1; it must be true"),
         ("FP32", {"inputs": []}, b"", "inputs is empty"),
     ],
 )  # fmt: skip
@@ -208,7 +208,7 @@ def test_b7_a_raw_request_for_text_is_the_text(site: Site) -> None:
     ("model", "body", "said"),
     [
         ("pair", b"\0" * 16, "is for models with one input; this one takes 'a', 'b'"),
-        ("square", b"\0" * 16, "cannot tell the shape of input 't'"),
+        ("square", b"\0" * 16, "cannot be derived from a request without JSON"),
         ("FP32", b"\0" * 6, "the body has 6 bytes; one row of input 't', float32 [rows, n], has a multiple of 4"),
         ("doubling", b"\0" * 16, "the body has 16 bytes; one row of input 'x', float32 [rows, 2], has 8"),
         ("FP32", b"", "the body has 0 bytes"),
@@ -227,8 +227,8 @@ def test_b7_a_raw_request_that_does_not_fit_is_a_400(site: Site, model: str, bod
 def test_b9_numbers_are_views_of_the_body_and_copied_only_where_they_lie_crooked() -> None:
     data = memoryview(bytearray(64))
 
-    even = Tail(data).take("t", 64, [16], np.dtype(np.float32))
-    odd = Tail(data[1:61]).take("t", 60, [15], np.dtype(np.float32))
+    even = BinaryTail(data).take("t", 64, [16], np.dtype(np.float32))
+    odd = BinaryTail(data[1:61]).take("t", 60, [15], np.dtype(np.float32))
 
     assert np.shares_memory(even, np.frombuffer(data, np.uint8))
     assert even.flags.writeable

@@ -61,12 +61,12 @@ def test_b1_the_header_of_a_compressed_binary_request_counts_decompressed_bytes(
 @pytest.mark.parametrize(
     ("encoding", "body", "said"),
     [
-        ("gzip", BODY, "the body is not gzip, as content-encoding says"),
-        ("deflate", BODY, "the body is not deflate, as content-encoding says"),
-        ("gzip", ZIPPED[:-1], "the body, gzip, is cut off"),
-        ("gzip", b"", "the body, gzip, is cut off"),
-        ("gzip", ZIPPED + b"more", "the body has 4 bytes behind the end of its gzip"),
-        ("deflate", zlib.compress(BODY) * 2, "behind the end of its deflate"),
+        ("gzip", BODY, "the body is not gzip, contrary to its content-encoding"),
+        ("deflate", BODY, "the body is not deflate, contrary to its content-encoding"),
+        ("gzip", ZIPPED[:-1], "the gzip body is truncated"),
+        ("gzip", b"", "the gzip body is truncated"),
+        ("gzip", ZIPPED + b"more", "the body has 4 bytes after the end of its gzip data"),
+        ("deflate", zlib.compress(BODY) * 2, "after the end of its deflate data"),
     ],
 )
 def test_i14_a_body_that_is_not_what_it_says_is_a_400(site: Site, encoding: str, body: bytes, said: str) -> None:

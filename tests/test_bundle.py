@@ -15,7 +15,7 @@ import pytest
 from nograd import Predictor, load
 from nograd.backends.onnx import OnnxBackend
 from nograd.backends.registry import runtimes
-from nograd.bundle import Bundle, Curve, ExportedFile, Front, write_bundle
+from nograd.bundle import Bundle, Curve, ExportedFile, Pipeline, write_bundle
 from nograd.core.tensors import Signature, TensorSpec
 from nograd.errors import ConfigError, ModelLoadError
 from nograd.runtime.machine import Machine, this_machine
@@ -84,7 +84,7 @@ def test_a_bundle_brings_its_layout_its_curve_and_where_it_comes_from(tmp_path: 
 
 def test_what_was_measured_without_spinning_runs_without(bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
-    monkeypatch.setattr("nograd.backends.onnx._options", lambda num_threads, *, spins: given.update(spins=spins))
+    monkeypatch.setattr("nograd.backends.onnx.backend.session_options", lambda num_threads, *, spins: given.update(spins=spins))
 
     load(str(bundles["rows"]))
 
@@ -122,7 +122,7 @@ def test_a_file_that_takes_other_tensors_than_the_bundle_says_is_refused(tmp_pat
     model = ExportedFile(linear_onnx(tmp_path / "linear.onnx"))
     write_bundle(tmp_path / "bundle", model=model, signature=other, settings=settings())
 
-    with pytest.raises(ModelLoadError, match=r"takes and gives other tensors than bundle\.json says"):
+    with pytest.raises(ModelLoadError, match=r"inputs and outputs of the model's file differ from bundle\.json"):
         load(str(tmp_path / "bundle"))
 
 
@@ -143,7 +143,7 @@ def test_how_the_rows_of_a_foreign_file_may_be_batched_is_remembered(tmp_path: P
 # -- trust
 
 
-def with_front(path: Path, front: Front) -> Path:
+def with_front(path: Path, front: Pipeline) -> Path:
     model = ExportedFile(linear_onnx(path.parent / "linear.onnx"))
     return write_bundle(path, model=model, signature=ROWS, settings=settings(), front=front)
 
@@ -151,21 +151,21 @@ def with_front(path: Path, front: Front) -> Path:
 @pytest.mark.parametrize(
     ("front", "name"),
     [
-        (Front(preprocess=prepare, example=[0.0] * 32), "tests.bundles:prepare"),
-        (Front(preprocess=Doubles(), example=[0.0] * 32), "tests.bundles:Doubles"),
-        (Front(postprocess=first), "tests.bundles:first"),
+        (Pipeline(preprocess=prepare, example=[0.0] * 32), "tests.bundles:prepare"),
+        (Pipeline(preprocess=Doubles(), example=[0.0] * 32), "tests.bundles:Doubles"),
+        (Pipeline(postprocess=first), "tests.bundles:first"),
     ],
     ids=["function", "object", "postprocess"],
 )
-def test_code_that_a_bundle_names_runs_only_when_it_is_trusted(tmp_path: Path, front: Front, name: str) -> None:
+def test_code_that_a_bundle_names_runs_only_when_it_is_trusted(tmp_path: Path, front: Pipeline, name: str) -> None:
     path = with_front(tmp_path / "bundle", front)
 
     with pytest.raises(ConfigError) as caught:
         load(str(path))
 
     assert str(caught.value) == (
-        f"{path} holds the name of a function to call ({name}): opening it runs that; "
-        "if you know where it comes from, open it with trusted=True (--trusted)"
+        f"{path} contains the name of a function to call ({name}), and opening it runs that code; "
+        "if you trust its source, open it with trusted=True (--trusted)"
     )
     given = rows()["x"]
     answer = load(str(path), trusted=True).predict([given[0]] if front.preprocess else given)
@@ -175,7 +175,7 @@ def test_code_that_a_bundle_names_runs_only_when_it_is_trusted(tmp_path: Path, f
 
 def test_reading_a_bundle_imports_nothing_that_it_names(tmp_path: Path) -> None:
     (tmp_path / "harmful.py").write_text("raise SystemExit('it ran')\ndef prepare(item): return item\n")
-    path = with_front(tmp_path / "bundle", Front(preprocess=prepare, example=[0.0] * 32))
+    path = with_front(tmp_path / "bundle", Pipeline(preprocess=prepare, example=[0.0] * 32))
     plain = (path / "bundle.json").read_text()
     (path / "bundle.json").write_text(plain.replace("tests.bundles:prepare", "harmful:prepare"))
     names = sorted(file.name for file in path.iterdir() if file.name != "SHA256SUMS")
@@ -185,7 +185,7 @@ def test_reading_a_bundle_imports_nothing_that_it_names(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG_S, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert "needed (--trusted): it holds the name of a function to call (harmful:prepare)" in done.stdout
+    assert "needed (--trusted): it contains the name of a function to call (harmful:prepare)" in done.stdout
 
 
 # -- another machine
@@ -241,7 +241,7 @@ def test_on_another_machine_the_curve_is_looked_at_and_scaled(bundles: dict[str,
     (warning,) = caught
     assert str(warning.message) == (
         f"tiny was tuned on another machine: the processor is Z80, and was {processor}; runs take 3 times as long as its curve "
-        "says, which is scaled by that: another backend or layout may be faster here, tune again (nograd tune)"
+        "predicts, so the curve is scaled: another backend or layout may be faster here, tune again (nograd tune)"
     )
     assert warning.filename == __file__
     assert predictor.cost is not None
@@ -259,7 +259,7 @@ def test_a_factor_within_two_needs_no_new_tuning(tmp_path: Path, slow: Clock) ->
     ):
         bundle.open(clock=slow, machine=other_machine())
 
-    assert str(caught[0].message).endswith("runs take 1.5 times as long as its curve says, which is scaled by that")
+    assert str(caught[0].message).endswith("runs take 1.5 times as long as its curve predicts, so the curve is scaled")
 
 
 def test_without_a_curve_another_machine_is_only_told(tmp_path: Path, slow: Clock) -> None:
@@ -334,5 +334,5 @@ def as_openvino(folder: Path) -> Path:
         model=ExportedFile(folder / "words.xml"),
         signature=TEXTS,
         settings=settings(backend="openvino", curve=curve),
-        front=Front(preprocess=tokenizer(), item=TensorSpec("text", "bytes"), example="hello"),
+        front=Pipeline(preprocess=tokenizer(), item=TensorSpec("text", "bytes"), example="hello"),
     )

@@ -102,8 +102,8 @@ def linked(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda path: (path / "notes.txt").write_text("hello"), "holds notes.txt, which SHA256SUMS does not list"),
-        (lambda path: ((path / "model").mkdir(), (path / "model" / "x.py").touch()), "holds model/x.py, which SHA256SUMS"),
+        (lambda path: (path / "notes.txt").write_text("hello"), "contains notes.txt, which SHA256SUMS does not list"),
+        (lambda path: ((path / "model").mkdir(), (path / "model" / "x.py").touch()), "contains model/x.py, which SHA256SUMS"),
         (lambda path: linked(path / "model.onnx.data"), "model.onnx.data is a symbolic link"),
         (lambda path: (path / "more").symlink_to(path), "more is a symbolic link"),
         (lambda path: os.mkfifo(path / "pipe"), "pipe is no file"),
@@ -142,7 +142,7 @@ def relisted(bundle: Path) -> Path:
 def test_a_file_that_this_kind_of_bundle_has_no_use_for_is_refused_though_it_is_listed(rows: Path) -> None:
     (rows / "model.pt").write_bytes(b"")
 
-    assert "holds model.pt, which a bundle of onnx has no use for" in refusal(relisted(rows))
+    assert "contains model.pt, which does not belong in a bundle of onnx" in refusal(relisted(rows))
 
 
 def test_a_newer_format_says_so_before_anything_else(rows: Path) -> None:
@@ -154,12 +154,12 @@ def test_a_newer_format_says_so_before_anything_else(rows: Path) -> None:
     (rows / "bundle.json").write_text("{")
     assert "bundle.json cannot be read" in refusal(relisted(rows))
     (rows / "bundle.json").unlink()
-    assert "is no bundle: there is no bundle.json in it" in refusal(relisted(rows))
+    assert "is not a bundle: it contains no bundle.json" in refusal(relisted(rows))
 
 
 def test_what_is_no_bundle_is_told_so(tmp_path: Path) -> None:
-    assert "there is no bundle" in refusal(tmp_path / "nothing")
-    assert "is no bundle: there is no SHA256SUMS in it" in refusal(tmp_path)
+    assert "nothing does not exist" in refusal(tmp_path / "nothing")
+    assert "is not a bundle: it contains no SHA256SUMS" in refusal(tmp_path)
     (tmp_path / "x.zip").write_bytes(b"no archive")
     assert "x.zip is damaged: File is not a zip file" in refusal(tmp_path / "x.zip")
 
@@ -205,10 +205,10 @@ def test_every_flipped_bit_of_an_archives_data_is_noticed(written: dict[str, Pat
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("../model.onnx", "holds ../model.onnx, which SHA256SUMS does not list"),
-        ("/tmp/x", "holds /tmp/x, which SHA256SUMS does not list"),
-        ("extra", "holds extra, which SHA256SUMS does not list"),
-        ("folder/", "folder/ is no file"),
+        ("../model.onnx", "contains ../model.onnx, which SHA256SUMS does not list"),
+        ("/tmp/x", "contains /tmp/x, which SHA256SUMS does not list"),
+        ("extra", "contains extra, which SHA256SUMS does not list"),
+        ("folder/", "folder/ is not a file"),
     ],
 )
 def test_a_zip_with_other_names_is_refused_before_anything_is_unpacked(
@@ -231,7 +231,7 @@ def test_a_zip_that_is_compressed_or_holds_a_link_or_overlaps_is_refused(written
         entry = zipfile.ZipInfo("link")
         entry.external_attr = 0o120777 << 16
         archive.writestr(entry, b"/etc/passwd")
-    assert "link is no file; a bundle holds files only" in refusal(link)
+    assert "link is not a file; a bundle contains only files" in refusal(link)
 
     twice = Path(shutil.copy(written["zip"], tmp_path / "twice.zip"))
     with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(twice, "a") as archive:

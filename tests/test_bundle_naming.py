@@ -39,11 +39,11 @@ def local() -> Any:
 @pytest.mark.parametrize(
     ("step", "why"),
     [
-        (lambda item: item, "preprocess is a lambda: no module holds it under a name"),
+        (lambda item: item, "preprocess is a lambda: no module has a name for it"),
         (local(), "it is defined inside of a function"),
-        (Times(2), "it is an object that holds factor"),
-        (partial(prepare), "no module holds it under a name"),
-        (Times(2).__call__, "no module holds it under a name"),
+        (Times(2), "it is an object with the state factor"),
+        (partial(prepare), "no module has a name for it"),
+        (Times(2).__call__, "no module has a name for it"),
     ],
     ids=["lambda", "closure", "object", "partial", "bound method"],
 )
@@ -58,7 +58,7 @@ def test_what_has_no_name_is_refused_with_what_to_do(step: Any, why: str) -> Non
 def test_a_name_that_leads_to_something_else_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundles, "prepare", lambda item: item)
 
-    with pytest.raises(ConfigError, match="no module holds it under a name"):
+    with pytest.raises(ConfigError, match="no module has a name for it"):
         import_step(prepare, "preprocess")
 
 
@@ -77,7 +77,7 @@ def test_what_a_script_defines_is_refused() -> None:
     ("name", "said"),
     [
         ("no_such_module:prepare", "there is no module 'no_such_module', from "),
-        ("tests.bundles:nothing", "tests.bundles:nothing is not to be had: AttributeError"),
+        ("tests.bundles:nothing", "tests.bundles:nothing cannot be imported: AttributeError"),
         ("tests.bundles:WORDS", "tests.bundles:WORDS is dict; it must be callable"),
     ],
 )

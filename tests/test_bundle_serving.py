@@ -13,7 +13,7 @@ import pytest
 
 from nograd import CostCurve, Predictor, load
 from nograd.backends.onnx import OnnxBackend
-from nograd.bundle import Bundle, Curve, ExportedFile, Front, write_bundle
+from nograd.bundle import Bundle, Curve, ExportedFile, Pipeline, write_bundle
 from nograd.bundle.page import page
 from nograd.core.tensors import Signature, TensorSpec
 from nograd.exports import export_model
@@ -97,9 +97,9 @@ def test_inspect_prints_a_page(tmp_path: Path) -> None:
         "parity    passed over 200 rows, against eager\n",
         "  embedding: smallest cosine 0.99991, largest difference 1e-07, agreement 0.5\n",
         "metric    0.75\n",
-        "confirmed behind a batcher, under load\n",
-        "here      the same, as far as speed and answers go\n",
-        "trust     not needed: it holds no code\n",
+        "confirmed with a batcher, under load\n",
+        "here      no difference that affects speed or answers\n",
+        "trust     not needed: it contains no code\n",
     ):
         assert said in ended.stdout
     assert re.search(r"\nmodel\.onnx\.data +3\.6 kB +[0-9a-f]{64}\n", ended.stdout)
@@ -111,7 +111,7 @@ def test_inspect_prints_what_is_missing_as_missing(tmp_path: Path) -> None:
 
     assert "curve     none was measured\n" in told
     assert "parity    not compared with eager\n" in told
-    assert "confirmed NOT: the curve did not hold under load\n" in told
+    assert "confirmed NOT: the curve was wrong under load\n" in told
 
 
 def test_inspect_prints_json(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_damaged_bundle_is_one_sentence(tmp_path: Path, command: str) -> None:
 def test_a_bundle_that_names_code_is_served_only_when_it_is_trusted(tmp_path: Path) -> None:
     from tests.test_bundle import with_front
 
-    path = with_front(tmp_path / "bundle", Front(preprocess=prepare, example=[0.0] * 32))
+    path = with_front(tmp_path / "bundle", Pipeline(preprocess=prepare, example=[0.0] * 32))
 
     assert "open it with trusted=True (--trusted)" in refusal(nograd("serve", str(path), "--port", "0"))
 
@@ -154,7 +154,7 @@ def test_minilm_becomes_a_bundle_that_embeds_as_its_file_did(tmp_path: Path) -> 
     changes: dict[str, Any] = {"name": "minilm", "curve": curve, "parity": made.parity.to_json()}
     path = write_bundle(
         tmp_path / "bundle", model=ExportedFile(made.path), signature=original.signature,
-        settings=settings(**changes), front=Front.of(original),
+        settings=settings(**changes), front=Pipeline.of(original),
     )  # fmt: skip
     texts = ["A man is eating food.", "short", "word " * 300]
     unbundled = Predictor(OnnxBackend(made.path, num_threads=1), preprocess=original.preprocess)

@@ -14,7 +14,7 @@ from torch import nn
 from nograd import load
 from nograd.backends.eager import eager_backend
 from nograd.backends.weights import load_weights, save_weights
-from nograd.bundle import Bundle, Front, ModelFactory, ModelFolder, Settings, write_bundle
+from nograd.bundle import Bundle, BundleSettings, ModelFactory, ModelFolder, Pipeline, write_bundle
 from nograd.errors import ConfigError, ModelLoadError
 from nograd.transforms.precision import to_half
 from tests.bundled_models import Tied, answers, ids, tied_over_items, trained
@@ -22,12 +22,18 @@ from tests.bundles import listed
 from tests.test_sources import folder as minilm_folder
 
 
-def write(path: Path, factory: str = "tied", model: nn.Module | None = None, front: Front = Front(), **changes: Any) -> Path:  # noqa: B008
+def write(
+    path: Path,
+    factory: str = "tied",
+    model: nn.Module | None = None,
+    front: Pipeline = Pipeline(),  # noqa: B008
+    **changes: Any,
+) -> Path:
     model = trained() if model is None else model
     source = ModelFactory(f"tests.bundled_models:{factory}", model)
     signature = eager_backend(model, [(ids(),)]).signature
     given = {"name": "tied", "backend": "eager", **changes}
-    return write_bundle(path, model=source, signature=signature, settings=Settings(**given), front=front)
+    return write_bundle(path, model=source, signature=signature, settings=BundleSettings(**given), front=front)
 
 
 @pytest.mark.parametrize("factory", ["tied", "with_example"])
@@ -35,7 +41,7 @@ def test_a_factorys_module_gets_the_weights_that_were_written(tmp_path: Path, fa
     path = write(tmp_path / "bundle", factory)
     assert listed(path) == ["SHA256SUMS", "bundle.json", "weights.safetensors"]
 
-    with pytest.raises(ConfigError, match=rf"holds the name of a function to call \(tests\.bundled_models:{factory}\)"):
+    with pytest.raises(ConfigError, match=rf"contains the name of a function to call \(tests\.bundled_models:{factory}\)"):
         load(str(path))
     predictor = load(str(path), trusted=True)
 
@@ -44,7 +50,7 @@ def test_a_factorys_module_gets_the_weights_that_were_written(tmp_path: Path, fa
 
 
 def test_a_bare_module_is_probed_with_the_bundles_example(tmp_path: Path) -> None:
-    front = Front(example={"ids": ids()[:1].numpy()})
+    front = Pipeline(example={"ids": ids()[:1].numpy()})
 
     predictor = load(str(write(tmp_path / "bundle", "bare", front=front)), trusted=True)
 
@@ -58,9 +64,9 @@ def test_steps_that_have_no_name_come_from_the_factory(tmp_path: Path) -> None:
     model = original.backend.model  # type: ignore[attr-defined]
 
     with pytest.raises(ConfigError, match="preprocess is a lambda"):
-        Front.of(original).check()
-    Front.of(original).check(by_factory=True)
-    path = write(tmp_path / "bundle", "tied_over_items", model, Front.of(original))
+        Pipeline.of(original).check()
+    Pipeline.of(original).check(by_factory=True)
+    path = write(tmp_path / "bundle", "tied_over_items", model, Pipeline.of(original))
     predictor = load(str(path), trusted=True)
 
     assert predictor.predict(["1234", "99"]) == original.predict(["1234", "99"])
@@ -97,11 +103,14 @@ def test_a_compiled_model_is_compiled_again(tmp_path: Path) -> None:
     ("factory", "said"),
     [
         ("other", "the weights are not those of the module that the factory makes: "),
-        ("doubled", "the module that the factory makes does not hold 'embedding.weight' as the bundle does (torch.float32)"),
+        (
+            "doubled",
+            "'embedding.weight' of the module that the factory makes differs from the bundle's (torch.float32)",
+        ),
         ("raising", "tests.bundled_models:raising raised RuntimeError: the config is gone"),
         ("answers", "tests.bundled_models:answers raised TypeError"),
         ("ids", "tests.bundled_models:ids returned Tensor; it must return a nograd.Predictor or a torch.nn.Module"),
-        ("gone", "tests.bundled_models:gone is not to be had: AttributeError"),
+        ("gone", "tests.bundled_models:gone cannot be imported: AttributeError"),
     ],
 )
 def test_a_factory_that_makes_something_else_is_refused(tmp_path: Path, factory: str, said: str) -> None:
@@ -132,7 +141,7 @@ def test_separate_tensors_that_the_factory_ties_are_refused(tmp_path: Path) -> N
     model.head.weight = nn.Parameter(model.head.weight.detach() + 1)
     save_weights(model, tmp_path / "weights")
 
-    with pytest.raises(ModelLoadError, match="or it shares what was separate"):
+    with pytest.raises(ModelLoadError, match="or memory that it shares with another tensor"):
         load_weights(Tied(), tmp_path / "weights")
 
 
@@ -162,7 +171,7 @@ def test_a_state_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
         def get_extra_state(self) -> Any:
             return {"step": 3}
 
-    with pytest.raises(ConfigError, match="the model's state holds '_extra_state', dict; a bundle holds tensors only"):
+    with pytest.raises(ConfigError, match="the model's state contains '_extra_state', a dict; a bundle contains only tensors"):
         save_weights(Stateful(1, 1), tmp_path / "weights")
     (tmp_path / "weights").write_bytes(b"no safetensors")
     with pytest.raises(ModelLoadError, match="weights cannot be read: SafetensorError"):
@@ -179,7 +188,7 @@ def test_of_a_transformers_folder_only_what_loading_needs_is_taken(tmp_path: Pat
     original = load(str(source))
     path = write_bundle(
         tmp_path / "bundle", model=ModelFolder(source), signature=original.signature,
-        settings=Settings(name="minilm", backend="eager"), front=Front.of(original),
+        settings=BundleSettings(name="minilm", backend="eager"), front=Pipeline.of(original),
     )  # fmt: skip
 
     names = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
@@ -199,7 +208,7 @@ def test_code_that_somebody_put_into_a_transformers_folder_is_not_taken(tmp_path
     original = load(str(tmp_path / "source"))
     path = write_bundle(
         tmp_path / "bundle", model=ModelFolder(tmp_path / "source"), signature=original.signature,
-        settings=Settings(name="bert", backend="eager"), front=Front.of(original),
+        settings=BundleSettings(name="bert", backend="eager"), front=Pipeline.of(original),
     )  # fmt: skip
     assert load(str(path)).predict_class(["short"]).shape == (1,)
 
@@ -207,5 +216,5 @@ def test_code_that_somebody_put_into_a_transformers_folder_is_not_taken(tmp_path
     from nograd.bundle.digests import write_sums
 
     write_sums(path)
-    with pytest.raises(ModelLoadError, match=r"holds model/modeling\.py, which a bundle of eager has no use for"):
+    with pytest.raises(ModelLoadError, match=r"contains model/modeling\.py, which does not belong in a bundle of eager"):
         Bundle.read(path)

@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 
 from nograd.backends.registry import runtimes
-from nograd.bundle import Bundle, Curve, ExportedFile, Front, ModelFactory, ModelFolder, Settings, check_target, write_bundle
+from nograd.bundle import (
+    Bundle,
+    BundleSettings,
+    Curve,
+    ExportedFile,
+    ModelFactory,
+    ModelFolder,
+    Pipeline,
+    check_target,
+    write_bundle,
+)
 from nograd.bundle.manifest import MANIFEST, loads
 from nograd.bundle.pipeline import read_example
 from nograd.errors import ConfigError
@@ -102,7 +112,7 @@ def test_a_folder_with_something_else_in_it_is_never_touched(tmp_path: Path) -> 
 def test_a_file_that_is_no_bundle_is_never_overwritten(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"precious")
 
-    with pytest.raises(ConfigError, match="is there, and no bundle; choose another name, or remove it"):
+    with pytest.raises(ConfigError, match="exists and is not a bundle; choose another name, or remove it"):
         write_rows(tmp_path / name)
     assert (tmp_path / name).read_bytes() == b"precious"
 
@@ -186,7 +196,7 @@ def attempt(tmp_path: Path, **changes: Any) -> str:
 
 
 def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
-    eager = Settings(name="m", backend="eager")
+    eager = BundleSettings(name="m", backend="eager")
     assert "the curve counts rows; this model's must count tokens" in attempt(tmp_path, signature=TEXTS)
     assert "needs a ModelFolder or a ModelFactory, not an exported file" in attempt(tmp_path, settings=eager)
     assert "needs an ExportedFile that ends in .xml" in attempt(tmp_path, settings=settings(backend="openvino"))
@@ -198,17 +208,19 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_preprocess_without_a_name_is_refused_before_and_when_it_is_written(tmp_path: Path) -> None:
-    front = Front(preprocess=lambda item: item)
+    front = Pipeline(preprocess=lambda item: item)
 
     assert "preprocess is a lambda" in attempt(tmp_path, front=front)
     with pytest.raises(ConfigError, match="preprocess is a lambda"):
         front.check()
     with pytest.raises(ConfigError, match="postprocess is a lambda"):
-        Front(postprocess=lambda answer: answer).check()
+        Pipeline(postprocess=lambda answer: answer).check()
 
 
 def test_an_example_that_no_file_can_hold_is_refused(tmp_path: Path) -> None:
-    assert "the example is object; a bundle holds text, bytes, numbers" in attempt(tmp_path, front=Front(example=object()))
+    assert "the example is object; a bundle can contain text, bytes, numbers" in attempt(
+        tmp_path, front=Pipeline(example=object())
+    )
 
 
 @pytest.mark.parametrize(
@@ -223,7 +235,7 @@ def test_an_example_comes_back_as_it_was(tmp_path: Path, example: Any) -> None:
         model=ExportedFile(linear_onnx(tmp_path / "l.onnx")),
         signature=ROWS,
         settings=settings(),
-        front=Front(example=example),
+        front=Pipeline(example=example),
     )
 
     found = read_example(loads((path / MANIFEST).read_bytes(), "here"), path)

@@ -39,7 +39,7 @@ def test_bfloat16_and_strides() -> None:
 
 
 def test_text_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match="output 'label' holds object; only numbers are cached"):
+    with pytest.raises(UnsupportedError, match="output 'label' contains object; only numbers are cached"):
         encode({"label": np.array(["a"], object)})
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from nograd.caching import Cache, CacheStatistics, MemoryCache
 from nograd.caching.flight import SingleFlight
-from nograd.caching.governor import REST, WINDOW, Worth
-from nograd.caching.remote import MAX_PENDING_BYTES, FarTier
+from nograd.caching.governor import REST, WINDOW, CacheGovernor
+from nograd.caching.remote import MAX_PENDING_BYTES, RemoteTier
 from nograd.errors import DeadlineError, ModelError, OverloadedError
 from nograd.runtime.callbacks import run_in_task, wait_for
 from tests.virtual_loop import at, outcome, run, virtual
@@ -309,7 +309,7 @@ def test_what_is_not_to_be_shared_never_leaves_the_process() -> None:
 def test_while_the_far_cache_is_busy_questions_gather_and_puts_are_bounded() -> None:
     async def main() -> None:
         far = Far()
-        tier = FarTier(far)
+        tier = RemoteTier(far)
         far.gate.clear()
         first = asyncio.ensure_future(tier.get([key(1)]))
         while not far.gets:  # noqa: ASYNC110  another thread tells
@@ -347,7 +347,7 @@ def test_who_sets_out_waits_for_the_far_cache_no_longer_than_they_said() -> None
 def test_a_far_cache_that_hangs_is_left_out_until_it_answers(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         far = Far(_1=b"one", _2=b"two")
-        tier = FarTier(far, patience_s=0.01)
+        tier = RemoteTier(far, patience_s=0.01)
         far.gate.clear()
         assert list(await asyncio.gather(tier.get([key(1)]), tier.get([key(2)]))) == [{}, {}]
         assert await tier.get([key(2)]) == {}
@@ -378,18 +378,18 @@ def test_a_far_cache_that_raises_costs_no_answer(caplog: pytest.LogCaptureFixtur
 
     asyncio.run(main())
     assert "its answers are taken as misses" in caplog.text
-    assert "1 values are not put" in caplog.text
+    assert "1 values were not stored" in caplog.text
 
 
 # -- worth
 
 
-def is_on(worth: Worth) -> bool:
+def is_on(worth: CacheGovernor) -> bool:
     return worth.is_on
 
 
 def test_it_steps_aside_where_it_does_not_pay_and_tries_again() -> None:
-    worth = Worth()
+    worth = CacheGovernor()
     worth.note(WINDOW, 10, WINDOW * 20e-6, row_s=5e-3)  # 50 ms saved for 10 ms
     assert is_on(worth)
     worth.note(WINDOW, 10, WINDOW * 20e-6, row_s=50e-6)  # half a ms saved for 10 ms
@@ -410,6 +410,6 @@ def test_it_steps_aside_where_it_does_not_pay_and_tries_again() -> None:
 
 
 def test_nothing_is_decided_before_a_row_was_run() -> None:
-    worth = Worth()
+    worth = CacheGovernor()
     worth.note(10 * WINDOW, 0, 1.0, row_s=0.0)
     assert is_on(worth)

@@ -107,7 +107,7 @@ def test_parameters_are_known_by_their_content_not_by_how_they_are_printed() -> 
 
 
 def test_what_is_neither_text_nor_numbers_has_no_key() -> None:
-    with pytest.raises(SignatureError, match="the array holds int; keys are made of numbers, strings and bytes"):
+    with pytest.raises(SignatureError, match="the array contains int; keys are made from numbers, strings and bytes"):
         key(np.array([1], object))
 
 

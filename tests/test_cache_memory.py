@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nograd.caching import MemoryCache
-from nograd.caching.eviction import Bounded, Entry, Policy
+from nograd.caching.eviction import BoundedEntries, CacheEntry, Policy
 from nograd.caching.memory import ENTRY_BYTES
 from nograd.caching.shadow import WINDOW
 from nograd.errors import ConfigError
@@ -69,13 +69,13 @@ STEPS = st.lists(
 @pytest.mark.parametrize("policy", ["sieve", "lru"])
 @given(steps=STEPS)
 def test_a_policy_does_what_its_list_model_does(policy: Policy, steps: list[Step]) -> None:
-    real, model = Bounded(30, policy), ListModel(30, policy)
+    real, model = BoundedEntries(30, policy), ListModel(30, policy)
     for kind, number, size in steps:
         key = bytes([number])
         if kind == "get":
             assert (real.get(key) is not None) == model.get(number)
         elif kind == "put":
-            real.put(Entry(key, b"", size, 0.0))
+            real.put(CacheEntry(key, b"", size, 0.0))
             model.put(number, size)
         elif key in real.table:
             real.remove(real.table[key])
@@ -87,7 +87,7 @@ def test_a_policy_does_what_its_list_model_does(policy: Policy, steps: list[Step
 
 @given(steps=STEPS, changes=st.sets(st.integers(0, 120), max_size=5))
 def test_a_change_of_policy_keeps_every_entry(steps: list[Step], changes: set[int]) -> None:
-    real = Bounded(30, "sieve")
+    real = BoundedEntries(30, "sieve")
     for number, (kind, key, size) in enumerate(steps):
         if number in changes:
             before = list(real)
@@ -96,7 +96,7 @@ def test_a_change_of_policy_keeps_every_entry(steps: list[Step], changes: set[in
         if kind == "get":
             real.get(bytes([key]))
         else:
-            real.put(Entry(bytes([key]), b"", size, 0.0))
+            real.put(CacheEntry(bytes([key]), b"", size, 0.0))
         assert real.nbytes == sum(entry.nbytes for entry in real.table.values()) <= 30
 
 

@@ -452,12 +452,12 @@ def test_a_model_that_cannot_be_recognised_elsewhere_says_so_or_is_named(server:
         model.handle = iter([1])  # type: ignore[assignment]
         return Predictor(model, sample=torch.zeros(2, 2))
 
-    with pytest.warns(UserWarning, match="no other process will find these answers: it holds a"):
+    with pytest.warns(UserWarning, match="no other process will find these answers: it contains a"):
         RedisCachedPredictor(with_handle(), server.url)
     learns = nn.Linear(2, 2)
     learns.handle = iter([1])  # type: ignore[assignment]
     unprobed = RedisCachedPredictor(learns, "cpu", server.url)
-    with pytest.warns(UserWarning, match="no other process will find these answers: it holds a"):
+    with pytest.warns(UserWarning, match="no other process will find these answers: it contains a"):
         unprobed.predict([[1.0, 2.0]])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -557,9 +557,9 @@ def test_what_is_no_text(ask: Callable[[CachedEmbedder], Any], sentence: str, mi
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: CachedEmbedder(nn.Linear(2, 2)), "give its tokenizer, too"),
+        (lambda: CachedEmbedder(nn.Linear(2, 2)), "also give its tokenizer"),
         (lambda: CachedEmbedder(abs), "model is builtin_function_or_method; it must be a nograd.Predictor that takes text"),  # type: ignore[arg-type]
-        (lambda: CachedEmbedder(linear(0)), "an embedder's takes text and gives one floating vector a row"),
+        (lambda: CachedEmbedder(linear(0)), "an embedding model takes text and returns one floating vector per row"),
         (lambda: CachedEmbedder(linear(0), "x"), "leave the tokenizer out"),
     ],
 )
@@ -600,9 +600,9 @@ def test_tensors_of_a_known_layout_are_recognised_in_any_order_and_checked_if_th
         assert torch.equal(answer, right)
         answer.zero_()
     assert (predictor.cache.statistics().hits, predictor.cache.statistics().misses) == (2, 1)
-    with pytest.raises(SignatureError, match="input 'ids' holds 12; the model takes 0 to 9"):
+    with pytest.raises(SignatureError, match="input 'ids' contains 12; the model takes 0 to 9"):
         predictor.predict({"ids": torch.tensor([[1, 2, 12]]), "mask": mask})
-    with pytest.raises(SignatureError, match="input 'ids' holds -1; the model takes 0 to 9"):
+    with pytest.raises(SignatureError, match="input 'ids' contains -1; the model takes 0 to 9"):
         predictor.predict({"ids": torch.tensor([[1, 2, 3], [1, 2, -1]]), "mask": mask.repeat(2, 1)})
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from nograd import CachedPredictor, Predictor
 from nograd.backends import modules
-from nograd.backends.changes import MOST_SETTINGS, Watch
+from nograd.backends.changes import MOST_SETTINGS, ChangeWatch
 from nograd.runtime.fingerprint import Fingerprint, of_value
 from tests.waiting import HANG_S
 
@@ -112,7 +112,7 @@ def test_a_changed_model_never_answers_with_an_old_value(change: Callable[[Model
 def test_a_setting_that_comes_and_goes_is_not_taken_for_the_one_that_was() -> None:
     """Values are compared by identity: the old one must stay alive, or a new one may get its place in memory."""
     model = Model()
-    watch = Watch(model)
+    watch = ChangeWatch(model)
     for number in range(100):
         model.temperature = float(number + 2)
         assert watch.changed()
@@ -120,7 +120,7 @@ def test_a_setting_that_comes_and_goes_is_not_taken_for_the_one_that_was() -> No
 
 def test_what_a_run_changes_is_its_own_note_and_what_changed_before_it_is_still_told() -> None:
     model = Model()
-    watch = Watch(model)
+    watch = ChangeWatch(model)
     for _ in range(2):
         with watch.running():
             model(torch.zeros(1, 40))
@@ -131,7 +131,7 @@ def test_what_a_run_changes_is_its_own_note_and_what_changed_before_it_is_still_
         model.first_seen_here = 1  # type: ignore[assignment]
     assert watch.changed()
     model.temperature = 1.0
-    watch = Watch(model)
+    watch = ChangeWatch(model)
     with watch.running():
         model.temperature = 3.0
     model.temperature = 4.0
@@ -143,7 +143,7 @@ def test_what_a_run_changes_is_its_own_note_and_what_changed_before_it_is_still_
 def test_of_a_large_table_only_the_size_is_looked_at() -> None:
     model = Model()
     model.vocabulary.update((str(number), number) for number in range(MOST_SETTINGS + 1))
-    watch = Watch(model)
+    watch = ChangeWatch(model)
     model.vocabulary["0"] = -1
     assert not watch.changed()
     model.vocabulary["new"] = 1
@@ -161,7 +161,7 @@ def test_of_a_large_table_only_the_size_is_looked_at() -> None:
 def test_buffers_of_any_kind_can_be_watched(tensor: torch.Tensor) -> None:
     model = nn.Module()
     model.register_buffer("buffer", tensor)
-    watch = Watch(model)
+    watch = ChangeWatch(model)
     assert not watch.changed()
     model.register_buffer("buffer", torch.ones(7))
     assert watch.changed()
@@ -186,7 +186,7 @@ def other_memory(model: Model) -> None:
 @pytest.mark.parametrize("change", [a_first_buffer, a_deleted_setting, another_setting_of_equal_value, other_memory])
 def test_a_change_of_what_a_module_holds_is_noticed(change: Callable[[Model], None]) -> None:
     model = Model()
-    watch = Watch(model)
+    watch = ChangeWatch(model)
     assert not watch.changed()
     change(model)
     assert watch.changed()

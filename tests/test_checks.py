@@ -41,9 +41,7 @@ def test_a_backend_is_checked_as_it_is() -> None:
     report = nograd.check(doubling(), only="batching")
 
     assert {f.check for f in report.of("passed")} >= {"batching.rows", "batching.cap"}
-    assert {f.evidence for f in report.of("skipped")} >= {
-        "the model runs on 'fake', in which no eager torch module can be looked at"
-    }
+    assert {f.evidence for f in report.of("skipped")} >= {"backend 'fake' has no eager torch module to examine"}
 
 
 @pytest.mark.parametrize(
@@ -82,12 +80,12 @@ def page() -> str:
             family = each.family
             lines += ["", f"## {family}"]
         deep = " Only with `--deep`." if each.is_deep else ""
-        worst = f"At worst {'an' if each.worst in ('error', 'info') else 'a'} {each.worst}."
+        worst = f"Maximum severity: {each.worst}."
         lines += [
             "",
             f"### `{each.id}`",
             "",
-            f"{each.title}. What is done: {each.done}. {worst}{deep}",
+            f"{each.title}. Method: {each.done}. {worst}{deep}",
             "",
             f"Fix: `{each.remedy}`",
         ]

@@ -36,6 +36,4 @@ def test_rows_whose_answers_depend_on_their_number_are_not_called_coupled() -> N
 
     finding = next(finding for finding in report.findings if finding.check == "batching.rows")
     assert finding.severity == "warning"
-    assert finding.evidence.startswith(
-        "between a batch size of 1 and of 5, a row's answer differs by 1.0% of its largest value"
-    )
+    assert finding.evidence.startswith("a row's answer differs by 1.0% of its largest value between batches of 1 and 5 rows")

@@ -56,10 +56,10 @@ def test_the_text_is_for_people_worst_first_and_no_wider_than_100_columns() -> N
     lines = text.splitlines()
     assert lines[0] == "m.onnx: 1 error, 1 warning, 2 info, 1 skipped, 2 passed, in 1.5 s"
     assert lines[2:7] == [
-        "ERROR    mode.error: It is",
-        "  done   looked",
-        "  seen   saw 3 of 4",
-        "  mend   model.eval()",
+        "ERROR    mode.error: saw 3 of 4",
+        "  expected  It is",
+        "  method    looked",
+        "  fix       model.eval()",
         "",
     ]
     assert lines[-4:] == ["skipped  mode.skipped: saw 3 of 4", "", "passed   mode: passed", "passed   batching: rows"]
@@ -163,7 +163,7 @@ def test_a_check_that_fails_itself_is_a_finding_and_the_next_one_is_run() -> Non
     first, second = run_checks([check_of(fail), check_of(lambda _: passed("p"))], 1, deep=False)
 
     assert first.severity == "warning"
-    assert first.evidence == "the check itself could not be finished: ValueError: two lines"
+    assert first.evidence == "the check could not be completed: ValueError: two lines"
     assert second.severity == "passed"
 
 
@@ -173,5 +173,5 @@ def test_what_cannot_be_run_is_skipped_with_its_reason() -> None:
     (asked,) = run_checks([check_of(lambda _: passed("p"), is_deep=True)], 1, deep=True)
 
     assert (absent.severity, absent.evidence) == ("skipped", "no model")
-    assert (long.severity, long.evidence) == ("skipped", "it takes long: --deep (deep=True) runs it")
+    assert (long.severity, long.evidence) == ("skipped", "a slow check: --deep (deep=True) runs it")
     assert asked.severity == "passed"

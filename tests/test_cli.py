@@ -97,7 +97,7 @@ def test_a_group_without_a_command_prints_its_help(group: tuple[str, ...]) -> No
         ("served_models:not_callable", "served_models:not_callable is str; it must be a function without arguments"),
         ("served_models:no_model", "served_models:no_model returned str; it must return a nograd.Predictor or a torch.nn."),
         ("served_models:raising", "served_models:raising raised RuntimeError: the weights are gone"),
-        ("served_models:bare", "served_models:bare returned a bare module, and nothing says what it takes; return nograd."),
+        ("served_models:bare", "served_models:bare returned a bare module, whose inputs are unknown; return nograd."),
         (".", ". is a folder without config.json or bundle.json; the model must be a bundle, a"),
     ],
 )

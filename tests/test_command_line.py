@@ -12,7 +12,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from nograd.bench.report import Report as BenchReport
+from nograd.bench.report import BenchReport
 from nograd.checks import FAMILIES
 from nograd.cli.commands import app, bench, check
 from nograd.cli.old_spellings import OldSpelling, modernize

@@ -12,27 +12,27 @@ import torch
 from torch import Tensor, nn
 
 import nograd
-from nograd.backends.compiling import EAGER, Way, failure_of, next_way, reason_of
+from nograd.backends.compiling import EAGER, ExecutionMode, failure_of, next_way, reason_of
 from nograd.errors import ConfigError
 from tests.kinds_of_model import MODELS, assert_equal, call, make_inputs, make_model
 
 
 def test_after_too_many_sizes_come_dynamic_shapes_and_then_eager() -> None:
-    first = Way(dynamic=None)
+    first = ExecutionMode(dynamic=None)
     second = next_way(first, "limit", fullgraph=True, can_be_dynamic=True)
 
-    assert second == Way(dynamic=True)
+    assert second == ExecutionMode(dynamic=True)
     assert next_way(second, "limit", fullgraph=True, can_be_dynamic=True) == EAGER
     assert next_way(first, "limit", fullgraph=True, can_be_dynamic=False) == EAGER
 
 
 def test_a_graph_break_is_compiled_in_pieces_unless_they_are_forbidden() -> None:
-    pieces = next_way(Way(), "break", fullgraph=False, can_be_dynamic=True)
+    pieces = next_way(ExecutionMode(), "break", fullgraph=False, can_be_dynamic=True)
 
-    assert pieces == Way(in_one_piece=False)
+    assert pieces == ExecutionMode(in_one_piece=False)
     assert next_way(pieces, "break", fullgraph=False, can_be_dynamic=True) == EAGER
-    assert next_way(Way(), "break", fullgraph=True, can_be_dynamic=True) == EAGER
-    assert next_way(Way(), "other", fullgraph=False, can_be_dynamic=True) == EAGER
+    assert next_way(ExecutionMode(), "break", fullgraph=True, can_be_dynamic=True) == EAGER
+    assert next_way(ExecutionMode(), "other", fullgraph=False, can_be_dynamic=True) == EAGER
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -115,7 +115,7 @@ def test_an_error_of_the_model_is_raised_as_it_is_and_changes_nothing() -> None:
     with pytest.raises(ValueError, match="three columns, not 2"):
         compiled(torch.ones(1, 2))
     assert compiled(torch.ones(1, 3)).tolist() == [[2, 2, 2]]
-    assert (compiled.way, compiled.reason) == (Way(), "")
+    assert (compiled.way, compiled.reason) == (ExecutionMode(), "")
 
 
 def test_a_missing_compiler_is_the_reason_in_one_sentence() -> None:

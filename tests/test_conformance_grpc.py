@@ -12,7 +12,7 @@ import pytest
 
 from nograd.client.http import Answer
 from nograd.conformance import OVER_GRPC, conformance, examine_grpc
-from nograd.conformance.calling import Called
+from nograd.conformance.calling import CallResult
 from nograd.conformance.target import ServerTarget, examined
 from nograd.errors import ModelLoadError
 from nograd.report.finding import Report
@@ -35,13 +35,13 @@ class Examined:
         assert reply is not None
         return Answer(reply.status, reply.headers, reply.body, 0.0)
 
-    def call(self, path: str, body: bytes) -> Called:
-        async def answer() -> Called:
+    def call(self, path: str, body: bytes) -> CallResult:
+        async def answer() -> CallResult:
             call = self.site.channel.stream_stream(path)(iter([body]))
             try:
-                return Called("OK", body=await anext(aiter(call)))
+                return CallResult("OK", body=await anext(aiter(call)))
             except grpc.aio.AioRpcError as error:
-                return Called(error.code().name, error.details() or "")
+                return CallResult(error.code().name, error.details() or "")
 
         return self.site.run(answer())
 
@@ -56,36 +56,36 @@ def broken(report: Report) -> set[str]:
     return {finding.check for finding in report.of("error", "warning", "info")}
 
 
-def changing(kind: str, change: Callable[[Any], object]) -> Callable[[str, Called], Called]:
+def changing(kind: str, change: Callable[[Any], object]) -> Callable[[str, CallResult], CallResult]:
     """Return what changes the answers of one kind of message."""
 
-    def changed(path: str, called: Called) -> Called:
+    def changed(path: str, called: CallResult) -> CallResult:
         if called.code != "OK" or not path.endswith("/" + kind.removesuffix("Response")):
             return called
         message = getattr(messages, kind).FromString(called.body)
         change(message)
-        return Called("OK", body=message.SerializeToString())
+        return CallResult("OK", body=message.SerializeToString())
 
     return changed
 
 
-def swapping(wrong: str, right: str) -> Callable[[str, Called], Called]:
-    return lambda _path, called: Called(right, called.details) if called.code == wrong else called
+def swapping(wrong: str, right: str) -> Callable[[str, CallResult], CallResult]:
+    return lambda _path, called: CallResult(right, called.details) if called.code == wrong else called
 
 
-def at(part: str, answer: Called) -> Callable[[str, Called], Called]:
+def at(part: str, answer: CallResult) -> Callable[[str, CallResult], CallResult]:
     return lambda path, called: answer if part in path else called
 
 
-ABSENT = Called("UNIMPLEMENTED", "no such method")
-FAULTS: dict[str, Callable[[str, Called], Called]] = {
+ABSENT = CallResult("UNIMPLEMENTED", "no such method")
+FAULTS: dict[str, Callable[[str, CallResult], CallResult]] = {
     "grpc.G1": changing("ServerReadyResponse", lambda said: said.ClearField("ready")),
     "grpc.G1-metadata": changing("ModelMetadataResponse", lambda said: said.ClearField("outputs")),
     "grpc.G5": changing("ModelInferResponse", lambda said: said.ClearField("id")),
     "grpc.G6-codes": swapping("NOT_FOUND", "UNKNOWN"),
     "grpc.G8-health": at("Health/Check", ABSENT),
     "grpc.G8-reflection": at("ServerReflection", ABSENT),
-    "grpc.G9": at("NoSuchMethod", Called("UNKNOWN", "what?")),
+    "grpc.G9": at("NoSuchMethod", CallResult("UNKNOWN", "what?")),
 }
 """Item -> what a server does to its answers that fails it."""
 
@@ -104,27 +104,27 @@ def test_a_server_that_does_one_thing_wrong_fails_that_item_alone(server: Examin
     assert report.of("error", "warning", "info")[0].severity == next(each.worst for each in OVER_GRPC if each.id == item)
 
 
-def infers(server: Examined, answer: Callable[[Any], Called | None]) -> Report:
+def infers(server: Examined, answer: Callable[[Any], CallResult | None]) -> Report:
     """Examine a server that answers some infer calls in another way."""
 
-    def call(path: str, body: bytes) -> Called:
+    def call(path: str, body: bytes) -> CallResult:
         found = answer(messages.ModelInferRequest.FromString(body)) if path.endswith("/ModelInfer") else None
         return server.call(path, body) if found is None else found
 
     return examine_grpc(server.http, call)
 
 
-def answered(server: Examined, request: Any, change: Callable[[Any], object]) -> Called:
+def answered(server: Examined, request: Any, change: Callable[[Any], object]) -> CallResult:
     called = server.call("/inference.GRPCInferenceService/ModelInfer", request.SerializeToString())
     if called.code != "OK":
         return called
     message = messages.ModelInferResponse.FromString(called.body)
     change(message)
-    return Called("OK", body=message.SerializeToString())
+    return CallResult("OK", body=message.SerializeToString())
 
 
 def test_one_that_takes_no_typed_contents_fails_that(server: Examined) -> None:
-    report = infers(server, lambda request: None if request.raw_input_contents else Called("INVALID_ARGUMENT", "raw only"))
+    report = infers(server, lambda request: None if request.raw_input_contents else CallResult("INVALID_ARGUMENT", "raw only"))
 
     assert broken(report) == {"grpc.G2"}
 
@@ -153,7 +153,7 @@ def test_one_that_answers_bytes_with_contents_fails_that(server: Examined) -> No
 
 
 def test_one_that_takes_both_forms_at_once_fails_that(server: Examined) -> None:
-    def lenient(request: Any) -> Called | None:
+    def lenient(request: Any) -> CallResult | None:
         if request.raw_input_contents and request.inputs[0].HasField("contents"):
             request.inputs[0].ClearField("contents")
             return answered(server, request, lambda _: None)
@@ -162,11 +162,11 @@ def test_one_that_takes_both_forms_at_once_fails_that(server: Examined) -> None:
     report = infers(server, lenient)
 
     assert broken(report) == {"grpc.G3-fit"}
-    assert "contents and raw_input_contents: expected an error, came OK" in report.of("error")[0].evidence
+    assert "contents and raw_input_contents: expected an error, got OK" in report.of("error")[0].evidence
 
 
 def test_one_that_gives_other_outputs_fails_that(server: Examined) -> None:
-    def other(request: Any) -> Called | None:
+    def other(request: Any) -> CallResult | None:
         if [each.name for each in request.outputs] == ["output"]:
             return answered(server, request, lambda message: setattr(message.outputs[0], "name", "another"))
         return None
@@ -175,7 +175,7 @@ def test_one_that_gives_other_outputs_fails_that(server: Examined) -> None:
 
 
 def test_one_that_ignores_what_it_does_not_know_fails_that(server: Examined) -> None:
-    def ignoring(request: Any) -> Called | None:
+    def ignoring(request: Any) -> CallResult | None:
         if request.outputs and request.outputs[0].name != "output":
             request.ClearField("outputs")
             return answered(server, request, lambda _: None)

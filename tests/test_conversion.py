@@ -86,7 +86,7 @@ def test_a_value_that_does_not_fit_is_refused(front: Any, kind: str, wanted: str
     with pytest.raises(ProtocolError) as raised:
         front(kind, np.array([[1, value]], numpy_dtype(kind)), TensorSpec("ids", wanted, ("n",)))
 
-    assert str(raised.value) == f"input 'ids' holds {value}; {limits}"
+    assert str(raised.value) == f"input 'ids' contains {value}; {limits}"
 
 
 @FRONTS

@@ -14,10 +14,10 @@ from nograd.backends.coupling import (
     QUICK,
     accept_coupling,
     how_to_batch,
-    judged,
     measure_independence,
     measured_signature,
-    unmeasured,
+    with_independence,
+    without_independence,
 )
 from nograd.core.independence import Independence, tolerance_for
 from nograd.core.manifest import Manifest
@@ -185,7 +185,7 @@ COUPLED_BY = Independence(4e-2, companions="rows 100 times as large", num_batche
 
 
 def test_coupled_rows_are_batched_again_only_if_the_user_accepts_it() -> None:
-    signature = judged(replace(FLOATS, batching="pad"), COUPLED_BY)
+    signature = with_independence(replace(FLOATS, batching="pad"), COUPLED_BY)
 
     assert signature.batching == "alone"
     assert signature.reason == (
@@ -196,12 +196,12 @@ def test_coupled_rows_are_batched_again_only_if_the_user_accepts_it() -> None:
     assert accepted.batching == "pad"
     assert accepted.reason.startswith("coupled rows are accepted: ")
     assert accepted.independence == replace(COUPLED_BY, batching_if_accepted="pad", is_accepted=True)
-    assert unmeasured(signature).batching == "pad"
+    assert without_independence(signature).batching == "pad"
 
 
 def test_there_is_nothing_to_accept_of_independent_unmeasured_or_stateful_models() -> None:
     state = replace(FLOATS, batching="alone", reason="the model keeps state between calls", repeatable=False)
-    independent = judged(FLOATS, Independence(1e-7))
+    independent = with_independence(FLOATS, Independence(1e-7))
 
     for signature in (FLOATS, state, independent):
         assert accept_coupling(signature) is signature
@@ -209,13 +209,13 @@ def test_there_is_nothing_to_accept_of_independent_unmeasured_or_stateful_models
 
 
 def test_rows_of_equal_lengths_only_stay_so_when_coupling_is_accepted() -> None:
-    signature = judged(replace(IDS, batching="equal_lengths"), COUPLED_BY)
+    signature = with_independence(replace(IDS, batching="equal_lengths"), COUPLED_BY)
 
     assert accept_coupling(signature).batching == "equal_lengths"
 
 
 def test_a_file_carries_its_independence_and_one_without_it_loads_as_unmeasured() -> None:
-    signature = judged(FLOATS, COUPLED_BY)
+    signature = with_independence(FLOATS, COUPLED_BY)
     text = Manifest(signature, "y").dumps()
     old = {name: value for name, value in json.loads(text).items() if name != "independence"}
 

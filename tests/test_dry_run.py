@@ -17,10 +17,10 @@ from nograd.datasets.preview import preview
 from nograd.datasets.run import PredictJob
 from nograd.errors import ConfigError, UnsupportedError
 from nograd.tuning.preview import preview as preview_tuning
-from nograd.tuning.tuner import Settings
+from nograd.tuning.tuner import TuneSettings
 from nograd.tuning.values import Goal
 
-FEW = pytest.mark.filterwarnings("ignore:2 rows of .* is little to prove answers with")
+FEW = pytest.mark.filterwarnings("ignore:2 rows of .* is too little to compare answers reliably")
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +96,8 @@ def test_predict_says_what_becomes_of_an_existing_output(
     assert output.read_text() == "mine"
 
 
-def settings(**values: Any) -> Settings:
-    return Settings(Goal.parse("latency"), HALF, "half", **{"budget_s": 60.0, "cores": 1, **values})
+def settings(**values: Any) -> TuneSettings:
+    return TuneSettings(Goal.parse("latency"), HALF, "half", **{"budget_s": 60.0, "cores": 1, **values})
 
 
 @FEW
@@ -127,7 +127,7 @@ def test_tune_tries_what_the_tolerance_and_the_budget_allow(tmp_path: Path, pred
 
 @FEW
 def test_tune_refuses_what_the_run_would_refuse(tmp_path: Path, predictor: Predictor) -> None:
-    with pytest.raises(ConfigError, match="backends holds 'nothing'"):
+    with pytest.raises(ConfigError, match="backends contains 'nothing'"):
         preview_tuning(predictor, [torch.zeros(4)] * 2, tmp_path / "m.bundle", settings(backends=("nothing",)))
     with pytest.raises(ConfigError, match="does not exist"):
         preview_tuning(predictor, None, tmp_path / "none" / "m.bundle", settings())

@@ -176,22 +176,30 @@ def test_a_model_that_is_not_there_or_gives_no_embeddings_is_not_found(site: Sit
     ("given", "param", "said"),
     [
         ({"input": []}, "input", "input is an empty list; give a text, or a list of texts"),
-        ({"input": [1, 2]}, "input", "input holds token ids; models here tokenize themselves: send strings"),
-        ({"input": [[1, 2], [3]]}, "input", "input holds token ids; models here tokenize themselves: send strings"),
+        (
+            {"input": [1, 2]},
+            "input",
+            "input contains token ids; the models of this server tokenize texts themselves: send strings",
+        ),
+        (
+            {"input": [[1, 2], [3]]},
+            "input",
+            "input contains token ids; the models of this server tokenize texts themselves: send strings",
+        ),
         ({"input": ["a", None]}, "input", "input[1] is NoneType; it must be a string"),
         (
             {"dimensions": 2},
             "dimensions",
-            "dimensions is 2; model 'embedder' gives 3, and nothing says that a part of its vector is an embedding, too: "
-            "leave dimensions out",
+            "dimensions is 2; the vectors of model 'embedder' have 3, and a part of them may not be an embedding: "
+            "omit dimensions",
         ),
         ({"output": "x"}, "output", "output is 'x'; the vectors of model 'embedder' are 'embedding'"),
-        ({"model": "several"}, "output", "model 'several' gives several vectors; say which as output: 'logits', 'pooled'"),
+        ({"model": "several"}, "output", "model 'several' returns several vectors; choose one with output: 'logits', 'pooled'"),
         (
             {"model": "numbers"},
             "model",
-            "model 'numbers' gives no embeddings, for which it must take one text and give a floating [rows, d]: "
-            "it takes 'x' float32 [rows, 2] and gives 'output' float32 [rows, 2]; call it by /v2/models",
+            "model 'numbers' returns no embeddings: they need one text input and a floating output [rows, d], but "
+            "it takes 'x' float32 [rows, 2] and returns 'output' float32 [rows, 2]; call it by /v2/models",
         ),
     ],
 )
@@ -243,7 +251,7 @@ def test_refusals_have_openai_s_form(site: Site, method: str, path: str, body: b
 def test_binary_tensors_have_no_place_here(site: Site) -> None:
     reply = site.request("POST", "/v1/embeddings", b"{}", headers={"Inference-Header-Content-Length": "2"})
 
-    assert (reply.status, "JSON alone" in refusal(reply)["message"]) == (400, True)
+    assert (reply.status, "contains only JSON" in refusal(reply)["message"]) == (400, True)
 
 
 def test_what_json_cannot_carry_is_the_model_s_fault_and_comes_in_base64(site: Site) -> None:
@@ -342,7 +350,7 @@ def test_a_long_body_has_the_same_embeddings(long_site: Site, given: str | list[
 @pytest.mark.parametrize(
     ("given", "status", "said"),
     [
-        ("[" + "1," * LONG + "1]", 400, "values that are not strings; models here tokenize themselves"),
+        ("[" + "1," * LONG + "1]", 400, "values that are not strings; the models of this server tokenize texts themselves"),
         ('["' + '","'.join("a" * LONG) + '"]', 413, "a request may have at most 1000 texts"),
         ('["a",' + "[]," * LONG + '"b"]', 400, "values that are not strings"),
         ('"' + "a" * 2 * LONG + '"', 413, "is a text of 140000 bytes in JSON; a text may have at most 10000 characters"),

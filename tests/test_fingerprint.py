@@ -104,7 +104,7 @@ def nothing_readable() -> Any:
 )
 def test_what_cannot_be_read_has_a_fingerprint_of_its_own(opaque: Any) -> None:
     found = of_value(opaque)
-    assert found.private_because.startswith("it holds a ")
+    assert found.private_because.startswith("it contains a ")
     assert found.private_because.endswith(", whose content cannot be read")
     assert of_value(opaque).text != found.text
 

@@ -182,7 +182,7 @@ def test_g2_halves_go_raw_and_come_raw(site: GrpcSite, name: str) -> None:
     assert (answer.outputs[0].datatype, list(answer.outputs[0].shape)) == (name, [1, 3])
     request = ModelInferRequest(model_name=name)
     request.inputs.add(name="t", datatype=name, shape=[1, 1]).contents.fp32_contents.append(1)
-    assert site.refusal(request) == ("INVALID_ARGUMENT", f"input 't' is {name}, which comes in raw_input_contents only")
+    assert site.refusal(request) == ("INVALID_ARGUMENT", f"input 't' is {name}, which must be in raw_input_contents")
 
 
 @pytest.mark.parametrize("name", ["FP32", "FP64"])
@@ -266,7 +266,7 @@ REFUSALS = {
         BAD,
         "input 'x' is given twice",
     ),
-    "name": (changed(lambda r: setattr(r.inputs[0], "name", "y")), BAD, "there is no input 'y'; the model takes 'x'"),
+    "name": (changed(lambda r: setattr(r.inputs[0], "name", "y")), BAD, "unknown input 'y'; the model takes 'x'"),
     "kind": (
         changed(lambda r: setattr(r.inputs[0], "datatype", "FP64")),
         BAD,
@@ -277,12 +277,12 @@ REFUSALS = {
         BAD,
         "input 'x' has datatype 'F'; datatypes are BOOL",
     ),
-    "output": (changed(lambda r: r.outputs.add(name="y")), BAD, "there is no output 'y'; the model gives 'output'"),
+    "output": (changed(lambda r: r.outputs.add(name="y")), BAD, "unknown output 'y'; the model returns 'output'"),
     "row": (raw_request("doubling", rows([1, 2, 3])), BAD, "input 'x' is float32 [1, 3]; the model takes float32 [rows, 2]"),
     "few": (typed_doubling("fp32_contents", [1]), BAD, "input 'x' has shape [1, 2], so 2 elements; its contents have 1"),
-    "field": (typed_doubling("int_contents", [1, 2]), BAD, "input 'x' has int_contents; FP32 comes in fp32_contents"),
-    "range": (small_ints(1, 300, 2), BAD, "input 't' holds 300; INT8 goes from -128 to 127"),
-    "timeout": (timed(string_param="soon"), BAD, "parameters.timeout is 'soon'; it is a whole number of microseconds"),
+    "field": (typed_doubling("int_contents", [1, 2]), BAD, "input 'x' has int_contents; FP32 must be in fp32_contents"),
+    "range": (small_ints(1, 300, 2), BAD, "input 't' contains 300; INT8 goes from -128 to 127"),
+    "timeout": (timed(string_param="soon"), BAD, "parameters.timeout is 'soon'; it must be a whole number of microseconds"),
     "raised": (raw_request("fragile", rows([BROKEN, 2])), "INTERNAL", "thirteen"),
     "large": (raw_request("FP32", {"t": np.zeros((1, 2**21), np.float32)}), "RESOURCE_EXHAUSTED", "larger than max"),
 }

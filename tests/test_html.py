@@ -139,7 +139,7 @@ def test_parts_that_have_nothing_to_say_are_left_out() -> None:
     assert titles(alone()) == ["Candidates"]
     assert titles(minilm()) == [
         "Latency against throughput", "Candidates", "Not used, and why", "Same answers?", "Cost of a run", "Under load",
-        "Time spent", "Where this was measured",
+        "Time spent", "Machine",
     ]  # fmt: skip
 
 

@@ -160,7 +160,7 @@ def test_r5_r6_m3_what_is_not_there_is_said_in_json(site: Site, method: str, pat
             json.dumps({"inputs": [tensor("x", "FP32", [1, 1], [1])]}).encode(),
             "is float32 [1, 1]; the model takes float32 [rows, 2]",
         ),
-        (infer_body([1, 2], outputs=[{"name": "y"}]), "there is no output 'y'; the model gives 'output'"),
+        (infer_body([1, 2], outputs=[{"name": "y"}]), "unknown output 'y'; the model returns 'output'"),
     ],
 )
 def test_a_request_that_is_not_the_models_is_a_400(site: Site, body: bytes, said: str) -> None:
@@ -173,7 +173,7 @@ def test_a_request_that_is_not_the_models_is_a_400(site: Site, body: bytes, said
 def test_a_compression_that_is_not_known_is_a_501_that_says_what_to_do(site: Site) -> None:
     reply = site.request("POST", INFER, infer_body([1, 2]), headers={"Content-Encoding": "br"})
 
-    assert (reply.status, "send gzip, deflate, or the body uncompressed" in reply.error) == (501, True)
+    assert (reply.status, "send gzip, deflate, or an uncompressed body" in reply.error) == (501, True)
 
 
 @pytest.mark.parametrize("encoding", ["identity", "Identity", ""])
@@ -184,14 +184,17 @@ def test_a_body_that_is_not_compressed_may_say_so(site: Site, encoding: str) -> 
 def test_i13_a_body_that_announces_too_much_is_refused_unread(site: Site) -> None:
     reply = site.request("POST", INFER, headers={"content-length": "4097"})
 
-    assert (reply.status, reply.error) == (413, "the body has 4097 bytes; this server takes at most 4096")
+    assert (reply.status, reply.error) == (413, "the body has 4097 bytes; the limit of this server is 4096 (--max-body-bytes)")
 
 
 @pytest.mark.parametrize("pieces", [[b" " * 4097], [b" " * 5000, b""], [b" " * 2048] * 3], ids=["one", "one and more", "three"])
 def test_i13_a_body_that_turns_out_too_long_is_refused(site: Site, pieces: list[bytes]) -> None:
     reply = site.request("POST", INFER, pieces)
 
-    assert (reply.status, reply.error) == (413, "the body has more than 4096 bytes, the most that this server takes")
+    assert (reply.status, reply.error) == (
+        413,
+        "the body has more than 4096 bytes, the limit of this server (--max-body-bytes)",
+    )
 
 
 def test_more_rows_than_the_queue_holds_are_too_large(site: Site) -> None:
@@ -261,7 +264,7 @@ def test_a_full_queue_is_a_503_that_says_when_to_come_back_and_a_late_answer_a_5
     assert late is not None
     assert refused is not None
     assert (late.status, late.error) == (504, "no answer within 0.2 s; give more time, or send less at once")
-    assert (refused.status, "the queue holds 2 of at most 2 rows; try again in" in refused.error) == (503, True)
+    assert (refused.status, "the queue has 2 of at most 2 rows; try again in" in refused.error) == (503, True)
     assert int(refused.headers["retry-after"]) >= 1
     assert ready is not None
     assert ready.status == 200

@@ -79,5 +79,5 @@ def test_rows_that_differ_are_not_stacked(rows: list[Any]) -> None:
 
 @pytest.mark.parametrize(("items", "kind"), [("text", "str"), ({"x": A}, "dict"), (5, "int")])
 def test_one_item_or_a_dict_of_columns_is_not_taken_for_many_items(items: Any, kind: str) -> None:
-    with pytest.raises(SignatureError, match=f"the items are one {kind}; give a list, or another iterable, of items"):
+    with pytest.raises(SignatureError, match=f"items is a {kind}; give a list or another iterable of items"):
         each_item(items)

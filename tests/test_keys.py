@@ -55,15 +55,15 @@ def test_a_file_has_a_key_a_line_with_a_name_or_without() -> None:
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("", "keys holds no API key; a line is KEY or NAME: KEY"),
-        ("# nothing\n", "keys holds no API key; a line is KEY or NAME: KEY"),
+        ("", "keys contains no API key; a line is KEY or NAME: KEY"),
+        ("# nothing\n", "keys contains no API key; a line is KEY or NAME: KEY"),
         ("ci:\n", "line 1 of keys has an empty key; a line is KEY or NAME: KEY"),
         ("# keys\na: secret\nb:   \n", "line 3 of keys has an empty key; a line is KEY or NAME: KEY"),
         ('ci: ""\n', "line 1 of keys has an empty key; a line is KEY or NAME: KEY"),
         ("secret\n''\n", "line 2 of keys has an empty key; a line is KEY or NAME: KEY"),
-        ("secret one\n", "line 1 of keys is no API key; a line is KEY or NAME: KEY, in ASCII, without spaces"),
-        ("a: x\nb: sécret\n", "line 2 of keys is no API key; a line is KEY or NAME: KEY, in ASCII, without spaces"),
-        ("a: secret\na: other\n", "line 2 of keys names 'a' a second time; names are there to tell keys apart"),
+        ("secret one\n", "line 1 of keys is not an API key; a line is KEY or NAME: KEY, in ASCII, without spaces"),
+        ("a: x\nb: sécret\n", "line 2 of keys is not an API key; a line is KEY or NAME: KEY, in ASCII, without spaces"),
+        ("a: secret\na: other\n", "line 2 of keys repeats the name 'a'; each key needs its own name"),
     ],
 )
 def test_a_line_that_is_no_key_is_told_without_saying_what_is_in_it(text: str, error: str) -> None:
@@ -90,7 +90,7 @@ def test_a_variable_that_is_set_and_empty_is_an_error(key_file: Path, value: str
 
 @pytest.mark.parametrize("value", [",", "a:,b: secret", "a: x, b:"])
 def test_a_list_of_keys_with_an_empty_one_is_an_error(value: str) -> None:
-    with pytest.raises(ConfigError, match=r"of NOGRAD_API_KEYS has an empty key|^NOGRAD_API_KEYS holds no API key"):
+    with pytest.raises(ConfigError, match=r"of NOGRAD_API_KEYS has an empty key|^NOGRAD_API_KEYS contains no API key"):
         open_gate("", "", {VARIABLE: value})
 
 
@@ -169,10 +169,10 @@ HOW = "send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
         ({}, "this server needs an API key"),
         ({"authorization": ""}, "this server needs an API key"),
         ({"authorization": "Bearer"}, "this server needs an API key"),
-        ({"authorization": "Bearer wrong"}, "this API key is not known here"),
+        ({"authorization": "Bearer wrong"}, "this API key is unknown"),
         ({"authorization": f"Digest {ALICE}"}, "this server needs an API key"),
-        ({"x-api-key": ALICE[:-1]}, "this API key is not known here"),
-        ({"x-api-key": ALICE + "x"}, "this API key is not known here"),
+        ({"x-api-key": ALICE[:-1]}, "this API key is unknown"),
+        ({"x-api-key": ALICE + "x"}, "this API key is unknown"),
     ],
 )
 def test_a_request_without_one_is_401_in_the_protocols_form(site: Site, headers: dict[str, str], wrong: str) -> None:

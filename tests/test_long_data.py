@@ -151,7 +151,7 @@ def test_malformed_long_data_is_refused(data: str, shape: list[int]) -> None:
 
 
 def test_numbers_beyond_the_dtype_are_named_in_long_data() -> None:
-    with pytest.raises(ProtocolError, match="holds 300; UINT8 goes from 0 to 255"):
+    with pytest.raises(ProtocolError, match="contains 300; UINT8 goes from 0 to 255"):
         decode(request("[" + "7," * 40_000 + "300]", [40_001], datatype="UINT8"), [TensorSpec("x", "uint8", ("n",))])
 
 

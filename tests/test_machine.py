@@ -98,7 +98,7 @@ def test_a_machine_comes_back_from_json() -> None:
     machine = replace(MACHINE, gpus=("NVIDIA H100",))
 
     assert Machine.from_json(json.loads(json.dumps(machine.to_json()))) == machine
-    with pytest.raises(ConfigError, match=r"a machine is described by cores, .*; given are cores"):
+    with pytest.raises(ConfigError, match=r"a machine is described by cores, .*; the fields are cores"):
         Machine.from_json({"cores": 2})
 
 

@@ -18,7 +18,7 @@ from nograd.backends.eager import eager_backend
 from nograd.core.module import EvalMode
 from nograd.core.tensors import Batch, Signature, TensorSpec
 from nograd.errors import ConfigError, ModelError, UnsupportedError
-from nograd.transforms.memory import MemoryEfficientModel, Splitting, find_layers, peak_bytes
+from nograd.transforms.memory import MemoryEfficientModel, SplittingBackend, find_layers, peak_bytes
 from tests.fakes import Fake
 
 
@@ -255,7 +255,9 @@ def test_repeated_blocks_of_a_sequential_are_found_and_plain_layers_are_not() ->
 
 
 def test_a_name_or_a_class_that_the_model_does_not_have_is_an_error_with_those_that_it_has() -> None:
-    with pytest.raises(ConfigError, match=r"layers holds 'block.1', which is not a module of the model; near: 'blocks.1'"):
+    with pytest.raises(
+        ConfigError, match=r"layers contains 'block.1', which is not a module of the model; similar names: 'blocks.1'"
+    ):
         MemoryEfficientModel(Stack(), layers=["block.1"])
     with pytest.raises(ConfigError, match=r"the class Conv2d; the model has modules of: 'BatchNorm1d', 'Block', "):
         MemoryEfficientModel(Stack(), layers=[nn.Conv2d])
@@ -321,7 +323,7 @@ def rows(count: int, tokens: int = 1) -> Batch:
 )
 def test_a_batch_that_does_not_fit_runs_in_halves_and_the_next_is_cut_before_it_runs(error: BaseException) -> None:
     model = Fits(3, error)
-    backend = Splitting(Fake(model, ROWS))
+    backend = SplittingBackend(Fake(model, ROWS))
 
     answer = backend.run(rows(8))
     first, model.rows = model.rows, []
@@ -334,7 +336,7 @@ def test_a_batch_that_does_not_fit_runs_in_halves_and_the_next_is_cut_before_it_
 
 def test_what_fits_is_remembered_by_rows_times_length() -> None:
     model = Fits(16)
-    backend = Splitting(Fake(model, ROWS))
+    backend = SplittingBackend(Fake(model, ROWS))
     backend.run(rows(4, tokens=8))
     model.rows = []
 
@@ -346,7 +348,7 @@ def test_what_fits_is_remembered_by_rows_times_length() -> None:
 
 def test_a_row_that_does_not_fit_alone_is_the_error_and_others_are_not_cut_for_it() -> None:
     model = Fits(4)
-    backend = Splitting(Fake(model, ROWS))
+    backend = SplittingBackend(Fake(model, ROWS))
 
     with pytest.raises(ModelError):
         backend.run(rows(2, tokens=5))
@@ -360,7 +362,7 @@ def test_a_row_that_does_not_fit_alone_is_the_error_and_others_are_not_cut_for_i
 def test_nothing_is_cut_where_rows_depend_on_each_other_or_memory_is_not_the_cause(batching: Any) -> None:
     error = MemoryError() if batching == "alone" else RuntimeError("mat1 and mat2 shapes cannot be multiplied")
     model = Fits(1, error)
-    backend = Splitting(Fake(model, Signature(ROWS.inputs, ROWS.outputs, batching=batching)))
+    backend = SplittingBackend(Fake(model, Signature(ROWS.inputs, ROWS.outputs, batching=batching)))
 
     with pytest.raises(ModelError):
         backend.run(rows(4))
@@ -370,7 +372,7 @@ def test_nothing_is_cut_where_rows_depend_on_each_other_or_memory_is_not_the_cau
 
 def test_it_is_the_backend_in_all_else() -> None:
     inner = Fake(dict, ROWS, lanes=3)
-    backend = Splitting(inner)
+    backend = SplittingBackend(inner)
 
     backend.limit_threads(1)
     assert (backend.name, backend.device, backend.lanes, backend.signature) == ("fake", "cpu", 3, ROWS)
@@ -391,9 +393,9 @@ def test_layers_are_the_second_argument_as_modules_classes_or_names() -> None:
 
 
 def test_what_is_not_a_module_of_the_model_is_one_sentence() -> None:
-    with pytest.raises(ConfigError, match="layers holds a Linear that is not a module of the model"):
+    with pytest.raises(ConfigError, match="layers contains a Linear that is not a module of the model"):
         MemoryEfficientModel(Stack(), [nn.Linear(2, 2)])
-    with pytest.raises(ConfigError, match="layers holds 3; it must hold names, classes or modules of the model"):
+    with pytest.raises(ConfigError, match="layers contains 3; it must contain names, classes or modules of the model"):
         MemoryEfficientModel(Stack(), [3])  # type: ignore[list-item]
     with pytest.raises(ConfigError, match=r"^model is a Predictor; give the torch.nn.Module that it runs"):
         MemoryEfficientModel(Predictor(Stack()))  # type: ignore[arg-type]

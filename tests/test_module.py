@@ -77,10 +77,10 @@ def test_every_way_of_calling_gives_each_input_its_own_tensor(model: nn.Module) 
 @pytest.mark.parametrize(
     ("model", "sample", "message"),
     [
-        (Two(), {"x": T, "z": T}, "there is no input 'z'; forward takes 'x', 'y', 'mask'"),
-        (Two(), (T,) * 4, "the sample holds 4 inputs; forward takes 'x', 'y', 'mask'"),
-        (nn.Linear(2, 1), {"pixels": T}, "there is no input 'pixels'; forward takes 'input'"),
-        (nn.Linear(2, 1), (T, T), "the sample holds 2 inputs; forward takes 'input'"),
+        (Two(), {"x": T, "z": T}, "unknown input 'z'; forward takes 'x', 'y', 'mask'"),
+        (Two(), (T,) * 4, "the sample has 4 inputs; forward takes 'x', 'y', 'mask'"),
+        (nn.Linear(2, 1), {"pixels": T}, "unknown input 'pixels'; forward takes 'input'"),
+        (nn.Linear(2, 1), (T, T), "the sample has 2 inputs; forward takes 'input'"),
         (nn.Identity(), "text", "input 'input' is str; give a tensor, an array or nested lists of numbers "
          "(new(): invalid data type 'str')"),
         (nn.Identity(), [T, torch.ones(1, 3)], "input 'input' is list; give a tensor, an array or nested lists of numbers "
@@ -96,7 +96,7 @@ def test_a_sample_that_does_not_fit_is_told_in_one_sentence(model: nn.Module, sa
 
 @pytest.mark.parametrize("other", [{"x": T}, T, (T, T, T), {"x": T, "y": T, "mask": T}])
 def test_samples_of_one_model_hold_the_same_inputs(other: Any) -> None:
-    with pytest.raises(SignatureError, match="the samples differ: one holds"):
+    with pytest.raises(SignatureError, match="the samples differ: one has"):
         to_tensors(other, ModuleCall(("x", "y"), "keywords"), Two())
 
 
@@ -136,8 +136,8 @@ def test_tensors_change_their_width_like_arrays_and_defaults_are_filled_in() -> 
 @pytest.mark.parametrize(
     ("i", "h", "message"),
     [
-        (torch.tensor([[300]]), torch.ones(1), "input 'i' holds 300; int8 goes from -128 to 127"),
-        (torch.tensor([[1]]), torch.tensor([7e4]), "input 'h' holds 70000; float16 goes to 65504"),
+        (torch.tensor([[300]]), torch.ones(1), "input 'i' contains 300; int8 goes from -128 to 127"),
+        (torch.tensor([[1]]), torch.tensor([7e4]), "input 'h' contains 70000; float16 goes to 65504"),
         (torch.tensor([[1.0]]), torch.ones(1), r"input 'i' is float32 \[1, 1\]; the model takes int8 \[rows, tokens\]"),
         (torch.tensor([[1]]), torch.ones(2), "input 'h' has 2 rows, input 'i' has 1; they must agree"),
     ],
@@ -200,7 +200,7 @@ def test_an_exported_program_keeps_the_mode_of_its_export() -> None:
 
 
 def test_a_module_whose_parameters_have_no_shape_yet_is_run_by_its_owner_first() -> None:
-    with pytest.raises(SignatureError, match="the model has lazy parameters without a shape; run it once on an input before"):
+    with pytest.raises(SignatureError, match="the model has lazy parameters without a shape; run it once before"):
         ModuleCall.learn(nn.LazyLinear(2), T)
 
 

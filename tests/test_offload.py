@@ -213,7 +213,7 @@ def test_a_tensor_on_meta_that_the_folder_lacks_or_has_in_another_shape_is_an_er
 def test_a_block_larger_than_the_memory_given_is_named_with_its_bytes() -> None:
     needed = WIDTH * 4 + BLOCK
     message = (
-        f"block 'blocks.0' has {BLOCK} bytes of parameters, and {WIDTH * 4} bytes more are needed all the time; "
+        f"block 'blocks.0' has {BLOCK} bytes of parameters, and {WIDTH * 4} bytes more are needed permanently; "
         f"max_memory_bytes is 9999; it must be at least {needed}"
     )
     with pytest.raises(ConfigError, match=message):
@@ -229,7 +229,7 @@ def test_it_refuses_gradients_training_moving_and_saving_and_says_what_to_do() -
         offloaded(torch.ones(1, 2, 32, requires_grad=True))
     with pytest.raises(UnsupportedError, match="only runs in eval mode"):
         offloaded.train()
-    with pytest.raises(UnsupportedError, match="give offload the device"):
+    with pytest.raises(UnsupportedError, match="pass the device, or a model of the dtype, to offload"):
         offloaded.half()
     with pytest.raises(UnsupportedError, match="save the model before"):
         offloaded.state_dict()

@@ -66,10 +66,10 @@ def test_renamed_outputs_keep_the_structure_of_the_model(kind: str, tmp_path: Pa
         ({"opset_version": 5}, r"opset_version is 5; it must be from 7 to \d+"),
         ({"opset_version": 17, "opset": 18}, "opset_version is 17 and opset 18; give one of them"),
         ({"input_names": ["a", "b"]}, r"input_names is \['a', 'b'\]; the model has 1: input"),
-        ({"output_names": ["input"]}, "hold a name twice"),
-        ({"dynamic_axes": {"y": {0: "batch"}}}, "dynamic_axes holds 'y'; the file's inputs and outputs are input, output"),
-        ({"dynamic_axes": {"input": {0: "batch", 1: "wide"}}}, "axis 1 of 'input'; the model takes and gives only 6 there"),
-        ({"dynamic_axes": {}}, "does not hold axis 0 of any input"),
+        ({"output_names": ["input"]}, "contain a name twice"),
+        ({"dynamic_axes": {"y": {0: "batch"}}}, "dynamic_axes contains 'y'; the file's inputs and outputs are input, output"),
+        ({"dynamic_axes": {"input": {0: "batch", 1: "wide"}}}, "axis 1 of 'input'; the model supports only size 6 there"),
+        ({"dynamic_axes": {}}, "contains axis 0 of no input"),
     ],
 )
 def test_what_the_model_does_not_have_is_one_sentence(options: Any, message: str, tmp_path: Path) -> None:

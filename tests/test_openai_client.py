@@ -111,9 +111,9 @@ def test_models(client: Any) -> None:
 def test_errors_are_the_client_s_kinds_with_our_sentence(client: Any) -> None:
     with pytest.raises(openai.NotFoundError, match="there is no model 'other'; served here: 'echo'") as unknown:
         client.embeddings.create(model="other", input="hello")
-    with pytest.raises(openai.BadRequestError, match="input holds token ids") as ids:
+    with pytest.raises(openai.BadRequestError, match="input contains token ids") as ids:
         client.embeddings.create(model="echo", input=[1, 2, 3])
-    with pytest.raises(openai.BadRequestError, match="dimensions is 4; model 'echo' gives 8"):
+    with pytest.raises(openai.BadRequestError, match="dimensions is 4; the vectors of model 'echo' have 8"):
         client.embeddings.create(model="echo", input="hello", dimensions=4)
     with pytest.raises(openai.NotFoundError, match="there is nothing at /v1/chat/completions"):
         client.chat.completions.create(model="echo", messages=[{"role": "user", "content": "hello"}])

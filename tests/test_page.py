@@ -179,7 +179,7 @@ def test_a_server_with_keys_shows_itself_to_those_who_have_one(page: Page) -> No
 
         page.fill("#key", "guess")
         page.press("#key", "Enter")
-        expect(page.locator("#notice")).to_have_text("This API key is not known here.")
+        expect(page.locator("#notice")).to_have_text("This API key is unknown.")
         page.fill("#key", "secret")
         page.press("#key", "Enter")
 

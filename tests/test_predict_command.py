@@ -88,10 +88,8 @@ def test_standard_input_is_read_once_and_says_so(tmp_path: Path) -> None:
     third = nograd_predict("served_models:mortal", "-", "-o", tmp_path / "out.jsonl", "--restart", stdin=text)
 
     assert (first.returncode, second.returncode, third.returncode) == (0, 2, 0), first.stderr
-    assert "standard input cannot be read twice: should this be cut off, it begins anew\n" in first.stderr
-    assert second.stderr.endswith(
-        f"{tmp_path / 'out.jsonl'} is there already; choose another name, or --restart to replace it\n"
-    )
+    assert "standard input cannot be read twice, so an interrupted run cannot be resumed\n" in first.stderr
+    assert second.stderr.endswith(f"{tmp_path / 'out.jsonl'} exists; choose another name, or use --restart to replace it\n")
     assert [row["sum"] for row in read_jsonl(tmp_path / "out.jsonl")] == [float(i + 1) for i in range(30)]
 
 
@@ -113,9 +111,9 @@ def test_the_same_command_again_does_nothing(tmp_path: Path) -> None:
     ("arguments", "code", "said"),
     [
         (["in.jsonl", "-o", "OUT/out.jsonl"], 1, "in.jsonl, line 2: it has no 'x'; the row is in "),
-        (["nothing.jsonl", "-o", "OUT/out.jsonl"], 2, "nothing.jsonl is not there"),
+        (["nothing.jsonl", "-o", "OUT/out.jsonl"], 2, "nothing.jsonl does not exist"),
         (["in.jsonl", "-o", "OUT/out.xml"], 2, "out.xml'; the name must end in .jsonl, .csv, .parquet, .arrow, .feather"),
-        (["in.jsonl", "-o", "OUT/none/out.jsonl"], 2, "; there is no folder "),
+        (["in.jsonl", "-o", "OUT/none/out.jsonl"], 2, "; the folder "),
         (["in.jsonl", "-o", "OUT/out.jsonl", "--map", "x"], 2, "map is 'x'; it must be INPUT=COLUMN"),
         (["in.jsonl", "-o", "OUT/out.jsonl", "--memory", "big"], 2, "memory is 'big'; it must be a size such as 4GB or 512MiB"),
         (
@@ -128,7 +126,7 @@ def test_the_same_command_again_does_nothing(tmp_path: Path) -> None:
             2,
             "format is 'csv'; from standard input it must be jsonl or text",
         ),
-        (["/dev/null", "-o", "OUT/out.jsonl"], 2, "/dev/null is no plain file; give - for standard input"),
+        (["/dev/null", "-o", "OUT/out.jsonl"], 2, "/dev/null is not a regular file; use - for standard input"),
         (["in.jsonl", "-o", "OUT/out.jsonl", "--on-error", "stop"], 2, "on_error is 'stop'; it must be fail or skip"),
     ],
 )

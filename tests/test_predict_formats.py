@@ -267,9 +267,9 @@ def test_nothing_gives_nothing(tmp_path: Path, ending: str) -> None:
         (
             [{"a": [1, 2], "b": 1}],
             ColumnOptions(),
-            "input 'x' has no column; the input has 'a', 'b': say which, --map x=COLUMN",
+            "input 'x' has no column; the input has 'a', 'b'; select one with --map x=COLUMN",
         ),
-        ([{"a": [1, 2]}], ColumnOptions({"z": "a"}), "--map z=a: there is no input 'z'; the model takes 'x'"),
+        ([{"a": [1, 2]}], ColumnOptions({"z": "a"}), "--map z=a: unknown input 'z'; the model takes 'x'"),
         ([{"a": [1, 2]}], ColumnOptions({"x": "b"}), "there is no column 'b'; the input has 'a'"),
         ([{"x": [1, 2]}], ColumnOptions(keep=("b",)), "there is no column 'b'; the input has 'x'"),
         (
@@ -322,7 +322,7 @@ def test_of_two_texts_the_user_says_which(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "in.jsonl", [{"title": "a", "body": "bcd"}])
 
     with pytest.raises(
-        ConfigError, match="input 'text' has no column; the input has 'title', 'body': say which, --map text=COL"
+        ConfigError, match="input 'text' has no column; the input has 'title', 'body'; select one with --map text=COL"
     ):
         predict(lengths(), source, tmp_path / "out.jsonl")
     predict(lengths(), source, tmp_path / "out.jsonl", columns=ColumnOptions({"text": "body"}))
@@ -435,7 +435,7 @@ def test_a_bad_row_fails_the_run_with_its_number_unless_it_is_skipped(
     summary = predict(doubling(), tmp_path / name, tmp_path / "out.jsonl", on_error="skip")
 
     assert str(failed.value).startswith(f"{tmp_path / name}, {said}")
-    assert f"; the row is in {errors}. The same command with --on-error skip goes on" in str(failed.value)
+    assert f"; the row is in {errors}. Rerun the command with --on-error skip" in str(failed.value)
     assert (summary.rows, summary.bad) == (1, 1)
     assert errors.read_bytes() == kept
 
@@ -449,8 +449,8 @@ def test_a_postprocess_that_raises_or_makes_what_no_file_holds_is_told_of_its_ro
 
     assert read(tmp_path / "out.jsonl") == [{"answer": 1}]
     assert [bad["reason"] for bad in read_jsonl(Files(tmp_path / "out.jsonl").errors)] == [
-        "the answer holds a object; a file holds numbers, text, arrays, lists and dicts",
-        f"the answer holds {2**80}; a file holds integers of 64 bits",
+        "the answer contains a object; files support numbers, text, arrays, lists and dicts",
+        f"the answer contains {2**80}; files support integers of 64 bits",
         "postprocess raised KeyError: 3.0",
     ]
 
@@ -461,9 +461,9 @@ def test_a_postprocess_that_raises_or_makes_what_no_file_holds_is_told_of_its_ro
         (
             "in.xml",
             b"",
-            "the name must end in .jsonl, .txt, .csv, .parquet, .arrow, .feather, with .gz or .zst behind the first",
+            "the name must end in .jsonl, .txt, .csv, .parquet, .arrow, .feather, with .gz or .zst after the first",
         ),
-        ("in.csv", b"x,x\n", "names 'x' twice; every column needs a name of its own"),
+        ("in.csv", b"x,x\n", "contains 'x' twice; every column needs its own name"),
         ("in.parquet", b"none", "cannot be read: "),
         ("in.arrow", b"none", "cannot be read: "),
     ],
@@ -483,7 +483,7 @@ def test_a_compressed_file_that_ends_early_is_told_when_all_before_is_written(tm
     whole = gzip.compress("".join(json.dumps({"x": row}) + "\n" for row in numbers).encode())
     (tmp_path / "in.jsonl.gz").write_bytes(whole[:-1000])
 
-    with pytest.raises(JobError, match=r"in.jsonl.gz cannot be read behind line \d+: "):
+    with pytest.raises(JobError, match=r"in.jsonl.gz cannot be read after line \d+: "):
         predict(doubling(), tmp_path / "in.jsonl.gz", tmp_path / "out.jsonl", max_batch_size=1)
 
     assert Files(tmp_path / "out.jsonl").part.read_bytes().count(b"\n") > 4000

@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nograd.datasets.identity import differences
-from nograd.datasets.journal import Commit, Found, Header, line_of, read
+from nograd.datasets.journal import Commit, Header, JournalContent, line_of, read
 from nograd.datasets.outputs import JsonOutput
-from nograd.datasets.records import Place
-from nograd.datasets.run_files import Files, Keeping
+from nograd.datasets.records import InputPosition
+from nograd.datasets.run_files import Files, WindowWriter
 from nograd.datasets.windows import Layout
 from tests.predicting import CrashError, crashing
 
 HEADER = Header({"input": {"size": "3 bytes"}}, Layout(8, 1000, 0, 1, 48.0))
 COMMITS = st.lists(st.integers(1, 50), max_size=12).map(
-    lambda steps: [Commit(Place(n, 10 * n), rows=n, part_bytes=100 * n) for n in accumulate(steps)]
+    lambda steps: [Commit(InputPosition(n, 10 * n), rows=n, part_bytes=100 * n) for n in accumulate(steps)]
 )
 
 
@@ -34,7 +34,9 @@ def test_a_journal_cut_off_anywhere_or_with_anything_behind_it_tells_the_last_wh
 
     ends = list(accumulate(map(len, lines)))
     whole = sum(end <= cut for end in ends)
-    expected = Found(HEADER if whole else None, commits[whole - 2] if whole > 1 else Commit(), ends[whole - 1] if whole else 0)
+    expected = JournalContent(
+        HEADER if whole else None, commits[whole - 2] if whole > 1 else Commit(), ends[whole - 1] if whole else 0
+    )
 
     assert read(content[:cut]) == expected
     if rest and not (content[cut:] + b"\n").startswith(rest.split(b"\n")[0] + b"\n"):
@@ -52,13 +54,13 @@ def test_whatever_stops_it_at_any_byte_nothing_is_lost_or_doubled(
     output = tmp_path_factory.mktemp("run") / "out.jsonl"
 
     def go_on() -> int:
-        with Keeping(output, restart=False) as kept:
+        with WindowWriter(output, restart=False) as kept:
             if kept.is_whole:
                 return kept.now.place.number
             kept.begin(HEADER)
             begun_at = kept.now.place.number
             for number, (rows, errors, is_safe) in enumerate(windows[begun_at:], start=begun_at + 1):
-                kept.add(Commit(Place(number), rows=number), rows, errors)
+                kept.add(Commit(InputPosition(number), rows=number), rows, errors)
                 if is_safe:
                     kept.commit()
             kept.commit()

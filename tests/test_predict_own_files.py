@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from nograd.datasets.journal import Commit, Header, line_of, may_be_a_journal
-from nograd.datasets.records import Place
-from nograd.datasets.run_files import Files, Keeping
+from nograd.datasets.records import InputPosition
+from nograd.datasets.run_files import Files, WindowWriter
 from nograd.datasets.windows import Layout
 from nograd.errors import ConfigError
 from tests.fakes import doubling
@@ -20,16 +20,16 @@ HEADER = Header({"input": {"size": "3 bytes"}}, Layout(8, 1000, 0, 1, 48.0))
 
 def begun(output: Path) -> Files:
     """The files of a run that was killed after its second commit."""
-    with Keeping(output, restart=False) as kept:
+    with WindowWriter(output, restart=False) as kept:
         kept.begin(HEADER)
         for number in (1, 2):
-            kept.add(Commit(Place(number), rows=number), b"rows %d\n" % number, b"bad %d\n" % number)
+            kept.add(Commit(InputPosition(number), rows=number), b"rows %d\n" % number, b"bad %d\n" % number)
             kept.commit()
     return Files(output)
 
 
 def resume(output: Path, *, restart: bool = False) -> None:
-    with Keeping(output, restart=restart) as kept:
+    with WindowWriter(output, restart=restart) as kept:
         kept.begin(HEADER)
 
 
@@ -58,11 +58,11 @@ def test_bytes_after_the_last_commit_are_not_verified_and_removed(tmp_path: Path
 
 def test_a_journal_without_checksums_is_resumed_and_stays_without(tmp_path: Path) -> None:
     files = begun(tmp_path / "out.jsonl")
-    files.journal.write_bytes(line_of(HEADER) + line_of(Commit(Place(2), rows=2, part_bytes=14, error_bytes=12)))
+    files.journal.write_bytes(line_of(HEADER) + line_of(Commit(InputPosition(2), rows=2, part_bytes=14, error_bytes=12)))
 
-    with Keeping(tmp_path / "out.jsonl", restart=False) as kept:
+    with WindowWriter(tmp_path / "out.jsonl", restart=False) as kept:
         kept.begin(HEADER)
-        kept.add(Commit(Place(3), rows=3), b"rows 3\n", b"")
+        kept.add(Commit(InputPosition(3), rows=3), b"rows 3\n", b"")
         assert kept.now.part_crc is None
 
 
@@ -101,7 +101,7 @@ def test_links_pipes_and_folders_are_refused(tmp_path: Path, name: str, kind: st
 
 def test_a_foreign_part_next_to_the_journal_of_a_finished_run_is_refused(tmp_path: Path) -> None:
     files = begun(tmp_path / "out.jsonl")
-    finished = Commit(Place(2), rows=2, part_bytes=14, part_crc=1, ended=True, written_bytes=14)
+    finished = Commit(InputPosition(2), rows=2, part_bytes=14, part_crc=1, ended=True, written_bytes=14)
     files.journal.write_bytes(line_of(HEADER) + line_of(finished))
 
     with pytest.raises(ConfigError, match=r"out\.jsonl\.part was changed"):
@@ -132,9 +132,11 @@ def test_a_changed_byte_of_a_finished_output_is_refused(tmp_path: Path, ending: 
 def test_a_finished_run_whose_journal_has_no_checksum_is_known_by_its_size(tmp_path: Path) -> None:
     files = begun(tmp_path / "out.jsonl")
     files.part.rename(files.output)
-    files.journal.write_bytes(line_of(HEADER) + line_of(Commit(Place(2), rows=2, part_bytes=14, ended=True, written_bytes=14)))
+    files.journal.write_bytes(
+        line_of(HEADER) + line_of(Commit(InputPosition(2), rows=2, part_bytes=14, ended=True, written_bytes=14))
+    )
 
-    with Keeping(files.output, restart=False) as kept:
+    with WindowWriter(files.output, restart=False) as kept:
         assert kept.is_whole
 
 

@@ -16,7 +16,7 @@ from nograd import Predictor
 from nograd.datasets import disk
 from nograd.datasets import run_files as keeping
 from nograd.datasets.journal import read
-from nograd.datasets.run_files import Files, Keeping
+from nograd.datasets.run_files import Files, WindowWriter
 from nograd.errors import ConfigError, JobError
 from tests.predicting import CrashError, Seen, crashing, nograd_predict, predict, read_jsonl, tmp_path, write_jsonl
 from tests.running_server import FOLDER
@@ -57,7 +57,7 @@ def test_killed_again_and_again_at_random_the_output_is_that_of_an_undisturbed_r
     assert killed == [-9] * KILLS
     assert positions == sorted(positions)
     assert 0 < positions[-1] < ROWS
-    assert f"going on behind line {positions[-1]}" in last.stderr
+    assert f"resuming after line {positions[-1]}" in last.stderr
     assert (tmp_path / f"cut.{ending}").read_bytes() == (tmp_path / f"whole.{ending}").read_bytes()
     assert sorted(path.name for path in tmp_path.glob("cut*")) == [f"cut.{ending}", f"cut.{ending}.journal"]
 
@@ -137,7 +137,7 @@ def test_a_disk_that_is_full_is_one_sentence_and_the_same_command_goes_on(tmp_pa
     ended = nograd_predict(*arguments[1:])
 
     assert full.returncode == 1
-    said = f"nograd: {output} cannot be written: File too large; what is done is kept: correct this, and run the same command"
+    said = f"nograd: {output} cannot be written: File too large; finished work is kept; correct this, and run the same command"
     assert said in full.stderr
     assert 50_000 < kept.part_bytes <= 100_000
     assert ended.returncode == 0
@@ -163,7 +163,7 @@ def test_ctrl_c_keeps_what_is_whole_and_says_how_to_go_on(tmp_path: Path) -> Non
     predict(Mortal(), source, tmp_path / "whole.jsonl", max_batch_size=4)
 
     assert (stopped.returncode, stopped.stdout) == (130, "")
-    assert stopped.stderr.endswith("stopped; the same command goes on\n")
+    assert stopped.stderr.endswith("stopped; rerun the command to resume\n")
     assert 0 < kept.rows < ROWS
     assert ended.returncode == 0
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
@@ -187,7 +187,7 @@ def test_with_skip_a_run_that_failed_at_a_bad_row_goes_on(tmp_path: Path) -> Non
     summary = predict(Mortal(), source, tmp_path / "out.jsonl", max_batch_size=4, on_error="skip", seen=seen)
 
     assert (summary.rows, summary.rows_now, summary.bad) == (200, 200 - 192, 1)
-    assert "going on behind line 192" in seen.notes
+    assert "resuming after line 192" in seen.notes
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_another_option_is_another_run(tmp_path: Path, options: dict[str, Any], 
     with pytest.raises(ConfigError) as refused:
         predict(Mortal(), source, tmp_path / "out.jsonl", **{"max_batch_size": 4, **options})
 
-    assert str(refused.value) == f"{tmp_path / 'out.jsonl'} was begun otherwise: {said}; --restart begins anew"
+    assert str(refused.value) == f"{tmp_path / 'out.jsonl'} was begun differently: {said}; use --restart to start again"
 
 
 @pytest.mark.parametrize("change", ["size", "time", "beginning"])
@@ -214,7 +214,9 @@ def test_another_input_is_another_run_until_restart_begins_anew(tmp_path: Path, 
     source.write_text({"size": content + "\n", "time": content, "beginning": content.replace("0.5", "0.6", 1)}[change])
     os.utime(source, ns=(state.st_atime_ns, state.st_mtime_ns + (change == "time")))
 
-    with pytest.raises(ConfigError, match=rf"was begun otherwise: input: {change} was .* and is .*; --restart begins"):
+    with pytest.raises(
+        ConfigError, match=rf"was begun differently: input: {change} was .* and is .*; use --restart to start again"
+    ):
         predict(Mortal(), source, tmp_path / "out.jsonl", max_batch_size=4)
     summary = predict(Mortal(), source, tmp_path / "out.jsonl", max_batch_size=4, restart=True, on_error="skip")
 
@@ -280,7 +282,7 @@ def test_an_output_that_is_there_is_not_written_over(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "in.jsonl", rows_of(3))
     output = tmp_path / "out.jsonl"
     output.write_text("mine\n")
-    with pytest.raises(ConfigError, match=r"out.jsonl is there already; choose another name, or --restart to replace it"):
+    with pytest.raises(ConfigError, match=r"out.jsonl exists; choose another name, or use --restart to replace it"):
         predict(Mortal(), source, output)
     assert output.read_text() == "mine\n"
 
@@ -298,7 +300,7 @@ def test_an_output_that_is_there_is_not_written_over(tmp_path: Path) -> None:
 def test_two_at_once_are_one_too_many(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "in.jsonl", rows_of(3))
     with (
-        Keeping(tmp_path / "out.jsonl", restart=False),
+        WindowWriter(tmp_path / "out.jsonl", restart=False),
         pytest.raises(ConfigError, match=r"another nograd predict is writing .*out.jsonl now"),
     ):
         predict(Mortal(), source, tmp_path / "out.jsonl")
@@ -315,7 +317,7 @@ def test_an_input_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
                 file.write("\n")
             return super().run(batch)
 
-    with pytest.raises(JobError, match=r"in.jsonl was changed while it was read; --restart begins anew"):
+    with pytest.raises(JobError, match=r"in.jsonl was changed while it was read; use --restart to start again"):
         predict(Appending(), source, tmp_path / "out.jsonl")
 
 
@@ -323,7 +325,9 @@ def test_a_part_that_lost_bytes_is_told(tmp_path: Path) -> None:
     source = begun(tmp_path)
     Files(tmp_path / "out.jsonl").part.write_bytes(b"")
 
-    with pytest.raises(ConfigError, match=r"out.jsonl.part has 0 bytes, and its journal says \d+; --restart begins again"):
+    with pytest.raises(
+        ConfigError, match=r"out.jsonl.part has 0 bytes, and its journal records \d+; use --restart to start again"
+    ):
         predict(Mortal(), source, tmp_path / "out.jsonl", max_batch_size=4)
 
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from nograd import BatchPredictor, Predictor, Signature, TensorSpec
 from nograd.core.tensors import Batch
-from nograd.datasets.progress import Course, Lines, show_progress, summary_of
-from nograd.datasets.records import Place, Record
+from nograd.datasets.progress import Lines, RateEstimate, show_progress, summary_of
+from nograd.datasets.records import InputPosition, Record
 from nograd.datasets.run import PredictJob, RunSummary, run
 from nograd.datasets.windows import IN_FLIGHT, Layout, RowMemory, cut, layout_for
 from nograd.errors import ConfigError, ItemError
@@ -27,7 +27,7 @@ __all__ = ["tmp_path"]
 
 
 def records(sizes: list[int]) -> list[Record]:
-    return [Record(Place(number), size, {}, None) for number, size in enumerate(sizes, start=1)]
+    return [Record(InputPosition(number), size, {}, None) for number, size in enumerate(sizes, start=1)]
 
 
 LAYOUTS = st.builds(
@@ -67,14 +67,14 @@ def test_a_layout_counts_at_least_what_was_seen_of_every_record(seen: list[RowMe
     assert layout.max_rows == 512
     assert layout.max_bytes * IN_FLIGHT <= memory_bytes
     for read, fixed, growing in seen:
-        assert layout.bytes_of(Record(Place(1), read, {}, None)) >= fixed + growing
+        assert layout.bytes_of(Record(InputPosition(1), read, {}, None)) >= fixed + growing
 
 
 def test_a_text_that_is_longer_than_those_seen_counts_as_more_and_its_answer_as_one() -> None:
     layout = layout_for(1 << 30, 32, 48.0, [RowMemory(9, 5000, 400)])
 
-    assert layout.bytes_of(Record(Place(1), 9, {}, None)) == 5400
-    assert layout.bytes_of(Record(Place(1), 9999, {}, None)) == 405_000
+    assert layout.bytes_of(Record(InputPosition(1), 9, {}, None)) == 5400
+    assert layout.bytes_of(Record(InputPosition(1), 9999, {}, None)) == 405_000
 
 
 WIDE = 4096
@@ -228,7 +228,7 @@ def test_a_setting_out_of_range_is_one_sentence(settings: dict[str, Any], said: 
 
 
 def test_rate_and_time_left_count_from_the_first_window() -> None:
-    course = Course()
+    course = RateEstimate()
 
     assert course.describe(100.0, 512, 0.5) == "512 rows, 50%"
     assert course.describe(110.0, 1536, 0.6) == "1,536 rows, 102/s, 60%, 40 s left"
@@ -271,7 +271,7 @@ def test_on_a_terminal_there_is_a_bar() -> None:
         (RunSummary(1500, 1500, 0, 0.0, 0, 3.0), "out: 1,500 rows, 3.0 s, 500/s"),
         (
             RunSummary(1500, 500, 2, 0.042, 9, 3.0),
-            "out: 1,500 rows, 500 of them in 3.0 s, 167/s, padding 4.2%, 9 repeated texts not run again, 2 bad rows, told in E",
+            "out: 1,500 rows, 500 of them in 3.0 s, 167/s, padding 4.2%, 9 repeated texts not run again, 2 bad rows in E",
         ),
         (
             RunSummary(1500, 0, 0, 0.0, 0, 0.0, was_whole=True),

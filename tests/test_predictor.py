@@ -197,7 +197,7 @@ def test_half_precision_logits_and_those_of_items_become_float32_probabilities()
     ("function", "message"),
     [
         (lambda x: (x, x), "the model has the outputs 'output_0', 'output_1'; "
-                           "choose the one that holds class scores: output='output_0'"),
+                           "choose the one with class scores: output='output_0'"),
         (lambda x: x[:, 0] * 1, "the model's output is float32 [2]; class scores are floating [rows, classes]"),
         (lambda x: x.long(), "the model's output is int64 [2, 3]; class scores are floating [rows, classes]"),
         (lambda x: x.view(2, 1, 3), "the model's output is float32 [2, 1, 3]; class scores are floating [rows, classes]"),
@@ -260,7 +260,7 @@ def test_preprocess_and_postprocess_stand_around_each_item() -> None:
     assert predictor.predict(["a", "bb"]) == [(1,), (1,)]
     assert predictor.predict("a") == (1,)
     assert predictor.example == "a"
-    for nothing, message in (([], "the list of items is empty"), ({"x": "a"}, "the items are one dict")):
+    for nothing, message in (([], "the list of items is empty"), ({"x": "a"}, "items is a dict")):
         with pytest.raises(SignatureError, match=message):
             predictor.predict(nothing)
     with pytest.raises(ItemError, match="item 1: preprocess raised TypeError") as caught:
@@ -325,7 +325,7 @@ def test_a_backend_of_another_kind_is_predicted_with_arrays_and_tensors_alike() 
     ("model", "options", "message"),
     [
         (lambda x: x, {}, "model is function; it must be a torch.nn.Module or a nograd Backend"),
-        (Doubler(), {"device": "cpu"}, r"device is 'cpu'; a backend has its own \(cpu\): leave device out"),
+        (Doubler(), {"device": "cpu"}, r"device is 'cpu'; a backend has its own \(cpu\): omit device"),
         (nn.Identity(), {"device": "tpu"}, "device is 'tpu'; torch cannot use it here: "),
     ],
 )
@@ -413,10 +413,10 @@ def test_an_output_that_is_a_distribution_is_used_as_it_is() -> None:
     predictor, x = Predictor(Returns(lambda x: x.softmax(-1)), "cpu"), torch.randn(4, 3)
 
     for given in (x, x.numpy()):
-        with pytest.warns(UserWarning, match="is a distribution already"):
+        with pytest.warns(UserWarning, match="is already a distribution"):
             found = predictor.predict_proba(given)
         np.testing.assert_allclose(np.asarray(found), x.softmax(-1).numpy(), atol=1e-6)
-    with pytest.warns(UserWarning, match="is a distribution already"):
+    with pytest.warns(UserWarning, match="is already a distribution"):
         np.testing.assert_allclose(predictor.predict_proba(x, temperature=2.0), (x / 2).softmax(-1).numpy(), atol=1e-6)
 
 
@@ -450,7 +450,7 @@ def test_the_problem_type_of_a_configuration_decides() -> None:
         ("model.pt", r"model is 'model.pt'; it must be .*: open files and names with nograd.load\('model.pt'\)"),
         (nn.Linear, r"model is the class Linear; .*: pass an instance, Linear\(...\)"),
         ({"weight": 1}, "model is dict; .*load_state_dict"),
-        (Predictor(nn.Identity()), "model is a Predictor; .*a Predictor runs as it is"),
+        (Predictor(nn.Identity()), "model is a Predictor; .*call a Predictor directly"),
     ],
 )
 def test_what_is_not_a_model_is_named(model: Any, message: str) -> None:
@@ -497,12 +497,12 @@ def test_an_exported_file_says_what_its_outputs_mean(tmp_path: Path, suffix: str
 
 
 def test_a_bundle_says_what_its_outputs_mean(tmp_path: Path) -> None:
-    from nograd.bundle import ExportedFile, Settings, write_bundle
+    from nograd.bundle import BundleSettings, ExportedFile, write_bundle
 
     model, x = Classifier("multi_label_classification").eval(), torch.randn(2, 3)
     file = nograd.export_to_onnx(model, x, tmp_path / "model.onnx").path
     exported = nograd.ONNXPredictor(file)
-    settings = Settings(name="tiny", backend="onnx")
+    settings = BundleSettings(name="tiny", backend="onnx")
     write_bundle(tmp_path / "bundle", model=ExportedFile(file), signature=exported.signature, settings=settings)
 
     found = nograd.load(str(tmp_path / "bundle"))
@@ -529,14 +529,14 @@ def test_a_module_over_a_graph_has_the_problem_type_of_its_model(tmp_path: Path)
 def test_a_model_around_another_has_its_problem_type(kind: str) -> None:
     from nograd.backends.compiled import CompiledBackend
     from nograd.backends.eager import eager_backend
-    from nograd.transforms.memory import MemoryEfficientModel, Splitting
+    from nograd.transforms.memory import MemoryEfficientModel, SplittingBackend
 
     model = Classifier("regression")
     eager = eager_backend(model, [torch.zeros(2, 3)])
     if kind == "compiled":
         made: Backend = CompiledBackend(eager, mode="default", dynamic=True, fullgraph=False, batch_sizes=(1,), lengths=(1,))
     elif kind == "splitting":
-        made = Splitting(eager)
+        made = SplittingBackend(eager)
     else:
         made = eager_backend(MemoryEfficientModel(model, ["linear"]), [torch.zeros(2, 3)])
 

@@ -17,7 +17,7 @@ from torch import nn
 import nograd
 from nograd import FP16Predictor, HighThroughputPredictor, LowLatencyPredictor, ONNXPredictor, Predictor, export_to_onnx, load
 from nograd.backends.onnx import CUDA_OPTIONS, providers_for
-from nograd.bundle import Curve, ExportedFile, Front, Settings, write_bundle
+from nograd.bundle import BundleSettings, Curve, ExportedFile, Pipeline, write_bundle
 from nograd.errors import ConfigError, ExportError, ModelError, SignatureError
 from nograd.exports import export_model
 
@@ -90,7 +90,7 @@ def test_of_a_graph_whose_inputs_are_not_all_rows_each_row_is_a_call(tmp_path: P
         "float32 [rows, batch, 3]", "float32 [rows, 2, batch, 3]", "float32 [rows]",
     ]  # fmt: skip
     assert predictor.signature.batching == "alone"
-    assert predictor.signature.reason == "the graph takes or gives what is not [rows, ...]: each row is a call of its own"
+    assert predictor.signature.reason == "an input or output of the graph is not [rows, ...]: each row is a separate call"
 
 
 def test_sizes_that_must_agree_within_such_a_call_are_checked(tmp_path: Path) -> None:
@@ -279,9 +279,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = nograd.export_to_onnx(model, torch.zeros(2, 4), folder / "m.onnx")
     predictor = nograd.ONNXPredictor(made)
     curve = Curve((1, 8), (0.001, 0.002), (0.001, 0.002), (0.001, 0.002))
-    settings = Settings(name="m", backend="onnx", goal="latency", curve=curve)
+    settings = BundleSettings(name="m", backend="onnx", goal="latency", curve=curve)
     return write_bundle(
-        folder / "b", model=ExportedFile(made.path), signature=predictor.signature, settings=settings, front=Front.of(predictor)
+        folder / "b",
+        model=ExportedFile(made.path),
+        signature=predictor.signature,
+        settings=settings,
+        front=Pipeline.of(predictor),
     )
 
 
@@ -299,7 +303,7 @@ def test_a_preset_of_a_bundle_for_another_goal_warns(bundle: Path) -> None:
 
 
 def test_a_preset_takes_a_bundle_without_a_sample(bundle: Path) -> None:
-    with pytest.raises(ConfigError, match="it brings its own sample"):
+    with pytest.raises(ConfigError, match="which contains sample"):
         nograd.LowLatencyPredictor(bundle, torch.zeros(2, 4))
 
 

@@ -85,7 +85,7 @@ class Picky(nn.Module):
 def test_values_that_the_model_refuses_are_skipped_and_the_user_is_warned(
     condition: Any, sample: Tensor, batching: str
 ) -> None:
-    with pytest.warns(SampleWarning, match=r"the sample holds one value only for input 'x', and the model ran no other"):
+    with pytest.warns(SampleWarning, match=r"the sample has one value only for input 'x', and the model ran no other"):
         signature = probe(Picky(condition), sample).signature
 
     assert signature.batching == batching
@@ -110,7 +110,7 @@ def test_values_that_give_no_number_prove_nothing_and_harm_nothing(model: nn.Mod
 def test_a_sample_of_one_row_that_no_other_row_can_be_made_of_is_reported() -> None:
     only = torch.tensor([[3.0, 1.0, 2.0]])
 
-    with pytest.warns(SampleWarning, match="the sample holds one row only for input 'x'"):
+    with pytest.warns(SampleWarning, match="the sample has one row only for input 'x'"):
         probe(Picky(lambda x: (x == only).all()), only)
 
 

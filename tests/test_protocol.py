@@ -115,10 +115,10 @@ def test_i2_a_shape_without_rows_reaches_the_signature_which_refuses_it(shape: l
 @pytest.mark.parametrize(
     ("datatype", "data", "said"),
     [
-        ("UINT8", [256], "holds 256; UINT8 goes from 0 to 255"),
-        ("UINT8", [-1], "holds -1; UINT8 goes from 0 to 255"),
-        ("INT8", [1, -129], "holds -129; INT8 goes from -128 to 127"),
-        ("INT64", [2**63], "holds 9223372036854775808; INT64 goes from"),
+        ("UINT8", [256], "contains 256; UINT8 goes from 0 to 255"),
+        ("UINT8", [-1], "contains -1; UINT8 goes from 0 to 255"),
+        ("INT8", [1, -129], "contains -129; INT8 goes from -128 to 127"),
+        ("INT64", [2**63], "contains 9223372036854775808; INT64 goes from"),
         ("UINT64", [2**64], "UINT64"),
         ("INT32", [1.5], "must be a list of integers"),
         ("INT32", ["1"], "must be a list of integers"),
@@ -126,8 +126,8 @@ def test_i2_a_shape_without_rows_reaches_the_signature_which_refuses_it(shape: l
         ("INT32", [None], "must be a list of integers"),
         ("FP32", ["1.5"], "must be a list of numbers"),
         ("FP32", [False], "must be a list of numbers"),
-        ("FP32", [1e39], "beyond FP32, whose largest is 3.40282e+38"),
-        ("FP16", [70000], "beyond FP16, whose largest is 65504"),
+        ("FP32", [1e39], "out of range of FP32, whose maximum is 3.40282e+38"),
+        ("FP16", [70000], "out of range of FP16, whose maximum is 65504"),
         ("BOOL", [1], "must be a list of true and false"),
         ("BYTES", [1], "must be a list of strings"),
         ("BYTES", [b"".decode(), None], "must be a list of strings"),
@@ -173,7 +173,7 @@ def test_i3_a_datatype_that_is_not_the_models_is_refused(datatype: str) -> None:
 
 
 def test_i4_bf16_needs_binary() -> None:
-    with pytest.raises(ProtocolError, match="input 't' is BF16, which comes in binary only"):
+    with pytest.raises(ProtocolError, match="input 't' is BF16, which must be binary"):
         decode(body(tensor("t", "BF16", [1], [1])), [TensorSpec("t", "bfloat16")])
 
 
@@ -195,8 +195,8 @@ def test_i6_text_survives_exactly(text: str) -> None:
     ("request_", "said"),
     [
         (body(), "inputs is empty; the model takes 't'"),
-        (body(tensor("u", "FP32", [1], [1])), "there is no input 'u'; the model takes 't'"),
-        (body(tensor("T", "FP32", [1], [1])), "there is no input 'T'; the model takes 't'"),
+        (body(tensor("u", "FP32", [1], [1])), "unknown input 'u'; the model takes 't'"),
+        (body(tensor("T", "FP32", [1], [1])), "unknown input 'T'; the model takes 't'"),
         (body(*[tensor("t", "FP32", [1], [1])] * 2), "input 't' is given twice"),
         (body({"name": "t", "datatype": "FP32", "shape": [1]}), "input 't' has no data"),
         (body({"name": "t", "datatype": "FP32", "data": [1]}), "shape"),
@@ -219,7 +219,7 @@ def test_i8_outputs_are_asked_for_in_any_order_and_none_or_empty_means_all() -> 
     assert decode(body(one, outputs=[{"name": "b"}, {"name": "a"}]), [SPECS["FP32"]]).outputs == ("b", "a")
     assert decode(body(one, outputs=[]), [SPECS["FP32"]]).outputs == ()
     assert decode(body(one, outputs=None), [SPECS["FP32"]]).outputs == ()
-    with pytest.raises(ProtocolError, match="there is no output 'c'; the model gives 'a', 'b'"):
+    with pytest.raises(ProtocolError, match="unknown output 'c'; the model returns 'a', 'b'"):
         require_outputs(("a", "c"), [TensorSpec("a", "float32"), TensorSpec("b", "float32")])
 
 
@@ -245,7 +245,7 @@ def test_i12_the_timeout_parameter_is_in_microseconds(timeout: int, timeout_s: f
 def test_i12_any_other_timeout_is_refused(timeout: Any) -> None:
     message = refusal(body(tensor("t", "FP32", [1], [1]), parameters={"timeout": timeout}))
 
-    assert message == f"parameters.timeout is {timeout!r}; it is a whole number of microseconds, 0 for none"
+    assert message == f"parameters.timeout is {timeout!r}; it must be a whole number of microseconds, 0 for none"
 
 
 DEEP = 100_000
@@ -296,7 +296,7 @@ def test_o1_o2_an_answer_is_flat_row_major_json() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_o3_nan_and_infinity_are_an_error_and_never_invalid_json(bad: float, dtype: str) -> None:
-    with pytest.raises(ModelError, match="output 'y' holds NaN or infinity, which JSON cannot carry"):
+    with pytest.raises(ModelError, match="output 'y' contains NaN or infinity, which JSON does not support"):
         encode("m", "1", "i", {"x": np.zeros(1, np.float32), "y": np.array([[1, bad]], dtype)})
 
 
@@ -438,7 +438,7 @@ def test_null_means_that_an_optional_field_is_not_set() -> None:
 def test_nan_in_an_answer_to_nan_is_the_client_s() -> None:
     nan, fine = np.array([np.nan], np.float32), np.array([1.0], np.float32)
 
-    with pytest.raises(ProtocolError, match="output 'y' holds NaN or infinity, as input 'x' does"):
+    with pytest.raises(ProtocolError, match="output 'y' contains NaN or infinity, like input 'x'"):
         encode("m", "1", "id", {"y": nan}, {"x": nan})
-    with pytest.raises(ModelError, match="output 'y' holds NaN or infinity"):
+    with pytest.raises(ModelError, match="output 'y' contains NaN or infinity"):
         encode("m", "1", "id", {"y": nan}, {"x": fine})

@@ -186,7 +186,7 @@ def test_a_statically_quantized_module_answers_as_the_model_and_says_that_labels
     made = nograd.quantize_static(model, loader)
 
     assert_equal(call(made, x), call(model, x), 0.1)
-    assert ("the first 1 are the model's inputs, the rest is left out" in str(made.report)) is labels
+    assert ("the first 1 are the model's inputs, the rest is ignored" in str(made.report)) is labels
     assert made.report.rows_are_independent
     again = copy.deepcopy(made)
     again.load_state_dict(made.state_dict())

@@ -267,7 +267,7 @@ def test_who_is_not_alive_cannot_be_withdrawn() -> None:
     found.withdraw("a", "it crashed")
 
     for name in ("a", "x"):
-        with pytest.raises(ConfigError, match=f"'{name}' cannot be withdrawn; alive are: b"):
+        with pytest.raises(ConfigError, match=f"'{name}' cannot be withdrawn; remaining candidates: b"):
             found.withdraw(name, "again")
 
 
@@ -276,7 +276,7 @@ def test_a_round_with_a_sample_missing_is_refused_and_not_noted(missing: str) ->
     found = among("a", "b")
     samples = {name: RaceSample(1) for name in ("a", "b", REFERENCE) if name != missing}
 
-    with pytest.raises(ConfigError, match=f"a round has no sample of {missing}; it must have one of the reference and of all"):
+    with pytest.raises(ConfigError, match=f"a round has no sample of {missing}; it must have one of the reference and of each"):
         found.note(samples)
 
     assert found.rounds == 0
@@ -290,9 +290,9 @@ def test_a_round_with_a_sample_missing_is_refused_and_not_noted(missing: str) ->
         (lambda: RaceSample(nan), "a sample took nan s; it must be above 0, finite"),
         (lambda: RaceSample(inf), "a sample took inf s; it must be above 0, finite"),
         (lambda: RaceSample(1, -1), "a sample used -1 s of CPU; it must be 0 or more, finite"),
-        (among, r"candidates are \[\]; give one at least, each once, none called 'reference'"),
-        (lambda: among("a", "a"), r"candidates are \['a', 'a'\]; give one at least, each once"),
-        (lambda: among("a", REFERENCE), "none called 'reference'"),
+        (among, r"candidates are \[\]; give at least one, each once, and none named 'reference'"),
+        (lambda: among("a", "a"), r"candidates are \['a', 'a'\]; give at least one, each once"),
+        (lambda: among("a", REFERENCE), "none named 'reference'"),
         (lambda: Race(["a", "b"], simplicity={"a": 1}), "simplicity is missing for b; give a finite number for each candidate"),
         (lambda: Race(["a"], simplicity={"a": nan}), "simplicity is missing for a"),
         (lambda: among("a", indifference=-0.1), "indifference is -0.1; it must be 0 or more, finite, such as 0.02 for 2 %"),

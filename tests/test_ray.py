@@ -181,7 +181,7 @@ def test_a_row_that_ends_every_process_ends_the_run_and_what_is_done_is_kept(
     source = write_jsonl(tmp_path / "in.jsonl", [*ROWS, {"id": 999, "x": [FATAL, 0]}])
     marker.unlink(missing_ok=True)
 
-    with pytest.raises(JobError, match=r"a window could not be run: .*the same command goes on"):
+    with pytest.raises(JobError, match=r"a window could not be run: .*rerun the command to resume"):
         on_ray(source, tmp_path / "out.jsonl")
 
     assert on_ray(source, tmp_path / "out.jsonl").rows_now == 1

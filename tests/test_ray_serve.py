@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from nograd.errors import ConfigError
 from nograd.ray.actors import CARRIED
-from nograd.ray.replicas import ReplicaLoad, Replicas, spare_percent, wanted
+from nograd.ray.replicas import ReplicaLoad, Replicas, spare_percent, wanted_replicas
 from nograd.ray.serve_command import NOT_ON_RAY, check, check_room
 from nograd.server.settings.definition import ServeConfig
 from nograd.server.settings.model_config import ModelConfig
@@ -57,7 +57,7 @@ loads = st.lists(st.builds(ReplicaLoad, st.floats(0, 100), st.floats(0, 1)), min
 
 @given(loads, st.floats(0.01, 10))
 def test_the_replicas_at_most_double_and_at_most_one_goes(of: list[ReplicaLoad], goal_s: float) -> None:
-    found = wanted(of, goal_s)
+    found = wanted_replicas(of, goal_s)
 
     assert max(1, len(of) - 1) <= found <= 2 * len(of)
     backlog_s = sum(load.backlog_s for load in of) / len(of)
@@ -68,12 +68,12 @@ def test_the_replicas_at_most_double_and_at_most_one_goes(of: list[ReplicaLoad],
 def test_a_longer_backlog_never_asks_for_fewer(of: list[ReplicaLoad], goal_s: float, more_s: float) -> None:
     longer = [ReplicaLoad(load.backlog_s + more_s, load.busy) for load in of]
 
-    assert wanted(longer, goal_s) >= wanted(of, goal_s)
+    assert wanted_replicas(longer, goal_s) >= wanted_replicas(of, goal_s)
 
 
 @given(loads, st.floats(0.01, 10))
 def test_who_would_be_too_busy_without_one_keeps_it(of: list[ReplicaLoad], goal_s: float) -> None:
-    if wanted(of, goal_s) < len(of):
+    if wanted_replicas(of, goal_s) < len(of):
         assert sum(load.busy for load in of) / (len(of) - 1) < 0.7
 
 
@@ -232,7 +232,7 @@ def answered(response: httpx.Response, value: float) -> bool:
 def test_replicas_answer_as_one_server_and_each_tells_its_metrics(two: RunningServer) -> None:
     lines = two.greeting.splitlines()
     assert lines[0] == f"scaled is ready: {two.url}"
-    assert "  replicas  2 now, 2 as told" in lines
+    assert "  replicas  2 now, 2 configured" in lines
 
     assert all(answered(infer(two, float(value)), float(value)) for value in range(40))
     found = tags(two)
@@ -305,7 +305,7 @@ def test_a_second_address_on_one_cluster_is_refused(two: RunningServer, address:
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1] == (
         f"nograd: host and port are 127.0.0.1, 9, and Ray Serve listens on this cluster at 127.0.0.1, {there} already; "
-        "give these, or end it there: serve shutdown"
+        "use the same, or end it first: serve shutdown"
     )
 
 

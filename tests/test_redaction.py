@@ -54,7 +54,9 @@ def test_printed_settings_hold_no_credentials_wherever_they_are() -> None:
 
 @pytest.mark.parametrize("name", ["cache_url", "traces"])
 def test_a_masked_url_is_not_taken_for_the_url(name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^{name} is 'https://\*\*\*@h', as --print-config masks it; put the credentials"):
+    with pytest.raises(
+        ConfigError, match=rf"^{name} is 'https://\*\*\*@h', which --print-config has masked; insert the credentials"
+    ):
         ServeConfig(**{name: "https://***@h"})  # type: ignore[arg-type]  # one text
 
 
@@ -67,12 +69,12 @@ def test_an_error_about_a_url_has_no_credentials() -> None:
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_a_line_of_the_log_has_no_credentials(log_format: str) -> None:
-    from nograd.server.telemetry.logs import _Lines
+    from nograd.server.telemetry.logs import _LineFormatter
 
     ours = logging.LogRecord("nograd", logging.INFO, "", 0, "starting", None, None)
     ours.fields = {"models": ["https://me:swordfish@store/m.onnx"]}
     theirs = logging.LogRecord("redis", logging.WARNING, "", 0, "cannot reach %s", ("redis://:swordfish@h",), None)
 
-    lines = [_Lines(log_format, {}).format(record) for record in (ours, theirs)]
+    lines = [_LineFormatter(log_format, {}).format(record) for record in (ours, theirs)]
 
     assert all("://***@" in line and "swordfish" not in line for line in lines)

@@ -18,7 +18,7 @@ from nograd.backends.kinds import Kind, LoadOptions
 from nograd.backends.modules import ModuleBackend
 from nograd.backends.opening import open_backend, wrap_module, write_file
 from nograd.backends.registry import BUILT_IN, all_kinds, find_kind, find_suffix, find_target, rank, runtimes, why_unknown
-from nograd.bundle import ModelFactory, Settings, write_bundle
+from nograd.bundle import BundleSettings, ModelFactory, write_bundle
 from nograd.core.parity import EXACT
 from nograd.errors import ConfigError, ExportError, ModelLoadError
 from nograd.exports import open_file
@@ -108,7 +108,7 @@ def test_the_packages_of_all_backends_are_listed_once_with_their_other_names() -
         ({"export": "m.export"}, "export is 'm.export'; it must be 'package.module:function'"),
         ({"wrap": "m:wrap"}, "wrap is 'm:wrap'; a backend has a suffix, load and export, or wrap"),
         ({"suffix": ""}, "wrap is ''; it must be 'package.module:function'"),
-        ({"precisions": ("float8",)}, "precisions holds 'float8'; it must hold some of float32, bfloat16, float16"),
+        ({"precisions": ("float8",)}, "precisions contains 'float8'; it must contain some of float32, bfloat16, float16"),
         ({"libraries": ()}, "libraries is empty; it must name the package that computes, such as 'torch'"),
     ],
 )
@@ -158,9 +158,9 @@ def test_a_package_is_found_by_name_suffix_and_target_after_nograds_own(site: Pa
         (kind_source("other"), "bad_kind:KIND is named 'other'; the entry point must have the same name"),
         (
             kind_source("bad", ', precisions=("float32", "int8-dynamic")'),
-            "precisions holds 'int8-dynamic'; those of a package may be float32, bfloat16, float16",
+            "precisions contains 'int8-dynamic'; those of a package may be float32, bfloat16, float16",
         ),
-        (kind_source("bad", ', precisions=("float8",)'), "bad_kind:KIND raised ConfigError: precisions holds 'float8'"),
+        (kind_source("bad", ', precisions=("float8",)'), "bad_kind:KIND raised ConfigError: precisions contains 'float8'"),
     ],
 )
 def test_a_package_with_a_fault_is_named_once_and_harms_no_other(site: Path, source: str, said: str) -> None:
@@ -216,7 +216,9 @@ def test_what_a_package_needs_is_said_before_it_is_built(site: Path) -> None:
     assert {each.why_not for each in found if each.backend == "fast"} == {
         "no_such_library is not installed, which the package nograd-fast needs"
     }
-    with pytest.raises(ConfigError, match=r"backends holds 'slow'; it must hold some of eager, onnx, .*, compiled, fast$"):
+    with pytest.raises(
+        ConfigError, match=r"backends contains 'slow'; it must contain some of eager, onnx, .*, compiled, fast$"
+    ):
         variants(Classifier(), EXACT, backends=["slow"])
 
 
@@ -257,7 +259,7 @@ def test_what_a_package_does_wrong_is_one_sentence_with_its_name(site: Path, sou
 def test_a_file_that_holds_code_is_opened_only_if_it_is_trusted(site: Path) -> None:
     found = functions(site, "def load(path, options): raise KeyError('opened')", code="native code")
 
-    with pytest.raises(ConfigError, match=r"a\.mine holds native code: opening it runs what is in it; .* \(--trusted\)$"):
+    with pytest.raises(ConfigError, match=r"a\.mine contains native code, and opening it runs that code; .* \(--trusted\)$"):
         open_backend(found, Path("a.mine"), LoadOptions())
     with pytest.raises(ModelLoadError, match="opened"):
         open_backend(found, Path("a.mine"), LoadOptions(trusted=True))
@@ -297,7 +299,7 @@ def test_a_package_that_wraps_modules_is_bundled_with_its_factory(site: Path, tm
     model = reference()
     found = find_kind("wrapped")
     assert found is not None
-    settings = Settings(name="c", backend="wrapped")
+    settings = BundleSettings(name="c", backend="wrapped")
     path = write_bundle(
         tmp_path / "b",
         model=ModelFactory("tests.test_registry:classifier", model.model),
@@ -311,14 +313,14 @@ def test_a_package_that_wraps_modules_is_bundled_with_its_factory(site: Path, tm
     rows = np.ones((3, 8), np.float32)
     torch.testing.assert_close(torch.from_numpy(predictor.predict(rows)), Classifier()(torch.from_numpy(rows)).detach())
     with pytest.raises(ConfigError, match="lanes is 2; wrapped runs one batch at a time"):
-        Settings(name="c", backend="wrapped", lanes=2)
+        BundleSettings(name="c", backend="wrapped", lanes=2)
 
 
 def test_a_bundle_of_nograds_own_backends_names_no_package(tmp_path: Path) -> None:
     model = reference()
     path = write_bundle(
         tmp_path / "b", model=ModelFactory("tests.test_registry:classifier", model.model), signature=model.signature,
-        settings=Settings(name="c", backend="eager"),
+        settings=BundleSettings(name="c", backend="eager"),
     )  # fmt: skip
 
     assert b'"distribution"' not in (path / "bundle.json").read_bytes()

@@ -80,7 +80,7 @@ def test_a_name_that_is_not_utf_8_is_written_escaped() -> None:
         (b"\xff\xfe", "not a report of nograd tune"),
         (b"[1, 2]", "not a report of nograd tune"),
         (b'{"a": 1}', "missing required field `kind`"),
-        (b'{"kind": "recipe", "format": 1, "report": {}}', "is a 'recipe'; a 'nograd tune report' is wanted"),
+        (b'{"kind": "recipe", "format": 1, "report": {}}', "is a 'recipe'; expected a 'nograd tune report'"),
         (b'{"kind": "nograd tune report", "format": 2, "report": {"new": 1}}', "has format 2; this nograd reads up to 1"),
         (b'{"kind": "nograd tune report", "format": 1, "report": {"model": 5}}', "Expected `str`, got `int`"),
         (dumps(alone()).replace(b'"winner"', b'"champion"'), "champion"),

@@ -169,7 +169,7 @@ def test_p1_an_index_request_that_is_none_is_refused(site: Site, body: bytes) ->
     reply = call(site, "index", body)
 
     assert reply.status == 400
-    assert "the body is not what this call takes" in reply.error
+    assert "the body does not fit this call" in reply.error
 
 
 def test_p1_a_model_that_does_not_answer_is_not_ready(site: Site) -> None:
@@ -255,13 +255,13 @@ def test_p2_a_model_that_is_not_there_cannot_be_loaded(site: Site) -> None:
     reply = call(site, "models/nobody/load")
 
     assert reply.status == 404
-    assert reply.error == "there is no model 'nobody' to load; there are: 'a', 'b'"
+    assert reply.error == "there is no model 'nobody' to load; models that can be loaded: 'a', 'b'"
 
 
 def test_p2_what_a_program_has_given_only_it_could_load_anew(site: Site) -> None:
     reply = call(site, "models/given/load")
 
-    assert (reply.status, "handed to the server by a program" in reply.error) == (400, True)
+    assert (reply.status, "passed to the server by a program" in reply.error) == (400, True)
 
 
 @pytest.mark.parametrize("name", ["config", "file:1/model.onnx"])

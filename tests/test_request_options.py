@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nograd import Predictor, Signature, TensorSpec
-from nograd.batching import Spent
+from nograd.batching import RequestTimes
 from nograd.errors import ProtocolError
 from nograd.server.http.request_options import NO_OPTIONS, RequestOptions, parse_options
 from nograd.server.models.served import ServedModel
@@ -95,7 +95,7 @@ class Watched:
         submit = batcher.submit
 
         def watched(
-            parts: Any, reply: Any, *, timeout_s: float | None = None, priority: int = 0, spent: Spent | None = None
+            parts: Any, reply: Any, *, timeout_s: float | None = None, priority: int = 0, spent: RequestTimes | None = None
         ) -> Any:
             self.seen.append((timeout_s, priority))
             return submit(parts, reply, timeout_s=timeout_s, priority=priority, spent=spent)
@@ -160,7 +160,7 @@ def test_priorities_count_from_one_and_none_is_in_the_middle() -> None:
 
 @pytest.mark.parametrize("given", [-1, PRIORITY_LEVELS + 1, 1.0, "1", True])
 def test_a_priority_that_is_none_says_what_there_is(given: Any) -> None:
-    with pytest.raises(ProtocolError, match=re.escape(f"parameters.priority is {given!r}; it goes from 1, the first, to 5")):
+    with pytest.raises(ProtocolError, match=re.escape(f"parameters.priority is {given!r}; it must be from 1 (highest) to 5")):
         priority_of(given)
 
 
@@ -202,7 +202,7 @@ def test_a_priority_that_is_none_is_a_400() -> None:
         reply = site.infer("doubling", x([1, 2]), parameters={"priority": 9})
 
     assert (reply.status, reply.error) == (
-        400, "parameters.priority is 9; it goes from 1, the first, to 5, the last; 0 or none is 3",
+        400, "parameters.priority is 9; it must be from 1 (highest) to 5 (lowest); 0 or none means 3",
     )  # fmt: skip
 
 
@@ -225,7 +225,7 @@ def test_times_are_told_in_milliseconds() -> None:
     timing.decoded()
     timing.outputs()
     timing.encoded()
-    timing.spent = Spent(queue_s=0.5, input_s=0.25, infer_s=0.125, output_s=0.0625, batch_rows=4)
+    timing.spent = RequestTimes(queue_s=0.5, input_s=0.25, infer_s=0.125, output_s=0.0625, batch_rows=4)
     timing.prepare_s, timing.rows, timing.hits = 0.001, 3, 1
 
     assert timing.header() == (

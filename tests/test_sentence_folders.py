@@ -102,7 +102,7 @@ def test_the_encoder_may_be_in_a_folder_of_its_own(tmp_path: Path) -> None:
 def test_what_nograd_does_not_apply_is_refused_by_name(tmp_path: Path) -> None:
     tiny_bert(tmp_path)
     for layers, pooling, message in (
-        ([("CNN", {}, {})], MEAN, "lists CNN; behind Pooling nograd reads Dense, LayerNorm"),
+        ([("CNN", {}, {})], MEAN, "lists CNN; after Pooling nograd supports Dense, LayerNorm"),
         ([], {"pooling_mode": "median"}, "pooling_mode is 'median'; nograd reads cls, max"),
         ([], {"pooling_mode_median": True}, "sets pooling_mode_median; nograd reads"),
         ([], {"pooling_mode_mean_tokens": False}, "sets no pooling mode"),

@@ -229,7 +229,7 @@ def test_x2_a_body_over_the_limit_is_refused_by_its_announcement(tiny_server: Ru
     (answer,) = talk(tiny_server, HEAD + b"content-length: 999999999\r\n\r\n", 1)
 
     assert answer.status_code == 413
-    assert answer.json() == {"error": "the body has 999999999 bytes; this server takes at most 67108864"}
+    assert answer.json() == {"error": "the body has 999999999 bytes; the limit of this server is 67108864 (--max-body-bytes)"}
 
 
 # -- the log

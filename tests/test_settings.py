@@ -68,7 +68,7 @@ def test_models_of_the_command_line_stand_in_place_of_the_files() -> None:
     ("content", "said"),
     [
         ({"max_wait": 2}, "nograd.toml: max_wait is 2; it must be a time such as 2ms or 1s, in quotes"),
-        ({"xyzzy": 2}, "nograd.toml has 'xyzzy', which is not a setting; there are: host, port,"),
+        ({"xyzzy": 2}, "nograd.toml has 'xyzzy', which is not a setting; the settings are host, port,"),
         ({"model": "m"}, "nograd.toml has 'model', which is not a setting; did you mean 'models'?"),
         ({"port": "8000"}, "nograd.toml: port is '8000'; it must be a whole number"),
         ({"port": True}, "nograd.toml: port is true; it must be a whole number"),

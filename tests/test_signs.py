@@ -115,5 +115,5 @@ def test_a_few_values_that_are_far_off_do_not_move_a_median_out_of_the_rest() ->
 
 
 def test_a_median_of_nothing_is_refused() -> None:
-    with pytest.raises(ConfigError, match="there is no value to take a median of; give one at least"):
+    with pytest.raises(ConfigError, match="the median needs a value; give at least one"):
         median_figure([])

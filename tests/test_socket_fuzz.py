@@ -119,7 +119,7 @@ def is_no_fault(answer: Answer) -> bool:
     """Whether an answer is no 5xx, but for the model's own: numbers so large that its answer is infinite."""
     if answer.status < 500 or answer.status in (501, 505):  # another method, another version of HTTP
         return True
-    return answer.status == 500 and answer.json["error"].startswith("output 'output' holds NaN or infinity")
+    return answer.status == 500 and answer.json["error"].startswith("output 'output' contains NaN or infinity")
 
 
 def exchange(

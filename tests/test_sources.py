@@ -70,7 +70,7 @@ def test_texts_of_all_lengths_together_equal_each_alone(minilm: Predictor) -> No
         ("sys:maxsize", "sys:maxsize is int; it must be a function without arguments"),
         ("os:getpid", "os:getpid returned int; it must return a nograd.Predictor or a torch.nn.Module"),
         ("importlib:import_module", "importlib:import_module raised TypeError"),
-        ("torch.nn:Identity", "returned a bare module, and nothing says what it takes"),
+        ("torch.nn:Identity", "returned a bare module, whose inputs are unknown"),
         ("tests.served_models:raising", "tests.served_models:raising raised RuntimeError: the weights are gone"),
         (
             "tests.served_models:not_callable",

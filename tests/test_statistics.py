@@ -16,7 +16,7 @@ from nograd.core.independence import Independence
 from nograd.core.tensors import Batch
 from nograd.server.protocol.triton_config import configuration
 from nograd.server.settings.definition import ServeConfig
-from nograd.server.telemetry.statistics import Looked, describe_totals
+from nograd.server.telemetry.statistics import LookupCounts, describe_totals
 from nograd.server.telemetry.store import FOLD_AT, ModelStore
 from tests.fakes import GATE, OUTPUT, Fake, Gate, Site, X, asgi, doubling, flat_cost, x
 
@@ -61,7 +61,7 @@ def test_every_request_of_a_batch_counts_the_batch_s_time_and_a_batch_counts_it_
         store.note_request(now, latency_s)
     store.note_error(99.5, 400, 0.125, "an error")
 
-    found = describe_totals(store, Looked(hits=1, hit_s=0.5, misses=5, miss_s=0.25), now=100.0, epoch_s=1_700_000_000.0)
+    found = describe_totals(store, LookupCounts(hits=1, hit_s=0.5, misses=5, miss_s=0.25), now=100.0, epoch_s=1_700_000_000.0)
 
     second = 1_000_000_000
     assert found == {
@@ -96,7 +96,7 @@ def test_batches_are_added_up_before_they_are_too_many_to_keep() -> None:
         store.note_batch(1.0, record(Execution(2, 0.0, 0.5, 0.0), waited_s=(0.25,)), 0, 2)
 
     assert len(store._batches) == 3
-    assert describe_totals(store, Looked(), 0.0, 0.0)["inference_count"] == 2 * (2 * FOLD_AT + 3)
+    assert describe_totals(store, LookupCounts(), 0.0, 0.0)["inference_count"] == 2 * (2 * FOLD_AT + 3)
 
 
 def test_a_model_that_was_asked_nothing_has_nothing_but_zeros() -> None:

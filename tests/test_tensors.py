@@ -37,13 +37,13 @@ def ints(*shape: int) -> Any:
 @pytest.mark.parametrize(
     ("signature", "batch", "message"),
     [
-        (X, {"y": ones(2, 4)}, "there is no input 'y'; the model takes 'x'"),
+        (X, {"y": ones(2, 4)}, "unknown input 'y'; the model takes 'x'"),
         (X, {}, "input 'x' is missing; the model takes 'x'"),
         (X, {"x": ints(8, 3)}, "input 'x' is int64 [8, 3]; the model takes float32 [rows, 4]"),
         (X, {"x": ones(2, 3)}, "input 'x' is float32 [2, 3]; the model takes float32 [rows, 4]"),
         (X, {"x": ones(4)}, "input 'x' is float32 [4]; the model takes float32 [rows, 4]"),
-        (X, {"x": ones(0, 4)}, "input 'x' has no rows; a batch holds at least 1"),
-        (X, {"x": [[1, 2, 3, 4], [1, 2]]}, "input 'x' is a ragged list: its rows differ in length; give rows of one length"),
+        (X, {"x": ones(0, 4)}, "input 'x' has no rows; a batch must have at least 1"),
+        (X, {"x": [[1, 2, 3, 4], [1, 2]]}, "input 'x' is a ragged list: its rows differ in length; give rows of equal length"),
         (X, {"x": [["a", "b", "c", "d"]]}, "input 'x' is text [1, 4]; the model takes float32 [rows, 4]"),
         (X, {"x": 5.0}, "input 'x' is float32 []; the model takes float32 [rows, 4]"),
         (X, {"x": []}, "input 'x' is float32 [0]; the model takes float32 [rows, 4]"),
@@ -51,11 +51,11 @@ def ints(*shape: int) -> Any:
         (X, {"x": ones(2, 4) > 0}, "input 'x' is bool [2, 4]; the model takes float32 [rows, 4]"),
         (SCALARS, {"x": np.array(1.0, np.float32)}, "input 'x' is float32 []; the model takes float32 [rows]"),
         (TEXT, {"text": "a"}, "input 'text' is text []; the model takes text [rows]"),
-        (TEXT, {"text": ["a", 5]}, "input 'text' holds int; the model takes text"),
-        (TEXT, {"text": np.array(["a", None])}, "input 'text' holds NoneType; the model takes text"),
+        (TEXT, {"text": ["a", 5]}, "input 'text' contains int; the model takes text"),
+        (TEXT, {"text": np.array(["a", None])}, "input 'text' contains NoneType; the model takes text"),
         (TEXT, {"text": [["a"], ["b", "c"]]},
-         "input 'text' is a ragged list: its rows differ in length; give rows of one length"),
-        (X, {"x": np.full((1, 4), 1e39)}, "input 'x' holds 1e+39; float32 goes to 3.40282e+38"),
+         "input 'text' is a ragged list: its rows differ in length; give rows of equal length"),
+        (X, {"x": np.full((1, 4), 1e39)}, "input 'x' contains 1e+39; float32 goes to 3.40282e+38"),
         (IDS, {"ids": [[1.0, float("nan")]]}, "input 'ids' is float64 [1, 2]; the model takes int64 [rows, tokens]"),
         (IDS, {"ids": ints(2, 3), "mask": ints(2, 4)}, "input 'mask' has 4 tokens, input 'ids' has 3; they must agree"),
         (IDS, {"ids": ints(2, 3), "mask": ints(1, 3)}, "input 'mask' has 1 rows, input 'ids' has 2; they must agree"),
@@ -90,9 +90,9 @@ def test_numbers_change_their_width_but_not_their_kind() -> None:
     assert X.check({"x": np.ones((1, 4), dtype=np.float64)})["x"].dtype == np.float32
     assert X.check({"x": [[1, 2, 3, 4]]})["x"].tolist() == [[1.0, 2.0, 3.0, 4.0]]
     assert small.check({"i": np.array([[127]])})["i"].dtype == np.int8
-    with pytest.raises(SignatureError, match="input 'i' holds 300; int8 goes from -128 to 127"):
+    with pytest.raises(SignatureError, match="input 'i' contains 300; int8 goes from -128 to 127"):
         small.check({"i": np.array([[300]])})
-    with pytest.raises(SignatureError, match="input 'h' holds 70000; float16 goes to 65504"):
+    with pytest.raises(SignatureError, match="input 'h' contains 70000; float16 goes to 65504"):
         Signature((TensorSpec("h", "float16"),)).check({"h": [70000]})
 
 
@@ -189,5 +189,5 @@ def test_only_what_follows_a_length_is_cut_back() -> None:
 
 
 def test_an_empty_batch_has_no_rows_to_count() -> None:
-    with pytest.raises(SignatureError, match="the batch holds no arrays"):
+    with pytest.raises(SignatureError, match="the batch contains no arrays"):
         num_rows({})

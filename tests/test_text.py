@@ -87,7 +87,7 @@ def test_settings_that_cannot_be_are_refused(options: Any, message: str) -> None
     [
         (5, "the text is int; the model takes a string"),
         (b"bytes", "the text is bytes; the model takes a string"),
-        ("\ud800", "the text holds half a surrogate pair; the model takes whole characters"),
+        ("\ud800", "the text contains half a surrogate pair; the model takes whole characters"),
     ],
 )
 def test_only_strings_of_whole_characters_are_tokenized(text: Any, message: str) -> None:

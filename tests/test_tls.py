@@ -164,15 +164,15 @@ def broken(folder: Path, pair: Pair) -> list[tuple[Tls, str]]:
         (Tls(str(nothing), key), f"tls_cert cannot be read from '{nothing}': No such file or directory"),
         (Tls(cert, str(nothing)), f"tls_key cannot be read from '{nothing}': No such file or directory"),
         (Tls(cert, key, str(nothing)), f"tls_ca cannot be read from '{nothing}': No such file or directory"),
-        (Tls(str(junk), key), f"tls_cert is '{junk}', which holds no CERTIFICATE in PEM ('-----BEGIN ...')"),
-        (Tls(cert, cert), f"tls_key is '{cert}', which holds no PRIVATE KEY in PEM ('-----BEGIN ...')"),
-        (Tls(cert, key, str(junk)), f"tls_ca is '{junk}', which holds no CERTIFICATE in PEM ('-----BEGIN ...')"),
-        (Tls(cert, str(other.key)), f"the key in '{other.key}' is not the one of the certificate in '{cert}'"),
-        (Tls(str(cut), key), f"'{cut}' and '{key}' are no certificate and key: "),
+        (Tls(str(junk), key), f"tls_cert is '{junk}', which contains no CERTIFICATE in PEM ('-----BEGIN ...')"),
+        (Tls(cert, cert), f"tls_key is '{cert}', which contains no PRIVATE KEY in PEM ('-----BEGIN ...')"),
+        (Tls(cert, key, str(junk)), f"tls_ca is '{junk}', which contains no CERTIFICATE in PEM ('-----BEGIN ...')"),
+        (Tls(cert, str(other.key)), f"the key in '{other.key}' does not match the certificate in '{cert}'"),
+        (Tls(str(cut), key), f"'{cut}' and '{key}' are not a valid certificate and key: "),
         (
             Tls(cert, str(locked)),
-            f"the key in '{locked}' has a password, for which a server cannot ask; "
-            f"write one without: openssl pkey -in {locked} -out server.key",
+            f"the key in '{locked}' has a password, which a server cannot prompt for; "
+            f"write a key without one: openssl pkey -in {locked} -out server.key",
         ),
     ]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nograd import Predictor, export_to_torchscript, load
 from nograd.backends.eager import eager_backend
-from nograd.backends.exporting import Flat, manifest_of, quiet
+from nograd.backends.exporting import FlatModule, manifest_of, quiet
 from nograd.backends.torchscript import EXTRA_FILE, load_torchscript
 from nograd.errors import ConfigError
 from tests.kinds_of_model import MODELS, assert_equal, call, make_inputs, make_model
@@ -107,7 +107,7 @@ def test_a_file_of_an_earlier_version_is_still_read(tmp_path: Path) -> None:
     model = make_model("outputs")
     reference = eager_backend(model, [make_inputs("outputs", 2)])
     with quiet(), torch.no_grad():
-        program = torch.jit.trace(Flat(reference), (make_inputs("outputs", 3),), check_trace=False)  # type: ignore[no-untyped-call]
+        program = torch.jit.trace(FlatModule(reference), (make_inputs("outputs", 3),), check_trace=False)  # type: ignore[no-untyped-call]
         torch.jit.save(program, str(tmp_path / "old.pt"), _extra_files={EXTRA_FILE: manifest_of(reference).dumps()})
     inputs = make_inputs("outputs", 5)
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from nograd.batching import BatchRecord, Spent
+from nograd.batching import BatchRecord, RequestTimes
 from nograd.errors import ConfigError
 from nograd.server.settings.definition import ServeConfig
 from nograd.server.telemetry.tracing import EXPORTER, note_batch, open_tracing
@@ -126,7 +126,7 @@ def test_a_batch_is_a_span_below_its_first_request_and_linked_to_all(collector: 
     tracing = open_tracing(collector.url)
     assert tracing is not None
     traces = [tracing.begin("POST", [], {}) for _ in range(2)]
-    spent = tuple(Spent() for _ in traces)
+    spent = tuple(RequestTimes() for _ in traces)
     for each, trace in zip(spent, traces, strict=True):
         each.owner = trace
     record = BatchRecord(3, 2, "full", 0.25, (0.0, 0.0), 0.0, 0, spent=spent)

@@ -174,7 +174,7 @@ def test_text(text: Any, shape: tuple[int, ...]) -> None:
     ("model", "inputs", "status", "said"),
     [
         ("other", [given("x", ROWS)], "404", "there is no model 'other'; served here: 'tiny'"),
-        ("tiny", [given("y", ROWS)], "400", "there is no input 'y'; the model takes 'x'"),
+        ("tiny", [given("y", ROWS)], "400", "unknown input 'y'; the model takes 'x'"),
         ("tiny", [given("x", ROWS.astype(np.float64))], "400", "input 'x' has datatype FP64; the model takes FP32"),
         ("tiny", [given("x", ROWS[:, :15])], "400", "input 'x' is float32 [3, 15]; the model takes float32 [rows, 16]"),
         ("tiny", [given("x", ROWS[:, :15], binary=True)], "400", "input 'x' is float32 [3, 15]; the model takes float32"),
@@ -255,7 +255,7 @@ def test_models_are_listed_unloaded_and_loaded(repository: Any) -> None:
 
 
 def test_what_a_client_sends_along_is_not_loaded(repository: Any) -> None:
-    with pytest.raises(utils.InferenceServerException, match="parameter 'config' is not taken"):
+    with pytest.raises(utils.InferenceServerException, match="parameter 'config' is not supported"):
         repository.load_model("tiny", config='{"backend": "python"}')
     with pytest.raises(utils.InferenceServerException, match="there is no model 'other' to load"):
         repository.load_model("other")

@@ -127,7 +127,7 @@ def test_a_candidate_that_dies_is_a_row_with_its_reason() -> None:
     model = Misbehaves("raises")
     rows = ROWS[:4]
     with (
-        pytest.warns(UserWarning, match="4 rows of the sample given is little to prove answers with"),
+        pytest.warns(UserWarning, match="4 rows of the sample given is too little to compare answers reliably"),
         pytest.raises(UnsupportedError, match="eager itself cannot be measured: the model raised ValueError"),
     ):
         tune(model, rows, **QUICK, cores=1, backends=["eager"])
@@ -138,7 +138,7 @@ def test_an_export_that_is_refused_is_a_row_with_its_reason() -> None:
     row = next(row for row in found.report.rows if row.candidate.backend == "torchscript")
 
     assert row.status == "failed"
-    assert "does not answer as the model does" in row.reason
+    assert "differ from the model's" in row.reason
     assert found.bundle is None
 
 
@@ -180,7 +180,7 @@ def test_a_candidate_whose_rows_influence_each_other_is_refused_with_the_bound()
 
     assert quantized.status == "refused"
     assert quantized.reason.startswith("a row's answer depends on the other rows of its batch: it moves by ")
-    assert quantized.reason.endswith("1.0e-05 is allowed; --accept-coupled-rows takes it")
+    assert quantized.reason.endswith("1.0e-05 is allowed; --accept-coupled-rows accepts it")
     assert floating.independence is not None
     assert floating.independence.verdict == "independent"
     assert floating.independence.backend == "onnx"
@@ -250,7 +250,7 @@ def test_a_time_that_nobody_answers_in_is_told_and_not_confirmed() -> None:
 
     assert confirmation is not None
     assert not confirmation.confirmed
-    assert "and answers were wanted in 0.001 ms" in confirmation.reason
+    assert "the goal is 0.001 ms" in confirmation.reason
     assert any("nothing answers even a row alone within 0.001 ms" in note for note in found.report.notes)
     assert "not confirmed under load" in str(found)
 
@@ -307,7 +307,7 @@ def test_interrupted_late_the_winner_is_written_and_the_report_says_so(tmp_path:
         ({"memory_bytes": 0}, "the memory is 0 bytes; it must be above 0"),
         ({"cores": 0}, "cores is 0; this process may use 1 to "),
         ({"cores": 1000}, "cores is 1000; this process may use 1 to "),
-        ({"backends": ["tensorrt"]}, "backends holds 'tensorrt'; it must hold some of eager, onnx"),
+        ({"backends": ["tensorrt"]}, "backends contains 'tensorrt'; it must contain some of eager, onnx"),
     ],
 )
 def test_a_setting_out_of_its_range_is_told(options: dict[str, Any], told: str) -> None:
@@ -323,7 +323,7 @@ def test_a_target_that_holds_something_else_is_told_before_any_work(tmp_path: Pa
         tune(Classifier(), ROWS, output=tmp_path / "b")
 
 
-@pytest.mark.parametrize(("data", "said"), [("rows.pkl", "the name must end in"), ("nosuch.npy", "there is no such file")])
+@pytest.mark.parametrize(("data", "said"), [("rows.pkl", "the name must end in"), ("nosuch.npy", "the file does not exist")])
 def test_the_name_of_the_data_is_checked_before_the_model_is_loaded(data: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         tune("nosuch.module:factory", Path(data))

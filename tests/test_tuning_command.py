@@ -86,7 +86,7 @@ def test_tune_prints_the_report_and_writes_a_bundle_that_inspect_and_serve_know(
         (["--goal", "fast"], "the goal is 'fast'"),
         (["--budget", "soon"], "budget is 'soon'"),
         (["--data", "rows.pkl"], "the name must end in .jsonl"),
-        (["-o", "rows.npy"], "rows.npy is there, and no bundle"),
+        (["-o", "rows.npy"], "rows.npy exists and is not a bundle"),
     ],
 )
 def test_a_wrong_option_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: list[str], told: str) -> None:
@@ -129,7 +129,7 @@ def test_serve_tunes_first_and_serves_what_is_there_the_next_time(tmp_path: Path
     np.save(tmp_path / "rows.npy", EXAMPLE)
     body = json.dumps({"inputs": [{"name": "x", "shape": [1, 16], "datatype": "FP32", "data": EXAMPLE[0].tolist()}]}).encode()
     answers = []
-    for said_first in ("there is no tiny.bundle yet", "tiny.bundle is there, made of this model on this machine"):
+    for said_first in ("tiny.bundle does not exist", "using tiny.bundle, which was made from this model on this machine"):
         with served(tmp_path) as (url, said):
             assert said_first in said
             with urlopen(f"{url}/v2/models/tiny/infer", body, timeout=HANG_S) as reply:

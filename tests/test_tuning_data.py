@@ -90,7 +90,7 @@ def test_of_many_rows_some_are_taken_evenly_from_first_to_last(rows: Predictor, 
     ("name", "content", "told"),
     [
         ("x.pkl", "", r"the name must end in .jsonl, .txt, .csv, .npz, .npy"),
-        ("x.jsonl", "", "x.jsonl holds no rows"),
+        ("x.jsonl", "", "x.jsonl contains no rows"),
         ("x.jsonl", "[1, 2]\n", r"x.jsonl, row 1: input 'input' is float32 \[1, 2\]; the model takes float32 \[rows, 4\]"),
         ("x.jsonl", "[1, 2,\n", "x.jsonl, line 1 is not JSON"),
         ("x.jsonl", '{"y": [1, 2, 3, 4]}\n', "x.jsonl, row 1: it has 'y'; the model takes 'input'"),
@@ -105,21 +105,21 @@ def test_a_bad_file_is_told_with_the_place(rows: Predictor, tmp_path: Path, name
 
 
 def test_a_file_that_is_not_there_is_told(rows: Predictor, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no such file"):
+    with pytest.raises(ConfigError, match="the file does not exist"):
         read_sample(tmp_path / "x.npy", rows)
 
 
 def test_an_npz_file_of_several_lengths_is_told_with_the_shapes(rows: Predictor, tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", input=np.ones((2, 4), np.float32), label=[3, 5, 7])
 
-    with pytest.raises(ConfigError, match=r"holds input \[2, 4\], label \[3\]; every array must be"):
+    with pytest.raises(ConfigError, match=r"contains input \[2, 4\], label \[3\]; every array must be"):
         read_sample(tmp_path / "x.npz", rows)
 
 
 def test_an_object_without_the_item_says_where_it_must_stand(texts: Predictor, tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text(json.dumps({"body": "ab"}) + "\n")
 
-    with pytest.raises(ConfigError, match="row 1: it has 'body'; what the model takes must stand under 'text'"):
+    with pytest.raises(ConfigError, match="row 1: it has 'body'; the model's item must be in 'text'"):
         read_sample(tmp_path / "t.jsonl", texts)
 
 
@@ -129,7 +129,7 @@ def test_inputs_in_memory_become_single_rows(rows: Predictor, texts: Predictor) 
 
     assert [only(part) for part in given.parts] == [[[0, 1, 2, 3]], [[4, 5, 6, 7]]]
     assert listed.lengths == (2, 3)
-    assert sample_of(rows).description == "2 rows of what the model was probed with"
+    assert sample_of(rows).description == "2 rows of the probed sample"
     assert len(sample_of(texts).parts) >= 2
 
 

@@ -39,7 +39,7 @@ from tests.waiting import wait_until
     ("settings", "said"),
     [
         ({"workers": 0}, "workers is 0; it must be at least 1"),
-        ({"workers": 2, "devices": "a,b,c"}, "workers is 2, for 3 devices (a,b,c); it must be at least that"),
+        ({"workers": 2, "devices": "a,b,c"}, "workers is 2, for 3 devices (a,b,c); it must be at least 3"),
         ({"devices": "cuda:0", "device": "cpu"}, "devices is 'cuda:0' and device is 'cpu'; give one of them"),
         ({"devices": ","}, "devices is ','; it must be torch devices with commas"),
         ({"workers": 2, "repository": True}, "repository is on and there are workers"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from nograd.runtime.lazy import lazy_names
 
 __version__ = "0.1.0"
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from nograd.transforms.precision import to_half
     from nograd.transforms.quantize import quantize_dynamic, quantize_static
     from nograd.transforms.quantized import QuantizationReport, QuantizedModel
-    from nograd.tuning import tune
+    from nograd.tuning.api import tune
 
 _HOME = {
     "quantize_dynamic": "transforms.quantize",
@@ -87,7 +88,7 @@ _HOME = {
     "measure_cost": "batching",
     "SampleWarning": "probing",
     "probe": "probing",
-    "tune": "tuning",
+    "tune": "tuning.api",
 }
 """Public name -> module that defines it. Modules are imported on first access (PEP 562), which keeps `import nograd` fast."""
 
@@ -144,12 +145,4 @@ __all__ = [
     "tune",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'nograd' has no attribute {name!r}")
-    return getattr(import_module(f"nograd.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOME, others=("__version__",))

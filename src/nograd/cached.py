@@ -229,7 +229,7 @@ class CachedEmbedder:
         kinds = [type(texts)] if isinstance(texts, str) else [type(text) for text in listed if not isinstance(text, str)]
         wrong = next(iter(kinds), None)
         if wrong is not None:
-            raise SignatureError(f"the texts are, or hold, {wrong.__name__}; embed_many takes a list of strings")
+            raise SignatureError(f"texts is or contains {wrong.__name__}; embed_many takes a list of strings")
         predictor = self._predictor
         vectors = np.empty((len(listed), self.size), np.float32)
         if not listed:
@@ -284,7 +284,7 @@ def _text_predictor(model: Any, tokenizer: Any, device: Any) -> Predictor:
         return as_predictor(model, device)
     check_module(model, wanted="a nograd.Predictor that takes text, an encoder module, or a name that nograd.load takes")
     if tokenizer is None:
-        raise ConfigError("the model is a bare encoder; give its tokenizer, too: a tokenizer.json or the folder that holds it")
+        raise ConfigError("the model is a bare encoder; also give its tokenizer: a tokenizer.json or its folder")
     from nograd.text.pooling import MeanPooled
 
     tokenize = tokenizer if isinstance(tokenizer, Tokenize) else Tokenize(tokenizer)
@@ -301,5 +301,6 @@ def _vector(predictor: Predictor) -> tuple[str, int]:
             return found[0].name, size
     given = ", ".join(f"{spec.name} {spec}" for spec in outputs) or "nothing yet"
     raise ConfigError(
-        f"the model gives {given}; an embedder's takes text and gives one floating vector a row, or one named 'embedding'"
+        f"the model returns {given}; an embedding model takes text and returns one floating vector per row, or one named "
+        "'embedding'"
     )

@@ -7,7 +7,7 @@ so that existing handlers of that built-in keep working.
     ├── ConfigError (ValueError)            a setting is out of its range                    exit 2
     ├── MissingExtraError (ImportError)     an optional dependency is not installed          exit 2
     ├── ModelLoadError (RuntimeError)       a model could not be found or built              exit 2
-    ├── ExportError (RuntimeError)          an export is refused, or answers otherwise       exit 1, has .parity
+    ├── ExportError (RuntimeError)          an export failed, or its answers differ          exit 1, has .parity
         ├── JobError (RuntimeError)             a run over a data set stopped; rerun it to resume    exit 1
         ├── PortInUseError (OSError)            the server's address is already in use           exit 2
     ├── SignatureError (ValueError)         the inputs are not the model's                   HTTP 400

@@ -118,7 +118,7 @@ def open_file(
     Args:
         path: the file.
         device: `auto`, or a device of the backend. A `.pt2` file runs on the device that it was compiled for.
-        trusted: for files that contain code, such as `.pt2` and `.pt`: confirms that you know the source of the file.
+        trusted: for files that contain code, such as `.pt2` and `.pt`: True confirms that you trust their source.
         lanes: maximum number of concurrent calls to `run`.
         num_threads: threads per run; default: the backend's.
 

@@ -172,7 +172,7 @@ class LowLatencyPredictor(Predictor):
         device: as for `Predictor`.
         sample: inputs that the module can run; with `preprocess`, a list of items.
         preprocess: as for `Predictor`; `postprocess` likewise.
-        trusted: confirms that you know the source of a bundle with code.
+        trusted: True confirms that you trust the source of a bundle with code.
         accept_coupled_rows: batch rows that influence each other by more than the tolerance; default: run them alone.
 
     Raises:
@@ -195,7 +195,7 @@ class LowLatencyPredictor(Predictor):
     ) -> None:
         device, sample = _device_and_sample(device_or_sample, device, sample)
         if isinstance(model, str | os.PathLike):
-            opened = _opened(
+            opened = _open_bundle(
                 model, "latency", (sample, preprocess, postprocess), device=str(device), trusted=trusted,
                 accept_coupled_rows=accept_coupled_rows,
             )  # fmt: skip
@@ -220,7 +220,7 @@ class HighThroughputPredictor(Predictor):
         batch_size: rows per run, also while backends are compared.
         sample: inputs that the module can run; with `preprocess`, a list of items.
         preprocess: as for `Predictor`; `postprocess` likewise.
-        trusted: confirms that you know the source of a bundle with code.
+        trusted: True confirms that you trust the source of a bundle with code.
         accept_coupled_rows: batch rows that influence each other by more than the tolerance; default: run them alone.
 
     Raises:
@@ -247,7 +247,7 @@ class HighThroughputPredictor(Predictor):
         self.batch_size = batch_size
         device, sample = _device_and_sample(device_or_sample, device, sample)
         if isinstance(model, str | os.PathLike):
-            opened = _opened(
+            opened = _open_bundle(
                 model, "throughput", (sample, preprocess, postprocess), device=str(device), trusted=trusted,
                 accept_coupled_rows=accept_coupled_rows,
             )  # fmt: skip
@@ -301,14 +301,14 @@ def _accepted(build: Callable[[nn.Module, Sequence[Any]], Backend], model: nn.Mo
     return backend
 
 
-def _opened(
+def _open_bundle(
     path: str | os.PathLike[str], goal: str, given: tuple[Any, ...], *, device: str, trusted: bool, accept_coupled_rows: bool
 ) -> Predictor:
     """Open the predictor of a bundle."""
     from nograd.bundle import Bundle
 
     if any(value is not None for value in given):
-        raise ConfigError(f"{os.fspath(path)} is a bundle; it brings its own sample, preprocess and postprocess: give none")
+        raise ConfigError(f"{os.fspath(path)} is a bundle, which contains sample, preprocess and postprocess; do not give them")
     with Bundle.read(path) as bundle:
         tuned_for = bundle.settings.goal
         if tuned_for and tuned_for != goal:

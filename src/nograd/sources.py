@@ -36,7 +36,7 @@ def load(model: str, *, device: str = "auto", trusted: bool = False, accept_coup
         model: a bundle (folder or `.zip`), a folder saved by transformers, an exported file (`.onnx`, `.xml`, `.pt2`, `.pt`),
             `package.module:factory` (a function that returns a Predictor or a module), or `minilm`.
         device: `auto`, or a torch device.
-        trusted: for `.pt2` and `.pt` files, and bundles that contain or name code: confirms that you know the source.
+        trusted: for `.pt2` and `.pt` files, and bundles that contain or name code: True confirms that you trust the source.
         accept_coupled_rows: whether to batch rows that influence each other by more than the tolerance, as in dynamic 8-bit
             files. Default: each request of such a model runs alone. See `Signature.independence`.
 
@@ -45,14 +45,14 @@ def load(model: str, *, device: str = "auto", trusted: bool = False, accept_coup
         ModelLoadError: the model does not exist or cannot be built, or a bundle is damaged.
         MissingExtraError: a package that the model needs is not installed.
     """
-    predictor = _loaded(model, device=device, trusted=trusted)
+    predictor = _load(model, device=device, trusted=trusted)
     if accept_coupled_rows:
         with suppress(UnsupportedError):  # a factory's Predictor without a sample has no signature yet and does not batch
             predictor.backend.signature = accept_coupling(predictor.signature)
     return predictor
 
 
-def _loaded(model: str, *, device: str, trusted: bool) -> Predictor:
+def _load(model: str, *, device: str, trusted: bool) -> Predictor:
     if model == DEMO:
         return load_folder(_demo_folder(), device=device)
     if is_bundle(Path(model)):
@@ -139,7 +139,6 @@ def _sample_of(module: Any, model: str) -> Any:
     sample = getattr(module, "example_input_array", None)
     if sample is None:
         raise ModelLoadError(
-            f"{model} returned a bare module, and nothing says what it takes; "
-            "return nograd.Predictor(module, sample=...) from it"
+            f"{model} returned a bare module, whose inputs are unknown; return nograd.Predictor(module, sample=...) from it"
         )
     return sample

@@ -16,7 +16,7 @@ from torch import nn
 from nograd.backends import Backend, FileFingerprint
 from nograd.backends.exporting import (
     Export,
-    Flat,
+    FlatModule,
     example_of,
     exporter_errors,
     in_eval_mode,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["export_to_pt2", "load_file", "load_pt2", "write_file"]
 
 METADATA = "_metadata.json"
-"""The end of the names of a package's members that hold its metadata."""
+"""Suffix of the package members that hold its metadata."""
 
 
 def export_to_pt2(
@@ -49,21 +49,21 @@ def export_to_pt2(
     freezing: bool = False,
     tolerance: Tolerance | None = None,
 ) -> Export:
-    """Compile a model ahead of time, run the package against eager, and return where it lies and how closely it agrees.
+    """Compile a model ahead of time, compare the package with eager, and return its path and how closely it agrees.
 
-    The package holds native code for this kind of processor and this torch; loading it compiles nothing. On a CPU a C++
-    compiler is needed to write it, not to run it.
+    The package contains native code for this type of processor and this version of torch. Loading compiles nothing. On a CPU a
+    C++ compiler is needed to write it, not to run it.
 
     Args:
         model: a module, or an eager backend.
         sample: inputs that the module can run; None for a backend.
         path: the file; it must end in `.pt2`.
-        freezing: whether weights become constants that may be laid out anew; it helped one row and cost large batches 30 %
-            (MiniLM, measured), so measure.
-        tolerance: how closely the package must agree; default: `nograd.core.parity.EXACT`, for half precision `HALF`.
+        freezing: whether weights become constants with a new memory layout. For MiniLM it made single rows faster and large
+            batches 30 % slower, so measure it.
+        tolerance: maximum difference from eager; default: `nograd.core.parity.EXACT`, for half precision `HALF`.
 
     Raises:
-        ExportError: torch.export or the compiler refuses the model, or the package does not answer as the model does.
+        ExportError: torch.export or the compiler rejects the model, or the package's answers differ from the model's.
         SignatureError: the model cannot run the sample.
     """
     target = Path(path)
@@ -72,7 +72,7 @@ def export_to_pt2(
     check_file(target)
     reference = reference_of(model, sample)
     if reference.device == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
-        raise ExportError("AOTInductor needs a C++ compiler, and there is no g++; on Debian: apt-get install g++")
+        raise ExportError("AOTInductor needs a C++ compiler, and g++ was not found; on Debian: apt-get install g++")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".nograd-") as folder:
         written = Path(folder) / target.name
         with in_eval_mode(reference):
@@ -92,13 +92,13 @@ def _compile(reference: ModuleBackend, written: Path, *, freezing: bool) -> None
     options = {"aot_inductor.metadata": {KEY: manifest_of(reference).dumps()}, "freezing": freezing}
     with torch.no_grad():
         with exporter_errors("torch.export"):
-            program = torch.export.export(Flat(reference), inputs, dynamic_shapes=(axes,), strict=False)
+            program = torch.export.export(FlatModule(reference), inputs, dynamic_shapes=(axes,), strict=False)
         with exporter_errors("AOTInductor"):
             torch._inductor.aoti_compile_and_package(program, package_path=str(written), inductor_configs=options)  # noqa: SLF001  torch documents it under this name
 
 
 def _copy_with_manifest(source: Path, target: Path, manifest: str) -> None:
-    """Copy a package with another manifest in it: compiling it a second time would take minutes."""
+    """Copy a package and replace its manifest. A second compilation would take minutes."""
     with zipfile.ZipFile(source) as given, zipfile.ZipFile(target, "w") as written:
         for entry in given.infolist():
             content = given.read(entry)
@@ -108,7 +108,7 @@ def _copy_with_manifest(source: Path, target: Path, manifest: str) -> None:
 
 
 def _axes(spec: TensorSpec) -> dict[int, Any]:
-    """DYNAMIC raises where the graph fixes a size; AUTO would fix it in silence."""
+    """Return the axes as DYNAMIC, which raises if the graph fixes a size; AUTO would fix it silently."""
     varying = [0, *(axis for axis, size in enumerate(spec.shape, start=1) if isinstance(size, str))]
     return dict.fromkeys(varying, torch.export.Dim.DYNAMIC)
 
@@ -120,14 +120,14 @@ def load_pt2(
 
     Args:
         path: the file.
-        trusted: that you know where the file comes from; it holds native code, which is run.
-        lanes: calls to `run` that may go on side by side.
-        num_threads: threads that one of them computes with, on a CPU; default: as torch is set.
-        digest: of the file, where it is known; else it is read for the fingerprint.
+        trusted: True confirms that you trust the file's source; the file holds native code, which runs.
+        lanes: number of calls to `run` that may run at the same time.
+        num_threads: threads per call on a CPU; default: torch's setting.
+        digest: digest of the file, if known; otherwise the file is read for the fingerprint.
 
     Raises:
         ConfigError: the file is not trusted.
-        ModelLoadError: the file is not there, is no such package, or was not written by nograd.
+        ModelLoadError: the file does not exist, is not an AOTInductor package, or was not written by nograd.
     """
     check_trusted(path, trusted=trusted, what="native code")
     file = FileFingerprint(Path(path), known=digest)
@@ -136,10 +136,10 @@ def load_pt2(
     try:
         program = load_package(os.fspath(path), num_runners=lanes)
         metadata = program.loader.get_metadata()
-    except Exception as error:  # the loader raises RuntimeError, and whatever unpacking a broken archive raises
+    except Exception as error:  # the loader raises RuntimeError, and any error of unpacking a broken archive
         raise ModelLoadError(f"torch cannot load {os.fspath(path)}: {str(error).splitlines()[0]}") from error
     if KEY not in metadata:
-        raise ModelLoadError(f"{os.fspath(path)} does not say what it takes: write it with nograd.export_to_pt2")
+        raise ModelLoadError(f"{os.fspath(path)} has no nograd manifest; write it with nograd.export_to_pt2")
     device = metadata.get("AOTI_DEVICE_KEY", "cpu")
     return program_backend(
         program, metadata[KEY], name="aot", device=torch.device(device), file=file, lanes=lanes, num_threads=num_threads

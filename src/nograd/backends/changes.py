@@ -1,9 +1,9 @@
-"""Notices that a module has changed: tensors, settings, hooks or children that were changed or replaced.
+"""Detects changes of a module: tensors, settings, hooks or children that were changed or replaced.
 
-The check is quick, because every cached answer needs one: it compares identities, version counters and addresses, not
-contents, in flat lists that C code walks through. A write through `tensor.data` or through numpy changes none of them, so a few
-elements of each tensor are compared, too: that finds an optimizer, an average or a load that writes that way. It may miss a
-write to single elements, and it finds none on a GPU.
+Every cached answer needs a check, so the check must be fast: it compares identities, version counters and addresses, not
+contents, in flat lists that C code iterates over. A write through `tensor.data` or through numpy changes none of these, so a
+few elements of each tensor are compared as well. This detects an optimizer, an average or a load that writes in this way. It
+may miss a write to single elements, and it detects no such write on a GPU.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Watch"]
+__all__ = ["ChangeWatch"]
 
 SAMPLED = 8
-"""Elements of each tensor that are compared, about, evenly spaced."""
+"""Approximate number of elements of each tensor that are compared, evenly spaced."""
 
 MOST_SETTINGS = 256
-"""Entries of a dict or an object beside the module; of larger ones, such as vocabularies, only the number is looked at."""
+"""Maximum entries of a dict or object that are compared. Of larger ones, such as vocabularies, only the number is compared."""
 
 _GONE = object()
 
@@ -39,7 +39,7 @@ _Elements: TypeAlias = np.ndarray[Any, np.dtype[np.void]]
 
 @dataclass(frozen=True, slots=True)
 class _Settings:
-    """Values by name in some tables, as they were seen."""
+    """Snapshot of named values in some tables."""
 
     tables: Sequence[_Table]
     """The table of each value."""
@@ -55,13 +55,13 @@ class _Settings:
 
     @classmethod
     def of(cls, places: Sequence[tuple[_Table, Sequence[Any]]]) -> _Settings:
-        """Return the settings as they are now, given the names in each table."""
+        """Return a snapshot of the settings, given the names in each table."""
         tables, names = [table for table, some in places for _ in some], [name for _, some in places for name in some]
         made = cls(tables, names, [table for table, _ in places], [], [])
         return cls(tables, names, made.counted, *made.now())
 
     def now(self) -> tuple[list[Any], list[int]]:
-        """Return the values and the numbers of entries as they are."""
+        """Return the current values and numbers of entries."""
         try:
             values = list(map(getitem, self.tables, self.names))
         except KeyError:
@@ -74,19 +74,18 @@ class _Settings:
         return sizes != self.sizes or any(map(is_not, values, self.seen))
 
     def without(self, before: tuple[list[Any], list[int]], after: tuple[list[Any], list[int]]) -> _Settings:
-        """Return the settings without those that changed between two looks; a change before the first one is still found."""
+        """Return the settings without those that changed between two snapshots. A change before the first is still detected."""
         left = list(map(is_, before[0], after[0]))
         tables, names, seen = (list(compress(each, left)) for each in (self.tables, self.names, self.seen))
         sizes = [size + new - old for size, old, new in zip(self.sizes, before[1], after[1], strict=True)]
         return _Settings(tables, names, self.counted, seen, sizes)
 
 
-class Watch:
+class ChangeWatch:
     """Remembers the state of a module.
 
-    Compared are parameters, buffers, children, forward hooks and attributes, and, one level deep, the contents of attributes
-    that are dicts or plain objects, such as a configuration. What changes while the module runs is its own note, and is left
-    out.
+    It compares parameters, buffers, children, forward hooks and attributes, and, one level deep, the contents of attributes
+    that are dicts or plain objects, such as a configuration. Settings that the module itself changes while it runs are ignored.
 
     Args:
         model: the module.
@@ -105,7 +104,7 @@ class Watch:
         self._counted = [tensor for tensor in tensors if not tensor.is_inference()]
         self._placed = list(filter(_has_address, tensors))
         self._samples = _samples(tensors)
-        self._contents = self._look()
+        self._contents = self._read_contents()
         self._settings = _settings(self._modules)
         self._lock = Lock()
 
@@ -116,11 +115,11 @@ class Watch:
         now, things = self._now(), self._things
         if len(now) != len(things) or any(map(is_not, now, things)):
             return True
-        return self._look() != self._contents
+        return self._read_contents() != self._contents
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Within this context the module runs: settings that it changes are not compared any more."""
+        """Return a context in which the module runs. Settings that it changes there are not compared any more."""
         settings = self._settings
         before = settings.now()
         yield
@@ -131,11 +130,11 @@ class Watch:
                     self._settings = settings.without(before, after)
 
     def _now(self) -> list[Any]:
-        """Return the tensors, children and hooks, which are compared by identity."""
+        """Return the tensors, children and hooks: they are compared by identity."""
         return [*chain.from_iterable(map(_values, self._full))]
 
-    def _look(self) -> tuple[list[int], list[int], list[bytes]]:
-        """Return what is compared by content: version counters, addresses, and some elements."""
+    def _read_contents(self) -> tuple[list[int], list[int], list[bytes]]:
+        """Return version counters, addresses and some elements: they are compared by content."""
         samples = [np.concatenate(group).tobytes() for group in self._samples]
         return list(map(_version, self._counted)), list(map(_address, self._placed)), samples
 
@@ -145,7 +144,7 @@ _address = Tensor.data_ptr
 
 
 def _has_address(tensor: Tensor) -> bool:
-    """Sparse tensors have no storage of their own."""
+    """Return whether the tensor has a storage; sparse tensors have none."""
     try:
         tensor.data_ptr()
     except RuntimeError:
@@ -155,12 +154,12 @@ def _has_address(tensor: Tensor) -> bool:
 
 @cache
 def _common() -> frozenset[str]:
-    """Return the attributes that every module has: mode, tensors, children, hooks."""
+    """Return the names of the attributes that every module has: mode, tensors, children, hooks."""
     return frozenset(vars(nn.Module()))
 
 
 def _settings(modules: Sequence[nn.Module]) -> _Settings:
-    """Return the modules' attributes, and what lies in those that are dicts or plain objects."""
+    """Return the modules' attributes, and the contents of those that are dicts or plain objects."""
     places: list[tuple[_Table, Sequence[Any]]] = []
     within: dict[int, _Table] = {}
     for module in modules:
@@ -186,7 +185,7 @@ def _inside(value: Any) -> _Table | None:
 
 
 def _samples(tensors: Sequence[Tensor]) -> list[list[_Elements]]:
-    """Return views of some elements of each tensor, those of one size together: one call then copies them all."""
+    """Return views of some elements of each tensor, grouped by size, so that one call copies a whole group."""
     groups: dict[int, list[_Elements]] = {}
     for tensor in tensors:
         if (sample := _sample(tensor)) is not None:
@@ -195,7 +194,7 @@ def _samples(tensors: Sequence[Tensor]) -> list[list[_Elements]]:
 
 
 def _sample(tensor: Tensor) -> _Elements | None:
-    """Return a view of some of a tensor's elements; None if they are not plainly readable in this computer's memory."""
+    """Return a view of some of a tensor's elements; None if they cannot be read directly from the host's memory."""
     if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided or not tensor.is_contiguous():
         return None
     if tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_conj() or tensor.is_neg() or not tensor.numel():

@@ -1,4 +1,4 @@
-"""Rows to put next to a row: of other values, of other magnitudes, longer. Pure functions of arrays and a random generator."""
+"""Companions: rows that share a batch with the row under test, with other values, magnitudes or lengths. Pure functions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Rng = np.random.Generator
 
 
 def kinds_for(signature: Signature) -> tuple[str, ...]:
-    """Return the kinds of companions that differ for these inputs: magnitudes exist for floating inputs only."""
+    """Return the kinds of companions for these inputs. Kinds that change the magnitude need floating inputs."""
     if any(_is_floating(spec) for spec in signature.inputs):
         return (*FACTORS, RANDOM)
     return ("rows of other values", RANDOM)
@@ -38,9 +38,9 @@ def make_row(samples: Sequence[Batch], signature: Signature, kind: str, rng: Rng
 
     Args:
         samples: checked batches; the row has the lengths of one of their rows.
-        signature: of the inputs.
+        signature: the model's signature.
         kind: one of `kinds_for`.
-        rng: draws values.
+        rng: random generator.
     """
     sample = samples[int(rng.integers(len(samples)))]
     row = int(rng.integers(len(next(iter(sample.values())))))
@@ -50,7 +50,10 @@ def make_row(samples: Sequence[Batch], signature: Signature, kind: str, rng: Rng
 
 
 def random_target(sample: Batch, signature: Signature, rng: Rng) -> Batch:
-    """Return a random row of ordinary size, so that a sample of zeros hides nothing; flags and text are the sample's first."""
+    """Return a random row of ordinary magnitude, because a sample of zeros proves little.
+
+    Flags and text are the sample's first.
+    """
     return {
         spec.name: first if spec.dtype == TEXT or _is_flag(sample[spec.name]) else _random(spec, sample[spec.name], first, rng)
         for spec in signature.inputs
@@ -59,7 +62,7 @@ def random_target(sample: Batch, signature: Signature, rng: Rng) -> Batch:
 
 
 def stretched(row: Batch, signature: Signature, sizes: Mapping[str, int]) -> Batch:
-    """Return the row with its varying dimensions at other sizes: cut, or repeated from the start."""
+    """Return the row with other sizes of its varying dimensions: cut, or repeated from the start."""
     result: dict[str, Array] = {}
     for spec in signature.inputs:
         array = row[spec.name]
@@ -80,7 +83,7 @@ def _is_floating(spec: TensorSpec) -> bool:
 
 
 def _is_flag(values: Array) -> bool:
-    """True for booleans, and for integers that are 0 and 1 only: masks and types of tokens."""
+    """Return whether values are booleans, or integers that are all 0 or 1: masks and token types."""
     return values.dtype.kind == "b" or (values.dtype.kind in "iu" and bool(np.isin(values, (0, 1)).all()))
 
 
@@ -102,7 +105,7 @@ def _other_text(row: Array) -> Array:
 
 
 def _other_integers(whole: Array, row: Array, rng: Rng) -> Array:
-    """Return integers in another order; of a constant row, integers next to it that are not negative."""
+    """Return integers in another order; for a constant row, adjacent integers that are not negative."""
     if row.size > 1 and (row != row.ravel()[0]).any():
         return rng.permutation(row.ravel()).reshape(row.shape)
     if row.dtype.kind == "b":
@@ -113,7 +116,7 @@ def _other_integers(whole: Array, row: Array, rng: Rng) -> Array:
 
 
 def _random(spec: TensorSpec, whole: Array, row: Array, rng: Rng) -> Array:
-    """Return random values: normal in the size of the sample; ids that the model is known to take."""
+    """Return random values: normally distributed with the sample's magnitude, or ids that the model is known to accept."""
     if spec.dtype == TEXT:
         return _other_text(row)
     if _is_floating(spec):
@@ -126,7 +129,7 @@ def _random(spec: TensorSpec, whole: Array, row: Array, rng: Rng) -> Array:
 
 
 def _wide(spec: TensorSpec) -> str:
-    """Arithmetic happens in a wider dtype, so that nothing overflows before it is clipped."""
+    """Return the array in a wider dtype, so that arithmetic does not overflow before values are clipped."""
     return "complex128" if "complex" in spec.dtype else "float64"
 
 

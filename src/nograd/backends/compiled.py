@@ -1,4 +1,4 @@
-"""The compiled backend: torch.compile, warmed over the very shapes that it will serve, with a count of what came after."""
+"""The compiled backend: torch.compile, warmed up with the shapes that it will serve. Later compilations are counted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nograd.backends import Backend, TorchBackend
 from nograd.backends.compiling import MODES, CompiledModel, Mode
-from nograd.backends.coupling import measured_signature, unmeasured
+from nograd.backends.coupling import measured_signature, without_independence
 from nograd.backends.eager import precision_of
 from nograd.backends.exporting import check_module, example_of, reference_of
 from nograd.backends.modules import ModuleBackend
@@ -33,10 +33,10 @@ __all__ = ["CompiledBackend", "compiled_backend", "optimize_model_compile"]
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 
 MAX_GRAPHS = 256
-"""Graphs of one model whose shapes are compiled one by one; torch's own limit is 8."""
+"""Maximum graphs of one model if each shape is compiled separately; torch's own limit is 8."""
 
 RECORDING = ("reduce-overhead", "max-autotune")
-"""Modes that record CUDA graphs, one for every shape."""
+"""Modes that record one CUDA graph per shape."""
 
 RUNS_TO_RECORD = 3
 """Runs of a shape until its graph is replayed: the first warms up, the second records."""
@@ -79,26 +79,26 @@ def optimize_model_compile(
 ) -> CompiledModel | CompiledBackend:
     """Return the model compiled with torch.compile: a module for a module, a backend for a backend.
 
-    The module is called as the model is, and answers every size that the model takes (see `CompiledModel`). Without a sample
-    it compiles at its first call. With a sample it is probed, and compiled for all that will be served before this returns;
-    its `backend` then runs named arrays.
+    The compiled module is called like the model, and accepts every size that the model accepts (see `CompiledModel`). Without
+    a sample it compiles at its first call. With a sample, the model is probed and compiled for all sizes to be served before
+    this function returns; the module's `backend` then runs named arrays.
 
-    With `dynamic` (the default with a sample, but for CUDA graphs) two graphs serve every shape: one row, and more than one.
-    Without it every shape is compiled separately; a backend then fills a batch up to the next of `batch_sizes` and, if rows
-    may be padded, the next of `lengths`, and cuts the answer back, so that no other shape has to be compiled.
+    With `dynamic` (the default with a sample, except for CUDA graphs) two graphs serve every shape: one for a single row, and
+    one for more rows. Without it every shape is compiled separately. A backend then fills a batch up to the next of
+    `batch_sizes` and, if rows may be padded, to the next of `lengths`, and cuts the answer back: no other shape is compiled.
 
-    A model that breaks its graph is compiled in pieces; a model that cannot be compiled runs eagerly, with one warning.
-    Either way `reason` says why. torch caches what it compiles on disk (TORCHINDUCTOR_CACHE_DIR): the next start is quick.
+    A model with graph breaks is compiled in pieces. A model that cannot be compiled runs eagerly, with one warning. `reason`
+    gives the cause in both cases. torch caches compiled graphs on disk (TORCHINDUCTOR_CACHE_DIR), which makes restarts fast.
 
     Args:
         model: a module, or an eager backend.
         sample: inputs that the module can run; None for a backend, or to compile at the first call.
-        mode: torch.compile's. `reduce-overhead` and `max-autotune` record CUDA graphs on a GPU; on a CPU the former changes
-            nothing.
-        dynamic: whether a graph takes any shape. None: with a sample yes, unless CUDA graphs are recorded; without a sample
-            torch decides from the sizes that come.
-        fullgraph: never in pieces: a model that breaks its graph runs eagerly.
-        batch_sizes: rows of the runs that are warmed up with a sample; without `dynamic`, all that there will be.
+        mode: torch.compile's mode. `reduce-overhead` and `max-autotune` record CUDA graphs on a GPU; on a CPU the former has no
+            effect.
+        dynamic: whether one graph serves all shapes. None: yes with a sample, unless CUDA graphs are recorded; without a
+            sample torch decides from the sizes of the calls.
+        fullgraph: True: never compile in pieces; a model with graph breaks runs eagerly.
+        batch_sizes: numbers of rows to warm up, with a sample. Without `dynamic`, batches have no other sizes.
         lengths: the same for dimensions that vary.
         num_threads: threads of one run of the backend, on a CPU; default: torch's setting.
 
@@ -132,7 +132,7 @@ def _check_settings(mode: Mode, batch_sizes: Sequence[int], lengths: Sequence[in
         raise ConfigError(f"mode is {mode!r}; it must be one of {', '.join(MODES)}")
     for name, sizes in (("batch_sizes", batch_sizes), ("lengths", lengths)):
         if not sizes or min(sizes) < 1:
-            raise ConfigError(f"{name} is {tuple(sizes)}; it must hold one size or more, each at least 1")
+            raise ConfigError(f"{name} is {tuple(sizes)}; it must contain at least one size, each at least 1")
 
 
 def records_graphs(mode: Mode, device: str, *, dynamic: bool | None) -> bool:
@@ -205,7 +205,7 @@ class CompiledBackend(TorchBackend):
     # -- compiling
 
     def warm_up(self) -> None:
-        """Compile for everything that will be served: again in another way (see `CompiledModel`) as long as one fails."""
+        """Compile all shapes to be served. If one fails, compile all in the next way (see `CompiledModel`)."""
         way = None
         while self.model.way != way and self.model.way.is_compiled:
             way = self.model.way
@@ -218,7 +218,7 @@ class CompiledBackend(TorchBackend):
         dims = self.signature.lengths
         lengths = [self._sizes_of(dim) for dim in dims]
         if self._dynamic:
-            lengths = apart(lengths, taken=sizes)
+            lengths = make_distinct(lengths, taken=sizes)
         for rows, *each in product(sizes, *lengths):
             batch = self._shaped(rows, dict(zip(dims, each, strict=True)))
             if self._runs_eagerly(batch):
@@ -226,14 +226,16 @@ class CompiledBackend(TorchBackend):
                     self._inner.run(batch)
 
     def _measure(self) -> None:
-        """Measure the independence of rows: compiled code has its own, which eager's says nothing of."""
+        """Measure the independence of rows of the compiled code, which may differ from eager's."""
         samples = [{name: to_host(tensor) for name, tensor in sample.items()} for sample in self._reference.samples]
         precision = precision_of(self._reference.model)
-        signature = unmeasured(self._reference.signature)
+        signature = without_independence(self._reference.signature)
         self.signature = measured_signature(self.run, samples, signature, precision=precision, backend=self.name)
 
     def _runs_eagerly(self, batch: Batch) -> bool:
-        """A size may be below what the model takes: an image smaller than the kernel."""
+        """Return whether eager runs the inputs; a size may be too small for the model, such as an image smaller than the
+        kernel.
+        """
         try:
             self._reference.run(batch)
         except ModelError:
@@ -241,7 +243,7 @@ class CompiledBackend(TorchBackend):
         return True
 
     def _sizes_of(self, dim: str) -> list[int]:
-        """A dynamic graph takes every size but 1, for which torch compiles another; fixed ones take one size each."""
+        """Return the sizes to warm up. A dynamic graph serves every size except 1, which torch compiles separately."""
         smallest, largest = self.signature.size_range(dim)
         most = max(self._lengths) if largest is None else largest
         allowed = [size for size in self._lengths if smallest <= size <= most] or [self.signature.allowed_size(dim, most)]
@@ -258,7 +260,7 @@ class CompiledBackend(TorchBackend):
     # -- running
 
     def forward(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        with torch.inference_mode():  # clones made here are what warm-up compiled for; other tensors would compile anew
+        with torch.inference_mode():  # warm-up compiled for clones made here; other tensors would cause another compilation
             tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
         with self._replaying:
             return self._inner.forward(tensors)
@@ -278,7 +280,7 @@ class CompiledBackend(TorchBackend):
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if len(parts) > 1 else parts[0]
 
     def _run_filled(self, batch: Batch) -> Batch:
-        """Run at the next warm shape, and give back what was asked."""
+        """Run at the next warm shape, and cut the outputs back to the requested shape."""
         signature, rows = self.signature, num_rows(batch)
         can_pad = signature.batching == "pad"
         sizes = dict(zip(signature.lengths, signature.sizes_of(batch), strict=True))
@@ -290,7 +292,7 @@ class CompiledBackend(TorchBackend):
         return cut_back({name: array[:rows] for name, array in outputs.items()}, signature.outputs, sizes)
 
     def _next(self, size: int, buckets: Sequence[int], dim: str) -> int:
-        """Return the next warm size; a longer one than all runs at its own, and is compiled then."""
+        """Return the next warm size; a size above all warm ones is returned as it is, and compiled at its run."""
         most = self.signature.max_sizes.get(dim)
         return next((bucket for bucket in buckets if bucket >= size and (most is None or bucket <= most)), size)
 
@@ -301,11 +303,11 @@ class CompiledBackend(TorchBackend):
         self._inner.limit_threads(count)
 
     def gradients(self) -> AbstractContextManager[None]:
-        raise UnsupportedError("backend 'compiled' has no gradients: they would compile anew; use eager")
+        raise UnsupportedError("backend 'compiled' has no gradients, because they need another compilation; use eager")
 
 
 def _filled(array: Any, spec: TensorSpec, rows: int, sizes: Mapping[str, int]) -> Any:
-    """Return an array with copies of its first row added, and its varying dimensions filled with the pad value."""
+    """Return an array with copies of its first row appended, and its varying dimensions padded."""
     widths = [(0, rows - len(array))]
     widths += [
         (0, sizes[size] - given if isinstance(size, str) else 0)
@@ -317,10 +319,10 @@ def _filled(array: Any, spec: TensorSpec, rows: int, sizes: Mapping[str, int]) -
     return np.concatenate([wide, np.repeat(wide[:1], rows - len(wide), axis=0)]) if rows > len(wide) else wide
 
 
-def apart(lengths: Sequence[Sequence[int]], *, taken: Sequence[int]) -> list[list[int]]:
-    """Return the sizes of each dimension with the largest lowered until no other dimension, and no number of rows, has it.
+def make_distinct(lengths: Sequence[Sequence[int]], *, taken: Sequence[int]) -> list[list[int]]:
+    """Return the sizes of each dimension, the largest lowered until it differs from all other dimensions and numbers of rows.
 
-    torch gives dimensions of one size in the example one symbol (duck shapes), and compiles again when they differ.
+    torch assumes that dimensions of equal size in the example are the same (duck shapes), and recompiles when they differ.
     """
     used, found = set(taken), []
     for *smaller, largest in lengths:

@@ -1,4 +1,4 @@
-"""CompiledModel: a module that runs through torch.compile, and runs another way, with the reason, where compiling fails."""
+"""CompiledModel: a module that runs through torch.compile, with fallbacks and their reasons if compiling fails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nograd.backends.compiled import CompiledBackend
     from nograd.core.tensors import Batch, Signature
 
-__all__ = ["MODES", "CompiledModel", "Failure", "Mode", "Way", "failure_of", "next_way"]
+__all__ = ["MODES", "CompiledModel", "ExecutionMode", "Failure", "Mode", "failure_of", "next_way"]
 
 Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -31,28 +31,28 @@ Failure = Literal["limit", "break", "other"]
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class ExecutionMode:
     """One way to run the module."""
 
     is_compiled: bool = True
     in_one_piece: bool = True
-    """Whether a graph break is an error; else the graph is compiled in pieces."""
+    """Whether a graph break is an error. If not, the graph is compiled in pieces."""
 
     dynamic: bool | None = None
-    """Whether one graph takes every size; None: torch decides from the sizes that come."""
+    """Whether one graph serves every size; None: torch decides from the sizes of the calls."""
 
 
-EAGER = Way(is_compiled=False)
+EAGER = ExecutionMode(is_compiled=False)
 
 
-def next_way(way: Way, failure: Failure, *, fullgraph: bool, can_be_dynamic: bool) -> Way:
-    """Return the way to run after a failure: dynamic shapes after too many sizes, pieces after a graph break, else eager.
+def next_way(way: ExecutionMode, failure: Failure, *, fullgraph: bool, can_be_dynamic: bool) -> ExecutionMode:
+    """Return the fallback after a failure: dynamic shapes after too many sizes, pieces after a graph break, otherwise eager.
 
     Args:
-        way: the one that failed.
-        failure: what happened.
+        way: the way that failed.
+        failure: kind of failure.
         fullgraph: whether pieces are forbidden.
-        can_be_dynamic: whether dynamic shapes are an option; they are not while CUDA graphs are recorded, one for each size.
+        can_be_dynamic: whether dynamic shapes are possible. They are not if CUDA graphs are recorded, one per size.
     """
     if failure == "limit" and way.dynamic is not True and can_be_dynamic:
         return replace(way, dynamic=True)
@@ -62,7 +62,7 @@ def next_way(way: Way, failure: Failure, *, fullgraph: bool, can_be_dynamic: boo
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Return what went wrong in torch.compile."""
+    """Return the kind of failure in torch.compile."""
     from torch._dynamo.exc import FailOnRecompileLimitHit, Unsupported
 
     kinds = [type(each) for each in _chain(error)]
@@ -79,7 +79,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the reason in one sentence, without torch's page of advice."""
+    """Return the reason in one sentence, without torch's advice."""
     if failure_of(error) == "limit":
         return "it was given more sizes than torch.compile's limit of recompilations allows"
     chain = _chain(error)
@@ -90,15 +90,15 @@ def reason_of(error: BaseException) -> str:
 
 
 class CompiledModel(Accelerated):
-    """The model through torch.compile: called as the model is, with the model's answers, for every size that it takes.
+    """The model through torch.compile: called like the model, with the model's answers, for every size that it accepts.
 
-    As with torch's own compiled modules, `_orig_mod` is the model itself, whose names in the state dict start with
-    `_orig_mod.`; parameters, training flag and attributes are the model's, and `to()` moves it. It compiles at the first
-    call, or at once if `optimize_model_compile` was given a sample.
+    As with torch's own compiled modules, `_orig_mod` is the model, and names in the state dict start with `_orig_mod.`.
+    Parameters, training flag and attributes are the model's, and `to()` moves it. It compiles at the first call, or
+    immediately if `optimize_model_compile` is called with a sample.
 
-    A call that torch.compile cannot serve is answered eagerly. After too many sizes the model is compiled once more, with
-    dynamic shapes; after a graph break in pieces, unless `fullgraph`; if that fails too, it runs eagerly from then on, with
-    one warning. `reason` says why. An error of the model itself is raised as it is.
+    A call that torch.compile cannot serve runs eagerly. After too many sizes the model is recompiled with dynamic shapes;
+    after a graph break, in pieces unless `fullgraph`. If that also fails, the model runs eagerly from then on, with one
+    warning. `reason` gives the cause. Errors of the model itself are raised unchanged.
     """
 
     def __init__(self, model: nn.Module, *, mode: Mode, dynamic: bool | None, fullgraph: bool, max_graphs: int | None) -> None:
@@ -106,9 +106,9 @@ class CompiledModel(Accelerated):
         if mode not in MODES:
             raise ConfigError(f"mode is {mode!r}; it must be one of {', '.join(MODES)}")
         self._orig_mod = model
-        self._state = _State(mode, fullgraph, max_graphs, Way(dynamic=dynamic))
+        self._state = _State(mode, fullgraph, max_graphs, ExecutionMode(dynamic=dynamic))
 
-    # -- what it is
+    # -- properties
 
     @property
     def original(self) -> nn.Module:
@@ -116,7 +116,7 @@ class CompiledModel(Accelerated):
 
     @property
     def training(self) -> bool:
-        """The model's own flag."""
+        """The model's training flag."""
         return self.original.training if "_orig_mod" in self.__dict__.get("_modules", {}) else False
 
     @training.setter
@@ -131,13 +131,13 @@ class CompiledModel(Accelerated):
             return getattr(super().__getattr__("_orig_mod"), name)
 
     @property
-    def way(self) -> Way:
-        """How it runs now."""
+    def way(self) -> ExecutionMode:
+        """The current way to run."""
         return self._state.way
 
     @property
     def reason(self) -> str:
-        """Why the model is not compiled as requested; empty while it is."""
+        """Why the model is not compiled as requested; empty if it is."""
         return self._state.reason
 
     @property
@@ -146,18 +146,18 @@ class CompiledModel(Accelerated):
         return self._state.num_graphs
 
     def fingerprint(self) -> Fingerprint:
-        """Return the digest of the model and of how it is compiled."""
+        """Return a digest of the model and of the way it is compiled."""
         return of_value("compiled", self._state.mode, self.original)
 
-    # -- the backend that warmed it up
+    # -- the backend
 
     def warmed_by(self, backend: CompiledBackend) -> None:
-        """Remember the backend that a sample made."""
+        """Set the backend that was made with a sample."""
         self._state.backend = backend
 
     @property
     def backend(self) -> CompiledBackend:
-        """The backend that a sample made: it runs named arrays, and warms up the sizes that will be served.
+        """The backend that was made with a sample: it runs named arrays, and warms up the sizes to be served.
 
         Raises:
             ConfigError: no sample was given.
@@ -168,7 +168,7 @@ class CompiledModel(Accelerated):
 
     @property
     def signature(self) -> Signature:
-        """What the model takes and returns, as the sample showed."""
+        """Signature of the model, probed with the sample."""
         return self.backend.signature
 
     @property
@@ -189,7 +189,7 @@ class CompiledModel(Accelerated):
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         if len(args) == 1 and not kwargs and isinstance(args[0], Mapping):
-            args, kwargs = _spread(self.original, args[0])
+            args, kwargs = _arguments_of(self.original, args[0])
         way = self._state.way
         if not way.is_compiled:
             return self.original(*args, **kwargs)
@@ -204,23 +204,23 @@ class CompiledModel(Accelerated):
         return {**self.__dict__, "_state": self._state.fresh()}
 
 
-def _spread(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return named inputs as the model takes them: by keyword, or as one dict."""
+def _arguments_of(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return named inputs in the form of the model's arguments: keywords, or one dict."""
     if all(isinstance(name, str) for name in inputs) and ModuleCall.learn(model, inputs).style == "keywords":
         return (), dict(inputs)
     return (inputs,), {}
 
 
 class _State:
-    """How a model is compiled now; all of it but the settings is lost when the model is copied or pickled."""
+    """State of compilation. Copies and pickles of the model keep only the settings."""
 
-    def __init__(self, mode: Mode, fullgraph: bool, max_graphs: int | None, way: Way) -> None:  # noqa: FBT001
+    def __init__(self, mode: Mode, fullgraph: bool, max_graphs: int | None, way: ExecutionMode) -> None:  # noqa: FBT001
         self.mode, self.fullgraph, self.max_graphs, self.way = mode, fullgraph, max_graphs, way
         self.first_way = way
         self.reason = ""
         self.num_graphs = 0
         self.backend: CompiledBackend | None = None
-        self._compiled: dict[Way, Callable[..., Any]] = {}
+        self._compiled: dict[ExecutionMode, Callable[..., Any]] = {}
         self._lock = threading.Lock()
 
     def fresh(self) -> _State:
@@ -229,7 +229,7 @@ class _State:
     def __reduce__(self) -> tuple[Any, ...]:
         return _State, (self.mode, self.fullgraph, self.max_graphs, self.first_way)
 
-    def compiled(self, model: nn.Module, way: Way) -> Callable[..., Any]:
+    def compiled(self, model: nn.Module, way: ExecutionMode) -> Callable[..., Any]:
         if way not in self._compiled:
             with self._lock, quiet():
                 if way not in self._compiled:
@@ -241,18 +241,18 @@ class _State:
                     self._compiled[way] = torch.compile(model, backend=partial(self._count, way), **options)
         return self._compiled[way]
 
-    def _count(self, way: Way, graph: Any, example_inputs: Any) -> Any:
-        """Count, and hand the graph to inductor, as torch.compile does for a mode."""
+    def _count(self, way: ExecutionMode, graph: Any, example_inputs: Any) -> Any:
+        """Count the graph and pass it to inductor, like torch.compile with a mode."""
         with self._lock:
             self.num_graphs += 1
-        with quiet():  # importing inductor, and compiling, warn of what torch itself uses
+        with quiet():  # importing inductor and compiling emit warnings about torch's own code
             from torch._inductor import list_mode_options
             from torch._inductor.compile_fx import compile_fx
 
             return compile_fx(graph, example_inputs, config_patches=list_mode_options(self.mode, way.dynamic))
 
-    def fall_back(self, way: Way, error: Exception) -> None:
-        """Run the next way from now on; one warning if that is eager."""
+    def fall_back(self, way: ExecutionMode, error: Exception) -> None:
+        """Switch to the next way; warn once if that is eager."""
         with self._lock:
             if self.way != way:  # another thread was first
                 return
@@ -264,7 +264,7 @@ class _State:
 
 
 def _limits(max_graphs: int | None) -> dict[str, Any]:
-    """Return options that count graphs for this model alone: without them torch counts over all models of a class."""
+    """Return options that count graphs per model; by default torch counts over all models of a class."""
     if "isolate_recompiles" not in inspect.signature(torch.compile).parameters:  # before torch 2.13
         return {}
     return {"isolate_recompiles": True, "recompile_limit": max_graphs}

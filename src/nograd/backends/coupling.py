@@ -1,8 +1,8 @@
-"""Row coupling of a backend, measured by running it: for every backend, on plain arrays.
+"""Row coupling of any backend, measured by running it on plain arrays.
 
-Two effects are separated. *Coupling*: the same row, in a batch of the same size and at the same place, next to other rows.
-*Size effect*: the same row alone and among copies of itself; matrix libraries choose another kernel for another size, and round
-differently.
+Two effects are distinguished. *Coupling*: other rows of a batch change a row's answer, at equal batch size and position. *Size
+effect*: the batch size changes it: a row alone differs from the same row among copies of itself, because matrix libraries
+choose kernels by size, and kernels round differently.
 """
 
 from __future__ import annotations
@@ -19,10 +19,18 @@ from nograd.core.independence import Independence
 from nograd.core.tensors import Batch, Signature, concat, cut_back
 from nograd.errors import ModelError, SignatureError
 
-__all__ = ["QUICK", "accept_coupling", "how_to_batch", "judged", "measure_independence", "measured_signature", "unmeasured"]
+__all__ = [
+    "QUICK",
+    "accept_coupling",
+    "how_to_batch",
+    "measure_independence",
+    "measured_signature",
+    "with_independence",
+    "without_independence",
+]
 
 QUICK = 12
-"""Batches that are compared where a user waits: each kind of companion twice."""
+"""Number of compared batches while a user waits: each kind of companion twice."""
 
 TOLERANCE = 1e-3
 """Largest difference between two runs of one batch, relative to the output's largest value, for a model without state."""
@@ -33,14 +41,14 @@ Run = Callable[[Batch], Batch]
 
 
 def how_to_batch(run: Run, sample: Batch, signature: Signature, *, precision: str = "float32", backend: str = "") -> Signature:
-    """Return the signature with what was found: rows batch freely, only at equal lengths, or not at all.
+    """Return the signature with the measured batching: rows batch freely, only at equal lengths, or not at all.
 
     Args:
         run: runs a checked batch.
         sample: a checked batch.
-        signature: what the model takes and gives.
-        precision: of the arithmetic; it sets the tolerance.
-        backend: the name of what runs.
+        signature: the model's signature.
+        precision: precision of the arithmetic; it sets the tolerance.
+        backend: name of the backend.
 
     Raises:
         ModelError: the model cannot run the sample.
@@ -61,29 +69,29 @@ def how_to_batch(run: Run, sample: Batch, signature: Signature, *, precision: st
     found = measure_independence(run, [sample], free, precision=precision, backend=backend)
     if found is None:
         return _limited(signature, "one row alone, or a row next to others, does not run")
-    return judged(free, found)
+    return with_independence(free, found)
 
 
 def measured_signature(
     run: Run, samples: Sequence[Batch], signature: Signature, *, precision: str = "float32", backend: str = ""
 ) -> Signature:
-    """Return the signature with its independence measured and obeyed; unchanged if the model cannot be measured.
+    """Return the signature with its measured independence, and with batching that respects it; unchanged if unmeasurable.
 
     Args:
         run: runs a checked batch.
         samples: checked batches.
-        signature: what the model takes and gives.
-        precision: of the arithmetic; it sets the tolerance.
-        backend: the name of what runs.
+        signature: the model's signature.
+        precision: precision of the arithmetic; it sets the tolerance.
+        backend: name of the backend.
     """
     if not signature.repeatable or not signature.outputs:
         return replace(signature, independence=None)
     found = measure_independence(run, samples, signature, precision=precision, backend=backend)
-    return replace(signature, independence=None) if found is None else judged(signature, found)
+    return replace(signature, independence=None) if found is None else with_independence(signature, found)
 
 
-def judged(signature: Signature, found: Independence) -> Signature:
-    """Return the signature with a measured independence; coupled rows run alone, unless the user accepted the coupling."""
+def with_independence(signature: Signature, found: Independence) -> Signature:
+    """Return the signature with a measured independence. Coupled rows run alone unless the user accepted the coupling."""
     if not found.is_coupled:
         return replace(signature, independence=replace(found, batching_if_accepted=""))
     free = _batching_if_free(signature)
@@ -95,7 +103,7 @@ def judged(signature: Signature, found: Independence) -> Signature:
 
 
 def accept_coupling(signature: Signature) -> Signature:
-    """Return the signature of a model whose user accepts that rows influence each other; unchanged if they do not."""
+    """Return the signature for a user who accepts coupled rows; unchanged if rows are independent."""
     found = signature.independence
     if found is None or not found.is_coupled or not found.batching_if_accepted:
         return signature
@@ -103,8 +111,8 @@ def accept_coupling(signature: Signature) -> Signature:
     return replace(signature, batching=found.batching_if_accepted, reason=reason, independence=replace(found, is_accepted=True))
 
 
-def unmeasured(signature: Signature) -> Signature:
-    """Return the signature without what was measured of a backend: another backend has another independence."""
+def without_independence(signature: Signature) -> Signature:
+    """Return the signature without its measured independence, which is a property of one backend."""
     found = signature.independence
     if found is None:
         return signature
@@ -133,23 +141,23 @@ def measure_independence(  # noqa: PLR0913
     batch_rows: Sequence[int] = BATCH_ROWS,
     seed: int = 0,
 ) -> Independence | None:
-    """Return the measured influence of a batch on one of its rows.
+    """Measure the influence of a batch on one of its rows.
 
     Args:
-        run: runs a checked batch; what it cannot run is left out.
-        samples: checked batches; their rows, and a random one, are put next to others.
-        signature: what the model takes and gives; lengths are mixed if its batching is `pad`.
-        precision: of the arithmetic, such as `bfloat16`; it sets the tolerances.
-        backend: the name of what runs.
-        tolerance: largest bound of independent rows; default: `tolerance_for(precision)`.
-        num_batches: batches to compare.
-        batch_rows: rows of these batches; each is one of these numbers.
-        seed: of values, places and sizes.
+        run: runs a checked batch; batches that it cannot run are skipped.
+        samples: checked batches; their rows and a random one are tested among companions.
+        signature: the model's signature; lengths are mixed if its batching is `pad`.
+        precision: precision of the arithmetic, such as `bfloat16`; it sets the tolerances.
+        backend: name of the backend.
+        tolerance: maximum influence for rows to count as independent; default: `tolerance_for(precision)`.
+        num_batches: number of batches to compare.
+        batch_rows: numbers of rows to choose from for each batch.
+        seed: random seed of values, positions and sizes.
 
     Returns:
-        The measurement; None if no row could be compared: the model does not run one row alone, or none next to others.
+        The measurement; None if no row could be compared, because the model runs no single row or no batch of several rows.
     """
-    measuring = _Measuring(run, tuple(samples), signature, np.random.default_rng(seed))
+    measuring = _Measurement(run, tuple(samples), signature, np.random.default_rng(seed))
     measuring.prepare()
     if not measuring.targets:
         return None
@@ -170,7 +178,7 @@ def measure_independence(  # noqa: PLR0913
 
 
 @dataclass(slots=True)
-class _Measuring:
+class _Measurement:
     """One measurement in progress."""
 
     run: Run
@@ -178,10 +186,10 @@ class _Measuring:
     signature: Signature
     rng: np.random.Generator
     targets: list[tuple[Batch, Batch]] = field(default_factory=list)
-    """Rows, each with its answer alone."""
+    """Rows under test, each with its answer alone."""
 
     copies: dict[tuple[int, int, tuple[int, ...]], Batch | None] = field(default_factory=dict)
-    """(target, rows, sizes) -> the answers to a batch of copies of the target; None: the model does not run it."""
+    """(target, rows, sizes) -> the answers to a batch of copies of the target; None: the model cannot run it."""
 
     bound: LargestDifference = field(default_factory=LargestDifference)
     size_effect: LargestDifference = field(default_factory=LargestDifference)
@@ -189,7 +197,7 @@ class _Measuring:
     max_rows: int = 1
 
     def prepare(self) -> None:
-        """Find the rows that run alone: the first and the last of each sample, and a random one."""
+        """Collect the rows that run alone: the first and last of each sample, and a random one."""
         for target in self._candidates():
             alone = self._attempt(target)
             if alone is not None:
@@ -209,7 +217,7 @@ class _Measuring:
             return None
 
     def compare(self, kind: str, kinds: Sequence[str], batch_rows: Sequence[int]) -> None:
-        """Put a target among companions, and compare it with itself among copies of itself."""
+        """Run a target among companions, and compare its answer with the one among copies of itself."""
         index = self.num_batches % len(self.targets)
         target, alone = self.targets[index]
         rows = int(self.rng.choice(batch_rows))
@@ -222,9 +230,9 @@ class _Measuring:
         given = self._attempt(with_companions(target, companions, place, self.signature))
         if given is None:
             return
-        own = self._own(among_copies, place, target)
+        own = self._answer_of(among_copies, place, target)
         self.size_effect.note(alone, own)
-        self.bound.note(own, self._own(given, place, target), kind)
+        self.bound.note(own, self._answer_of(given, place, target), kind)
         self.num_batches += 1
         self.max_rows = max(self.max_rows, rows)
 
@@ -233,7 +241,7 @@ class _Measuring:
         return stretched(make_row(self.samples, self.signature, chosen, self.rng), self.signature, sizes)
 
     def _sizes(self, target: Batch) -> dict[str, int]:
-        """Return the lengths of the companions: the target's own; half of the time longer, if rows may be padded."""
+        """Return the lengths of the companions: the target's, or if rows may be padded, in half of the cases longer ones."""
         signature = self.signature
         own = dict(zip(signature.lengths, signature.sizes_of(target), strict=True))
         if signature.batching != "pad" or self.rng.random() < 0.5:
@@ -254,8 +262,8 @@ class _Measuring:
         padded = {name: array[:1] for name, array in concat([target, longest], self.signature.inputs).items()}
         return self._attempt({name: np.repeat(array, rows, axis=0) for name, array in padded.items()})
 
-    def _own(self, answers: Batch, place: int, target: Batch) -> Batch:
-        """Return the answer of the row at a place, without what padding added."""
+    def _answer_of(self, answers: Batch, place: int, target: Batch) -> Batch:
+        """Return the answer of the row at a position, without padding."""
         signature = self.signature
         row = {name: array[place : place + 1] for name, array in answers.items()}
         own = dict(zip(signature.lengths, signature.sizes_of(target), strict=True))

@@ -1,10 +1,10 @@
-"""Direct: the short path of `predict` for tensors whose layout was checked before.
+"""Direct: the fast path of `predict` for tensors whose layout was checked before.
 
 A tiny model runs in 25 us, and the full path (names, dtypes, shapes, devices, lanes, threads) takes three times as long. After
-one call on the full path, another one with the same names, dtypes and shapes needs none of its checks.
+one call on the full path, further calls with the same names, dtypes and shapes need none of its checks.
 
-The model runs as under `torch.no_grad()`, not in inference mode: its outputs are then tensors that the caller may use in any
-way, and an output that nothing else refers to is returned without a copy. A copy costs a tiny model a tenth of its time.
+The model runs under `torch.no_grad()`, not in inference mode: the caller may use its outputs in any way, and an output that has
+no other reference is returned without a copy. A copy takes a tenth of a tiny model's time.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ Layout: TypeAlias = tuple[Any, ...]
 
 _set_gradients = torch._C._set_grad_enabled  # noqa: SLF001  what torch.no_grad calls; its context manager costs 2 us
 _num_storage_users: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)  # noqa: SLF001
-"""Returns how many tensors and handles share a storage; no public function does. None: this torch has no such function."""
+"""Returns the number of tensors and handles that share a storage. It is a private function; None: this torch lacks it."""
 
 
 class Direct:
-    """Runs a module on tensors of known layouts; answers as the full path does.
+    """Runs a module on tensors of known layouts, with the same answers as the full path.
 
-    A model may write to its inputs, which are the caller's. Unless the probe has shown that it does not, the first run on the
-    short path is made with copies, whose version counters tell.
+    A model may write to its inputs, which are the caller's. Unless the probe has ruled that out, the first run on the fast path
+    uses copies, whose version counters reveal writes.
 
     Args:
-        backend: runs the module; its signature has no limits of values, which the full path must check.
+        backend: runs the module. Its signature must have no limits of values, because only the full path checks them.
     """
 
     def __init__(self, backend: ModuleBackend) -> None:
@@ -60,17 +60,19 @@ class Direct:
         fresh = torch.empty(0)
         self._num_references = _references(fresh)
         self._keeps_inputs = not backend.call.copies
-        self._is_off = self._has_rows and backend.call.copies  # the probe saw the model write, or share its memory
+        self._is_off = (
+            self._has_rows and backend.call.copies
+        )  # the probe found that the model writes to its inputs, or shares memory
         self._layouts: dict[Layout, tuple[torch.dtype, ...]] = {}
         self._is_in_eval_mode = backend.eval_mode.is_at_rest
 
     @staticmethod
     def can_run(backend: ModuleBackend) -> bool:
-        """Whether nothing but names, dtypes and shapes has to be checked."""
+        """Whether names, dtypes and shapes are all that must be checked."""
         return backend.num_threads_set is None and all(spec.limits is None for spec in backend.signature.inputs)
 
     def note(self, inputs: Any) -> None:
-        """Remember the layout of inputs that the full path has answered just as they are, without a default or a cast."""
+        """Add the layout of inputs that the full path ran unchanged, without a default or a cast."""
         if type(inputs) is Tensor:
             tensors: Mapping[str, Any] = {self._call.names[0]: inputs}
         elif type(inputs) is dict:
@@ -102,10 +104,10 @@ class Direct:
             return None
         if self._returns_fresh and self._is_positional and self._keeps_inputs and type(inputs) is Tensor:
             return self._run_tensor(inputs)
-        return self._run(inputs) if self._keeps_inputs else self._try(inputs)
+        return self._run(inputs) if self._keeps_inputs else self._run_on_copies(inputs)
 
     def _run_tensor(self, inputs: Tensor) -> Any:
-        """Do what `_run` does, with a copy of the output only if something else refers to it."""
+        """Run one tensor; copy the output only if it has other references."""
         before = torch.is_grad_enabled()
         _set_gradients(False)  # noqa: FBT003  the C function takes it by position
         try:
@@ -116,7 +118,7 @@ class Direct:
             if type(output) is not Tensor or not _is_fresh(output, self._num_references):
                 return self._owned(output, inputs)
             if self._has_rows and (not output.dim() or output.size(0) != inputs.size(0)):
-                self.backend.check_rows({"output": output}, self._named(inputs))
+                self.backend.check_rows({"output": output}, self._by_name(inputs))
             return output
         finally:
             _set_gradients(before)
@@ -135,31 +137,31 @@ class Direct:
 
     def _called(self, inputs: Any) -> Any:
         if self._is_plain:
-            return self._call(self._model, self._named(inputs))
+            return self._call(self._model, self._by_name(inputs))
         with torch.inference_mode():
-            return self._call(self._model, self._named(inputs))
+            return self._call(self._model, self._by_name(inputs))
 
     def _retried(self, inputs: Any, error: BaseException) -> Any:
-        """Run again in inference mode if the model holds state that was made there; else raise the error for the caller."""
+        """Run again in inference mode if the model holds state that was created in it; otherwise raise the error."""
         if is_interrupt(error):
             raise error
         if not self._is_plain or "inference tensor" not in str(error).lower():
-            raise self.backend.model_error(error, self._named(inputs)) from error
+            raise self.backend.model_error(error, self._by_name(inputs)) from error
         self._is_plain = self._returns_fresh = False
         return self._run(inputs)
 
     def _owned(self, output: Any, inputs: Any) -> Any:
-        """Return the output with copies of its tensors: they may be the caller's memory, or the model's own."""
+        """Return the output with copies of its tensors, whose memory may belong to the caller or the model."""
         leaves, restore = flatten(output, is_tensor)
         if self._has_rows:
-            self.backend.check_rows(leaves, self._named(inputs))
+            self.backend.check_rows(leaves, self._by_name(inputs))
         return restore({name: leaf.clone() for name, leaf in leaves.items()})
 
-    def _try(self, inputs: Any) -> Any:
-        """Run on copies; if the model changed them, this was the last run here."""
+    def _run_on_copies(self, inputs: Any) -> Any:
+        """Run on copies. If the model changes them, the fast path is not used again."""
         copies = inputs.clone() if type(inputs) is Tensor else {name: tensor.clone() for name, tensor in inputs.items()}
         answer = self._run(copies)
-        originals, given = self._named(inputs), self._named(copies)
+        originals, given = self._by_name(inputs), self._by_name(copies)
         self._keeps_inputs = all(
             tensor._version == 0 and torch.equal(tensor, originals[name])  # noqa: SLF001  autograd's own counter
             for name, tensor in given.items()
@@ -172,15 +174,15 @@ class Direct:
             return False
         return self._layouts.get(_layout(inputs)) == tuple([tensor.dtype for tensor in inputs.values()])
 
-    def _named(self, inputs: Any) -> Mapping[str, Tensor]:
+    def _by_name(self, inputs: Any) -> Mapping[str, Tensor]:
         return {self._call.names[0]: inputs} if type(inputs) is Tensor else inputs
 
 
 class KnownLayouts:
-    """Tensors of layouts that were checked before, as arrays of the caller's memory, without another check of the layout.
+    """Converts tensors of known layouts to arrays that share the caller's memory, without another check of the layout.
 
     Args:
-        signature: what the layouts were checked against.
+        signature: the model's signature.
     """
 
     def __init__(self, signature: Signature) -> None:
@@ -189,13 +191,13 @@ class KnownLayouts:
         self._layouts: set[Layout] = set()
 
     def arrays(self, inputs: Any) -> Batch | None:
-        """Return the inputs as arrays by name; None if the layout is not known. Limits of values are not checked."""
+        """Return the inputs as arrays by name; None if the layout is unknown. Limits of values are not checked."""
         named = {self._name: inputs} if type(inputs) is Tensor else inputs
         layout = _host_layout(named) if type(named) is dict else None
         return {name: tensor.numpy() for name, tensor in named.items()} if layout in self._layouts else None
 
     def note(self, inputs: Any, checked: Batch) -> None:
-        """Remember the layout of inputs, if the check returned arrays of the same memory, without a default or a cast."""
+        """Add the layout of inputs if the check returned arrays of the same memory, without a default or a cast."""
         named = {self._name: inputs} if type(inputs) is Tensor else inputs
         layout = _host_layout(named) if type(named) is dict else None
         if layout is None or named.keys() != checked.keys() or len(self._layouts) >= MAX_LAYOUTS:
@@ -205,7 +207,7 @@ class KnownLayouts:
 
 
 def _host_layout(inputs: Mapping[str, Any]) -> Layout | None:
-    """Return names, shapes and dtypes of tensors whose memory numpy can share; None if one of them is not such a tensor."""
+    """Return names, shapes and dtypes of tensors; None if numpy cannot share the memory of one of them."""
     found: list[Any] = []
     for name, tensor in inputs.items():
         if type(tensor) is not Tensor or not tensor.is_cpu or tensor.requires_grad or not tensor.is_contiguous():
@@ -224,11 +226,14 @@ def _layout(inputs: Mapping[str, Tensor]) -> Layout:
 
 
 def _is_plain(model: nn.Module) -> bool:
-    """Whether the module may run outside inference mode: it is not compiled, which would compile it again, or a TorchScript
-    program, whose memory cannot be examined, and it holds no tensor that was made in inference mode."""
+    """Whether the module may run outside inference mode.
+
+    A compiled module would be compiled again, the memory of a TorchScript program cannot be examined, and tensors that were
+    created in inference mode must stay in it.
+    """
     for module in model.modules():
         if isinstance(module, Accelerated | torch.jit.ScriptModule) or "_orig_mod" in module._modules:  # noqa: SLF001
-            return False  # `_orig_mod`: what torch.compile returns for a module
+            return False  # `_orig_mod`: a module that torch.compile returned
         if hasattr(module.forward, "_torchdynamo_orig_callable"):
             return False
         if any(is_tensor(value) and value.is_inference() for value in (*vars(module).values(), *module._buffers.values())):  # noqa: SLF001
@@ -237,12 +242,12 @@ def _is_plain(model: nn.Module) -> bool:
 
 
 def _references(output: Tensor) -> int:
-    """Return the references to a tensor that only the frame of the caller holds: the count that `_is_fresh` sees."""
+    """Return the number of references that `_is_fresh` sees for a tensor that only its caller's frame holds."""
     return sys.getrefcount(output)
 
 
 def _is_fresh(output: Tensor, num_references: int) -> bool:
-    """Whether nothing else refers to an output or to its memory: no input, buffer, attribute or numpy array of the model."""
+    """Return whether an output and its memory have no other reference: no input, buffer, attribute or numpy array."""
     if output.requires_grad or sys.getrefcount(output) != num_references:
         return False
     storage, count = output.untyped_storage(), _num_storage_users

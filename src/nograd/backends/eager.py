@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nograd.backends.coupling import judged
+from nograd.backends.coupling import with_independence
 from nograd.backends.modules import ModuleBackend, resolve_device
 from nograd.core.module import ModuleCall, computing_dtype, dtype_name, module_device, original_of, to_tensors
 from nograd.core.tensors import Signature, TensorSpec
@@ -33,37 +33,37 @@ def eager_backend(
 ) -> ModuleBackend:
     """Return a backend whose signature was probed with the samples (see `nograd.probe`).
 
-    The caller's module is run where it is; for another device a copy of it is moved.
+    The caller's module runs on its own device. For another device a copy is moved.
 
     Args:
         model: the module.
-        samples: one or more inputs that it can run; two of different lengths are surer than one.
-        device: `auto` is where the module is, or the first GPU for a module on the CPU; else a torch device.
-        lanes: calls to `run` that may go on side by side.
-        num_threads: threads that one of them computes with, on a CPU; default: as torch is set.
-        padding: values that fill a shorter row, by input (see `nograd.probe`); default: found by the probe.
+        samples: one or more inputs that it can run. Two samples of different lengths are more reliable than one.
+        device: a torch device, or `auto`: the module's device, or the first GPU for a module on the CPU.
+        lanes: number of calls to `run` that may run at the same time.
+        num_threads: threads per call on a CPU; default: torch's setting.
+        padding: values that pad a shorter row, by input (see `nograd.probe`); default: found by the probe.
 
     Raises:
-        SignatureError: the model cannot run a sample, or an output does not have the row as its dimension 0.
+        SignatureError: the model cannot run a sample, or dimension 0 of an output is not the row.
         ConfigError: torch has no such device here.
     """
     model = moved(model, device)
     probed = probe(original_of(model), *samples, padding=padding)
     signature = probed.signature
     if probed.independence is not None:
-        signature = judged(signature, probed.independence.measured_on("eager", precision_of(model)))
+        signature = with_independence(signature, probed.independence.measured_on("eager", precision_of(model)))
     return ModuleBackend(
         model, signature, probed.call, probed.restore, samples=probed.samples, lanes=lanes, num_threads=num_threads
     )
 
 
 def in_layout(module: ModuleBackend, options: LoadOptions) -> ModuleBackend:
-    """Return a backend over the same module in the lanes and threads of the options."""
+    """Return a backend over the same module, with the lanes and threads of the options."""
     return module.in_layout(options.lanes, options.num_threads)
 
 
 def precision_of(model: nn.Module) -> str:
-    """Return the name of the dtype that a module computes in; float32 if it has no floating tensors."""
+    """Return the name of the module's floating dtype; float32 if it has no floating tensors."""
     dtype = computing_dtype(model)
     return "float32" if dtype is None else str(dtype).removeprefix("torch.")
 
@@ -75,7 +75,7 @@ def unprobed_backend(
     device: str | torch.device = "auto",
     reason: str = "nothing was probed: no sample was given",
 ) -> ModuleBackend:
-    """Return a backend that knows names, dtypes and ranks from one input, and nothing of what may be batched."""
+    """Return a backend with the names, dtypes and ranks of one input. How rows may be batched is unknown."""
     model = moved(model, device)
     call = ModuleCall.learn(model, sample)
     specs = tuple(_loose_spec(name, tensor) for name, tensor in to_tensors(sample, call, model).items())
@@ -83,7 +83,7 @@ def unprobed_backend(
 
 
 def moved(model: nn.Module, device: str | torch.device) -> nn.Module:
-    """Return the module if it is on the device, else a copy that is.
+    """Return the module if it is on the device, otherwise a copy on the device.
 
     Raises:
         ConfigError: torch has no such device here.

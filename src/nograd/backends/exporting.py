@@ -1,7 +1,7 @@
-"""What all exporters share: the module with tensors in order, an example whose sizes are no accident, and the proof.
+"""Shared code of all exporters: a module with ordered tensors, an example input, and the comparison with eager.
 
-An export is a claim. `verified` runs the exported file and eager side by side on inputs that differ from the example in
-everything that may differ (rows, lengths, padding, values), and raises where the answers do.
+`verified` runs the exported file and eager on inputs that differ from the example in everything that may differ (rows, lengths,
+padding, values), and raises if their answers differ.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from nograd.backends import Backend
-from nograd.backends.coupling import accept_coupling, measured_signature, unmeasured
+from nograd.backends.coupling import accept_coupling, measured_signature, without_independence
 from nograd.backends.eager import eager_backend, precision_of
 from nograd.backends.loaded import check_file
 from nograd.backends.modules import ModuleBackend
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Export",
-    "Flat",
+    "FlatModule",
     "check_module",
     "example_of",
     "exporter_errors",
@@ -52,19 +52,19 @@ __all__ = [
 ]
 
 MAX_TRIAL_SIZE = 256
-"""Trials are small: a dimension that may be longer is tried up to this size."""
+"""Maximum size of a varying dimension in a trial."""
 
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A file that runs without the module, and the proof that it answers as the module does."""
+    """A file that runs without the module, and the evidence that its answers equal the module's."""
 
     path: Path
     parity: ParityReport
-    """Against eager, over inputs that differ from the example in rows, lengths, padding and values."""
+    """Comparison with eager, on inputs that differ from the example in rows, lengths, padding and values."""
 
     notes: tuple[str, ...] = ()
-    """What was decided on the way, one sentence each: the exporter that was used, and why."""
+    """Decisions of the exporter, one sentence each: which exporter was used, and why."""
 
     def __fspath__(self) -> str:
         return os.fspath(self.path)
@@ -75,18 +75,18 @@ def reference_of(model: nn.Module | Backend, sample: Any) -> ModuleBackend:
 
     Args:
         model: a module, or a backend that holds one.
-        sample: inputs that the module can run; None for a backend, which has its own.
+        sample: inputs that the module can run; None for a backend, which has its own samples.
 
     Raises:
-        ConfigError: a module without a sample, or a backend that holds no module.
+        ConfigError: a module without a sample, or a backend without a module.
         SignatureError: the module cannot run the sample.
     """
     if isinstance(model, ModuleBackend):
         if not model.samples:
-            raise ConfigError("the backend was never probed, so nothing says what its inputs look like; make it with a sample")
+            raise ConfigError("the backend was never probed, so its inputs are unknown; make it with a sample")
         return model
     if isinstance(model, Backend):
-        raise ConfigError(f"model is a backend of the kind {model.name!r}; an export starts from a torch module")
+        raise ConfigError(f"model is a backend of the kind {model.name!r}; only a torch module can be exported")
     check_module(model)
     if sample is None:
         raise ConfigError("no sample was given; an export needs inputs that the model can run")
@@ -103,12 +103,12 @@ def check_module(model: object) -> None:
     raise ConfigError(f"model is a {type(model).__name__}; it must be a torch.nn.Module or an eager backend")
 
 
-class Flat(nn.Module):
+class FlatModule(nn.Module):
     """A module with its inputs in the signature's order, and its outputs as a tuple in the signature's order."""
 
     def __init__(self, reference: ModuleBackend, model: nn.Module | None = None) -> None:
         super().__init__()
-        self.training = False  # the module's own mode is the caller's; `in_eval_mode` sets it while it is exported
+        self.training = False  # do not change the caller's module; `in_eval_mode` sets its mode during the export
         self.inner = reference.model if model is None else model
         self._call = reference.call
         self._inputs = tuple(spec.name for spec in reference.signature.inputs)
@@ -123,8 +123,8 @@ class Flat(nn.Module):
 def example_of(reference: ModuleBackend) -> Tensors:
     """Return inputs to export with: 3 rows, and every dimension that varies at 2 or more.
 
-    Exporters take a size of 1 for a constant, silently or not (torch.export specialises 0 and 1), so that a model exported
-    with one row runs one row only.
+    Exporters treat a size of 1 as a constant (torch.export specialises 0 and 1): a model exported with one row runs only one
+    row.
     """
     example = with_rows(dict(reference.samples[0]), 3)
     for dim, places in _places(reference.signature).items():
@@ -135,22 +135,22 @@ def example_of(reference: ModuleBackend) -> Tensors:
 
 
 def manifest_of(reference: ModuleBackend) -> Manifest:
-    """Return what the exported file says of itself."""
+    """Return the manifest of the exported file."""
     with torch.inference_mode(), EvalMode(reference.model)():
         answer = reference.call(reference.model, reference.samples[0])
-    return Manifest(unmeasured(reference.signature), outline(answer, is_tensor), reference.problem_type)
+    return Manifest(without_independence(reference.signature), outline(answer, is_tensor), reference.problem_type)
 
 
 def measured_manifest(
     candidate: Backend, reference: ModuleBackend, *, precision: str | None = None, accept_coupled_rows: bool = False
 ) -> Manifest:
-    """Return the manifest of an exported file with its own independence: measured on the file, not inherited from eager.
+    """Return the manifest of an exported file, with the independence of rows measured on the file itself, not on eager.
 
     Args:
         candidate: runs the file.
         reference: the eager backend that it was exported from.
-        precision: that the file computes in; default: the module's.
-        accept_coupled_rows: whether the user accepts that rows influence each other; also if the reference says it.
+        precision: precision of the file's arithmetic; default: the module's.
+        accept_coupled_rows: whether the user accepts that rows influence each other. The reference may also state it.
     """
     manifest = manifest_of(reference)
     batches = [{name: _host(tensor) for name, tensor in sample.items()} for sample in reference.samples]
@@ -161,10 +161,10 @@ def measured_manifest(
 
 
 def trials(reference: ModuleBackend) -> list[Batch]:
-    """Return inputs on which an export and eager must agree: those that eager itself can run, of these.
+    """Return inputs on which an export and eager must agree. Inputs that eager cannot run are left out.
 
-    The samples; one row, and five; every varying dimension short and long; a row padded among longer ones, where rows may be
-    padded; and values turned round, zero and three times as large, which take the other side of a branch on them.
+    These are the samples; one row and five rows; short and long sizes of every varying dimension; a row padded among longer
+    ones, if rows may be padded; and negated, zero and tripled values, which take the other side of a branch on values.
     """
     tried: list[Tensors] = []
     for sample in map(dict, reference.samples):
@@ -227,7 +227,7 @@ def _other_values(sample: Tensors) -> Iterator[Tensors]:
 
 
 def tolerance_for(reference: ModuleBackend) -> Tolerance:
-    """Return how closely an export must agree: as closely as the module's own dtype allows."""
+    """Return the tolerance of an export, which depends on the module's dtype."""
     return HALF if floating_dtype(reference.model) in (torch.float16, torch.bfloat16) else EXACT
 
 
@@ -250,7 +250,7 @@ def verified(candidate: Backend, reference: ModuleBackend, *, tolerance: Toleran
     report = compare(expected, given, tolerance=tolerance or tolerance_for(reference), outputs=reference.signature.outputs)
     if not report.passed:
         raise ExportError(
-            f"the export to {candidate.name} does not answer as the model does, perhaps because the model branches on its "
+            f"the answers of the export to {candidate.name} differ from the model's, perhaps because the model branches on its "
             f"data: {'; '.join(report.failures)}",
             report,
         )
@@ -266,15 +266,15 @@ def write_verified(
     tolerance: Tolerance | None = None,
     notes: Sequence[str] = (),
 ) -> Export:
-    """Write a model's file, compare it with eager, and move it to its place: all that an exporter does around its format.
+    """Write a model's file, compare it with eager, and move it to its path: the part of an export that all formats share.
 
     Args:
         reference: the eager backend that is exported.
-        path: the file; nothing is there before it is verified.
-        write: writes a file that holds the manifest, in a folder of its own; files next to it are kept. It is called twice:
-            the second manifest has the independence of rows as it was measured on the first file.
+        path: the file; it is not written before it is verified.
+        write: writes a file with the manifest in a temporary folder; files that it writes next to it are moved as well. It is
+            called twice: the second manifest contains the independence of rows, measured on the first file.
         load: opens a file.
-        tolerance: how closely the file must agree; default: `nograd.core.parity.EXACT`, for half precision `HALF`.
+        tolerance: maximum difference from eager; default: `nograd.core.parity.EXACT`, for half precision `HALF`.
         notes: decisions of the exporter, one sentence each.
 
     Raises:
@@ -289,17 +289,17 @@ def write_verified(
         with load(first) as candidate:
             report = verified(candidate, reference, tolerance=tolerance)
             manifest = measured_manifest(candidate, reference)
-        final.parent.mkdir()  # not in place: a runtime may hold the first file mapped
+        final.parent.mkdir()  # in another folder: a runtime may have mapped the first file
         write(final, manifest)
-        for file in sorted(final.parent.iterdir(), key=lambda file: file == final):  # the file itself after its companions
+        for file in sorted(final.parent.iterdir(), key=lambda file: file == final):  # companions first, then the file itself
             file.replace(path.parent / file.name)
     return Export(path, report, tuple(notes))
 
 
 def _check_limits(candidate: Backend, signature: Signature) -> None:
-    """Raise ExportError if a file accepts a size beyond a limit: some runtimes invent numbers there.
+    """Raise ExportError if a file accepts a size beyond a limit: some runtimes return arbitrary numbers there.
 
-    The file itself is not run there: native code may read beyond its memory. A file without a manifest is probed like a module.
+    The file itself does not run such a size: native code may read beyond its memory. A file without a manifest is probed.
     """
     if isinstance(candidate, ModuleBackend) and candidate.samples:
         return
@@ -313,31 +313,31 @@ def _check_limits(candidate: Backend, signature: Signature) -> None:
 
 @contextmanager
 def exporter_errors(kind: str) -> Iterator[None]:
-    """Turn whatever an exporter raises into one sentence."""
+    """Convert any error of an exporter into an ExportError of one sentence."""
     try:
         yield
     except ExportError:
         raise
-    except Exception as error:  # torch's exporters raise some twenty kinds
-        raise ExportError(f"{kind} refuses the model: {type(error).__name__}: {_first_lines(error)}") from error
+    except Exception as error:  # torch's exporters raise about twenty kinds of errors
+        raise ExportError(f"{kind} cannot export the model: {type(error).__name__}: {_first_lines(error)}") from error
 
 
 def _first_lines(error: BaseException, count: int = 3) -> str:
-    """Return the start of a message that may be a page long."""
+    """Return the first lines of a message, which may be a page long."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:count])[:500] or "no message"
 
 
 @contextmanager
 def in_eval_mode(reference: ModuleBackend) -> Iterator[None]:
-    """Export in eval mode, without warnings; the module is left in its own mode."""
+    """Return a context for exporting: eval mode, without warnings. The module's mode is restored."""
     with EvalMode(reference.model)(), quiet():
         yield
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings that torch's exporters give to whoever calls them: of deprecation, of tracing, of names."""
+    """Return a context without the warnings of torch's exporters about deprecation, tracing and names."""
     import logging
 
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.onnx._internal.exporter._registration")]

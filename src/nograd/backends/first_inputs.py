@@ -1,4 +1,4 @@
-"""Learning a module from the first inputs that a user happens to send, with or without the batch dimension."""
+"""Probing a module with the user's first inputs, with or without the batch dimension."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def backend_from_inputs(model: nn.Module, inputs: Any, *, device: str | torch.de
 
     Inputs are ambiguous: many modules accept one row without the batch dimension, too (`[16]` for `Linear(16, 4)`). The rule:
 
-    1. Dimension 0 is the row if the model then runs, and its rows do not influence each other.
-    2. Otherwise the inputs are one row without the batch dimension, if with that dimension added the model runs, its rows do
-       not influence each other, and the answer is the one that the model gives to the inputs as they are (if it runs them).
+    1. Dimension 0 is the row if the model runs the inputs, and rows do not influence each other.
+    2. Otherwise the inputs are one row without the batch dimension, if the model runs them with that dimension added, rows do
+       not influence each other, and the answer equals the one to the unchanged inputs (if the model runs those).
     3. Otherwise dimension 0 is the row, and the model is never batched.
 
-    So the answer is always the model's own; the rule only decides which rank later inputs have.
+    The answer is the model's own in every case; the rule only decides the rank of later inputs.
 
     Raises:
-        SignatureError: the model can run the inputs in neither reading.
+        SignatureError: the model cannot run the inputs, with or without the added dimension.
         ConfigError: torch has no such device here.
     """
     whole, error = _probed(model, inputs, device)
@@ -66,7 +66,7 @@ def _row(inputs: Any) -> Any:
 
 
 def _is_same_answer(model: nn.Module, inputs: Any, as_row: ModuleBackend, row: Any, device: str | torch.device) -> bool:
-    """True if the model refuses the inputs as they are, or answers them as it answers the row."""
+    """Return whether the model's answers to the inputs and to the row are equal; also true if it cannot run the inputs."""
     try:
         plain = unprobed_backend(model, inputs, device=device)
         direct = plain.forward(to_tensors(inputs, plain.call, plain.model))

@@ -1,4 +1,4 @@
-"""Kind: a backend as a value, with its name, its files and its functions. Nothing here imports what a backend needs.
+"""Kind: a description of a backend, with its name, files and functions. It imports no package that a backend needs.
 
 `registry` holds nograd's own kinds and finds those of other packages; `opening` calls their functions.
 """
@@ -26,7 +26,7 @@ _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOptions:
-    """How a backend runs a file or a module. A backend ignores the options that it has no use for."""
+    """How a backend runs a file or a module. A backend ignores options that do not apply to it."""
 
     device: str = "auto"
     """`auto`, or a device of the backend."""
@@ -35,13 +35,13 @@ class LoadOptions:
     """Number of calls to `run` that may run at the same time."""
 
     num_threads: int | None = None
-    """Threads of one run; None: the backend's default."""
+    """Threads per run; None: the backend's default."""
 
     trusted: bool = False
-    """Whether the caller knows where the file comes from; a file that holds code needs it."""
+    """Whether the caller trusts the file's source; required for a file that contains code."""
 
     spins: bool | None = None
-    """Whether threads that wait keep their processor busy; None: the backend decides."""
+    """Whether waiting threads spin; None: the backend decides."""
 
     max_batch_size: int | None = None
     """Largest number of rows in one run; None: unknown."""
@@ -65,13 +65,13 @@ class Kind:
     """
 
     name: str
-    """The word that users select it by, such as `onnx`; the `name` of its backends."""
+    """Name by which users select it, such as `onnx`; also the `name` of its backends."""
 
     suffix: str = ""
-    """End of its files' names, such as `.onnx`; empty: it runs a torch module."""
+    """File extension, such as `.onnx`; empty: it runs a torch module."""
 
     companions: tuple[str, ...] = ()
-    """Ends of the names of further files of a model, in place of `suffix`, such as `.bin`."""
+    """Extensions of further files of a model, such as `.bin`; they replace `suffix`."""
 
     load: str = ""
     """`(path: Path, options: LoadOptions) -> Backend`: opens a file."""
@@ -83,37 +83,37 @@ class Kind:
     """`(module: ModuleBackend, options: LoadOptions) -> Backend`: runs a module instead of a file."""
 
     pack: str = ""
-    """`(source: Path, target: Path) -> bool`: writes a file as bundles hold it; False: the file is copied as it is."""
+    """`(source: Path, target: Path) -> bool`: writes a file in the form that bundles contain; False: the file is copied."""
 
     export_name: str = ""
-    """The word for `nograd export --to`; empty: `name`."""
+    """Value of `nograd export --to`; empty: `name`."""
 
     precisions: tuple[str, ...] = ("float32",)
-    """Precisions that `nograd tune` builds, of `PRECISIONS`."""
+    """Precisions that `nograd tune` builds, a subset of `PRECISIONS`."""
 
     has_lanes: bool = False
-    """Whether `nograd tune` measures it in several lanes: calls to `run` at the same time."""
+    """Whether `nograd tune` measures it with several lanes (concurrent calls to `run`)."""
 
     fixes_threads: bool = False
-    """Whether it is compiled for the number of threads that it sees while it is built."""
+    """Whether it is compiled for the number of threads at build time."""
 
     build_s: float = 0.0
-    """Seconds to build a model of the size of MiniLM, if that is long; `nograd tune` starts no build with less time left."""
+    """Seconds to build a model of MiniLM's size, if builds are slow. `nograd tune` skips the build if less time is left."""
 
     requires: str = ""
-    """The module to import that it needs besides torch; empty: none."""
+    """Module that it needs besides torch; empty: none."""
 
     extra: str = ""
-    """The extra of nograd that installs `requires`, such as `onnx`."""
+    """Extra of nograd that installs `requires`, such as `onnx`."""
 
     libraries: tuple[str, ...] = ("torch",)
-    """Package that computes; its version decides speed and answers. Further entries: other packages with the same library."""
+    """Package that computes; speed and answers depend on its version. Further entries: other packages with the same library."""
 
     code: str = ""
-    """The kind of code in its files, such as `native code`; opening one needs trust. Empty: files hold data only."""
+    """Kind of code in its files, such as `native code`; opening one needs trust. Empty: files contain only data."""
 
     distribution: str = ""
-    """The installed distribution that it comes from; empty: nograd. The registry sets it."""
+    """Installed distribution that provides it; empty: nograd. The registry sets it."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -128,7 +128,7 @@ class Kind:
             if getattr(self, field):
                 raise ConfigError(f"{field} is {getattr(self, field)!r}; a backend has a suffix, load and export, or wrap")
         if unknown := [each for each in self.precisions if each not in PRECISIONS]:
-            raise ConfigError(f"precisions holds {unknown[0]!r}; it must hold some of {', '.join(PRECISIONS)}")
+            raise ConfigError(f"precisions contains {unknown[0]!r}; it must contain some of {', '.join(PRECISIONS)}")
         if not self.libraries:
             raise ConfigError("libraries is empty; it must name the package that computes, such as 'torch'")
 
@@ -144,12 +144,12 @@ class Kind:
 
     @property
     def target(self) -> str:
-        """The word for `nograd export --to`."""
+        """Value of `nograd export --to`."""
         return self.export_name or self.name
 
     @property
     def source(self) -> str:
-        """Who offers it, for messages."""
+        """Provider of the backend, for messages."""
         return f"the package {self.distribution}" if self.distribution else "nograd"
 
     def files(self, path: Path) -> list[Path]:
@@ -157,7 +157,7 @@ class Kind:
         return [path, *(path.with_name(f"{path.stem}{end}") for end in self.companions)]
 
     def why_missing(self) -> str:
-        """Return why it cannot run here, in one sentence; empty if what it needs is installed."""
+        """Return why it cannot run here, in one sentence; empty if its requirements are installed."""
         if not self.requires or importlib.util.find_spec(self.requires) is not None:
             return ""
         if self.distribution:

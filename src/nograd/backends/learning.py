@@ -1,7 +1,7 @@
-"""Learner: a module of which no sample was given, and what its first inputs tell.
+"""Learner: a module without a sample, which is probed with its first inputs.
 
-A call is answered by running the module as it is called, whatever a probe would make of it. The probe, some twenty runs, waits
-until rows are to be batched; it takes the first input that ran. A probe that fails fails no call (docs/adr/0019).
+A call runs the module directly and does not depend on the probe. The probe (about twenty runs) is delayed until rows must be
+batched, and uses the first input that ran. If it fails, no call fails (docs/adr/0019).
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ if TYPE_CHECKING:
 __all__ = ["Build", "Learner"]
 
 FIRST_ROWS = 8
-"""Rows of the first input that are remembered for the probe, which takes no more."""
+"""Maximum rows of the first input that are stored for the probe, which uses no more."""
 
 MAX_LAYOUTS = 8
-"""Kinds of input that are remembered: a model may be called with other names, dtypes and ranks each time."""
+"""Maximum kinds of input to store, because each call may have other names, dtypes and ranks."""
 
 Checked = TypeVar("Checked")
 Outputs = TypeVar("Outputs")
 
 Build: TypeAlias = "Callable[[nn.Module, Sequence[Any]], Backend]"
-"""Makes the backend of a module, which is on its device, and of samples."""
+"""Makes the backend from a module on its device, and samples."""
 
 
 class Learner:
-    """Makes the backend of a module when its inputs are known.
+    """Makes the backend of a module once its inputs are known.
 
     Args:
-        model: the module; for another device a copy is moved there, when it is first needed.
+        model: the module. For another device a copy is moved at the first use.
         device: as for `eager_backend`.
         build: makes the backend; default: a probed eager one.
-        padding: values that fill shorter rows, by input, for the probe to verify.
+        padding: values that pad shorter rows, by input; the probe verifies them.
 
     Raises:
         ConfigError: torch has no such device here.
@@ -73,19 +73,19 @@ class Learner:
         self._loose: tuple[ModuleBackend, ...] = ()
         self._first: dict[str, Tensor] | None = None
         self.settled: Backend | None = None
-        """What runs batches; None until it is known."""
+        """The backend that runs batches; None until it is known."""
 
         self.failure = ""
-        """Why the first inputs could not be probed; empty if they were, or none came."""
+        """Why the first inputs could not be probed; empty if they were, or if there were none."""
 
     @property
     def decides(self) -> bool:
-        """Whether the backend is chosen with the first input, before it is answered."""
+        """Whether the first input is used to choose the backend before it is answered."""
         return self._build is not None
 
     @property
     def device(self) -> torch.device:
-        """Where the module runs."""
+        """Device of the module."""
         return resolve_device(self._device, self._given)
 
     @property
@@ -102,10 +102,10 @@ class Learner:
         return self._first
 
     def settle(self, samples: Sequence[Any]) -> Backend:
-        """Return the backend that is made of samples; the first that succeed are decisive.
+        """Return the backend made with samples; later samples do not change it.
 
         Raises:
-            SignatureError: the model cannot run a sample, or an output does not have the row as its dimension 0.
+            SignatureError: the model cannot run a sample, or dimension 0 of an output is not the row.
         """
         with self._lock:
             if self.settled is None or not self.settled.signature.outputs:
@@ -115,7 +115,7 @@ class Learner:
             return self.settled
 
     def settle_if_possible(self, samples: Sequence[Any] = ()) -> Backend | None:
-        """Return the backend; if a probe fails, one that runs each call as it comes. None: no inputs are known.
+        """Return the backend; if a probe fails, one that runs each call separately. None: no inputs are known.
 
         Args:
             samples: inputs that the model can run; default: the first input that ran.
@@ -140,7 +140,7 @@ class Learner:
         """Return the backend, probed with inputs `[rows, ...]` or with one row without the batch dimension.
 
         Raises:
-            SignatureError: the model can run the inputs in neither reading.
+            SignatureError: the model cannot run the inputs, with or without an added batch dimension.
         """
         with self._lock:
             if self.settled is None and self._build is None and not self._padding:
@@ -179,16 +179,16 @@ class Learner:
         check: Callable[[Mapping[str, Any], Signature], Checked],
         run: Callable[[ModuleBackend, Checked], Outputs],
     ) -> tuple[ModuleBackend, Outputs]:
-        """Run inputs as the module takes them; return the backend and its outputs.
+        """Run inputs in the form of the module's arguments; return the backend and its outputs.
 
         Args:
-            inputs: tensors, arrays or lists; alone, in order or by name.
-            check: returns the inputs as a signature takes them.
-            run: runs them.
+            inputs: tensors, arrays or lists; a single one, several in order, or by name.
+            check: converts the inputs for a signature.
+            run: runs the converted inputs.
 
         Raises:
-            SignatureError: the inputs are unlike those before, and the model cannot run them.
-            ModelError: the model raised on inputs like those before, or on its first ones.
+            SignatureError: the inputs differ in kind from earlier ones, and the model cannot run them.
+            ModelError: the model raised on its first inputs, or on inputs of the same kind as earlier ones.
         """
         refusal: SignatureError | None = None
         for backend in self._loose:

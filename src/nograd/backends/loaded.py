@@ -1,4 +1,4 @@
-"""Programs read back from a file: run with tensors in order, answered by name, opened only when they are trusted."""
+"""Exported programs that were loaded from trusted files: they take tensors in order and return outputs by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["check_file", "check_trusted", "program_backend"]
 
 
 def check_file(target: Path, suffix: str = "") -> None:
-    """Raise ConfigError if the file cannot be written: its ending, its folder, or the permissions do not allow it."""
+    """Raise ConfigError if the file cannot be written: wrong extension, missing folder, or no permission."""
     if suffix and target.suffix != suffix:
         raise ConfigError(f"path is {str(target)!r}; it must end in {suffix}")
     if target.is_dir():
@@ -33,18 +33,18 @@ def check_file(target: Path, suffix: str = "") -> None:
 
 
 def check_trusted(path: str | os.PathLike[str], *, trusted: bool, what: str) -> None:
-    """Raise where the file is not there, or nobody says that it is trusted."""
+    """Raise if the file does not exist, or if the caller does not trust it."""
     if not Path(path).is_file():
         raise ModelLoadError(f"there is no file {os.fspath(path)}")
     if not trusted:
         raise ConfigError(
-            f"{os.fspath(path)} holds {what}: opening it runs what is in it; "
-            "if you know where it comes from, open it with trusted=True (--trusted)"
+            f"{os.fspath(path)} contains {what}, and opening it runs that code; "
+            "if you trust its source, open it with trusted=True (--trusted)"
         )
 
 
-class _Native(nn.Module):
-    """A program that is called as the module it was made from, and returns what that module returns."""
+class _NativeProgram(nn.Module):
+    """A program with the arguments and the output structure of the module that it was made from."""
 
     def __init__(self, program: Callable[..., Any], call: ModuleCall) -> None:
         super().__init__()
@@ -58,15 +58,15 @@ class _Native(nn.Module):
 
 
 class _Program(nn.Module):
-    """A program that takes tensors in order, as a module that answers by name."""
+    """A program that takes tensors in order, as a module that returns outputs by name."""
 
     def __init__(self, program: Callable[..., Any], outputs: tuple[str, ...]) -> None:
         super().__init__()
-        self._program = [program]  # in a list: a module would become a child, and a frozen one has no mode to set
+        self._program = [program]  # in a list: a module would become a child, and a frozen one has no mode
         self._outputs = outputs
 
     def forward(self, *tensors: Tensor) -> dict[str, Tensor]:
-        """Run the program; inputs in C order, which is what it was compiled for."""
+        """Run the program with inputs in C order, for which it was compiled."""
         answer = self._program[0](*(tensor.contiguous() for tensor in tensors))
         answers = answer if isinstance(answer, tuple | list) else (answer,)
         return dict(zip(self._outputs, answers, strict=True))
@@ -83,23 +83,23 @@ def program_backend(
     num_threads: int | None = None,
     native: ModuleCall | None = None,
 ) -> ModuleBackend:
-    """Return a backend over a program that nograd exported, as its manifest describes it.
+    """Return a backend over a program that nograd exported, described by its manifest.
 
     Args:
         program: takes tensors in the signature's order, returns a tuple in the signature's order.
-        manifest: what the file says of itself.
-        name: the backend's.
-        device: where the program runs; None: where the parameters of the program, a module, are.
-        file: of the file that it was read from.
-        lanes: calls to `run` that may go on side by side.
-        num_threads: threads that one of them computes with, on a CPU; default: as torch is set.
-        native: how to call a program that takes and returns what the module did; None: tensors in order, a tuple.
+        manifest: manifest of the file.
+        name: name of the backend.
+        device: device on which the program runs; None: the device of its parameters (the program is a module).
+        file: fingerprint of the file.
+        lanes: number of calls to `run` that may run at the same time.
+        num_threads: threads per call on a CPU; default: torch's setting.
+        native: call of a program that has the module's arguments and outputs; None: tensors in order, and a tuple.
     """
     described = Manifest.loads(manifest)
     signature = described.signature
     call = ModuleCall(tuple(spec.name for spec in signature.inputs), "positional")
     outputs = tuple(spec.name for spec in signature.outputs)
-    module = _Program(program, outputs).eval() if native is None else _Native(program, native).eval()
+    module = _Program(program, outputs).eval() if native is None else _NativeProgram(program, native).eval()
     if device is None:
         tensors = [*program.parameters(), *program.buffers()] if isinstance(program, nn.Module) else []
         device = tensors[0].device if tensors else torch.device("cpu")

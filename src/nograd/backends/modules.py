@@ -1,4 +1,4 @@
-"""ModuleBackend: runs a torch module, whatever is inside it: Python, a compiled graph, a loaded program."""
+"""ModuleBackend: runs a torch module: Python code, a compiled graph, or a loaded program."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nograd.backends import FileFingerprint, TorchBackend, check_lanes
-from nograd.backends.changes import Watch
+from nograd.backends.changes import ChangeWatch
 from nograd.core.inputs import is_tensor
 from nograd.core.module import EvalMode, ModuleCall, module_device, problem_type, row_fault
 from nograd.core.structure import Restore, flatten, left_out
@@ -29,7 +29,7 @@ __all__ = ["ModuleBackend", "resolve_device"]
 
 
 def resolve_device(device: str | torch.device, model: nn.Module) -> torch.device:
-    """Return the device to run on; `auto` is the module's own, or the first GPU for a module on the CPU.
+    """Return the device to run on; `auto` is the module's device, or the first GPU for a module on the CPU.
 
     Raises:
         ConfigError: torch has no such device here.
@@ -38,7 +38,7 @@ def resolve_device(device: str | torch.device, model: nn.Module) -> torch.device
         own = module_device(model)
         return torch.device("cuda", 0) if own.type == "cpu" and torch.cuda.is_available() else own
     try:
-        return torch.empty(0, device=device).device  # names the GPU that "cuda" stands for
+        return torch.empty(0, device=device).device  # replace "cuda" by the name of the current GPU
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ConfigError(f"device is {str(device)!r}; torch cannot use it here: {str(error).splitlines()[0]}") from error
 
@@ -46,22 +46,22 @@ def resolve_device(device: str | torch.device, model: nn.Module) -> torch.device
 class ModuleBackend(TorchBackend):
     """Runs a module in eval and inference mode.
 
-    On a CPU the batch's memory is shared with a model that was seen to leave it alone, not copied. On a GPU batches are
-    staged through pinned memory and copied without blocking, on a stream of the backend's own.
+    On a CPU the batch's memory is shared with a model that does not write to its inputs, not copied. On a GPU batches are
+    staged through pinned memory and copied without blocking, on the backend's own stream.
 
     Args:
         model: the module.
-        signature: what it takes and gives.
-        call: how it is called.
-        restore: puts outputs by name into the model's own structure; learnt from the first run where it is not given.
+        signature: signature of the module.
+        call: how the module is called.
+        restore: restores the model's output structure from outputs by name; default: learned from the first run.
         name: the backend's.
-        samples: inputs that it was probed with, for those who export it.
-        device: where it runs, for a program that holds no parameters; default: where its parameters are.
-        has_gradients: whether autograd can see through it.
-        lanes: calls to `run` that may go on side by side.
-        num_threads: threads that one of them computes with, on a CPU; default: as torch is set.
-        file: of a program that was read from one, and cannot be looked into.
-        problem_type: of a program that was read from a file; default: the module's.
+        samples: inputs that it was probed with; exports need them.
+        device: device of a program without parameters; default: the device of the parameters.
+        has_gradients: whether autograd works through it.
+        lanes: number of calls to `run` that may run at the same time.
+        num_threads: threads per call on a CPU; default: torch's setting.
+        file: fingerprint of the file, for a program whose content cannot be examined.
+        problem_type: problem type of a program that was loaded from a file; default: the module's.
     """
 
     def __init__(  # noqa: PLR0913
@@ -98,13 +98,13 @@ class ModuleBackend(TorchBackend):
         self._local = threading.local()
         self._file = file
         self._problem_type = problem_type
-        self._known: tuple[Watch, Fingerprint] | None = None
+        self._known: tuple[ChangeWatch, Fingerprint] | None = None
         self._num_recording = 0
         self.is_unobserved = True
-        """Whether a run needs no more than eval mode: nothing records gradients or watches for changes."""
+        """Whether a run only needs eval mode: it does not record gradients or watch for changes."""
 
         self.accepts_coupled_rows = False
-        """Whether files exported from it declare that coupled rows may be batched: the user accepts it."""
+        """Whether the user accepts coupled rows: exported files then declare that such rows may be batched."""
 
         self._reading = threading.Lock()
 
@@ -122,7 +122,7 @@ class ModuleBackend(TorchBackend):
 
     @property
     def num_threads(self) -> int:
-        """Threads that one run computes with, on a CPU."""
+        """Threads per run on a CPU."""
         return self._num_threads or torch.get_num_threads()
 
     def forward(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -134,11 +134,15 @@ class ModuleBackend(TorchBackend):
     def forward_each(self, batches: Iterable[Mapping[str, Tensor]]) -> Sequence[Mapping[str, Tensor]]:
         if getattr(self._local, "gradients", False):
             return super().forward_each(batches)
-        with self._threads(), torch.inference_mode(), self.eval_mode(), self._watched():  # once: as dear as a small model
+        # entered once, because it costs as much as a small model
+        with self._threads(), torch.inference_mode(), self.eval_mode(), self._watched():
             return self._run_each(batches)
 
     def _run_each(self, batches: Iterable[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
-        """Run batches; single tensors that the model owns no more are examined after all runs, which evict code from caches."""
+        """Run batches.
+
+        Single tensors are examined after all runs, because the examination evicts code from processor caches.
+        """
         found: list[Any] = []
         rows: list[int] = []
         may_wait = self._is_on_cpu and not self.call.copies
@@ -159,7 +163,7 @@ class ModuleBackend(TorchBackend):
         return {name: tensor.to(self._device) for name, tensor in tensors.items()}
 
     def _watched(self) -> AbstractContextManager[None]:
-        """Within this context the module runs, and its own notes are not taken for changes."""
+        """Return a context in which the module runs. Attributes that it sets itself do not count as changes."""
         return nullcontext() if self._known is None else self._known[0].running()
 
     def _run(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -170,13 +174,13 @@ class ModuleBackend(TorchBackend):
     def _called(self, tensors: Mapping[str, Tensor]) -> Any:
         try:
             return self.call(self.model, tensors)
-        except BaseException as error:  # a model may raise anything: the caller gets it as the cause
+        except BaseException as error:  # a model may raise any error; it becomes the cause
             if is_interrupt(error):
                 raise
             raise self.model_error(error, tensors) from error
 
     def _leaves(self, output: Any, rows: int) -> dict[str, Tensor]:
-        """Return the outputs by name, after the check of their rows."""
+        """Return the outputs by name, with checked rows."""
         leaves, restore = flatten(output, is_tensor)
         if not self._is_examined:
             self._is_examined = True
@@ -188,14 +192,14 @@ class ModuleBackend(TorchBackend):
         return self.call.owned(leaves)
 
     def model_error(self, error: BaseException, tensors: Mapping[str, Tensor]) -> ModelError:
-        """Return the error for what the model raised on tensors."""
+        """Return the error to raise for an error of the model."""
         message = f"the model raised {type(error).__name__} on {self.call.describe(tensors)}: {_message_of(error)}"
         if isinstance(error, IndexError) and (known := self._size_beyond_samples(tensors)):
             return InputSizeError(f"{message}; {known}")
         return ModelError(message)
 
     def _size_beyond_samples(self, tensors: Mapping[str, Tensor]) -> str:
-        """Return which size is larger than all that the model was probed with, or nothing."""
+        """Return a description of a size that is larger than in all samples; empty if there is none."""
         for dim, (name, axis) in self.signature.places.items():
             sizes = [sample[name].shape[axis] for sample in self.samples if name in sample]
             if sizes and name in tensors and (size := tensors[name].shape[axis]) > max(sizes):
@@ -209,7 +213,7 @@ class ModuleBackend(TorchBackend):
 
     @property
     def num_threads_set(self) -> int | None:
-        """Threads that each run sets for itself; None: as torch is set."""
+        """Threads that each run sets; None: torch's setting."""
         return self._num_threads
 
     def run(self, batch: Batch) -> Batch:
@@ -221,8 +225,11 @@ class ModuleBackend(TorchBackend):
             return self._run_on_stream(batch, stream)
 
     def _threads(self) -> AbstractContextManager[None]:
-        """Compute with the requested threads, and leave the calling thread's setting as it was: OpenMP keeps one for each."""
-        before = torch.get_num_threads()  # the first use in a thread takes over torch's setting; without it, all cores compute
+        """Return a context with the requested number of threads.
+
+        The calling thread's setting is restored; OpenMP has one per thread.
+        """
+        before = torch.get_num_threads()  # the first use in a thread copies torch's setting; otherwise all cores compute
         if self._num_threads in (None, before):
             return nullcontext()
         return self._with_threads(before)
@@ -236,7 +243,7 @@ class ModuleBackend(TorchBackend):
             torch.set_num_threads(before)
 
     def _stream(self) -> torch.cuda.Stream | None:
-        """Return the calling thread's own stream, so that lanes do not wait for each other."""
+        """Return the calling thread's stream. Each lane has its own, so that lanes do not wait for each other."""
         if not hasattr(self._local, "stream"):
             on_gpu = self._device.type == "cuda"
             self._local.stream = torch.cuda.Stream(self._device) if on_gpu else None  # type: ignore[no-untyped-call]
@@ -259,23 +266,23 @@ class ModuleBackend(TorchBackend):
         return {name: tensor.numpy() for name, tensor in host.items()}
 
     def fingerprint(self) -> Fingerprint:
-        """Return a digest of the module's weights, attributes and code; a new one where they were changed: see `changes`."""
+        """Return a digest of the module's weights, attributes and code; it is recomputed after changes (see `changes`)."""
         runtime = (self.name, self._device.type, torch.__version__)
         if self._file is not None:
             return self._file.of(*runtime)
         known = self._known
         if known is not None and not known[0].changed():
             return known[1]
-        with self._reading:  # others wait, instead of reading it all as well
+        with self._reading:  # other threads wait instead of reading the module as well
             if self._known is None or self._known[0].changed():
                 self.is_unobserved = False
-                watch = Watch(self.model)  # before it is read: what changes meanwhile is noticed the next time
+                watch = ChangeWatch(self.model)  # before reading, so that changes during reading are detected the next time
                 self._known = watch, of_value(*runtime, self.call, self.model)
             return self._known[1]
 
     def limit_threads(self, count: int) -> None:
-        before = torch.get_num_threads()  # asked even where it does not matter: the first use in a thread sets it anew
-        torch.set_num_threads(count)  # for this thread, and for all that come later, which may run other models
+        before = torch.get_num_threads()  # read it in any case: the first use in a thread sets it again
+        torch.set_num_threads(count)  # for this thread and all later ones, which may run other models
         in_own_thread(lambda: torch.set_num_threads(before)).result()
 
     def restore(self, outputs: Mapping[str, Any]) -> Any:
@@ -305,7 +312,7 @@ def _warn_of_left_out(output: Any) -> None:
     if found:
         named = ", ".join(f"{name!r} ({kind})" for name, kind in found.items())
         warnings.warn(
-            f"the model returns entries that are not tensors: {named}; they belong to no row, and answers hold None there",
+            f"the model returns entries that are not tensors: {named}; answers contain None in their place",
             stacklevel=2,
         )
 

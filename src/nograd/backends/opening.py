@@ -1,4 +1,4 @@
-"""Calling the functions of a kind: open a file, wrap a module, write a file. Errors name the package that a backend is from."""
+"""Calls of a kind's functions: open a file, wrap a module, write a file. Errors name the package of the backend."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def open_backend(kind: Kind, path: Path, options: LoadOptions) -> Backend:
     """Return a backend over a file of a kind.
 
     Raises:
-        ConfigError: the file holds code and is not trusted, or an option is not allowed.
-        MissingExtraError: what the backend needs is not installed.
+        ConfigError: the file contains code and is not trusted, or an option is not allowed.
+        MissingExtraError: a package that the backend needs is not installed.
         ModelLoadError: the file cannot be read.
     """
     if kind.distribution and kind.code and not options.trusted:
         raise ConfigError(
-            f"{path} holds {kind.code}: opening it runs what is in it; "
-            "if you know where it comes from, open it with trusted=True (--trusted)"
+            f"{path} contains {kind.code}, and opening it runs that code; "
+            "if you trust its source, open it with trusted=True (--trusted)"
         )
     with _errors_of(kind, f"opening {path}", ModelLoadError):
         return _checked(_function(kind.load)(path, options), kind)
@@ -45,11 +45,11 @@ def wrap_module(kind: Kind, module: ModuleBackend, options: LoadOptions) -> Back
 
 
 def write_file(kind: Kind, reference: ModuleBackend, path: Path) -> Export:
-    """Write a file of a kind, compare it with eager, and return where it is and how closely it agrees.
+    """Write a file of a kind, compare it with eager, and return its path and how closely it agrees.
 
     Raises:
         ExportError: the model cannot be exported, or the file's answers differ from the model's.
-        MissingExtraError: what the exporter needs is not installed.
+        MissingExtraError: a package that the exporter needs is not installed.
     """
     from nograd.backends.exporting import Export
 
@@ -61,11 +61,11 @@ def write_file(kind: Kind, reference: ModuleBackend, path: Path) -> Export:
 
 
 def copy_file(kind: Kind, source: Path, target: Path) -> None:
-    """Copy a model's file, with its companions, in the form that bundles hold.
+    """Copy a model's file and its companions, in the form that bundles contain.
 
     Raises:
         ConfigError: the file cannot be read.
-        MissingExtraError: the form of bundles needs a package that is not installed.
+        MissingExtraError: a package that writes this form is not installed.
     """
     if pack_file(kind, source, target):
         return
@@ -75,7 +75,7 @@ def copy_file(kind: Kind, source: Path, target: Path) -> None:
 
 
 def pack_file(kind: Kind, source: Path, target: Path) -> bool:
-    """Write a model's file in the form that bundles hold; return False if it has that form. Errors as `copy_file`."""
+    """Write a model's file in the form that bundles contain; return False if it has that form. Errors as for `copy_file`."""
     if not kind.pack:
         return False
     with _errors_of(kind, f"packing {source}", ModelLoadError):
@@ -89,7 +89,7 @@ def _function(name: str) -> Callable[..., Any]:
 
 
 def _checked(backend: object, kind: Kind) -> Backend:
-    """Return the backend if it is one, and has its kind's name: parity reports, caches and bundles record that name."""
+    """Return the backend if it is one and has its kind's name, which parity reports, caches and bundles record."""
     if not kind.distribution and isinstance(backend, Backend):
         return backend
     if not isinstance(backend, Backend):
@@ -101,7 +101,7 @@ def _checked(backend: object, kind: Kind) -> Backend:
 
 @contextmanager
 def _errors_of(kind: Kind, work: str, error_type: type[ModelLoadError | ExportError]) -> Iterator[None]:
-    """Turn whatever a package's function raises into one sentence that names the package; nograd's own errors pass."""
+    """Convert any error of a package's function into one sentence that names the package. Errors of nograd are not changed."""
     try:
         yield
     except NogradError:

@@ -1,4 +1,4 @@
-"""The openvino backend: Intel's runtime. Running imports no torch, and nothing that reports home. Extra: openvino."""
+"""The openvino backend: Intel's runtime, without torch and without its telemetry package. Extra: openvino."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["OpenVinoBackend", "export_to_openvino", "load_file", "write_file"]
 
 INFO = [KEY, "manifest"]
-"""Where the model's runtime information holds the manifest."""
+"""Key of the manifest in the model's runtime information."""
 
 _filling = threading.Lock()
 
@@ -64,16 +64,16 @@ class OpenVinoBackend(Backend):
     """Runs an OpenVINO model that nograd exported.
 
     Args:
-        path: the `.xml`; its weights lie beside it, in the `.bin`.
-        device: `auto` and `cpu` are the CPU; else an OpenVINO device, such as `GPU`.
-        lanes: calls to `run` that may go on side by side, each a stream of its own.
-        num_threads: threads of one run; default: the processors, shared among the lanes.
-        digest: of the files, where it is known; else they are read for the fingerprint.
+        path: the `.xml` file; its weights are in the `.bin` file next to it.
+        device: `auto` and `cpu` select the CPU; otherwise an OpenVINO device, such as `GPU`.
+        lanes: number of calls to `run` that may run at the same time, each in its own stream.
+        num_threads: threads per run; default: the processors divided by the lanes.
+        digest: digest of the files, if known; otherwise the files are read for the fingerprint.
 
     Raises:
         MissingExtraError: openvino is not installed.
-        ModelLoadError: the file is not there, cannot be read, or was not written by nograd.
-        ConfigError: the device is not there, or a setting is out of its range.
+        ModelLoadError: the file does not exist, cannot be read, or was not written by nograd.
+        ConfigError: the device does not exist, or a setting is out of its range.
     """
 
     name = "openvino"
@@ -95,11 +95,11 @@ class OpenVinoBackend(Backend):
         core = openvino.Core()
         wanted = "CPU" if device in ("auto", "cpu") else device.upper()
         if wanted.partition(".")[0] not in {name.partition(".")[0] for name in core.available_devices}:
-            raise ConfigError(f"device is {device!r}; OpenVINO finds {', '.join(core.available_devices)} here")
+            raise ConfigError(f"device is {device!r}; OpenVINO has {', '.join(core.available_devices)}")
         self.device = "cpu" if wanted == "CPU" else wanted
         model = _read(core, Path(path))
         if not model.has_rt_info(INFO):
-            raise ModelLoadError(f"{os.fspath(path)} does not say what it takes: write it with nograd.export_to_openvino")
+            raise ModelLoadError(f"{os.fspath(path)} has no nograd manifest; write it with nograd.export_to_openvino")
         manifest = Manifest.loads(model.get_rt_info(INFO).astype(str))
         self.signature = manifest.signature
         self._outputs = graph_outputs(manifest.signature)
@@ -122,7 +122,7 @@ class OpenVinoBackend(Backend):
         try:
             found = request.infer(dict(batch), share_inputs=True)
             outputs = {name: found[in_graph].copy() for name, in_graph in self._outputs.items()}
-        except Exception as error:  # OpenVINO raises RuntimeError for everything, and TypeError for what it cannot convert
+        except Exception as error:  # RuntimeError for most errors, TypeError for values that OpenVINO cannot convert
             given = ", ".join(f"{name} {array.dtype.name} {list(array.shape)}" for name, array in batch.items())
             raise ModelError(f"the model raised {type(error).__name__} on {given}: {error}") from error
         finally:
@@ -174,7 +174,10 @@ def _weights_of(path: Path) -> list[Path]:
 
 
 def _options(device: str, lanes: int, num_threads: int) -> dict[str, Any]:
-    """float32 is kept as it is: OpenVINO would otherwise compute in half precision wherever the processor has it."""
+    """Return the options.
+
+    float32 stays float32: by default OpenVINO computes in half precision if the processor supports it.
+    """
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": lanes}
     if device == "CPU":
         options["INFERENCE_NUM_THREADS"] = lanes * num_threads
@@ -184,20 +187,20 @@ def _options(device: str, lanes: int, num_threads: int) -> dict[str, Any]:
 def export_to_openvino(
     model: nn.Module | Backend, sample: Any, path: str | os.PathLike[str], *, tolerance: Tolerance | None = None
 ) -> Export:
-    """Write a model as an OpenVINO file, run it against eager, and return where it lies and how closely it agrees.
+    """Write a model as an OpenVINO file, compare it with eager, and return its path and how closely it agrees.
 
     The graph is exported to ONNX first: that needs `nograd[onnx]`.
 
     Args:
         model: a module, or an eager backend.
         sample: inputs that the module can run; None for a backend.
-        path: the file; it must end in `.xml`. The weights lie beside it, in the `.bin`.
-        tolerance: how closely the file must agree; default: `nograd.core.parity.EXACT`, for half precision `HALF`.
+        path: the file; it must end in `.xml`. The weights are written to the `.bin` file next to it.
+        tolerance: maximum difference from eager; default: `nograd.core.parity.EXACT`, for half precision `HALF`.
 
     Raises:
-        ExportError: no exporter takes the model, OpenVINO does not, or the file does not answer as the model does.
+        ExportError: no exporter can export the model, OpenVINO cannot read it, or the file's answers differ from the model's.
         SignatureError: the model cannot run the sample.
-        MissingExtraError: openvino or what exporting to ONNX needs is not installed.
+        MissingExtraError: openvino, or a package for exporting to ONNX, is not installed.
     """
     from nograd.backends.exporting import exporter_errors, reference_of, write_verified
     from nograd.backends.loaded import check_file

@@ -1,7 +1,6 @@
-"""The one table of backends: nograd's own, and those that other packages offer as entry points of the group `nograd.backends`.
+"""The registry of backends: nograd's own, and those of other packages (entry points of the group `nograd.backends`).
 
-A name or suffix of nograd's own is found without a look at the installed packages. Only an unknown one, or a list of all,
-reads their entry points.
+The entry points of installed packages are read only for an unknown name or suffix, and for a list of all backends.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from nograd.runtime.interrupts import is_interrupt
 __all__ = ["BUILT_IN", "GROUP", "all_kinds", "find_kind", "find_suffix", "find_target", "rank", "runtimes", "why_unknown"]
 
 GROUP = "nograd.backends"
-"""The group of entry points: name of the backend = `package.module:KIND`, a `Kind` of that name."""
+"""Group of entry points: name of the backend = `package.module:KIND`, a `Kind` of that name."""
 
 INDUCTOR_BUILD_S = 60.0
-"""Seconds that Inductor takes to compile a model of the size of MiniLM, about (measured: 37 to 85 s of CPU)."""
+"""Approximate seconds that Inductor takes to compile a model of MiniLM's size (measured: 37 to 85 s of CPU)."""
 
 BUILT_IN = (
     Kind(name="eager", wrap="nograd.backends.eager:in_layout", precisions=FLOAT_PRECISIONS, has_lanes=True),
@@ -47,29 +46,29 @@ BUILT_IN = (
     ),
     Kind(name="compiled", wrap="nograd.backends.compiled:compiled_backend", fixes_threads=True, build_s=INDUCTOR_BUILD_S),
 )  # fmt: skip
-"""Simplest first: of candidates that are equally good, `nograd tune` takes the first of these."""
+"""nograd's kinds, simplest first: among equally good candidates, `nograd tune` chooses the first of these."""
 
 _BY_NAME = {kind.name: kind for kind in BUILT_IN}
 
 
 @dataclass(frozen=True, slots=True)
 class _Plugins:
-    """What other packages offer."""
+    """Backends of other packages."""
 
     kinds: tuple[Kind, ...]
     """By name."""
 
     faults: Mapping[str, str]
-    """Name of a backend -> why it cannot be used, in one sentence."""
+    """Name of a backend -> reason why it cannot be used, in one sentence."""
 
 
 def all_kinds() -> tuple[Kind, ...]:
-    """Return all kinds, nograd's own first. A plug-in that cannot be used is left out, with one warning."""
+    """Return all kinds, nograd's own first. A plug-in that cannot be used is skipped, with one warning."""
     return (*BUILT_IN, *_plugins().kinds)
 
 
 def find_kind(name: str) -> Kind | None:
-    """Return the kind of a name; None if there is none, and `why_unknown` says why."""
+    """Return the kind with a name; None if there is none: `why_unknown` then returns the reason."""
     return _BY_NAME.get(name) or next((kind for kind in _plugins().kinds if kind.name == name), None)
 
 
@@ -85,7 +84,7 @@ def _with_suffix(suffix: str, kinds: Iterable[Kind]) -> Kind | None:
 
 
 def find_target(target: str) -> Kind | None:
-    """Return the kind that a word for `nograd export --to` means; None if there is none."""
+    """Return the kind for a value of `nograd export --to`; None if there is none."""
     return _with_target(target, BUILT_IN) or _with_target(target, _plugins().kinds)
 
 
@@ -94,17 +93,17 @@ def _with_target(target: str, kinds: Iterable[Kind]) -> Kind | None:
 
 
 def rank(name: str) -> int:
-    """Return the place of a backend among all, simplest first."""
+    """Return the rank of a backend among all, simplest first."""
     names = [kind.name for kind in (BUILT_IN if name in _BY_NAME else all_kinds())]
     return names.index(name) if name in names else len(names)
 
 
 def why_unknown(name: str, distribution: str = "") -> str:
-    """Return why there is no backend of a name, and what to do.
+    """Return why a backend is unknown, and what to do.
 
     Args:
-        name: the backend.
-        distribution: the package that it comes from, if that is known.
+        name: name of the backend.
+        distribution: package that provides it, if known.
     """
     if fault := _plugins().faults.get(name):
         return fault
@@ -114,7 +113,7 @@ def why_unknown(name: str, distribution: str = "") -> str:
 
 
 def runtimes(*kinds: Kind) -> list[tuple[str, ...]]:
-    """Return the packages that backends compute with, each with its other names: of nograd's own, and of `kinds`."""
+    """Return the packages that backends compute with, each with its other names, for nograd's kinds and `kinds`."""
     found = [kind.libraries for kind in (*BUILT_IN, *kinds)]
     found += [(kind.distribution,) for kind in kinds if kind.distribution]
     return list(dict.fromkeys(found))
@@ -129,7 +128,7 @@ def _scanned(path: tuple[str, ...]) -> _Plugins:  # noqa: ARG001  packages come 
     kinds: dict[str, Kind] = {}
     faults: dict[str, str] = {}
     for entry in sorted(metadata.entry_points(group=GROUP), key=_distribution):
-        found = _loaded(entry, {**_BY_NAME, **kinds})
+        found = _load_kind(entry, {**_BY_NAME, **kinds})
         if isinstance(found, Kind):
             kinds[found.name] = found
             continue
@@ -143,8 +142,8 @@ def _distribution(entry: metadata.EntryPoint) -> str:
     return entry.dist.name if entry.dist is not None else entry.module
 
 
-def _loaded(entry: metadata.EntryPoint, taken: Mapping[str, Kind]) -> Kind | str:
-    """Return the kind of an entry point, or why it cannot be used."""
+def _load_kind(entry: metadata.EntryPoint, taken: Mapping[str, Kind]) -> Kind | str:
+    """Return the kind of an entry point, or the reason why it cannot be used."""
     distribution = _distribution(entry)
     said = f"backend {entry.name!r} of the package {distribution} cannot be used"
     if entry.name in taken:
@@ -160,5 +159,5 @@ def _loaded(entry: metadata.EntryPoint, taken: Mapping[str, Kind]) -> Kind | str
     if found.name != entry.name:
         return f"{said}: {entry.value} is named {found.name!r}; the entry point must have the same name"
     if unknown := [each for each in found.precisions if each not in FLOAT_PRECISIONS]:
-        return f"{said}: precisions holds {unknown[0]!r}; those of a package may be {', '.join(FLOAT_PRECISIONS)}"
+        return f"{said}: precisions contains {unknown[0]!r}; those of a package may be {', '.join(FLOAT_PRECISIONS)}"
     return replace(found, distribution=distribution)

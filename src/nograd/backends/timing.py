@@ -1,4 +1,4 @@
-"""How long backends take for the same batch, measured in turn."""
+"""Time of several backends for the same batch, measured alternately."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from statistics import median
 __all__ = ["fastest", "in_turn_s"]
 
 MARGIN = 0.9
-"""A backend replaces the preferred one only if it takes less than this share of its time: closer medians change places between
-two measurements on a busy machine."""
+"""A backend replaces the preferred one only if it takes less than this share of its time. The order of closer medians changes
+between measurements on a busy machine."""
 
 MOST_ROUNDS = 10
-"""Multiples of `rounds` that a budget may add."""
+"""Maximum rounds that a budget may add, as a multiple of `rounds`."""
 
 
 def in_turn_s(
@@ -24,17 +24,17 @@ def in_turn_s(
     hopeless: float = 3.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """Return the median seconds of each run; slow drift of the machine meets all, since they take turns.
+    """Return the median seconds of each run. They alternate, so that drift of the machine affects all equally.
 
-    Each is run once before, unmeasured. One that took `hopeless` times the best in every round so far, twice at least, is not
-    run again: half precision on a processor without it may take seconds where float32 takes milliseconds.
+    Each runs once before, without measurement. A run that took `hopeless` times as long as the best in every round so far, at
+    least two, is not measured again: half precision may take seconds on a processor that does not support it.
 
     Args:
-        runs: what to measure, by name.
-        rounds: measured runs of each, at least for those that are not hopeless.
-        budget_s: seconds of measured runs up to which rounds are added, to ten times `rounds` at most.
-        hopeless: how many times slower than the best is slow enough to stop.
-        clock: seconds.
+        runs: functions to measure, by name.
+        rounds: measured runs of each function that is not hopeless.
+        budget_s: seconds of measured runs up to which rounds are added, at most ten times `rounds`.
+        hopeless: factor of slowness, compared with the best, at which measuring stops.
+        clock: returns seconds.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
@@ -53,11 +53,11 @@ def in_turn_s(
 
 
 def fastest(seconds: Mapping[str, float], preferred: str, *, margin: float = MARGIN) -> str:
-    """Return the name with the least seconds; `preferred` unless the gain is beyond the margin.
+    """Return the name with the least seconds; `preferred` unless the gain exceeds the margin.
 
     Args:
-        seconds: measured, by name.
-        preferred: wins unless another one takes less than `margin` x its seconds.
+        seconds: measured seconds by name.
+        preferred: wins unless another one takes less than `margin` times its seconds.
         margin: from 0 to 1.
     """
     best = min(seconds, key=lambda name: seconds[name])

@@ -1,4 +1,4 @@
-"""The torchscript backend: files that older code bases hold. torch deprecates it; new exports are better `.pt2` or ONNX."""
+"""The torchscript backend, for existing files. torch deprecates TorchScript; prefer `.pt2` or ONNX for new exports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nograd.backends import Backend, FileFingerprint
 from nograd.backends.eager import eager_backend, unprobed_backend
 from nograd.backends.exporting import (
     Export,
-    Flat,
+    FlatModule,
     example_of,
     exporter_errors,
     in_eval_mode,
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 __all__ = ["export_to_torchscript", "load_file", "load_torchscript", "write_file"]
 
 EXTRA_FILE = f"{KEY}.json"
-"""Holds the manifest, within the file."""
+"""Name of the manifest within the file."""
 
 CALL_FILE = f"{KEY}-call.json"
-"""Holds names and style of the inputs, for a file that returns the model's own structure; absent in files of nograd 0.1."""
+"""Name of the file's call description: names and style of the inputs. Absent if the file returns a flat tuple."""
 
 Method = Literal["trace", "script"]
 
@@ -55,10 +55,10 @@ def export_to_torchscript(
     """Write a model as a TorchScript file, compare it with eager, and return its path and how closely it agrees.
 
     `torch.jit.load(path)` returns a module that takes and returns what the model does: a tensor for a tensor, a tuple for a
-    tuple, a dict for a dict. TorchScript has no type for some structures, such as a dict that holds a tuple; the file then
+    tuple, a dict for a dict. TorchScript has no type for some structures, such as a dict that contains a tuple; the file then
     returns the leaves as a flat tuple, and `notes` says so. `nograd.load` returns the model's own structure either way.
 
-    A trace records what one input did: a branch on the data becomes the side that the sample took. Inputs of other shapes and
+    A trace records the operations of one input: a branch on the data becomes the side that the sample took. Other shapes and
     values are therefore run through the file and through eager; if the answers differ, no file is written.
 
     Args:
@@ -66,10 +66,10 @@ def export_to_torchscript(
         sample: inputs that the module can run; None for a backend.
         path: the file.
         method: `trace` records a run; `script` compiles the Python source of `forward`, branches and all.
-        tolerance: how closely the file must agree; default: `nograd.core.parity.EXACT`, for half precision `HALF`.
+        tolerance: maximum difference from eager; default: `nograd.core.parity.EXACT`, for half precision `HALF`.
 
     Raises:
-        ExportError: torch.jit refuses the model, or the file's answers differ from the model's.
+        ExportError: torch.jit cannot export the model, or the file's answers differ from the model's.
         SignatureError: the model cannot run the sample.
         ConfigError: the method is neither `trace` nor `script`, the model is not a module, or the path cannot be written.
     """
@@ -109,7 +109,7 @@ def _traced(reference: ModuleBackend) -> tuple[Any, ModuleCall | None]:
             ):  # torch: "Only tensors, lists, tuples of tensors, or dictionary of tensors can be ..."
                 raise
         ordered = tuple(example[spec.name] for spec in reference.signature.inputs)
-        return torch.jit.trace(Flat(reference), ordered, check_trace=False), None  # type: ignore[no-untyped-call]
+        return torch.jit.trace(FlatModule(reference), ordered, check_trace=False), None  # type: ignore[no-untyped-call]
 
 
 class _Holder(nn.Module):
@@ -146,7 +146,7 @@ def _scripted(reference: ModuleBackend) -> tuple[Any, ModuleCall]:
 
 
 def _extra(manifest: Manifest, call: ModuleCall | None) -> dict[str, str]:
-    """Return what the file says of itself: its manifest, and how it is called."""
+    """Return the file's metadata: its manifest and its call."""
     extra = {EXTRA_FILE: manifest.dumps()}
     if call is not None:
         extra[CALL_FILE] = json.dumps({"names": call.names, "style": call.style})
@@ -167,16 +167,16 @@ def load_torchscript(
 
     Args:
         path: the file.
-        trusted: that you know where the file comes from; TorchScript is a program.
-        sample: inputs that it can run, for a file that nograd did not write: it is probed with them (see `nograd.probe`).
-        device: `auto` is the device it was saved on, where torch has that; else a torch device.
-        lanes: calls to `run` that may go on side by side.
-        num_threads: threads that one of them computes with, on a CPU; default: as torch is set.
-        digest: of the file, where it is known; else it is read for the fingerprint.
+        trusted: True confirms that you trust the file's source; TorchScript is a program.
+        sample: inputs that it can run; a file that nograd did not write is probed with them (see `nograd.probe`).
+        device: a torch device, or `auto`: the device it was saved on, if available.
+        lanes: number of calls to `run` that may run at the same time.
+        num_threads: threads per call on a CPU; default: torch's setting.
+        digest: digest of the file, if known; otherwise the file is read for the fingerprint.
 
     Raises:
         ConfigError: the file is not trusted, or torch has no such device.
-        ModelLoadError: the file is not there, or is no TorchScript file.
+        ModelLoadError: the file does not exist, or is not a TorchScript file.
     """
     check_trusted(path, trusted=trusted, what="TorchScript, which is a program")
     file = FileFingerprint(Path(path), known=digest)

@@ -1,4 +1,4 @@
-"""weights.safetensors: a torch module's state, each tensor once however many names it has."""
+"""weights.safetensors: a torch module's state. A tensor with several names is stored once."""
 
 from __future__ import annotations
 
@@ -15,58 +15,58 @@ from nograd.errors import ConfigError, ModelLoadError
 __all__ = ["load_weights", "save_weights"]
 
 SHARED = "shared"
-"""Key of the file's metadata: JSON, name -> the name under which the same tensor lies in the file."""
+"""Key of the file's metadata: JSON, name -> name under which the same tensor is stored."""
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
     """Write a module's state.
 
     Raises:
-        ConfigError: its state holds something that is no tensor.
+        ConfigError: its state contains a value that is not a tensor.
     """
     kept: dict[str, Tensor] = {}
     names: dict[tuple[object, ...], str] = {}
     shared: dict[str, str] = {}
     for name, tensor in module.state_dict().items():
         if not isinstance(tensor, Tensor):
-            raise ConfigError(f"the model's state holds {name!r}, {type(tensor).__name__}; a bundle holds tensors only")
-        if (first := names.setdefault(_place(tensor, name), name)) != name:
+            raise ConfigError(f"the model's state contains {name!r}, a {type(tensor).__name__}; a bundle contains only tensors")
+        if (first := names.setdefault(_identity_of(tensor, name), name)) != name:
             shared[name] = first
         else:
             kept[name] = tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
     save_file(kept, path, metadata={SHARED: json.dumps(shared)})
 
 
-def _place(tensor: Tensor, name: str) -> tuple[object, ...]:
-    """Two names of one memory, seen in one way, are one tensor."""
+def _identity_of(tensor: Tensor, name: str) -> tuple[object, ...]:
+    """Return the identity of a tensor: memory, shape, strides and dtype. Names with equal identities are one tensor."""
     if not tensor.numel():
         return (name,)
     return (tensor.data_ptr(), str(tensor.device), tensor.dtype, tuple(tensor.shape), tensor.stride())
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Load what `save_weights` wrote into a module of the same class; nothing may be missing, left over, or of another kind.
+    """Load a file of `save_weights` into a module of the same class. Names, shapes and dtypes must be equal.
 
     Raises:
-        ModelLoadError: the file cannot be read, or is not this module's.
+        ModelLoadError: the file cannot be read, or does not fit this module.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is not a mapping
             shared = json.loads((file.metadata() or {}).get(SHARED, "{}"))
             state |= {name: state[first] for name, first in shared.items()}
         module.load_state_dict(state, strict=True)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ModelLoadError(f"{path.name} cannot be read: {type(error).__name__}: {error}") from error
     except RuntimeError as error:
-        told = " ".join(str(error).split())
-        raise ModelLoadError(f"the weights are not those of the module that the factory makes: {told}") from error
+        reason = " ".join(str(error).split())
+        raise ModelLoadError(f"the weights are not those of the module that the factory makes: {reason}") from error
     own = module.state_dict()
     for name, tensor in state.items():
         if own[name].dtype != tensor.dtype or not _same(own[name], tensor):
             raise ModelLoadError(
-                f"the module that the factory makes does not hold {name!r} as the bundle does ({tensor.dtype}): another dtype, "
-                "or it shares what was separate"
+                f"{name!r} of the module that the factory makes differs from the bundle's ({tensor.dtype}): another dtype, "
+                "or memory that it shares with another tensor"
             )
 
 

@@ -6,7 +6,7 @@ from nograd.batching.lengths import LengthPolicy
 from nograd.batching.measure import measure_cost
 from nograd.batching.policy import BatchPolicy, DeadlinePolicy, Decision, DeviceState
 from nograd.batching.queue import DeadlineQueue, Waiting
-from nograd.batching.records import BatchRecord, Execution, RunningBatch, Spent, Statistics
+from nograd.batching.records import BatchRecord, Execution, RequestTimes, RunningBatch, Statistics
 
 __all__ = [
     "BatchPolicy",
@@ -18,9 +18,9 @@ __all__ = [
     "DeviceState",
     "Execution",
     "LengthPolicy",
+    "RequestTimes",
     "Runner",
     "RunningBatch",
-    "Spent",
     "Statistics",
     "Waiting",
     "measure_cost",

@@ -8,7 +8,7 @@ from math import inf
 
 from nograd.batching.queue import Waiting
 
-__all__ = ["Booking"]
+__all__ = ["Overbooking"]
 
 OVERBOOKING = 1.5
 """Admission assumes that the device is faster than predicted by this factor: some requests will be cancelled or run faster."""
@@ -18,7 +18,7 @@ STRICT_GOALS = 20
 
 
 @dataclass(slots=True)
-class Booking:
+class Overbooking:
     """Overbooks while no request is dropped, so that bursts are served that seem too long.
 
     If the load stays above the capacity, overbooked requests wait in vain. After a request was dropped, requests are therefore

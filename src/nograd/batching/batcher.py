@@ -22,11 +22,11 @@ from typing import Any, Protocol, Self, cast
 from nograd.batching.choice import policy_for
 from nograd.batching.collate import chunks, model_error
 from nograd.batching.expiry import ExpiryTimer
-from nograd.batching.jobs import BatchReply, Job, Pieces, QueueEntry, entry_of, record_of
+from nograd.batching.jobs import BatchReply, Job, QueueEntry, SplitReply, entry_of, record_of
 from nograd.batching.lanes import Lanes
 from nograd.batching.policy import BatchPolicy, Decision, DeviceState, checked_limits
 from nograd.batching.queue import DeadlineQueue
-from nograd.batching.records import BatchRecord, RunningBatch, Spent, Statistics
+from nograd.batching.records import BatchRecord, RequestTimes, RunningBatch, Statistics
 from nograd.batching.refusals import check_request, copy_error, full, late, not_open, too_large, too_late
 from nograd.core.cost import CostCurve
 from nograd.core.tensors import Batch, Signature, num_rows
@@ -69,7 +69,7 @@ class Runner(Protocol):
 
 
 @dataclass(slots=True)
-class _Counts:
+class _BatcherCounts:
     requests: int = 0
     rows: int = 0
     batches: int = 0
@@ -148,7 +148,7 @@ class Batcher:
             finished=self._finish,
             lost=self._lose,
         )
-        self._counts = _Counts()
+        self._counts = _BatcherCounts()
         self._reasons: Counter[str] = Counter()
 
     # -- lifecycle
@@ -238,7 +238,7 @@ class Batcher:
     # -- requests
 
     async def run(
-        self, parts: Sequence[Batch], *, timeout_s: float | None = None, priority: int = 0, spent: Spent | None = None
+        self, parts: Sequence[Batch], *, timeout_s: float | None = None, priority: int = 0, spent: RequestTimes | None = None
     ) -> list[Batch]:
         """Return the outputs of prepared parts, one per part. Either all parts are admitted, or none.
 
@@ -266,7 +266,7 @@ class Batcher:
         *,
         timeout_s: float | None = None,
         priority: int = 0,
-        spent: Spent | None = None,
+        spent: RequestTimes | None = None,
     ) -> Callable[[], None]:
         """Queue prepared parts. All requests enter the batcher here.
 
@@ -301,14 +301,14 @@ class Batcher:
         now: float,
         deadline: float,
         priority: int,
-        spent: Spent | None,
+        spent: RequestTimes | None,
     ) -> Callable[[], None]:
         """Queue several parts, or one that must be split. Either all are admitted, or none."""
         cut = [chunks(part, self._policy.chunk_rows) for part in parts]
         pieces = [piece for some in cut for piece in some]
         entries: list[QueueEntry] = []
         forget = partial(self._abandon_all, entries)
-        replies = Pieces(reply, list(map(len, cut)), forget)
+        replies = SplitReply(reply, list(map(len, cut)), forget)
         entries += [
             self._entry(piece, replies.reply(position), num_rows(piece), now, deadline, priority)
             for position, piece in enumerate(pieces)
@@ -328,7 +328,7 @@ class Batcher:
 
     def statistics(self) -> Statistics:
         """Return a snapshot of the statistics."""
-        counts = {name: getattr(self._counts, name) for name in _Counts.__slots__}
+        counts = {name: getattr(self._counts, name) for name in _BatcherCounts.__slots__}
         return Statistics(**counts, queue_rows=self._queue.rows, running_rows=self._running_rows, reasons=dict(self._reasons))
 
     @property
@@ -610,6 +610,6 @@ def _check(decision: Decision) -> None:
     """Raise if a policy chose requests that are not in the queue, or nothing."""
     chosen = [*decision.take, *decision.late]
     if not all(waiting.queued for waiting in chosen) or len(set(map(id, chosen))) < len(chosen):
-        raise ValueError("it took what is not in the queue, or the same twice")
+        raise ValueError("it selected a request that is not in the queue, or the same request twice")
     if not chosen and decision.wake_at is None:
-        raise ValueError("it took nothing, and does not say when to ask again")
+        raise ValueError("it selected no request and returned no time for the next decision")

@@ -60,13 +60,13 @@ def run_apart(
         caught: BaseException = error
     outcome = Outcome(runs=1)
     plan = cache(lambda count: _cheapest_retry(count, seconds, plan))
-    answers = _Search(run, signature, plan, is_due, outcome).find(list(enumerate(parts)), caught)
+    answers = _FaultSearch(run, signature, plan, is_due, outcome).find(list(enumerate(parts)), caught)
     outcome.answers = [answers[position] for position in range(len(parts))]
     return outcome
 
 
 @dataclass(slots=True)
-class _Search:
+class _FaultSearch:
     """The search for the failing parts of one batch."""
 
     call: Callable[[Batch], Batch]

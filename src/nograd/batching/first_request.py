@@ -11,10 +11,10 @@ from nograd.batching.refusals import copy_error
 from nograd.errors import NogradError, OverloadedError
 from nograd.runtime.threads import in_own_thread
 
-__all__ = ["Teaching"]
+__all__ = ["RequestLearner"]
 
 
-class Teaching:
+class RequestLearner:
     """Learns from one request at a time. If learning fails, only that request fails, and the next request is used.
 
     Args:

@@ -13,12 +13,12 @@ from nograd.batching.collate import merge, padding_share
 from nograd.batching.faults import Outcome
 from nograd.batching.policy import Reason
 from nograd.batching.queue import Waiting
-from nograd.batching.records import BatchRecord, Execution, Spent
+from nograd.batching.records import BatchRecord, Execution, RequestTimes
 from nograd.core.tensors import Batch
 from nograd.errors import DeadlineError, DeviceLostError
 from nograd.runtime.callbacks import call_back
 
-__all__ = ["BatchReply", "Job", "Pieces", "QueueEntry", "entry_of", "record_of"]
+__all__ = ["BatchReply", "Job", "QueueEntry", "SplitReply", "entry_of", "record_of"]
 
 
 class BatchReply:
@@ -60,7 +60,7 @@ class BatchReply:
             call_back(done, answer)
 
 
-class Pieces:
+class SplitReply:
     """The reply to a request that was split into pieces. It completes with the last piece, or fails with the first failing
     piece.
 
@@ -143,7 +143,7 @@ class QueueEntry(Waiting):
         self.queued = False
         self.follows = False
         """Whether another part of the same request follows."""
-        self.spent: Spent | None = None
+        self.spent: RequestTimes | None = None
         """Receives the times of the part, if requested."""
 
 
@@ -165,7 +165,7 @@ class Job:
     answered_s: list[float] = field(default_factory=list)
     lost: DeviceLostError | None = None
 
-    def record_spent(self, spent: Spent, entry: QueueEntry) -> None:
+    def record_spent(self, spent: RequestTimes, entry: QueueEntry) -> None:
         """Record the times of one of its parts."""
         spent.queue_s = self.started - entry.arrived
         spent.input_s = sum([each.input_s for each in self.executions])

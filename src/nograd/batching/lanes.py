@@ -117,7 +117,7 @@ class Lanes:
         """Run a job in the calling thread."""
         begun = self._clock()
         entries = job.entries
-        watched = _Watched(self._runner.run, self._clock)
+        watched = _TimedRun(self._runner.run, self._clock)
         try:
             job.outcome = run_apart(
                 [entry.part for entry in entries],
@@ -150,7 +150,7 @@ def _end(jobs: SimpleQueue[tuple[Lanes, Job] | None], count: int) -> None:
         jobs.put(None)
 
 
-class _Watched:
+class _TimedRun:
     """Times the calls of a model's `run`."""
 
     __slots__ = ("_calls", "_clock", "_run")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from nograd.batching.admission import Booking
+from nograd.batching.admission import Overbooking
 from nograd.batching.grouping import cheapest_groups
 from nograd.batching.policy import ArrivalRate, Decision, DeviceState, Reason, checked_limits
 from nograd.batching.queue import DeadlineQueue, Waiting
@@ -21,7 +21,7 @@ WINDOW = 64
 
 
 @dataclass(slots=True)
-class _Group:
+class _LengthGroup:
     """Requests that would run together."""
 
     take: list[Waiting]
@@ -70,7 +70,7 @@ class LengthPolicy:
         self._equal = equal
         self.cost = TokenCost(cost)
         self.arrivals = ArrivalRate(0.05)
-        self.booking = Booking()
+        self.booking = Overbooking()
         self._mean_length = 1.0
 
     @property
@@ -79,7 +79,7 @@ class LengthPolicy:
         return self._max_batch_size
 
     def admit(self, queue: DeadlineQueue, waiting: Waiting, rows: int, now: float, device: DeviceState) -> float | None:
-        """Reject a request that would miss its deadline (see `Booking`)."""
+        """Reject a request that would miss its deadline (see `Overbooking`)."""
         alone = self.cost.seconds(waiting.length * min(rows, self._max_batch_size))
         self.arrivals.new_rows += rows
         self._mean_length += 0.05 * (waiting.length - self._mean_length)
@@ -129,7 +129,7 @@ class LengthPolicy:
         return self.cost.expected(rows * longest)
 
     def _released(
-        self, chosen: _Group, late: Sequence[Waiting], now: float, device: DeviceState, *, everything: bool
+        self, chosen: _LengthGroup, late: Sequence[Waiting], now: float, device: DeviceState, *, everything: bool
     ) -> Decision:
         rows = sum(item.rows for item in chosen.take)
         reason: Reason = "device free"
@@ -151,7 +151,7 @@ class LengthPolicy:
     def _seconds(self, items: Sequence[Waiting]) -> float:
         return self.cost.seconds(sum(item.rows for item in items) * max(item.length for item in items))
 
-    def _groups(self, items: Sequence[Waiting], now: float, device: DeviceState) -> list[_Group]:
+    def _groups(self, items: Sequence[Waiting], now: float, device: DeviceState) -> list[_LengthGroup]:
         """Partition by length; each group is limited by its own earliest deadline."""
         most = self._max_batch_size
         if device.free_lanes > 1:
@@ -168,22 +168,24 @@ class LengthPolicy:
         )
         return [self._shrunk([items[index] for index in sorted(order[start:end])], now) for start, end in cuts]
 
-    def _shrunk(self, members: list[Waiting], now: float) -> _Group:
+    def _shrunk(self, members: list[Waiting], now: float) -> _LengthGroup:
         """Keep the request with the earliest deadline, and as many others as its deadline allows."""
         first = members[0]
         budget = first.deadline - now
         seconds = self._seconds(members)
         if seconds <= budget:
-            return _Group(members, members, seconds)
+            return _LengthGroup(members, members, seconds)
         take, rows, longest = [first], first.rows, first.length
         for item in members[1:]:
             if self.cost.seconds((rows + item.rows) * max(longest, item.length)) <= budget:
                 take.append(item)
                 rows += item.rows
                 longest = max(longest, item.length)
-        return _Group(take, members, self.cost.seconds(rows * longest))
+        return _LengthGroup(take, members, self.cost.seconds(rows * longest))
 
-    def _others_can_wait(self, urgent: _Group, groups: Sequence[_Group], items: Sequence[Waiting], now: float) -> bool:
+    def _others_can_wait(
+        self, urgent: _LengthGroup, groups: Sequence[_LengthGroup], items: Sequence[Waiting], now: float
+    ) -> bool:
         """Return whether all other requests stay on time if the urgent group runs first."""
         at = now + urgent.seconds
         running = set(map(id, urgent.take))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import exp, inf, isfinite
 from typing import Literal, Protocol
 
-from nograd.batching.admission import Booking
+from nograd.batching.admission import Overbooking
 from nograd.batching.queue import DeadlineQueue, Waiting
 from nograd.batching.tracking import RowCost
 from nograd.core.cost import CostCurve
@@ -196,7 +196,7 @@ class DeadlinePolicy:
         self._alone = alone
         self.cost = RowCost(cost, max_batch_size)
         self.arrivals = ArrivalRate(4 * self.cost.seconds(1) or 0.05)
-        self.booking = Booking()
+        self.booking = Overbooking()
 
     @property
     def chunk_rows(self) -> int:
@@ -204,7 +204,7 @@ class DeadlinePolicy:
         return self._max_batch_size if self._alone else self.cost.knee
 
     def admit(self, queue: DeadlineQueue, waiting: Waiting, rows: int, now: float, device: DeviceState) -> float | None:
-        """Reject a request that would miss its deadline (see `Booking`)."""
+        """Reject a request that would miss its deadline (see `Overbooking`)."""
         cost = self.cost
         if not cost.known:
             return None

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from nograd.batching.policy import Reason
 
-__all__ = ["BatchRecord", "Execution", "RunningBatch", "Spent", "Statistics"]
+__all__ = ["BatchRecord", "Execution", "RequestTimes", "RunningBatch", "Statistics"]
 
 
 class Execution(NamedTuple):
@@ -26,7 +26,7 @@ class Execution(NamedTuple):
 
 
 @dataclass(slots=True)
-class Spent:
+class RequestTimes:
     """Times of one request in the batcher, in seconds; set when its answer is ready. All 0 before.
 
     For requests that were split into parts, these are the times of the last part, and the request waits until that part's batch
@@ -76,7 +76,7 @@ class BatchRecord:
     answered_s: tuple[float, ...] = ()
     """Queue times of the requests whose last part was answered by this batch."""
 
-    spent: tuple[Spent, ...] = ()
+    spent: tuple[RequestTimes, ...] = ()
     """Times of the parts whose requests want them."""
 
 

@@ -59,7 +59,7 @@ def too_large(rows: int, max_rows: int, nbytes: int, max_bytes: int) -> TooLarge
 def full(queue: DeadlineQueue, max_rows: int, max_bytes: int, wait_s: float, *, of_rows: bool) -> OverloadedError:
     """Return the error of a full queue."""
     holds = f"{queue.rows} of at most {max_rows} rows" if of_rows else f"{queue.nbytes} of at most {max_bytes} bytes"
-    return OverloadedError(f"the queue holds {holds}; try again in {wait_s:.1f} s", retry_after_s=wait_s)
+    return OverloadedError(f"the queue has {holds}; try again in {wait_s:.1f} s", retry_after_s=wait_s)
 
 
 def late(slack_s: float) -> DeadlineError:

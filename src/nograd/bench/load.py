@@ -16,7 +16,7 @@ from nograd.bench.target import Target
 from nograd.bench.timer import Timer
 from nograd.errors import ConfigError
 
-__all__ = ["Clients", "Closed", "Load", "Open", "Plan", "measure"]
+__all__ = ["Clients", "ClosedLoop", "Load", "OpenLoop", "Plan", "measure"]
 
 RETRY_S = 0.05
 """Seconds until a client of a closed loop retries after a failed connection. The delay prevents a busy loop."""
@@ -89,7 +89,7 @@ class Plan:
         return (self.duration_s, inf) if self.requests is None else (inf, self.requests)
 
 
-class Closed:
+class ClosedLoop:
     """Send the next request of a client whenever a request has ended, until the load ends.
 
     Args:
@@ -135,7 +135,7 @@ class Closed:
         self._submit(now)
 
 
-class Open:
+class OpenLoop:
     """Send requests when they are due. Overdue ones are sent all at once.
 
     Args:
@@ -204,7 +204,7 @@ async def measure(target: Target, load: Clients | Load, plan: Plan, clock: Calla
 
 
 async def _closed(pool: Pool, load: Clients, plan: Plan, clock: Callable[[], float], begun: float) -> float:
-    closed = Closed(pool.submit, asyncio.get_running_loop().call_later, clock, begun, plan)
+    closed = ClosedLoop(pool.submit, asyncio.get_running_loop().call_later, clock, begun, plan)
     pool.on_end = closed.on_end
     closed.start(load.count)
     await closed.stopped.wait()
@@ -214,7 +214,7 @@ async def _closed(pool: Pool, load: Clients, plan: Plan, clock: Callable[[], flo
 
 async def _open(pool: Pool, load: Load, plan: Plan, clock: Callable[[], float], origin: float) -> float:
     times = arrivals(load.kind, load.rate, load.seed)
-    source = Open(pool.submit, times, clock, origin, plan)
+    source = OpenLoop(pool.submit, times, clock, origin, plan)
     timer: Timer
 
     def pump() -> None:

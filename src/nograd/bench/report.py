@@ -15,7 +15,7 @@ from nograd.runtime.exits import INTERRUPTED
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["COLUMNS", "WIDTH", "Report", "cells", "notes", "table", "to_text"]
+__all__ = ["COLUMNS", "WIDTH", "BenchReport", "cells", "notes", "table", "to_text"]
 
 WIDTH = 130
 """Width of the table in columns of the terminal."""
@@ -26,7 +26,7 @@ COLUMNS = ("load", "answers/s", "95 %", *SHOWN, "max", "samples", "errors", "lat
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class BenchReport:
     """All loads of one run."""
 
     target: str
@@ -81,7 +81,7 @@ def table(summaries: Sequence[Summary]) -> Table:
     return made
 
 
-def to_text(report: Report, width: int = WIDTH) -> str:
+def to_text(report: BenchReport, width: int = WIDTH) -> str:
     """Return the report as text: the target, the loads, and notes.
 
     Args:
@@ -115,7 +115,7 @@ def _listed(summaries: Sequence[Summary], width: int) -> Iterator[str]:
     yield ""
 
 
-def notes(report: Report) -> Iterator[str]:
+def notes(report: BenchReport) -> Iterator[str]:
     """Yield notes for the reader, one sentence each."""
     if report.interrupted:
         yield report.interrupted

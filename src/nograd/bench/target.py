@@ -40,7 +40,7 @@ class Target:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"the URL is {url!r}; it must be http://host:port/path")
         if not bodies:
-            raise ConfigError("there is nothing to send: the data hold no request")
+            raise ConfigError("there is nothing to send: the data contain no request")
         head = (
             f"POST {parts.path or '/'} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\ncontent-length: "
         )
@@ -67,12 +67,12 @@ def target_of(url: str, data: Path | None = None) -> tuple[Target, str]:
         said = f"{len(bodies)} requests of {data.name}"
     else:
         bodies = _make_bodies(server)
-        said = f"{len(bodies)} different requests of one row, made of the model's metadata"
+        said = f"{len(bodies)} different requests of one row, built from the model's metadata"
     answer = server.ask("POST", server.infer_path, bodies[0])
     if answer.status != 200:
         raise UnavailableError(
             f"{server.url}{server.infer_path} answers the first request with {answer.status or 'nothing'}: "
-            f"{answer.sentence or answer.text}; give requests that it takes with --data"
+            f"{answer.sentence or answer.text}; give valid requests with --data"
         )
     return Target.of(server.url + server.infer_path, bodies), f"{server.model} at {server.url}, {said}"
 
@@ -80,7 +80,9 @@ def target_of(url: str, data: Path | None = None) -> tuple[Target, str]:
 def _make_bodies(server: ServerSubject) -> list[bytes]:
     request = request_of(server)
     if request is None:
-        raise ConfigError(f"model {server.model!r} tells no inputs, so that no request can be made: give some with --data")
+        raise ConfigError(
+            f"the metadata of model {server.model!r} list no inputs, so no request can be built; give requests with --data"
+        )
     made = (json.dumps(varied(request, number)).encode() for number in range(NUM_MADE))
     return list(dict.fromkeys(made))
 
@@ -97,14 +99,14 @@ def bodies_of(text: bytes, metadata: Mapping[str, Any]) -> list[bytes]:
     """
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
-        raise ConfigError("the data hold no line")
+        raise ConfigError("the data contain no line")
     if _is_request(lines[0]):
         return lines
     inputs = metadata.get("inputs", [])
     if len(inputs) != 1 or inputs[0].get("datatype") != "BYTES":
-        taken = ", ".join(f"{each.get('name')} {each.get('datatype')}" for each in inputs) or "nothing that is told"
+        taken = ", ".join(f"{each.get('name')} {each.get('datatype')}" for each in inputs) or "unknown inputs"
         raise ConfigError(
-            'the first line is no request (a JSON object with "inputs"), and plain text is only for a model with one input of '
+            'the first line is not a request (a JSON object with "inputs"), and plain text needs a model with one input of '
             f"text; this one takes {taken}"
         )
     name, shape = inputs[0]["name"], [1] * max(len(inputs[0]["shape"]), 1)

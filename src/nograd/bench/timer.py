@@ -16,7 +16,7 @@ _CLOEXEC_NONBLOCK = os.O_CLOEXEC | os.O_NONBLOCK
 _CLOCK_MONOTONIC = 1
 
 
-class _Spec(ctypes.Structure):
+class _TimerSpec(ctypes.Structure):
     """struct itimerspec of timerfd_settime(2): interval, then value, each in seconds and nanoseconds."""
 
     _fields_ = (("every_s", ctypes.c_long), ("every_ns", ctypes.c_long), ("s", ctypes.c_long), ("ns", ctypes.c_long))
@@ -42,7 +42,7 @@ class Timer:
             self._handle = self._loop.call_later(delay_s, self._callback)
             return
         part, whole = modf(max(delay_s, 1e-6))
-        spec = _Spec(0, 0, int(whole), int(part * 1e9))
+        spec = _TimerSpec(0, 0, int(whole), int(part * 1e9))
         self._libc.timerfd_settime(self._file, 0, ctypes.byref(spec), None)
 
     def _expired(self) -> None:

@@ -13,8 +13,8 @@ This package does not import torch, except for bundles that run on a torch backe
 """
 
 from nograd.bundle.digests import BundleFile
-from nograd.bundle.manifest import Curve, Settings
-from nograd.bundle.pipeline import Front
+from nograd.bundle.manifest import BundleSettings, Curve
+from nograd.bundle.pipeline import Pipeline
 from nograd.bundle.reading import Bundle, is_bundle
 from nograd.bundle.source import ExportedFile, ModelFactory, ModelFolder
 from nograd.bundle.writing import check_target, write_bundle
@@ -22,12 +22,12 @@ from nograd.bundle.writing import check_target, write_bundle
 __all__ = [
     "Bundle",
     "BundleFile",
+    "BundleSettings",
     "Curve",
     "ExportedFile",
-    "Front",
     "ModelFactory",
     "ModelFolder",
-    "Settings",
+    "Pipeline",
     "check_target",
     "is_bundle",
     "write_bundle",

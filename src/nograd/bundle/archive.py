@@ -64,7 +64,7 @@ def _check_entries(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo
     for entry in entries:
         mode = entry.external_attr >> 16
         if entry.is_dir() or (mode and mode & 0o170000 not in (0, 0o100000)):
-            raise ModelLoadError(f"{path}: {entry.filename} is no file; a bundle holds files only")
+            raise ModelLoadError(f"{path}: {entry.filename} is not a file; a bundle contains only files")
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size or entry.flag_bits & 1:
             raise ModelLoadError(f"{path}: {entry.filename} is compressed or encrypted; pack a bundle with: zip -0 -r -D")
     names = [entry.filename for entry in entries]
@@ -72,6 +72,6 @@ def _check_entries(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo
         raise ModelLoadError(f"{path} is damaged: its files overlap")
     sums = next((entry for entry in entries if entry.filename == SUMS), None)
     if sums is None or sums.file_size > MAX_SUMS_BYTES:
-        raise ModelLoadError(f"{path} is no bundle: there is no {SUMS} in it")
+        raise ModelLoadError(f"{path} is not a bundle: it contains no {SUMS}")
     check_names(names, read_sums(archive.read(sums), str(path)), str(path))
     return entries

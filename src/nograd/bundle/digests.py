@@ -96,7 +96,7 @@ def check_names(names: Iterable[str], sums: Mapping[str, str], where: str) -> No
     for name in sorted(sums.keys() - there):
         raise ModelLoadError(f"{where} is damaged: {name} is missing, which {SUMS} lists")
     for name in sorted(there - sums.keys() - {SUMS}):
-        raise ModelLoadError(f"{where} holds {name}, which {SUMS} does not list; remove it, or fetch the bundle again")
+        raise ModelLoadError(f"{where} contains {name}, which {SUMS} does not list; remove it, or fetch the bundle again")
 
 
 def digest_of(files: Iterable[BundleFile]) -> str:
@@ -107,7 +107,7 @@ def digest_of(files: Iterable[BundleFile]) -> str:
 def _sums_of(folder: Path, where: str) -> bytes:
     path = folder / SUMS
     if not path.exists():
-        raise ModelLoadError(f"{where} is no bundle: there is no {SUMS} in it")
+        raise ModelLoadError(f"{where} is not a bundle: it contains no {SUMS}")
     if path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_SUMS_BYTES:
         raise ModelLoadError(f"{where} is damaged: {SUMS} is not a list of digests")
     return path.read_bytes()
@@ -123,7 +123,7 @@ def _names_in(folder: Path, where: str = "") -> list[str]:
             mode = path.lstat().st_mode
             if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
                 kind = "a symbolic link" if stat.S_ISLNK(mode) else "no file"
-                raise ModelLoadError(f"{where or folder}: {relative} is {kind}; a bundle holds files only")
+                raise ModelLoadError(f"{where or folder}: {relative} is {kind}; a bundle contains only files")
             if stat.S_ISREG(mode):
                 found.append(relative)
     return found

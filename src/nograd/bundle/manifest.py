@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MANIFEST",
+    "BundleDescription",
+    "BundleSettings",
     "Curve",
-    "Described",
     "FactoryStep",
     "ImportedStep",
-    "Settings",
     "Step",
     "TokenizeStep",
     "dumps",
@@ -64,7 +64,7 @@ class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return CostCurve.fit({size: [time_s] for size, time_s in zip(self.sizes, self.seconds, strict=True)}, unit=self.unit)
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BundleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a bundle's model runs, and what was measured."""
 
     name: str
@@ -86,7 +86,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Result of the user's own metric function; higher is better."""
 
     confirmed: bool | None = None
-    """Whether the curve held in a real batcher under load; None: not tested."""
+    """Whether the cost curve was correct in a real batcher under load; None: not tested."""
 
     fingerprint: str = ""
     """Fingerprint of the source model."""
@@ -158,10 +158,10 @@ class FactoryStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
 Step = TokenizeStep | ImportedStep | FactoryStep
 
 
-class Described(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BundleDescription(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Content of bundle.json without its format version."""
 
-    settings: Settings
+    settings: BundleSettings
     signature: Signature
     factory: str = ""
     """`package.module:function` that creates the module; empty: the bundle contains the whole model."""
@@ -173,9 +173,9 @@ class Described(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """An item as plain JSON; None: it is in `example.safetensors`, or there is no example."""
 
 
-class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _BundleFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     format: int
-    settings: Settings
+    settings: BundleSettings
     signature: msgspec.Raw
     factory: str = ""
     preprocess: Step | None = None
@@ -196,15 +196,15 @@ class _Head(msgspec.Struct):
     settings: _BackendName = _BackendName()
 
 
-def dumps(described: Described) -> bytes:
+def dumps(described: BundleDescription) -> bytes:
     """Return the content of bundle.json, indented for readers."""
     signature = msgspec.Raw(Manifest(described.signature, None).dumps().encode())
     fields = {name: getattr(described, name) for name in described.__struct_fields__}
-    plain = msgspec.json.encode(_File(**{**fields, "format": FORMAT, "signature": signature}))
+    plain = msgspec.json.encode(_BundleFile(**{**fields, "format": FORMAT, "signature": signature}))
     return msgspec.json.format(plain, indent=1) + b"\n"
 
 
-def loads(text: bytes, where: str) -> Described:
+def loads(text: bytes, where: str) -> BundleDescription:
     """Parse bundle.json.
 
     Raises:
@@ -216,8 +216,8 @@ def loads(text: bytes, where: str) -> Described:
             raise ModelLoadError(f"{where} has format {head.format}; this nograd reads up to {FORMAT}: update nograd")
         if _DISTRIBUTION.fullmatch(head.settings.distribution) and find_kind(head.settings.backend) is None:
             raise ModelLoadError(f"{where}: {why_unknown(head.settings.backend, head.settings.distribution)}")
-        plain = msgspec.json.decode(text, type=_File)
+        plain = msgspec.json.decode(text, type=_BundleFile)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ModelLoadError(f"{where}: {MANIFEST} cannot be read: {error}") from error
-    fields = {name: getattr(plain, name) for name in Described.__struct_fields__}
-    return Described(**{**fields, "signature": Manifest.loads(bytes(plain.signature)).signature})
+    fields = {name: getattr(plain, name) for name in BundleDescription.__struct_fields__}
+    return BundleDescription(**{**fields, "signature": Manifest.loads(bytes(plain.signature)).signature})

@@ -47,11 +47,11 @@ def find(step: ImportedStep) -> Any:
     except ModuleNotFoundError as error:
         if error.name == "torch":
             raise MissingExtraError("torch", "torch") from error
-        raise ModelLoadError(f"{step.name} is not to be had: there is no module {error.name!r}, from {Path.cwd()}") from error
+        raise ModelLoadError(f"{step.name} cannot be imported: there is no module {error.name!r}, from {Path.cwd()}") from error
     except BaseException as error:  # importing runs the user's code
         if is_interrupt(error):
             raise
-        raise ModelLoadError(f"{step.name} is not to be had: {type(error).__name__}: {error}") from error
+        raise ModelLoadError(f"{step.name} cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(found):
         raise ModelLoadError(f"{step.name} is {type(found).__name__}; it must be callable")
     return found
@@ -94,5 +94,5 @@ def _why_not(step: Any) -> str:
     if "<locals>" in getattr(kind, "__qualname__", ""):
         return "it is defined inside of a function"
     if not hasattr(step, "__qualname__") and (state := _state(step)):
-        return f"it is an object that holds {', '.join(state)}"
-    return "no module holds it under a name"
+        return f"it is an object with the state {', '.join(state)}"
+    return "no module has a name for it"

@@ -37,9 +37,9 @@ def _lines(bundle: Bundle) -> Iterator[str]:
     yield from _machine_lines(settings.machine, plain["differences"])
     reasons = plain["trust_reasons"]
     yield (
-        f"trust     needed (--trusted): it holds {' and '.join(reasons)}"
+        f"trust     needed (--trusted): it contains {' and '.join(reasons)}"
         if reasons
-        else "trust     not needed: it holds no code"
+        else "trust     not needed: it contains no code"
     )
     yield ""
     files = [(file.name, _size_text(file.size_bytes), file.sha256) for file in bundle.files]
@@ -72,9 +72,9 @@ def _proof_lines(parity: Mapping[str, Any] | None, metric: float | None, *, conf
     if metric is not None:
         yield f"metric    {metric:g}"
     labels = {
-        None: "not tried behind a batcher",
-        True: "behind a batcher, under load",
-        False: "NOT: the curve did not hold under load",
+        None: "not tested with a batcher",
+        True: "with a batcher, under load",
+        False: "NOT: the curve was wrong under load",
     }
     yield f"confirmed {labels[confirmed]}"
 
@@ -96,7 +96,7 @@ def _machine_lines(machine: Machine | None, differences: Sequence[str]) -> Itera
     gpus = f", {', '.join(machine.gpus)}" if machine.gpus else ""
     yield f"machine   {machine.processor}, {machine.cores:g} cores, {_size_text(machine.memory_bytes)}{gpus}; {machine.system}"
     yield f"          Python {machine.python}, {libraries}"
-    yield "here      the same, as far as speed and answers go" if not differences else f"here      {differences[0]}"
+    yield "here      no difference that affects speed or answers" if not differences else f"here      {differences[0]}"
     for sentence in differences[1:]:
         yield f"          {sentence}"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nograd.bundle.manifest import Described, FactoryStep, ImportedStep, Step, TokenizeStep
+from nograd.bundle.manifest import BundleDescription, FactoryStep, ImportedStep, Step, TokenizeStep
 from nograd.bundle.naming import find, import_step
 from nograd.core.inputs import to_host
 from nograd.core.tensors import TensorSpec
@@ -20,7 +20,7 @@ from nograd.text.tokenizing import Tokenize
 if TYPE_CHECKING:
     from nograd.predictors.predictor import Predictor
 
-__all__ = ["EXAMPLE", "TOKENIZER", "Front", "read_example", "read_step"]
+__all__ = ["EXAMPLE", "TOKENIZER", "Pipeline", "read_example", "read_step"]
 
 EXAMPLE = "example.safetensors"
 TOKENIZER = "tokenizer.json"
@@ -30,7 +30,7 @@ ITEM = "item"
 
 
 @dataclass(frozen=True, slots=True)
-class Front:
+class Pipeline:
     """The parts of a Predictor other than its backend."""
 
     preprocess: Callable[[Any], Any] | None = None
@@ -44,7 +44,7 @@ class Front:
     """One item. Without `preprocess`: one row by input name, `[1, ...]`. None: zeros."""
 
     @classmethod
-    def of(cls, predictor: Predictor) -> Front:
+    def of(cls, predictor: Predictor) -> Pipeline:
         """Return the parts of a Predictor."""
         try:
             example = predictor.example
@@ -66,7 +66,7 @@ class Front:
         _split(self.example)
 
     def write(self, folder: Path, *, by_factory: bool) -> dict[str, Any]:
-        """Write the tokenizer and array examples to a folder. Return the matching fields of `Described`."""
+        """Write the tokenizer and array examples to a folder. Return the matching fields of `BundleDescription`."""
         value, arrays = _split(self.example)
         if arrays:
             from safetensors.numpy import save_file
@@ -136,7 +136,7 @@ def _split(example: Any) -> tuple[Any, dict[str, Any]]:
     arrays = {name: np.ascontiguousarray(value) for name, value in found.items() if isinstance(value, np.ndarray | np.generic)}
     if len(arrays) != len(found):
         raise ConfigError(
-            f"the example is {type(example).__name__}; a bundle holds text, bytes, numbers, lists, arrays, arrays by name"
+            f"the example is {type(example).__name__}; a bundle can contain text, bytes, numbers, lists, arrays, arrays by name"
         )
     if any(array.dtype.kind not in "fiub" for array in arrays.values()):  # text, bfloat16: zeros instead
         return None, {}
@@ -152,7 +152,7 @@ def _is_plain(value: Any) -> bool:
     return value is None or type(value) in (str, bool, int) or (type(value) is float and math.isfinite(value))
 
 
-def read_example(described: Described, folder: Path) -> Any:
+def read_example(described: BundleDescription, folder: Path) -> Any:
     """Return the example; None if there is none.
 
     Raises:

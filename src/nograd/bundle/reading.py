@@ -19,10 +19,10 @@ from nograd.backends.registry import runtimes
 from nograd.batching.collate import join
 from nograd.bundle import archive
 from nograd.bundle.digests import BundleFile, digest_of, verify_files
-from nograd.bundle.manifest import MANIFEST, Described, ImportedStep, Settings, TokenizeStep, loads
+from nograd.bundle.manifest import MANIFEST, BundleDescription, BundleSettings, ImportedStep, TokenizeStep, loads
 from nograd.bundle.pipeline import EXAMPLE, TOKENIZER, read_example, read_step
 from nograd.bundle.recalibration import FAR_OFF, measure_slowdown, scale_curve
-from nograd.bundle.source import Opened, list_code, model_files, open_factory, open_model
+from nograd.bundle.source import OpenedModel, list_code, model_files, open_factory, open_model
 from nograd.bundle.writing import REPORTS, is_zip
 from nograd.core.cost import CostCurve
 from nograd.core.tensors import Signature
@@ -50,7 +50,9 @@ class Bundle:
     ...     predictor = bundle.open()
     """
 
-    def __init__(self, path: Path, folder: Path, files: tuple[BundleFile, ...], described: Described, owned: ExitStack) -> None:
+    def __init__(
+        self, path: Path, folder: Path, files: tuple[BundleFile, ...], described: BundleDescription, owned: ExitStack
+    ) -> None:
         self.path = path
         self.files = files
         """Verified files, without `SHA256SUMS`."""
@@ -73,13 +75,13 @@ class Bundle:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nograd-")))
                 archive.unpack(Path(path), folder)
             elif not folder.is_dir():
-                raise ModelLoadError(f"there is no bundle {where}")
+                raise ModelLoadError(f"bundle {where} does not exist")
             files = verify_files(folder, where)
             described = _read_described(folder, files, where)
             return cls(Path(path), folder, files, described, stack.pop_all())
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> BundleSettings:
         """How the model runs, and what was measured."""
         return self._described.settings
 
@@ -130,7 +132,7 @@ class Bundle:
 
         Args:
             device: `auto`, or a device of the backend.
-            trusted: confirms that you know the source of the bundle. Only bundles with `trust_reasons` need it.
+            trusted: True confirms that you trust the source of the bundle. Only bundles with `trust_reasons` need it.
             lanes: number of concurrent runs; default: the bundle's.
             accept_coupled_rows: whether to batch rows that influence each other; see `Signature.independence`.
             clock: returns the time in seconds.
@@ -143,8 +145,8 @@ class Bundle:
         """
         if (reasons := self.trust_reasons()) and not trusted:
             raise ConfigError(
-                f"{self.path} holds {' and '.join(reasons)}: opening it runs that; "
-                "if you know where it comes from, open it with trusted=True (--trusted)"
+                f"{self.path} contains {' and '.join(reasons)}, and opening it runs that code; "
+                "if you trust its source, open it with trusted=True (--trusted)"
             )
         lanes = self.settings.lanes if lanes is None else lanes
         example = read_example(self._described, self._folder)
@@ -165,7 +167,7 @@ class Bundle:
             opened = open_factory(described, folder, device=device, lanes=lanes, example=example)
         else:
             digest = digest_of(file for file in self.files if model_files(described)(file.name))
-            opened = Opened(open_model(described, folder, device=device, lanes=lanes, digest=digest))
+            opened = OpenedModel(open_model(described, folder, device=device, lanes=lanes, digest=digest))
         made = opened.by_factory
         preprocess = read_step(described.preprocess, folder, made.preprocess if made else None)
         postprocess = read_step(described.postprocess, folder, made.postprocess if made else None)
@@ -208,11 +210,11 @@ class Bundle:
         self.close()
 
 
-def _read_described(folder: Path, files: tuple[BundleFile, ...], where: str) -> Described:
+def _read_described(folder: Path, files: tuple[BundleFile, ...], where: str) -> BundleDescription:
     """Read bundle.json and check that the folder contains only files that belong to such a bundle."""
     names = {file.name for file in files}
     if MANIFEST not in names:
-        raise ModelLoadError(f"{where} is no bundle: there is no {MANIFEST} in it")
+        raise ModelLoadError(f"{where} is not a bundle: it contains no {MANIFEST}")
     described = loads((folder / MANIFEST).read_bytes(), where)
     known = {MANIFEST, EXAMPLE, *REPORTS}
     if isinstance(described.preprocess, TokenizeStep):
@@ -220,7 +222,7 @@ def _read_described(folder: Path, files: tuple[BundleFile, ...], where: str) -> 
     is_model = model_files(described)
     for name in sorted(names - known):
         if not is_model(name):
-            raise ModelLoadError(f"{where} holds {name}, which a bundle of {described.settings.backend} has no use for")
+            raise ModelLoadError(f"{where} contains {name}, which does not belong in a bundle of {described.settings.backend}")
     return described
 
 
@@ -238,13 +240,13 @@ def _recalibrate(predictor: Predictor, name: str, found: list[str], clock: Clock
     if predictor.cost is not None:
         factor = _factor(predictor, predictor.cost, clock)
         predictor.cost = scale_curve(predictor.cost, factor)
-        message += f"; runs take {factor:.2g} times as long as its curve says, which is scaled by that"
+        message += f"; runs take {factor:.2g} times as long as its curve predicts, so the curve is scaled"
         if not 1 / FAR_OFF <= factor <= FAR_OFF:
             message += ": another backend or layout may be faster here, tune again (nograd tune)"
     warnings.warn(message, stacklevel=3)
 
 
-def _measure_independence(predictor: Predictor, settings: Settings) -> None:
+def _measure_independence(predictor: Predictor, settings: BundleSettings) -> None:
     """Measure row independence with the bundle's example if the bundle does not record it."""
     if settings.kind.runs_module or predictor.signature.independence is not None:
         return  # probing measures the independence of modules

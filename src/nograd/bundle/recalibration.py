@@ -31,7 +31,7 @@ def sizes_to_try(curve: CostCurve, own: int) -> list[int]:
 def measure_slowdown(
     run: Callable[[int], object], curve: CostCurve, own: int, *, clock: Callable[[], float], budget_s: float = BUDGET_S
 ) -> float:
-    """Return the ratio of measured to expected run time: 2.0 means that runs take twice as long as the curve says.
+    """Return the ratio of measured to expected run time: 2.0 means that runs take twice as long as the curve predicts.
 
     Timing takes at most `budget_s` after the first run.
 

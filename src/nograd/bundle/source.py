@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nograd.backends.coupling import judged
+from nograd.backends.coupling import with_independence
 from nograd.backends.kinds import LoadOptions
 from nograd.backends.opening import copy_file, open_backend, wrap_module
-from nograd.bundle.manifest import Described, FactoryStep, ImportedStep, Settings
+from nograd.bundle.manifest import BundleDescription, BundleSettings, FactoryStep, ImportedStep
 from nograd.bundle.naming import find
 from nograd.bundle.pipeline import read_step
 from nograd.core.tensors import Signature
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from nograd.backends.modules import ModuleBackend
 
 __all__ = [
-    "ExportedFile", "ModelFactory", "ModelFolder", "Opened", "Source", "check_source", "list_code", "model_files",
+    "ExportedFile", "ModelFactory", "ModelFolder", "OpenedModel", "Source", "check_source", "list_code", "model_files",
     "open_factory", "open_model", "write_source",
 ]  # fmt: skip
 
@@ -76,7 +76,7 @@ Source = ExportedFile | ModelFolder | ModelFactory
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenedModel:
     """A backend, and the Predictor if a factory returned one."""
 
     backend: Backend
@@ -86,7 +86,7 @@ class Opened:
 # -- writing
 
 
-def check_source(source: Source, settings: Settings) -> None:
+def check_source(source: Source, settings: BundleSettings) -> None:
     """Raise ConfigError if the backend cannot run this source."""
     kind = settings.kind
     if kind.runs_module:
@@ -99,7 +99,7 @@ def check_source(source: Source, settings: Settings) -> None:
         raise ConfigError(f"backend is {settings.backend!r}; it needs an ExportedFile that ends in {kind.suffix}")
 
 
-def write_source(source: Source, settings: Settings, folder: Path) -> None:
+def write_source(source: Source, settings: BundleSettings, folder: Path) -> None:
     """Write the model to a folder.
 
     Raises:
@@ -136,7 +136,7 @@ def _copy_folder(source: Path, target: Path) -> None:
 # -- reading
 
 
-def model_files(described: Described) -> Callable[[str], bool]:
+def model_files(described: BundleDescription) -> Callable[[str], bool]:
     """Return a predicate: whether a file name belongs to the model of this bundle."""
     kind = described.settings.kind
     if not kind.runs_module:
@@ -146,7 +146,7 @@ def model_files(described: Described) -> Callable[[str], bool]:
     return lambda name: name.startswith(f"{FOLDER}/") and NEEDED.fullmatch(name.removeprefix(f"{FOLDER}/")) is not None
 
 
-def list_code(described: Described) -> Iterator[str]:
+def list_code(described: BundleDescription) -> Iterator[str]:
     """Yield the parts of the model that run code when it is opened, besides nograd and its libraries."""
     kind = described.settings.kind
     if kind.code:
@@ -155,7 +155,7 @@ def list_code(described: Described) -> Iterator[str]:
         yield f"the name of a function to call ({described.factory})"
 
 
-def open_model(described: Described, folder: Path, *, device: str, lanes: int, digest: str) -> Backend:
+def open_model(described: BundleDescription, folder: Path, *, device: str, lanes: int, digest: str) -> Backend:
     """Open the backend of an exported file or a transformers folder. The caller has checked trust.
 
     Raises:
@@ -175,7 +175,7 @@ def open_model(described: Described, folder: Path, *, device: str, lanes: int, d
     return _in_precision(load_folder(folder / FOLDER, device=device).backend, settings, lanes)
 
 
-def open_factory(described: Described, folder: Path, *, device: str, lanes: int, example: Any) -> Opened:
+def open_factory(described: BundleDescription, folder: Path, *, device: str, lanes: int, example: Any) -> OpenedModel:
     """Open the backend of a trusted factory's module, loaded with the bundle's weights.
 
     Args:
@@ -199,7 +199,7 @@ def open_factory(described: Described, folder: Path, *, device: str, lanes: int,
         from nograd.backends.weights import load_weights
 
         load_weights(_module_of(predictor.backend, described.factory).model, folder / WEIGHTS)
-    return Opened(_in_precision(predictor.backend, described.settings, lanes), made if predictor is made else None)
+    return OpenedModel(_in_precision(predictor.backend, described.settings, lanes), made if predictor is made else None)
 
 
 def _with_signature(backend: Backend, signature: Signature) -> Backend:
@@ -212,9 +212,9 @@ def _with_signature(backend: Backend, signature: Signature) -> Backend:
         signature, noted = replace(signature, independence=None), None
     if (backend.signature.inputs, backend.signature.outputs) != (signature.inputs, signature.outputs):
         backend.close()
-        raise ModelLoadError("the model's file takes and gives other tensors than bundle.json says: write the bundle again")
+        raise ModelLoadError("inputs and outputs of the model's file differ from bundle.json; write the bundle again")
     if own is not None and (noted is None or (own.is_coupled and not noted.is_accepted)):
-        signature = judged(signature, own)
+        signature = with_independence(signature, own)
     backend.signature = signature
     return backend
 
@@ -230,7 +230,7 @@ def _call_factory(factory: Callable[..., Any], name: str) -> Any:
         raise ModelLoadError(f"{name} raised {type(error).__name__}: {error}") from error
 
 
-def _probe_bare_module(module: Any, described: Described, folder: Path, device: str, example: Any) -> Predictor:
+def _probe_bare_module(module: Any, described: BundleDescription, folder: Path, device: str, example: Any) -> Predictor:
     """Return a Predictor of a factory's bare module, loaded with the bundle's weights and probed."""
     from nograd.backends.weights import load_weights
 
@@ -254,7 +254,7 @@ def _module_of(backend: Backend, what: str) -> ModuleBackend:
     return backend
 
 
-def _in_precision(backend: Backend, settings: Settings, lanes: int) -> Backend:
+def _in_precision(backend: Backend, settings: BundleSettings, lanes: int) -> Backend:
     """Return the backend in the precision and layout of the settings, compiled if the settings say so."""
     module = _module_of(backend, "the bundle")
     if settings.precision != "float32":

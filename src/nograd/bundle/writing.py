@@ -15,8 +15,8 @@ from nograd import __version__
 from nograd.backends.registry import runtimes
 from nograd.bundle import archive
 from nograd.bundle.digests import verify_files, write_sums
-from nograd.bundle.manifest import MANIFEST, Described, Settings, dumps
-from nograd.bundle.pipeline import Front
+from nograd.bundle.manifest import MANIFEST, BundleDescription, BundleSettings, dumps
+from nograd.bundle.pipeline import Pipeline
 from nograd.bundle.source import ModelFactory, Source, check_source, write_source
 from nograd.core.tensors import Signature
 from nograd.errors import ConfigError
@@ -26,7 +26,7 @@ __all__ = ["REPORTS", "check_target", "is_zip", "write_bundle"]
 
 REPORTS = ("report.json", "report.html")
 
-NO_FRONT = Front()
+NO_FRONT = Pipeline()
 
 
 def is_zip(path: Path) -> bool:
@@ -53,7 +53,7 @@ def check_target(path: str | os.PathLike[str]) -> None:
             raise ConfigError(f"{path} is a folder with something else than a bundle in it; choose another, or empty it")
         return
     if not is_zip(target) or target.is_dir() or not archive.has_entry(target, MANIFEST):
-        raise ConfigError(f"{path} is there, and no bundle; choose another name, or remove it")
+        raise ConfigError(f"{path} exists and is not a bundle; choose another name, or remove it")
 
 
 def write_bundle(
@@ -61,8 +61,8 @@ def write_bundle(
     *,
     model: Source,
     signature: Signature,
-    settings: Settings,
-    front: Front = NO_FRONT,
+    settings: BundleSettings,
+    front: Pipeline = NO_FRONT,
     reports: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write a bundle and return its path. An existing bundle is replaced in one step at the end.
@@ -104,7 +104,7 @@ def write_bundle(
     return Path(path)
 
 
-def check_curve(settings: Settings, signature: Signature) -> None:
+def check_curve(settings: BundleSettings, signature: Signature) -> None:
     """Raise ConfigError if the unit of the curve is not rows (rows of equal size) or tokens (rows of different lengths)."""
     varies = bool(signature.lengths) and signature.batching != "alone"
     unit = "tokens" if varies else "rows"
@@ -113,7 +113,7 @@ def check_curve(settings: Settings, signature: Signature) -> None:
 
 
 def _fill(
-    folder: Path, model: Source, signature: Signature, settings: Settings, front: Front, reports: Mapping[str, bytes]
+    folder: Path, model: Source, signature: Signature, settings: BundleSettings, front: Pipeline, reports: Mapping[str, bytes]
 ) -> None:
     is_made = isinstance(model, ModelFactory)
     described = front.write(folder, by_factory=is_made)
@@ -129,7 +129,9 @@ def _fill(
         nograd=settings.nograd or __version__,
     )
     factory = model.factory if isinstance(model, ModelFactory) else ""
-    (folder / MANIFEST).write_bytes(dumps(Described(settings=complete, signature=signature, factory=factory, **described)))
+    (folder / MANIFEST).write_bytes(
+        dumps(BundleDescription(settings=complete, signature=signature, factory=factory, **described))
+    )
     mode = (folder / MANIFEST).stat().st_mode
     for path in folder.rglob("*"):
         if path.is_file():

@@ -9,7 +9,7 @@ from threading import Lock
 from typing import TypeAlias
 
 from nograd.caching.codec import CorruptValueError, decode
-from nograd.caching.governor import Worth
+from nograd.caching.governor import CacheGovernor
 from nograd.caching.key_units import Texts, Units, why_not
 from nograd.caching.keys import Keys
 from nograd.caching.memory import MemoryCache
@@ -63,7 +63,7 @@ class Answers:
 
     def __init__(self, cache: Cache, keys: KeyMaker, *, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
-        self._worth = Worth() if isinstance(cache, MemoryCache) else None
+        self._worth = CacheGovernor() if isinstance(cache, MemoryCache) else None
         self._row_s = self._lookup_s = 0.0
         self._signature: Signature | None = None
         self._has_keys = False
@@ -98,7 +98,7 @@ class Answers:
             return run(parts)
         return self._weighed(parts, run, signature, worth)
 
-    def _weighed(self, parts: Sequence[Batch], run: Run, signature: Signature, worth: Worth) -> Sequence[Batch]:
+    def _weighed(self, parts: Sequence[Batch], run: Run, signature: Signature, worth: CacheGovernor) -> Sequence[Batch]:
         """Return the outputs of each part, and record costs and savings of the cache."""
         run_s, run_rows = 0.0, 0
 

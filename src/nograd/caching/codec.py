@@ -66,7 +66,7 @@ def decode(value: bytes) -> dict[str, Array]:
     except (struct.error, UnicodeDecodeError, TypeError) as error:
         raise CorruptValueError(f"the value's header cannot be read: {error}") from error
     if len(value) != end:
-        raise CorruptValueError(f"the value has {len(value)} bytes; its header says {end}")
+        raise CorruptValueError(f"the value has {len(value)} bytes; its header announces {end}")
     arrays = {name: np.ndarray(shape, dtype, value, offset) for name, dtype, shape, offset in layout}
     if sys.byteorder == "big":
         arrays = {name: array.byteswap() for name, array in arrays.items()}
@@ -97,7 +97,7 @@ def unseal(key: bytes, sealed: bytes) -> bytes:
 
 def _as_stored(name: str, array: Array) -> Array:
     if array.dtype.hasobject:
-        raise UnsupportedError(f"output {name!r} holds {array.dtype.name}; only numbers are cached")
+        raise UnsupportedError(f"output {name!r} contains {array.dtype.name}; only numbers are cached")
     return array.byteswap() if sys.byteorder == "big" and array.dtype.isnative else array
 
 
@@ -118,7 +118,7 @@ def _layout(header: bytes) -> tuple[list[tuple[str, np.dtype[np.generic], tuple[
     """Return name, dtype, shape and offset of each array, and the end of the last one."""
     _, _, count, size = _HEAD.unpack_from(header)
     if size != len(header) or size % _ALIGNMENT:
-        raise CorruptValueError(f"the header has {len(header)} bytes; it says {size}")
+        raise CorruptValueError(f"the header has {len(header)} bytes; its length field is {size}")
     found = []
     position, offset = _HEAD.size, size
     for _ in range(count):
@@ -131,7 +131,7 @@ def _layout(header: bytes) -> tuple[list[tuple[str, np.dtype[np.generic], tuple[
         name = header[position : position + label].decode()
         dtype = np.dtype(header[position + label : position + label + word].decode())
         if dtype.hasobject or not dtype.itemsize:
-            raise CorruptValueError(f"dtype {dtype} holds no numbers")
+            raise CorruptValueError(f"dtype {dtype} is not a number type")
         position += label + word
         found.append((name, dtype, shape, offset))
         offset = _aligned(offset + dtype.itemsize * prod(shape))

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from math import inf
 from typing import Literal, TypeAlias
 
-__all__ = ["Bounded", "Entry", "Policy"]
+__all__ = ["BoundedEntries", "CacheEntry", "Policy"]
 
 Policy: TypeAlias = Literal["sieve", "lru"]
 
 
-class Entry:
+class CacheEntry:
     """A key and its value, linked to its neighbours in the list."""
 
     __slots__ = ("expires_at", "key", "nbytes", "newer", "older", "value", "visited")
@@ -31,7 +31,7 @@ class Entry:
         self.newer = self.older = self
 
 
-class Bounded:
+class BoundedEntries:
     """Entries whose total bytes never exceed a limit. Not thread-safe: the owner must lock.
 
     Args:
@@ -45,8 +45,8 @@ class Bounded:
         self.max_entries = max_entries
         self.nbytes = 0
         self.evicted = 0
-        self.table: dict[bytes, Entry] = {}
-        self._ends = Entry(b"", b"", 0, inf)  # its `older` is the newest, its `newer` the oldest
+        self.table: dict[bytes, CacheEntry] = {}
+        self._ends = CacheEntry(b"", b"", 0, inf)  # its `older` is the newest, its `newer` the oldest
         self._hand = self._ends
         self._policy: Policy = policy
 
@@ -70,7 +70,7 @@ class Bounded:
         self._policy = policy
         self._hand = self._ends
 
-    def get(self, key: bytes) -> Entry | None:
+    def get(self, key: bytes) -> CacheEntry | None:
         """Return an entry and record the hit."""
         entry = self.table.get(key)
         if entry is None:
@@ -83,7 +83,7 @@ class Bounded:
             self._push(entry)
         return entry
 
-    def put(self, entry: Entry) -> None:
+    def put(self, entry: CacheEntry) -> None:
         """Insert an entry as the newest and replace one with the same key. Other entries are evicted first to make room.
 
         The entry must fit: `entry.nbytes <= max_bytes`.
@@ -98,7 +98,7 @@ class Bounded:
         self.table[entry.key] = entry
         self.nbytes += entry.nbytes
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, entry: CacheEntry) -> None:
         """Remove an entry."""
         if self._hand is entry:
             self._hand = entry.newer
@@ -114,13 +114,13 @@ class Bounded:
         ends.newer = ends.older = self._hand = ends
         self.nbytes = 0
 
-    def _push(self, entry: Entry) -> None:
+    def _push(self, entry: CacheEntry) -> None:
         ends = self._ends
         newest = ends.older
         entry.older, entry.newer = newest, ends
         newest.newer = ends.older = entry
 
-    def _victim(self) -> Entry:
+    def _victim(self) -> CacheEntry:
         ends = self._ends
         if self._policy == "lru":
             return ends.newer

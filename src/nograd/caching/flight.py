@@ -13,7 +13,7 @@ from functools import partial
 from typing import TypeAlias
 
 from nograd.caching.memory import MemoryCache
-from nograd.caching.remote import FarTier
+from nograd.caching.remote import RemoteTier
 from nograd.caching.store import Cache, CacheStatistics
 from nograd.errors import DeadlineError, NogradError, OverloadedError
 from nograd.runtime.callbacks import Cancel, call_back, run_in_task
@@ -29,7 +29,7 @@ Fits: TypeAlias = Callable[[int, bytes], bool]
 """Returns whether a value of the remote cache can belong to a position of a request. Other values count as misses."""
 
 
-class _Request:
+class _WaitingRequest:
     """A request, until all of its flights have finished."""
 
     __slots__ = (
@@ -49,7 +49,7 @@ class _Request:
         self.found: Sequence[bytes | None] = ()
         self.flights: list[_Flight] = []
         """All flights that it waits for, started by it or by others."""
-        self.own: _Group | None = None
+        self.own: _FlightGroup | None = None
         self.left = 0
         self.until: float | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -76,15 +76,15 @@ class _Flight:
 
     __slots__ = ("group", "has_landed", "key", "value", "waiters")
 
-    def __init__(self, key: bytes, group: _Group) -> None:
+    def __init__(self, key: bytes, group: _FlightGroup) -> None:
         self.key = key
         self.group = group
         self.value = b""
         self.has_landed = False
-        self.waiters: list[_Request] = []
+        self.waiters: list[_WaitingRequest] = []
 
 
-class _Group:
+class _FlightGroup:
     """The keys that one request started to fetch, computed together."""
 
     __slots__ = ("cancel", "flights")
@@ -109,7 +109,7 @@ class SingleFlight:
 
     def __init__(self, near: MemoryCache, far: Cache | None = None) -> None:
         self.near = near
-        self._far = FarTier(far) if far is not None else None
+        self._far = RemoteTier(far) if far is not None else None
         self._flights: dict[bytes, _Flight] = {}
 
     def fetch(
@@ -139,11 +139,11 @@ class SingleFlight:
         Returns:
             A function that abandons the request; `done` is not called after it.
         """
-        request = _Request(keys, compute, done, timeout_s, fits, shared=shared)
+        request = _WaitingRequest(keys, compute, done, timeout_s, fits, shared=shared)
         self._board(request, self.near.get_many(keys) if values is None else values)
         return partial(self._leave, request)
 
-    def _board(self, request: _Request, found: Sequence[bytes | None]) -> None:
+    def _board(self, request: _WaitingRequest, found: Sequence[bytes | None]) -> None:
         """Join existing flights of missing keys, and start flights for the others."""
         positions: dict[bytes, int] = {}
         for position, value in enumerate(found):
@@ -156,7 +156,7 @@ class SingleFlight:
         if joined and not request.joins_any:  # join only flights without keys of other requests
             joined = [flight for flight in joined if flight.group.is_within(positions)]
         missing = positions if not joined else _without(positions, joined)
-        group = _Group(list(missing)) if missing else None
+        group = _FlightGroup(list(missing)) if missing else None
         request.found, request.own = found, group
         request.flights = [*joined, *group.flights] if group is not None else joined
         request.left = len(request.flights)
@@ -170,7 +170,7 @@ class SingleFlight:
                 self._flights.setdefault(flight.key, flight)
             self._set_out(group, missing, request, far)
 
-    def _limit(self, request: _Request, timeout_s: float) -> None:
+    def _limit(self, request: _WaitingRequest, timeout_s: float) -> None:
         """Set the timeout of a request."""
         loop = asyncio.get_running_loop()
         if request.until is None:
@@ -178,7 +178,9 @@ class SingleFlight:
         late = DeadlineError(f"no answer after {timeout_s} s")
         request.timer = loop.call_at(request.until, self._fail, request, late)
 
-    def _set_out(self, group: _Group, positions: dict[bytes, int], request: _Request, far: FarTier | None) -> None:
+    def _set_out(
+        self, group: _FlightGroup, positions: dict[bytes, int], request: _WaitingRequest, far: RemoteTier | None
+    ) -> None:
         if far is None:
             self._compute(group, positions, request, far)
         else:
@@ -186,10 +188,10 @@ class SingleFlight:
 
     def _receive(
         self,
-        group: _Group,
+        group: _FlightGroup,
         positions: dict[bytes, int],
-        request: _Request,
-        far: FarTier,
+        request: _WaitingRequest,
+        far: RemoteTier,
         found: dict[bytes, bytes] | Exception,
     ) -> None:
         """Finish the flights of keys found in the remote cache; compute the others."""
@@ -205,14 +207,18 @@ class SingleFlight:
         if missing:
             self._compute(group, missing, request, far)
 
-    def _compute(self, group: _Group, positions: dict[bytes, int], request: _Request, far: FarTier | None) -> None:
+    def _compute(
+        self, group: _FlightGroup, positions: dict[bytes, int], request: _WaitingRequest, far: RemoteTier | None
+    ) -> None:
         done = partial(self._finish, group, list(positions), far)
         try:
             group.cancel = request.compute(list(positions.values()), done)
         except Exception as error:  # noqa: BLE001  raised in the waiting requests
             done(error)
 
-    def _finish(self, group: _Group, keys: Sequence[bytes], far: FarTier | None, computed: list[bytes] | Exception) -> None:
+    def _finish(
+        self, group: _FlightGroup, keys: Sequence[bytes], far: RemoteTier | None, computed: list[bytes] | Exception
+    ) -> None:
         """Store computed values, and finish their flights."""
         group.cancel = None
         if isinstance(computed, Exception):
@@ -224,7 +230,7 @@ class SingleFlight:
         if far is not None:
             far.put(values)
 
-    def _land(self, group: _Group, values: dict[bytes, bytes]) -> None:
+    def _land(self, group: _FlightGroup, values: dict[bytes, bytes]) -> None:
         flights = [flight for flight in group.flights if flight.key in values]
         self._forget(flights)
         for flight in flights:
@@ -233,14 +239,14 @@ class SingleFlight:
             for request in waiters:
                 request.landed()
 
-    def _crash(self, group: _Group, error: Exception) -> None:
+    def _crash(self, group: _FlightGroup, error: Exception) -> None:
         """Fail all requests that wait for a group, in order of arrival."""
         flights = [flight for flight in group.flights if not flight.has_landed]
         self._forget(flights)
         for request in dict.fromkeys(request for flight in flights for request in flight.waiters):
             self._fail(request, error, others=flights)
 
-    def _fail(self, request: _Request, error: Exception, others: Sequence[_Flight] = ()) -> None:
+    def _fail(self, request: _WaitingRequest, error: Exception, others: Sequence[_Flight] = ()) -> None:
         """Answer with an error, or retry once if the error may be due to another request.
 
         Args:
@@ -258,12 +264,12 @@ class SingleFlight:
             request.joins_any = False
             self._board(request, self.near.get_many(request.keys))
 
-    def _leave(self, request: _Request) -> None:
+    def _leave(self, request: _WaitingRequest) -> None:
         if request.done is not None:
             request.done = None
             self._step_off(request)
 
-    def _step_off(self, request: _Request) -> None:
+    def _step_off(self, request: _WaitingRequest) -> None:
         """Stop waiting for flights, and cancel computations without waiting requests.
 
         A request that arrives before the cancelled computation ends starts a new one.
@@ -301,7 +307,7 @@ def _without(positions: dict[bytes, int], flights: Sequence[_Flight]) -> dict[by
     return {key: position for key, position in positions.items() if key not in keys}
 
 
-def _is_foreign(error: NogradError, request: _Request) -> bool:
+def _is_foreign(error: NogradError, request: _WaitingRequest) -> bool:
     """Return whether an error may be due to the timeout or other rows of the request that started the flight."""
     joined = [flight for flight in request.flights if flight.group is not request.own]
     if not joined:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Worth"]
+__all__ = ["CacheGovernor"]
 
 WINDOW = 512
 """Lookups between two decisions."""
@@ -16,7 +16,7 @@ doubles the number, up to the second value.
 
 
 @dataclass(slots=True)
-class Worth:
+class CacheGovernor:
     """Compares the time of lookups with the device time that they save.
 
     The cache pays off if hits x device seconds per row exceed the seconds of all lookups and of storing missing values.

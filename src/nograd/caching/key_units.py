@@ -22,7 +22,7 @@ def why_not(signature: Signature) -> str:
     if not signature.repeatable:
         return signature.reason
     text = next((spec.name for spec in signature.outputs if spec.dtype == TEXT), None)
-    return "" if text is None else f"output {text!r} is text; only numbers are kept"
+    return "" if text is None else f"output {text!r} is text; only numbers are cached"
 
 
 def fits_outputs(outputs: Batch, signature: Signature, *, rows: int, sizes: Mapping[str, int]) -> bool:

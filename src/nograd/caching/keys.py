@@ -48,7 +48,7 @@ class Keys:
         self.fingerprint = fingerprint
         self._base = blake2b(digest_size=KEY_BYTES)
         described = of_value(sorted((parameters or {}).items())).text.encode()
-        for part in (_VERSION, fingerprint.encode(), _listed(sorted(outputs)), described):
+        for part in (_VERSION, fingerprint.encode(), _join_parts(sorted(outputs)), described):
             self._base.update(_framed(part))
         self._layouts: dict[tuple[str, tuple[Any, ...]], blake2b] = {}
 
@@ -90,9 +90,9 @@ class Keys:
         found = self._layouts.get((kind, specs))
         if found is None:
             found = self._base.copy()
-            found.update(_listed([kind]))
+            found.update(_join_parts([kind]))
             for name, dtype, shape in specs:
-                found.update(_framed(_listed([name, dtype.newbyteorder("=").name, *map(str, shape)])))
+                found.update(_framed(_join_parts([name, dtype.newbyteorder("=").name, *map(str, shape)])))
             if len(self._layouts) < _KNOWN_LAYOUTS:
                 self._layouts[kind, specs] = found
         return found
@@ -119,12 +119,12 @@ def _text_data(text: Any) -> bytes:
         return b"s" + _framed(text.encode("utf-8", "surrogatepass"))
     if isinstance(text, bytes):
         return b"b" + _framed(text)
-    raise SignatureError(f"the array holds {type(text).__name__}; keys are made of numbers, strings and bytes")
+    raise SignatureError(f"the array contains {type(text).__name__}; keys are made from numbers, strings and bytes")
 
 
 def _framed(part: bytes) -> bytes:
     return len(part).to_bytes(8, "little") + part
 
 
-def _listed(parts: Sequence[str]) -> bytes:
+def _join_parts(parts: Sequence[str]) -> bytes:
     return b"".join(_framed(part.encode()) for part in parts)

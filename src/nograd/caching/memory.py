@@ -9,7 +9,7 @@ from math import inf, isfinite
 from threading import Lock
 from typing import Literal
 
-from nograd.caching.eviction import Bounded, Entry
+from nograd.caching.eviction import BoundedEntries, CacheEntry
 from nograd.caching.shadow import SAMPLED, Shadows
 from nograd.caching.store import Cache, CacheStatistics
 from nograd.errors import ConfigError
@@ -63,7 +63,7 @@ class MemoryCache(Cache):
             raise ConfigError(
                 "max_entries is given with the policy 'auto', which compares policies in bytes; choose 'lru' or 'sieve'"
             )
-        self._entries = Bounded(max_bytes, "sieve" if policy == "auto" else policy, max_entries)
+        self._entries = BoundedEntries(max_bytes, "sieve" if policy == "auto" else policy, max_entries)
         self._shadows = Shadows(max_bytes, "sieve") if policy == "auto" else None
         self._ttl_s = ttl_s
         self._clock = clock
@@ -119,7 +119,7 @@ class MemoryCache(Cache):
         lifetime_s = self._ttl_s if ttl_s is None else ttl_s
         expires_at = inf if lifetime_s is None else self._clock() + jittered(lifetime_s, self._random.random())
         entries = self._entries
-        entry = Entry(bytes(key), bytes(value), len(key) + len(value) + ENTRY_BYTES, expires_at)
+        entry = CacheEntry(bytes(key), bytes(value), len(key) + len(value) + ENTRY_BYTES, expires_at)
         if entry.nbytes * LARGEST_SHARE > entries.max_bytes:
             self._refused += 1
             present = entries.table.get(entry.key)
@@ -131,7 +131,7 @@ class MemoryCache(Cache):
         if self._shadows is not None and key and not key[0] % SAMPLED:
             self._shadows.note_put(entry.key, entry.nbytes)
 
-    def _play(self, shadows: Shadows, key: bytes, entry: Entry | None) -> None:
+    def _play(self, shadows: Shadows, key: bytes, entry: CacheEntry | None) -> None:
         shadows.note_get(key, entry.nbytes if entry is not None else 0)
         if shadows.policy != self._entries.policy:
             self._entries.policy = shadows.policy

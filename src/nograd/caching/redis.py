@@ -113,7 +113,7 @@ class RedisCache(Cache):
             some = keys[start : start + MOST_KEYS] if len(keys) > MOST_KEYS else keys
             names = [self._prefix + key for key in some]
             found = self._call(partial(_mget, names=names)) or [None] * len(some)
-            values += [self._opened(key, value) for key, value in zip(some, found, strict=True)]
+            values += [self._open_value(key, value) for key, value in zip(some, found, strict=True)]
         hits = sum(value is not None for value in values)
         self._count(hits=hits, misses=len(keys) - hits)
         return values
@@ -155,7 +155,7 @@ class RedisCache(Cache):
         Raises:
             UnavailableError: Redis does not respond.
         """
-        with self._told() as client:
+        with self._raise_unavailable() as client:
             count = nbytes = 0
             for names in self._scan(client):
                 with client.pipeline(transaction=False) as pipeline:
@@ -163,7 +163,9 @@ class RedisCache(Cache):
                         pipeline.strlen(name)
                     lengths = [length for length in pipeline.execute(raise_on_error=False) if isinstance(length, int)]
                 count += len(names)
-                nbytes += sum(map(len, names)) + sum(lengths)  # what is no string is none of ours, and is counted without
+                nbytes += sum(map(len, names)) + sum(
+                    lengths
+                )  # other types than strings are not nograd's, and are counted without a size
             info = _first_node(client.info("server"))
             kind = "Valkey" if "valkey_version" in info else "Redis"
             return Usage(count, nbytes, f"{kind} {info.get('valkey_version', info['redis_version'])}")
@@ -174,7 +176,7 @@ class RedisCache(Cache):
         Raises:
             UnavailableError: Redis does not respond.
         """
-        with self._told() as client:
+        with self._raise_unavailable() as client:
             for names in self._scan(client):
                 with client.pipeline(transaction=False) as pipeline:
                     for name in names:
@@ -244,7 +246,7 @@ class RedisCache(Cache):
             _log.warning("cache %s %s and is left out until it does: %s", self.url, what, error)
 
     @contextmanager
-    def _told(self) -> Iterator[Any]:
+    def _raise_unavailable(self) -> Iterator[Any]:
         """Raise UnavailableError if an operation requested by the user fails."""
         try:
             yield self._connected()
@@ -263,7 +265,7 @@ class RedisCache(Cache):
         if names:
             yield names
 
-    def _opened(self, key: bytes, sealed: bytes | None) -> bytes | None:
+    def _open_value(self, key: bytes, sealed: bytes | None) -> bytes | None:
         if sealed is None:
             return None
         try:
@@ -271,7 +273,7 @@ class RedisCache(Cache):
         except CorruptValueError as error:
             with self._lock:
                 self._counts["corrupt"] += 1
-                self._last_error = f"a value that is not what was put there: {error}"
+                self._last_error = f"a value was changed after it was stored: {error}"
             return None
 
     def _count(self, **more: int) -> None:

@@ -1,4 +1,4 @@
-"""FarTier: access to a synchronous remote cache from an event loop, without blocking it.
+"""RemoteTier: access to a synchronous remote cache from an event loop, without blocking it.
 
 One thread makes the calls. Lookups that arrive during a call are combined into the next one: one round trip per batch of
 requests. Values are written when no lookup waits, and dropped if too many are pending.
@@ -14,7 +14,7 @@ from typing import TypeAlias, TypeVar
 
 from nograd.caching.store import Cache
 
-__all__ = ["FarTier"]
+__all__ = ["RemoteTier"]
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ CLOSE_S = 1.0
 """Seconds for pending writes when the tier is closed."""
 
 
-class FarTier:
+class RemoteTier:
     """Calls a cache in a separate thread.
 
     Args:
@@ -117,7 +117,7 @@ class FarTier:
         try:
             self.cache.put_many(items)
         except Exception:  # noqa: BLE001  a cache may be user code
-            _log.exception("the far cache raised; %d values are not put", len(items))
+            _log.exception("the remote cache raised; %d values were not stored", len(items))
 
     async def close(self) -> None:
         """Close the tier; pending writes get one second."""

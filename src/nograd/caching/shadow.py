@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import sqrt
 
-from nograd.caching.eviction import Bounded, Entry, Policy
+from nograd.caching.eviction import BoundedEntries, CacheEntry, Policy
 
 __all__ = ["SAMPLED", "Shadows"]
 
@@ -36,7 +36,10 @@ class Shadows:
         """The better policy so far."""
 
         share = max_bytes // SAMPLED
-        self._caches: dict[Policy, Bounded] = {"sieve": Bounded(share, "sieve"), "lru": Bounded(share, "lru")}
+        self._caches: dict[Policy, BoundedEntries] = {
+            "sieve": BoundedEntries(share, "sieve"),
+            "lru": BoundedEntries(share, "lru"),
+        }
         self._lookups = self._apart = self._lead = 0
 
     def note_get(self, key: bytes, nbytes: int) -> None:
@@ -46,7 +49,7 @@ class Shadows:
             key: a sampled key (its first byte is a multiple of `SAMPLED`).
             nbytes: size of the real cache's entry; 0 for a miss.
         """
-        found = {policy: self._look(cache, key, nbytes) for policy, cache in self._caches.items()}
+        found = {policy: self._is_hit(cache, key, nbytes) for policy, cache in self._caches.items()}
         self._lookups += 1
         if found["sieve"] != found["lru"]:
             self._apart += 1
@@ -68,13 +71,13 @@ class Shadows:
         for cache in self._caches.values():
             cache.clear()
 
-    def _look(self, cache: Bounded, key: bytes, nbytes: int) -> bool:
+    def _is_hit(self, cache: BoundedEntries, key: bytes, nbytes: int) -> bool:
         if cache.get(key) is not None:
             return True
         if nbytes:
             self._put(cache, key, nbytes)
         return False
 
-    def _put(self, cache: Bounded, key: bytes, nbytes: int) -> None:
+    def _put(self, cache: BoundedEntries, key: bytes, nbytes: int) -> None:
         if nbytes <= cache.max_bytes:
-            cache.put(Entry(key, b"", nbytes, 0.0))
+            cache.put(CacheEntry(key, b"", nbytes, 0.0))

@@ -12,11 +12,11 @@ from nograd.core.inputs import to_host
 from nograd.core.tensors import Batch, num_rows
 from nograd.errors import ModelError
 
-__all__ = ["Pair", "attempt", "pairs", "various_rows"]
+__all__ = ["BatchPair", "attempt", "pairs", "various_rows"]
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class BatchPair:
     """Two batches of one size that are equal at `places`, with the answers to them."""
 
     first: Batch
@@ -33,7 +33,7 @@ def attempt(subject: ModelSubject, batch: Batch) -> Batch | None:
         return None
 
 
-def pairs(subject: ModelSubject) -> list[Pair]:
+def pairs(subject: ModelSubject) -> list[BatchPair]:
     """Return pairs that the model runs: the probe's strongest, and the sample's rows among changed ones."""
     found = next(_of_probe(subject), None)
     return [*([found] if found else []), *_of_sample(subject)]
@@ -63,21 +63,21 @@ def _trials(subject: ModelSubject) -> Iterator[tuple[Batch, list[Batch], tuple[i
         yield to_host(trial.first), [to_host(second) for second in trial.seconds], SUBJECTS
 
 
-def _of_probe(subject: ModelSubject) -> Iterator[Pair]:
+def _of_probe(subject: ModelSubject) -> Iterator[BatchPair]:
     for first, seconds, places in _trials(subject):
         answer = attempt(subject, first)
         others = (attempt(subject, second) for second in seconds) if answer is not None else ()
         other = next((other for other in others if other is not None), None)
         if answer is not None and other is not None:
-            yield Pair(first, answer, other, places)
+            yield BatchPair(first, answer, other, places)
 
 
-def _of_sample(subject: ModelSubject) -> Iterator[Pair]:
+def _of_sample(subject: ModelSubject) -> Iterator[BatchPair]:
     rows = subject.rows
     for index in sorted({0, num_rows(rows) - 1}):
         among = attempt(subject, _with_row(changed(rows), rows, index))
         if among is not None:
-            yield Pair(rows, subject.answer, among, (index,))
+            yield BatchPair(rows, subject.answer, among, (index,))
 
 
 def _with_row(batch: Batch, source: Batch, index: int) -> Batch:

@@ -7,7 +7,7 @@ from math import isfinite
 
 from nograd.batching.collate import run_together
 from nograd.checks.arrays import difference, longer, padded, resized, row, row_difference, tiled, varied
-from nograd.checks.batch_neighbours import Pair, attempt, pairs, various_rows
+from nograd.checks.batch_neighbours import BatchPair, attempt, pairs, various_rows
 from nograd.checks.subject import ModelSubject
 from nograd.checks.timing import least_s
 from nograd.core.cost import CostCurve
@@ -17,7 +17,7 @@ from nograd.report.verdict import Check, Verdict, error, info, passed, skipped, 
 
 __all__ = ["CHECKS"]
 
-NOT_REPEATABLE = "the same input gave different answers, so that nothing can be compared: see batching.state and mode.random"
+NOT_REPEATABLE = "the same input gave different answers, so answers cannot be compared: see batching.state and mode.random"
 
 ODD_SIZES = (1, 2, 3, 7)
 """Numbers of rows at which exports and views with fixed sizes fail."""
@@ -33,22 +33,22 @@ def check_rows(subject: ModelSubject) -> Verdict:
     if not subject.is_repeatable:
         return skipped(NOT_REPEATABLE)
     if attempt(subject, row(subject.rows, 0)) is None:
-        return skipped("one row alone does not run: see batching.sizes")
+        return skipped("the model cannot run one row alone: see batching.sizes")
     found = pairs(subject)
     among = max((_moved(pair) for pair in found), default=0.0)
     if among > subject.tolerance:
-        said = f"a row's answer moves by {among:.1%} of its largest value with the other rows of a batch"
+        said = f"a row's answer changes by {among:.1%} of its largest value with the other rows of its batch"
         if subject.signature.batching == "alone":
             return warning(f"{said}; nograd therefore runs every request alone", difference=among)
-        return error(f"{said}, and the model is declared as one whose rows may be batched", difference=among)
+        return error(f"{said}, but the signature declares that rows may be batched", difference=among)
     return _of_batch_size(subject, found, among)
 
 
-def _moved(pair: Pair) -> float:
+def _moved(pair: BatchPair) -> float:
     return max(difference(row(pair.answer, place), row(pair.other, place)) for place in pair.places)
 
 
-def _of_batch_size(subject: ModelSubject, found: list[Pair], among: float) -> Verdict:
+def _of_batch_size(subject: ModelSubject, found: list[BatchPair], among: float) -> Verdict:
     """Compare rows alone with the same rows in a batch; the other rows are known to have no effect."""
     batches = [(subject.rows, subject.answer, index) for index in sorted({0, num_rows(subject.rows) - 1})]
     batches += [(pair.first, pair.answer, pair.places[0]) for pair in found[:1]]
@@ -61,13 +61,13 @@ def _of_batch_size(subject: ModelSubject, found: list[Pair], among: float) -> Ve
     figures = {"difference": max(among, moved[size]), "size_effect": moved[size]}
     if moved[size] <= subject.tolerance:
         return passed(
-            f"alone, and among other rows, answers differ by {figures['difference']:.1e} of the largest value", **figures
+            f"answers alone and among other rows differ by {figures['difference']:.1e} of the largest value", **figures
         )
     said = (
-        f"between a batch size of 1 and of {size}, a row's answer differs by {moved[size]:.1%} of its largest value; the other "
-        f"rows change it by {among:.1e}: the number of rows decides, not what they hold"
+        f"a row's answer differs by {moved[size]:.1%} of its largest value between batches of 1 and {size} rows, but only by "
+        f"{among:.1e} between different other rows: the answer depends on the number of rows, not on their values"
     )
-    remedy = "look for code that reads x.shape[0], or for a kernel of lower precision from some batch size on"
+    remedy = "look for code that uses x.shape[0], or for a kernel of lower precision for larger batches"
     if subject.signature.batching == "alone":
         return warning(f"{said}; nograd therefore runs every request alone", **figures).with_remedy(remedy)
     return warning(said, **figures).with_remedy(remedy)
@@ -80,17 +80,17 @@ def check_order(subject: ModelSubject) -> Verdict:
     given = subject.run({name: array[::-1].copy() for name, array in subject.rows.items()})
     found = difference(subject.answer, {name: array[::-1] for name, array in given.items()})
     if found > subject.tolerance:
-        return error(f"reversed rows give answers that differ by {found:.1%} of the largest value", difference=found)
-    return passed(f"reversed rows give reversed answers, within {found:.1e} of the largest value", difference=found)
+        return error(f"answers to the rows in reverse order differ by {found:.1%} of the largest value", difference=found)
+    return passed(f"answers to the rows in reverse order differ by {found:.1e} of the largest value", difference=found)
 
 
 def check_padding(subject: ModelSubject) -> Verdict:
     """Pad a row among longer ones, as the batcher would."""
     signature = subject.signature
     if not signature.lengths:
-        return skipped("all inputs have one fixed shape: nothing is ever padded")
+        return skipped("all inputs have one fixed shape, so rows are never padded")
     if not subject.is_repeatable or signature.batching == "alone":
-        return skipped(NOT_REPEATABLE if not subject.is_repeatable else "every request runs alone: nothing is ever padded")
+        return skipped(NOT_REPEATABLE if not subject.is_repeatable else "every request runs alone, so rows are never padded")
     dim = signature.lengths[0]
     place = signature.places[dim]
     size = subject.rows[place[0]].shape[place[1]]
@@ -102,7 +102,7 @@ def check_padding(subject: ModelSubject) -> Verdict:
         short = resized(various, signature.inputs, dim, own)
         if own and (alone := attempt(subject, short)) is not None:
             return _padded(subject, (dim, own, target), short, alone)
-    return skipped(f"no {dim} shorter than {size} runs, and none is longer")
+    return skipped(f"the model runs no size of {dim} other than {size}")
 
 
 def _padded(subject: ModelSubject, lengths: tuple[str, int, int], short: Batch, alone: Batch) -> Verdict:
@@ -123,7 +123,7 @@ def _equal_lengths_cost(subject: ModelSubject, alone: Batch, filled: Batch, said
     answer = attempt(subject, filled)
     found = row_difference(alone, answer) if answer is not None else float("inf")
     otherwise = (
-        f"answers otherwise, by {found:.1%} of the largest value" if isfinite(found) else "gets an answer of another shape"
+        f"has another answer, by {found:.1%} of the largest value" if isfinite(found) else "has an answer of another shape"
     )
     holds_ids = any(spec.varying and "int" in spec.dtype for spec in subject.signature.inputs)
     severity = warning if holds_ids else info
@@ -144,8 +144,8 @@ def check_state(subject: ModelSubject) -> Verdict:
         return skipped("the model draws random numbers: see mode.random")
     found = difference(subject.answer, subject.run(subject.rows))
     return error(
-        f"the same rows gave answers that differ by {found:.1%} of the largest value: the model remembers earlier calls, so "
-        "that one client's request changes another's answer",
+        f"answers to the same rows differ by {found:.1%} of the largest value: the model keeps state between calls, so "
+        "requests influence the answers of other clients",
         difference=found,
     )
 
@@ -161,11 +161,11 @@ def check_sizes(subject: ModelSubject) -> Verdict:
             failed[size] = str(failure)
     tried = ", ".join(map(str, sizes))
     if not failed:
-        return passed(f"runs of {tried} rows are answered", largest_rows=float(sizes[-1]))
+        return passed(f"batches of {tried} rows run", largest_rows=float(sizes[-1]))
     first = next(iter(failed))
     severity = error if first == 1 or subject.signature.batching != "alone" else warning
     return severity(
-        f"of runs of {tried} rows, those of {', '.join(map(str, failed))} fail: {failed[first][:240]}",
+        f"of batches of {tried} rows, those of {', '.join(map(str, failed))} fail: {failed[first][:240]}",
         smallest_failing_rows=float(first), failing=float(len(failed)),
     )  # fmt: skip
 
@@ -175,7 +175,7 @@ def check_cap(subject: ModelSubject) -> Verdict:
     if not subject.is_repeatable:
         return skipped(NOT_REPEATABLE)
     if subject.signature.batching == "alone":
-        return skipped("every request runs alone: there is no full batch")
+        return skipped("every request runs alone, so there is no full batch")
     cap = subject.max_batch_size
     full = tiled(varied(subject.rows, min(cap, 8)), cap)
     together = subject.run(full)
@@ -183,15 +183,15 @@ def check_cap(subject: ModelSubject) -> Verdict:
     found = max(difference(row(together, index), subject.run(row(full, index))) for index in checked)
     figures = {"rows": float(cap), "difference": found}
     if found > subject.tolerance:
-        return error(f"in a batch of {cap} rows answers differ by {found:.1%} from those alone", **figures)
-    return passed(f"in a batch of {cap} rows answers differ by {found:.1e} of the largest value from those alone", **figures)
+        return error(f"answers in a batch of {cap} rows differ by {found:.1%} of the largest value from those alone", **figures)
+    return passed(f"answers in a batch of {cap} rows differ by {found:.1e} of the largest value from those alone", **figures)
 
 
 def check_cost(subject: ModelSubject) -> Verdict:
     """Measure some sizes of the cost curve again, in interleaved runs."""
     curve = subject.curve
     if curve is None:
-        return skipped("there is no cost curve to compare with: a bundle holds one")
+        return skipped("there is no cost curve to compare with; bundles contain one")
     batches = _sizes_of(subject, curve)
     if not batches:
         return skipped(f"no batch of the sample has between 1 and {curve.max_size} {curve.unit}")
@@ -201,11 +201,13 @@ def check_cost(subject: ModelSubject) -> Verdict:
     worst = max(ratios, key=lambda size: max(ratios[size], 1 / ratios[size]))
     off = max(ratios[worst], 1 / ratios[worst])
     figures = {f"measured_s_at_{size}": found[str(size)] for size in batches}
-    said = f"{worst} {curve.unit} take {found[str(worst)] * 1000:.3g} ms; the curve says {curve(worst) * 1000:.3g} ms"
+    said = (
+        f"{worst} {curve.unit} take {found[str(worst)] * 1000:.3g} ms, and the cost curve predicts {curve(worst) * 1000:.3g} ms"
+    )
     if off > CURVE_WARNING:
-        return warning(f"{said}, {off:.2g} times off", off=off, **figures)
+        return warning(f"{said}: wrong by {off:.2g}x", off=off, **figures)
     if off > CURVE_INFO:
-        return info(f"{said}, {off:.2g} times off: another machine, or a busy one", off=off, **figures)
+        return info(f"{said}: wrong by {off:.2g}x, because of another or a busy machine", off=off, **figures)
     return passed(f"{said}", off=off, **figures)
 
 
@@ -219,31 +221,32 @@ def _sizes_of(subject: ModelSubject, curve: CostCurve) -> dict[int, Batch]:
 
 CHECKS: tuple[Check[ModelSubject], ...] = (
     Check(
-        "batching.state", "The same input gives the same answer", "ran the same rows three times",
-        check_state, "pass the state in and out of forward, as inputs and outputs", "error",
+        "batching.state", "Equal inputs have equal answers", "ran the same rows three times",
+        check_state, "pass state as inputs and outputs of forward", "error",
     ),
     Check(
-        "batching.rows", "Rows do not influence each other", "ran rows among other rows (random, quiet, loud), and alone",
+        "batching.rows", "Rows do not influence each other",
+        "ran rows among different other rows (random, small and large values), and alone",
         check_rows, "normalise over the last dimensions only: x.mean(dim=-1), not x.mean()", "error",
     ),
     Check(
-        "batching.order", "The order of rows does not matter", "ran the rows in reverse",
-        check_order, "nothing in forward may depend on a row's index", "error",
+        "batching.order", "Answers do not depend on the order of rows", "ran the rows in reverse order",
+        check_order, "remove code in forward that depends on a row's index", "error",
     ),
     Check(
-        "batching.padding", "Padding changes no answer", "padded rows of several values to a greater length",
-        check_padding, "forward(input_ids, attention_mask): leave padding out of every sum, mean and softmax", "error",
+        "batching.padding", "Padding does not change answers", "padded rows with several values to a greater length",
+        check_padding, "forward(input_ids, attention_mask): exclude padding from every sum, mean and softmax", "error",
     ),
     Check(
-        "batching.sizes", "Every batch size runs", "ran 1, 2, 3 and 7 rows, and as many as the cap",
+        "batching.sizes", "The model runs every batch size", "ran 1, 2, 3, 7 and the maximum number of rows",
         check_sizes, "export with 2 rows or more and a dynamic dimension 0; view(x.shape[0], ...) instead of a number", "error",
     ),
     Check(
-        "batching.cap", "A full batch answers as a row alone", "compared rows of a full batch with themselves alone",
-        check_cap, "nograd serve MODEL --max-batch-size 1, until the cause is found", "error",
+        "batching.cap", "Answers in a full batch equal answers alone", "compared rows in a full batch with the same rows alone",
+        check_cap, "nograd serve MODEL --max-batch-size 1  # until the cause is fixed", "error",
     ),
     Check(
-        "batching.cost", "The cost curve is true", "measured sizes of the curve again, in turn",
-        check_cost, "nograd tune MODEL  # on this machine, when nothing else runs", "warning",
+        "batching.cost", "The cost curve matches this machine", "measured sizes of the curve again, in interleaved runs",
+        check_cost, "nograd tune MODEL  # on this machine, without other load", "warning",
     ),
 )  # fmt: skip

@@ -21,20 +21,20 @@ def check_key(subject: ModelSubject) -> Verdict:
     found = subject.predictor.fingerprint()
     if found.private_because:
         return warning(
-            "no other process can have this model's cache keys, so that kept answers are lost with each restart and shared "
-            f"with nobody: {found.private_because}"
+            "this model's cache keys are unique to this process: cached answers are lost at each restart and cannot be "
+            f"shared with other replicas: {found.private_because}"
         )
-    return passed(f"answers are kept under {found.text[:16]}, wherever the model runs")
+    return passed(f"the fingerprint is {found.text[:16]} in every process")
 
 
 def check_repeatable(subject: ModelSubject) -> Verdict:
     """Compare the repeatability of three runs with the signature's."""
     reason = why_not(subject.signature)
     if reason:
-        return info(f"no answers are kept: {reason}")
+        return info(f"answers are not cached: {reason}")
     if subject.is_repeatable:
-        return passed("the same rows gave the same answers; they may be kept")
-    return error("the same rows gave different answers, and the signature says that they may be kept: one of them would stay")
+        return passed("the same rows gave the same answers, so answers may be cached")
+    return error("the same rows gave different answers, but the signature declares that answers may be cached")
 
 
 def check_stale(subject: TorchSubject) -> Verdict:
@@ -42,19 +42,22 @@ def check_stale(subject: TorchSubject) -> Verdict:
     try:
         module = copy.deepcopy(subject.module)
     except Exception as failure:  # noqa: BLE001  modules may hold any object
-        return skipped(f"the module cannot be copied, and weights are changed in a copy only: {failure}")
+        return skipped(f"the module cannot be copied, and this check changes only copies: {failure}")
     unseen = [name for name, tensor in _registered(subject.module) if tensor.is_inference()]
     tried = [*_some(_registered(module)), *_unregistered(module)]
     unseen += [name for name, tensor in tried if not _is_noticed(subject, module, tensor)]
     if unseen:
         more = f" and {len(unseen) - 1} more" if len(unseen) > 1 else ""
         return warning(
-            f"{unseen[0]}{more}: changed in place, the model's fingerprint stays, and cached answers with it; what is no "
-            "parameter or buffer is also left out by .to() and state_dict(), and what was made under inference_mode counts no "
-            "changes",
+            f"{unseen[0]}{more}: a change in place does not change the model's fingerprint, so cached answers become stale. "
+            "Tensors that are neither parameters nor buffers are also ignored by .to() and state_dict(); tensors created in "
+            "inference mode do not record changes",
             tensors=float(len(unseen)), tried=float(len(tried)),
         )  # fmt: skip
-    return passed(f"{len(tried)} tensors of a copy were changed in place; each moved the fingerprint", tried=float(len(tried)))
+    return passed(
+        f"{len(tried)} tensors of a copy were changed in place, and each change changed the fingerprint",
+        tried=float(len(tried)),
+    )
 
 
 def _registered(module: nn.Module) -> list[tuple[str, Tensor]]:
@@ -96,18 +99,19 @@ def _is_noticed(subject: TorchSubject, module: nn.Module, tensor: Tensor) -> boo
 
 CHECKS: tuple[Check[ModelSubject], ...] = (
     Check(
-        "caching.key", "Answers can be found again after a restart", "asked for the model's fingerprint",
-        check_key, "give what it names a method `fingerprint(self) -> str`", "warning",
+        "caching.key", "Cache keys are valid after a restart", "computed the model's fingerprint",
+        check_key, "add a method `fingerprint(self) -> str` to the named object", "warning",
     ),
     Check(
-        "caching.repeatable", "What is kept is repeatable", "compared three runs with what the signature says",
+        "caching.repeatable", "Cached answers are repeatable", "compared three runs with the signature's declaration",
         check_repeatable, "nograd serve MODEL --cache-size 0", "error",
     ),
 )  # fmt: skip
 
 MODULE_CHECKS: tuple[Check[TorchSubject], ...] = (
     Check(
-        "caching.stale", "Changed weights end old answers", "changed weights of a copy in place and compared fingerprints",
+        "caching.stale", "Changed weights invalidate cached answers",
+        "changed weights of a copy in place, and compared fingerprints",
         check_stale, "self.register_buffer('table', table)  # instead of a plain attribute", "warning",
     ),
 )  # fmt: skip

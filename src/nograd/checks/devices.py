@@ -35,7 +35,7 @@ def check_mixed(subject: TorchSubject) -> Verdict:
     groups = _grouped((name, str(tensor.device)) for name, tensor in _tensors(subject))
     if len(groups) > 1:
         return error(
-            f"parameters and buffers lie on {len(groups)} devices: {_describe_groups(groups)}", devices=float(len(groups))
+            f"parameters and buffers are on {len(groups)} devices: {_describe_groups(groups)}", devices=float(len(groups))
         )
     return passed(f"all {len(_tensors(subject))} parameters and buffers are on {next(iter(groups), subject.backend.device)}")
 
@@ -47,8 +47,8 @@ def check_dtypes(subject: TorchSubject) -> Verdict:
     if len(groups) > 1:
         listed = _describe_groups(groups).replace(" on ", " in ")
         return warning(
-            f"floating parameters have {len(groups)} dtypes: {listed}; every border between them converts, and inputs cannot "
-            "be cast to one",
+            f"floating parameters have {len(groups)} dtypes: {listed}; values are converted between them, and inputs cannot be "
+            "cast to a single dtype",
             dtypes=float(len(groups)),
         )
     return passed(f"all {len(floating)} floating parameters are {next(iter(groups), 'absent')}")
@@ -62,8 +62,8 @@ def check_float64(subject: TorchSubject) -> Verdict:
     if wide:
         nbytes = sum(p.nbytes for p in subject.module.parameters() if str(p.dtype) == "torch.float64")
         return warning(
-            f"{len(wide)} parameters are float64 ({wide[0]} and more): {format_bytes(nbytes)}, half of that in float32, and "
-            "arithmetic at half the speed on a CPU, 1/32 or less on most GPUs",
+            f"{len(wide)} parameters are float64 ({wide[0]} and more): {format_bytes(nbytes)}, twice as much as in "
+            "float32, and arithmetic at half the speed on a CPU and 1/32 or less on most GPUs",
             parameters=float(len(wide)), float64_bytes=float(nbytes),
         )  # fmt: skip
     if answers and not given:
@@ -72,7 +72,7 @@ def check_float64(subject: TorchSubject) -> Verdict:
             "(a numpy number, a float64 buffer)",
             outputs=float(len(answers)),
         )
-    return passed("no parameter and no answer is float64 by accident")
+    return passed("neither parameters nor answers are float64 unintentionally")
 
 
 def check_float_ids(subject: TorchSubject) -> Verdict:
@@ -81,18 +81,18 @@ def check_float_ids(subject: TorchSubject) -> Verdict:
 
     floating = {name: tensor for name, tensor in subject.sample.items() if tensor.is_floating_point()}
     if not any(isinstance(each, torch.nn.Embedding | torch.nn.EmbeddingBag) for each in subject.module.modules()):
-        return passed("there is no embedding")
+        return passed("the model has no embedding")
     if not floating:
-        return passed("ids come as integers")
+        return passed("ids are integers")
     found = _looked_up(subject, floating)
     if not found:
-        return passed("no embedding is asked for a floating input")
+        return passed("no embedding looks up a floating input")
     name = found[0]
     dtype = str(floating[name].dtype).removeprefix("torch.")
     exact = {"float16": 2**11, "bfloat16": 2**8}.get(dtype, 2**24)
     severity = error if exact < 2**24 else warning
     return severity(
-        f"input {name!r} holds ids and is {dtype}, which knows integers up to {exact} only; ids above are rounded to others",
+        f"input {name!r} contains ids and is {dtype}, which is exact only up to {exact}; larger ids are rounded to other ids",
         largest_exact_id=float(exact),
     )
 
@@ -104,7 +104,7 @@ def _looked_up(subject: TorchSubject, floating: Mapping[str, Tensor]) -> list[st
 
     found: list[str] = []
 
-    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    class LookupRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(
             self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
         ) -> Any:
@@ -112,7 +112,7 @@ def _looked_up(subject: TorchSubject, floating: Mapping[str, Tensor]) -> list[st
                 found.extend(name for name, tensor in floating.items() if _equal(tensor, args[1]))
             return function(*args, **(kwargs or {}))
 
-    with subject.as_found(), torch.inference_mode(), Watch():  # type: ignore[no-untyped-call]
+    with subject.as_found(), torch.inference_mode(), LookupRecorder():  # type: ignore[no-untyped-call]
         subject.answer()
     return found
 
@@ -126,7 +126,7 @@ def check_gpu(subject: TorchSubject) -> Verdict:
     import torch
 
     if not torch.cuda.is_available():
-        return skipped("torch sees no GPU here")
+        return skipped("torch finds no GPU")
     name = torch.cuda.get_device_name(0)
     if subject.backend.device.startswith("cuda"):
         return passed(f"the model runs on {subject.backend.device} ({name})")
@@ -136,22 +136,22 @@ def check_gpu(subject: TorchSubject) -> Verdict:
 CHECKS: tuple[Check[TorchSubject], ...] = (
     Check(
         "devices.mixed", "All tensors are on one device", "grouped parameters and buffers by device",
-        check_mixed, "model.to('cuda:0')  # or wherever it shall run; nothing may stay on 'meta'", "error",
+        check_mixed, "model.to('cuda:0')  # or another device; no tensor may stay on 'meta'", "error",
     ),
     Check(
         "devices.dtypes", "All floating parameters have one dtype", "grouped floating parameters by dtype",
         check_dtypes, "model.float()  # or nograd.to_half(model, 'bfloat16'), which is compared with float32", "warning",
     ),
     Check(
-        "devices.float64", "Nothing is float64 by accident", "looked at the dtypes of parameters and answers",
+        "devices.float64", "No tensor is float64 unintentionally", "examined the dtypes of parameters and answers",
         check_float64, "model.float(); register_buffer(name, tensor.float())", "warning",
     ),
     Check(
-        "devices.float_ids", "Ids come as integers", "watched which inputs embeddings are asked for",
+        "devices.float_ids", "Ids are integers", "recorded which inputs embeddings look up",
         check_float_ids, "send int64 ids; sample=ids.long()", "error",
     ),
     Check(
-        "devices.gpu", "A GPU that is there is used", "asked torch for a GPU", check_gpu,
+        "devices.gpu", "An available GPU is used", "queried torch for a GPU", check_gpu,
         "nograd.Predictor(model, device='cuda')", "info",
     ),
 )  # fmt: skip

@@ -83,7 +83,7 @@ def check_drain(subject: StartedServer) -> Verdict:
     """Send requests, send SIGTERM while the server holds them, and count the answers."""
     request = request_of(subject.server)
     if request is None:
-        return skipped("the metadata name no inputs, so that no request can be made")
+        return skipped("the metadata list no inputs, so no request can be built")
     connections = [subject.server.connect() for _ in range(CLIENTS)]
     try:
         for index, connection in enumerate(connections):
@@ -121,20 +121,20 @@ def _judge_stop(answers: Sequence[Answer], exit_code: int | None) -> Verdict:
         "answered": float(len(answers) - len(lost)),
         "exit_code": str(exit_code),
     }
-    said = f"{len(answers) - len(lost)} of {len(answers)} requests that it held at SIGTERM were answered"
+    said = f"{len(answers) - len(lost)} of {len(answers)} in-flight requests were answered after SIGTERM"
     if lost:
-        return error(f"{said}; the others got {lost[0].status or 'nothing'}: {lost[0].text}", **figures)
+        return error(f"{said}; the others got {lost[0].status or 'no response'}: {lost[0].text}", **figures)
     if exit_code is None:
-        return error(f"{said}; it had not ended {END_S:g} s later", **figures)
+        return error(f"{said}; the server had not exited {END_S:g} s later", **figures)
     if exit_code != 0:
-        return warning(f"{said}; it ended with {exit_code}, not 0", **figures)
-    return passed(f"{said}; it ended with 0", **figures)
+        return warning(f"{said}; the server exited with {exit_code}, not 0", **figures)
+    return passed(f"{said}; the server exited with 0", **figures)
 
 
 CHECKS: tuple[Check[StartedServer], ...] = (
     Check(
-        "serving.drain", "A stop loses nothing", "told a server of its own to stop while it held requests",
-        check_drain, "nograd serve MODEL --grace 60s  # and no shell between the supervisor and the server", "error",
+        "serving.drain", "A stop completes in-flight requests", "started a server, and sent it SIGTERM while it had requests",
+        check_drain, "nograd serve MODEL --grace 60s  # without a shell in between, which swallows SIGTERM", "error",
         is_deep=True,
     ),
 )  # fmt: skip

@@ -29,9 +29,9 @@ def check_refusals(subject: ModelSubject) -> Verdict:
     let_through = [what for what, batch in _misfits(subject) if not _is_refused(subject, batch)]
     count = sum(1 for _ in _misfits(subject))
     if let_through:
-        return warning(f"{', '.join(let_through)} reaches the model: its error is answered with 500 instead of 400",
+        return warning(f"{', '.join(let_through)} is not rejected before the model runs: clients get 500 instead of 400",
                        let_through=float(len(let_through)), tried=float(count))  # fmt: skip
-    return passed(f"{count} kinds of wrong input were refused in a sentence, before the model ran", tried=float(count))
+    return passed(f"{count} kinds of invalid input were rejected with a sentence before the model ran", tried=float(count))
 
 
 def _misfits(subject: ModelSubject) -> Iterator[tuple[str, Batch]]:
@@ -63,10 +63,10 @@ def _is_refused(subject: ModelSubject, batch: Batch) -> bool:
 def check_ids(subject: ModelSubject) -> Verdict:
     """Pass ids that are out of range. They may be refused by the signature, raise in the model, or be accepted."""
     if subject.predictor.backend.device != "cpu":
-        return skipped(f"the model runs on {subject.predictor.backend.device}: a wrong id could end it")
+        return skipped(f"the model runs on {subject.predictor.backend.device}, where an invalid id could end the process")
     specs = [spec for spec in subject.signature.inputs if _is_ids(spec, subject.rows)]
     if not specs:
-        return skipped("no input holds ids")
+        return skipped("no input contains ids")
     failures: dict[str, str] = {}
     for spec in specs:
         for value in _edges(spec):
@@ -74,10 +74,10 @@ def check_ids(subject: ModelSubject) -> Verdict:
                 failures[f"{spec.name} = {value}"] = fault
     if failures:
         what, fault = next(iter(failures.items()))
-        return warning(f"{', '.join(failures)} is not refused and makes the model raise (on a GPU the whole process is lost): "
+        return warning(f"{', '.join(failures)} is not rejected, and the model raises (on a GPU the process is lost): "
                        f"{what}: {fault}", values=float(len(failures)))  # fmt: skip
     limits = ", ".join(f"{spec.name} {spec.limits}" for spec in specs if spec.limits)
-    return passed(f"ids out of range are refused: {limits}" if limits else "the model takes any integer")
+    return passed(f"ids out of range are rejected: {limits}" if limits else "the model accepts any integer")
 
 
 def _is_ids(spec: TensorSpec, rows: Batch) -> bool:
@@ -112,18 +112,18 @@ def check_nan(subject: ModelSubject) -> Verdict:
     """Set one row to NaN, and compare the answers of the other rows."""
     floating = [name for name, array in subject.rows.items() if "float" in array.dtype.name]
     if not floating or not subject.is_repeatable or subject.signature.batching == "alone":
-        return skipped("no input is floating" if not floating else "rows never share a run, or answers are not repeatable")
+        return skipped("no input is floating" if not floating else "rows never share a batch, or answers are not repeatable")
     poisoned = {name: array.copy() for name, array in subject.rows.items()}
     for name in floating:
         poisoned[name][0] = np.nan
     try:
         found = difference(_rest(subject.answer), _rest(subject.run(poisoned)))
     except ModelError as failure:
-        return passed(f"the model refuses NaN: {' '.join(str(failure).split())[:160]}")
+        return passed(f"the model rejects NaN: {' '.join(str(failure).split())[:160]}")
     if found > subject.tolerance:
-        return error("NaN in one row changes the answers of the rows beside it: one client's bad input is everybody's",
+        return error("NaN in one row changes the answers to other rows: one client's invalid input affects other clients",
                      difference=found)  # fmt: skip
-    return passed("NaN in one row leaves the answers of the others as they were")
+    return passed("NaN in one row does not change the answers to other rows")
 
 
 def _rest(batch: Batch) -> Batch:
@@ -150,10 +150,10 @@ def check_lengths(subject: ModelSubject) -> Verdict:
                 shortest = shortest and size < own
     if not failed:
         known = signature.describe_limits() or "no limit is known"
-        return passed(f"lengths of {', '.join(tried)} are answered; limits: {known}", tried=float(len(tried)))
+        return passed(f"the model runs lengths of {', '.join(tried)}; limits: {known}", tried=float(len(tried)))
     what, fault = next(iter(failed.items()))
     severity = info if shortest else warning
-    return severity(f"{', '.join(failed)} are allowed by the signature, and the model raises, which is answered with 500: "
+    return severity(f"the signature allows {', '.join(failed)}, but the model raises, so clients get 500: "
                     f"{what}: {fault}", failing=float(len(failed)), tried=float(len(tried)))  # fmt: skip
 
 
@@ -166,18 +166,18 @@ def check_items(subject: ModelSubject) -> Verdict:
     """Pass odd texts to a model that takes text: empty, one letter, symbols, a very long text."""
     predictor = subject.predictor
     if not predictor.has_preprocess:
-        return skipped("the model takes its own inputs: there is no preprocess")
+        return skipped("the model has no preprocess, so there are no text items")
     if not isinstance(predictor.example, str):
-        return skipped(f"its items are {type(predictor.example).__name__}; only texts are tried")
+        return skipped(f"its items are {type(predictor.example).__name__}; this check only tries texts")
     failed = {_shorten(text): fault for text in ODD_TEXTS if (fault := _item_fault(predictor, text))}
     if failed:
         what, fault = next(iter(failed.items()))
         return warning(
-            f"{', '.join(failed)} is let through by preprocess and makes the model raise, which is answered with 500: "
+            f"preprocess accepts {', '.join(failed)}, but the model raises, so clients get 500: "
             f"{what}: {fault}",
             failing=float(len(failed)), tried=float(len(ODD_TEXTS)),
         )  # fmt: skip
-    return passed(f"{len(ODD_TEXTS)} odd texts were answered, or refused as the caller's error", tried=float(len(ODD_TEXTS)))
+    return passed(f"{len(ODD_TEXTS)} unusual texts were answered, or rejected as client errors", tried=float(len(ODD_TEXTS)))
 
 
 def _shorten(text: str) -> str:
@@ -197,7 +197,7 @@ def _item_fault(predictor: Any, text: str) -> str:
 def check_recovers(subject: ModelSubject) -> Verdict:
     """Make the model raise on unchecked inputs, and run the sample again."""
     if subject.predictor.backend.device != "cpu" or not subject.is_repeatable:
-        return skipped("a wrong input could end the device" if subject.is_repeatable else "answers are not repeatable")
+        return skipped("an invalid input could break the device" if subject.is_repeatable else "answers are not repeatable")
     raised = ""
     for batch in _bad_batches(subject):
         if raised and subject.predictor.backend.name == "onnx":
@@ -207,14 +207,14 @@ def check_recovers(subject: ModelSubject) -> Verdict:
         except NogradError:
             raised = raised or describe(batch)
     if not raised:
-        return skipped("no input could be found on which the model raises")
+        return skipped("the check found no input on which the model raises")
     try:
         found = difference(subject.answer, subject.run(subject.rows))
     except NogradError as failure:
-        return error(f"after an error on {raised} the model does not answer its sample any more: {failure}")
+        return error(f"after an error on {raised} the model can no longer run its sample: {failure}")
     if found > subject.tolerance:
         return error(f"after an error on {raised} answers differ by {found:.1%} of the largest value", difference=found)
-    return passed(f"after an error on {raised} the model answers as before", difference=found)
+    return passed(f"after an error on {raised} the model's answers are unchanged", difference=found)
 
 
 def _bad_batches(subject: ModelSubject) -> Iterator[Batch]:
@@ -232,27 +232,30 @@ def _bad_batches(subject: ModelSubject) -> Iterator[Batch]:
 
 CHECKS: tuple[Check[ModelSubject], ...] = (
     Check(
-        "errors.refusals", "Wrong inputs are refused before the model", "gave unknown, missing, empty and misshapen inputs",
-        check_refusals, "nograd.Predictor(model, sample=...)  # the sample teaches it what is allowed", "warning",
+        "errors.refusals", "Invalid inputs are rejected before the model runs",
+        "passed unknown, missing, empty and misshapen inputs",
+        check_refusals, "nograd.Predictor(model, sample=...)  # inputs are then checked against its signature", "warning",
     ),
     Check(
-        "errors.ids", "Ids out of range are refused", "gave ids at the edges of the range and beyond",
-        check_ids, "torch._assert or clamp ids before the embedding; nothing may be computed with them first", "warning",
+        "errors.ids", "Ids out of range are rejected", "passed ids at the limits of the range and beyond",
+        check_ids, "look ids up in the embedding directly, without arithmetic before it; or check them with "
+                   "torch._assert", "warning",
     ),
     Check(
-        "errors.nan", "NaN harms its own row only", "put NaN into one row and compared the others",
+        "errors.nan", "NaN in one row does not affect other rows", "set one row to NaN, and compared the answers to other rows",
         check_nan, "no sum, mean or product over dimension 0 in forward", "error",
     ),
     Check(
-        "errors.lengths", "Every allowed length runs", "ran the shortest, the longest and others",
-        check_lengths, "pad short rows in preprocess, or refuse them there with ValueError", "warning",
+        "errors.lengths", "The model runs every allowed length", "ran the shortest, the longest and other lengths",
+        check_lengths, "pad short rows in preprocess, or raise ValueError there", "warning",
     ),
     Check(
-        "errors.items", "Odd texts are no server errors", "gave no text, one letter, signs, and a very long text",
-        check_items, "truncate in preprocess, and raise ValueError where nothing is left", "warning",
+        "errors.items", "Unusual texts are not server errors",
+        "passed an empty text, one letter, symbols, and a very long text",
+        check_items, "truncate in preprocess, and raise ValueError for empty input", "warning",
     ),
     Check(
-        "errors.recovers", "An error leaves the model as it was", "made the model raise, and ran the sample again",
+        "errors.recovers", "The model recovers from errors", "made the model raise, and ran the sample again",
         check_recovers, "set no attribute in forward, or set it in try/finally", "error",
     ),
 )  # fmt: skip

@@ -22,8 +22,8 @@ def check_graph(subject: TorchSubject) -> Verdict:
     kept = _graph_bytes(subject)
     rows = len(next(iter(subject.sample.values())))
     return info(
-        f"{len(requires)} parameters require gradients: called without nograd (which never records), a batch of {rows} rows "
-        f"keeps {format_bytes(kept)} of activations for a backward pass",
+        f"{len(requires)} parameters require gradients: a call without nograd stores {format_bytes(kept)} of activations for a "
+        f"backward pass of {rows} rows (nograd never records)",
         parameters=float(len(requires)), graph_bytes=float(kept), rows=float(rows),
     )  # fmt: skip
 
@@ -59,11 +59,11 @@ def check_answers(subject: TorchSubject) -> Verdict:
         recorded = [name for name, tensor in subject.answer().items() if tensor.requires_grad]
     if recorded:
         return warning(
-            f"output {', '.join(map(repr, recorded))} comes with a graph although gradients were off: forward turns them on; "
-            "memory is kept for as long as the answer lives",
+            f"output {', '.join(map(repr, recorded))} has a graph although gradients were off, because forward enables "
+            "them; the graph's memory is released only with the answer",
             outputs=float(len(recorded)),
         )
-    return passed("under torch.no_grad() no answer carries a graph")
+    return passed("under torch.no_grad() no answer has a graph")
 
 
 def check_buffers(subject: TorchSubject) -> Verdict:
@@ -71,24 +71,25 @@ def check_buffers(subject: TorchSubject) -> Verdict:
     gradients = [p.grad for p in subject.module.parameters() if p.grad is not None]
     nbytes = sum(gradient.nbytes for gradient in gradients)
     if not gradients:
-        return passed("no parameter holds a gradient")
+        return passed("no parameter has a gradient")
     return warning(
-        f"{len(gradients)} parameters still hold the gradient of their last training step: {format_bytes(nbytes)}",
+        f"{len(gradients)} parameters still have the gradient of their last training step: {format_bytes(nbytes)}",
         gradients=float(len(gradients)), gradient_bytes=float(nbytes),
     )  # fmt: skip
 
 
 CHECKS: tuple[Check[TorchSubject], ...] = (
     Check(
-        "gradients.graph", "No parameter asks for gradients", "called the module with gradients on and counted what it kept",
+        "gradients.graph", "No parameter requires gradients",
+        "called the module with gradients enabled, and counted the stored bytes",
         check_graph, "model.requires_grad_(False), or `with torch.inference_mode():` around every call", "info",
     ),
     Check(
-        "gradients.answers", "Answers carry no graph", "called the module under torch.no_grad() and looked at its answers",
-        check_answers, "take torch.enable_grad() out of forward, or return answer.detach()", "warning",
+        "gradients.answers", "Answers have no graph", "called the module under torch.no_grad(), and examined its answers",
+        check_answers, "remove torch.enable_grad() from forward, or return answer.detach()", "warning",
     ),
     Check(
-        "gradients.buffers", "No gradients are left over", "looked for .grad on every parameter",
+        "gradients.buffers", "No parameter has a gradient", "looked for .grad on every parameter",
         check_buffers, "model.zero_grad(set_to_none=True)", "warning",
     ),
 )  # fmt: skip

@@ -27,21 +27,23 @@ def check_concurrent(server: ServerSubject) -> Verdict:
     """Send different requests alone, then all at once, and compare the answers."""
     request = request_of(server)
     if request is None:
-        return skipped("the metadata name no inputs, so that no request can be made")
+        return skipped("the metadata list no inputs, so no request can be built")
     bodies = [varied(request, index) for index in range(CLIENTS)]
     alone = [server.infer(body) for body in bodies]
     if any(answer.status != 200 for answer in alone):
-        return skipped("varied requests are not all answered: see serving.answer")
+        return skipped("some varied requests fail: see serving.answer")
     together = _at_once(server, bodies)
     pairs = zip(alone, together, strict=True)
     wrong = [own for own, other in pairs if other.status == 200 and not same_numbers(own, other)]
     lost = [answer for answer in together if answer.status != 200]
     figures = {"requests": float(CLIENTS), "different": float(len(wrong)), "failed": float(len(lost))}
     if wrong:
-        return error(f"{len(wrong)} of {CLIENTS} requests sent at once got another answer than alone", **figures)
+        return error(f"{len(wrong)} of {CLIENTS} simultaneous requests got another answer than alone", **figures)
     if lost:
-        return error(f"{len(lost)} of {CLIENTS} requests at once failed, such as {lost[0].status}: {lost[0].text}", **figures)
-    return passed(f"{CLIENTS} requests at once got the answers that each got alone", **figures)
+        return error(
+            f"{len(lost)} of {CLIENTS} simultaneous requests failed, such as {lost[0].status}: {lost[0].text}", **figures
+        )
+    return passed(f"{CLIENTS} simultaneous requests got the same answers as alone", **figures)
 
 
 def _at_once(server: ServerSubject, bodies: Sequence[Mapping[str, Any]]) -> list[Answer]:
@@ -53,7 +55,7 @@ def check_overload(server: ServerSubject) -> Verdict:
     """Send a burst, check its refusals, and send one more request."""
     request = request_of(server)
     if request is None:
-        return skipped("the metadata name no inputs, so that no request can be made")
+        return skipped("the metadata list no inputs, so no request can be built")
     burst = _at_once(server, [tiled(varied(request, index % CLIENTS), BURST_ROWS) for index in range(BURST)])
     return _judge_burst(burst, server.infer(request))
 
@@ -63,29 +65,29 @@ def _judge_burst(burst: Sequence[Answer], after: Answer) -> Verdict:
     counts = Counter(answer.status for answer in burst)
     counts_text = ", ".join(f"{count} x {status or 'no answer'}" for status, count in sorted(counts.items()))
     figures = {f"status_{status}": float(count) for status, count in counts.items()}
-    said = f"{len(burst)} requests of {BURST_ROWS} rows at once: {counts_text}"
+    said = f"{len(burst)} simultaneous requests of {BURST_ROWS} rows: {counts_text}"
     if after.status != 200:
-        return error(f"{said}; a request after them is answered {after.status or 'not at all'}: {after.text}", **figures)
+        return error(f"{said}; a later request got {after.status or 'no response'}: {after.text}", **figures)
     bad = [answer for answer in burst if answer.status not in (200, 413, 429, 503, 504)]
     if bad:
         return error(f"{said}; such as: {bad[0].text}", **figures)
     refused = [answer for answer in burst if answer.status in (429, 503)]
     rude = [answer for answer in refused if "retry-after" not in answer.headers]
     if rude:
-        return warning(f"{said}; {len(rude)} refusals say nothing of when to try again (Retry-After)", **figures)
+        return warning(f"{said}; {len(rude)} rejections have no Retry-After header", **figures)
     late = [answer.seconds for answer in refused if answer.seconds > QUICK_S]
     if late:
-        return warning(f"{said}; {len(late)} refusals took more than {QUICK_S:g} s, up to {max(late):.3g} s", **figures)
-    return passed(f"{said}; answered as before after them", **figures)
+        return warning(f"{said}; {len(late)} rejections took more than {QUICK_S:g} s, up to {max(late):.3g} s", **figures)
+    return passed(f"{said}; later requests succeed", **figures)
 
 
 CHECKS: tuple[Check[ServerSubject], ...] = (
     Check(
-        "serving.concurrent", "Requests do not mix", "sent different requests alone, then at once",
-        check_concurrent, "look for state in the model and for outputs split by the wrong rows", "error",
+        "serving.concurrent", "Simultaneous requests do not mix", "sent different requests one by one, then simultaneously",
+        check_concurrent, "look for state in the model, and for outputs that are split at the wrong rows", "error",
     ),
     Check(
-        "serving.overload", "Overload is refused quickly, and survived", "sent a burst, then one more request",
-        check_overload, "nograd serve MODEL --max-queue-rows 256  # refuse early, with Retry-After", "error",
+        "serving.overload", "The server rejects overload quickly, and recovers", "sent a burst, then one more request",
+        check_overload, "nograd serve MODEL --max-queue-rows 256  # reject early, with Retry-After", "error",
     ),
 )  # fmt: skip

@@ -28,17 +28,17 @@ TIGHT = 0.8
 def check_headroom(subject: ModelSubject) -> Verdict:
     """Run a full batch twice, and compare its peak memory with the free memory."""
     if subject.predictor.backend.device != "cpu":
-        return skipped(f"the model runs on {subject.predictor.backend.device}; only the processor's memory is measured")
+        return skipped(f"the model runs on {subject.predictor.backend.device}; this check measures only host memory")
     before = _bytes_after_collection()
     if subject.memory_left is None or not reset_peak():
-        return skipped("this system does not tell how much memory is left, or what was used")
+        return skipped("this system does not report free or used memory")
     full = tiled(subject.rows, subject.max_batch_size)
     try:
         for _ in range(2):
             subject.run(full)
     except ModelError as failure:
         if not is_out_of_memory(failure):
-            return skipped(f"a full batch does not run: see batching.sizes ({' '.join(str(failure).split())[:160]})")
+            return skipped(f"the model cannot run a full batch: see batching.sizes ({' '.join(str(failure).split())[:160]})")
         return error(f"memory ran out in a batch of {subject.max_batch_size} rows", rows=float(subject.max_batch_size))
     needs = max(0, peak_bytes() - before) * subject.predictor.lanes
     return _fits(needs, subject.memory_left, subject.max_batch_size, subject.predictor.lanes)
@@ -47,7 +47,7 @@ def check_headroom(subject: ModelSubject) -> Verdict:
 def _fits(needs: int, left: int, rows: int, lanes: int) -> Verdict:
     """Decide whether a full batch on every lane fits into the free memory."""
     figures = {"needs_bytes": float(needs), "left_bytes": float(left), "rows": float(rows), "lanes": float(lanes)}
-    said = f"a batch of {rows} rows takes {format_bytes(needs)} on {lanes} lanes; {format_bytes(left)} are left"
+    said = f"a batch of {rows} rows takes {format_bytes(needs)} on {lanes} lanes; {format_bytes(left)} are free"
     if needs > left or not left:
         return error(said, **figures)
     if needs > TIGHT * left:
@@ -58,18 +58,18 @@ def _fits(needs: int, left: int, rows: int, lanes: int) -> Verdict:
 def check_growth(subject: ModelSubject) -> Verdict:
     """Call the model up to 1,000 times, for at most 3 s. If memory seems to grow, repeat once."""
     if not resident_bytes():
-        return skipped("this system does not tell how much memory a process holds")
+        return skipped("this system does not report the memory of a process")
     for _ in range(2):
         calls, sizes = _sizes_over_calls(subject)
         if calls < QUARTERS:
-            return skipped(f"{calls} calls took {BUDGET_S:g} s: too few to tell")
+            return skipped(f"{calls} calls took {BUDGET_S:g} s, too few to measure growth")
         grown = sizes[-1] - sizes[0]
         figures = {"calls": float(calls), "grown_bytes": float(grown)}
         if not is_growth(sizes):
             return passed(f"{calls} calls: {format_bytes(grown)} more", **figures)
     return error(
-        f"memory grew by {format_bytes(grown)} over {calls} calls, steadily, and again in a second run: "
-        f"{format_bytes(grown / calls)} a call",
+        f"memory grew steadily by {format_bytes(grown)} over {calls} calls, and again in a second run: "
+        f"{format_bytes(grown / calls)} per call",
         **figures,
     )
 
@@ -113,11 +113,12 @@ def _bytes_after_collection() -> int:
 
 CHECKS: tuple[Check[ModelSubject], ...] = (
     Check(
-        "memory.headroom", "A full batch fits into memory", "ran a full batch and compared its peak with what is left",
+        "memory.headroom", "A full batch fits into memory",
+        "ran a full batch, and compared its peak memory with the free memory",
         check_headroom, "nograd serve MODEL --max-batch-size 8", "error",
     ),
     Check(
-        "memory.growth", "Calls leave nothing behind", "called the model up to 1,000 times and watched its memory",
-        check_growth, "keep no answers, inputs or losses on self; .detach() what must be kept", "error",
+        "memory.growth", "Calls do not leak memory", "called the model up to 1,000 times, and measured memory",
+        check_growth, "store no answers, inputs or losses on self; .detach() tensors that must be stored", "error",
     ),
 )  # fmt: skip

@@ -51,7 +51,7 @@ def check_eval(subject: TorchSubject) -> Verdict:
     said = f"{len(training)} of {total} modules are in training mode ({_join_names(training)})"
     figures = {"modules_in_training": float(len(training)), "modules": float(total), "difference": distance}
     if distance <= subject.model.tolerance:
-        return info(f"{said}; nothing in them behaves otherwise, so that answers are the same", **figures)
+        return info(f"{said}; their mode does not change the answers", **figures)
     return error(f"{said}: answers differ by {distance:.1%} of the largest value from those in eval mode", **figures)
 
 
@@ -63,14 +63,14 @@ def check_dropout(subject: TorchSubject) -> Verdict:
     layers = [each for each in subject.module.modules() if isinstance(each, kinds) and each.p > 0]
     active = [name for name, each in subject.module.named_modules() if each in layers and each.training]
     if not active:
-        return passed(f"{len(layers)} dropout layers, all switched off" if layers else "there is no dropout layer")
+        return passed(f"{len(layers)} dropout layers, all inactive" if layers else "the model has no dropout layer")
     with subject.as_found(), inference_mode():
         distance = difference(_host(subject.answer()), _host(subject.answer()))
     figures = {"active_layers": float(len(active)), "difference": distance}
     said = f"{len(active)} dropout layers are active ({_join_names(active)})"
     if distance <= subject.model.tolerance:
-        return info(f"{said}, and change nothing in the answers to the sample", **figures)
-    return error(f"{said}: two calls with the same input differ by {distance:.1%} of the largest value", **figures)
+        return info(f"{said}, and do not change the answers to the sample", **figures)
+    return error(f"{said}: answers of two calls with the same input differ by {distance:.1%} of the largest value", **figures)
 
 
 def check_batch_norm(subject: TorchSubject) -> Verdict:
@@ -84,18 +84,18 @@ def check_batch_norm(subject: TorchSubject) -> Verdict:
         for own, buffer in each.named_buffers(recurse=False)
     }
     if not statistics:
-        return passed("there is no batch norm")
+        return passed("the model has no batch norm")
     before = {name: buffer.clone() for name, buffer in statistics.items()}
     with subject.as_found(), torch.no_grad():
         subject.answer()
         moved = [name for name, buffer in statistics.items() if not torch.equal(buffer, before[name])]
     if moved:
         return error(
-            f"one call moved {len(moved)} of {len(statistics)} running statistics ({_join_names(moved)}): "
-            "every request changes the answers to all later ones",
+            f"one call changed {len(moved)} of {len(statistics)} running statistics ({_join_names(moved)}): "
+            "every request changes the answers to later requests",
             moved=float(len(moved)), statistics=float(len(statistics)),
         )  # fmt: skip
-    return passed(f"{len(statistics)} running statistics, unmoved by a call", statistics=float(len(statistics)))
+    return passed(f"a call does not change the {len(statistics)} running statistics", statistics=float(len(statistics)))
 
 
 def check_random(subject: TorchSubject) -> Verdict:
@@ -104,10 +104,10 @@ def check_random(subject: TorchSubject) -> Verdict:
         return passed("three runs of the same rows in eval mode gave the same answers")
     distance = random_difference(subject)
     if distance is None:
-        return skipped("the answers differ also from the same random state: see batching.state")
+        return skipped("answers also differ with the same random state: see batching.state")
     return error(
-        f"in eval mode the same input gave answers that differ by {distance:.1%} of the largest value, and the same ones from "
-        "the same random state: the model draws random numbers",
+        f"in eval mode, answers to the same input differ by {distance:.1%} of the largest value, but are equal with the same "
+        "random state: the model draws random numbers",
         difference=distance,
     )
 
@@ -129,20 +129,22 @@ def random_difference(subject: TorchSubject) -> float | None:
 CHECKS: tuple[Check[TorchSubject], ...] = (
     Check(
         "mode.eval", "The module is in eval mode",
-        "ran the sample in the mode that the module was handed over in, and in eval mode",
-        check_eval, "model.eval()  # nograd.Predictor does so while it runs; other callers do not", "error",
+        "ran the sample in the module's given mode, and in eval mode",
+        check_eval, "model.eval()  # nograd.Predictor sets it for its runs; other callers must do it themselves", "error",
     ),
     Check(
-        "mode.dropout", "No dropout is active", "ran the same input twice through the module as it was handed over",
+        "mode.dropout", "No dropout is active", "ran the same input twice in the module's given mode",
         check_dropout, "model.eval()", "error",
     ),
     Check(
-        "mode.batch_norm", "No batch norm learns from requests", "compared running statistics before and after a call",
-        check_batch_norm, "model.eval()  # and no .train() in forward; momentum=0.0 where a layer must stay in training mode",
+        "mode.batch_norm", "Requests do not update batch norm statistics",
+        "compared running statistics before and after a call",
+        check_batch_norm, "model.eval()  # and no .train() in forward; momentum=0.0 for a layer that stays in training mode",
         "error",
     ),
     Check(
-        "mode.random", "No random number is drawn in eval mode", "ran the same input twice, from the same random state and not",
+        "mode.random", "No random numbers are drawn in eval mode",
+        "ran the same input twice, with equal and with different random states",
         check_random, "F.dropout(x, p, training=self.training)  # its default is training=True", "error",
     ),
 )  # fmt: skip

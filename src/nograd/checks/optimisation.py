@@ -33,14 +33,14 @@ def check_threads(subject: ModelSubject) -> Verdict:
     """Compare the threads of all lanes with the processors that the process may use."""
     threads = _threads_of_a_run(subject)
     if threads is None:
-        return skipped(f"backend {subject.predictor.backend.name!r} does not say how many threads it computes with")
+        return skipped(f"backend {subject.predictor.backend.name!r} does not report its number of threads")
     lanes = subject.predictor.lanes
     figures = {"threads": float(threads), "lanes": float(lanes), "cores": subject.cores}
     said = f"{lanes} lanes x {threads} threads on {subject.cores:g} processors"
     if threads * lanes > -(-subject.cores // 1):
         per_lane = max(1, int(subject.cores // lanes))
         return warning(
-            f"{said}: threads that wait for each other burn time (MiniLM took 15 times as long on a busy machine)", **figures
+            f"{said}: too many threads wait for each other (MiniLM took 15 times as long on a busy machine)", **figures
         ).with_remedy(f"OMP_NUM_THREADS={per_lane}, or torch.set_num_threads({per_lane}) before the first run; fewer lanes")
     return passed(said, **figures)
 
@@ -75,10 +75,10 @@ def check_backend(subject: TorchSubject) -> Verdict:
     except ExportError as failure:
         return info(f"the model cannot be exported to ONNX: {' '.join(str(failure).split())[:300]}")
     ratio = found["own"] / found["onnx"]
-    said = f"one row takes, at best, {found['own'] * 1000:.3g} ms here and {found['onnx'] * 1000:.3g} ms in ONNX Runtime"
+    said = f"the best time of one row is {found['own'] * 1000:.3g} ms here and {found['onnx'] * 1000:.3g} ms in ONNX Runtime"
     figures = {"ratio": ratio, "own_s": found["own"], "onnx_s": found["onnx"]}
     if ratio > WORTH_IT:
-        verdict = info(f"{said}, {ratio:.2g} times as fast, with the same answers", **figures)
+        verdict = info(f"{said}, which is {ratio:.2g} times as fast, with equal answers", **figures)
         return verdict.with_remedy(f"nograd export {model.name} --to onnx -o model.onnx  # or nograd tune")
     return passed(f"{said}: {ratio:.2g} times as fast", **figures)
 
@@ -121,15 +121,15 @@ def check_recompilations(subject: TorchSubject) -> Verdict:
     try:
         before, new = _graphs(subject, warm, others)
     except NogradError as failure:
-        return skipped(f"torch.compile cannot take the model: {' '.join(str(failure).split())[:300]}")
+        return skipped(f"torch.compile cannot compile the model: {' '.join(str(failure).split())[:300]}")
     figures = {"warm_graphs": float(before), "new_graphs": float(new), "new_shapes": float(len(others))}
     if new:
         return warning(
-            f"{before} graphs served {len(warm)} shapes; {len(others)} other shapes need {new} more graphs, each a wait for "
-            "the compiler in the middle of traffic",
+            f"{before} graphs served {len(warm)} shapes; {len(others)} other shapes need {new} more graphs, and requests "
+            "wait for their compilation",
             **figures,
         )
-    return passed(f"{before} graphs serve {len(warm)} shapes, and {len(others)} others without a new one", **figures)
+    return passed(f"{before} graphs serve {len(warm)} warm-up shapes and {len(others)} other shapes", **figures)
 
 
 def _graphs(subject: TorchSubject, warm: Sequence[Batch], others: Sequence[Batch]) -> tuple[int, int]:
@@ -175,7 +175,7 @@ def check_graph_breaks(subject: TorchSubject) -> Verdict:
         return passed(f"one graph of {found.op_count} operations", graphs=float(found.graph_count))
     reasons = [" ".join(str(each.reason).split())[:120] for each in found.break_reasons]
     return info(
-        f"torch.compile would cut the model in {len(reasons)} places: {'; '.join(dict.fromkeys(reasons))}"[:500],
+        f"torch.compile would break the graph in {len(reasons)} places: {'; '.join(dict.fromkeys(reasons))}"[:500],
         graphs=float(found.graph_count), breaks=float(len(reasons)),
     )  # fmt: skip
 
@@ -196,23 +196,24 @@ def _silently() -> Iterator[None]:
 
 CHECKS: tuple[Check[ModelSubject], ...] = (
     Check(
-        "optimisation.threads", "Threads have processors", "compared lanes x threads with the processors allowed",
+        "optimisation.threads", "There is a processor for each thread", "compared lanes x threads with the allowed processors",
         check_threads, "OMP_NUM_THREADS=1", "warning",
     ),
 )  # fmt: skip
 
 MODULE_CHECKS: tuple[Check[TorchSubject], ...] = (
     Check(
-        "optimisation.backend", "No faster backend lies idle", "exported to ONNX, proved it, and measured one row in turn",
+        "optimisation.backend", "No other backend is faster",
+        "exported to ONNX, compared the answers, and measured one row in interleaved runs",
         check_backend, "nograd export MODEL --to onnx -o model.onnx", "info", is_deep=True,
     ),
     Check(
-        "optimisation.recompilations", "New shapes need no new graph", "traced for warm-up shapes, then for others",
+        "optimisation.recompilations", "New shapes need no new graph", "traced warm-up shapes, then other shapes",
         check_recompilations, "torch.compile(model, dynamic=True); no Python loop over x.shape in forward", "warning",
         is_deep=True,
     ),
     Check(
-        "optimisation.graph_breaks", "The model is one graph", "let torch trace the module once",
+        "optimisation.graph_breaks", "The model is one graph", "traced the module once with torch",
         check_graph_breaks, "torch.where instead of `if tensor:`; no .item(), print or numpy in forward", "info", is_deep=True,
     ),
 )  # fmt: skip

@@ -40,7 +40,7 @@ def check_answers(subject: ModelSubject) -> Verdict:
     if bad:
         counts_text = ", ".join(f"{count} in output {name!r}" for name, count in bad.items())
         values = float(sum(bad.values()))
-        return error(f"NaN or infinity: {counts_text}; JSON cannot carry them, so that requests end in 500", values=values)
+        return error(f"NaN or infinity: {counts_text}; JSON does not support them, so clients get 500", values=values)
     return passed(f"answers to {num_rows(subject.rows)} rows are finite")
 
 
@@ -50,7 +50,7 @@ def check_weights(subject: TorchSubject) -> Verdict:
     bad += [name for name, buffer in subject.module.named_buffers() if _holds(buffer, infinite=False)]
     total = sum(1 for _ in subject.module.parameters())
     if bad:
-        return error(f"{len(bad)} tensors hold NaN or infinity, such as {bad[0]}", tensors=float(len(bad)))
+        return error(f"{len(bad)} tensors contain NaN or infinity, such as {bad[0]}", tensors=float(len(bad)))
     return passed(f"{total} parameters are finite")
 
 
@@ -73,7 +73,7 @@ def check_denormals(subject: TorchSubject) -> Verdict:
     share = found / total if total else 0.0
     if share > DENORMAL_SHARE:
         return warning(
-            f"{found} of {total} weights ({share:.1%}) are denormal: a processor computes with them many times slower",
+            f"{found} of {total} weights ({share:.1%}) are denormal: arithmetic with them is many times slower",
             denormals=float(found), share=share,
         )  # fmt: skip
     return passed(f"{found} of {total} weights are denormal", denormals=float(found), share=share)
@@ -91,8 +91,7 @@ def check_hardware(subject: TorchSubject) -> Verdict:
     if support.is_fast:
         return passed(f"parameters are {halves[0]}; {support.reason}")
     return warning(
-        f"parameters are {halves[0]}; {support.reason}: torch computes all the same, tens of times slower than "
-        "float32, in silence",
+        f"parameters are {halves[0]}; {support.reason}: torch then silently computes tens of times slower than float32",
         dtype=halves[0],
     )
 
@@ -117,13 +116,13 @@ def _half(subject: TorchSubject, dtype: HalfDtype) -> Verdict:
     begun = model.clock()
     expected = model.run(rows)
     if model.clock() - begun > HALF_BUDGET_S:
-        return skipped(f"two rows take more than {HALF_BUDGET_S} s in float32; `nograd tune` measures half precision, too")
+        return skipped(f"two rows take more than {HALF_BUDGET_S} s in float32; use `nograd tune` to measure half precision")
     try:
         given = _in_half(subject, dtype, rows)
     except ConfigError as failure:
         return info(f"the model cannot be converted: {failure}")
     except Exception as failure:  # noqa: BLE001  operators without a half-precision form raise any error
-        return info(f"the model does not run in {dtype}: {' '.join(str(failure).split())[:200]}")
+        return info(f"the model cannot run in {dtype}: {' '.join(str(failure).split())[:200]}")
     return _judge_parity(compare([expected], [given], tolerance=HALF, outputs=subject.backend.signature.outputs), dtype)
 
 
@@ -138,14 +137,15 @@ def _in_half(subject: TorchSubject, dtype: HalfDtype, rows: Batch) -> Batch:
 
 def _judge_parity(report: ParityReport, precision: str) -> Verdict:
     agreement = "" if report.agreement is None else f", {report.agreement:.1%} agreement"
-    said = f"{precision}: cosine at least {report.min_cosine:.5f}, {report.max_rel:.1e} of the largest value off{agreement}"
+    most = f"{report.max_rel:.1e} of the largest value"
+    said = f"{precision}: minimum cosine {report.min_cosine:.5f}, maximum difference {most}{agreement}"
     figures: dict[str, Any] = {"min_cosine": report.min_cosine, "max_rel": report.max_rel}
     if report.agreement is not None:
         figures["agreement"] = report.agreement
     if report.passed:
         return passed(said, **figures)
     if any(output.num_nonfinite for output in report.outputs):
-        return warning(f"{said}; numbers leave its range: NaN or infinity where float32 has none", **figures)
+        return warning(f"{said}; values overflow: NaN or infinity instead of finite float32 values", **figures)
     return info(f"{said}; {report.failures[0]}", **figures)
 
 
@@ -161,7 +161,7 @@ def check_int8(subject: TorchSubject) -> Verdict:
     except (MissingExtraError, ModuleNotFoundError) as failure:
         return skipped(str(failure))
     except ExportError as failure:
-        return info(f"no recipe in 8 bits answers as the model does: {' '.join(str(failure).split())[:300]}")
+        return info(f"no 8-bit recipe is accurate enough: {' '.join(str(failure).split())[:300]}")
     verdict = _judge_parity(made.parity, f"int8 ({made.chosen.recipe})")
     return passed(verdict.evidence, **{**verdict.figures, "speedup": made.float_s / (made.chosen.seconds or made.float_s)})
 
@@ -171,11 +171,13 @@ def check_saturation(subject: ModelSubject) -> Verdict:
     try:
         from nograd.transforms.int8 import saturates
     except (MissingExtraError, ModuleNotFoundError) as failure:
-        return skipped(f"{failure}; 8-bit models are made and run with it")
+        return skipped(f"{failure}; 8-bit models need it")
     if subject.predictor.backend.device != "cpu":
-        return skipped(f"the model runs on {subject.predictor.backend.device}, not on the processor")
+        return skipped(f"the model runs on {subject.predictor.backend.device}, not on a CPU")
     if saturates():
-        return info("this processor loses sums of 8-bit products in silence (no VNNI): weights in 8 bits need a range of 7")
+        return info(
+            "sums of 8-bit products silently overflow on this processor (no VNNI): 8-bit weights need a range of 7 bits"
+        )
     return passed("sums of 8-bit products are exact on this processor")
 
 
@@ -183,20 +185,22 @@ def check_rounding(subject: ModelSubject) -> Verdict:
     """Change every floating input by one rounding error of float32, and measure the change of the answers."""
     floating = [name for name, array in subject.rows.items() if array.dtype.name == "float32"]
     if not floating or not subject.is_repeatable:
-        return skipped("no input is float32" if not floating else "the same input gave different answers")
+        return skipped("no input is float32" if not floating else "answers are not repeatable")
     one = subject.one
     nudged = {name: np.nextafter(array, np.float32(np.inf)) if name in floating else array for name, array in one.items()}
     try:
         moved = difference(subject.run(one), subject.run(nudged))
     except NogradError as failure:
-        return skipped(f"the model does not take the nudged input: {failure}")
+        return skipped(f"the model cannot run the changed input: {failure}")
     if moved > subject.tolerance:
         return warning(
-            f"inputs moved by one rounding error of float32 move answers by {moved:.1%} of the largest value: the model "
-            "amplifies rounding, and no other backend, batch size or precision will agree with it",
+            f"a change of the inputs by one rounding error of float32 changes answers by {moved:.1%} of the largest "
+            "value: the model amplifies rounding, so other backends, batch sizes and precisions cannot agree with it",
             difference=moved,
         )
-    return passed(f"inputs moved by one rounding error move answers by {moved:.1e} of the largest value", difference=moved)
+    return passed(
+        f"a change of the inputs by one rounding error changes answers by {moved:.1e} of the largest value", difference=moved
+    )
 
 
 CHECKS: tuple[Check[ModelSubject], ...] = (
@@ -205,12 +209,12 @@ CHECKS: tuple[Check[ModelSubject], ...] = (
         check_answers, "eps in divisions and logarithms: x / (norm + 1e-12), log(x.clamp(min=1e-12))", "error",
     ),
     Check(
-        "precision.rounding", "Rounding is not amplified", "moved float32 inputs by one rounding error",
-        check_rounding, "no rounding, comparison or integer conversion of values that stand on an edge, in forward", "warning",
+        "precision.rounding", "The model does not amplify rounding", "changed float32 inputs by one rounding error",
+        check_rounding, "remove rounding, comparisons and integer conversions of floating values from forward", "warning",
     ),
     Check(
         "precision.saturation", "8-bit sums are exact on this processor", "summed 256 products of 8-bit numbers",
-        check_saturation, "nograd.quantize_static(...)  # takes 7 bits where it must; elsewhere reduce_range=True", "info",
+        check_saturation, "nograd.quantize_static(...)  # it uses 7 bits if needed; in other tools: reduce_range=True", "info",
     ),
 )  # fmt: skip
 
@@ -224,19 +228,20 @@ MODULE_CHECKS: tuple[Check[TorchSubject], ...] = (
         check_denormals, "torch.set_flush_denormal(True)", "warning",
     ),
     Check(
-        "precision.hardware", "The processor has the model's precision", "asked the processor for half-precision arithmetic",
+        "precision.hardware", "The processor supports the model's precision",
+        "queried the processor's half-precision arithmetic",
         check_hardware, "model.float()", "warning",
     ),
     Check(
-        "precision.bfloat16", "bfloat16 would answer alike", "compared a bfloat16 copy with the model on the sample",
+        "precision.bfloat16", "bfloat16 is accurate enough", "compared a bfloat16 copy with the model on the sample",
         check_bfloat16, "keep float32, or nograd.transforms.precision.with_autocast(model)", "warning",
     ),
     Check(
-        "precision.float16", "float16 would answer alike", "compared a float16 copy with the model on the sample",
-        check_float16, "keep float32, or take bfloat16, which has float32's range", "warning",
+        "precision.float16", "float16 is accurate enough", "compared a float16 copy with the model on the sample",
+        check_float16, "keep float32, or use bfloat16, which has float32's range", "warning",
     ),
     Check(
-        "precision.int8", "8 bits would answer alike", "quantized in several recipes and compared the best with eager",
-        check_int8, "nograd.quantize_static(model, calibration)  # with data, or stay with float32", "info", is_deep=True,
+        "precision.int8", "8 bits are accurate enough", "quantized with several recipes, and compared the best with eager",
+        check_int8, "nograd.quantize_static(model, calibration)  # with real data, or keep float32", "info", is_deep=True,
     ),
 )  # fmt: skip

@@ -23,40 +23,40 @@ def check_live(server: ServerSubject) -> Verdict:
     answers = {path: server.get(path) for path in ("/v2/health/live", "/v2/health/ready", f"{server.model_path}/ready")}
     bad = {path: answer for path, answer in answers.items() if answer.status != 200}
     if bad:
-        return error("; ".join(f"{path} answers {_describe_answer(answer)}" for path, answer in bad.items()))
-    return passed("live, ready, and so is the model", slowest_s=max(answer.seconds for answer in answers.values()))
+        return error("; ".join(f"{path} returns {_describe_answer(answer)}" for path, answer in bad.items()))
+    return passed(
+        "the server is live, and server and model are ready", slowest_s=max(answer.seconds for answer in answers.values())
+    )
 
 
 def _describe_answer(answer: Answer) -> str:
-    return f"{answer.status or 'nothing'}: {answer.text}"
+    return f"{answer.status or 'no response'}: {answer.text}"
 
 
 def check_metadata(server: ServerSubject) -> Verdict:
     """Read the model's metadata."""
     if not server.metadata:
-        return error(f"GET {server.model_path} gives no metadata: clients cannot know what the model takes")
+        return error(f"GET {server.model_path} returns no metadata, so clients cannot know the model's inputs")
     missing = [key for key in ("name", "versions", "platform", "inputs", "outputs") if not server.metadata.get(key)]
     for tensor in (*server.metadata.get("inputs", []), *server.metadata.get("outputs", [])):
         missing += [f"{tensor.get('name', 'a tensor')}.{key}" for key in ("name", "datatype", "shape") if not tensor.get(key)]
     if missing:
         return warning(f"the model's metadata lack {', '.join(missing)}", missing=float(len(missing)))
-    return passed("name, versions, platform, inputs and outputs are told")
+    return passed("the metadata contain name, versions, platform, inputs and outputs")
 
 
 def check_answer(server: ServerSubject) -> Verdict:
     """Send one request, and compare the answer with the metadata."""
     request = request_of(server)
     if request is None:
-        return skipped("the metadata name no inputs, so that no request can be made")
+        return skipped("the metadata list no inputs, so no request can be built")
     answer = server.infer(request)
     if answer.status != 200:
-        return error(
-            f"a request made of the model's own metadata is answered {_describe_answer(answer)}", status=float(answer.status)
-        )
+        return error(f"a request built from the model's metadata gets {_describe_answer(answer)}", status=float(answer.status))
     faults = _faults(answer.json, server.metadata, rows_of(request))
     if faults:
-        return warning(f"the answer is not what the metadata say: {'; '.join(faults)}", faults=float(len(faults)))
-    return passed(f"answered as the metadata say, in {answer.seconds * 1000:.3g} ms", seconds=answer.seconds)
+        return warning(f"the answer does not match the metadata: {'; '.join(faults)}", faults=float(len(faults)))
+    return passed(f"the answer matches the metadata; it took {answer.seconds * 1000:.3g} ms", seconds=answer.seconds)
 
 
 def _faults(answer: Any, metadata: Mapping[str, Any], rows: int) -> list[str]:
@@ -71,7 +71,7 @@ def _faults(answer: Any, metadata: Mapping[str, Any], rows: int) -> list[str]:
             faults.append(f"output {spec['name']!r} is {found.get('datatype')}, not {spec['datatype']}")
         elif not found.get("shape") or found["shape"][0] != rows or len(found["shape"]) != len(spec["shape"]):
             faults.append(
-                f"output {spec['name']!r} has shape {found.get('shape')} for {rows} rows, the metadata say {spec['shape']}"
+                f"output {spec['name']!r} has shape {found.get('shape')} for {rows} rows; the metadata have {spec['shape']}"
             )
     return faults
 
@@ -88,12 +88,12 @@ def _judge_refusals(answers: Mapping[str, Answer], wanted: Mapping[str, tuple[in
         if answer.status not in wanted[what]:
             named = " or ".join(map(str, wanted[what]))
             (errors if answer.status == 0 or answer.status >= 500 or answer.status < 300 else warnings).append(
-                f"{what} is answered {_describe_answer(answer)}, not {named}"
+                f"{what} gets {_describe_answer(answer)}, not {named}"
             )
         elif "Traceback (most recent call last)" in answer.body.decode("utf-8", "replace"):
-            warnings.append(f"{what} is answered with a traceback")
+            warnings.append(f"{what} gets a traceback")
         elif not answer.sentence:
-            warnings.append(f"{what} is answered {answer.status} without a sentence in JSON's `error`")
+            warnings.append(f"{what} gets {answer.status} without a sentence in JSON's `error`")
     if errors or warnings:
         figures = {"tried": float(len(answers)), "wrong": float(len(errors) + len(warnings))}
         return (error if errors else warning)("; ".join([*errors, *warnings]), **figures)
@@ -113,7 +113,7 @@ def check_unknown(server: ServerSubject) -> Verdict:
 
 def check_bad_json(server: ServerSubject) -> Verdict:
     """Send bodies that are not JSON, not an object, or not a request."""
-    bodies = {"a body cut short": b'{"inputs": [{"name"', "bytes that are no UTF-8": b"\xff\xfe{}", "a list": b"[1, 2]",
+    bodies = {"a truncated body": b'{"inputs": [{"name"', "bytes that are not UTF-8": b"\xff\xfe{}", "a list": b"[1, 2]",
               "an empty object": b"{}", "deeply nested lists": b"[" * 5000}  # fmt: skip
     answers = {what: server.ask("POST", server.infer_path, body) for what, body in bodies.items()}
     return _judge_refusals(answers, dict.fromkeys(answers, (400,)))
@@ -123,7 +123,7 @@ def check_bad_inputs(server: ServerSubject) -> Verdict:
     """Send requests with a wrong name, datatype, shape, length, and kind of data."""
     request = request_of(server)
     if request is None:
-        return skipped("the metadata name no inputs, so that no request can be made")
+        return skipped("the metadata list no inputs, so no request can be built")
     first = request["inputs"][0]
     other = "FP64" if first["datatype"] != "FP64" else "INT64"
     wrong: dict[str, Mapping[str, Any]] = {
@@ -152,9 +152,9 @@ def check_too_large(server: ServerSubject) -> Verdict:
     """Announce a body of a terabyte, and send none of it."""
     answer = server.ask("POST", server.infer_path, b"", {"Content-Length": str(HUGE_BYTES), "Expect": ""})
     if answer.status == 413:
-        return passed(f"a body of {HUGE_BYTES} bytes is refused with 413 before it comes, in {answer.seconds * 1000:.3g} ms")
+        return passed(f"a body of {HUGE_BYTES} bytes is rejected with 413 before it is sent, in {answer.seconds * 1000:.3g} ms")
     return warning(
-        f"a body of {HUGE_BYTES} bytes, announced and not sent, is answered {_describe_answer(answer)} after "
+        f"an announced body of {HUGE_BYTES} bytes gets {_describe_answer(answer)} after "
         f"{answer.seconds:.3g} s, not 413: bodies may have no limit",
         status=float(answer.status), seconds=answer.seconds,
     )  # fmt: skip
@@ -164,16 +164,16 @@ def check_timeout(server: ServerSubject) -> Verdict:
     """Send a request with a timeout of one microsecond."""
     request = request_of(server)
     if request is None:
-        return skipped("the metadata name no inputs, so that no request can be made")
+        return skipped("the metadata list no inputs, so no request can be built")
     unseen = varied(request, time() % 1000)  # a body that no cache contains, not even from an earlier check
     answer = server.infer({**unseen, "parameters": {"timeout": WRONG_TIMEOUT_US}})
     if answer.status in (503, 504) and answer.sentence:
-        return passed(f"a time-out of 1 us is kept: {answer.status}, {answer.sentence}")
+        return passed(f"a timeout of 1 us is respected: {answer.status}, {answer.sentence}")
     if answer.status == 200:
-        return info("a request with parameters.timeout of 1 us was answered all the same: the server knows no time-out of a "
-                    "request, or had the answer already")  # fmt: skip
+        return info("a request with parameters.timeout of 1 us was answered: the server ignores request timeouts, or it had "
+                    "cached the answer")  # fmt: skip
     return warning(
-        f"a request with parameters.timeout of 1 us is answered {_describe_answer(answer)}, not 504",
+        f"a request with parameters.timeout of 1 us gets {_describe_answer(answer)}, not 504",
         status=float(answer.status),
     )
 
@@ -184,50 +184,51 @@ def check_metrics(server: ServerSubject) -> Verdict:
     lines = [line.split() for line in answer.body.decode("utf-8", "replace").splitlines() if line.startswith("# TYPE")]
     names = {line[2] for line in lines if len(line) >= 4}
     if answer.status != 200 or not names:
-        return warning(f"GET /metrics is answered {_describe_answer(answer)}: the server cannot be monitored")
+        return warning(f"GET /metrics gets {_describe_answer(answer)}: the server cannot be monitored")
     if not any("histogram" in line for line in lines):
-        return info(f"{len(names)} metrics, and no histogram among them: percentiles over several servers cannot be made")
+        return info(f"{len(names)} metrics without a histogram: percentiles over several servers cannot be computed")
     return passed(f"{len(names)} metrics in Prometheus' format, with histograms", metrics=float(len(names)))
 
 
 CHECKS: tuple[Check[ServerSubject], ...] = (
     Check(
-        "serving.live", "The server is live and ready", "asked for liveness and readiness",
+        "serving.live", "The server is live and ready", "requested liveness and readiness",
         check_live, "point the load balancer's probes at /v2/health/live and /v2/health/ready", "error",
     ),
     Check(
-        "serving.metadata", "Metadata tell what the model takes", "read the model's metadata",
+        "serving.metadata", "The metadata describe the model", "read the model's metadata",
         check_metadata, "name inputs and outputs with datatype and shape", "error",
     ),
     Check(
-        "serving.answer", "A request is answered as the metadata say", "sent one request made of the metadata",
-        check_answer, "compare GET /v2/models/NAME with what the model takes", "error",
+        "serving.answer", "Answers match the metadata", "sent one request built from the metadata",
+        check_answer, "compare GET /v2/models/NAME with the model's inputs and outputs", "error",
     ),
     Check(
-        "serving.unknown_model", "An unknown model is 404", "asked for a model and a version that are not there",
-        check_unknown, 'answer 404 with {"error": "..."}', "error",
+        "serving.unknown_model", "Unknown models get 404", "requested a model and a version that do not exist",
+        check_unknown, 'return 404 with {"error": "..."}', "error",
     ),
     Check(
-        "serving.bad_json", "What is no request is 400", "sent what is no JSON, no object, no request",
-        check_bad_json, 'answer 400 with {"error": "..."}', "error",
+        "serving.bad_json", "Malformed bodies get 400", "sent bodies that are not JSON, not an object, or not a request",
+        check_bad_json, 'return 400 with {"error": "..."}', "error",
     ),
     Check(
-        "serving.bad_inputs", "Wrong inputs are 400", "sent wrong names, datatypes, shapes and data",
+        "serving.bad_inputs", "Invalid inputs get 400", "sent invalid names, datatypes, shapes and data",
         check_bad_inputs, "check inputs against the metadata before the model runs", "error",
     ),
     Check(
-        "serving.method", "A wrong method is 405", "used the wrong HTTP methods", check_method,
-        "answer 405 with an Allow header", "warning",
+        "serving.method", "A wrong method gets 405", "used wrong HTTP methods", check_method,
+        "return 405 with an Allow header", "warning",
     ),
     Check(
-        "serving.too_large", "A body that is too large is 413", "announced a terabyte",
-        check_too_large, "refuse by Content-Length, before reading", "warning",
+        "serving.too_large", "A body that is too large gets 413", "announced a terabyte",
+        check_too_large, "reject by Content-Length, before reading", "warning",
     ),
     Check(
-        "serving.timeout", "A request's time-out is kept", "sent a request with a time-out of 1 us",
-        check_timeout, "nograd serve honours parameters.timeout, in microseconds", "warning",
+        "serving.timeout", "The server respects request timeouts", "sent a request with a timeout of 1 us",
+        check_timeout, "nograd serve respects parameters.timeout, in microseconds", "warning",
     ),
     Check(
-        "serving.metrics", "Metrics are there", "read /metrics", check_metrics, "serve Prometheus' text at /metrics", "warning",
+        "serving.metrics", "The server has metrics", "read /metrics", check_metrics, "serve Prometheus text at /metrics",
+        "warning",
     ),
 )  # fmt: skip

@@ -27,11 +27,11 @@ def check_inputs(subject: TorchSubject) -> Verdict:
     written = [name for name, tensor in given.items() if not torch.equal(tensor, subject.sample[name])]
     if written:
         return warning(
-            f"forward writes to its input {', '.join(map(repr, written))}: a caller's data is lost; nograd copies it before "
-            "each run, which takes time",
+            f"forward writes to its input {', '.join(map(repr, written))}, which is the caller's; nograd copies it before each "
+            "run, which takes time",
             inputs=float(len(written)),
         )
-    return passed("inputs were the same after a call")
+    return passed("a call does not change its inputs")
 
 
 def check_answers(subject: TorchSubject) -> Verdict:
@@ -47,11 +47,11 @@ def check_answers(subject: TorchSubject) -> Verdict:
         lost = [name for name, tensor in answer.items() if not torch.allclose(tensor, before[name], 0, 0, equal_nan=True)]
     if lost:
         return warning(
-            f"output {', '.join(map(repr, lost))} lies in memory that the next call overwrites; nograd copies it after each "
+            f"output {', '.join(map(repr, lost))} is in memory that the next call overwrites; nograd copies it after each "
             "run, which takes time",
             outputs=float(len(lost)),
         )
-    return passed("an answer was the same after another call")
+    return passed("a later call does not change an answer")
 
 
 def _bare(subject: TorchSubject, given: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -65,11 +65,11 @@ def _bare(subject: TorchSubject, given: dict[str, Tensor]) -> dict[str, Tensor]:
 
 CHECKS: tuple[Check[TorchSubject], ...] = (
     Check(
-        "batching.inputs", "Inputs are left alone", "compared the inputs before and after a call",
-        check_inputs, "x = x + 1 instead of x += 1; nn.ReLU(inplace=False) where it is the first layer", "warning",
+        "batching.inputs", "The model does not change its inputs", "compared the inputs before and after a call",
+        check_inputs, "x = x + 1 instead of x += 1; nn.ReLU(inplace=False) as the first layer", "warning",
     ),
     Check(
-        "batching.answers", "Answers are not overwritten", "looked at an answer again after the next call",
-        check_answers, "return answer.clone() instead of a buffer that is used again", "warning",
+        "batching.answers", "Answers are not overwritten", "compared an answer before and after the next call",
+        check_answers, "return answer.clone() instead of a reused buffer", "warning",
     ),
 )  # fmt: skip

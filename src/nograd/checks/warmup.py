@@ -49,7 +49,7 @@ def _penalty(first_s: float, later_s: list[float]) -> Verdict:
 def check_compilations(subject: ModelSubject) -> Verdict:
     """Run the sizes that a server warms up with, then other sizes, and count torch's compilations for the latter."""
     if "torch._dynamo" not in sys.modules:
-        return passed("nothing in the model is compiled by torch")
+        return passed("the model does not use torch's compiler")
     start = _compiled()
     warm, others = traffic(subject)
     for batch in warm:
@@ -61,10 +61,10 @@ def check_compilations(subject: ModelSubject) -> Verdict:
     figures = {"warm_compilations": float(ready - start), "late_compilations": float(late)}
     if late:
         return warning(
-            f"{late} graphs were compiled for {len(others)} shapes that came after the warm-up: users wait for a compiler",
+            f"{late} graphs were compiled for {len(others)} shapes after the warm-up: requests wait for the compiler",
             **figures,
         )
-    return passed(f"{len(others)} shapes after the warm-up: nothing was compiled for them", **figures)
+    return passed(f"{len(others)} shapes after the warm-up needed no compilation", **figures)
 
 
 def _attempt(subject: ModelSubject, batch: Batch) -> None:
@@ -83,11 +83,12 @@ def _compiled() -> int:
 
 CHECKS: tuple[Check[ModelSubject], ...] = (
     Check(
-        "warmup.first_call", "The first call costs no more than others", "compared the first call with seven later ones",
-        check_first_call, "predictor.warm_up()  # before readiness; nograd serve does so", "warning",
+        "warmup.first_call", "The first call is as fast as later ones", "compared the first call with seven later ones",
+        check_first_call, "predictor.warm_up()  # before readiness, like nograd serve", "warning",
     ),
     Check(
-        "warmup.compilations", "Nothing is compiled after the warm-up", "ran warm-up shapes, then others, and counted graphs",
-        check_compilations, "nograd.optimize_model_compile(model, sample)  # warms the very shapes that come", "warning",
+        "warmup.compilations", "Nothing is compiled after the warm-up",
+        "ran warm-up shapes, then other shapes, and counted graphs",
+        check_compilations, "nograd.optimize_model_compile(model, sample)  # it warms up the shapes that are served", "warning",
     ),
 )  # fmt: skip

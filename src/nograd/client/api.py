@@ -36,7 +36,7 @@ class Client:
         url: address of the server, such as `http://127.0.0.1:8000`.
         api_key: sent as `Authorization: Bearer KEY`.
         timeout_s: seconds of one call with all its retries; the server gets the time that is left as the request's deadline.
-        retries: further attempts if no connection was made, or the server refuses with 429 or 503; the pause is that of
+        retries: further attempts if no connection was made, or the server responds with 429 or 503; the pause is that of
             `Retry-After`, else 0.1 s, doubled each time.
         binary: tensors as bytes after the JSON (extension binary_tensor_data); False sends JSON only.
         verify: for https: True, False, or the path of a file with certificates.
@@ -90,7 +90,7 @@ class Client:
         Raises:
             SignatureError: names or values are not those of the model's metadata.
             ProtocolError: the server refused the request (HTTP 400).
-            OverloadedError: the queue is full, also after the retries; `retry_after_s` says when to try again.
+            OverloadedError: the queue is full, also after the retries; `retry_after_s` is the time until a retry makes sense.
             UnavailableError: the server cannot be reached, or is not ready.
             DeadlineError: no response in time.
             NogradError: see `nograd.errors` for the others.

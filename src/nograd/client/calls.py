@@ -228,13 +228,13 @@ def _arrays(inputs: Any, specs: Sequence[Mapping[str, Any]]) -> dict[str, Array]
         if name not in kinds:
             raise SignatureError(f"input {name!r} is not the model's; it takes {', '.join(map(repr, names))}")
         try:
-            found[name] = np.asarray(to_host(value)) if _has_dtype(value) else _listed(value, DTYPES[kinds[name]])
+            found[name] = np.asarray(to_host(value)) if _has_dtype(value) else _array_of_list(value, DTYPES[kinds[name]])
         except (TypeError, ValueError, OverflowError) as error:
             raise SignatureError(f"input {name!r} is not an array of {kinds[name]}: {error}") from error
     return found
 
 
-def _listed(value: Any, dtype: np.dtype[Any]) -> Array:
+def _array_of_list(value: Any, dtype: np.dtype[Any]) -> Array:
     """Return a list, or a list of arrays, as one array; text as an array of objects."""
     if dtype.kind == "O":
         return np.array([value] if isinstance(value, str | bytes) else value, dtype=object)

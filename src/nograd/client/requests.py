@@ -85,7 +85,7 @@ def _flat(data: Sequence[Any]) -> list[Any]:
 
 
 def same_numbers(first: Answer, second: Answer, tolerance: float = 1e-3) -> bool:
-    """Return True if two infer responses hold the same numbers up to rounding."""
+    """Return True if two infer responses contain the same numbers up to rounding."""
     a, b = numbers(first.json), numbers(second.json)
     if a is None or b is None or a.keys() != b.keys():
         return False

@@ -140,13 +140,15 @@ def significant(text: str) -> int:
 OUTPUT = "inference_rest.md, $inference_response: model_name, model_version, id, outputs (name, shape, datatype, data)"
 
 ITEMS: tuple[Check[ServerTarget], ...] = (
-    must("response.O1", "An answer names its model, id and outputs", "sent a request with an id", answered(envelope),
+    must("response.O1", "A response contains model, id and outputs", "sent a request with an id", answered(envelope),
          f'{OUTPUT}; "id": "Optional, but if specified this identifier must be returned in the response"'),
-    must("response.O2", "Shapes of outputs fit data and metadata", "counted elements, for 1 and 2 rows", answered(shapes),
+    must("response.O2", "Output shapes match data and metadata", "counted elements, for 1 and 2 rows", answered(shapes),
          'required_api.md, Tensor Data: "Tensor data must be presented in row-major order of the tensor elements"; '
          'inference_rest.md: "Variable-size dimensions are specified as -1"'),
-    must("response.O3", "Answers are JSON", "read answers strictly, also of very large inputs", answered(strict_json),
+    must("response.O3", "Responses are valid JSON",
+         "parsed responses strictly, also for very large inputs",
+         answered(strict_json),
          "RFC 8259, 6: numbers that cannot be represented, such as Infinity and NaN, are not permitted"),
-    useful("response.O4", "FP32 comes in the digits of a float32", "counted digits", answered(digits),
-           "9 significant digits tell every float32 from its neighbours (IEEE 754-2019, 5.12.2); more are noise on the wire"),
+    useful("response.O4", "FP32 values have at most 9 digits", "counted digits", answered(digits),
+           "9 significant digits identify every float32 (IEEE 754-2019, 5.12.2); more digits waste bandwidth"),
 )  # fmt: skip

@@ -43,7 +43,7 @@ def mixed(target: ServerTarget, _base: Answer) -> Verdict | Iterator[Case]:
     if len(target.inputs) < 2:
         return skipped("the model has one input")
     if sent(target, *everything(target)).status != 200:
-        return skipped("binary inputs are not answered: see binary.B1")
+        return skipped("requests with binary inputs fail: see binary.B1")
     return iter([expect("one input in binary, the others in JSON", sent(target, *request(target.inputs, [0])), 200)])
 
 
@@ -53,18 +53,18 @@ def encoding(target: ServerTarget, _base: Answer) -> Iterator[Case]:
     plain = target.infer(other)
     answer = sent(target, *request(other["inputs"], range(len(other["inputs"]))))
     if plain.status == 200 and answer.status == 200:  # binary.B1 checks that it is answered at all
-        yield "the same tensors, as JSON and in binary", "the same answer", answer, alike(plain, answer)
+        yield "the same tensors, as JSON and in binary", "the same answer", answer, same_answers(plain, answer)
 
 
-def alike(plain: Answer, answer: Answer) -> bool:
+def same_answers(plain: Answer, answer: Answer) -> bool:
     """Return True if two responses, each in JSON or binary, hold the same numbers up to rounding."""
     first, second = values_of(plain), values_of(answer)
     if first is None or second is None or first.keys() != second.keys():
         return False
-    return all(_alike(first[name], second[name]) for name in first)
+    return all(_same_arrays(first[name], second[name]) for name in first)
 
 
-def _alike(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> bool:
+def _same_arrays(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> bool:
     if first.shape != second.shape:
         return False
     if first.dtype.kind in "OUS" or second.dtype.kind in "OUS":
@@ -92,7 +92,7 @@ def values_of(answer: Answer) -> dict[str, np.ndarray[Any, Any]] | None:
 def sizes(target: ServerTarget, _base: Answer) -> Iterator[Case]:
     """Check item B4."""
     head, tail = everything(target)
-    yield refused("bytes left over", sent(target, head, tail + b"\0"))
+    yield refused("additional bytes", sent(target, head, tail + b"\0"))
     yield refused("bytes missing", sent(target, head, tail[:-1]))
     first = head["inputs"][0]
     for change in (-1, 1):
@@ -100,7 +100,7 @@ def sizes(target: ServerTarget, _base: Answer) -> Iterator[Case]:
         body = tail + b"\0" if change > 0 else tail[1:]
         yield refused(f"binary_data_size {change:+}", sent(target, {"inputs": [wrong, *head["inputs"][1:]]}, body))
     if target.inputs[0]["datatype"] == "BYTES":
-        yield refused("a length prefix that lies", sent(target, head, b"\xff\xff\xff\x7f" + tail[4:]))
+        yield refused("a wrong length prefix", sent(target, head, b"\xff\xff\xff\x7f" + tail[4:]))
 
 
 def outputs(target: ServerTarget, base: Answer) -> Iterator[Case]:
@@ -170,7 +170,7 @@ def raw(target: ServerTarget, base: Answer) -> Verdict | Iterator[Case]:
         return skipped("the model has more than one input")
     shape = target.metadata["inputs"][0]["shape"]
     if sum(size == -1 for size in shape[1:]) > 1 or not target.is_batched:
-        return skipped(f"the input's shape {shape} cannot be told from a number of bytes")
+        return skipped(f"the input's shape {shape} cannot be derived from a number of bytes")
     return _raw(target, base)
 
 
@@ -179,7 +179,7 @@ def _raw(target: ServerTarget, base: Answer) -> Iterator[Case]:
     if target.metadata["inputs"][0]["datatype"] == "BYTES":  # one element without its length prefix
         tail = tail[4:]
     answer = target.post(f"{target.path}/infer", tail, {"Content-Type": OCTETS, HEADER: "0"})
-    is_right = answer.status == 200 and alike(base, answer)
+    is_right = answer.status == 200 and same_answers(base, answer)
     yield f"the input's bytes alone, with {HEADER}: 0", "200, and the same answer", answer, is_right
 
 
@@ -208,16 +208,16 @@ ITEMS: tuple[Check[ServerTarget], ...] = (
     _item("binary.B3", "Bytes are little-endian and row-major", "compared JSON with binary", encoding,
           '"Tensor data represented as binary data is organized in little-endian byte order, row major, without stride '
           'or padding"'),
-    _item("binary.B4", "Sizes that do not fit are refused", "sent bytes too many, too few, and lengths that lie", sizes,
+    _item("binary.B4", "Wrong sizes are rejected", "sent too many and too few bytes, and wrong length prefixes", sizes,
           '""binary_data_size" : int64 parameter indicating the size of the tensor binary data, in bytes"'),
-    _item("binary.B5", "Outputs come in binary where asked for", "asked for each, for all, and for all but one", outputs,
+    _item("binary.B5", "Outputs are binary if requested", "requested each, all, and all but one in binary", outputs,
           '""binary_data" : bool parameter that is true if the output should be returned as binary data ... If '
           '"binary_data" is specified on an output it overrides this setting"'),
-    _item("binary.B6", "A binary answer says where its JSON ends", "read headers and sizes of an answer", framing,
+    _item("binary.B6", "A binary response has the length of its JSON", "read headers and sizes of a response", framing,
           '"If any binary data is present in the request or response the Inference-Header-Content-Length header must be'
           ' provided"'),
-    _item("binary.B7", "A raw request is the bytes of the one input", "sent bytes alone", raw,
+    _item("binary.B7", "A raw request contains only the bytes of the single input", "sent only bytes", raw,
           "raw binary requests: header 0, the body is the one input's bytes, batch size 1"),
-    _item("binary.B8", "A wrong header is refused", "sent lengths beyond the body, below 0, and no numbers", headers,
+    _item("binary.B8", "A wrong header is rejected", "sent lengths beyond the body, below 0, and not a number", headers,
           '"the Inference-Header-Content-Length header must be provided to give the length of the JSON object"'),
 )  # fmt: skip

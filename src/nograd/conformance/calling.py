@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 
 from nograd.errors import MissingExtraError, ModelLoadError
 
-__all__ = ["Call", "Called", "calling"]
+__all__ = ["Call", "CallResult", "calling"]
 
 
 @dataclass(frozen=True, slots=True)
-class Called:
+class CallResult:
     """Result of a gRPC call."""
 
     code: str
@@ -29,7 +29,7 @@ class Called:
         return f"{self.code}: {' '.join(self.details.split())[:160]}" if self.details else self.code
 
 
-Call: TypeAlias = Callable[[str, bytes], Called]
+Call: TypeAlias = Callable[[str, bytes], CallResult]
 """Method path and message -> result. The function never raises for an error of the server."""
 
 
@@ -54,7 +54,7 @@ def calling(address: str, timeout_s: float) -> Iterator[Call]:
             raise
         raise MissingExtraError("gRPC (grpcio, protobuf)", "grpc") from None
 
-    def call(path: str, body: bytes) -> Called:
+    def call(path: str, body: bytes) -> CallResult:
         # a unary call and a stream of one message are equal on the wire, and reflection is a stream
         answers: Any = channel.stream_stream(path)(iter([body]), timeout=timeout_s)
         try:
@@ -62,8 +62,8 @@ def calling(address: str, timeout_s: float) -> Iterator[Call]:
             for _ in answers:
                 pass
         except grpc.RpcError as error:
-            return Called(error.code().name, error.details() or "")
-        return Called("OK", body=first)
+            return CallResult(error.code().name, error.details() or "")
+        return CallResult("OK", body=first)
 
     channel = grpc.insecure_channel(address, [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")])
     with channel:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from nograd.client.http import Answer
 from nograd.client.requests import same_numbers
-from nograd.conformance.calling import Call, Called
+from nograd.conformance.calling import Call, CallResult
 from nograd.conformance.item import NO_REQUEST
 from nograd.conformance.server import UNKNOWN
 from nograd.conformance.target import ServerTarget
@@ -38,7 +38,7 @@ REFLECTION = ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
 LIST_SERVICES = b"\x3a\x01*"
 """ServerReflectionRequest with list_services."""
 
-Case: TypeAlias = tuple[str, str, Called, bool]
+Case: TypeAlias = tuple[str, str, CallResult, bool]
 """Request in words, expected result in words, actual result, and True if they match."""
 
 
@@ -49,15 +49,15 @@ class GrpcTarget:
     call: Call
     http: ServerTarget
 
-    def ask(self, method: str, **fields: Any) -> Called:
+    def ask(self, method: str, **fields: Any) -> CallResult:
         """Call a method of the protocol with a message of these fields, which have the form of JSON."""
         return self.call(f"/{SERVICE}/{method}", _filled(f"{method}Request", fields).SerializeToString())
 
-    def infer(self, *, raw: bool, **fields: Any) -> Called:
+    def infer(self, *, raw: bool, **fields: Any) -> CallResult:
         """Send the model's request with its data as bytes or in `contents`, and with these fields changed."""
         return self.send(self.request(raw=raw), **fields)
 
-    def send(self, request: Any, **fields: Any) -> Called:
+    def send(self, request: Any, **fields: Any) -> CallResult:
         """Send a ModelInferRequest with these fields changed."""
         for name, value in fields.items():
             setattr(request, name, value)
@@ -82,7 +82,7 @@ def _filled(kind: str, fields: Mapping[str, Any]) -> Any:
     return messages.filled(getattr(messages, kind), fields)
 
 
-def _read(kind: str, called: Called) -> Any:
+def _read(kind: str, called: CallResult) -> Any:
     """Return the response message; an empty one if it is missing or cannot be decoded."""
     from google.protobuf.message import DecodeError
 
@@ -94,7 +94,7 @@ def _read(kind: str, called: Called) -> Any:
         return getattr(messages, kind)()
 
 
-def _answer(called: Called) -> Answer:
+def _answer(called: CallResult) -> Answer:
     """Return an infer call's response in the form of HTTP; without outputs if its contents cannot be decoded."""
     message, found = _read("ModelInferResponse", called), []
     raw = message.raw_output_contents
@@ -140,7 +140,7 @@ def metadata(target: GrpcTarget) -> Iterator[Case]:
     yield "ModelMetadata", "inputs and outputs as HTTP has them", called, is_right and over_grpc.name == target.http.model
 
 
-def _same(target: GrpcTarget, what: str, called: Called) -> Case:
+def _same(target: GrpcTarget, what: str, called: CallResult) -> Case:
     base = target.http.base
     return what, "HTTP's answer", called, base is not None and same_numbers(_answer(called), base)
 
@@ -201,12 +201,12 @@ def chosen(target: GrpcTarget) -> Iterator[Case]:
         yield f"output {each['name']} alone", "that one", called, names == [each["name"]]
 
 
-def _refused(what: str, called: Called, *codes: str) -> Case:
+def _refused(what: str, called: CallResult, *codes: str) -> Case:
     expected = " or ".join(codes) or "an error"
     return what, expected, called, called.code in codes if codes else called.code != "OK"
 
 
-def _mistakes(target: GrpcTarget) -> Iterator[tuple[str, Called, str]]:
+def _mistakes(target: GrpcTarget) -> Iterator[tuple[str, CallResult, str]]:
     """Yield invalid requests as (description, result, expected status code)."""
     yield "an unknown model", target.infer(raw=True, model_name=UNKNOWN), "NOT_FOUND"
     yield "metadata of an unknown model", target.ask("ModelMetadata", name=UNKNOWN), "NOT_FOUND"
@@ -261,7 +261,7 @@ def _is_typed(target: GrpcTarget) -> bool:
 
 def _judge_cases(cases: Iterable[Case], worst: Severity) -> Verdict:
     tried = list(cases)
-    wrong = [f"{what}: expected {expected}, came {came.text}" for what, expected, came, is_right in tried if not is_right]
+    wrong = [f"{what}: expected {expected}, got {came.text}" for what, expected, came, is_right in tried if not is_right]
     if not wrong:
         return passed(", ".join(f"{what} {came.code}" for what, _, came, _ in tried), tried=float(len(tried)))
     found = error("; ".join(wrong[:3]), tried=float(len(tried)), wrong=float(len(wrong)))
@@ -297,35 +297,35 @@ STATUS = (
 )
 
 ITEMS: tuple[Check[GrpcTarget], ...] = (
-    _item("grpc.G1", "Server and model are live and ready", "asked ServerLive, ServerReady and ModelReady", live,
+    _item("grpc.G1", "Server and model are live and ready", "called ServerLive, ServerReady and ModelReady", live,
           'inference_grpc.md: "A compliant server must implement the health, metadata, and inference APIs described in this '
           'section"'),
-    _item("grpc.G1-metadata", "Metadata are HTTP's", "asked ServerMetadata and ModelMetadata", metadata,
+    _item("grpc.G1-metadata", "Metadata equal those over HTTP", "called ServerMetadata and ModelMetadata", metadata,
           'inference_grpc.md: "The GRPC API closely follows the concepts defined in the HTTP/REST API"'),
-    _item("grpc.G2", "Data may come in contents, and are answered as over HTTP", "sent typed contents", typed,
+    _item("grpc.G2", "Data in typed contents get the same answers as over HTTP", "sent typed contents", typed,
           'inference_grpc.md, Tensor Data: "use InferTensorContents to represent the tensor data in a format that matches the '
           'tensor\'s data type"', infers=True),
-    _item("grpc.G3", "Data may come as bytes, and are answered as over HTTP", "sent raw_input_contents", raw, RAW, infers=True),
-    _item("grpc.G3-fit", "Data that do not fit are refused", "sent too little, too much, and both forms", raw_refused, FIT,
+    _item("grpc.G3", "Data as raw bytes get the same answers as over HTTP", "sent raw_input_contents", raw, RAW, infers=True),
+    _item("grpc.G3-fit", "Data of the wrong size are rejected", "sent too little, too much, and both forms", raw_refused, FIT,
           infers=True),
-    _item("grpc.G4", "What is asked in bytes is answered in bytes", "sent raw_input_contents", raw_answers,
+    _item("grpc.G4", "Requests with raw bytes get raw bytes", "sent raw_input_contents", raw_answers,
           "inference_grpc.md leaves it open; Triton answers so, and its clients read raw outputs first", "warning",
           infers=True),
-    _item("grpc.G5", "An answer names its model and id", "sent a request with an id", identity,
+    _item("grpc.G5", "A response contains model and id", "sent a request with an id", identity,
           'inference_grpc.md, ModelInferRequest.id: "Optional identifier for the request. If specified will be returned in the '
           'response"', infers=True),
-    _item("grpc.G5-outputs", "Outputs that are asked for come alone", "asked for each output", chosen,
+    _item("grpc.G5-outputs", "Only requested outputs are returned", "requested each output", chosen,
           'inference_grpc.md, ModelInferRequest.outputs: "Optional, if not specified all outputs produced by the model will be '
           'returned"', infers=True),
-    _item("grpc.G6", "A mistake is an error", "made five mistakes", refusals, STATUS, infers=True),
-    _item("grpc.G6-codes", "The code tells the kind of mistake", "made five mistakes", codes,
-          "gRPC's status codes: NOT_FOUND for what is not there, INVALID_ARGUMENT for a client's mistake", "warning",
+    _item("grpc.G6", "Invalid requests are errors", "sent five invalid requests", refusals, STATUS, infers=True),
+    _item("grpc.G6-codes", "The status code matches the mistake", "sent five invalid requests", codes,
+          "gRPC's status codes: NOT_FOUND for unknown names, INVALID_ARGUMENT for a client's mistake", "warning",
           infers=True),
-    _item("grpc.G8-health", "Health checkers are answered", "asked grpc.health.v1", health,
-          "gRPC's health checking protocol; the Open Inference Protocol does not ask for it", "info"),
-    _item("grpc.G8-reflection", "Reflection tells the services", "asked for a list of services", reflection,
-          "gRPC's server reflection; the Open Inference Protocol does not ask for it", "info"),
-    _item("grpc.G9", "A method that is not there is UNIMPLEMENTED", "called a method that is none", absent,
+    _item("grpc.G8-health", "The server supports health checks", "called grpc.health.v1", health,
+          "gRPC's health checking protocol; the Open Inference Protocol does not require it", "info"),
+    _item("grpc.G8-reflection", "Reflection lists the services", "requested a list of services", reflection,
+          "gRPC's server reflection; the Open Inference Protocol does not require it", "info"),
+    _item("grpc.G9", "An unknown method is UNIMPLEMENTED", "called an unknown method", absent,
           "gRPC's status codes: UNIMPLEMENTED for an operation that is not implemented", "warning"),
 )  # fmt: skip
 """Items over gRPC. They run only if a gRPC address is given."""

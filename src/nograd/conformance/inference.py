@@ -11,7 +11,7 @@ from typing import Any
 
 from nograd.client.http import Answer
 from nograd.client.requests import same_numbers, tiled
-from nograd.conformance.item import Case, announced, answered, compat, expect, judged, must, refused
+from nograd.conformance.item import Case, announced, answered, compat, expect, judge_cases, must, refused
 from nograd.conformance.server import UNKNOWN
 from nograd.conformance.target import ServerTarget
 from nograd.report.verdict import Check, Verdict, skipped
@@ -105,7 +105,7 @@ def half(target: ServerTarget) -> Verdict:
     """Check item I4."""
     if not target.request or target.of_kind("BF16") is None:
         return skipped("no input is BF16")
-    return judged([send_invalid(target, target.request, "BF16 as JSON")])
+    return judge_cases([send_invalid(target, target.request, "BF16 as JSON")])
 
 
 def values(target: ServerTarget, _base: Answer) -> Verdict | Iterator[Case]:
@@ -157,7 +157,7 @@ def _texts(target: ServerTarget, at: int) -> Iterator[Case]:
     rest = target.inputs[at]["data"][1:]
     yield expect("text beyond ASCII", target.infer(target.with_input(at, data=["früh am Morgen 早上", *rest])), 200)
     broken = json.dumps(target.with_input(at, data=["@", *rest])).encode().replace(b"@", b"\xff\xfe")
-    yield refused("bytes that are no UTF-8", target.post(f"{target.path}/infer", broken))
+    yield refused("bytes that are not UTF-8", target.post(f"{target.path}/infer", broken))
 
 
 def coerced_text(target: ServerTarget, _base: Answer) -> Verdict | Iterator[Case]:
@@ -205,7 +205,7 @@ def filtered(target: ServerTarget, base: Answer) -> Iterator[Case]:
     names = _outputs(base)
     for name in names:
         answer = target.infer({**target.request, "outputs": [{"name": name}]})
-        yield f"output {name} asked for", f"200 and {name} only", answer, answer.status == 200 and _outputs(answer) == [name]
+        yield f"output {name} requested", f"200 and {name} only", answer, answer.status == 200 and _outputs(answer) == [name]
 
 
 def ordered(target: ServerTarget, base: Answer) -> Iterator[Case]:
@@ -231,7 +231,7 @@ def _many_rows(target: ServerTarget, base: Answer) -> Iterator[Case]:
         is_right = answer.status in (400, 413, 429, 503) or (
             answer.status == 200 and _rows(answer) == _times(_rows(base), rows)
         )
-        yield f"{rows} rows", f"{rows} rows of each output, or a refusal", answer, is_right
+        yield f"{rows} rows", f"{rows} rows of each output, or a rejection", answer, is_right
 
 
 def _rows(answer: Answer) -> list[Any]:
@@ -274,7 +274,7 @@ def bodies(target: ServerTarget, base: Answer) -> Iterator[Case]:
     path = f"{target.path}/infer"
     whole = json.dumps(target.request).encode()
     broken = {
-        "no body": b"", "no JSON": b"hello", "a body cut short": whole[:-2], "bytes that are no UTF-8": b"\xff\xfe" + whole,
+        "no body": b"", "not JSON": b"hello", "a truncated body": whole[:-2], "bytes that are not UTF-8": b"\xff\xfe" + whole,
         f"lists, {DEEP:,} deep": b"[" * DEEP, "a list": b"[1, 2]",
         "no inputs at all": b"{}", "inputs as a string": b'{"inputs": "x"}',
     }  # fmt: skip
@@ -304,7 +304,8 @@ def too_large(target: ServerTarget, _base: Answer) -> Iterator[Case]:
     """Check item I13, limits."""
     headers = {"Content-Type": "application/json", "Content-Length": str(HUGE_BYTES)}
     answer = target.send("POST", f"{target.path}/infer", b"", headers)
-    yield f"a body of {HUGE_BYTES} bytes, announced and not sent", "413 (or 400) at once", answer, answer.status in (400, 413)
+    is_right = answer.status in (400, 413)
+    yield f"a body of {HUGE_BYTES} bytes, announced and not sent", "413 (or 400) immediately", answer, is_right
 
 
 def content_types(target: ServerTarget, base: Answer) -> Iterator[Case]:
@@ -347,51 +348,57 @@ INPUT = "inference_rest.md, $inference_request_input: name, shape, datatype, dat
 JSON_RULE = "RFC 8259: a JSON text is UTF-8; numbers are decimal, and there is no NaN and no Infinity"
 
 ITEMS: tuple[Check[ServerTarget], ...] = (
-    must("request.I1", "Data may be flat or nested, and not ragged", "sent both, and ragged data", answered(forms), DATA),
-    must("request.I2", "Shape and data fit", "sent shapes that the data do not fill", answered(shapes),
+    must("request.I1", "Data may be flat or nested, but not "
+                       "ragged", "sent flat, nested and ragged data", answered(forms), DATA),
+    must("request.I2", "Shapes that do not fit the data are "
+                       "rejected", "sent shapes that the data do not fill", answered(shapes),
          'inference_rest.md: "shape": "Each dimension must be an integer representable as an unsigned 64-bit integer value"'),
-    must("request.I3", "An unknown datatype is refused", "sent datatypes that are none", answered(unknown_datatype),
+    must("request.I3", "An unknown datatype is rejected", "sent unknown datatypes", answered(unknown_datatype),
          f'{INPUT}; "datatype": "The data-type of the input tensor elements as defined in Tensor Data Types"'),
-    compat("request.I3-other", "Another datatype than the model's is refused", "sent another", answered(other_datatype),
+    compat("request.I3-other", "A datatype other than the model's is "
+                               "rejected", "sent another datatype", answered(other_datatype),
            "Triton: inference input data-type is X, model expects Y (400)"),
-    compat("request.I4", "BF16 as JSON is refused", "sent BF16 as JSON", half,
+    compat("request.I4", "BF16 as JSON is rejected", "sent BF16 as JSON", half,
            "Triton: BF16 data must be sent as binary, JSON has no representation of it (400)"),
-    must("request.I5", "Values that the datatype cannot hold are refused", "sent a word, null, NaN, a number out of range",
+    must("request.I5", "Values out of the datatype's range are rejected", "sent a word, null, NaN, a number out of range",
          answered(values), f"{COERCION}; {JSON_RULE}"),
-    compat("request.I5-coercion", "Values of another kind are refused", "sent true, a number as a string, and 1.5 for integers",
+    compat("request.I5-coercion", "Values of another kind are rejected",
+           "sent true, a number as a string, and 1.5 for integers",
            answered(coerced), f"{COERCION}; Triton returns an error"),
-    must("request.I6", "BYTES are UTF-8 strings in JSON", "sent text beyond ASCII, and bytes that are no UTF-8",
+    must("request.I6", "BYTES are UTF-8 strings in JSON", "sent text beyond ASCII, and bytes that are not UTF-8",
          answered(texts), JSON_RULE),
-    compat("request.I6-coercion", "A number as text is refused", "sent a number", answered(coerced_text),
+    compat("request.I6-coercion", "Numbers for a text input are rejected", "sent a number", answered(coerced_text),
            f"{COERCION}; Triton returns an error"),
-    must("request.I7", "Tensors that the model lacks are refused", "sent none, unknown ones, and one twice", answered(tensors),
+    must("request.I7", "Missing, unknown and repeated tensors are "
+                       "rejected", "sent none, unknown ones, and one twice", answered(tensors),
          'inference_rest.md: "inputs": "The input tensors", "outputs": "The output tensors requested for this inference"'),
-    compat("request.I7-name", "Errors name the tensor", "sent an unknown input, and asked for an unknown output",
+    compat("request.I7-name", "Errors name the tensor", "sent an unknown input, and requested an unknown output",
            answered(tensor_names), "Triton: unexpected inference input 'NAME' for model"),
-    must("request.I8", "Outputs that are asked for come alone", "asked for each output", answered(filtered),
+    must("request.I8", "Only requested outputs are returned", "requested each output", answered(filtered),
          'inference_rest.md: "outputs": "The output tensors requested for this inference... Optional, if not specified all '
          'outputs produced by the model will be returned"'),
-    compat("request.I8-order", "Outputs come in the order asked for, and [] is all", "asked backwards, and for none",
+    compat("request.I8-order", "Outputs have the requested order, and [] means all",
+           "requested them in reverse order, and none",
            answered(ordered), "Triton answers in the order of the request, and takes an empty list as none given"),
-    must("request.I9", "Many rows are answered whole, or refused", "sent 2 rows, and up to 64", answered(many_rows),
+    must("request.I9", "Several rows are all answered, or rejected", "sent 2 rows, and up to 64", answered(many_rows),
          BATCH),
-    must("request.I10", "Inputs with different numbers of rows are refused", "sent 2 rows of one input, 1 of the others",
+    must("request.I10", "Inputs with different numbers of rows are rejected", "sent 2 rows of one input, 1 of the others",
          answered(mixed_rows),
          BATCH),
-    must("request.I11", "Unknown parameters are no error", "sent unknown parameters everywhere", answered(parameters),
+    must("request.I11", "Unknown parameters are not an error", "sent unknown parameters everywhere", answered(parameters),
          'inference_rest.md: "parameters": "An object containing zero or more parameters for this inference request expressed '
          'as key/value pairs"; required_api.md: strings, numbers, booleans'),
-    must("request.I12", "Timeout and priority are taken", "sent both", announced("schedule_policy", answered(schedule)),
+    must("request.I12", "Timeout and priority are accepted", "sent both", announced("schedule_policy", answered(schedule)),
          "Triton, extension_schedule_policy.md: priority and timeout (microseconds) are request parameters"),
-    must("request.I13", "A body that is no request is 4xx, and harms nothing", "sent what is no JSON and no request",
+    must("request.I13", "A malformed body gets 4xx, and the server recovers", "sent bodies that are not JSON or not requests",
          answered(bodies),
          'inference_rest.md: "A failed ... request must be indicated by an HTTP error status (typically 400)"'),
-    compat("request.I13-status", "What is malformed is 400, an unknown model 404", "sent some of each", answered(statuses),
+    compat("request.I13-status", "Malformed requests get 400, unknown models 404", "sent some of each", answered(statuses),
            'inference_rest.md: "(typically 400)"; Triton answers 400 and 404'),
-    compat("request.I13-limit", "A body that is too large is refused before it comes", "announced a terabyte",
+    compat("request.I13-limit", "A body that is too large is rejected before it is sent", "announced a terabyte",
            answered(too_large), "RFC 9110, 15.5.14: 413 (Content Too Large); Triton: 400, by default from 64 MiB on"),
     must("request.I14", "A content type may be missing or have a charset", "sent both", answered(content_types),
-         "inference_rest.md: the HTTP body contains the request's JSON object; it asks for no header but Content-Length"),
+         "inference_rest.md: the HTTP body contains the request's JSON object; it requires no header except Content-Length"),
     compat("request.I14-gzip", "Bodies may be compressed", "sent gzip and deflate", answered(compression),
            "Triton takes Content-Encoding gzip and deflate"),
 )  # fmt: skip

@@ -20,7 +20,7 @@ __all__ = [
     "compat",
     "describe_answer",
     "expect",
-    "judged",
+    "judge_cases",
     "must",
     "probed",
     "refused",
@@ -34,7 +34,7 @@ Cases: TypeAlias = Iterable[Case]
 
 Run: TypeAlias = Callable[[ServerTarget], Verdict]
 
-NO_REQUEST = "a request made of the model's metadata is not answered with 200 (model.M4): give one that is, with --data"
+NO_REQUEST = "a request built from the model's metadata does not get 200 (model.M4); give a valid request with --data"
 
 
 PROBES: Mapping[str, tuple[str, str]] = {
@@ -51,12 +51,12 @@ def probed(target: ServerTarget, extension: str) -> Case:
     path = path.format(model=target.path)
     answer = target.get(path) if method == "GET" else target.post(path, b"{}")
     is_there = 0 < answer.status < 500 and answer.status not in (404, 405)
-    return f"{extension}, announced: {method} {path}", "that it is there", answer, is_there
+    return f"announced extension {extension}: {method} {path}", "that it exists", answer, is_there
 
 
 def describe_answer(answer: Answer) -> str:
     """Return a response as one short line."""
-    return f"{answer.status or 'nothing'}: {answer.text[:160]}" if answer.text else str(answer.status or "nothing")
+    return f"{answer.status or 'no response'}: {answer.text[:160]}" if answer.text else str(answer.status or "no response")
 
 
 def expect(what: str, answer: Answer, *statuses: int) -> Case:
@@ -69,11 +69,11 @@ def refused(what: str, answer: Answer) -> Case:
     return what, "a 4xx status", answer, 400 <= answer.status < 500
 
 
-def judged(cases: Cases) -> Verdict:
+def judge_cases(cases: Cases) -> Verdict:
     """Return the verdict on some cases: the first three failures, or the number of passed cases."""
     tried = list(cases)
     wrong = [
-        f"{what}: expected {expected}, came {describe_answer(answer)}"
+        f"{what}: expected {expected}, got {describe_answer(answer)}"
         for what, expected, answer, is_right in tried
         if not is_right
     ]
@@ -115,7 +115,7 @@ def announced(extension: str, run: Run) -> Run:
         if extension not in target.extensions:
             return skipped(f"the server does not announce the extension {extension}")
         if extension in PROBES and not probed(target, extension)[3]:
-            return skipped(f"the extension {extension} is announced, and not there: see server.R4")
+            return skipped(f"the extension {extension} is announced but does not exist: see server.R4")
         return run(target)
 
     return perhaps
@@ -128,6 +128,6 @@ def answered(run: Callable[[ServerTarget, Answer], Verdict | Iterator[Case]]) ->
         if target.base is None:
             return skipped(NO_REQUEST)
         found = run(target, target.base)
-        return found if isinstance(found, Verdict) else judged(found)
+        return found if isinstance(found, Verdict) else judge_cases(found)
 
     return perhaps

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nograd.client.http import Answer
-from nograd.conformance.item import Case, expect, judged, must, refused
+from nograd.conformance.item import Case, expect, judge_cases, must, refused
 from nograd.conformance.server import UNKNOWN
 from nograd.conformance.target import ServerTarget
 from nograd.report.verdict import Check, Verdict, skipped
@@ -45,7 +45,7 @@ def ready(target: ServerTarget) -> Verdict:
         unknown = target.get(f"/v2/models/{UNKNOWN}/ready")
         yield refused("GET .../ready of an unknown model", unknown)
 
-    return judged(cases())
+    return judge_cases(cases())
 
 
 def metadata(target: ServerTarget) -> Verdict:
@@ -57,7 +57,7 @@ def metadata(target: ServerTarget) -> Verdict:
             faults = _faults(answer.json, target.model) if answer.status == 200 else ["status 200"]
             yield f"GET {path}", f"model metadata: {'; '.join(faults) or 'whole'}", answer, not faults
 
-    return judged(cases())
+    return judge_cases(cases())
 
 
 def _faults(found: Any, model: str) -> list[str]:
@@ -95,7 +95,7 @@ def unknown(target: ServerTarget) -> Verdict:
             yield refused(f"metadata of an unknown {what}", target.get(path))
             yield refused(f"infer of an unknown {what}", target.post(f"{path}/infer", _body(target)))
 
-    return judged(cases())
+    return judge_cases(cases())
 
 
 def _body(target: ServerTarget) -> bytes:
@@ -105,8 +105,10 @@ def _body(target: ServerTarget) -> bytes:
 def infer(target: ServerTarget) -> Verdict:
     """Check item M4."""
     if not target.request:
-        return skipped("the metadata name no inputs, so that no request can be made: see model.M2")
-    return judged(expect(f"POST {path}/infer", target.post(f"{path}/infer", _body(target)), 200) for path in paths_of(target))
+        return skipped("the metadata list no inputs, so no request can be built: see model.M2")
+    return judge_cases(
+        expect(f"POST {path}/infer", target.post(f"{path}/infer", _body(target)), 200) for path in paths_of(target)
+    )
 
 
 def names(target: ServerTarget) -> Verdict:
@@ -122,7 +124,7 @@ def names(target: ServerTarget) -> Verdict:
             answer: Answer = target.get(f"/v2/models/{swapped}")
             yield f"GET /v2/models/{swapped}", "a 4xx, or another model", answer, _is_another(answer, swapped)
 
-    return judged(cases())
+    return judge_cases(cases())
 
 
 def _is_another(answer: Answer, name: str) -> bool:
@@ -132,18 +134,20 @@ def _is_another(answer: Answer, name: str) -> bool:
 
 
 ITEMS: tuple[Check[ServerTarget], ...] = (
-    must("model.M1", "A model that answers is ready, one that is not there is not", "asked for each version's readiness", ready,
+    must("model.M1", "A working model is ready, an unknown one is not", "requested each version's readiness", ready,
          'inference_rest.md: "The "model ready" health API indicates if a specific model is ready for inferencing"; '
          '$ready_model_response: {"name": $string, "ready": $bool}'),
-    must("model.M2", "Model metadata are whole", "read the metadata, by each version", metadata,
+    must("model.M2", "Model metadata are complete", "read the metadata of each version", metadata,
          'inference_rest.md, $metadata_model_response: name, platform, inputs, outputs; $metadata_tensor: name, datatype, '
          'shape; "Variable-size dimensions are specified as -1"'),
-    must("model.M3", "An unknown model or version is refused", "asked for a model and a version that are not there", unknown,
+    must("model.M3", "An unknown model or version is rejected", "requested an unknown model and an unknown version", unknown,
          'inference_rest.md: "A failed ... request must be indicated by an HTTP error status (typically 400)"'),
-    must("model.M4", "A request made of the metadata is answered", "sent one, by each version", infer,
+    must("model.M4", "A request built from the metadata is answered", "sent one to each version", infer,
          'inference_rest.md: "A successful inference request is indicated by a 200 HTTP status code"; POST '
          'v2/models/<model_name>[/versions/<model_version>]/infer'),
-    must("model.M5", "Names are case-sensitive, and may be percent-encoded", "wrote the name otherwise", names,
+    must("model.M5", "Names are case-sensitive, and may be percent-encoded",
+         "changed the case and the encoding of the name",
+         names,
          'required_api.md: "All strings in all contexts are case-sensitive"; RFC 3986, 2.3: URIs that differ in the encoding '
          'of an unreserved character are equivalent'),
 )  # fmt: skip

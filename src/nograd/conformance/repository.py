@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from nograd.client.http import Answer
-from nograd.conformance.item import Case, announced, answered, expect, judged, must, refused
+from nograd.conformance.item import Case, announced, answered, expect, judge_cases, must, refused
 from nograd.conformance.server import UNKNOWN
 from nograd.conformance.target import ServerTarget
 from nograd.report.verdict import Check, Verdict
@@ -27,7 +27,7 @@ def index(target: ServerTarget) -> Verdict:
         wrong = target.post("/v2/repository/index", b'{"ready": "x"}')
         yield refused('index with {"ready": "x"}', wrong)
 
-    return judged(cases())
+    return judge_cases(cases())
 
 
 def _lists(answer: Answer, model: str) -> bool:
@@ -44,7 +44,7 @@ def _lists(answer: Answer, model: str) -> bool:
 def unknown(target: ServerTarget) -> Verdict:
     """Check item P2 with an unknown model."""
     answer = target.post(f"/v2/repository/models/{UNKNOWN}/load", b"")
-    return judged([refused("load of an unknown model", answer)])
+    return judge_cases([refused("load of an unknown model", answer)])
 
 
 def reload(target: ServerTarget, _base: Answer) -> Iterator[Case]:
@@ -71,7 +71,7 @@ ITEMS: tuple[Check[ServerTarget], ...] = (
     must("repository.P1", "The index lists models and their states", "read the index", announced("model_repository", index),
          f'{SOURCE}: "The index API returns information about every model available in a model repository, even if it is not '
          'currently loaded"; $repository_index_response: name, version, state, reason'),
-    must("repository.P2-unknown", "A model that is not there cannot be loaded", "loaded a model that is not there",
+    must("repository.P2-unknown", "An unknown model cannot be loaded", "loaded an unknown model",
          announced("model_repository", unknown),
          f'{SOURCE}: "A failed load request must be indicated by an HTTP error status (typically 400)"'),
 )  # fmt: skip

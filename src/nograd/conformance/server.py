@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nograd.client.http import Answer
-from nograd.conformance.item import PROBES, Case, compat, expect, judged, must, probed
+from nograd.conformance.item import PROBES, Case, compat, expect, judge_cases, must, probed
 from nograd.conformance.target import ServerTarget
 from nograd.report.verdict import Check, Verdict, skipped
 
@@ -16,24 +16,24 @@ UNKNOWN = "no_such_model_xyz"
 
 def live(target: ServerTarget) -> Verdict:
     """Check item R1."""
-    return judged([expect("GET /v2/health/live", target.get("/v2/health/live"), 200)])
+    return judge_cases([expect("GET /v2/health/live", target.get("/v2/health/live"), 200)])
 
 
 def ready(target: ServerTarget) -> Verdict:
     """Check item R2."""
-    return judged([expect("GET /v2/health/ready", target.get("/v2/health/ready"), 200)])
+    return judge_cases([expect("GET /v2/health/ready", target.get("/v2/health/ready"), 200)])
 
 
 def metadata(target: ServerTarget) -> Verdict:
     """Check item R3."""
-    return judged([_metadata("/v2", target.get("/v2"))])
+    return judge_cases([_metadata("/v2", target.get("/v2"))])
 
 
 def metadata_slash(target: ServerTarget) -> Verdict:
     """Check item R3, with a slash."""
     answer = target.get("/v2/")
     is_right = answer.status == 200 and answer.json == target.get("/v2").json
-    return judged([("GET /v2/", "200, and what is at /v2", answer, is_right)])
+    return judge_cases([("GET /v2/", "200, and the same body as /v2", answer, is_right)])
 
 
 def _metadata(path: str, answer: Answer) -> Case:
@@ -52,8 +52,8 @@ def extensions(target: ServerTarget) -> Verdict:
     """Check item R4."""
     cases = [probed(target, name) for name in sorted(target.extensions & PROBES.keys())]
     if not cases:
-        return skipped("none of the announced extensions has a path of its own")
-    return judged(cases)
+        return skipped("none of the announced extensions has its own path")
+    return judge_cases(cases)
 
 
 def is_error(answer: Answer) -> bool:
@@ -75,12 +75,12 @@ def errors(target: ServerTarget) -> Verdict:
         "GET of infer": target.get(f"{target.path}/infer"),
     }
     wanted = 'an error status, application/json, and {"error": a sentence}'
-    return judged((what, wanted, answer, is_error(answer)) for what, answer in answers.items())
+    return judge_cases((what, wanted, answer, is_error(answer)) for what, answer in answers.items())
 
 
 def unknown_path(target: ServerTarget) -> Verdict:
     """Check item R6."""
-    return judged([expect("GET of an unknown path", target.get("/v2/no/such/path"), 404)])
+    return judge_cases([expect("GET of an unknown path", target.get("/v2/no/such/path"), 404)])
 
 
 def wrong_method(target: ServerTarget) -> Verdict:
@@ -90,7 +90,7 @@ def wrong_method(target: ServerTarget) -> Verdict:
         yield expect("GET of infer", target.get(f"{target.path}/infer"), 405)
         yield expect("POST to /v2/health/live", target.post("/v2/health/live", b"{}"), 405)
 
-    return judged(cases())
+    return judge_cases(cases())
 
 
 ERROR_RULE = (
@@ -99,22 +99,22 @@ ERROR_RULE = (
 )
 
 ITEMS: tuple[Check[ServerTarget], ...] = (
-    must("server.R1", "A server that runs is live", "asked for liveness", live,
+    must("server.R1", "A running server is live", "requested liveness", live,
          'inference_rest.md: "The "server live" health API indicates if the inference server is able to receive and respond to '
          'metadata and inference requests"'),
-    must("server.R2", "A server whose models answer is ready", "asked for readiness", ready,
+    must("server.R2", "A server with working models is ready", "requested readiness", ready,
          'inference_rest.md: "The "server ready" health API indicates if all the models are ready for inferencing"'),
-    must("server.R3", "Server metadata are whole", "read GET /v2", metadata,
+    must("server.R3", "Server metadata are complete", "read GET /v2", metadata,
          'inference_rest.md, $metadata_server_response: {"name": $string, "version": $string, "extensions": [$string, ...]}'),
     compat("server.R3-slash", "Server metadata are also at /v2/", "read GET /v2/", metadata_slash,
            "open_inference_rest.yaml lists the path /v2/, inference_rest.md /v2: clients use both"),
-    must("server.R4", "Announced extensions are there", "asked for a path of each announced extension", extensions,
+    must("server.R4", "Announced extensions exist", "requested a path of each announced extension", extensions,
          'inference_rest.md: ""extensions": The extensions supported by the server"'),
-    must("server.R5", "Errors are the protocol's error object", "made seven mistakes", errors, ERROR_RULE),
-    must("server.R6", "An unknown path is 404", "asked for a path that is none", unknown_path,
+    must("server.R5", "Errors have the protocol's error object", "sent seven invalid requests", errors, ERROR_RULE),
+    must("server.R6", "An unknown path gets 404", "requested an unknown path", unknown_path,
          'RFC 9110, 15.5.5: "404 (Not Found) ... the origin server did not find a current representation for the target '
          'resource"'),
-    compat("server.R6-method", "A wrong method is 405", "used wrong methods", wrong_method,
+    compat("server.R6-method", "A wrong method gets 405", "used wrong methods", wrong_method,
            'RFC 9110, 15.5.6: "405 (Method Not Allowed) ... is known by the origin server but not supported by the target '
            'resource"; Triton answers 405'),
 )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 from nograd.client.http import Answer
 from nograd.client.requests import rows_of, varied
-from nograd.conformance.item import Case, announced, answered, compat, judged, must
+from nograd.conformance.item import Case, announced, answered, compat, judge_cases, must
 from nograd.conformance.target import ServerTarget
 from nograd.report.verdict import Check, Verdict
 
@@ -31,7 +31,7 @@ def statistics(target: ServerTarget, _base: Answer) -> Iterator[Case]:
     if counted.status == 200:
         rows = rows_of(fresh) if target.is_batched else 1
         was_cached = _hits(after, target.model) > _hits(before, target.model)
-        wanted = f"an inference_count grown by at least {rows}, not by {grown}, or a cache hit"
+        wanted = f"an increase of inference_count by at least {rows}, not by {grown}, or a cache hit"
         yield "statistics after a request", wanted, after, grown >= rows or was_cached
 
 
@@ -92,23 +92,23 @@ def configuration(target: ServerTarget) -> Verdict:
         and all("name" in each and "data_type" in each and "dims" in each for key in ("input", "output") for each in found[key])
     )
     wanted = "name, max_batch_size, input and output with name, data_type and dims"
-    return judged([(f"GET {target.path}/config", wanted, answer, is_right)])
+    return judge_cases([(f"GET {target.path}/config", wanted, answer, is_right)])
 
 
 def metrics(target: ServerTarget) -> Verdict:
     """Check item S3."""
     answer = target.get("/metrics")
     is_right = answer.status == 200 and b"# TYPE " in answer.body
-    return judged([("GET /metrics", "200 and Prometheus' text format", answer, is_right)])
+    return judge_cases([("GET /metrics", "200 and Prometheus' text format", answer, is_right)])
 
 
 ITEMS: tuple[Check[ServerTarget], ...] = (
-    must("statistics.S1", "Statistics are in Triton's form, and count", "read them, before and after a request",
+    must("statistics.S1", "Statistics have Triton's form, and count requests", "read them, before and after a request",
          announced("statistics", answered(statistics)),
          "Triton, extension_statistics.md, $stats_model_response: model_stats with name, version, last_inference, "
          "inference_count, execution_count, inference_stats, batch_stats; perf_analyzer reads them"),
-    must("statistics.S2", "The configuration is in Triton's form", "read it", announced("model_configuration", configuration),
+    must("statistics.S2", "The configuration has Triton's form", "read it", announced("model_configuration", configuration),
          "Triton, extension_model_configuration.md: the JSON representation of ModelConfig (model_config.proto)"),
-    compat("statistics.S3", "Metrics are in Prometheus' format", "read /metrics", metrics,
-           "Prometheus' text format 0.0.4; Triton serves it on a port of its own"),
+    compat("statistics.S3", "Metrics have Prometheus' format", "read /metrics", metrics,
+           "Prometheus' text format 0.0.4; Triton serves it on a separate port"),
 )  # fmt: skip

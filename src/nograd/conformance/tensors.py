@@ -45,10 +45,10 @@ def unpacked(datatype: str, body: bytes) -> list[Any]:
     found, at = [], 0
     while at < len(body):
         if at + 4 > len(body):
-            raise ValueError("a length is cut short")
+            raise ValueError("a length is truncated")
         end = at + 4 + struct.unpack_from("<I", body, at)[0]
         if end > len(body):
-            raise ValueError("an element is cut short")
+            raise ValueError("an element is truncated")
         found.append(body[at + 4 : end].decode("utf-8", "replace"))
         at = end
     return found
@@ -85,5 +85,5 @@ def parts(answer: Answer) -> tuple[dict[str, Any], bytes]:
         found, end = json.JSONDecoder().raw_decode(text)
         rest = answer.body[end:]
     if not isinstance(found, dict):
-        raise ValueError("the answer is no JSON object")
+        raise ValueError("the answer is not a JSON object")
     return found, rest

@@ -18,5 +18,5 @@ def one_of(name: str, value: Value, other_name: str, other: Value, *, default: V
         ConfigError: both are set, with different values.
     """
     if value != default and other not in (default, value):
-        raise ConfigError(f"{name} is {value!r} and {other_name} is {other!r}; both name one setting: give one of them")
+        raise ConfigError(f"{name} is {value!r} and {other_name} is {other!r}; they are aliases: give one of them")
     return value if value != default else other

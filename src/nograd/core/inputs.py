@@ -78,7 +78,7 @@ def each_item(items: Any) -> Iterator[Any]:
         SignatureError: `items` is a single item, or a dict of columns.
     """
     if isinstance(items, Mapping | str | bytes) or not isinstance(items, Iterable):
-        raise SignatureError(f"the items are one {type(items).__name__}; give a list, or another iterable, of items")
+        raise SignatureError(f"items is a {type(items).__name__}; give a list or another iterable of items")
     return iter(items)
 
 

@@ -34,7 +34,7 @@ class Manifest:
     def dumps(self) -> str:
         """Return the manifest as JSON text."""
         signature = self.signature
-        plain = _File(
+        plain = _ManifestFile(
             FORMAT,
             [_to_file(spec) for spec in signature.inputs],
             [_to_file(spec) for spec in signature.outputs],
@@ -58,7 +58,7 @@ class Manifest:
             ModelLoadError: the text is not a manifest, or has a newer format.
         """
         try:
-            plain = msgspec.json.decode(text, type=_File)
+            plain = msgspec.json.decode(text, type=_ManifestFile)
         except msgspec.DecodeError as error:
             raise ModelLoadError(f"the file's manifest cannot be read: {error}") from error
         if plain.format > FORMAT:
@@ -92,7 +92,7 @@ def graph_outputs(signature: Signature) -> dict[str, str]:
     return names
 
 
-class _Spec(msgspec.Struct):
+class _TensorFields(msgspec.Struct):
     name: str
     dtype: str
     shape: list[int | str]
@@ -101,10 +101,10 @@ class _Spec(msgspec.Struct):
     limits: tuple[int, int] | None = None
 
 
-class _File(msgspec.Struct):
+class _ManifestFile(msgspec.Struct):
     format: int
-    inputs: list[_Spec]
-    outputs: list[_Spec]
+    inputs: list[_TensorFields]
+    outputs: list[_TensorFields]
     batching: Batching
     reason: str
     max_sizes: dict[str, int]
@@ -120,9 +120,9 @@ class _File(msgspec.Struct):
     tried_sizes: dict[str, int] = {}
 
 
-def _to_file(spec: TensorSpec) -> _Spec:
-    return _Spec(spec.name, spec.dtype, list(spec.shape), spec.pad_value, spec.default, spec.limits)
+def _to_file(spec: TensorSpec) -> _TensorFields:
+    return _TensorFields(spec.name, spec.dtype, list(spec.shape), spec.pad_value, spec.default, spec.limits)
 
 
-def _from_file(spec: _Spec) -> TensorSpec:
+def _from_file(spec: _TensorFields) -> TensorSpec:
     return TensorSpec(spec.name, spec.dtype, tuple(spec.shape), spec.pad_value, spec.default, spec.limits)

@@ -47,7 +47,7 @@ def _describe(model: Any) -> tuple[str, str]:
         name = os.fspath(model)
         return repr(name), f": open files and names with nograd.load({name!r})"
     if is_predictor(model):
-        return f"a {type(model).__name__}", ": a Predictor runs as it is, or pass the module that it was made of"
+        return f"a {type(model).__name__}", ": call a Predictor directly, or pass the module that it was created from"
     if isinstance(model, type):
         return f"the class {model.__name__}", f": pass an instance, {model.__name__}(...)"
     if isinstance(model, Mapping):

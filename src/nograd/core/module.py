@@ -74,13 +74,13 @@ class ModuleCall:
             SignatureError: `forward` does not take these names or this number of inputs, or parameters have no shape yet.
         """
         if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
-            raise SignatureError("the model has lazy parameters without a shape; run it once on an input before")
+            raise SignatureError("the model has lazy parameters without a shape; run it once before")
         takes = _parameters(model)
         if isinstance(sample, Mapping):
             return cls._by_name(takes, tuple(sample))
         count = len(sample) if isinstance(sample, tuple) else 1
         if not takes.any_position and count > len(takes.names):
-            raise SignatureError(f"the sample holds {count} inputs; forward takes {_listed(takes.names)}")
+            raise SignatureError(f"the sample has {count} inputs; forward takes {_join_names(takes.names)}")
         names = (*takes.names, *(f"input_{i}" for i in range(len(takes.names), count)))[:count]
         return cls(names, "positional", takes.names[count:])
 
@@ -94,7 +94,7 @@ class ModuleCall:
         if len(known) == 1 and not takes.only_tensors:  # such as `forward(batch)` that reads `batch["x"]`
             return cls(names, "mapping")
         unknown = next(name for name in names if name not in known)
-        raise SignatureError(f"there is no input {unknown!r}; forward takes {_listed(takes.names)}")
+        raise SignatureError(f"unknown input {unknown!r}; forward takes {_join_names(takes.names)}")
 
     def with_input(self, name: str) -> ModuleCall:
         """Return the call with one more of the optional inputs."""
@@ -174,7 +174,7 @@ def num_required(model: nn.Module) -> int:
     return max(1, sum(parameter.default is parameter.empty and parameter.kind in kinds for parameter in found))
 
 
-def _listed(names: tuple[str, ...]) -> str:
+def _join_names(names: tuple[str, ...]) -> str:
     return ", ".join(map(repr, names)) or "no inputs"
 
 
@@ -249,10 +249,10 @@ def to_tensors(inputs: Any, call: ModuleCall, model: nn.Module) -> dict[str, Ten
     if not isinstance(inputs, Mapping):
         values = inputs if isinstance(inputs, tuple) else (inputs,)
         if len(values) != len(call.names):
-            raise SignatureError(f"the samples differ: one holds {len(call.names)} inputs, another {len(values)}")
+            raise SignatureError(f"the samples differ: one has {len(call.names)} inputs, another {len(values)}")
         inputs = dict(zip(call.names, values, strict=True))
     if set(inputs) != set(call.names):
-        raise SignatureError(f"the samples differ: one holds {_listed(call.names)}, another {_listed(tuple(inputs))}")
+        raise SignatureError(f"the samples differ: one has {_join_names(call.names)}, another {_join_names(tuple(inputs))}")
     device, dtype = module_device(model), floating_dtype(model)
     tensors = {name: _as_tensor(name, inputs[name]) for name in call.names}
     return {name: tensor.to(device, dtype if tensor.is_floating_point() else None) for name, tensor in tensors.items()}
@@ -291,7 +291,7 @@ def row_fault(outputs: Mapping[str, Tensor], rows: int) -> str:
 
 
 @dataclass(slots=True)
-class _Modes:
+class _EvalState:
     """The number of current users of a module, and its submodules that were in training mode before."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -299,7 +299,7 @@ class _Modes:
     training: set[nn.Module] = field(default_factory=set)
 
 
-_MODES: WeakKeyDictionary[nn.Module, _Modes] = WeakKeyDictionary()
+_MODES: WeakKeyDictionary[nn.Module, _EvalState] = WeakKeyDictionary()
 """One entry per module, shared by all predictors that run it: none may restore training mode while another runs."""
 
 _MODES_LOCK = threading.Lock()
@@ -320,7 +320,7 @@ class EvalMode:
         self._model = model
         self._states: tuple[_State, ...] = ()
         with _MODES_LOCK:
-            self._modes = _MODES.setdefault(model, _Modes())
+            self._modes = _MODES.setdefault(model, _EvalState())
 
     def is_at_rest(self) -> bool:
         """Return whether the module is in eval mode and no run will restore training mode."""

@@ -117,7 +117,7 @@ class ParityReport:
 
     @property
     def passed(self) -> bool:
-        """True if there are no failures."""
+        """True if there were no failures."""
         return not self.failures
 
     @property
@@ -137,7 +137,7 @@ class ParityReport:
 
     @property
     def agreement(self) -> float | None:
-        """Smallest agreement of the outputs that have one."""
+        """Minimum agreement of all outputs with an agreement."""
         return min((output.agreement for output in self.outputs if output.agreement is not None), default=None)
 
     def to_json(self) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def compare(
         ConfigError: there are no runs.
     """
     if not expected:
-        raise ConfigError("there are no answers to compare; give one run at least")
+        raise ConfigError("there are no answers to compare; give at least one run")
     failures = [] if len(expected) == len(given) else [f"{len(given)} runs were given, {len(expected)} expected"]
     varying = {spec.name for spec in outputs if spec.varying}
     tallies: dict[str, _Tally] = {}

@@ -50,7 +50,7 @@ def choose_output(outputs: Mapping[str, Any], name: str | None, problem: str) ->
     chosen = name or ("logits" if "logits" in outputs else next(iter(outputs)))
     if name is None and len(outputs) > 1 and chosen != "logits":
         given = ", ".join(map(repr, outputs))
-        raise SignatureError(f"the model has the outputs {given}; choose the one that holds class scores: output={chosen!r}")
+        raise SignatureError(f"the model has the outputs {given}; choose the one with class scores: output={chosen!r}")
     found = outputs[chosen]
     if found.ndim != 2 or "float" not in str(found.dtype):
         dtype = str(found.dtype).removeprefix("torch.")
@@ -81,7 +81,7 @@ def probabilities_of(scores: Any, problem: str, temperature: float) -> Any:
         return _sigmoid(scores, temperature)
     if _is_distribution(scores):
         warnings.warn(
-            "the model's output is a distribution already (rows of probabilities that sum to 1): it is used as it is, "
+            "the model's output is already a distribution (rows of probabilities that sum to 1): it is used unchanged, "
             "without softmax",
             stacklevel=3,
         )

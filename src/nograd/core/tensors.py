@@ -239,7 +239,7 @@ class Signature:
         known = [spec.name for spec in self.inputs]
         for name in batch:
             if name not in known:
-                raise SignatureError(f"there is no input {name!r}; the model takes {', '.join(map(repr, known))}")
+                raise SignatureError(f"unknown input {name!r}; the model takes {', '.join(map(repr, known))}")
         for spec in self.inputs:
             if spec.name not in batch and spec.default is None:
                 raise SignatureError(f"input {spec.name!r} is missing; the model takes {', '.join(map(repr, known))}")
@@ -257,7 +257,7 @@ class Signature:
         if len(shape) != len(spec.shape) + 1:
             raise _mismatch(spec, layout)
         if shape[0] == 0:
-            raise SignatureError(f"input {spec.name!r} has no rows; a batch holds at least 1")
+            raise SignatureError(f"input {spec.name!r} has no rows; a batch must have at least 1")
         for size, given in zip(("rows", *spec.shape), shape, strict=True):
             if isinstance(size, int):
                 if given != size:
@@ -313,7 +313,7 @@ def check_limits(low: int, high: int, spec: TensorSpec) -> None:
     """Raise SignatureError if integers from `low` to `high` exceed the spec's limits."""
     if spec.limits is not None and (low < spec.limits[0] or high > spec.limits[1]):
         worst = low if low < spec.limits[0] else high
-        raise SignatureError(f"input {spec.name!r} holds {worst}; the model takes {spec.limits[0]} to {spec.limits[1]}")
+        raise SignatureError(f"input {spec.name!r} contains {worst}; the model takes {spec.limits[0]} to {spec.limits[1]}")
 
 
 def _in_dtype(value: Any, spec: TensorSpec) -> Array:
@@ -334,7 +334,7 @@ def _as_text(value: Any, spec: TensorSpec) -> Array:
         array[...] = value
     for item in array.flat:
         if not isinstance(item, str):
-            raise SignatureError(f"input {spec.name!r} holds {type(item).__name__}; the model takes text")
+            raise SignatureError(f"input {spec.name!r} contains {type(item).__name__}; the model takes text")
     return array
 
 
@@ -353,7 +353,7 @@ def _uniform(value: Any, spec: TensorSpec) -> Array:
         return np.asarray(value)
     except ValueError:
         raise SignatureError(
-            f"input {spec.name!r} is a ragged list: its rows differ in length; give rows of one length"
+            f"input {spec.name!r} is a ragged list: its rows differ in length; give rows of equal length"
         ) from None
 
 
@@ -383,7 +383,7 @@ def check_range(low: int, high: int, spec: TensorSpec) -> None:
     limits = np.iinfo(spec.dtype)
     if low < limits.min or high > limits.max:
         worst = low if low < limits.min else high
-        raise SignatureError(f"input {spec.name!r} holds {worst}; {spec.dtype} goes from {limits.min} to {limits.max}")
+        raise SignatureError(f"input {spec.name!r} contains {worst}; {spec.dtype} goes from {limits.min} to {limits.max}")
 
 
 def _narrowed(array: Array, spec: TensorSpec) -> Array:
@@ -397,14 +397,14 @@ def _narrowed(array: Array, spec: TensorSpec) -> Array:
 def too_large(value: float, spec: TensorSpec) -> SignatureError:
     """Return the error for a floating value that overflows the spec's dtype."""
     limit = float(ml_dtypes.finfo(spec.dtype).max)  # type: ignore[no-untyped-call]
-    return SignatureError(f"input {spec.name!r} holds {value:g}; {spec.dtype} goes to {limit:g}")
+    return SignatureError(f"input {spec.name!r} contains {value:g}; {spec.dtype} goes to {limit:g}")
 
 
 def num_rows(batch: Batch) -> int:
     """Return the size of dimension 0."""
     for array in batch.values():
         return len(array)
-    raise SignatureError("the batch holds no arrays")
+    raise SignatureError("the batch contains no arrays")
 
 
 def concat(batches: Sequence[Batch], specs: Iterable[TensorSpec]) -> Batch:

@@ -98,7 +98,7 @@ def _plain(value: Any) -> Any:
         try:
             return value.decode()
         except UnicodeDecodeError:
-            raise RowFaultError("the answer holds bytes that are not UTF-8; encode them, as base64 for example") from None
+            raise RowFaultError("the answer contains bytes that are not UTF-8; encode them, for example as base64") from None
     if isinstance(value, np.ndarray | np.generic):
         if value.dtype.kind in "fiub":
             return value
@@ -108,7 +108,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(child) for child in value]
     if isinstance(value, int) and value not in INT64:
-        raise RowFaultError(f"the answer holds {value}; a file holds integers of 64 bits")
+        raise RowFaultError(f"the answer contains {value}; files support integers of 64 bits")
     if value is None or isinstance(value, str | bool | int | float):
         return value
-    raise RowFaultError(f"the answer holds a {type(value).__name__}; a file holds numbers, text, arrays, lists and dicts")
+    raise RowFaultError(f"the answer contains a {type(value).__name__}; files support numbers, text, arrays, lists and dicts")

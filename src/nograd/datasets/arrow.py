@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from nograd.datasets.identity import file_identity
-from nograd.datasets.records import Place, Reader, Record
+from nograd.datasets.records import InputPosition, Reader, Record
 from nograd.errors import JobError, MissingExtraError
 
 try:
@@ -63,7 +63,7 @@ class _Batches(Reader):
             raise JobError(f"{path} cannot be read: {error}") from error
         self.columns = tuple(self.schema.names)
 
-    def read(self, after: Place) -> Iterator[Record]:
+    def read(self, after: InputPosition) -> Iterator[Record]:
         number = after.number
         try:
             for start, batch in self._batches(after.number):
@@ -71,11 +71,11 @@ class _Batches(Reader):
                 for index in range(max(0, after.number - start), len(batch)):
                     number = start + index + 1
                     row = ArrowRow(batch, index)
-                    yield Record(Place(number), size, row, row)
+                    yield Record(InputPosition(number), size, row, row)
         except (pa.ArrowInvalid, OSError) as error:
-            raise JobError(f"{self._path} cannot be read behind row {number}: {error}") from error
+            raise JobError(f"{self._path} cannot be read after row {number}: {error}") from error
 
-    def fraction(self, place: Place) -> float | None:
+    def fraction(self, place: InputPosition) -> float | None:
         return place.number / self._total if self._total else None
 
     def identity(self) -> dict[str, str]:

@@ -69,11 +69,11 @@ class Columns:
         if not self.sources:
             return {name: _read(record, name) for name in record.columns}
         given = {
-            spec.name: self._given(record, spec, column) for spec, column in self.sources if _is_there(record, spec, column)
+            spec.name: self._value_of(record, spec, column) for spec, column in self.sources if _is_there(record, spec, column)
         }
         return next(iter(given.values())) if self.is_item else given
 
-    def _given(self, record: Record, spec: TensorSpec, column: str) -> Any:
+    def _value_of(self, record: Record, spec: TensorSpec, column: str) -> Any:
         if column not in record.columns:
             raise RowFaultError(f"it has no {column!r}")
         value = _read(record, column)
@@ -125,7 +125,7 @@ def choose(takes: RowInputs, wanted: ColumnOptions, reader: Reader, head: Sequen
     names = [spec.name for spec in takes.inputs]
     for name, column in wanted.mapping.items():
         if name not in names:
-            raise ConfigError(f"--map {name}={column}: there is no input {name!r}; the model takes {_join_names(names)}")
+            raise ConfigError(f"--map {name}={column}: unknown input {name!r}; the model takes {_join_names(names)}")
     named_columns = (*wanted.mapping.values(), *(wanted.keep or ()), *wanted.drop)
     for column in named_columns if seen else ():
         if column not in seen:
@@ -153,7 +153,7 @@ def _source(
     if spec.default is not None or not takes.is_declared:
         return ""
     raise ConfigError(
-        f"input {spec.name!r} has no column; the input has {_join_names(seen)}: say which, --map {spec.name}=COLUMN"
+        f"input {spec.name!r} has no column; the input has {_join_names(seen)}; select one with --map {spec.name}=COLUMN"
     )
 
 

@@ -30,7 +30,7 @@ STALL_S = 60.0
 """If no window finishes within this many seconds, the stacks of all threads are written to stderr."""
 
 
-class _Watched:
+class _WatchedProgress:
     """Show a run, and report its progress to the stall watch."""
 
     def __init__(self, shown: ProgressView, watch: StallWatch) -> None:
@@ -115,9 +115,11 @@ def predict_command(job: PredictJob, *, device: str, trusted: bool, over: Execut
     try:
         with show_progress(sys.stderr, time.monotonic) as shown, StallWatch(STALL_S, say=shown.note) as watch:
             opened = partial(_open_model, job, shown.phase, device, trusted=trusted)
-            summary = run(job, opened, _Watched(shown, watch), time.monotonic, over)
+            summary = run(job, opened, _WatchedProgress(shown, watch), time.monotonic, over)
     except KeyboardInterrupt:
-        resume = "nothing is kept: standard input cannot be read twice" if job.input == STDIN else "the same command goes on"
+        resume = "rerun the command to resume"
+        if job.input == STDIN:
+            resume = "standard input cannot be read twice, so nothing is kept"
         sys.stderr.write(f"stopped; {resume}{' (without --restart)' if job.restart and job.input != STDIN else ''}\n")
         return INTERRUPTED
     sys.stdout.write(f"{summary_of(summary, shlex.quote(str(job.output)), str(Files(job.output).errors))}\n")

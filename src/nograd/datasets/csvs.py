@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from nograd.datasets.identity import file_identity
 from nograd.datasets.lines import open_stream, share_read
-from nograd.datasets.records import Place, Reader, Record
+from nograd.datasets.records import InputPosition, Reader, Record
 from nograd.errors import ConfigError, JobError
 
 __all__ = ["CsvRows"]
@@ -40,16 +40,16 @@ class CsvRows(Reader):
             self.columns = tuple(next(rows, []))
         for name in self.columns:
             if self.columns.count(name) > 1:
-                raise ConfigError(f"the header of {path} names {name!r} twice; every column needs a name of its own")
+                raise ConfigError(f"the header of {path} contains {name!r} twice; every column needs its own name")
 
-    def read(self, after: Place) -> Iterator[Record]:
+    def read(self, after: InputPosition) -> Iterator[Record]:
         with closing(self._rows()) as rows:
             next(rows, None)
             for number, cells in enumerate((row for row in rows if row), start=1):
                 if number > after.number:
-                    yield self._record(cells, Place(number))
+                    yield self._record(cells, InputPosition(number))
 
-    def _record(self, cells: list[str], place: Place) -> Record:
+    def _record(self, cells: list[str], place: InputPosition) -> Record:
         names = self.columns or ()
         raw = ",".join(cells) if len(cells) != len(names) else dict(zip(names, cells, strict=True))
         fault = ""
@@ -67,9 +67,9 @@ class CsvRows(Reader):
             try:
                 yield from rows
             except (csv.Error, OSError, EOFError, zlib.error) as error:
-                raise JobError(f"{self._path} cannot be read behind line {rows.line_num}: {error}") from error
+                raise JobError(f"{self._path} cannot be read after line {rows.line_num}: {error}") from error
 
-    def fraction(self, place: Place) -> float | None:  # noqa: ARG002  the bytes read say more, because rows differ in length
+    def fraction(self, place: InputPosition) -> float | None:  # noqa: ARG002  the bytes read say more, because rows differ in length
         return share_read(self._file, self._size)
 
     def identity(self) -> dict[str, str]:

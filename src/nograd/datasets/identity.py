@@ -38,5 +38,5 @@ def differences(then: Identity, now: Identity) -> list[str]:
         for name in [*old, *(name for name in new if name not in old)]:
             if old.get(name) != new.get(name):
                 what = name if part == "options" else f"{part}: {name}"
-                found.append(f"{what} was {old.get(name, 'not there')} and is {new.get(name, 'not there')}")
+                found.append(f"{what} was {old.get(name, 'absent')} and is {new.get(name, 'absent')}")
     return found

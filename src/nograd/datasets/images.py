@@ -9,7 +9,7 @@ import numpy as np
 
 from nograd.core.tensors import Array
 from nograd.datasets.identity import digest
-from nograd.datasets.records import Place, Reader, Record
+from nograd.datasets.records import InputPosition, Reader, Record
 from nograd.errors import MissingExtraError
 
 __all__ = ["ENDINGS", "FILE", "IMAGE", "Images"]
@@ -45,20 +45,20 @@ class Images(Reader):
             if not any(part.startswith(".") for part in name.parts)
         )
 
-    def read(self, after: Place) -> Iterator[Record]:
+    def read(self, after: InputPosition) -> Iterator[Record]:
         for number, name in enumerate(self._names[after.number :], start=after.number + 1):
             try:
                 pixels = self._pixels(name)
             except Exception as error:  # noqa: BLE001  a decoder raises any error for an invalid file; the row reports it
-                yield Record(Place(number), 0, {}, {FILE: name}, f"it cannot be decoded: {error}")
+                yield Record(InputPosition(number), 0, {}, {FILE: name}, f"it cannot be decoded: {error}")
                 continue
-            yield Record(Place(number), pixels.nbytes, {FILE: name, IMAGE: pixels}, {FILE: name})
+            yield Record(InputPosition(number), pixels.nbytes, {FILE: name, IMAGE: pixels}, {FILE: name})
 
     def _pixels(self, name: str) -> Array:
         with self._open(self._folder / name) as image:
             return np.array(image.convert("RGB"))
 
-    def fraction(self, place: Place) -> float | None:
+    def fraction(self, place: InputPosition) -> float | None:
         return place.number / len(self._names) if self._names else None
 
     def identity(self) -> dict[str, str]:

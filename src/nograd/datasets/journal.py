@@ -18,11 +18,11 @@ from typing import Self, TypeVar
 import msgspec
 
 from nograd.datasets.disk import write_all
-from nograd.datasets.records import Place
+from nograd.datasets.records import InputPosition
 from nograd.datasets.windows import Layout
 from nograd.errors import ConfigError
 
-__all__ = ["Commit", "Found", "Header", "Journal", "read"]
+__all__ = ["Commit", "Header", "Journal", "JournalContent", "read"]
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,7 +36,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Commit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Data that is safe on disk."""
 
-    place: Place = Place()
+    place: InputPosition = InputPosition()
     """Position in the input: the last record whose row is written or reported as bad."""
 
     rows: int = 0
@@ -68,7 +68,7 @@ class Commit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """CRC-32 of the output, once it is complete; None: an earlier version of nograd stored none."""
 
 
-class Found(msgspec.Struct, frozen=True):
+class JournalContent(msgspec.Struct, frozen=True):
     """Contents of a journal."""
 
     header: Header | None = None
@@ -86,21 +86,21 @@ def line_of(value: Header | Commit) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(body), body)
 
 
-def read(content: bytes) -> Found:
+def read(content: bytes) -> JournalContent:
     """Return the contents of the complete lines at the start of a journal."""
-    found = Found()
+    found = JournalContent()
     for line in content.split(b"\n")[:-1]:
         length = found.length + len(line) + 1
         if found.header is None:
             header = _value(line, Header)
             if header is None:
                 return found
-            found = Found(header, length=length)
+            found = JournalContent(header, length=length)
         else:
             commit = _value(line, Commit)
             if commit is None:
                 return found
-            found = Found(found.header, commit, length)
+            found = JournalContent(found.header, commit, length)
     return found
 
 
@@ -155,16 +155,16 @@ class Journal:
 
     def begin(self, header: Header) -> None:
         """Discard all lines, and write the first one."""
-        self.found = Found()
+        self.found = JournalContent()
         self._cut()
         self._append(header)
-        self.found = Found(header, length=len(line_of(header)))
+        self.found = JournalContent(header, length=len(line_of(header)))
 
     def add(self, commit: Commit) -> None:
         """Write a line, and return when it is safe on disk."""
         self._cut()
         self._append(commit)
-        self.found = Found(self.found.header, commit, self.found.length + len(line_of(commit)))
+        self.found = JournalContent(self.found.header, commit, self.found.length + len(line_of(commit)))
 
     def _cut(self) -> None:
         """Remove an incomplete line."""

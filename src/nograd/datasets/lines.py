@@ -14,7 +14,7 @@ from typing import BinaryIO, cast
 import msgspec
 
 from nograd.datasets.identity import file_identity
-from nograd.datasets.records import Place, Reader, Record
+from nograd.datasets.records import InputPosition, Reader, Record
 from nograd.errors import JobError
 
 __all__ = ["VALUE", "JsonLines", "TextLines", "open_stream", "share_read"]
@@ -51,7 +51,7 @@ def share_read(file: BinaryIO | None, size: int) -> float | None:
     return 1.0 if file.closed else min(1.0, file.tell() / size)
 
 
-class _Lines(Reader):
+class _LineReader(Reader):
     """Read lines in bounded memory.
 
     Args:
@@ -68,7 +68,7 @@ class _Lines(Reader):
         self._size = path.stat().st_size if path is not None else 0
         self.resumable = path is not None
 
-    def read(self, after: Place) -> Iterator[Record]:
+    def read(self, after: InputPosition) -> Iterator[Record]:
         stream = self._stream()
         _skip(stream, after.offset)
         number, offset = after.number, after.offset
@@ -83,12 +83,14 @@ class _Lines(Reader):
                         break
                 offset += length
                 record = (
-                    self._record(line, Place(number, offset)) if is_whole else self._too_long(length, Place(number, offset))
+                    self._record(line, InputPosition(number, offset))
+                    if is_whole
+                    else self._too_long(length, InputPosition(number, offset))
                 )
                 if record is not None:
                     yield record
         except (OSError, EOFError, zlib.error) as error:
-            raise JobError(f"{self._path or 'standard input'} cannot be read behind line {number}: {error}") from error
+            raise JobError(f"{self._path or 'standard input'} cannot be read after line {number}: {error}") from error
 
     def _stream(self) -> BinaryIO:
         if self._path is None:
@@ -97,12 +99,12 @@ class _Lines(Reader):
         stream, self._file = open_stream(self._path)
         return stream
 
-    def _too_long(self, length: int, place: Place) -> Record:
+    def _too_long(self, length: int, place: InputPosition) -> Record:
         return Record(
             place, 0, {}, None, f"it has {length} bytes; with this --memory a line has at most {self._max_line_bytes}"
         )
 
-    def fraction(self, place: Place) -> float | None:
+    def fraction(self, place: InputPosition) -> float | None:
         if self._path is None or self._file is None or not self._size:
             return None
         return share_read(self._file, self._size) if self._path.suffix in (".gz", ".zst") else place.offset / self._size
@@ -115,14 +117,14 @@ class _Lines(Reader):
             self._file.close()
 
     @abstractmethod
-    def _record(self, line: bytes, place: Place) -> Record | None:
+    def _record(self, line: bytes, place: InputPosition) -> Record | None:
         """Return a line as a record; None for a line without a record."""
 
 
-class JsonLines(_Lines):
+class JsonLines(_LineReader):
     """Read a JSON value per line: objects have columns, other values become the column `value`. Blank lines are skipped."""
 
-    def _record(self, line: bytes, place: Place) -> Record | None:
+    def _record(self, line: bytes, place: InputPosition) -> Record | None:
         line = line.strip()
         if not line:
             return None
@@ -138,13 +140,13 @@ class JsonLines(_Lines):
             return Record(place, len(line), {}, text, f"it is not JSON: {error}")
 
 
-class TextLines(_Lines):
+class TextLines(_LineReader):
     """Read a text per line, in the column `text`; an empty line is an empty text."""
 
     is_text = True
     columns = ("text",)
 
-    def _record(self, line: bytes, place: Place) -> Record | None:
+    def _record(self, line: bytes, place: InputPosition) -> Record | None:
         line = line.removesuffix(b"\n").removesuffix(b"\r")
         try:
             return Record(place, len(line), {"text": line.decode()}, line.decode())

@@ -48,10 +48,10 @@ def open_reader(name: str, kind: str, memory_bytes: int) -> Reader:
     path = Path(name)
     if path.is_dir():
         if kind not in ("", "images"):
-            raise ConfigError(f"format is {kind!r}, and {name} is a folder; a folder holds images")
+            raise ConfigError(f"format is {kind!r}, but {name} is a folder; folders are read as images")
         return Images(path)
     if not path.is_file():
-        raise ConfigError(f"{name} {'is no plain file; give - for standard input' if path.exists() else 'is not there'}")
+        raise ConfigError(f"{name} {'is not a regular file; use - for standard input' if path.exists() else 'does not exist'}")
     return _of_file(path, kind or _kind_of(path), most)
 
 
@@ -61,7 +61,7 @@ def _kind_of(path: Path) -> str:
     kind = INPUTS.get(endings[-1] if endings else "")
     if kind is None:
         raise ConfigError(
-            f"the input is {str(path)!r}; the name must end in {_join_names(INPUTS)}, with .gz or .zst behind the first three, "
+            f"the input is {str(path)!r}; the name must end in {_join_names(INPUTS)}, with .gz or .zst after the first three, "
             "or give --input-format"
         )
     return kind
@@ -75,7 +75,7 @@ def _of_file(path: Path, kind: str, most: int) -> Reader:
     if kind == "csv":
         return CsvRows(path, max_row_bytes=most)
     if kind == "images":
-        raise ConfigError(f"format is 'images', and {path} is no folder")
+        raise ConfigError(f"format is 'images', but {path} is not a folder")
     from nograd.datasets.arrow import ArrowRows, ParquetRows
 
     return (ParquetRows if kind == "parquet" else ArrowRows)(path)

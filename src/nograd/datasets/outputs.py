@@ -108,7 +108,7 @@ def _plain(value: Any) -> Any:
         return value.tolist()
     if type(value).__module__ in ("decimal", "datetime", "uuid"):
         return str(value)
-    raise TypeError(f"{type(value).__name__} is no JSON")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def _cell(value: msgspec.Raw | None) -> str:

@@ -9,7 +9,7 @@ from nograd.core.tensors import TensorSpec
 from nograd.datasets.answers import row_of
 from nograd.datasets.columns import Columns, check_collisions, choose, items_of
 from nograd.datasets.opening import open_reader, output_kind
-from nograd.datasets.records import Place, Record
+from nograd.datasets.records import InputPosition, Record
 from nograd.datasets.run import PredictJob, first_records
 from nograd.datasets.trial import learn, takes_of, try_out
 from nograd.errors import ConfigError
@@ -68,7 +68,7 @@ def preview(job: PredictJob, load: Callable[[], Predictor]) -> PredictPreview:
         raise ConfigError(f"the output is {str(job.output)!r}; there is no folder {str(job.output.parent)!r}")
     reader = open_reader(job.input, job.format, job.memory_bytes)
     try:
-        head = list(first_records(reader.read(Place()), job))
+        head = list(first_records(reader.read(InputPosition()), job))
         predictor = load()
         columns = choose(takes_of(predictor, job.model), job.columns, reader, head)
         learn(predictor, columns, head)

@@ -11,12 +11,12 @@ from nograd.datasets.run import RunSummary
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["Course", "Lines", "show_progress", "summary_of"]
+__all__ = ["Lines", "RateEstimate", "show_progress", "summary_of"]
 
 LINE_EVERY_S = 60.0
 
 
-class Course:
+class RateEstimate:
     """Compute the rate and the remaining time since the first call, so that loading the model is excluded."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ def summary_of(summary: RunSummary, output: str, errors: str) -> str:
     if summary.repeats:
         words.append(f"{summary.repeats:,} repeated texts not run again")
     if summary.bad:
-        words.append(f"{summary.bad:,} bad rows, told in {errors}")
+        words.append(f"{summary.bad:,} bad rows in {errors}")
     return ", ".join(filter(None, words))
 
 
@@ -87,7 +87,7 @@ class Lines:
     def __init__(self, write: Callable[[str], object], clock: Callable[[], float]) -> None:
         self._write, self._clock = write, clock
         self._last = clock()
-        self._course = Course()
+        self._course = RateEstimate()
 
     def phase(self, text: str) -> None:
         """Write the name of a phase."""
@@ -111,7 +111,7 @@ class _Bar:
 
     def __init__(self, bar: Progress, clock: Callable[[], float]) -> None:
         self._bar, self._clock = bar, clock
-        self._course = Course()
+        self._course = RateEstimate()
         self._task = bar.add_task("predicting", total=None, text="")
 
     def phase(self, text: str) -> None:

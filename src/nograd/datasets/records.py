@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["Place", "Reader", "Record", "value_of"]
+__all__ = ["InputPosition", "Reader", "Record", "value_of"]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class InputPosition:
     """Position in the input."""
 
     number: int = 0
@@ -27,7 +27,7 @@ class Place:
 class Record:
     """A line, row or image that is read but not yet converted."""
 
-    place: Place
+    place: InputPosition
     size_bytes: int
     """Approximate size in memory."""
 
@@ -60,7 +60,7 @@ class Reader(ABC):
     """Columns that can be the model's input but are never carried through."""
 
     @abstractmethod
-    def read(self, after: Place) -> Iterator[Record]:
+    def read(self, after: InputPosition) -> Iterator[Record]:
         """Yield the records after a place; the records are the same for every place.
 
         Raises:
@@ -68,7 +68,7 @@ class Reader(ABC):
         """
 
     @abstractmethod
-    def fraction(self, place: Place) -> float | None:
+    def fraction(self, place: InputPosition) -> float | None:
         """Return the share of the input before a place, 0 to 1; None if unknown."""
 
     @abstractmethod

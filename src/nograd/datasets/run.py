@@ -18,8 +18,8 @@ from nograd.datasets.identity import Identity, differences
 from nograd.datasets.journal import Header
 from nograd.datasets.opening import open_output, open_reader, output_kind
 from nograd.datasets.outputs import Output, OutputRow, to_json
-from nograd.datasets.records import Place, Reader, Record
-from nograd.datasets.run_files import Keeping
+from nograd.datasets.records import InputPosition, Reader, Record
+from nograd.datasets.run_files import WindowWriter
 from nograd.datasets.trial import Executor, ExecutorFactory, FirstRowsTrial, learn, takes_of, try_out
 from nograd.datasets.windows import IN_FLIGHT, Layout, cut, layout_for
 from nograd.errors import ConfigError, DeviceLostError, JobError
@@ -120,8 +120,8 @@ def run(
     kind = output_kind(job.output)
     reader = open_reader(job.input, job.format, job.memory_bytes)
     try:
-        with Keeping(job.output, restart=job.restart) as kept:
-            return _Run(job, kind, reader, kept, shown, clock).run(load, over)
+        with WindowWriter(job.output, restart=job.restart) as kept:
+            return _PredictRun(job, kind, reader, kept, shown, clock).run(load, over)
     finally:
         reader.close()
 
@@ -142,11 +142,11 @@ class _Ready:
     records: Iterator[Record]
 
 
-class _Run:
+class _PredictRun:
     """One run."""
 
     def __init__(
-        self, job: PredictJob, kind: str, reader: Reader, kept: Keeping, shown: ProgressView, clock: Callable[[], float]
+        self, job: PredictJob, kind: str, reader: Reader, kept: WindowWriter, shown: ProgressView, clock: Callable[[], float]
     ) -> None:
         self._job, self._kind, self._reader, self._kept, self._shown, self._clock = job, kind, reader, kept, shown, clock
 
@@ -155,21 +155,21 @@ class _Run:
         given: Identity = {"input": self._reader.identity(), "options": self._options()}
         self._check(given)
         ready = self._ready(load(), over)
-        header = self._header(self._wanted(given, ready))
+        header = self._header(self._new_header(given, ready))
         if self._kept.is_whole and not self._job.restart:
             return self._summary(0, 0.0, was_whole=True)
         self._kept.begin(header)
         begun, before = self._clock(), self._kept.now.rows
         self._loop(self._rest(ready), header.layout, ready)
         if self._reader.identity() != given["input"]:
-            raise JobError(f"{self._job.input} was changed while it was read; --restart begins anew")
+            raise JobError(f"{self._job.input} was changed while it was read; use --restart to start again")
         self._kept.finish(ready.output)
         return self._summary(before, self._clock() - begun)
 
     def _ready(self, predictor: Predictor, over: ExecutorFactory | None) -> _Ready:
         """Read the first records, and try the model on them."""
         job, known = self._job, self._kept.header
-        records = self._reader.read(Place())
+        records = self._reader.read(InputPosition())
         head = list(first_records(records, job))
         columns = choose(takes_of(predictor, job.model), job.columns, self._reader, head)
         learned_from = learn(predictor, columns, head)
@@ -185,9 +185,9 @@ class _Run:
     def _rest(self, ready: _Ready) -> Iterator[Record]:
         """Return the records that are not done yet."""
         place = self._kept.now.place
-        if place == Place():
+        if place == InputPosition():
             return chain(ready.head, ready.records)
-        self._shown.note(f"going on behind {self._reader.word} {place.number}")
+        self._shown.note(f"resuming after {self._reader.word} {place.number}")
         return self._reader.read(place)
 
     # -- identity of the run
@@ -200,23 +200,21 @@ class _Run:
         if output.exists() and not self._job.restart:
             is_ours = header is not None and self._reader.resumable
             if not is_ours:
-                raise ConfigError(f"{output} is there already; choose another name, or --restart to replace it")
+                raise ConfigError(f"{output} exists; choose another name, or use --restart to replace it")
             if self._kept.now.written_bytes is not None and not self._kept.is_whole:
                 raise ConfigError(
                     f"{output} was changed after nograd predict wrote it: it does not have the size and the checksum in "
                     f"{self._kept.files.journal.name}; --restart replaces it"
                 )
         if not self._reader.resumable:
-            self._shown.note("standard input cannot be read twice: should this be cut off, it begins anew")
+            self._shown.note("standard input cannot be read twice, so an interrupted run cannot be resumed")
             self._kept.forget()
 
-    def _wanted(self, given: Identity, ready: _Ready) -> Header:
+    def _new_header(self, given: Identity, ready: _Ready) -> Header:
         """Return the header of a new run."""
         job, answers = self._job, ready.trial.answers
         if not answers:
-            self._shown.note(
-                "the same rows get different answers: a run that is cut off and goes on gives others than one that is not"
-            )
+            self._shown.note("the same rows get different answers, so a resumed run differs from an uninterrupted one")
         layout = layout_for(job.memory_bytes, job.max_batch_size, ready.overhead, ready.trial.held)
         model = self._model(ready.predictor)
         return Header({**given, "model": model, "answers": {"first rows": answers or "vary"}}, layout)
@@ -232,7 +230,7 @@ class _Run:
     def _refuse(self, then: Identity, now: Identity) -> None:
         if found := differences(then, now):
             what = "made" if self._kept.is_whole else "begun"
-            raise ConfigError(f"{self._job.output} was {what} otherwise: {'; '.join(found)}; --restart begins anew")
+            raise ConfigError(f"{self._job.output} was {what} differently: {'; '.join(found)}; use --restart to start again")
 
     def _options(self) -> dict[str, str]:
         job, columns = self._job, self._job.columns
@@ -264,7 +262,7 @@ class _Run:
     # -- the loop
 
     def _loop(self, records: Iterator[Record], layout: Layout, ready: _Ready) -> None:
-        source = _Source(cut(records, layout), ready.columns)
+        source = _WindowSource(cut(records, layout), ready.columns)
         answers = ready.runs.run_windows(source.items())
         safe_at, rows_before = self._clock(), self._kept.now.rows
         try:
@@ -276,7 +274,7 @@ class _Run:
                     self._kept.commit()
                     safe_at = self._clock()
         except DeviceLostError as error:
-            raise JobError(f"{error}; what is done is kept: the same command goes on") from error
+            raise JobError(f"{error}; finished work is kept; rerun the command to resume") from error
         finally:
             answers.close()
             self._kept.commit()
@@ -297,7 +295,7 @@ class _Run:
                 self._kept.write_failing_row(errors[-1])
                 raise JobError(
                     f"{self._job.input}, {self._reader.word} {record.place.number}: {found}; the row is in "
-                    f"{self._kept.files.errors}. The same command with --on-error skip goes on without such rows"
+                    f"{self._kept.files.errors}. Rerun the command with --on-error skip to skip such rows"
                 )
         now = self._kept.now
         self._kept.add(
@@ -315,7 +313,7 @@ class _Run:
         return RunSummary(now.rows, 0 if was_whole else now.rows - before, now.bad, share, now.repeats, seconds, was_whole)
 
 
-class _Source:
+class _WindowSource:
     """Yield the items of windows, and store the windows until their answers arrive."""
 
     def __init__(self, windows: Iterator[list[Record]], columns: Columns) -> None:

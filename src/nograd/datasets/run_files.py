@@ -15,11 +15,11 @@ from typing import Self
 import msgspec
 
 from nograd.datasets.disk import checksum_of, replace, sync, write_all
-from nograd.datasets.journal import Commit, Found, Header, Journal
+from nograd.datasets.journal import Commit, Header, Journal, JournalContent
 from nograd.datasets.outputs import Output
 from nograd.errors import ConfigError, JobError
 
-__all__ = ["Files", "Keeping"]
+__all__ = ["Files", "WindowWriter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Files:
                 )
 
 
-class Keeping:
+class WindowWriter:
     """Write windows and make them durable; a context manager.
 
     Args:
@@ -65,7 +65,7 @@ class Keeping:
 
     def __init__(self, output: Path, *, restart: bool) -> None:
         if not output.parent.is_dir():
-            raise ConfigError(f"the output is {str(output)!r}; there is no folder {str(output.parent)!r}")
+            raise ConfigError(f"the output is {str(output)!r}; the folder {str(output.parent)!r} does not exist")
         self.files = Files(output)
         self.files.require_plain()
         try:
@@ -88,12 +88,12 @@ class Keeping:
         self._whole: tuple[Commit, bool] | None = None
         self._part = self._errors = -1
 
-    def _require_own(self, found: Found) -> None:
+    def _require_own(self, found: JournalContent) -> None:
         """Raise ConfigError if an earlier run did not write the existing part or bad rows."""
         for path in (self.files.part, self.files.errors):
             if found.header is None and _size(path):
                 raise ConfigError(
-                    f"{path} exists, and no journal says that nograd predict wrote it; move it away, or choose another output"
+                    f"{path} exists, and no journal shows that nograd predict wrote it; move it, or choose another output"
                 )
         commit = found.commit
         if commit.written_bytes is not None and self.files.part.exists():  # a complete run removes it
@@ -102,11 +102,11 @@ class Keeping:
     def _require_same(self, path: Path, size: int, checksum: int | None) -> None:
         """Raise ConfigError if a file does not start with the bytes that the journal records."""
         if _size(path) < size:
-            raise ConfigError(f"{path} has {_size(path)} bytes, and its journal says {size}; --restart begins again")
+            raise ConfigError(f"{path} has {_size(path)} bytes, and its journal records {size}; use --restart to start again")
         if size and checksum is not None and checksum_of(path, size) != checksum:
             raise ConfigError(
                 f"{path} was changed after nograd predict wrote it: its first {size} bytes do not have the checksum in "
-                f"{self.files.journal.name}; --restart begins again"
+                f"{self.files.journal.name}; use --restart to start again"
             )
 
     @property
@@ -211,7 +211,7 @@ class Keeping:
             yield
         except OSError as error:
             raise JobError(
-                f"{self.files.output} cannot be written: {error.strerror}; what is done is kept: "
+                f"{self.files.output} cannot be written: {error.strerror}; finished work is kept; "
                 "correct this, and run the same command again"
             ) from error
 

@@ -66,7 +66,7 @@ def takes_of(predictor: Predictor, model: str) -> RowInputs:
     try:
         return RowInputs(predictor.signature.inputs)
     except UnsupportedError:
-        raise ConfigError(f"nothing says what {model} takes; give its Predictor a sample=") from None
+        raise ConfigError(f"the inputs of {model} are unknown; give its Predictor a sample=") from None
 
 
 def learn(predictor: Predictor, columns: Columns, head: Sequence[Record]) -> list[Any]:
@@ -85,7 +85,7 @@ def learn(predictor: Predictor, columns: Columns, head: Sequence[Record]) -> lis
     else:
         return []
     items = [item for _, item in _items(columns, head)]
-    reason = "there is no good row"
+    reason = "there is no valid row"
     for some in (items[:2], *([item] for item in items)):
         try:
             predictor.learn_from(some)
@@ -94,7 +94,7 @@ def learn(predictor: Predictor, columns: Columns, head: Sequence[Record]) -> lis
         else:
             if some:
                 return some
-    raise ConfigError(f"nothing says what the model takes, and the first rows do not teach it: {reason}")
+    raise ConfigError(f"the model's inputs are unknown and cannot be inferred from the first rows: {reason}")
 
 
 def try_out(predictor: Predictor, runs: Executor, columns: Columns, head: Sequence[Record], max_rows: int) -> FirstRowsTrial:
@@ -118,7 +118,7 @@ def try_out(predictor: Predictor, runs: Executor, columns: Columns, head: Sequen
         if found is not None and not isinstance(outputs, ItemError):
             fields = fields or fields_of(predictor, outputs)
             rows.append(found)
-            held.append(_held(predictor, record, item, outputs, found))
+            held.append(_measure_row(predictor, record, item, outputs, found))
     encoded = [_encode_predictions(predictor, each) for each in (first, second)]
     names = tuple(dict.fromkeys(name for row in rows for name in row))
     return FirstRowsTrial(names, digest(encoded[0]) if encoded[0] == encoded[1] else "", tuple(held), fields)
@@ -144,7 +144,7 @@ def _encode_predictions(predictor: Predictor, rows: Sequence[Batch | ItemError])
     return b"\n".join(to_json(_predictions(predictor, each)) for each in rows)
 
 
-def _held(predictor: Predictor, record: Record, item: Any, outputs: Batch, found: dict[str, Any]) -> RowMemory:
+def _measure_row(predictor: Predictor, record: Record, item: Any, outputs: Batch, found: dict[str, Any]) -> RowMemory:
     """Return the bytes of a row when it is read, prepared (and joined with others), answered and written."""
     prepared = sum(array.nbytes for array in predictor.prepare_item(item, 0).values())
     answered = 2 * sum(array.nbytes for array in outputs.values()) + 2 * len(to_json(found))

@@ -22,7 +22,7 @@ WINDOW_BATCHES = 16
 
 
 class RowMemory(NamedTuple):
-    """Bytes that a record holds in memory, from reading to writing."""
+    """Bytes of a record in memory, from reading to writing."""
 
     read: int
     fixed: int
@@ -43,7 +43,7 @@ class Layout:
     """Maximum estimated bytes of one window; a larger record forms its own window."""
 
     fixed_bytes: int
-    """Bytes that any record holds, from reading to writing."""
+    """Bytes of any record, from reading to writing."""
 
     growth: int
     """Additional bytes for each byte that was read, plus one."""
@@ -52,7 +52,7 @@ class Layout:
     """Cost of starting a batch, in padded elements; see `BatchPredictor`."""
 
     def bytes_of(self, record: Record) -> int:
-        """Return the bytes that a record holds in memory, from reading to writing."""
+        """Return the bytes of a record in memory, from reading to writing."""
         return self.fixed_bytes + self.growth * (record.size_bytes + 1)
 
 

@@ -1,4 +1,4 @@
-"""SentenceEncoder: encoder, pooling and the layers behind it as one module, from a sentence-transformers folder."""
+"""SentenceEncoder: encoder, pooling and the layers after it as one module, from a sentence-transformers folder."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class _Normalize(nn.Module):
 
 
 def read_layers(described: SentenceFolder) -> list[nn.Module]:
-    """Return the layers behind the pooling, with their weights.
+    """Return the layers after the pooling, with their weights.
 
     Raises:
         ModelLoadError: a file is missing, or does not fit its configuration.
@@ -87,14 +87,14 @@ def _layer(kind: str, path: Path) -> nn.Module:
         return _Normalize()
     config = read_json(path / "config.json")
     try:
-        made = _dense(config) if kind == "Dense" else _Norm(int(config["dimension"]))
+        made = _dense(config) if kind == "Dense" else _LayerNorm(int(config["dimension"]))
         made.load_state_dict(_weights(path))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelLoadError(f"{kind} in {path} cannot be read: {type(error).__name__}: {error}") from error
     return made.eval()
 
 
-class _Norm(nn.Module):
+class _LayerNorm(nn.Module):
     def __init__(self, size: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(size)

@@ -1,4 +1,4 @@
-"""Folders that sentence-transformers saved: modules, pooling, prompts. Everything unknown is refused by name."""
+"""Folders that sentence-transformers saved: modules, pooling, prompts. Everything unknown raises an error with its name."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SentenceFolder:
     """Modes of `POOLING_MODES`."""
 
     layers: tuple[tuple[str, Path], ...] = ()
-    """Modules behind the pooling: type and folder."""
+    """Modules after the pooling: type and folder."""
 
     prompt: str = ""
     """Text in front of every input, from `default_prompt_name`."""
@@ -58,7 +58,7 @@ def read_sentence_folder(folder: Path) -> SentenceFolder | None:
     Raises:
         ModelLoadError: the folder lists a module, a mode or a setting that nograd does not apply.
     """
-    listed = _listed(folder)
+    listed = _read_modules(folder)
     if listed is None:
         pooling = folder / "1_Pooling"
         return SentenceFolder(folder, _modes(pooling)) if (pooling / "config.json").is_file() else None
@@ -70,7 +70,7 @@ def read_sentence_folder(folder: Path) -> SentenceFolder | None:
         )
     if unknown := [kind for kind in kinds[2:] if kind not in LAYERS]:
         raise ModelLoadError(
-            f"{folder / 'modules.json'} lists {unknown[0]}; behind Pooling nograd reads {', '.join(LAYERS)}; write a factory "
+            f"{folder / 'modules.json'} lists {unknown[0]}; after Pooling nograd supports {', '.join(LAYERS)}; write a factory "
             "for this model"
         )
     encoder, pooling = listed[0][1], listed[1][1]
@@ -88,7 +88,7 @@ def read_sentence_folder(folder: Path) -> SentenceFolder | None:
     )
 
 
-def _listed(folder: Path) -> list[tuple[str, Path]] | None:
+def _read_modules(folder: Path) -> list[tuple[str, Path]] | None:
     """Return the modules of `modules.json`, type and folder of each; None without the file."""
     file = folder / "modules.json"
     if not file.is_file():

@@ -119,7 +119,7 @@ def _model(folder: Path, *, is_encoder: bool) -> tuple[Any, list[str]]:
     except Exception as error:  # report any error of the library with the folder's name
         raise ModelLoadError(f"transformers cannot load {folder}: {type(error).__name__}: {error}") from error
     if hasattr(model.config, "use_cache"):
-        model.config.use_cache = False  # keys and values of earlier tokens are no outputs
+        model.config.use_cache = False  # keys and values of earlier tokens are not outputs
     return model.eval(), sorted(info["missing_keys"])
 
 

@@ -1,4 +1,4 @@
-"""A Predictor of what is given: a Predictor, a module or a backend; and what another one of the same model is made of."""
+"""Conversion of a module, a backend or a Predictor to a Predictor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["as_predictor", "parts_of"]
 
 
 def parts_of(predictor: Predictor) -> dict[str, Any]:
-    """Return what another Predictor of the same model is made of, as arguments."""
+    """Return the arguments that create another Predictor of the same model."""
     source, sample = predictor.source, None
     if isinstance(source, Backend) and (predictor._example is not None or not predictor.has_preprocess):  # noqa: SLF001
         sample = [predictor.example] if predictor.has_preprocess else predictor.example
@@ -26,12 +26,12 @@ def parts_of(predictor: Predictor) -> dict[str, Any]:
 
 
 def as_predictor(model: Any, device: str | torch.device = "auto", **options: Any) -> Predictor:
-    """Return a Predictor as it is, or one of a module or a backend.
+    """Return a Predictor unchanged, or create one from a module or a backend.
 
     Args:
         model: a Predictor, a module or a backend.
-        device: of a module, as for `Predictor`; a Predictor has its own.
-        options: of the Predictor that is made of a module.
+        device: device of a module, as for `Predictor`; a Predictor has its own.
+        options: options of the Predictor that is created from a module.
 
     Raises:
         ConfigError: `model` is something else, or the Predictor runs on another device.

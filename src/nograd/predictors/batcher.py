@@ -1,4 +1,4 @@
-"""DynamicBatcher: concurrent requests of one event loop, run in batches. It opens itself, and learns an unknown model."""
+"""DynamicBatcher: concurrent requests of one event loop, run in batches. It opens at the first request."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from nograd.backends import Backend
 from nograd.batching.batcher import MAX_QUEUE_BYTES, Batcher, Runner, check_settings
-from nograd.batching.first_request import Teaching
+from nograd.batching.first_request import RequestLearner
 from nograd.batching.jobs import BatchReply
 from nograd.batching.policy import BatchPolicy
-from nograd.batching.records import BatchRecord, RunningBatch, Spent, Statistics
+from nograd.batching.records import BatchRecord, RequestTimes, RunningBatch, Statistics
 from nograd.batching.refusals import check_request, late, not_open
 from nograd.core.cost import CostCurve
 from nograd.core.inputs import holds_tensors, is_module, one_row
@@ -34,10 +34,10 @@ __all__ = ["DynamicBatcher"]
 class DynamicBatcher:
     """Gathers concurrent requests into batches.
 
-    The first request opens the batcher in the running event loop. If the model is not known yet, the first request also
-    teaches it: the model is probed with these inputs in a thread, while further requests wait; then they share batches.
-    Batching follows what the probe found, so answers are the model's own. `close`, or the end of an `async with`, completes
-    accepted requests and ends the device threads. A batcher that is dropped without either ends with its event loop.
+    The first request opens the batcher in the running event loop. If the model's inputs are not known yet, the model is probed
+    with this request in a thread, while further requests wait; then they share batches. Rows are batched only as the probe
+    allows, so answers equal the model's own. `close`, or leaving an `async with` block, completes accepted requests and ends
+    the device threads. A batcher that is not closed ends with its event loop.
 
     >>> async def both(model, a, b):
     ...     async with DynamicBatcher(model, max_batch_size=32) as batcher:
@@ -45,24 +45,24 @@ class DynamicBatcher:
 
     Args:
         model: a torch module, a Predictor or a Backend.
-        device: for a module: `auto`, or a torch device. A Predictor and a Backend have their own.
+        device: device of a module: `auto`, or a torch device. A Predictor and a Backend have their own.
         predictor: former name of `model`.
-        max_batch_size: rows in one run, at most. A longer request runs in several parts.
-        max_wait_ms: longest wait of a request for a batch to fill, in milliseconds; 0 (run as soon as the device is free) is
-            best on one device.
-        max_queue_rows: rows that may wait; a request beyond is refused at once.
-        max_queue_bytes: bytes of inputs that may wait.
-        max_batch_tokens: for rows that vary in length: padded elements (rows x longest) in one run, at most.
-        cost: measured seconds (see `measure_cost`); default: the predictor's own, which one from a bundle has. Without it,
-            lateness cannot be predicted.
-        inline: run batches in the event loop's thread: right for a model that takes less time than handing a batch to a thread
-            and back (0.1 ms), wrong for any other. None decides from the cost.
-        policy: decides instead of the one that suits the model (see `policy_for`).
+        max_batch_size: maximum rows per run. A longer request runs in several parts.
+        max_wait_ms: maximum time that a request waits for a batch to fill, in milliseconds. 0 runs as soon as the device is
+            free, which is best on one device.
+        max_queue_rows: maximum rows in the queue; further requests are rejected immediately.
+        max_queue_bytes: maximum bytes of inputs in the queue.
+        max_batch_tokens: maximum padded elements per run (rows x longest row), for rows that vary in length.
+        cost: measured cost curve (see `measure_cost`); default: the predictor's, which comes from its bundle. Without a curve,
+            late answers cannot be predicted.
+        inline: run batches in the event loop's thread. Use it only for a model that takes less time than a thread switch and
+            back (0.1 ms). None decides from the cost.
+        policy: batch policy; default: the one that suits the model (see `policy_for`).
         observer: called in the event loop with a record of each batch.
-        clock: returns seconds and never goes back. (Not the loop's: uvloop's has steps of a millisecond.)
+        clock: returns seconds and never decreases. (The loop's own clock is not used: uvloop's has steps of a millisecond.)
 
     Raises:
-        ConfigError: a limit is out of its range, or `model` is none of these.
+        ConfigError: a limit is out of its range, or `model` has another type.
     """
 
     def __init__(  # noqa: PLR0913  all but the first two by keyword
@@ -92,29 +92,29 @@ class DynamicBatcher:
         self._max_waiting = max_queue_rows
         self._is_inline = bool(inline)
         self._batcher: Batcher | None = self._make() if _is_known(self._runner) else None
-        self._teaching: Teaching | None = None
+        self._teaching: RequestLearner | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._state = "new"
 
-    # -- life
+    # -- opening and closing
 
     @property
     def inline(self) -> bool:
-        """Whether batches run in the event loop's thread; the setting, until the model is known."""
+        """Whether batches run in the event loop's thread. Until the model is known, this is the setting."""
         return self._is_inline if self._batcher is None else self._batcher.inline
 
     @property
     def is_open(self) -> bool:
-        """True while requests are accepted; false before the first and after the last, and once the device is lost."""
+        """True while requests are accepted: from the first request until it is closed or the device is lost."""
         return self._state == "open" and not self.is_lost
 
     @property
     def is_lost(self) -> bool:
-        """True once the device or its thread is lost: restart the process."""
+        """True if the device or its thread is lost; the process must be restarted."""
         return self._batcher is not None and self._batcher.is_lost
 
     def running(self) -> list[RunningBatch]:
-        """Return the batches that are on the device now; never any if batches run in the event loop."""
+        """Return the batches that are currently on the device; always none if batches run in the event loop."""
         return [] if self._batcher is None else self._batcher.running()
 
     def statistics(self) -> Statistics:
@@ -123,11 +123,11 @@ class DynamicBatcher:
 
     @property
     def seconds_per_row(self) -> float:
-        """Seconds of the device for one row: a running mean; 0 before the first batch."""
+        """Running mean of device seconds per row; 0 before the first batch."""
         return 0.0 if self._batcher is None else self._batcher.seconds_per_row
 
     def predicted_wait_s(self) -> float:
-        """Return how long the rows that wait now should take, from the running mean of seconds per row."""
+        """Return the expected seconds for all rows in the queue, from the running mean of seconds per row."""
         return 0.0 if self._batcher is None else self._batcher.predicted_wait_s()
 
     async def __aenter__(self) -> Self:
@@ -142,10 +142,10 @@ class DynamicBatcher:
         await self.close()
 
     async def close(self, grace_s: float = 30.0) -> None:
-        """Refuse new requests, answer those that wait, end the device threads.
+        """Reject new requests, answer queued ones, and end the device threads.
 
         Args:
-            grace_s: seconds for requests that wait. After it they fail, and only the running batch is awaited, 30 s at most.
+            grace_s: seconds for queued requests. Later they fail, and only the running batch is awaited, for at most 30 s.
         """
         if self._state != "open":
             self._state = "closed" if self._state == "new" else self._state
@@ -160,7 +160,7 @@ class DynamicBatcher:
         self._state = "closed"
 
     @staticmethod
-    async def _close_teaching(teaching: Teaching, grace_s: float) -> None:
+    async def _close_teaching(teaching: RequestLearner, grace_s: float) -> None:
         try:
             await asyncio.wait_for(teaching.wait_empty(), grace_s)
         except TimeoutError:
@@ -169,19 +169,20 @@ class DynamicBatcher:
     # -- requests
 
     async def predict(self, inputs: Any, *, timeout_s: float | None = None, priority: int = 0) -> Any:
-        """Return the model's answer to these inputs, run together with other requests that wait.
+        """Return the model's answer to these inputs. They share a batch with other queued requests.
 
         Args:
             inputs: as for `Predictor.predict`. Without `preprocess`, they may also be one row without the batch dimension:
                 every input has one dimension less than the model's. Its answer has no batch dimension either. The first
                 request to an unknown model decides which rank that is (see `Predictor.learn`).
-            timeout_s: seconds from now after which the answer is of no use; None: no limit.
-            priority: class of the request. 0 goes first; a higher number runs when no lower one waits, or fills up its batch.
+            timeout_s: seconds from now until the answer must be ready; None: no limit.
+            priority: priority of the request; 0 is the highest. Requests of lower priority wait, or fill up a batch.
 
         Raises:
-            SignatureError: the inputs are not the model's.
+            SignatureError: the inputs do not fit the model's signature.
             ConfigError: `timeout_s` or `priority` is out of its range.
-            OverloadedError: the queue is full, or the answer would be late; `retry_after_s` says when to try again.
+            OverloadedError: the queue is full, or the answer would be late; `retry_after_s` is the time until a retry makes
+                sense.
             DeadlineError: `timeout_s` passed, or can no longer be met.
             UnavailableError: the batcher is closed, or belongs to another event loop.
             ModelError: the model raised on these inputs; other requests of the same batch are not affected.
@@ -202,21 +203,21 @@ class DynamicBatcher:
             raise
 
     async def run(
-        self, parts: Sequence[Batch], *, timeout_s: float | None = None, priority: int = 0, spent: Spent | None = None
+        self, parts: Sequence[Batch], *, timeout_s: float | None = None, priority: int = 0, spent: RequestTimes | None = None
     ) -> list[Batch]:
-        """Return the outputs of prepared parts, one for each; all are admitted or none.
+        """Return the outputs of each prepared part. Either all parts are admitted, or none.
 
         Args:
-            parts: checked, each of one row or more.
+            parts: checked parts of one or more rows each.
             timeout_s: as for `predict`.
             priority: as for `predict`.
-            spent: receives where the time went.
+            spent: receives the times of the request.
 
         Raises:
             NogradError: as for `predict`.
             UnsupportedError: the model is not known yet.
         """
-        return await self._known().run(parts, timeout_s=timeout_s, priority=priority, spent=spent)
+        return await self._require_batcher().run(parts, timeout_s=timeout_s, priority=priority, spent=spent)
 
     def submit(
         self,
@@ -226,11 +227,11 @@ class DynamicBatcher:
         timeout_s: float | None = None,
         priority: int = 0,
     ) -> Callable[[], None]:
-        """Run one part and call back in the event loop: like `run`, without a task that waits.
+        """Run one part and call back in the event loop: like `run`, but without a waiting task.
 
         Args:
-            part: checked, one row or more.
-            done: called once with the part's outputs, or the error; never from within this call.
+            part: a checked part of one or more rows.
+            done: called once with the part's outputs or the error, after this call has returned.
             timeout_s: as for `predict`.
             priority: as for `predict`.
 
@@ -238,19 +239,19 @@ class DynamicBatcher:
             A function that abandons the request, after which `done` is not called.
 
         Raises:
-            NogradError: as for `predict`, if a request is refused at once.
+            NogradError: as for `predict`, if a request is rejected immediately.
             UnsupportedError: the model is not known yet.
         """
 
         def answer(outputs: list[Batch] | Exception) -> None:
             done(outputs if isinstance(outputs, Exception) else outputs[0])
 
-        return self._known().submit([part], BatchReply(answer), timeout_s=timeout_s, priority=priority)
+        return self._require_batcher().submit([part], BatchReply(answer), timeout_s=timeout_s, priority=priority)
 
-    # -- inside
+    # -- internals
 
     def _enter(self) -> None:
-        """Be open in the running event loop."""
+        """Open in the running event loop, or check that it is open there."""
         loop = get_running_loop()
         if self._state not in ("new", "open"):
             raise not_open(self._state)
@@ -263,19 +264,19 @@ class DynamicBatcher:
             self._batcher.open()
 
     def _restart(self) -> None:
-        """Forget the event loop that was closed, and the requests that ended with it."""
+        """Reset the state after the event loop was closed, together with its requests."""
         self._teaching = None
         if self._batcher is not None:
             self._batcher.discard()
             self._batcher = self._make()
 
     async def _ready(self, inputs: Any, timeout_s: float | None, priority: int) -> tuple[Batcher, float | None]:
-        """Return the open batcher of a known model, and the time that is left to the request."""
+        """Return the open batcher of a known model, and the request's remaining time."""
         check_request(timeout_s, priority)
         self._enter()
         if self._batcher is not None:
             return self._batcher, timeout_s
-        self._teaching = self._teaching or Teaching(
+        self._teaching = self._teaching or RequestLearner(
             partial(_learn, self._runner), partial(_is_known, self._runner), self._max_waiting
         )
         until = None if timeout_s is None else time.monotonic() + timeout_s
@@ -291,7 +292,7 @@ class DynamicBatcher:
             self._batcher.open()
         return self._batcher, None if until is None else max(1e-9, until - time.monotonic())
 
-    def _known(self) -> Batcher:
+    def _require_batcher(self) -> Batcher:
         self._enter()
         if self._batcher is None:
             if not _is_known(self._runner):
@@ -301,7 +302,7 @@ class DynamicBatcher:
         return self._batcher
 
     def _prepared_row(self, inputs: Any, error: SignatureError) -> tuple[list[Batch], Callable[[list[Batch]], Any]]:
-        """Prepare one row without the batch dimension; raise the error of the inputs as they are if they are no row either."""
+        """Prepare one row without the batch dimension. If that also fails, raise the error of the unchanged inputs."""
         runner = self._runner
         if not isinstance(runner, Predictor) or runner.has_preprocess:
             raise error

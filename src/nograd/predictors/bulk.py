@@ -1,4 +1,4 @@
-"""BatchPredictor: a stream of items in, a stream of answers out, in order, in bounded memory."""
+"""BatchPredictor: answers for a stream of items, in order and in bounded memory."""
 
 from __future__ import annotations
 
@@ -34,41 +34,41 @@ __all__ = ["BatchPredictor", "WindowAnswers"]
 DEFAULT_ROWS = 32
 
 SAMPLE_ITEMS = 2
-"""Items that teach the signature where no sample was given."""
+"""Items that the model is probed with if no sample was given."""
 
 WINDOWS_AHEAD = 2
-"""Windows that are prepared or run while the caller takes the answers of the one before."""
+"""Windows that are prepared or run while the caller consumes the answers of an earlier window."""
 
 
 @dataclass(frozen=True, slots=True)
 class WindowAnswers:
-    """What became of the items of one window."""
+    """Outputs of the items of one window."""
 
     rows: list[Batch | ItemError]
-    """For each item, in order, its outputs by name, `[1, ...]`; or why it has none, with its place in the window."""
+    """For each item, in order, its outputs by name, `[1, ...]`, or an error with its position in the window."""
 
     elements: int
-    """Of the runs, padding left out: rows x length, summed; 0 for models whose rows are all of one length."""
+    """Sum of rows x length of all runs, without padding; 0 if all rows of the model have one length."""
 
     padding: float
-    """Of the runs: elements that were padding."""
+    """Number of padding elements in all runs."""
 
     repeats: int = 0
-    """Items that were not run: texts that stand earlier in the window, too, and have the answer of those."""
+    """Number of items that were not run: texts that repeat an earlier text of the window and have its answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """A stretch of the input on its way through the device: its parts in order, and each part's run."""
+    """An in-flight window of the input: its parts in order, and the run of each part."""
 
     start: int
     """Position of its first item in the input."""
 
     parts: list[Batch | ItemError]
-    """An item that could not be prepared is its error."""
+    """An item that could not be prepared is represented by its error."""
 
     runs: dict[int, tuple[Future[list[Batch | NogradError]], int]]
-    """For each part the run that it is in, and its place there."""
+    """For each part, its run and its position in the run."""
 
     elements: int = 0
     padding: float = 0.0
@@ -77,7 +77,7 @@ class _Window:
 class BatchPredictor:
     """Predicts over any number of items.
 
-    Items are gathered in windows, sorted by length within each, run in batches, and given back in the order they came in.
+    Items are collected in windows, sorted by length within each window, run in batches, and answered in their original order.
     While the device runs one window, the next is read and prepared.
 
     >>> import torch
@@ -87,15 +87,15 @@ class BatchPredictor:
     1000
 
     Args:
-        predictor: a Predictor, or what one is made of: a torch module or a backend.
-        device: of a module, as for `Predictor`.
-        batch_size: rows in one run, at most; default: 32.
-        max_batch_size: `batch_size` under its longer name.
-        window_batches: batches sorted together; memory holds three windows.
-        progress: shows a bar with the rate and the time left, on standard error.
-        overhead: what starting a run costs, in padded elements: where rows differ in length, that decides which of a window run
-            together. None: what the predictor's cost curve says, else what was measured for MiniLM.
-        predictor_options: for the Predictor that is made of a module: `sample`, `preprocess`, `postprocess`.
+        predictor: a Predictor, a torch module or a backend.
+        device: device of a module, as for `Predictor`.
+        batch_size: maximum rows per run; default: 32.
+        max_batch_size: alias of `batch_size`.
+        window_batches: batches per window; up to three windows are in memory.
+        progress: show a progress bar with rate and remaining time on standard error.
+        overhead: cost of starting a run, in padded elements. It decides which rows of different lengths run together. None:
+            from the predictor's cost curve, otherwise a value measured with MiniLM.
+        predictor_options: options of the Predictor that is created from a module: `sample`, `preprocess`, `postprocess`.
             Without `sample`, the model is probed with the first two items.
 
     Raises:
@@ -127,12 +127,12 @@ class BatchPredictor:
             )
         self._predictor = as_predictor(predictor, device, **predictor_options)
         self.max_batch_size = rows
-        """Rows in one run, at most."""
+        """Maximum rows per run."""
 
         cost = self._predictor.cost
         known = TokenCost(cost if cost is not None and cost.unit == "tokens" else None).overhead
         self.overhead = known if overhead is None else overhead
-        """What starting a run costs, in padded elements."""
+        """Cost of starting a run, in padded elements."""
 
         self._window_rows = rows * window_batches
         self._progress = progress
@@ -141,20 +141,20 @@ class BatchPredictor:
         """Yield one answer per item, in order.
 
         Args:
-            items: what `preprocess` takes, or else rows: arrays or tensors `[...]` without dimension 0, or dicts of them.
-            total: how many items there are, for the time left; taken from `len(items)` where it has one.
+            items: items for `preprocess`. Without it, rows: arrays or tensors `[...]` without dimension 0, or dicts of them.
+            total: number of items, for the remaining time; default: `len(items)`, if it has a length.
 
         Yields:
-            What `predictor.predict` would answer for the item: tensors for tensors.
+            The answer of `predictor.predict` to the item: tensors for tensors.
 
         Raises:
-            ItemError: an item could not be prepared, or the model raised on it. The answers of all items before it were
-                yielded; so they are where `items` itself raises, whose error then follows as it is.
+            ItemError: an item could not be prepared, or the model raised on it. The answers to all earlier items are yielded
+                first. The same holds if `items` itself raises; its error is raised unchanged.
             SignatureError: `items` is one string, or a dict of columns.
         """
         if total is None and isinstance(items, Sized):
             total = len(items)
-        reader = _Reader(items)
+        reader = _ItemReader(items)
         first = reader.peek(SAMPLE_ITEMS)
         if not first:
             if reader.error is not None:
@@ -171,10 +171,11 @@ class BatchPredictor:
         """Return the outputs of all items, concatenated in order, in the structure that the model itself returns.
 
         Args:
-            items: as for `predict`; all are held in memory.
+            items: as for `predict`; all are in memory at the same time.
 
         Returns:
-            Tensors on the CPU for tensors, else arrays; each `[items, ...]`. With `postprocess`: a list, one answer per item.
+            Tensors on the CPU for tensors, otherwise arrays; each `[items, ...]`. With `postprocess`: a list, one answer per
+            item.
 
         Raises:
             SignatureError: there are no items, or they are one string or a dict of columns.
@@ -190,7 +191,7 @@ class BatchPredictor:
         return self._predictor.backend.restore(concatenated(self._batches_of(rows)))
 
     def predict_each(self, items: Iterable[Any]) -> list[Any]:
-        """Return the answers of `predict` as a list; tensors that may share a batch take a shorter way there.
+        """Return the answers of `predict` as a list, with a fast path for tensors that may share a batch.
 
         Raises:
             SignatureError: `items` is one string, or a dict of columns.
@@ -208,16 +209,16 @@ class BatchPredictor:
     def _batches_of(self, rows: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
         """Return the outputs of rows, in order, in batches."""
         if not self._predictor.has_preprocess:
-            with suppress(SignatureError, ModelError):  # the longer way names the row that is wrong
+            with suppress(SignatureError, ModelError):  # the general path names the invalid row
                 stacked = run_stacked(self._predictor, rows, self.max_batch_size)
                 if stacked is not None:
                     return stacked
-        batches = list(self._outputs(_Reader(rows)))
+        batches = list(self._outputs(_ItemReader(rows)))
         if self._predictor.has_preprocess or not holds_tensors(rows[0]):
             return batches
         return [as_tensors(outputs) for outputs in batches]
 
-    def _outputs(self, reader: _Reader) -> Generator[Batch]:
+    def _outputs(self, reader: _ItemReader) -> Generator[Batch]:
         """Yield the outputs of items in order, of one or more rows each.
 
         Raises:
@@ -225,7 +226,7 @@ class BatchPredictor:
         """
         with self._threads() as (preparing, device):
             send = partial(self._send, device=device, until_error=True)
-            for window in _ahead(reader.windows(self._window_rows), send, preparing):
+            for window in _send_ahead(reader.windows(self._window_rows), send, preparing):
                 for outputs in self._outcomes(window, device):
                     if isinstance(outputs, ItemError):
                         raise outputs
@@ -234,41 +235,43 @@ class BatchPredictor:
             raise reader.error
 
     def run_windows(self, windows: Iterable[Sequence[Any]]) -> Generator[WindowAnswers]:
-        """Yield what became of each window: a window is batched for itself, so that its answers depend on nothing else.
+        """Yield the answers of each window. Windows are batched separately, so that answers do not depend on other windows.
 
-        Two windows more than were taken are read, prepared and run ahead. A bad item costs nobody else its answer.
-        Windows of equal items are run in equal batches, whatever comes before and behind them. A text that stands in a window
-        more than once is run once, where the model gives equal answers to equal items.
+        Two windows are read, prepared and run ahead of the consumed one. An invalid item does not affect the answers to other
+        items. Windows of equal items run in equal batches. A text that occurs more than once in a window runs once, if the
+        model gives equal answers to equal items.
 
         Args:
-            windows: items each, as `predict` takes them; one may be empty. The predictor must know the model: by a sample, or
-                by `Predictor.learn_from`.
+            windows: lists of items, as for `predict`; they may be empty. The model must be known from a sample or from
+                `Predictor.learn_from`.
 
         Yields:
-            One for each window, in order: outputs as the backend gives them, not postprocessed.
+            The backend's outputs for each window, in order, not postprocessed.
 
         Raises:
-            UnsupportedError: nothing is known of the model yet.
-            DeviceLostError: no run will succeed any more.
+            UnsupportedError: the model's inputs are not known yet.
+            DeviceLostError: the device is lost; later runs fail, too.
         """
         sent: deque[list[int]] = deque()
 
         def distinct() -> Iterator[tuple[int, Sequence[Any]]]:
             for items in windows:
-                some, places = _once(items) if self._predictor.signature.repeatable else (items, [*range(len(items))])
+                some, places = (
+                    _without_repeats(items) if self._predictor.signature.repeatable else (items, [*range(len(items))])
+                )
                 sent.append(places)
                 yield 0, some
 
         with self._threads() as (preparing, device):
             send = partial(self._send, device=device, until_error=False)
-            for window in _ahead(distinct(), send, preparing):
+            for window in _send_ahead(distinct(), send, preparing):
                 rows = [row for outputs in self._outcomes(window, device) for row in _one_by_one(outputs)]
                 places = sent.popleft()
-                yield WindowAnswers(_spread(rows, places), window.elements, window.padding, len(places) - len(rows))
+                yield WindowAnswers(_repeat_rows(rows, places), window.elements, window.padding, len(places) - len(rows))
 
     @contextmanager
     def _threads(self) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor]]:
-        """Own the thread that prepares, and those that run."""
+        """Return a context that owns the preparing thread and the running threads."""
         preparing = ThreadPoolExecutor(1, "nograd-prepare")
         device = ThreadPoolExecutor(self._predictor.lanes, "nograd-device")
         try:
@@ -278,13 +281,13 @@ class BatchPredictor:
             device.shutdown(cancel_futures=True)
 
     def _learn_from_all(self, rows: Sequence[Any]) -> None:
-        """Teach the predictor, unless it is taught: comparing the layouts of all rows takes as long as a small model does."""
+        """Probe the model unless it is known. Comparing the layouts of all rows would take as long as a small model."""
         predictor = self._predictor
         if not predictor.is_probed or not predictor.signature.outputs:
-            self._learn_from(rows[:SAMPLE_ITEMS] if predictor.has_preprocess else _unlike(rows))
+            self._learn_from(rows[:SAMPLE_ITEMS] if predictor.has_preprocess else _rows_to_probe(rows))
 
     def _learn_from(self, items: Sequence[Any]) -> None:
-        """Teach the predictor, of the first item alone where a later one is bad: that one fails when its turn comes."""
+        """Probe the model; with the first item only if a later one is invalid, which is reported when its turn comes."""
         try:
             self._predictor.learn_from(items)
         except NogradError:
@@ -297,7 +300,7 @@ class BatchPredictor:
                     raise ItemError(f"item 0: {error}", 0) from error
 
     def _send(self, start: int, items: Sequence[Any], *, device: ThreadPoolExecutor, until_error: bool) -> _Window:
-        """Prepare a window and queue its runs; in the preparing thread."""
+        """Prepare a window and queue its runs, in the preparing thread."""
         parts = self._prepare(items, start, until_error=until_error)
         signature = self._predictor.signature
         good = {position: part for position, part in enumerate(parts) if not isinstance(part, ItemError)}
@@ -315,12 +318,12 @@ class BatchPredictor:
         return _Window(start, parts, runs, elements, padding)
 
     def _prepare(self, items: Sequence[Any], start: int, *, until_error: bool) -> list[Batch | ItemError]:
-        """Return the window as parts: many rows each where they stack, else one row each, or its error."""
+        """Return the parts of the window: many rows each if they stack, otherwise one row each, or its error."""
         if items and not self._predictor.has_preprocess and self._predictor.signature.batching != "alone":
             try:
                 return [*chunks(self._predictor.check(stacked(items)), self.max_batch_size)]
             except (SignatureError, ValueError):
-                pass  # rows of several lengths, or a bad one among them: take them one by one
+                pass  # rows of several lengths, or an invalid row: prepare them one by one
         parts: list[Batch | ItemError] = []
         for index, item in enumerate(items, start):
             try:
@@ -332,7 +335,7 @@ class BatchPredictor:
         return parts
 
     def _outcomes(self, window: _Window, device: ThreadPoolExecutor) -> Iterator[Batch | ItemError]:
-        """Yield outputs in order, of one or more rows; an item's error in its place."""
+        """Yield outputs of one or more rows in order; an item that failed is represented by its error."""
         index = window.start
         for position, part in enumerate(window.parts):
             if isinstance(part, ItemError):
@@ -341,16 +344,16 @@ class BatchPredictor:
                 continue
             run, place = window.runs[position]
             pieces = [run.result()[place]]
-            if isinstance(pieces[0], NogradError) and num_rows(part) > 1:  # which of its rows was it?
+            if isinstance(pieces[0], NogradError) and num_rows(part) > 1:  # find the row that failed
                 rows = split(part, [1] * num_rows(part))
                 pieces = device.submit(_run, rows, self._predictor).result()
             for outputs in pieces:
-                yield _named(outputs, index) if isinstance(outputs, NogradError) else outputs
+                yield _item_error(outputs, index) if isinstance(outputs, NogradError) else outputs
                 index += 1 if isinstance(outputs, NogradError) else num_rows(outputs)
 
 
-def _unlike(rows: Sequence[Any]) -> list[Any]:
-    """Return two rows to probe with: the first, and one of another layout if there is one."""
+def _rows_to_probe(rows: Sequence[Any]) -> list[Any]:
+    """Return two rows to probe with: the first row, and one of another layout if there is one."""
     layout = _layout(rows[0])
     other = next((row for row in rows[1:] if _layout(row) != layout), None)
     return [rows[0], *(rows[1:SAMPLE_ITEMS] if other is None else [other])]
@@ -364,10 +367,10 @@ def _layout(row: Any) -> Any:
     return len(row) if isinstance(row, list) else tuple(getattr(row, "shape", ()))
 
 
-def _ahead(
+def _send_ahead(
     windows: Iterable[tuple[int, Sequence[Any]]], send: Callable[[int, Sequence[Any]], _Window], preparing: ThreadPoolExecutor
 ) -> Iterator[_Window]:
-    """Yield the windows sent, in order, `WINDOWS_AHEAD` of them later than they were read."""
+    """Yield queued windows in order, `WINDOWS_AHEAD` windows after they were read."""
     ahead: deque[Future[_Window]] = deque()
     for start, items in windows:
         ahead.append(preparing.submit(send, start, items))
@@ -377,7 +380,7 @@ def _ahead(
         yield ahead.popleft().result()
 
 
-def _named(error: NogradError, index: int) -> ItemError:
+def _item_error(error: NogradError, index: int) -> ItemError:
     named = ItemError(f"item {index}: {error}", index)
     named.__cause__ = error
     return named
@@ -387,8 +390,8 @@ def _one_by_one(outputs: Batch | ItemError) -> list[Batch | ItemError]:
     return [outputs] if isinstance(outputs, ItemError) else [*split(outputs, [1] * num_rows(outputs))]
 
 
-def _once(items: Sequence[Any]) -> tuple[list[Any], list[int]]:
-    """Return the items without texts that stand there twice, and for each item its place among those left."""
+def _without_repeats(items: Sequence[Any]) -> tuple[list[Any], list[int]]:
+    """Return the items without repeated texts, and for each item its position among the remaining ones."""
     left: list[Any] = []
     places: list[int] = []
     first: dict[str, int] = {}
@@ -400,8 +403,8 @@ def _once(items: Sequence[Any]) -> tuple[list[Any], list[int]]:
     return left, places
 
 
-def _spread(rows: list[Batch | ItemError], places: Sequence[int]) -> list[Batch | ItemError]:
-    """Return a row for each place; one that is there again is in memory of its own, which may be written to."""
+def _repeat_rows(rows: list[Batch | ItemError], places: Sequence[int]) -> list[Batch | ItemError]:
+    """Return a row for each position. Repeated rows are copies, because the caller may write to them."""
     if len(places) == len(rows):
         return rows
     taken: set[int] = set()
@@ -418,15 +421,15 @@ def _run(parts: Sequence[Batch], predictor: Predictor) -> list[Batch | NogradErr
     return run_apart(parts, predictor.run, predictor.signature).answers
 
 
-class _Reader:
-    """Reads the caller's items, and keeps the error that ends them until the answers before it are delivered."""
+class _ItemReader:
+    """Reads the caller's items. An error of the iterator is raised after the answers to earlier items are delivered."""
 
     def __init__(self, items: Iterable[Any]) -> None:
         self._items = each_item(items)
         self.error: Exception | None = None
 
     def read(self, count: int) -> list[Any]:
-        """Return the next items, `count` at most; none at the end."""
+        """Return at most `count` next items; none at the end."""
         found: list[Any] = []
         try:
             found.extend(islice(self._items, count))
@@ -442,7 +445,7 @@ class _Reader:
             start += len(window)
 
     def peek(self, count: int) -> list[Any]:
-        """Return the next items, and leave them to be read."""
+        """Return the next items without consuming them."""
         found = self.read(count)
         self._items = chain(found, self._items)
         return found

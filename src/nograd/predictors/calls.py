@@ -1,6 +1,6 @@
-"""Calls: runs what a Predictor is given, on the backend that is known, or as it comes.
+"""Calls: runs a Predictor's inputs, on its backend if that is known, otherwise directly on the module.
 
-Nothing here imports torch unless the inputs or the model are torch's.
+This module imports torch only if the inputs or the model are torch's.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ MAX_BATCH_SIZE = 32
 
 
 class Calls:
-    """A model and how its calls are run.
+    """A model and the way its calls run.
 
     Args:
-        model: a backend; a module; or what learns a module's inputs.
-        device: of a module, as for `Predictor`.
-        padding: of a module, as for `Predictor`.
+        model: a backend, a module, or a Learner.
+        device: device of a module, as for `Predictor`.
+        padding: padding values of a module, as for `Predictor`.
 
     Raises:
-        ConfigError: `model` is something else, or torch has no such device here.
+        ConfigError: `model` has another type, or torch has no such device here.
     """
 
     def __init__(
@@ -54,19 +54,19 @@ class Calls:
         padding: Mapping[str, float] | None = None,
     ) -> None:
         self.backend: Backend | None = None
-        """What runs batches; None until the model's inputs are known."""
+        """Backend that runs batches; None until the model's inputs are known."""
 
         self.learner: Learner | None = None
-        """What learns a module's inputs; None for a backend."""
+        """Learns a module's inputs; None for a backend."""
 
         self.is_strict = True
-        """Whether inputs must be like a sample that was given; else the model says itself what it takes."""
+        """Whether inputs must be like a given sample; otherwise the model itself raises for inputs that it cannot run."""
 
         self.answers: Answers | None = None
-        """Keeps the answers, for a cached predictor."""
+        """Cache of answers, for a cached predictor."""
 
         self.direct: Direct | None = None
-        """The short path for tensors like those before."""
+        """Fast path for tensors of known layouts."""
 
         self._layouts: KnownLayouts | None = None
         self._local = threading.local()
@@ -76,7 +76,7 @@ class Calls:
             self.learner = _learner(model, device, padding)
 
     def known(self) -> Backend:
-        """Return what runs batches; a module without a sample is probed with the first input that ran.
+        """Return the backend; a module without a sample is probed with the first input that ran.
 
         Raises:
             UnsupportedError: no sample was given, and no call has run yet.
@@ -88,7 +88,7 @@ class Calls:
         return self.backend
 
     def settle(self, samples: Sequence[Any]) -> None:
-        """Probe with samples, unless some were probed.
+        """Probe with samples, unless the model is probed already.
 
         Raises:
             SignatureError: the model cannot run a sample.
@@ -97,7 +97,7 @@ class Calls:
             self.backend = self.learner.settle(samples)
 
     def settle_if_possible(self, samples: Sequence[Any]) -> None:
-        """Probe with samples; if that fails, calls run as they come.
+        """Probe with samples; if that fails, each call runs separately.
 
         Raises:
             ModelError: the model raised on the first sample.
@@ -106,7 +106,7 @@ class Calls:
             self.backend = self.learner.settle_if_possible(samples)
 
     def learn(self, inputs: Any) -> None:
-        """Probe with inputs `[rows, ...]` or with one row without the batch dimension, unless some were probed.
+        """Probe with inputs `[rows, ...]` or one row without the batch dimension, unless the model is probed already.
 
         Raises:
             SignatureError: the model cannot run the inputs.
@@ -118,7 +118,7 @@ class Calls:
         """Return outputs by name, on the device of the inputs, and the backend that ran.
 
         Raises:
-            SignatureError: a name, dtype, shape or number of rows is not the model's.
+            SignatureError: a name, dtype, shape or number of rows does not fit the model.
             ModelError: the model raised.
         """
         if self.backend is None and self.learner is not None and (self.learner.decides or self.answers is not None):
@@ -148,7 +148,7 @@ class Calls:
         return choose_output(outputs, output, backend.problem_type), backend.problem_type
 
     def _known_outputs(self, inputs: Any, backend: Backend) -> Mapping[str, Any]:
-        """Run inputs that the backend's signature allows."""
+        """Check inputs against the backend's signature, and run them."""
         if type(inputs) is np.ndarray or not holds_tensors(inputs):
             part = backend.signature.check(by_name(inputs, backend.signature))
             return backend.run(part) if self.answers is None else self.answered([part])[0]
@@ -172,7 +172,7 @@ class Calls:
     def _recalled(self, inputs: Any, backend: Backend) -> Mapping[str, Any] | None:
         """Return outputs of tensors whose layout was checked before, from the cache if possible; None for other inputs.
 
-        Values need a check only if they are not in the cache, because nothing else was ever stored.
+        Cached values need no check, because only checked values were stored.
         """
         from nograd.backends.direct import KnownLayouts
 
@@ -182,11 +182,11 @@ class Calls:
         return None if part is None else as_tensors(self.answered([part], self._run_checked)[0])
 
     def _run_checked(self, parts: Sequence[Batch]) -> list[Batch]:
-        """Check parts and run them, as `run_parts`."""
+        """Check parts and run them like `run_parts`."""
         return self.run_parts(list(map(self.known().signature.check, parts)))
 
     def _shorten(self, backend: Backend, inputs: Any) -> None:
-        """Let the next call with inputs like these take the short path."""
+        """Register the layout of these inputs for the fast path."""
         if self.answers is not None:
             return
         from nograd.backends.direct import Direct
@@ -199,10 +199,10 @@ class Calls:
         self.direct.note(inputs)
 
     def answered(self, parts: Sequence[Batch], run: Run | None = None) -> list[Batch]:
-        """Return the outputs of each part: run, or found in the cache.
+        """Return the outputs of each part, from the cache or from a run.
 
         Args:
-            parts: checked, or such that `run` checks them.
+            parts: checked parts, or parts that `run` checks.
             run: returns the outputs of parts; default: `run_parts`.
         """
         run = self.run_parts if run is None else run
@@ -211,7 +211,7 @@ class Calls:
         return list(self.answers.of(parts, run, self.known().signature))
 
     def run_parts(self, parts: Sequence[Batch]) -> list[Batch]:
-        """Run checked parts, those of like length together; return the outputs of each."""
+        """Run checked parts, grouped by similar length; return the outputs of each."""
         backend = self.known()
         if len(parts) == 1:
             return [backend.run(parts[0])]
@@ -223,10 +223,10 @@ class Calls:
 
     @contextmanager
     def gradients(self) -> Iterator[None]:
-        """Within this context, calls with tensors record gradients, in this thread.
+        """Return a context in which calls with tensors record gradients, in this thread.
 
         Raises:
-            UnsupportedError: the backend is not torch's, or the model's inputs are not known yet.
+            UnsupportedError: the backend does not use torch, or the model's inputs are not known yet.
         """
         backend = self.known()
         if not isinstance(backend, TorchBackend):
@@ -240,7 +240,7 @@ class Calls:
                 self._local.gradients = before
 
     def close(self) -> None:
-        """Release what the backend and the cache hold."""
+        """Release the resources of backend and cache."""
         if self.backend is not None:
             self.backend.close()
         if self.answers is not None:
@@ -255,7 +255,7 @@ def as_tensors(outputs: Batch) -> dict[str, Tensor]:
 
 
 def _learner(model: Any, device: Any, padding: Mapping[str, float] | None) -> Learner:
-    if "torch" in sys.modules:  # else there is neither a module nor a learner of one
+    if "torch" in sys.modules:  # otherwise there is no module and no learner
         from nograd.backends.learning import Learner
 
         if is_module(model):
@@ -274,6 +274,6 @@ def _run_arrays(backend: Backend, batch: Batch) -> Batch:
 
 
 def _run_tensors(backend: TorchBackend, named: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return the outputs on the device that the inputs are on."""
+    """Return the outputs on the device of the inputs."""
     origin = next(iter(named.values())).device
     return {name: tensor.to(origin) for name, tensor in backend.forward(named).items()}

@@ -1,4 +1,4 @@
-"""Items: what `preprocess` takes and `postprocess` returns, one by one."""
+"""Items: `preprocess` and `postprocess`, applied one by one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Step = Callable[[Any], Any]
 
 
 def row_of(item: Any, preprocess: Step | None) -> Any:
-    """Return what `preprocess` makes of an item, as inputs with one row."""
+    """Return the result of `preprocess` for an item, as inputs with one row."""
     return one_row(item if preprocess is None else preprocess(item))
 
 
@@ -45,7 +45,7 @@ def rows_of(items: Sequence[Any], preprocess: Step | None) -> list[Any]:
 
 
 def rows_before_a_fault(items: Sequence[Any], preprocess: Step | None) -> list[Any]:
-    """Return a row for each item before the first one on which `preprocess` raises."""
+    """Return a row for each item, up to the first one on which `preprocess` raises."""
     rows = []
     for item in items:
         try:
@@ -60,18 +60,18 @@ def answers_of_rows(backend: Backend, leaves: Mapping[str, Any], postprocess: St
     names = list(leaves)
     columns = [leaf.unbind() if is_tensor(leaf) else leaf for leaf in leaves.values()]  # a list of arrays has no `unbind`
     if len(columns) == 1 and postprocess is None and backend.restore({names[0]: columns[0][0]}) is columns[0][0]:
-        return iter(columns[0])  # the model returns one tensor: there is no structure to restore
+        return iter(columns[0])  # the model returns one tensor, so no structure must be restored
     restored = (backend.restore(dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True))
     return restored if postprocess is None else (answer_of(answer, postprocess) for answer in restored)
 
 
 def whole_answer(backend: Backend, leaves: Mapping[str, Any], postprocess: Step | None) -> Any:
-    """Return outputs by name in the model's structure; with `postprocess`, a list with its answer for each row."""
+    """Return outputs by name in the model's structure; with `postprocess`, a list of its answers for each row."""
     return backend.restore(leaves) if postprocess is None else list(answers_of_rows(backend, leaves, postprocess))
 
 
 def answer_of(answer: Any, postprocess: Callable[[Any], Any]) -> Any:
-    """Return what `postprocess` makes of a row; what would end the program or its event loop becomes a ModelError."""
+    """Return the result of `postprocess` for a row. Exceptions that would end the program or event loop become a ModelError."""
     try:
         return postprocess(answer)
     except Exception:

@@ -1,4 +1,4 @@
-"""The contract of `postprocess`: its first answer fixes keys, types and ranks, and every later row must have them. Pure."""
+"""The contract of `postprocess`: its first answer fixes keys, types and ranks; all later answers must have the same. Pure."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from nograd.errors import ModelError
 __all__ = ["ANSWER", "AnswerFields"]
 
 ANSWER = "answer"
-"""The name of what `postprocess` returns if that is not a dict."""
+"""Name of the output if `postprocess` does not return a dict."""
 
 SENT = "numbers, text, bytes, arrays of these, lists and dicts"
 
 _Kind: TypeAlias = Literal["numbers", "text", "json"]
 
 _EXACT_INTS = range(-(2**53), 2**53 + 1)
-"""Integers that float64 holds exactly."""
+"""Largest integer up to which float64 is exact."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """What every value of one field is."""
+    """Type and rank of all values of one field."""
 
     name: str
     kind: _Kind
@@ -54,7 +54,7 @@ class AnswerFields:
         """Return the fields of the first answer.
 
         Raises:
-            ModelError: it holds a value that nograd does not send; the message names the field.
+            ModelError: it contains a value that nograd cannot send; the message names the field.
         """
         values = _by_name(answer)
         fields = tuple(_field(name, _read(name, value)) for name, value in values.items())
@@ -64,7 +64,7 @@ class AnswerFields:
         """Return an answer's values by name: arrays, or JSON text.
 
         Raises:
-            ModelError: a key, a type or a rank is not that of the first answer; the message names the field.
+            ModelError: a key, a type or a rank differs from the first answer; the message names the field.
         """
         if isinstance(answer, Mapping) is not self.has_keys:
             given, wanted = ("a dict", "no dict") if isinstance(answer, Mapping) else (_word(answer), "a dict")
@@ -82,7 +82,7 @@ class AnswerFields:
         """Return answers as tensors `[rows, ...]`, in the order of the first answer's keys.
 
         Raises:
-            ModelError: as `check`, or the shapes of the rows differ.
+            ModelError: as for `check`, or the shapes of the rows differ.
         """
         rows = [self.check(answer) for answer in answers]
         return {field.name: _stacked(field, [row[field.name] for row in rows]) for field in self.fields}
@@ -99,7 +99,7 @@ def _field(name: str, value: Any) -> _Field:
 
 
 def _read(name: str, value: Any) -> Any:
-    """Return a value as an array of numbers or of text, or as JSON text (`str`)."""
+    """Return a value as an array of numbers or text, or as JSON text (`str`)."""
     value = to_host(value)
     if isinstance(value, str | bytes):
         return _texts(name, np.array(value, dtype=object))
@@ -127,7 +127,7 @@ def _array(name: str, array: Array) -> Array:
 
 
 def _texts(name: str, array: Array) -> Array:
-    """Return text as strings; bytes are UTF-8, because JSON carries nothing else."""
+    """Return text as strings; bytes must be UTF-8, the encoding of JSON."""
     found = np.empty(array.shape, dtype=object)
     for place in np.ndindex(array.shape):
         item: object = array[place]
@@ -135,13 +135,13 @@ def _texts(name: str, array: Array) -> Array:
             found[place] = item.decode() if isinstance(item, bytes) else str(item)
         except UnicodeDecodeError:
             raise ModelError(
-                f"{name!r} of postprocess's answer holds bytes that are not UTF-8; encode them, as base64 for example"
+                f"{name!r} of postprocess's answer contains bytes that are not UTF-8; encode them, for example as base64"
             ) from None
     return found
 
 
 def _numbers(value: Any) -> Array | None:
-    """Return lists of numbers, all of one length, as an array."""
+    """Return lists of numbers of equal length as an array."""
     try:
         array = np.asarray([to_host(item) for item in value])
     except ValueError:  # lists of several lengths
@@ -157,18 +157,18 @@ def _json(name: str, value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON lacks as what it has."""
+    """Convert a value that JSON lacks."""
     value = to_host(value)
     if isinstance(value, np.ndarray | np.generic):
         array = np.asarray(value)
         return (array.astype(np.float32) if array.dtype.kind == "V" or "bfloat16" in array.dtype.name else array).tolist()
     if isinstance(value, bytes):
         return value.decode()
-    raise TypeError(f"it holds a {type(value).__name__}")
+    raise TypeError(f"it contains a {type(value).__name__}")
 
 
 def _fitted(field: _Field, given: Any) -> Any:
-    """Return a value that has the type and rank of its field; Python's integers fit into floats, and any list into JSON."""
+    """Return a value with the type and rank of its field. Python's integers fit into floats, and any list into JSON."""
     if field.kind == "json" and (given is None or isinstance(given, list | tuple | Mapping)):
         return _json(field.name, given)
     value = _read(field.name, given)
@@ -178,7 +178,9 @@ def _fitted(field: _Field, given: Any) -> Any:
     is_int = found.kind == "numbers" and found.dtype == "int64" and found.rank == field.rank == 0
     if is_int and field.dtype == "float64" and int(value) in _EXACT_INTS:
         return value.astype(np.float64)
-    raise ModelError(f"{field.name!r} of postprocess's answer is {found}; in its first answer it was {field}, and stays so")
+    raise ModelError(
+        f"{field.name!r} of postprocess's answer is {found}; in its first answer it was {field}, and every answer must be alike"
+    )
 
 
 def _stacked(field: _Field, values: Sequence[Any]) -> Array:

@@ -1,6 +1,7 @@
-"""Predictor: the synchronous front of one backend.
+"""Predictor: the synchronous interface to one backend.
 
-Nothing here imports torch: a Predictor over an ONNX backend lives without it, and torch tensors are recognised when they come.
+This module does not import torch: a Predictor over an ONNX backend works without it, and torch tensors are recognised as
+inputs.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ if TYPE_CHECKING:
 __all__ = ["Predictor"]
 
 SAMPLE_ITEMS = 2
-"""Items that are probed with if no sample was given."""
+"""Number of items to probe with if no sample was given."""
 
 
 class Predictor:
-    """Runs a trained model the way inference should run.
+    """Runs inference with a trained model.
 
-    The model runs in eval mode and inference mode, and the module is left as it was found. Inputs are checked and moved to the
-    model's device. Tensors are answered with tensors on the device that they came from, arrays and lists with arrays.
+    The model runs in eval mode and inference mode; the module's own mode is restored. Inputs are checked and moved to the
+    model's device. The answer to tensors is tensors on the same device; the answer to arrays and lists is arrays.
 
     >>> import torch
     >>> predictor = Predictor(torch.nn.Linear(4, 3), "cpu")
@@ -58,16 +59,16 @@ class Predictor:
 
     Args:
         model: a torch module, or a backend.
-        device: a torch device or its name; `auto` is where the module is, or the first GPU for a module on the CPU. For another
-            device a copy of the module is moved.
-        preprocess: returns the model's row for one item: an array `[...]`, or arrays by name. `predict` then takes a list of
+        device: a torch device or its name, or `auto`: the module's device, or the first GPU for a module on the CPU. For
+            another device a copy of the module is moved.
+        preprocess: converts one item to the model's row: an array `[...]`, or arrays by name. `predict` then takes a list of
             items.
-        postprocess: takes one row of the model's answer, and returns what `predict` returns for it.
-        sample: inputs that the model can run, as `predict` takes them. With it the model is probed at once (see
-            `nograd.probe`), and inputs that are unlike it are refused. Without it, calls run as they come, and the first input
-            is probed when rows are to be batched: by a batcher, a cache, a server, or `preprocess`.
-        item: what one item is, for servers; read from `preprocess.item` if that is declared.
-        padding: values that fill a shorter row in a batch, by input, such as `{"word_id": 250001, "pad_mask": True}`. They are
+        postprocess: converts one row of the model's answer to the result that `predict` returns for it.
+        sample: inputs that the model can run, as for `predict`. With a sample the model is probed immediately (see
+            `nograd.probe`), and inputs of other kinds raise an error. Without one, each call runs separately; the first input
+            is probed once rows must be batched: by a batcher, a cache, a server, or `preprocess`.
+        item: description of one item, for servers; default: `preprocess.item`, if declared.
+        padding: values that pad a shorter row in a batch, by input, such as `{"word_id": 250001, "pad_mask": True}`. They are
             verified with the sample. Default: the probe finds them (see `nograd.probe`).
 
     Raises:
@@ -93,20 +94,20 @@ class Predictor:
         self._example: Any = None
         self._fingerprint: tuple[Fingerprint, Fingerprint] | None = None
         self.cost: CostCurve | None = None
-        """Seconds of a run by its size, if they are known: a bundle brings them, and a server then measures nothing."""
+        """Seconds of a run by its size, if known. Bundles contain a curve; without one, a server measures it."""
 
         self.name = ""
-        """Its name, if a bundle has one."""
+        """Name of the model, if a bundle contains one."""
 
         self.provenance = ""
-        """How it runs and where that was decided, in one line, if a bundle says it."""
+        """How the model runs and where that was decided, in one line, if a bundle contains it."""
 
         self.item = item if item is not None else getattr(preprocess, "item", None)
         if isinstance(model, Backend):
             if device != "auto":
-                raise ConfigError(f"device is {str(device)!r}; a backend has its own ({model.device}): leave device out")
+                raise ConfigError(f"device is {str(device)!r}; a backend has its own ({model.device}): omit device")
             if padding:
-                raise ConfigError("padding is given with a backend, whose signature has its own; leave padding out")
+                raise ConfigError("padding is given with a backend, whose signature has its own; omit padding")
             self._example = sample if preprocess is None or sample is None else first_item(sample)
         elif sample is not None and preprocess is not None:
             self.learn_from([sample] if isinstance(sample, str | bytes) else list(each_item(sample)))
@@ -114,11 +115,11 @@ class Predictor:
             self._calls.settle([sample])
             self._example = sample
 
-    # -- what it is
+    # -- properties
 
     @property
     def is_probed(self) -> bool:
-        """True once it is known how rows may be batched: from a sample, from a backend, or from `learn`."""
+        """True if the batching of rows is known: from a sample, from a backend, or from `learn`."""
         return self._calls.backend is not None
 
     @property
@@ -132,40 +133,41 @@ class Predictor:
 
     @property
     def source(self) -> Backend | Learner:
-        """What another Predictor of the same model can be made of: both then know what either learns."""
+        """Argument for another Predictor of the same model; the two share the results of probing."""
         calls = self._calls
         return calls.learner if calls.learner is not None and not calls.is_strict else self.backend
 
     @property
     def device(self) -> str:
-        """Where the model runs: `cpu`, `cuda:0`, ..."""
+        """Device on which the model runs: `cpu`, `cuda:0`, ..."""
         calls = self._calls
         return str(calls.learner.device) if calls.backend is None and calls.learner is not None else self.backend.device
 
     @property
     def preprocess(self) -> Callable[[Any], Any] | None:
-        """What makes of one item the model's row."""
+        """Function that converts one item to the model's row; None if there is none."""
         return self._preprocess
 
     @property
     def postprocess(self) -> Callable[[Any], Any] | None:
-        """What makes of one row of the model's answer what the user gets."""
+        """Function that converts one row of the model's answer to the result; None if there is none."""
         return self._postprocess
 
     @property
     def has_preprocess(self) -> bool:
-        """True where `predict` takes items instead of the model's own inputs."""
+        """True if `predict` takes items instead of the model's inputs."""
         return self._preprocess is not None
 
     @property
     def has_postprocess(self) -> bool:
-        """True where answers are what `postprocess` makes of the model's rows."""
+        """True if `postprocess` converts the model's answers."""
         return self._postprocess is not None
 
     @property
     def example(self) -> Any:
-        """The sample's first item; without `preprocess`, its first row as checked arrays. Without a sample: the first input's
-        first row, or zeros.
+        """The sample's first item; without `preprocess`, its first row as checked arrays.
+
+        Without a sample: the first row of the first input, or zeros.
 
         Raises:
             UnsupportedError: with `preprocess`, no sample was given.
@@ -183,18 +185,18 @@ class Predictor:
 
     @property
     def example_part(self) -> Batch:
-        """The example as one checked row of the model's own inputs."""
+        """The example as one checked row of the model's inputs."""
         part: Batch = self.prepare_item(self.example, 0) if self.has_preprocess else self.example
         return part
 
     @property
     def signature(self) -> Signature:
-        """What the backend takes and gives. `item` says what users of `preprocess` send."""
+        """The backend's signature; its `item` describes the items of `preprocess`."""
         return self.backend.signature
 
     @property
     def lanes(self) -> int:
-        """Calls to `run` that may go on side by side."""
+        """Number of calls to `run` that may run at the same time."""
         return self.backend.lanes
 
     @property
@@ -203,13 +205,13 @@ class Predictor:
         return self._calls.answers is not None
 
     def fingerprint(self) -> Fingerprint:
-        """Return a digest of all that answers depend on beside the inputs: the backend, `preprocess` and `postprocess`.
+        """Return a digest of everything besides the inputs that answers depend on: backend, `preprocess` and `postprocess`.
 
-        It changes when the weights of a torch module do, also in place. Attributes of the module that are no tensors, and
-        what `preprocess` and `postprocess` close over, are read once.
+        It changes with the weights of a torch module, also after changes in place. Attributes of the module that are not
+        tensors, and variables that `preprocess` and `postprocess` close over, are read once.
 
         Raises:
-            UnsupportedError: nothing is known of the model yet.
+            UnsupportedError: the model's inputs are not known yet.
         """
         own = self.backend.fingerprint()
         if self._fingerprint is None or self._fingerprint[0] != own:
@@ -220,13 +222,13 @@ class Predictor:
     # -- predicting
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
-        """Return `predict` of inputs that are given as the module takes them: in order, or by name."""
+        """Return `predict` of inputs in the form of the module's arguments: in order, or by name."""
         if named and inputs:
             raise SignatureError("inputs were given in order and by name; give all in order, or all by name")
         return self.predict(named or (inputs[0] if len(inputs) == 1 else inputs))
 
     def predict(self, inputs: Any) -> Any:
-        """Return the model's answer, in the structure that the model itself returns.
+        """Return the model's answer, in the model's own structure.
 
         Args:
             inputs: `[rows, ...]`: a tensor, an array, nested lists; a tuple of them in the order of `forward`; or a dict by
@@ -237,7 +239,7 @@ class Predictor:
             for one `str`. With `postprocess`: a list with one answer per row.
 
         Raises:
-            SignatureError: a name, dtype, shape or number of rows is not the model's.
+            SignatureError: a name, dtype, shape or number of rows does not fit the model.
             ItemError: `preprocess` raised on an item.
             ModelError: the model raised.
         """
@@ -255,18 +257,18 @@ class Predictor:
     def predict_proba(self, inputs: Any, *, temperature: float = 1.0, output: str | None = None) -> Any:
         """Return class probabilities for each row.
 
-        The output is read as logits and normalised with softmax. A single logit is read as the log-odds of class 1 of 2. Rows
-        that are probabilities already are returned as they are, with a warning. A transformers model with the `problem_type`
-        `multi_label_classification` gets a sigmoid for each label. `postprocess` plays no part.
+        The output is interpreted as logits and normalised with softmax. A single logit is interpreted as the log-odds of class
+        1 of 2. Rows that are already probabilities are returned unchanged, with a warning. For a transformers model with the
+        `problem_type` `multi_label_classification`, a sigmoid is applied to each label. `postprocess` is not applied.
 
         Args:
             inputs: as for `predict`.
             temperature: divides the logits; above 1 flattens. No unit.
-            output: the output to read, by name; None: the only one, or the one named `logits`.
+            output: name of the output; None: the only one, or the one named `logits`.
 
         Returns:
-            Probabilities, float32, `[rows, classes]`; each row sums to 1, except for several labels. A tensor for tensors, else
-            an array.
+            Probabilities, float32, `[rows, classes]`; each row sums to 1, except for multi-label models. A tensor for tensors,
+            otherwise an array.
 
         Raises:
             ConfigError: `temperature` is not above 0, or there is no such output.
@@ -282,24 +284,24 @@ class Predictor:
     def predict_class(self, inputs: Any, *, output: str | None = None) -> Any:
         """Return the most probable class of each row, int64 `[rows]`; arguments and errors as for `predict_proba`.
 
-        Of a multi-label model: 1 for each label that is more probable than not, else 0; int64 `[rows, labels]`.
+        For a multi-label model: 1 for each label with a probability above 0.5, otherwise 0; int64 `[rows, labels]`.
         """
         return classes_of(*self._scores(inputs, output))
 
     def warm_up(self) -> None:
-        """Run the model once, on the sample's first row, so that the first user does not pay for what happens only once.
+        """Run the model once with the sample's first row, so that the first request does not pay for one-time work.
 
         Raises:
-            UnsupportedError: no sample was given and nothing was predicted yet.
+            UnsupportedError: no sample was given, and `predict` was not called yet.
         """
         self.run(self.example_part)
 
     @contextmanager
     def gradients(self) -> Iterator[None]:
-        """Within this context, `predict` on tensors records gradients, still in eval mode: for explanations.
+        """Return a context in which `predict` on tensors records gradients, still in eval mode: for explanations.
 
         Raises:
-            UnsupportedError: the backend is not torch's, or nothing is known of the model yet.
+            UnsupportedError: the backend does not use torch, or the model's inputs are not known yet.
         """
         with self._calls.gradients():
             yield
@@ -307,14 +309,14 @@ class Predictor:
     # -- for batchers and servers
 
     def prepare(self, inputs: Any) -> tuple[list[Batch], Callable[[list[Batch]], Any]]:
-        """Return checked parts of `inputs`, and the function that makes the answer of the parts' outputs.
+        """Return checked parts of `inputs`, and the function that converts the parts' outputs to the answer.
 
         Without `preprocess` the inputs are one part; with it, each item is a part of one row.
         """
         if self._preprocess is None:
             backend = self._calls.backend
             if type(inputs) is np.ndarray and backend is not None and len(backend.signature.inputs) == 1:
-                signature = backend.signature  # one array for one input, what batchers see most, needs no search
+                signature = backend.signature  # fast path for batchers' most frequent case: one array for one input
                 return [signature.check({signature.inputs[0].name: inputs})], self._finish_arrays
             tensors = holds_tensors(inputs)
             part = self.check(to_host(inputs) if tensors else inputs)
@@ -332,7 +334,7 @@ class Predictor:
         """Return one item as a checked part of one row.
 
         Raises:
-            ItemError: `preprocess` raised, or what it returned is not the model's row.
+            ItemError: `preprocess` raised, or it returned a row that does not fit the model.
         """
         try:
             return self.check(row_of(item, self._preprocess))
@@ -342,11 +344,11 @@ class Predictor:
             raise item_error(index, error) from error
 
     def learn(self, inputs: Any) -> None:
-        """Probe the model with inputs as `predict` takes them, unless it is probed already. Blocks for some twenty runs.
+        """Probe the model with inputs as for `predict`, unless it is probed already. Blocks for about twenty runs.
 
         Without `preprocess`, the inputs may also be one row without the batch dimension. Dimension 0 counts as the row if the
-        model runs and its rows are then independent; else the inputs are one row if that is so with the dimension added. If the
-        probe fails and the model runs, calls run one by one; `signature.reason` says why.
+        model runs and its rows are then independent. Otherwise the inputs are one row if both hold with the dimension added.
+        If the probe fails and the model runs, calls run one by one; `signature.reason` gives the cause.
 
         Raises:
             ItemError: `preprocess` raised on an item.
@@ -360,14 +362,14 @@ class Predictor:
             self._calls.learn(inputs)
 
     def outputs(self, inputs: Any) -> Mapping[str, Any]:
-        """Return the model's outputs by name, `[rows, ...]`, as `predict` does before it restores their structure."""
+        """Return the model's outputs by name, `[rows, ...]`, without restoring their structure."""
         return self._calls.outputs(inputs)[1]
 
     def learn_from(self, items: Sequence[Any], *, or_run_singly: bool = False) -> None:
-        """Probe the model with items, or with rows without a `preprocess`, unless a sample was probed already.
+        """Probe the model with items (without `preprocess`: rows), unless it is probed already.
 
         Args:
-            items: what `preprocess` takes, or rows without dimension 0.
+            items: items for `preprocess`, or rows without dimension 0.
             or_run_singly: if the probe fails and the model runs the first item, calls run one by one.
 
         Raises:
@@ -393,34 +395,34 @@ class Predictor:
         return answers_of_rows(self.backend, leaves, self._postprocess)
 
     def check(self, inputs: Any) -> Batch:
-        """Return the inputs as a checked Batch; without a sample, the first inputs are probed."""
+        """Return the inputs as a checked Batch. Without a sample, the first inputs are used for probing."""
         if self._calls.backend is None:
             self.learn(inputs)
         return self.signature.check(by_name(inputs, self.signature))
 
     def run_parts(self, parts: Sequence[Batch]) -> list[Batch]:
-        """Run checked parts, those of like length together; return the outputs of each."""
+        """Run checked parts, grouped by similar length; return the outputs of each."""
         return self._calls.run_parts(parts)
 
     def run(self, batch: Batch) -> Batch:
-        """Run one checked batch, blocking."""
+        """Run one checked batch; blocks."""
         return self.backend.run(batch)
 
     def close(self) -> None:
-        """Release what the backend holds."""
+        """Release the resources of the backend."""
         self._calls.close()
 
-    # -- inside
+    # -- internals
 
     def _learn_rows(self, items: Sequence[Any]) -> None:
-        """Learn from the first items; one that cannot be prepared is reported when its turn comes."""
+        """Probe with the first items. An item that cannot be prepared is reported when its turn comes."""
         rows = rows_before_a_fault(items, self._preprocess)
         if rows:
             self._calls.settle_if_possible(rows)
             self._example = items[0]
 
     def _scores(self, inputs: Any, output: str | None) -> tuple[Any, str]:
-        """Return floating `[rows, classes]`, a tensor for tensors, else an array; and the model's problem type."""
+        """Return floating `[rows, classes]` (a tensor for tensors, otherwise an array), and the model's problem type."""
         if self._preprocess is None:
             return self._calls.scores(inputs, output)
         parts, _ = self.prepare(inputs)

@@ -1,4 +1,4 @@
-"""Rows: a list of single rows, run in batches as tensors, without threads or windows."""
+"""Batched runs of a list of single rows as tensors, without threads or windows."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def run_stacked(predictor: Predictor, rows: Sequence[Any], max_rows: int) -> lis
     The outputs may be inference tensors: see `owned`.
 
     Args:
-        predictor: its model is probed; without `preprocess`.
+        predictor: a predictor without `preprocess`, whose model is probed.
         rows: tensors without dimension 0, or tuples or dicts of them, all of one layout.
-        max_rows: rows in one batch, at most.
+        max_rows: maximum rows per batch.
 
     Raises:
         SignatureError: the rows do not fit the model's signature.
@@ -62,26 +62,26 @@ def _on_cpu(outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def _checked(batches: Iterator[Mapping[str, Tensor]], signature: Signature) -> Iterator[Mapping[str, Tensor]]:
-    """Yield batches of one layout as the model takes them: if the first one fits as it is, later ones need no check.
+    """Yield batches of one layout in the model's form. If the first one fits unchanged, later ones need no check.
 
     Raises:
         SignatureError: a batch does not fit.
     """
     from nograd.core.module import check_tensors
 
-    always = any(spec.limits is not None for spec in signature.inputs)  # of the values, which differ
+    always = any(spec.limits is not None for spec in signature.inputs)  # the values differ, so check each batch
     for batch in batches:
         tensors = check_tensors(batch, signature)
         yield tensors
         if not always and tensors.keys() == batch.keys() and all(tensors[name] is batch[name] for name in batch):
-            yield from batches  # the same iterator, which continues here
+            yield from batches  # the same iterator continues here
 
 
 def _columns(rows: Sequence[Any], signature: Signature) -> dict[str, Sequence[Tensor]] | None:
     """Return the rows of each input by name; None if they are not tensors of one layout.
 
     Raises:
-        SignatureError: the number of inputs is not the model's.
+        SignatureError: the number of inputs differs from the model's.
     """
     first = rows[0]
     if is_tensor(first):
@@ -100,7 +100,7 @@ def _columns(rows: Sequence[Any], signature: Signature) -> dict[str, Sequence[Te
 def _is_alike(column: Sequence[Any]) -> bool:
     """Return whether all are tensors of one class, dtype, size and device; C code looks at each row.
 
-    Rows of one size may still differ in shape, which `torch.stack` refuses: to compare the shapes here takes longer.
+    Rows of one size may still differ in shape, which `torch.stack` rejects; comparing shapes here would take longer.
     """
     kind = type(column[0])
     if not is_tensor(column[0]) or len(set(map(type, column))) > 1:
@@ -130,7 +130,7 @@ def _stacked(rows: Sequence[Tensor]) -> Tensor:
 
 
 def owned(leaves: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return outputs with normal tensors in place of inference tensors, which autograd refuses."""
+    """Return outputs with normal tensors in place of inference tensors, which autograd rejects."""
     return {name: leaf.clone() if leaf.is_inference() else leaf for name, leaf in leaves.items()}
 
 

@@ -9,7 +9,7 @@ from nograd.core.module import ModuleCall
 from nograd.core.tensors import Signature, TensorSpec
 from nograd.probing.dims import Dim
 from nograd.probing.pad_values import Padding, candidates, read_padding
-from nograd.probing.row_coupling import Panel
+from nograd.probing.row_coupling import RowPanel
 from nograd.probing.runs import ProbeRuns
 from nograd.probing.samples import Tensors, completed, cut, padded, resized
 
@@ -28,7 +28,7 @@ class PaddingLayout:
 
 
 def find_padding(
-    runs: ProbeRuns, panel: Panel, layout: PaddingLayout, samples: Sequence[Tensors], stated: Padding
+    runs: ProbeRuns, panel: RowPanel, layout: PaddingLayout, samples: Sequence[Tensors], stated: Padding
 ) -> tuple[Signature, ModuleCall]:
     """Find padding values that leave every answer unchanged, with a generated mask if `forward` takes one.
 
@@ -43,7 +43,7 @@ def find_padding(
     for dim, output in layout.uncuttable.items():
         reason = f"output {output!r} follows {dim} in another proportion and could not be cut back"
         return Signature(inputs, outputs, "equal_lengths", reason), runs.call
-    answers: dict[tuple[str, str, float | None], Panel | None] = {}
+    answers: dict[tuple[str, str, float | None], RowPanel | None] = {}
     for specs, call in candidates(runs.model, runs.call, panel.rows, inputs, read_padding(samples, inputs), stated):
         mask = specs[-1] if call is not runs.call else None
         key = (mask.name, mask.dtype, mask.default) if mask is not None else ("", "", None)
@@ -65,19 +65,19 @@ def _refusal(dims: Sequence[Dim], inputs: Sequence[TensorSpec], stated: Padding)
     return f"padding {names} changes the answers" + (f", also with the stated values: {words}" if words else "")
 
 
-def _with_mask(runs: ProbeRuns, call: ModuleCall, panel: Panel, specs: Sequence[TensorSpec]) -> Panel | None:
+def _with_mask(runs: ProbeRuns, call: ModuleCall, panel: RowPanel, specs: Sequence[TensorSpec]) -> RowPanel | None:
     """Return the panel with a generated mask, or None if the mask changes an answer."""
     rows = completed(panel.rows, specs)
     answers = runs.attempt(rows, call)
     if answers is None or not runs.same_rows(panel.answers, answers, panel.scales):
         return None
-    return Panel(rows, answers, panel.scales)
+    return RowPanel(rows, answers, panel.scales)
 
 
 def _is_harmless(
     runs: ProbeRuns,
     call: ModuleCall,
-    panel: Panel,
+    panel: RowPanel,
     dims: Sequence[Dim],
     specs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
@@ -106,7 +106,7 @@ class _Check:
     specs: Sequence[TensorSpec]
     outputs: Sequence[TensorSpec]
 
-    def keeps(self, panel: Panel, sizes: Mapping[str, tuple[int, int]]) -> bool | None:
+    def keeps(self, panel: RowPanel, sizes: Mapping[str, tuple[int, int]]) -> bool | None:
         """Return whether padding from one size to another keeps the answers; None if the model does not run it."""
         rows = panel.rows
         for dim, (_, target) in sizes.items():
@@ -118,7 +118,7 @@ class _Check:
             given = cut(given, self.outputs, dim, size)
         return self.runs.same_rows(panel.answers, given, panel.scales)
 
-    def shortened(self, panel: Panel, dim: Dim) -> tuple[Panel | None, int, list[int]]:
+    def shortened(self, panel: RowPanel, dim: Dim) -> tuple[RowPanel | None, int, list[int]]:
         """Return rows, their size and the target sizes; the rows are shortened if the model accepts no larger sizes."""
         larger = [size for size in dim.known if size > dim.size]
         if larger:
@@ -127,4 +127,4 @@ class _Check:
         places = [(spec.name, axis) for spec in self.specs for axis, name in enumerate(spec.shape, start=1) if name == dim.name]
         rows = resized(panel.rows, places, size)
         answers = self.runs.attempt(rows, self.call)
-        return (None if answers is None else Panel(rows, answers, panel.scales)), size, [dim.size]
+        return (None if answers is None else RowPanel(rows, answers, panel.scales)), size, [dim.size]

@@ -16,15 +16,15 @@ from nograd.errors import SignatureError
 from nograd.probing.runs import ProbeRuns
 from nograd.probing.samples import Tensors, only_row
 from nograd.probing.trials import FLIPPED, SUBJECTS, Trial, make_trials
-from nograd.probing.values import Input
+from nograd.probing.values import InputValues
 
-__all__ = ["Panel", "RowFindings", "compare_rows"]
+__all__ = ["RowFindings", "RowPanel", "compare_rows"]
 
 COUPLED = "a row's answer depends on the other rows of its batch"
 
 
 @dataclass(frozen=True, slots=True)
-class Panel:
+class RowPanel:
     """Rows that the model ran, and their answers."""
 
     rows: Tensors
@@ -41,7 +41,7 @@ class RowFindings:
     limit: str = ""
     """Why rows may not share a batch, in one sentence; empty if they may."""
 
-    panel: Panel | None = None
+    panel: RowPanel | None = None
     """The sample's rows and others that the model ran; None if `limit` says why not."""
 
     varied: frozenset[str] = frozenset()
@@ -51,7 +51,7 @@ class RowFindings:
     """The comparison as figures; None if rows could not be compared."""
 
 
-def compare_rows(runs: ProbeRuns, sample: Tensors, base: Tensors, inputs: Sequence[Input]) -> RowFindings:
+def compare_rows(runs: ProbeRuns, sample: Tensors, base: Tensors, inputs: Sequence[InputValues]) -> RowFindings:
     """Compare rows with themselves among other neighbours in batches of equal size, and alone.
 
     Args:
@@ -99,7 +99,7 @@ def _count(batch: Tensors) -> int:
 
 
 def _first_that_runs(
-    runs: ProbeRuns, inputs: Sequence[Input]
+    runs: ProbeRuns, inputs: Sequence[InputValues]
 ) -> tuple[Trial, str, tuple[Tensors, Tensors], tuple[Tensors, Tensors]] | None:
     """Return the trial with the largest change that the model runs, its neighbours, and two batches with their answers."""
     for trial in make_trials(inputs):
@@ -122,14 +122,14 @@ def _size_effect(runs: ProbeRuns, alone: Tensors, among: Mapping[int, Tensors], 
     return ""
 
 
-def _panel(first: tuple[Tensors, Tensors], second: tuple[Tensors, Tensors], scales: Mapping[str, float]) -> Panel:
+def _panel(first: tuple[Tensors, Tensors], second: tuple[Tensors, Tensors], scales: Mapping[str, float]) -> RowPanel:
     """Return the sample's two rows, a random, a quiet, and a sign-flipped row, without rows whose answers overflow."""
     rows, answers = (
         {name: torch.cat([each[:4], b[name][FLIPPED, None]]) for name, each in a.items()}
         for a, b in zip(first, second, strict=True)
     )
     kept = [row for row in range(5) if row == SUBJECTS[0] or _is_finite(only_row(answers, row))]
-    return Panel(
+    return RowPanel(
         {name: each[kept] for name, each in rows.items()}, {name: each[kept] for name, each in answers.items()}, scales
     )
 

@@ -20,7 +20,7 @@ from nograd.errors import SignatureError
 from nograd.probing.dims import Dim
 from nograd.probing.runs import ProbeRuns
 from nograd.probing.samples import Tensors, only_row, resized
-from nograd.probing.tables import Read, furthest
+from nograd.probing.tables import TableRead, furthest
 from nograd.probing.work import BoundedWork, OverBudget
 from nograd.runtime.device_errors import is_out_of_memory
 
@@ -68,13 +68,13 @@ def find_size_limits(runs: ProbeRuns, sample: Tensors, samples: Sequence[Tensors
     """
     found = SizeLimits({}, {}, {})
     for dim in dims:
-        trials = _Trials(runs, sample, dim, [each for each in dims if each is not dim])
+        trials = _SizeTrials(runs, sample, dim, [each for each in dims if each is not dim])
         half = dim.size - dim.size // 2
         other = next((size for size in (half, dim.near) if size != dim.size and not trials.refuses(size)), None)
         if not trials.can_observe or other is None:
             continue  # refusals are meaningless if the model does not run the sample at any other size
         name, axis = dim.places[0]
-        search = _Search(trials, dim, [dim.size, *(each[name].shape[axis] for each in samples)], other)
+        search = _LimitSearch(trials, dim, [dim.size, *(each[name].shape[axis] for each in samples)], other)
         if (smallest := search.smallest()) > 1:
             found.smallest[dim.name] = smallest
         if (largest := search.largest()) is not None:
@@ -84,7 +84,7 @@ def find_size_limits(runs: ProbeRuns, sample: Tensors, samples: Sequence[Tensors
     return found
 
 
-class _Trials:
+class _SizeTrials:
     """Runs one row with a dimension at other sizes, each size once."""
 
     def __init__(self, runs: ProbeRuns, sample: Tensors, dim: Dim, others: Sequence[Dim]) -> None:
@@ -92,7 +92,7 @@ class _Trials:
         self._refused = {dim.size: False}
         self._answered = {dim.size}
         self._is_cut = False
-        self._reads: dict[int, list[Read]] = {}
+        self._reads: dict[int, list[TableRead]] = {}
         self._budget: int | None = None
         for self._sample in (only_row(sample, 0), sample):
             watch = BoundedWork()
@@ -105,7 +105,7 @@ class _Trials:
         self._left = MOST_RUNS * budget
         self._reads[dim.size] = watch.reads
 
-    def reads_at(self, size: int) -> list[Read]:
+    def reads_at(self, size: int) -> list[TableRead]:
         """Return the look-ups of the run at a tried size."""
         return self._reads.get(size, [])
 
@@ -199,10 +199,10 @@ def _sizes(dim: Dim, *, larger: bool) -> list[int]:
     return sorted({size for size in (dim.near, dim.size // 2, 1) if 0 < size < dim.size}, reverse=True)
 
 
-class _Search:
+class _LimitSearch:
     """Searches the limits of one dimension, in steps that the model is known to accept."""
 
-    def __init__(self, trials: _Trials, dim: Dim, seen: Sequence[int], other: int) -> None:
+    def __init__(self, trials: _SizeTrials, dim: Dim, seen: Sequence[int], other: int) -> None:
         self._trials, self._dim, self._other = trials, dim, other
         self._low, self._high = min(*seen, dim.near, other), max(*seen, dim.near, dim.far or 0)
         is_next = abs(dim.near - dim.size) == 1 or not trials.refuses(dim.size + 1)

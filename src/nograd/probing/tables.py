@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["CheckedIndexes", "Operation", "Read", "decomposed", "furthest", "name_of", "reads_of"]
+__all__ = ["CheckedIndexes", "Operation", "TableRead", "decomposed", "furthest", "name_of", "reads_of"]
 
 Operation: TypeAlias = Callable[..., Any]
 
@@ -31,21 +31,21 @@ WRITES_BY_DIMENSION = (ATEN.scatter.src, ATEN.scatter.value, ATEN.scatter_.src, 
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class TableRead:
     """One look-up: the number of entries in the table, and the last one read."""
 
     entries: int
     last: int
 
 
-def reads_of(operation: Operation, args: Sequence[Any]) -> Iterator[Read]:
+def reads_of(operation: Operation, args: Sequence[Any]) -> Iterator[TableRead]:
     """Yield the look-ups of an operation before it runs: by index, and by a slice from the start."""
     for table_size, index in _indexes(operation, args):
         if index.numel():
-            yield Read(table_size, int(index.max()))
+            yield TableRead(table_size, int(index.max()))
     if operation is ATEN.slice.Tensor and len(args) > 3 and isinstance(args[3], int) and args[3] >= 0:
         entries = args[0].shape[args[1]]
-        yield Read(entries, min(args[3], 2**31) - 1)
+        yield TableRead(entries, min(args[3], 2**31) - 1)
 
 
 def _indexes(operation: Operation, args: Sequence[Any]) -> Iterator[tuple[int, Tensor]]:
@@ -61,7 +61,7 @@ def _indexes(operation: Operation, args: Sequence[Any]) -> Iterator[tuple[int, T
                 yield args[0].shape[axis], index
 
 
-def furthest(reads: Sequence[Read]) -> dict[int, int]:
+def furthest(reads: Sequence[TableRead]) -> dict[int, int]:
     """Return the last entry read from the tables of each size."""
     found: dict[int, int] = {}
     for read in reads:

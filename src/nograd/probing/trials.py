@@ -14,7 +14,7 @@ import torch
 
 from nograd.core.tensors import TensorSpec
 from nograd.probing.samples import Tensors
-from nograd.probing.values import Change, Input, neighbour, ordinary
+from nograd.probing.values import Change, InputValues, neighbour, ordinary
 
 __all__ = ["FLIPPED", "SUBJECTS", "Trial", "inputs_of", "make_trials"]
 
@@ -52,7 +52,7 @@ class Trial:
     change: Change
 
 
-def make_trials(inputs: Sequence[Input]) -> Iterator[Trial]:
+def make_trials(inputs: Sequence[InputValues]) -> Iterator[Trial]:
     """Yield trials, with the largest change first; the last two only reorder the sample's own values or rows."""
     kinds = {each.kind for each in inputs}
     if kinds & {"flag", "count"}:
@@ -67,16 +67,18 @@ def make_trials(inputs: Sequence[Input]) -> Iterator[Trial]:
     yield _trial(inputs, "nothing")
 
 
-def inputs_of(sample: Tensors, samples: Sequence[Tensors], specs: Sequence[TensorSpec], pads: Sequence[int]) -> list[Input]:
+def inputs_of(
+    sample: Tensors, samples: Sequence[Tensors], specs: Sequence[TensorSpec], pads: Sequence[int]
+) -> list[InputValues]:
     """Return the sample's inputs with the values of all samples."""
     return [
-        Input.of(spec, sample[spec.name], [other[spec.name] for other in samples], pads)
+        InputValues.of(spec, sample[spec.name], [other[spec.name] for other in samples], pads)
         for spec in specs
         if spec.name in sample
     ]
 
 
-def _trial(inputs: Sequence[Input], change: Change) -> Trial:
+def _trial(inputs: Sequence[InputValues], change: Change) -> Trial:
     draw = torch.Generator().manual_seed(0)
     first: Tensors = {}
     seconds: list[Tensors] = [{} for _ in LOUD]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from nograd.probing.pad_values import Padding
-from nograd.probing.values import Input
+from nograd.probing.values import InputValues
 
 __all__ = ["SampleWarning", "what_is_unknown"]
 
@@ -14,7 +14,7 @@ class SampleWarning(UserWarning):
     """The sample leaves a property unknown: it is constant or a single row, and the model ran no other values."""
 
 
-def what_is_unknown(inputs: Sequence[Input], varied: Collection[str], rows: int, stated: Padding) -> str:
+def what_is_unknown(inputs: Sequence[InputValues], varied: Collection[str], rows: int, stated: Padding) -> str:
     """Describe what could not be learned, in one sentence; empty if there is nothing.
 
     Args:
@@ -30,7 +30,7 @@ def what_is_unknown(inputs: Sequence[Input], varied: Collection[str], rows: int,
         names = " and ".join(repr(each.spec.name) for each in poor)
         held = "one row only" if rows == 1 else "one value only"
         sentences.append(
-            f"the sample holds {held} for input {names}, and the model ran no other: whether other rows or padding change an "
+            f"the sample has {held} for input {names}, and the model ran no other: whether other rows or padding change an "
             "answer is known for this value only; give two or more different rows as the sample"
         )
     unused = [each.spec.name for each in inputs if each.spec.name in stated and not each.spec.varying]

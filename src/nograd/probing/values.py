@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nograd.core.tensors import TensorSpec
 
-__all__ = ["Change", "Input", "is_mask", "neighbour", "ordinary"]
+__all__ = ["Change", "InputValues", "is_mask", "neighbour", "ordinary"]
 
 Kind = Literal["number", "id", "flag", "count", "mask of numbers"]
 """Kind of an input: floating or complex; an integer looked up in an embedding; a mask, or integers that are only 0 and 1;
@@ -32,7 +32,7 @@ LARGE = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Input:
+class InputValues:
     """The values of one input in the samples."""
 
     spec: TensorSpec
@@ -46,7 +46,7 @@ class Input:
     """Ids that may mean padding; random ids avoid them."""
 
     @classmethod
-    def of(cls, spec: TensorSpec, rows: Tensor, others: Sequence[Tensor], pads: Sequence[int]) -> Input:
+    def of(cls, spec: TensorSpec, rows: Tensor, others: Sequence[Tensor], pads: Sequence[int]) -> InputValues:
         """Return the input with the values of `rows` and of the other samples."""
         flat = [each.flatten() for each in (rows, *others)]
         return cls(spec, rows, torch.cat([each if _is_inexact(each) else each.long() for each in flat]), tuple(pads))
@@ -87,7 +87,7 @@ def _is_inexact(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
-def ordinary(values: Input, row: Tensor, change: Change, draw: torch.Generator, factor: float = 1) -> Tensor:
+def ordinary(values: InputValues, row: Tensor, change: Change, draw: torch.Generator, factor: float = 1) -> Tensor:
     """Return a row like those of the sample, with numbers `factor` times as large.
 
     Args:
@@ -106,7 +106,7 @@ def ordinary(values: Input, row: Tensor, change: Change, draw: torch.Generator, 
     return row
 
 
-def neighbour(values: Input, row: Tensor, change: Change, draw: torch.Generator, factor: float) -> Tensor:
+def neighbour(values: InputValues, row: Tensor, change: Change, draw: torch.Generator, factor: float) -> Tensor:
     """Return a row that differs as much as allowed: numbers `factor` times as large, other integers, other masks."""
     if change == "nothing":
         return row
@@ -122,16 +122,16 @@ def neighbour(values: Input, row: Tensor, change: Change, draw: torch.Generator,
     return ordinary(values, row, change, draw)
 
 
-def _scale(values: Input) -> float:
+def _scale(values: InputValues) -> float:
     finite = values.seen[values.seen.isfinite()]
     return float(finite.abs().max()) if finite.numel() and finite.any() else 1.0
 
 
-def _is_positive(values: Input) -> bool:
+def _is_positive(values: InputValues) -> bool:
     return not values.seen.is_complex() and not bool((values.seen < 0).any())
 
 
-def _normal(values: Input, row: Tensor, draw: torch.Generator, factor: float) -> Tensor:
+def _normal(values: InputValues, row: Tensor, draw: torch.Generator, factor: float) -> Tensor:
     """Return normally distributed numbers of the sample's magnitude; absolute values if the sample has no negative ones."""
     wide = torch.complex128 if row.is_complex() else torch.float64
     drawn = torch.randn(row.shape, generator=draw, dtype=wide)
@@ -139,19 +139,19 @@ def _normal(values: Input, row: Tensor, draw: torch.Generator, factor: float) ->
     return (drawn * (_scale(values) * factor)).to(row.device, row.dtype)
 
 
-def _one_sided(values: Input, row: Tensor, draw: torch.Generator, factor: float) -> Tensor:
+def _one_sided(values: InputValues, row: Tensor, draw: torch.Generator, factor: float) -> Tensor:
     """Return numbers of one sign: negative if the sample has both, so that a padding of zeros would be the largest."""
     drawn = _normal(values, row, draw, factor)
     return drawn if drawn.is_complex() or _is_positive(values) else -drawn.abs()
 
 
-def _opposite(values: Input, row: Tensor, draw: torch.Generator, sign: int) -> Tensor:
+def _opposite(values: InputValues, row: Tensor, draw: torch.Generator, sign: int) -> Tensor:
     """Return numbers of the sample's magnitude and one sign: the sign that it does not have, or positive if it has both."""
     drawn = _within(values, row, draw)
     return drawn * sign if drawn.is_complex() or _is_positive(values) else drawn.abs()
 
 
-def _within(values: Input, row: Tensor, draw: torch.Generator) -> Tensor:
+def _within(values: InputValues, row: Tensor, draw: torch.Generator) -> Tensor:
     """Return uniform numbers in the sample's range; for a constant c from 0 to 2c, for zeros from 0 to 1."""
     if row.is_complex():
         return _normal(values, row, draw, 1)
@@ -163,12 +163,12 @@ def _within(values: Input, row: Tensor, draw: torch.Generator) -> Tensor:
     return (drawn * (high - low) + low).to(row.device, row.dtype)
 
 
-def _integers(values: Input, row: Tensor, draw: torch.Generator) -> Tensor:
+def _integers(values: InputValues, row: Tensor, draw: torch.Generator) -> Tensor:
     low, high = values.range()
     return torch.randint(low, high + 1, row.shape, generator=draw).to(row.device).to(row.dtype)
 
 
-def _random_ids(values: Input, row: Tensor, draw: torch.Generator, *, keep_ends: bool) -> Tensor:
+def _random_ids(values: InputValues, row: Tensor, draw: torch.Generator, *, keep_ends: bool) -> Tensor:
     """Return random ids without those that may mean padding; with `keep_ends`, ids of both ends keep their positions."""
     low, high = values.range()
     ends = {int(end) for end in (*row.flatten()[:1], *row.flatten()[-1:])} if keep_ends else set()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nograd.probing.tables import Operation, Read, decomposed, name_of, reads_of
+from nograd.probing.tables import Operation, TableRead, decomposed, name_of, reads_of
 
 __all__ = ["BoundedWork", "OverBudget"]
 
@@ -37,7 +37,7 @@ class BoundedWork(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self._budget = budget
         self.work = 0
-        self.reads: list[Read] = []
+        self.reads: list[TableRead] = []
 
     def __torch_dispatch__(
         self, function: Operation, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

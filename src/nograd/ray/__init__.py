@@ -13,17 +13,14 @@ Ray places and restarts processes, and moves bytes. nograd decides batching and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from nograd.runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
     from nograd.ray.data import map_batches
 
 __all__ = ["map_batches"]
 
-
-def __getattr__(name: str) -> Any:
-    if name != "map_batches":
-        raise AttributeError(f"module 'nograd.ray' has no attribute {name!r}")
-    from nograd.ray.data import map_batches  # Ray Data imports pandas, which serving does not need
-
-    return map_batches
+# Ray Data imports pandas, which serving does not need
+__getattr__, __dir__ = lazy_names(__name__, {"map_batches": "data"})

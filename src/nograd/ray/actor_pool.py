@@ -25,7 +25,7 @@ WINDOWS_EACH = 2
 """Windows assigned to an actor: one that runs, and one that waits, so that the actor is never idle."""
 
 
-class _Worker:
+class _ActorWorker:
     """The content of an actor: a predictor and its batching."""
 
     def __init__(self, recipe: ActorRecipe, max_batch_size: int, overhead: float, learned_from: Sequence[Any]) -> None:
@@ -112,7 +112,7 @@ def actor_pool_of(recipe: ActorRecipe, *, actors: int | None = None, address: st
             raise ConfigError(f"actors is {actors}; with {recipe.cores} cores each, the cluster has room for {room}")
         kind = ray.remote(
             num_cpus=recipe.cores, num_gpus=recipe.gpus, max_restarts=-1, max_task_retries=RESTARTS
-        )(_Worker)  # fmt: skip
+        )(_ActorWorker)  # fmt: skip
         made: list[Any] = []
 
         def over(bulk: BatchPredictor, learned_from: Sequence[Any]) -> ActorPool:
@@ -136,7 +136,7 @@ def _check(actors: Sequence[Any]) -> None:
     except ray.exceptions.RayError as error:
         raise ConfigError(f"an actor does not come up: {_reason(error)}") from error
     if others := versions - {__version__}:
-        raise ConfigError(f"the cluster has nograd {', '.join(sorted(others))}, and here it is {__version__}")
+        raise ConfigError(f"the cluster runs nograd {', '.join(sorted(others))}, and this machine runs {__version__}")
 
 
 def _receive(window: Any) -> WindowAnswers:
@@ -144,7 +144,7 @@ def _receive(window: Any) -> WindowAnswers:
         answered: WindowAnswers = ray.get(window)
     except ray.exceptions.RayError as error:
         reason = _reason(error)
-        raise JobError(f"a window could not be run: {reason}; what is done is kept: the same command goes on") from error
+        raise JobError(f"a window could not be run: {reason}; finished work is kept; rerun the command to resume") from error
     rows: list[Batch | ItemError] = [row if isinstance(row, ItemError) else _writable_batch(row) for row in answered.rows]
     return replace(answered, rows=rows)
 

@@ -13,7 +13,7 @@ from nograd.datasets.arrow import ArrowRow
 from nograd.datasets.arrow_out import ArrowOutput
 from nograd.datasets.columns import ColumnOptions, Columns, check_collisions, choose, items_of
 from nograd.datasets.outputs import OutputRow
-from nograd.datasets.records import Place, Reader, Record
+from nograd.datasets.records import InputPosition, Reader, Record
 from nograd.datasets.trial import learn, takes_of
 from nograd.errors import ConfigError, ItemError, JobError, MissingExtraError
 from nograd.predictors.bulk import BatchPredictor
@@ -138,7 +138,7 @@ class _TablePredictor:
             JobError: a row is bad, or its answer has other keys, types or ranks than the first; and rows are not skipped.
         """
         reader = _Rows(table)
-        records = list(reader.read(Place()))
+        records = list(reader.read(InputPosition()))
         columns = self._columns_of(reader, records)
         items, faults = items_of(records, columns)
         answered = next(self._bulk.run_windows([items])).rows
@@ -187,7 +187,7 @@ class _Rows(Reader):
         self.columns = tuple(table.schema.names)
         self._table = table.combine_chunks()
 
-    def read(self, after: Place) -> Iterator[Record]:
+    def read(self, after: InputPosition) -> Iterator[Record]:
         number = 0
         for batch in self._table.to_batches():
             size = batch.nbytes // max(1, len(batch)) + 1
@@ -195,9 +195,9 @@ class _Rows(Reader):
                 number += 1
                 row = ArrowRow(batch, index)
                 if number > after.number:
-                    yield Record(Place(number), size, row, row)
+                    yield Record(InputPosition(number), size, row, row)
 
-    def fraction(self, place: Place) -> float | None:
+    def fraction(self, place: InputPosition) -> float | None:
         return place.number / len(self._table) if len(self._table) else None
 
     def identity(self) -> dict[str, str]:

@@ -19,7 +19,7 @@ from nograd.ray.replica import ASK_S
 from nograd.ray.serving import APPLICATION, application
 from nograd.server.run import bind
 
-__all__ = ["Deployed", "quiet"]
+__all__ = ["Deployment", "quiet"]
 
 LOOK_EVERY_S = 0.25
 ANSWERS_WITHIN_S = 5.0
@@ -31,7 +31,7 @@ RAISED = re.compile(r"^(?:[\w.]+\.)?(\w+(?:Error|Exception)): (.+)$", re.MULTILI
 """The last line of a traceback."""
 
 
-class Deployed:
+class Deployment:
     """The deployed application within a context, unless another command deploys it meanwhile.
 
     Args:
@@ -75,7 +75,7 @@ class Deployed:
         if self.port and (self.host, self.port) != (found.host, found.port):
             raise ConfigError(
                 f"host and port are {self.host}, {self.port}, and Ray Serve listens on this cluster at {found.host}, "
-                f"{found.port} already; give these, or end it there: serve shutdown"
+                f"{found.port} already; use the same, or end it first: serve shutdown"
             )
         self.host, self.port = found.host, found.port
 
@@ -110,7 +110,7 @@ class Deployed:
         """
         while (status := _status()) is not None and status.status is not ApplicationStatus.RUNNING:
             if trouble := self.trouble():
-                left = "; those that answered before still do" if self._is_update else ""
+                left = "; the earlier replicas still answer" if self._is_update else ""
                 raise ModelLoadError(f"no replica comes up: {trouble}{left}")
             if waits(LOOK_EVERY_S):
                 return False
@@ -136,7 +136,7 @@ class Deployed:
 
     def describe_replicas(self) -> str:
         """Return the number of running replicas in words."""
-        return f"{_running()} now, {self._arguments['replicas']} as told"
+        return f"{_running()} now, {self._arguments['replicas']} configured"
 
 
 def quiet() -> None:

@@ -8,7 +8,7 @@ from math import ceil
 
 from nograd.errors import ConfigError
 
-__all__ = ["ReplicaLoad", "Replicas", "goal_s", "spare_percent", "wanted"]
+__all__ = ["ReplicaLoad", "Replicas", "goal_s", "spare_percent", "wanted_replicas"]
 
 LARGEST_GOAL_S = 1.0
 GOAL_SHARE = 0.1
@@ -92,7 +92,7 @@ class ReplicaLoad:
     """Share of its time that the replica computed, 0 to 1."""
 
 
-def wanted(loads: Sequence[ReplicaLoad], goal_s: float) -> int:
+def wanted_replicas(loads: Sequence[ReplicaLoad], goal_s: float) -> int:
     """Return the number of replicas that there should be.
 
     If requests wait longer than the goal, the number grows in proportion, at most twofold. It falls by one if requests wait
@@ -103,11 +103,11 @@ def wanted(loads: Sequence[ReplicaLoad], goal_s: float) -> int:
         loads: loads of the replicas that reported one; at least one.
         goal_s: acceptable seconds of backlog.
 
-    >>> wanted([ReplicaLoad(3.0, 1.0), ReplicaLoad(1.0, 1.0)], goal_s=1.0)
+    >>> wanted_replicas([ReplicaLoad(3.0, 1.0), ReplicaLoad(1.0, 1.0)], goal_s=1.0)
     4
-    >>> wanted([ReplicaLoad(0.0, 0.5), ReplicaLoad(0.1, 0.4)], goal_s=1.0)
+    >>> wanted_replicas([ReplicaLoad(0.0, 0.5), ReplicaLoad(0.1, 0.4)], goal_s=1.0)
     2
-    >>> wanted([ReplicaLoad(0.0, 0.3), ReplicaLoad(0.0, 0.2)], goal_s=1.0)
+    >>> wanted_replicas([ReplicaLoad(0.0, 0.3), ReplicaLoad(0.0, 0.2)], goal_s=1.0)
     1
     """
     count = len(loads)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nograd.ray.replicas import ReplicaLoad, wanted
+from nograd.ray.replicas import ReplicaLoad, wanted_replicas
 
 if TYPE_CHECKING:
     from ray.serve.config import AutoscalingContext
@@ -40,7 +40,7 @@ class Backlog:
         target = context.target_num_replicas
         if not loads:
             return target, {}
-        found = wanted(loads, self._goal_s)
+        found = wanted_replicas(loads, self._goal_s)
         return (
             found if len(loads) >= target else min(found, target)
         ), {}  # while some replicas are still starting, wait for their effect

@@ -22,7 +22,7 @@ from nograd.server.settings.resolution import ResolvedSettings
 from nograd.server.telemetry.logs import configure, event
 
 if TYPE_CHECKING:
-    from nograd.ray.deploying import Deployed
+    from nograd.ray.deploying import Deployment
 
 __all__ = ["print_ray_config", "serve_on_ray"]
 
@@ -30,7 +30,7 @@ NOT_ON_RAY: Mapping[str, str] = {
     "grpc_port": "Ray's proxies pass HTTP on; serve gRPC without --ray",
     "workers": "replicas take their place: --replicas",
     "devices": "each replica gets a GPU from Ray with --device cuda",
-    "tls_cert": "Ray's proxies answer; put TLS before them, or into Ray Serve's own http_options",
+    "tls_cert": "Ray's proxies answer; use TLS in front of them, or in Ray Serve's http_options",
     "repository": "a call would reach one replica only; change the models by a rolling update",
     "repository_dir": "a call would reach one replica only; change the models by a rolling update",
     "lame_duck_s": "Ray takes a replica from its proxies before it is stopped",
@@ -38,8 +38,8 @@ NOT_ON_RAY: Mapping[str, str] = {
 """Settings that have no effect on Ray, and their replacements."""
 
 NOT_HERE = (
-    "nothing answers there on this machine: Ray's proxies listen on machines that have replicas, and where Ray Serve was "
-    "first told to on this cluster"
+    "this machine has no proxy: Ray's proxies listen on machines with replicas, and on the machine from which Ray Serve was "
+    "first started on this cluster"
 )
 
 LOOK_AGAIN_S = 2.0
@@ -53,7 +53,7 @@ def check(settings: ResolvedSettings, environment: Mapping[str, str]) -> None:
             raise ConfigError(f"{each.name} is {value!r}, and this is to run on Ray: {NOT_ON_RAY[each.name]}")
     if environment.get("NOGRAD_API_KEYS"):
         raise ConfigError(
-            "NOGRAD_API_KEYS is set, and this is to run on Ray, which shows the environment of its processes; give the keys in "
+            "NOGRAD_API_KEYS is set, but Ray shows the environment of its processes; give the keys in "
             "a file that every machine has: --api-keys-file"
         )
     check_early(settings)
@@ -91,7 +91,7 @@ def print_ray_config(settings: ResolvedSettings, replicas: str) -> str:
     }
     head = "# For Ray: serve deploy FILE. Every machine needs nograd, and the models at these paths.\n"
     if arguments != plain:
-        head += "# *** replaces credentials in a URL, which are not printed: put them back in.\n"
+        head += "# *** replaces credentials in a URL, which are not printed: insert them again.\n"
     return head + str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
@@ -116,7 +116,7 @@ def serve_on_ray(settings: ResolvedSettings, *, replicas: str, address: str, say
     address = address_for(address, os.environ)
     if address == LOCAL:
         bind(config.host, config.port).close()  # before any slow step
-    from nograd.ray.deploying import Deployed, quiet
+    from nograd.ray.deploying import Deployment, quiet
     from nograd.ray.serving import arguments_of, places
     from nograd.ray.session import cluster
 
@@ -124,7 +124,7 @@ def serve_on_ray(settings: ResolvedSettings, *, replicas: str, address: str, say
     show = say if config.log_format == "text" else _discard
     with cluster(address), _Signals() as signals:
         check_room(least, *places(settings), is_local=address == LOCAL)
-        with Deployed(config.host, config.port, arguments_of(settings, replicas)) as deployed:
+        with Deployment(config.host, config.port, arguments_of(settings, replicas)) as deployed:
             if deployed.wait_running(signals.wait):
                 url = f"http://{replace(config, host=deployed.host).address(deployed.port)}"
                 if not deployed.answers(signals.wait):
@@ -146,7 +146,7 @@ def check_room(least: int, cores: int, gpus: int, room: int, *, is_local: bool) 
         event("waits_for_room", logging.WARNING, replicas=least, room=room, each=each)
 
 
-def _watch(deployed: Deployed, signals: _Signals) -> None:
+def _watch(deployed: Deployment, signals: _Signals) -> None:
     """Return when a signal requests a stop, or when another command has deployed the application."""
     before = ""
     while not signals.wait(LOOK_AGAIN_S):
@@ -160,7 +160,7 @@ def _watch(deployed: Deployed, signals: _Signals) -> None:
             return
 
 
-def _replace(deployed: Deployed) -> None:
+def _replace(deployed: Deployment) -> None:
     """Replace the replicas; if this cannot start, the existing ones remain."""
     event("replacing")
     try:

@@ -45,15 +45,18 @@ def to_text(report: Report) -> str:
 
 
 def _paragraph(finding: Finding) -> Iterator[str]:
-    yield f"{finding.severity.upper():8} {finding.check}: {finding.title}"
-    for label, text in (("done", finding.done), ("seen", finding.evidence), ("mend", finding.remedy), ("rule", finding.rule)):
+    yield from _wrapped(finding.evidence, f"{finding.severity.upper():8} {finding.check}: ", indent=9)
+    lines = {"expected": finding.title, "method": finding.done, "fix": finding.remedy, "rule": finding.rule}
+    for label, text in lines.items():
         if text:
-            yield from _wrapped(text, f"  {label:6} ")
+            yield from _wrapped(text, f"  {label:9} ")
 
 
-def _wrapped(text: str, head: str) -> list[str]:
+def _wrapped(text: str, head: str, *, indent: int | None = None) -> list[str]:
+    """Return the text after a head, in lines; further lines are indented, by default by the length of the head."""
+    further = " " * (len(head) if indent is None else indent)
     return textwrap.wrap(
-        text, WIDTH, initial_indent=head, subsequent_indent=" " * len(head), break_long_words=False, break_on_hyphens=False
+        text, WIDTH, initial_indent=head, subsequent_indent=further, break_long_words=False, break_on_hyphens=False
     )
 
 
@@ -104,14 +107,14 @@ def _rule(finding: Finding, home: str) -> dict[str, Any]:
 
 
 def _result(finding: Finding, index: int, target: str) -> dict[str, Any]:
-    remedy = (f" Mend: {finding.remedy}" if finding.remedy else "") + (f" Rule: {finding.rule}" if finding.rule else "")
+    remedy = (f" Fix: {finding.remedy}" if finding.remedy else "") + (f" Rule: {finding.rule}" if finding.rule else "")
     plain = finding.to_json()
     return {
         "ruleId": finding.check,
         "ruleIndex": index,
         "kind": SARIF_KINDS[finding.severity],
         "level": SARIF_LEVELS[finding.severity],
-        "message": {"text": f"{finding.title}: {finding.evidence}.{remedy}"},
+        "message": {"text": f"{finding.evidence}. Expected: {finding.title}.{remedy}"},
         "locations": [
             {"logicalLocations": [{"name": target, "fullyQualifiedName": f"{target}/{finding.check}", "kind": "module"}]}
         ],

@@ -100,7 +100,7 @@ def run_checks(
         if subject is None:
             yield _finding(check, skipped(why_not))
         elif check.is_deep and not deep:
-            yield _finding(check, skipped("it takes long: --deep (deep=True) runs it"))
+            yield _finding(check, skipped("a slow check: --deep (deep=True) runs it"))
         else:
             yield _finding(check, _outcome(check, subject))
 
@@ -111,8 +111,8 @@ def _outcome(check: Check[Subject], subject: Subject) -> Verdict:
     except Exception as failure:  # noqa: BLE001  any error of a model or server: the report contains it, and the other checks run
         said = " ".join(str(failure).split())[:400]
         return warning(
-            f"the check itself could not be finished: {type(failure).__name__}: {said}",
-        ).with_remedy("run the model on this input by hand; if it is right, report the check")
+            f"the check could not be completed: {type(failure).__name__}: {said}",
+        ).with_remedy("run the model on this input yourself; if its answer is correct, report a bug of this check")
 
 
 def _finding(check: Check[Subject], verdict: Verdict) -> Finding:

@@ -31,7 +31,7 @@ def hold_standard_files() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor: this one
-    if sys.stdout is None:  # what Python makes of a closed one; `queued_stderr` sees to the other
+    if sys.stdout is None:  # Python sets a closed stream to None; `queued_stderr` handles the other case
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  for the life of the process
 
 

@@ -55,14 +55,14 @@ class Fingerprint:
 
 def of_object() -> Fingerprint:
     """Return a unique fingerprint."""
-    return Fingerprint(f"private-{uuid.uuid4().hex}", "it cannot be told from the outside what its answers depend on")
+    return Fingerprint(f"private-{uuid.uuid4().hex}", "its answers depend on state that cannot be read")
 
 
 def of_value(*values: Any) -> Fingerprint:
     """Return the fingerprint of values; a unique one if the content of a value cannot be read."""
     hasher = blake2b(digest_size=DIGEST_BYTES)
     try:
-        _Reader(hasher.update).read_all("values", values)
+        _ValueHasher(hasher.update).read_all("values", values)
     except _OpaqueError as error:
         return Fingerprint(f"private-{uuid.uuid4().hex}", str(error))
     return Fingerprint(hasher.hexdigest())
@@ -85,7 +85,7 @@ class _OpaqueError(Exception):
     """The content of a value cannot be read."""
 
 
-class _Reader:
+class _ValueHasher:
     """Feeds values to a hash, each with its kind and length, so that different values never feed equal bytes."""
 
     def __init__(self, feed: Callable[[bytes], object]) -> None:
@@ -172,7 +172,9 @@ class _Reader:
             return
         state = _state(value)
         if state is None:
-            raise _OpaqueError(f"it holds a {type(value).__module__}.{type(value).__qualname__}, whose content cannot be read")
+            raise _OpaqueError(
+                f"it contains a {type(value).__module__}.{type(value).__qualname__}, whose content cannot be read"
+            )
         self._class(type(value))
         self.read_all("state", [part for name in sorted(state) for part in (name, state[name])])
 
@@ -196,9 +198,11 @@ class _Reader:
     def _tensor(self, tensor: Any) -> None:
         torch = sys.modules["torch"]
         if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
-            raise _OpaqueError("it holds a lazy parameter, which has no content before the first run")
+            raise _OpaqueError("it contains a lazy parameter, which has no content before the first run")
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type == "meta":
-            raise _OpaqueError(f"it holds a tensor of layout {tensor.layout} on {tensor.device}, whose content cannot be read")
+            raise _OpaqueError(
+                f"it contains a tensor of layout {tensor.layout} on {tensor.device}, whose content cannot be read"
+            )
         self._word(f"tensor {tensor.dtype} {tuple(tensor.shape)}")
         plain = tensor.detach().to("cpu").contiguous().reshape(-1)
         if plain.numel():

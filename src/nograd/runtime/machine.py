@@ -61,7 +61,9 @@ class Machine:
         """
         known = {each.name for each in fields(cls)}
         if set(plain) != known:
-            raise ConfigError(f"a machine is described by {', '.join(sorted(known))}; given are {', '.join(sorted(plain))}")
+            raise ConfigError(
+                f"a machine is described by {', '.join(sorted(known))}; the fields are {', '.join(sorted(plain))}"
+            )
         return cls(**{**plain, "gpus": tuple(plain["gpus"])})
 
 

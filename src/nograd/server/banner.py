@@ -1,4 +1,4 @@
-"""What `nograd serve` says when it answers: what it serves, where, and a line to try."""
+"""The start message of `nograd serve`: models, addresses, and a command to try."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["greeting", "with_line"]
 
 
 def greeting(url: str, models: Sequence[ServedModel], grpc: str = "", *, repository: bool = False) -> str:
-    """Return the greeting: all of one model, a line for each of several.
+    """Return the start message: details of a single model, or one line per model.
 
     Args:
-        url: of the server.
-        models: that it serves.
-        grpc: where it serves gRPC; empty: nowhere.
+        url: URL of the server.
+        models: the served models.
+        grpc: address of gRPC; empty: no gRPC.
         repository: whether models may be loaded and unloaded.
     """
     lines = [*(_of_one(url, models[0]) if len(models) == 1 else _of_several(url, models))]
@@ -35,7 +35,7 @@ def greeting(url: str, models: Sequence[ServedModel], grpc: str = "", *, reposit
 
 
 def with_line(greeting: str, line: str) -> str:
-    """Return a greeting with one line more, before the page's."""
+    """Return a start message with one more line, before that of the live page."""
     lines = greeting.splitlines()
     at = next((index for index, each in enumerate(lines) if each.startswith("  live page")), len(lines))
     return "\n".join([*lines[:at], line, *lines[at:]])
@@ -54,7 +54,7 @@ def _of_one(url: str, model: ServedModel) -> Iterator[str]:
             f"{size} {seconds * 1000:.3g} ms" for size, seconds in zip(model.curve.sizes, model.curve.seconds, strict=True)
         ]
         unit = "rows" if model.curve.unit == "rows" else "padded tokens (rows x longest)"
-        yield f"  {known}a run by {unit}: {', '.join(times)}"
+        yield f"  {known}run time by {unit}: {', '.join(times)}"
     yield f"  cache     {model.cache_told()}"
 
 

@@ -1,4 +1,4 @@
-"""The record of one request, from its head to its response. Every front creates one, fills it in and finishes it once."""
+"""The record of one request. Every front creates one, fills it in and finishes it once."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Call:
     """One request over HTTP or gRPC.
 
     Args:
-        service: gets the access log line, the trace and the statistics.
+        service: receives the access log line, the trace and the statistics.
         protocol: `http` or `grpc`.
-        method: HTTP's method, or gRPC's name of the method.
-        path: of the URL, decoded.
-        options: from the request's headers.
+        method: HTTP method, or name of the gRPC method.
+        path: decoded path of the URL.
+        options: options in the request's headers.
         client: address of the client, if known.
     """
 
@@ -55,16 +55,16 @@ class Call:
         self.options = options
         self.client = client
         self.received = time.monotonic()
-        """When its head had arrived, on the monotonic clock."""
+        """Arrival of its head, on the monotonic clock."""
 
         self.begun: float | None = None
-        """When a model began to work on it, after its body had arrived; None: none did."""
+        """Start of the model's work, after the body has arrived; None: no model worked on it."""
 
         self.key: str | None = None
         """Name of the API key, never the key."""
 
         self.model: ServedModel | None = None
-        """The model that an infer call is for."""
+        """Model of an infer call."""
 
         self.request_id: str | None = None
         """Id of the infer request: the client's, or one that the model assigned."""
@@ -78,8 +78,8 @@ class Call:
         """Check the API key.
 
         Args:
-            headers: names in lower case.
-            path: that the key opens.
+            headers: headers with lower-case names.
+            path: path that the key must open.
 
         Raises:
             UnauthorizedError: the request has no key, or an unknown one.
@@ -88,7 +88,7 @@ class Call:
             self.key = self._service.door.enter(headers, path)
 
     def trace(self, name: str, headers: Iterable[tuple[bytes, bytes]], attributes: Mapping[str, Value]) -> None:
-        """Begin a span for the request, if the service sends traces."""
+        """Start a span for the request, if the service sends traces."""
         if self._service is not None and self._service.tracing is not None:
             self._trace = self._service.tracing.begin(name, headers, attributes)
 
@@ -106,9 +106,9 @@ class Call:
         """Record the response in the model's statistics, the access log and the trace.
 
         Args:
-            status: HTTP's, for gRPC too (`protocol.status_of`); `CLIENT_LEFT` if the client left.
+            status: HTTP status, also for gRPC (`protocol.status_of`); `CLIENT_LEFT` if the client left.
             bytes_out: size of the response.
-            attributes: of the trace; default: HTTP's.
+            attributes: attributes of the trace; default: those of HTTP.
         """
         now = time.monotonic()
         if self.model is not None and status != CLIENT_LEFT:
@@ -134,5 +134,5 @@ class Call:
 
 
 def describe_to_client(error: Exception) -> str:
-    """Return an error as a client may read it: ours in full, any other by its type, because its text may hold others' data."""
+    """Return the error message for a client. Foreign errors are named only by type: their text may contain others' data."""
     return str(error) if isinstance(error, NogradError) else type(error).__name__

@@ -1,4 +1,4 @@
-"""`nograd serve`: settings in, a server that runs until it is told to stop."""
+"""`nograd serve`: run a server with the given settings until it receives a signal."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ __all__ = ["check_early", "run_server", "settings_of"]
 def settings_of(
     file: Path | None, environment: Mapping[str, str], flags: Mapping[str, Any], models: Sequence[ModelConfig] = ()
 ) -> ResolvedSettings:
-    """Return the settings that apply; arguments and errors as `settle`, but for the file, which is read here.
+    """Read the file, and return the effective settings; other arguments and errors as for `settle`.
 
     Args:
-        file: None: the one that the environment names, if it does.
+        file: path of the file; None: the path in the environment, if set.
     """
     named = file or (Path(environment[CONFIG_VARIABLE]) if environment.get(CONFIG_VARIABLE) else None)
     read = None if named is None else (str(named), read_file(named))
@@ -42,12 +42,12 @@ def settings_of(
 
 
 def check_early(settings: ResolvedSettings) -> None:
-    """Raise what can be told before anything slow has begun.
+    """Check everything that can be checked before slow work starts.
 
     Raises:
-        ConfigError: there is nothing to serve; a file of TLS, or the repository's folder, is not what it should be.
-        MissingExtraError: gRPC or traces are asked for, and not installed.
-        PortInUseError: gRPC's port is taken.
+        ConfigError: there is no model to serve, a TLS file is invalid, or the repository's folder does not exist.
+        MissingExtraError: gRPC or traces are enabled but not installed.
+        PortInUseError: the gRPC port is in use.
     """
     config = settings.config
     if config.repository_dir and not Path(config.repository_dir).is_dir():
@@ -67,15 +67,15 @@ def check_early(settings: ResolvedSettings) -> None:
 
 
 def run_server(settings: ResolvedSettings, say: Callable[[str], None], siblings: WorkerPeers | None = None) -> None:
-    """Load the models, warm them, and serve until told to stop.
+    """Load and warm up the models, and serve until a signal arrives.
 
     Args:
-        settings: of the server.
-        say: is told the greeting, and that the server has stopped; nothing where the log is JSON.
-        siblings: the other workers, where this is one of several; then `say` is told the greeting alone, whatever the log is.
+        settings: settings of the server.
+        say: called with the start message and the stop message; not called if the log is JSON.
+        siblings: the other workers, if there are several; `say` is then called only with the start message, for any log format.
 
     Raises:
-        NogradError: a model cannot be loaded, a port cannot be had, or there is nothing to serve.
+        NogradError: a model cannot be loaded, a port is not available, or there is no model to serve.
     """
     config = settings.config
     configure(config.log_format, config.log_level, **({} if siblings is None else {"worker": siblings.worker}))
@@ -111,7 +111,7 @@ def _load_and_serve(settings: ResolvedSettings, say: Callable[[str], None], sibl
         url = f"http{'s' if config.tls_cert else ''}://{config.address(listener.getsockname()[1])}"
         grpc = "" if grpc_at is None else config.address(grpc_at)
         event("ready", url=url, grpc=grpc or None, models=list(dict.fromkeys(model.name for model in service.models)))
-        if config.log_format == "text" or siblings is not None:  # else what reads the output reads JSON only
+        if config.log_format == "text" or siblings is not None:  # with JSON logs, the output must contain only JSON
             say(greeting(url, service.models, grpc, repository=config.has_repository))
 
     with warming:

@@ -1,33 +1,33 @@
-"""What a server asks of the others that answer at its address: worker processes of one machine, or replicas of a cluster."""
+"""The interface to the other processes at a server's address: workers of one machine, or replicas of a cluster."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-__all__ = ["Peers"]
+__all__ = ["PeerView"]
 
 
-class Peers(Protocol):
-    """The others, as one of them sees them."""
+class PeerView(Protocol):
+    """One process's view of the others."""
 
     @property
     def described(self) -> Mapping[str, Any]:
-        """Which one this is, and what is known of all: for the live page."""
+        """This process's identity and the state of all, for the live page."""
         ...
 
     async def metrics(self, own: bytes) -> bytes:
-        """Return the metrics of all that tell theirs, each labelled.
+        """Return the metrics of all reachable processes, each with a label.
 
         Args:
-            own: this one's.
+            own: metrics of this process.
         """
         ...
 
     async def snapshot(self, own: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-        """Return what the live page shows: of one and the same, wherever the question arrived.
+        """Return the live page's data of one fixed process, regardless of the process that received the request.
 
         Args:
-            own: returns this one's.
+            own: returns the data of this process.
         """
         ...

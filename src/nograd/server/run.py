@@ -1,4 +1,4 @@
-"""Running the application: the socket, uvicorn, and a stop that loses nothing."""
+"""Running the application: the socket, uvicorn, and a graceful stop."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ TICK_S = 1.0
 """Seconds between two wake-ups of an idle event loop."""
 
 LAST_BYTES_S = 1.0
-"""Seconds after the last answer, and after the grace, in which clients may read what was sent to them."""
+"""Seconds for clients to read responses after the last answer, and after the grace period."""
 
 RUNNING_BATCH_S = 30
-"""Seconds beyond the grace in which the batch that runs when the grace ends may finish: a thread cannot be cancelled."""
+"""Additional seconds for a batch that is running when the grace period ends, because a thread cannot be cancelled."""
 
 
 def bind(host: str, port: int, option: str = "--port", *, shared: bool = False) -> socket.socket:
-    """Return a socket bound to the address, before anything slow has begun. Clients are refused until the server listens.
+    """Return a socket bound to the address, before slow work starts. Connections are rejected until the server listens.
 
     Args:
-        host: to listen on.
-        port: of TCP; 0 takes a free one.
-        option: that would say another one.
-        shared: whether other processes of this user that say so, too, may have the port beside this one.
+        host: address to listen on.
+        port: TCP port; 0 selects a free one.
+        option: option that sets the port, for the error message.
+        shared: whether other processes of this user may share the port.
 
     Raises:
-        PortInUseError: another program has the port.
-        ConfigError: the address is not this machine's.
+        PortInUseError: another program uses the port.
+        ConfigError: this machine does not have the address.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     found = socket.socket(family, socket.SOCK_STREAM)
@@ -72,15 +72,15 @@ def bind(host: str, port: int, option: str = "--port", *, shared: bool = False) 
 
 @contextmanager
 def hold_port(host: str, port: int, option: str = "--port") -> Iterator[None]:
-    """Have a port that the processes of one server will share refused to any other server, for as long as the context lasts.
+    """Return a context that reserves a shared port for the processes of one server.
 
-    Linux lets all sockets of a user that say so share a port. So the port is tried alone first, which fails if a server
-    listens. A server that still loads is known by a socket without a file, whose name holds the address.
+    On Linux, sockets of one user can share a port. The port is therefore first bound without sharing, which fails if a server
+    listens. A server that is still loading is detected by an abstract socket whose name contains the address.
 
     Raises:
-        PortInUseError: another program has the port.
+        PortInUseError: another program uses the port.
     """
-    if not port:  # a free one
+    if not port:  # port 0 selects a free port
         yield
         return
     bind(host, port, option).close()
@@ -100,14 +100,14 @@ def _in_use(host: str, port: int, option: str) -> PortInUseError:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn that drains on SIGTERM and SIGINT, then exits with 0: readiness turns false, accepted requests finish."""
+    """uvicorn with a graceful stop on SIGTERM and SIGINT: readiness turns false, accepted requests finish, exit code 0."""
 
     def __init__(self, config: uvicorn.Config, service: InferenceService) -> None:
         super().__init__(config)
         self._service = service
         self._tls = service.config.tls
         self.ready: Callable[[], None] | None = None
-        """Called once, when requests are answered."""
+        """Called once, when the server accepts requests."""
 
         self.stopping: asyncio.Task[None] | None = None
         self._until_s: float | None = None
@@ -115,24 +115,24 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """uvicorn's own; ours hold longer than HTTP does: `signals`."""
+        """Replace uvicorn's signal handling by `signals`, which also covers the time after HTTP has stopped."""
         yield
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """Hear of SIGTERM, SIGINT, and SIGHUP."""
+        """Handle SIGTERM, SIGINT and SIGHUP."""
         loop = asyncio.get_running_loop()
-        heard = {signal.SIGTERM: self._stop, signal.SIGINT: self._stop, signal.SIGHUP: self._reload}
-        for number, told in heard.items():
-            loop.add_signal_handler(number, told)
+        handlers = {signal.SIGTERM: self._stop, signal.SIGINT: self._stop, signal.SIGHUP: self._reload}
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
         try:
             yield
         finally:
-            for number in heard:
+            for number in handlers:
                 loop.remove_signal_handler(number)
 
     async def main_loop(self) -> None:
-        """Wake once a second, for the Date header, rather than uvicorn's ten times; and at once to stop."""
+        """Wake once per second for the Date header (uvicorn: ten times), and immediately for a stop."""
         self._told = asyncio.Event()
         timeouts = ConnectionWatch(self.server_state.connections)
         with StallWatch(self._service.config.stuck_after_s, say=_note_stall) as watch:
@@ -143,14 +143,14 @@ class _Server(uvicorn.Server):
                     await asyncio.wait_for(self._told.wait(), TICK_S)
 
     def _reload(self) -> None:
-        """Read again what may have changed: API keys, certificates."""
+        """Reload API keys and certificates."""
         self._service.reload_keys()
         if self._tls is not None and self.config.ssl is not None:
             reload_certificate(self._tls, self.config.ssl)
 
     def _stop(self) -> None:
-        """Take requests a while longer, not ready any more; then answer what waits, while uvicorn closes its connections.
-        At the second signal, just end.
+        """Turn readiness false, keep accepting requests for the lame-duck time, then answer queued requests while uvicorn
+        closes its connections. A second signal stops immediately.
         """
         if self.stopping is not None:
             self.force_exit = True
@@ -165,11 +165,11 @@ class _Server(uvicorn.Server):
         self._until_s = asyncio.get_running_loop().time() + self._service.config.grace_s
         self._exit()
         await self._service.stop()
-        asyncio.get_running_loop().call_later(self.grace_s, self._leave_slow_clients)  # uvicorn waits for all of them
+        asyncio.get_running_loop().call_later(self.grace_s, self._leave_slow_clients)  # uvicorn waits for all connections
 
     @property
     def grace_s(self) -> float:
-        """Seconds of the grace that are left; a little at the end of it, for answers on their way."""
+        """Remaining seconds of the grace period; at its end a short time for in-flight responses."""
         if self.force_exit:
             return 0.0
         if self._until_s is None:
@@ -177,15 +177,15 @@ class _Server(uvicorn.Server):
         return max(LAST_BYTES_S, self._until_s - asyncio.get_running_loop().time())
 
     def _leave_slow_clients(self) -> None:
-        """Close the connections that remain after the grace: their clients do not read, or have sent half a request."""
+        """Close the connections that remain after the grace period: their clients do not read, or sent half a request."""
         left = [connection.transport for connection in list(self.server_state.connections)]
         if left:
-            event("connections_closed", logging.WARNING, connections=len(left), reason="the grace is over")
+            event("connections_closed", logging.WARNING, connections=len(left), reason="the grace period is over")
         for transport in left:
             transport.abort()
 
     def _exit(self) -> None:
-        """Have `main_loop` end."""
+        """End `main_loop`."""
         self.should_exit = True
         if self._told is not None:
             self._told.set()
@@ -206,18 +206,18 @@ def serve(
     ready: Callable[[int | None], None],
     siblings: WorkerPeers | None = None,
 ) -> None:
-    """Serve until told to stop by SIGTERM or SIGINT; a second signal stops at once.
+    """Serve until SIGTERM or SIGINT; a second signal stops immediately.
 
     Args:
-        service: the models; they are started here.
-        listener: from `bind`; closed at the end.
-        ready: called once, when requests are answered, with gRPC's port; None where that is not served.
-        siblings: the other workers, where this is one of several.
+        service: the service whose models are started.
+        listener: socket from `bind`; closed at the end.
+        ready: called once when the server accepts requests, with the gRPC port; None without gRPC.
+        siblings: the other workers, if there are several.
 
     Raises:
-        ConfigError: TLS is asked for, and a file of it is not what it should be.
-        MissingExtraError: gRPC is asked for, and not installed.
-        PortInUseError: another program has taken gRPC's port meanwhile.
+        ConfigError: a TLS file is invalid.
+        MissingExtraError: gRPC is enabled but not installed.
+        PortInUseError: another program uses the gRPC port.
     """
     config = _uvicorn_config(service)
     grpc_front = grpc_front_kind() if service.config.grpc_port is not None else None
@@ -238,7 +238,7 @@ def serve(
             try:
                 await server.serve([listener])
             finally:
-                with suppress(asyncio.CancelledError):  # the second signal
+                with suppress(asyncio.CancelledError):  # a second signal
                     await (server.stopping or service.stop())
                 if front is not None:
                     await front.stop(server.grace_s)
@@ -251,10 +251,10 @@ def serve(
 
 
 def grpc_front_kind() -> type[GrpcFront]:
-    """Return the gRPC front's class, whose packages are imported now.
+    """Import the packages of gRPC, and return the class of the gRPC front.
 
     Raises:
-        MissingExtraError: they are not installed.
+        MissingExtraError: the packages are not installed.
     """
     try:
         from nograd.server.grpc.front import GrpcFront

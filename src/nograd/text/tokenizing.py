@@ -52,7 +52,7 @@ class Tokenize:
         lower_case: bool = False,
     ) -> None:
         self._fingerprint = ""
-        self._tokenizer, known_limit, known_side = _opened(path)
+        self._tokenizer, known_limit, known_side = _open_tokenizer(path)
         self.prompt = prompt
         self.truncation_side = truncation_side or known_side
         if self.truncation_side not in SIDES:
@@ -81,7 +81,7 @@ class Tokenize:
         try:
             encoding = self._encode(text)
         except TypeError as error:
-            raise SignatureError("the text holds half a surrogate pair; the model takes whole characters") from error
+            raise SignatureError("the text contains half a surrogate pair; the model takes whole characters") from error
         return {name: np.array(getattr(encoding, field), dtype=np.int64) for name, field in self._fields}
 
     def num_tokens(self, text: str) -> int:
@@ -132,7 +132,7 @@ class Tokenize:
 SIDES = ("right", "left")
 
 
-def _opened(path: Any) -> tuple[Any, int | None, str]:
+def _open_tokenizer(path: Any) -> tuple[Any, int | None, str]:
     """Return a private copy of the tokenizer, the maximum tokens of its model if known, and the side of truncation."""
     if isinstance(path, str | Path):
         file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
@@ -146,7 +146,7 @@ def _opened(path: Any) -> tuple[Any, int | None, str]:
         )
     if not hasattr(inner, "to_str"):
         raise ConfigError(
-            f"the tokenizer is {type(path).__name__}; give a tokenizer.json, the folder of one, or a fast tokenizer object"
+            f"the tokenizer is {type(path).__name__}; give a tokenizer.json, its folder, or a fast tokenizer object"
         )
     limit = getattr(path, "model_max_length", None)
     known = int(limit) if isinstance(limit, int) and 0 < limit < 1e6 else None

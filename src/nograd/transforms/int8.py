@@ -46,7 +46,7 @@ def dynamic_recipes(operators: Sequence[str], *, seven_bits: bool) -> list[Recip
         Recipe("dynamic, uint8 weights per channel", is_static=False, operators=tuple(operators), weights="uint8"),
         Recipe("dynamic, uint8 weights", is_static=False, operators=tuple(operators), weights="uint8", per_channel=False),
     ]
-    return [_named(recipe) for recipe in made]
+    return [_with_bits_in_name(recipe) for recipe in made]
 
 
 def static_recipes(operators: Sequence[str], *, seven_bits: bool) -> list[Recipe]:
@@ -57,10 +57,10 @@ def static_recipes(operators: Sequence[str], *, seven_bits: bool) -> list[Recipe
         replace(pairs, name="static, per channel, integer operators", as_operators=True),
         replace(pairs, name="static, per tensor", per_channel=False),
     ]
-    return [_named(recipe) for recipe in made]
+    return [_with_bits_in_name(recipe) for recipe in made]
 
 
-def _named(recipe: Recipe) -> Recipe:
+def _with_bits_in_name(recipe: Recipe) -> Recipe:
     return replace(recipe, name=f"{recipe.name}, 7 bits") if recipe.seven_bits else recipe
 
 
@@ -121,7 +121,12 @@ def write(
             return
         form = quantization.QuantFormat.QOperator if recipe.as_operators else quantization.QuantFormat.QDQ
         quantization.quantize_static(
-            str(source), str(target), _Reader(calibration), quant_format=form, activation_type=kinds["uint8"], **options
+            str(source),
+            str(target),
+            _CalibrationBatches(calibration),
+            quant_format=form,
+            activation_type=kinds["uint8"],
+            **options,
         )
 
 
@@ -132,7 +137,7 @@ def _and_as_products(names: Sequence[str]) -> list[str]:
     return [*names, *(f"{name}_MatMul" for name in names)]
 
 
-class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+class _CalibrationBatches(quantization.CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, batches: Sequence[Batch]) -> None:
         self._batches: Iterator[Mapping[str, Any]] = iter(batches)
 

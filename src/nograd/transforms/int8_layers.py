@@ -262,7 +262,7 @@ def _kernel() -> tuple[Callable[[Tensor, Tensor, int], Multiply], int]:
         for level in (255, 127):
             try:
                 found = kernel(weights, scale, level)(ones)
-            except (AttributeError, NotImplementedError, RuntimeError):  # built without it, or for another processor
+            except (AttributeError, NotImplementedError, RuntimeError):  # torch was built without it, or for another processor
                 break
             if bool(((found - 127 * 256).abs() < 1).all()):
                 return kernel, level

@@ -20,7 +20,7 @@ from nograd.transforms.replacing import int8_layers, num_bytes, with_int8_layers
 if TYPE_CHECKING:
     from nograd.backends.modules import ModuleBackend
     from nograd.core.tensors import Batch
-    from nograd.transforms.quantize import Quantized
+    from nograd.transforms.quantize import QuantizedFile
 
 __all__ = ["faster_of", "measure_on", "module_over", "row_scaled"]
 
@@ -55,7 +55,7 @@ def _inputs(reference: ModuleBackend, sample: Mapping[str, Any]) -> Inputs:
     return Inputs((tensors,) if call.style == "mapping" else tuple(tensors.values()), {})
 
 
-def module_over(made: Quantized, reference: ModuleBackend, batch: Batch) -> QuantizedModel:
+def module_over(made: QuantizedFile, reference: ModuleBackend, batch: Batch) -> QuantizedModel:
     """Return a module that runs a graph file, with its report and the measured row independence."""
     module = OnnxModule(made.path.read_bytes(), reference.call)
     inputs = _inputs(reference, batch)

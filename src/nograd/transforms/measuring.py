@@ -153,14 +153,14 @@ class FirstCall:
         use_kernels(made, choice)
         return compare([expected], [inputs.answers(made)], tolerance=self._tolerance)
 
-    def _timed(self, made: nn.Module, choices: Mapping[str, Mapping[str, Kernel]], inputs: Inputs) -> dict[str, _Timed]:
-        """The kernels are set before the clock starts: what is computed once is not measured."""
-        found: dict[str, _Timed] = {}
+    def _timed(self, made: nn.Module, choices: Mapping[str, Mapping[str, Kernel]], inputs: Inputs) -> dict[str, _TimedPair]:
+        """Measure runs. The kernels are set before the clock starts, so that one-time work is not measured."""
+        found: dict[str, _TimedPair] = {}
         for name, choice in choices.items():
             use_kernels(made, choice)
             runs = {"float": partial(inputs.run, self._float), name: partial(inputs.run, made)}
             seconds = fastest_s(runs, self._clock)
-            found[name] = _Timed(seconds[name], seconds["float"])
+            found[name] = _TimedPair(seconds[name], seconds["float"])
         return found
 
     def _with_float_layers(self, made: nn.Module, inputs: Inputs, expected: Batch) -> tuple[nn.Module, tuple[str, ...]]:
@@ -229,7 +229,7 @@ def _first_inputs(made: nn.Module, layers: Mapping[str, Int8Linear], inputs: Inp
 
 
 @dataclass(frozen=True, slots=True)
-class _Timed:
+class _TimedPair:
     """Seconds of one run, and of a run of the float model in turn with it."""
 
     own_s: float

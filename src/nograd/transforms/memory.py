@@ -28,7 +28,7 @@ from nograd.runtime.fingerprint import Fingerprint
 
 __all__ = [
     "MemoryEfficientModel",
-    "Splitting",
+    "SplittingBackend",
     "check_copyable",
     "find_layers",
     "is_recording",
@@ -73,7 +73,7 @@ class MemoryEfficientModel(nn.Module):
     def __init__(self, model: nn.Module, layers: Layers | None = None) -> None:
         super().__init__()
         check_module(model)
-        self.layers: tuple[str, ...] = find_layers(model) if layers is None else tuple(_outermost(_named(model, layers)))
+        self.layers: tuple[str, ...] = find_layers(model) if layers is None else tuple(_outermost(_layer_names(model, layers)))
         """Names of the checkpointed layers."""
 
         if not self.layers:
@@ -129,12 +129,12 @@ def _checkpointed(layer: nn.Module) -> nn.Module:
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         # Passed as two arguments, because a keyword of the layer may have the name of a keyword of `checkpoint`.
-        return checkpoint(_Twice(layer), args, kwargs, use_reentrant=False, preserve_rng_state=True)
+        return checkpoint(_CheckpointedCall(layer), args, kwargs, use_reentrant=False, preserve_rng_state=True)
 
     return _shallow(layer, forward=forward)
 
 
-class _Twice:
+class _CheckpointedCall:
     """Runs the layer, and on the second call reproduces the first run without updating running statistics."""
 
     def __init__(self, layer: nn.Module) -> None:
@@ -229,13 +229,13 @@ def _is_block(child: nn.Module, parent: nn.Module, kinds: Mapping[type, int]) ->
     return isinstance(parent, nn.Sequential) and kinds[type(child)] > 1 and next(child.children(), None) is not None
 
 
-def _named(model: nn.Module, layers: Layers) -> Iterator[str]:
+def _layer_names(model: nn.Module, layers: Layers) -> Iterator[str]:
     known = dict(model.named_modules(remove_duplicate=False))
     for layer in _each_layer(layers):
         for name in _names_of(known, layer):
             if name not in known:
                 near = get_close_matches(name, known, n=3, cutoff=0.4) or [key for key in known if key]
-                raise ConfigError(f"layers holds {name!r}, which is not a module of the model; near: {_some(near)}")
+                raise ConfigError(f"layers contains {name!r}, which is not a module of the model; similar names: {_some(near)}")
             yield from _callable(name, known[name])
 
 
@@ -250,10 +250,10 @@ def _names_of(known: Mapping[str, nn.Module], layer: Layer) -> list[str]:
     if isinstance(layer, nn.Module):
         names = [name for name, module in known.items() if module is layer]
         if not names:
-            raise ConfigError(f"layers holds a {type(layer).__name__} that is not a module of the model")
+            raise ConfigError(f"layers contains a {type(layer).__name__} that is not a module of the model")
         return names
     if not _is_module_class(layer):
-        raise ConfigError(f"layers holds {layer!r}; it must hold names, classes or modules of the model")
+        raise ConfigError(f"layers contains {layer!r}; it must contain names, classes or modules of the model")
     return _of_class(known, layer)
 
 
@@ -265,7 +265,7 @@ def _of_class(known: Mapping[str, nn.Module], kind: type[nn.Module]) -> list[str
     names = [name for name, module in known.items() if isinstance(module, kind)]
     if not names:
         classes = sorted({type(module).__name__ for module in known.values()})
-        raise ConfigError(f"layers holds the class {kind.__name__}; the model has modules of: {_some(classes)}")
+        raise ConfigError(f"layers contains the class {kind.__name__}; the model has modules of: {_some(classes)}")
     return names
 
 
@@ -328,7 +328,7 @@ def _cpu_peak(work: Callable[[], object]) -> int:
     return peak
 
 
-class Splitting(Backend):
+class SplittingBackend(Backend):
     """A backend that splits batches that exceed memory into halves, down to single rows.
 
     The largest size that fits is stored as rows times length, and later batches are split to it before they run. If rows are

@@ -65,16 +65,16 @@ def offload(
         UnsupportedError: a `forward` in the model was compiled, scripted or replaced.
     """
     check_copyable(model, [f"{name}.forward" if name else "forward" for name, _ in model.named_modules()])
-    place = _place(device, model)
+    place = _resolve_device(device, model)
     plan = _plan(model, max_memory_bytes)
-    index = _Index.of(folder)
+    index = _WeightIndex.of(folder)
     held = {parameter: _placed(index.source(model, parameter)(), parameter, place) for parameter in plan.resident}
     made: dict[nn.Module, nn.Module] = {}
     elsewhere, own_folder = _put_elsewhere(model, plan, index, place, folder)
     empty = {parameter: _frozen(torch.empty_like(parameter, device="meta")) for parameter in elsewhere}
     buffers = {buffer: index.buffer(name, buffer).to(place, copy=True) for name, buffer in model.named_buffers()}
     skeleton = mirror(model, lambda module: {"training": False, **_swapped(module, held | empty, buffers)}, made)
-    shelf = _Shelf({empty[parameter]: source for parameter, source in elsewhere.items()}, place, _num_bytes(held))
+    shelf = _ParameterStore({empty[parameter]: source for parameter, source in elsewhere.items()}, place, _num_bytes(held))
     for block in plan.streamed:
         copy = made[block.module]
         copy.__dict__["forward"] = partial(shelf.look_up if block.is_table else shelf.run, copy)
@@ -91,7 +91,7 @@ class OffloadedModel(nn.Module):
     several threads run one at a time, so that the memory limit holds.
     """
 
-    def __init__(self, skeleton: nn.Module, shelf: _Shelf, max_memory_bytes: int, device: torch.device) -> None:
+    def __init__(self, skeleton: nn.Module, shelf: _ParameterStore, max_memory_bytes: int, device: torch.device) -> None:
         super().__init__()
         self.training = False
         self.max_memory_bytes = max_memory_bytes
@@ -134,7 +134,9 @@ class OffloadedModel(nn.Module):
         return self
 
     def _apply(self, *_: Any, **__: Any) -> NoReturn:
-        raise UnsupportedError("an offloaded model stays as it is; give offload the device, or a model of the dtype")
+        raise UnsupportedError(
+            "an offloaded model cannot be moved or cast; pass the device, or a model of the dtype, to offload"
+        )
 
     def state_dict(self, *_: Any, **__: Any) -> NoReturn:
         raise UnsupportedError("an offloaded model's parameters are elsewhere; save the model before it is offloaded")
@@ -189,7 +191,7 @@ def _check_room(blocks: Sequence[_Block], resident: set[nn.Parameter], max_bytes
         return
     which = f"block {largest.name or type(largest.module).__name__!r}" if largest else "the model"
     raise ConfigError(
-        f"{which} has {needed - always} bytes of parameters, and {always} bytes more are needed all the time; "
+        f"{which} has {needed - always} bytes of parameters, and {always} bytes more are needed permanently; "
         f"max_memory_bytes is {max_bytes}; it must be at least {needed}"
     )
 
@@ -214,7 +216,7 @@ def _streamed_bytes(block: _Block, resident: set[nn.Parameter]) -> int:
     return 0 if block.is_table else _num_bytes(block.parameters - resident)
 
 
-class _Shelf:
+class _ParameterStore:
     """The storage of parameters that are not permanently loaded, and the count of bytes on the device."""
 
     def __init__(self, sources: Mapping[nn.Parameter, Source], device: torch.device, resident_bytes: int) -> None:
@@ -264,21 +266,21 @@ def _placed(values: Tensor, parameter: Tensor, device: torch.device) -> nn.Param
     return _frozen(torch.empty_like(parameter, device=device).copy_(values, non_blocking=True))
 
 
-def _place(device: str | torch.device, model: nn.Module) -> torch.device:
+def _resolve_device(device: str | torch.device, model: nn.Module) -> torch.device:
     if device == "auto" and module_device(model).type == "meta":
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     return resolve_device(device, model)
 
 
 @dataclass(frozen=True, slots=True)
-class _Index:
+class _WeightIndex:
     """The safetensors files of a folder, by tensor name."""
 
     folder: Path | None
     files: Mapping[str, Path]
 
     @classmethod
-    def of(cls, folder: Path | None) -> _Index:
+    def of(cls, folder: Path | None) -> _WeightIndex:
         files = {}
         for path in sorted(folder.glob("*.safetensors")) if folder else ():
             with safe_open(path, "pt") as opened:
@@ -301,8 +303,8 @@ class _Index:
         if name not in self.files:
             near = get_close_matches(name, self.files, n=3, cutoff=0.4)
             raise ConfigError(
-                f"{name!r} is on the meta device, and the safetensors files in {self.folder} do not hold it"
-                + (f"; near: {', '.join(map(repr, near))}" if near else "; what they do not hold must be built with values")
+                f"{name!r} is on the meta device, and the safetensors files in {self.folder} do not contain it"
+                + (f"; similar names: {', '.join(map(repr, near))}" if near else "; create it with values before offload")
             )
         source = partial(_from_file, self.files[name], name)
         if (shape := tuple(source().shape)) != tuple(like.shape):
@@ -317,7 +319,7 @@ def _from_file(path: Path, name: str) -> Tensor:
 
 
 def _put_elsewhere(
-    model: nn.Module, plan: _Plan, index: _Index, device: torch.device, folder: Path | None
+    model: nn.Module, plan: _Plan, index: _WeightIndex, device: torch.device, folder: Path | None
 ) -> tuple[dict[nn.Parameter, Source], Path | None]:
     """Return the storage of each streamed parameter, and the folder created for them, if any."""
     streamed = dict.fromkeys(p for block in plan.streamed for p in block.module.parameters() if p not in plan.resident)

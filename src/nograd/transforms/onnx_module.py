@@ -62,12 +62,12 @@ class OnnxModule(nn.Module):
         return self.backend().problem_type
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
-        backend, inputs = self.backend(), self._named(args, kwargs)
+        backend, inputs = self.backend(), self._inputs_by_name(args, kwargs)
         device = next((tensor.device for tensor in inputs.values() if isinstance(tensor, Tensor)), torch.device("cpu"))
         outputs = backend.run(backend.signature.check({name: to_host(value) for name, value in inputs.items()}))
         return backend.restore({name: torch.from_numpy(array).to(device) for name, array in outputs.items()})
 
-    def _named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    def _inputs_by_name(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         first = args[0] if len(args) == 1 else None
         if isinstance(first, Mapping):
             args, kwargs = (), {**first, **kwargs}
@@ -81,10 +81,10 @@ class OnnxModule(nn.Module):
         if self._backend is None:
             with self._lock:
                 if self._backend is None:
-                    self._backend = self._opened()
+                    self._backend = self._open_backend()
         return self._backend
 
-    def _opened(self) -> OnnxBackend:
+    def _open_backend(self) -> OnnxBackend:
         from nograd.backends.onnx import OnnxBackend
 
         with tempfile.TemporaryDirectory(prefix="nograd-") as folder:

@@ -40,17 +40,17 @@ def to_half(model: nn.Module, dtype: HalfDtype = "float16") -> nn.Module:
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and parameter.numel() and float(parameter.detach().abs().max()) > largest:
             raise ConfigError(
-                f"parameter {name!r} holds {float(parameter.detach().abs().max()):g}; {dtype} ends at {largest:g}"
+                f"parameter {name!r} contains {float(parameter.detach().abs().max()):g}; the maximum of {dtype} is {largest:g}"
             )
     model = copy.deepcopy(model)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_floating_point():
                 setattr(module, name, buffer.clamp(-largest, largest))
-    return _Half(model.to(half), half)
+    return _HalfPrecision(model.to(half), half)
 
 
-class _Half(Wrapper):
+class _HalfPrecision(Wrapper):
     takes_dtype = torch.float32
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:

@@ -33,7 +33,7 @@ from nograd.transforms.int8 import Recipe, dynamic_recipes, prepared, saturates,
 from nograd.transforms.int8_modules import faster_of, measure_on, module_over, row_scaled
 from nograd.transforms.quantized import QuantizedModel
 
-__all__ = ["Quantized", "Tried", "quantize_dynamic", "quantize_static"]
+__all__ = ["QuantizedFile", "RecipeResult", "quantize_dynamic", "quantize_static"]
 
 OPERATORS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Linear: ("MatMul", "Gemm"), nn.LSTM: ("LSTM",), nn.Embedding: ("Gather",), nn.Conv1d: ("Conv",), nn.Conv2d: ("Conv",),
@@ -42,7 +42,7 @@ OPERATORS: dict[type[nn.Module], tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class RecipeResult:
     """The result of trying a recipe."""
 
     recipe: str
@@ -59,12 +59,12 @@ class Tried:
 
 
 @dataclass(frozen=True, slots=True)
-class Quantized:
+class QuantizedFile:
     """An 8-bit file, and how it was chosen."""
 
     path: Path
-    chosen: Tried
-    tried: tuple[Tried, ...]
+    chosen: RecipeResult
+    tried: tuple[RecipeResult, ...]
     float_s: float
     """Seconds of the same run of the same graph in float32."""
 
@@ -127,10 +127,10 @@ def quantize_dynamic(  # noqa: PLR0913
     layers with too large an error become float again. The model must not change before that call.
 
     With `path`, an ONNX file is written, and the result runs it. Each recipe is built, compared with eager and timed, and the
-    fastest within the tolerance is chosen. If none is, the layers with the largest errors are left in float, one by one, until
-    one is. ONNX Runtime scales activations over the whole batch, so that rows influence each other. The report states by how
-    much. If rows change by more than 1e-5 of an output's largest value, the file declares that each request runs alone.
-    Convolutions scaled at run time are slower than in float: use `quantize_static` for them.
+    fastest within the tolerance is chosen. If no recipe is within the tolerance, layers are left in float one by one, those
+    with the largest errors first. ONNX Runtime scales activations over the whole batch, so that rows influence each other. The
+    report states by how much. If rows change by more than 1e-5 of an output's largest value, the file declares that each
+    request runs alone. Convolutions scaled at run time are slower than in float: use `quantize_static` for them.
 
     Args:
         model: a module, or an eager backend.
@@ -222,14 +222,14 @@ def quantize_static(  # noqa: PLR0913
 
     Raises:
         ExportError: no recipe agrees with the model; with a path also: the model cannot be exported to ONNX.
-        ConfigError: the loader yields nothing, `model` is not a module, or the path is not allowed.
+        ConfigError: the loader yields no batch, `model` is not a module, or the path is not allowed.
     """
     target = None if path is None else Path(path)
     if target is not None:
         check_file(target, ".onnx")
     if not isinstance(model, Backend):
         check_module(model)
-    taken, notes = _inputs_of(model, list(_taken(calibration_loader, max_batches, progress=progress)))
+    taken, notes = _inputs_of(model, list(_take_batches(calibration_loader, max_batches, progress=progress)))
     reference = reference_of(model, None if isinstance(model, Backend) else taken[0] if sample is None else sample)
     batches = [_checked(reference, each) for each in taken]
     held_back = [_checked(reference, each) for each in evaluation]
@@ -283,7 +283,7 @@ def _inputs_of(model: nn.Module | Backend, taken: Sequence[Any]) -> tuple[list[A
         ConfigError: there is no batch.
     """
     if not taken:
-        raise ConfigError("the calibration loader yields nothing; it must yield one batch at least")
+        raise ConfigError("the calibration loader yields nothing; it must yield at least one batch")
     if isinstance(model, ModuleBackend):
         count = len(model.signature.inputs)
     else:
@@ -292,9 +292,9 @@ def _inputs_of(model: nn.Module | Backend, taken: Sequence[Any]) -> tuple[list[A
     first = taken[0]
     if not isinstance(first, list | tuple) or not any(cut for _, cut in found):
         return [inputs for inputs, _ in found], ()
-    note = f"the loader yields {len(first)} values per batch; the first {count} are the model's inputs, the rest is left out"
+    note = f"the loader yields {len(first)} values per batch; the first {count} are the model's inputs, the rest is ignored"
     if isinstance(first[0], list | tuple | dict):
-        note = f"the loader yields {len(first)} values per batch; the first holds the model's inputs, the rest is left out"
+        note = f"the loader yields {len(first)} values per batch; all but the first are ignored"
     return [inputs for inputs, _ in found], (note,)
 
 
@@ -309,7 +309,7 @@ def _without_labels(batch: Any, count: int) -> tuple[Any, bool]:
     return tuple(batch[:count]), len(batch) > count
 
 
-def _taken(loader: Iterable[Any], most: int, *, progress: bool) -> Iterator[Any]:
+def _take_batches(loader: Iterable[Any], most: int, *, progress: bool) -> Iterator[Any]:
     if progress:
         from rich.progress import track
 
@@ -333,7 +333,7 @@ def _of_samples(reference: ModuleBackend) -> list[Batch]:
 
 
 @dataclass(slots=True)
-class _Trials:
+class _RecipeTrials:
     """The data shared by all recipes of one model."""
 
     reference: ModuleBackend
@@ -362,15 +362,15 @@ def _quantized(  # noqa: PLR0913
     reference: ModuleBackend, target: Path, recipes: Sequence[Recipe], evaluation: Sequence[Batch],
     calibration: Sequence[Batch], tolerance: Tolerance, clock: Callable[[], float], *, lossy: bool,
     accept_coupled_rows: bool = False,
-) -> Quantized:  # fmt: skip
+) -> QuantizedFile:  # fmt: skip
     check_file(target, ".onnx")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".nograd-") as temporary:
         folder = Path(temporary)
         floating = _float_graph(reference, folder / "float.onnx")
         prepared(floating, folder / "prepared.onnx")
         expected = [reference.run(batch) for batch in evaluation]
-        trials = _Trials(reference, folder, folder / "prepared.onnx", evaluation, calibration, tolerance, expected)
-        built = [_try(trials, recipe, index) for index, recipe in enumerate(recipes)]
+        trials = _RecipeTrials(reference, folder, folder / "prepared.onnx", evaluation, calibration, tolerance, expected)
+        built = [_try_recipe(trials, recipe, index) for index, recipe in enumerate(recipes)]
         sensitivity: tuple[tuple[str, float], ...] = ()
         if not any(tried.parity is not None and not tried.reason for tried, _ in built):
             rescued, sensitivity = _with_float_layers(trials, recipes, built)
@@ -381,7 +381,7 @@ def _quantized(  # noqa: PLR0913
         tried = tuple(_with_seconds(each, seconds.get(str(index)), str(index) == best) for index, (each, _) in enumerate(built))
         independence = _note_independence(reference, passing[best], accept_coupled_rows=accept_coupled_rows)
         passing[best].replace(target)
-        made = Quantized(
+        made = QuantizedFile(
             target, tried[int(best)], tried, seconds["float"], floating.stat().st_size, lossy, sensitivity, independence
         )  # fmt: skip
     if made.speedup < 1:
@@ -410,23 +410,23 @@ def _float_graph(reference: ModuleBackend, path: Path) -> Path:
         return export_to_onnx(reference, None, path, exporter="dynamo").path
 
 
-def _try(trials: _Trials, recipe: Recipe, index: int) -> tuple[Tried, Path]:
+def _try_recipe(trials: _RecipeTrials, recipe: Recipe, index: int) -> tuple[RecipeResult, Path]:
     """Build a recipe and compare it; any error becomes its reason."""
     path = trials.folder / f"recipe_{index}.onnx"
     try:
         path = trials.build(recipe, f"recipe_{index}")
         report = trials.compared(path)
     except NogradError as error:
-        return Tried(recipe.name, None, None, str(error)), path
+        return RecipeResult(recipe.name, None, None, str(error)), path
     except Exception as error:  # noqa: BLE001  the quantizer raises arbitrary errors
-        return Tried(recipe.name, None, None, f"{type(error).__name__}: {error}"), path
+        return RecipeResult(recipe.name, None, None, f"{type(error).__name__}: {error}"), path
     reason = "" if report.passed else "; ".join(report.failures)
-    return Tried(recipe.name, None, report, reason, path.stat().st_size), path
+    return RecipeResult(recipe.name, None, report, reason, path.stat().st_size), path
 
 
 def _with_float_layers(
-    trials: _Trials, recipes: Sequence[Recipe], built: Sequence[tuple[Tried, Path]]
-) -> tuple[tuple[Tried, Path], tuple[tuple[str, float], ...]]:
+    trials: _RecipeTrials, recipes: Sequence[Recipe], built: Sequence[tuple[RecipeResult, Path]]
+) -> tuple[tuple[RecipeResult, Path], tuple[tuple[str, float], ...]]:
     """Leave the layers with the largest errors in float, twice as many each time, until the answers agree."""
     scored = [(tried.parity.min_cosine, recipe) for (tried, _), recipe in zip(built, recipes, strict=True) if tried.parity]
     reasons = "; ".join(f"{tried.recipe}: {tried.reason}" for tried, _ in built)
@@ -443,7 +443,7 @@ def _with_float_layers(
         report = trials.compared(path)
         if report.passed:
             name = f"{recipe.name}, {count} of {len(nodes)} layers in float"
-            return (Tried(name, None, report, "", path.stat().st_size, skipped), path), tuple(worst_first)
+            return (RecipeResult(name, None, report, "", path.stat().st_size, skipped), path), tuple(worst_first)
         count *= 2
     raise ExportError(f"no recipe for 8-bit integers answers as the model does; {reasons}", built[0][0].parity)
 
@@ -457,6 +457,6 @@ def _timed(floating: Path, paths: dict[str, Path], batch: Batch, clock: Callable
             backend.close()
 
 
-def _with_seconds(tried: Tried, seconds: float | None, is_best: bool) -> Tried:  # noqa: FBT001
+def _with_seconds(tried: RecipeResult, seconds: float | None, is_best: bool) -> RecipeResult:  # noqa: FBT001
     reason = tried.reason or ("" if is_best else "another was faster")
-    return Tried(tried.recipe, seconds, tried.parity, reason, tried.num_bytes, tried.kept_float)
+    return RecipeResult(tried.recipe, seconds, tried.parity, reason, tried.num_bytes, tried.kept_float)

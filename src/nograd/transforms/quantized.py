@@ -19,7 +19,7 @@ from nograd.runtime.fingerprint import Fingerprint, of_value
 if TYPE_CHECKING:
     from nograd.core.independence import Independence
     from nograd.transforms.measuring import FirstCall
-    from nograd.transforms.quantize import Quantized, Tried
+    from nograd.transforms.quantize import QuantizedFile, RecipeResult
 
 __all__ = ["QuantizationReport", "QuantizedEngine", "QuantizedModel"]
 
@@ -75,7 +75,7 @@ class QuantizationReport:
     """All kernels that were tried."""
 
     notes: tuple[str, ...] = ()
-    file: Quantized | None = field(default=None, repr=False)
+    file: QuantizedFile | None = field(default=None, repr=False)
     """The report of the written file, if there is one."""
 
     @property
@@ -137,7 +137,7 @@ class QuantizedModel(nn.Module):
     # -- the written file
 
     @property
-    def _file(self) -> Quantized:
+    def _file(self) -> QuantizedFile:
         if self._report.file is None:
             raise ConfigError("no file was written, because no path was given; pass path=, or save the state dict")
         return self._report.file
@@ -152,28 +152,28 @@ class QuantizedModel(nn.Module):
         return self._file.path
 
     @property
-    def chosen(self) -> Tried:
+    def chosen(self) -> RecipeResult:
         """The recipe of the written file."""
         return self._file.chosen
 
     @property
-    def tried(self) -> tuple[Tried, ...]:
+    def tried(self) -> tuple[RecipeResult, ...]:
         """All recipes that were tried for the file."""
         return self._file.tried
 
     @property
     def sensitivity(self) -> tuple[tuple[str, float], ...]:
-        """See `Quantized.sensitivity`."""
+        """See `QuantizedFile.sensitivity`."""
         return self._file.sensitivity
 
     @property
     def independence(self) -> Independence | None:
-        """See `Quantized.independence`."""
+        """See `QuantizedFile.independence`."""
         return self._file.independence
 
     @property
     def saturates(self) -> bool:
-        """See `Quantized.saturates`."""
+        """See `QuantizedFile.saturates`."""
         return self._file.saturates
 
     @property

@@ -11,7 +11,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from nograd.backends.coupling import QUICK, measure_independence, unmeasured
+from nograd.backends.coupling import QUICK, measure_independence, without_independence
 from nograd.batching.collate import hand_out
 from nograd.core.cost import CostCurve
 from nograd.core.parity import Tolerance, compare
@@ -142,7 +142,7 @@ class Bench:
         """Measure how much the rows of a batch influence each other on this backend, over the user's own rows."""
         task, candidate = self._task, self._candidate
         found = measure_independence(
-            self._on_lane, task.workload.parts, unmeasured(task.reference.signature), precision=candidate.precision,
+            self._on_lane, task.workload.parts, without_independence(task.reference.signature), precision=candidate.precision,
             backend=candidate.backend, num_batches=min(MOST_COMPARED, max(QUICK, len(task.workload.parts) // 4)),
         )  # fmt: skip
         return found if found is None else replace(found, is_accepted=found.is_coupled and task.accept_coupled_rows)

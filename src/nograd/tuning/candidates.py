@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Variant", "layouts", "parse_tolerance", "simplicity", "variants"]
 
 LOWEST_FOR_INT8 = 0.995
-"""8-bit integers do not reach cosines above this value (measured: 0.982 to 0.996). Building them in vain costs 15 s."""
+"""8-bit integers do not reach cosines above this value (measured: 0.982 to 0.996). A useless build costs 15 s."""
 
 HALVES: tuple[HalfDtype, ...] = ("bfloat16", "float16")
 
@@ -98,7 +98,7 @@ def _kinds(backends: Sequence[str] | None) -> list[Kind]:
     for name in backends:
         if find_kind(name) is None:
             known = ", ".join(kind.name for kind in all_kinds())
-            raise ConfigError(f"backends holds {name!r}; it must hold some of {known}")
+            raise ConfigError(f"backends contains {name!r}; it must contain some of {known}")
     wanted = {"eager", *backends}
     return sorted((kind for name in wanted if (kind := find_kind(name)) is not None), key=lambda kind: rank(kind.name))
 

@@ -6,17 +6,17 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nograd.core.units import bytes_of, seconds_of
 from nograd.errors import ConfigError
 from nograd.runtime.cores import usable_processors
 from nograd.runtime.phases import show_phases
-from nograd.tuning import Tuned, load_on_cpu, run_tuning
+from nograd.tuning.api import Tuned, run_tuning
+from nograd.tuning.candidates import parse_tolerance
+from nograd.tuning.loading import load_on_cpu
+from nograd.tuning.tuner import TuneSettings
 from nograd.tuning.values import Goal
-
-if TYPE_CHECKING:
-    from nograd.tuning.tuner import Settings
 
 __all__ = ["bundle_for", "metric_of", "print_preview", "run_command", "settings_of"]
 
@@ -39,7 +39,7 @@ def metric_of(name: str) -> Callable[[list[Any], list[dict[str, Any]]], float]:
     return found  # type: ignore[no-any-return]
 
 
-def run_command(model: str, data: Path | None, output: Path, settings: Settings, *, name: str, command: str = "") -> Tuned:
+def run_command(model: str, data: Path | None, output: Path, settings: TuneSettings, *, name: str, command: str = "") -> Tuned:
     """Tune as `nograd tune` does: show progress on stderr and print the report on stdout.
 
     Args:
@@ -71,16 +71,13 @@ def run_command(model: str, data: Path | None, output: Path, settings: Settings,
 def settings_of(  # noqa: PLR0913
     *, goal: str, budget: str, tolerance: str = "half", backends: str = "", metric: str = "", metric_drop: float = 0.0,
     memory: str = "", cores: int | None = None, seed: int = 0, accept_coupled_rows: bool = False,
-) -> Settings:  # fmt: skip
+) -> TuneSettings:  # fmt: skip
     """Return the settings that a user wrote.
 
     Raises:
         ConfigError: a setting is out of its range.
     """
-    from nograd.tuning.candidates import parse_tolerance
-    from nograd.tuning.tuner import Settings
-
-    return Settings(
+    return TuneSettings(
         Goal.parse(goal), parse_tolerance(tolerance), tolerance, budget_s=seconds_of(budget, "budget"),
         backends=tuple(each.strip() for each in backends.split(",")) if backends else None,
         metric=metric_of(metric) if metric else None, metric_drop=metric_drop,
@@ -89,7 +86,7 @@ def settings_of(  # noqa: PLR0913
     )  # fmt: skip
 
 
-def bundle_for(model: str, data: Path | None, settings: Settings, *, name: str) -> Tuned:
+def bundle_for(model: str, data: Path | None, settings: TuneSettings, *, name: str) -> Tuned:
     """Return the tuned bundle `NAME.bundle` of a model in the current folder. Reuse an existing one if it is valid, else tune.
 
     An existing bundle is valid if it was made from the same weights and code, for the same goal, on this machine.
@@ -103,7 +100,7 @@ def bundle_for(model: str, data: Path | None, settings: Settings, *, name: str) 
     target = Path(f"{name}.bundle")
     stale = _why_stale(target, model, str(settings.goal))
     if not stale:
-        sys.stderr.write(f"{target} is there, made of this model on this machine; remove it to tune again\n")
+        sys.stderr.write(f"using {target}, which was made from this model on this machine; remove it to tune again\n")
         return Tuned.there(target)
     sys.stderr.write(f"tuning {model} for {settings.goal}, about {settings.budget_s:.0f} s: {stale}\n")
     return run_command(model, data, target, settings, name=name)
@@ -114,19 +111,19 @@ def _why_stale(target: Path, model: str, goal: str) -> str:
     from nograd.bundle import Bundle, is_bundle
 
     if not is_bundle(target):
-        return f"there is no {target} yet"
+        return f"{target} does not exist"
     with Bundle.read(target) as bundle:
         settings, differences = bundle.settings, bundle.differences()
     if settings.goal != goal:
         return f"{target} was made for {settings.goal}"
     if differences:
-        return f"{target} was made elsewhere ({differences[0]})"
+        return f"{target} was made on another machine ({differences[0]})"
     if settings.fingerprint != load_on_cpu(model).fingerprint().text:
-        return f"{target} was made of another model"
+        return f"{target} was made from another model"
     return ""
 
 
-def print_preview(model: str, data: Path | None, output: Path, settings: Settings) -> None:
+def print_preview(model: str, data: Path | None, output: Path, settings: TuneSettings) -> None:
     """Print what `nograd tune` would do, as for `--dry-run`. Nothing is built or written.
 
     Args:

@@ -61,7 +61,7 @@ def read_sample(path: Path, predictor: Predictor, *, max_rows: int = 256) -> Sam
     except (ValueError, OSError) as error:
         raise error if isinstance(error, NogradError) else ConfigError(f"{path} cannot be read: {error}") from error
     if not records:
-        raise ConfigError(f"{path} holds no rows; give some, 50 to 200 are good")
+        raise ConfigError(f"{path} contains no rows; give 50 to 200 rows")
     chosen = sorted({int(place) for place in np.linspace(0, len(records) - 1, max_rows)})
     name = _item_name(predictor)
     parts = []
@@ -78,11 +78,11 @@ def check_data(path: Path) -> None:
     if path.suffix not in READERS:
         raise ConfigError(f"the data are {str(path)!r}; the name must end in {', '.join(READERS)}")
     if not path.is_file():
-        raise ConfigError(f"the data are {str(path)!r}; there is no such file")
+        raise ConfigError(f"the data are {str(path)!r}; the file does not exist")
 
 
 def sample_of(predictor: Predictor, inputs: Any = None) -> Sample:
-    """Return the rows of inputs in the form of a `Predictor`'s sample; None: the rows that the model was probed with.
+    """Return the rows of inputs in the form of a `Predictor`'s sample; None: the probed sample.
 
     Raises:
         SignatureError: the inputs do not match the model's signature.
@@ -90,7 +90,7 @@ def sample_of(predictor: Predictor, inputs: Any = None) -> Sample:
     """
     if inputs is None:
         rows = [piece for part in _probed(predictor) for piece in split(part, [1] * num_rows(part))]
-        return _sample(rows, predictor.signature, "what the model was probed with", [])
+        return _sample(rows, predictor.signature, "the probed sample", [])
     items = [inputs] if isinstance(inputs, str) else inputs
     parts, _ = predictor.prepare(list(each_item(items)) if predictor.has_preprocess else _on_host(items))
     rows = [piece for part in parts for piece in split(part, [1] * num_rows(part))]
@@ -135,13 +135,15 @@ def _item(record: Mapping[str, Any], predictor: Predictor, name: str) -> Any:
         return record[name]
     if predictor.item is None:
         return record
-    raise ConfigError(f"it has {', '.join(map(repr, record))}; what the model takes must stand under {name!r}")
+    raise ConfigError(f"it has {', '.join(map(repr, record))}; the model's item must be in {name!r}")
 
 
 def _only_input(predictor: Predictor) -> str:
     inputs = predictor.signature.inputs
     if len(inputs) != 1:
-        raise ConfigError(f"the file has one nameless column; the model takes {', '.join(repr(spec.name) for spec in inputs)}")
+        raise ConfigError(
+            f"the file has one column without a name; the model takes {', '.join(repr(spec.name) for spec in inputs)}"
+        )
     return inputs[0].name
 
 
@@ -181,7 +183,7 @@ def _read_npz(path: Path, predictor: Predictor) -> list[dict[str, Any]]:  # noqa
         columns = {name: file[name] for name in file.files}
     if len({len(np.atleast_1d(column)) for column in columns.values()}) != 1:
         sizes = ", ".join(f"{name} {list(column.shape)}" for name, column in columns.items())
-        raise ConfigError(f"{path} holds {sizes}; every array must be [rows, ...] with as many rows")
+        raise ConfigError(f"{path} contains {sizes}; every array must be [rows, ...] with equal numbers of rows")
     rows = len(next(iter(columns.values())))
     return [{name: column[row] for name, column in columns.items()} for row in range(min(rows, MAX_READ_ROWS))]
 

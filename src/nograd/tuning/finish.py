@@ -15,13 +15,13 @@ from nograd.errors import NogradError
 from nograd.tuning.bench import Task
 from nograd.tuning.candidates import simplicity
 from nograd.tuning.entries import CandidateEntry
-from nograd.tuning.measure import MAX_BATCH_ROWS, Measured
+from nograd.tuning.measure import MAX_BATCH_ROWS, RaceOutcome
 from nograd.tuning.values import Confirmation
 from nograd.tuning.worker import WorkerError
 
 if TYPE_CHECKING:
     from nograd.core.cost import CostCurve
-    from nograd.tuning.tuner import Settings
+    from nograd.tuning.tuner import TuneSettings
 
 __all__ = ["confirm", "footprints", "least_memory"]
 
@@ -44,7 +44,7 @@ SLOWER = 1.1
 """For the goal `memory`: maximum time of a single row, relative to eager."""
 
 
-def confirm(entry: CandidateEntry, cost: CostCurve, task: Task, seconds: float, settings: Settings) -> Confirmation:
+def confirm(entry: CandidateEntry, cost: CostCurve, task: Task, seconds: float, settings: TuneSettings) -> Confirmation:
     """Serve a candidate through the real batcher at 70 % of its measured rate.
 
     Args:
@@ -67,18 +67,18 @@ def confirm(entry: CandidateEntry, cost: CostCurve, task: Task, seconds: float, 
     )  # fmt: skip
     reasons = []
     if found["cost_ratio"] > TOO_FAR:
-        reasons.append(f"runs took {found['cost_ratio']:.2f} times what the curve says")
+        reasons.append(f"runs took {found['cost_ratio']:.2f} times as long as the curve predicts")
     if found["served_per_s"] < SERVED * found["offered_per_s"]:
         reasons.append(f"{found['served_per_s']:.4g} rows/s were served of {found['offered_per_s']:.4g} offered")
     if found["failed"]:
         reasons.append(f"{found['failed']} rows failed")
     slo_s = settings.goal.slo_s
     if slo_s is not None and found["p99_s"] > slo_s:
-        reasons.append(f"p99 was {found['p99_s'] * 1e3:.3g} ms, and answers were wanted in {slo_s * 1e3:.3g} ms")
+        reasons.append(f"p99 was {found['p99_s'] * 1e3:.3g} ms; the goal is {slo_s * 1e3:.3g} ms")
     confirmed = not reasons
     if confirmed and offered < LIGHT * carried:
-        note = f"no more than {MAX_OFFERED_PER_S:,.0f} rows/s are offered, {offered / carried:.1%} of what was measured"
-        reasons.append(f"{note}: that it carries more was not tried")
+        note = f"at most {MAX_OFFERED_PER_S:,.0f} rows/s are offered, {offered / carried:.1%} of the measured rate"
+        reasons.append(f"{note}: higher load was not tested")
     names = ("offered_per_s", "served_per_s", "p50_s", "p99_s", "predicted_p50_s", "predicted_p99_s", "cost_ratio")
     return Confirmation(**{name: found[name] for name in names}, confirmed=confirmed, reason="; ".join(reasons))
 
@@ -118,7 +118,7 @@ def _footprint(entry: CandidateEntry, batch: Path) -> int | None:
     return int(json.loads(done.stdout)["peak_bytes"])
 
 
-def least_memory(measured: Measured, entries: Sequence[CandidateEntry]) -> None:
+def least_memory(measured: RaceOutcome, entries: Sequence[CandidateEntry]) -> None:
     """Rank candidates by memory, among those at most 10 % slower than eager. Their speed does not affect the order."""
     fast = [entry for entry in entries if entry.rss_bytes and entry.ratio is not None and entry.ratio.median >= 1 / SLOWER]
     if not fast:

@@ -14,12 +14,12 @@ from nograd.tuning.entries import CandidateEntry, work_of
 from nograd.tuning.prepare import MEASURE_LIMIT_S
 from nograd.tuning.racing import REFERENCE, Race, RaceSample
 from nograd.tuning.sign_test import median_figure
-from nograd.tuning.state import State
+from nograd.tuning.state import SavedState
 from nograd.tuning.values import CurvePoint, Goal
 from nograd.tuning.worker import WorkerError
 from nograd.tuning.workload import Workload
 
-__all__ = ["Measured", "curve_of", "measure"]
+__all__ = ["RaceOutcome", "curve_of", "measure"]
 
 CURVE_ROUNDS = 7
 
@@ -35,7 +35,7 @@ POWERS = (1, 2, 4, 8, 16, 32)
 
 
 @dataclass(slots=True)
-class Measured:
+class RaceOutcome:
     """Outcome of the race."""
 
     race: Race
@@ -51,12 +51,12 @@ def measure(
     reference: CandidateEntry,
     goal: Goal,
     until: float,
-    state: State,
+    state: SavedState,
     tell: Callable[[str, str], None],
     *,
     seed: int,
     rounds: int | None = None,
-) -> Measured:
+) -> RaceOutcome:
     """Race the candidates that may win; end the losers, each with its reason.
 
     Args:
@@ -71,7 +71,7 @@ def measure(
     """
     running = {str(entry.candidate): entry for entry in entries if entry.is_in}
     race = _race_of(running, state, seed)
-    measured = Measured(race)
+    measured = RaceOutcome(race)
     while names := race.next_round():
         if time.monotonic() >= until or (rounds is not None and race.rounds >= rounds):
             measured.spent = True
@@ -84,12 +84,12 @@ def measure(
             out = running[name]
             if out.is_in and out is not reference and goal.kind != "memory":  # for the goal memory, the fastest is not the best
                 out.end("dropped", why)
-        tell("measuring", f"round {race.rounds}, {len(race.alive)} left, {race.discarded} thrown away")
+        tell("measuring", f"round {race.rounds}, {len(race.alive)} left, {race.discarded} discarded")
     _conclude(measured, running, reference)
     return measured
 
 
-def _race_of(running: Mapping[str, CandidateEntry], state: State, seed: int) -> Race:
+def _race_of(running: Mapping[str, CandidateEntry], state: SavedState, seed: int) -> Race:
     """Return a new race, or the race of an interrupted run."""
     ranks = {name: simplicity(entry.candidate) for name, entry in running.items()}
     if state.race is not None and state.race["simplicity"] == ranks:
@@ -106,7 +106,7 @@ def _round(
         command, options = ("single", {}) if name == REFERENCE else work_of(entry, goal)
         try:
             if entry.worker is None:
-                raise WorkerError("its process is gone")
+                raise WorkerError("its process has exited")
             found = entry.worker.ask(command, limit_s=MEASURE_LIMIT_S, **options)
         except WorkerError as error:
             if name == REFERENCE:
@@ -128,7 +128,7 @@ def _record_sample(entry: CandidateEntry, command: str, rows: int | None, found:
         entry.by_rows.setdefault(rows, []).append(seconds)
 
 
-def _conclude(measured: Measured, running: Mapping[str, CandidateEntry], reference: CandidateEntry) -> None:
+def _conclude(measured: RaceOutcome, running: Mapping[str, CandidateEntry], reference: CandidateEntry) -> None:
     """Write the results of the race into the entries."""
     race, verdict = measured.race, measured.race.verdict()
     for name, entry in running.items():

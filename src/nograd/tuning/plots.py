@@ -42,7 +42,7 @@ def costs(series: Sequence[Series], shape: Shape, *, unit: str, is_rate: bool) -
     parts = axes.draw()
     for one, pairs in reversed(data):  # the first curve is drawn on top
         parts += _curve(one.class_, pairs, axes)
-    title = f"{unit.capitalize()} a second by size of a run" if is_rate else "Seconds of a run by its size"
+    title = f"{unit.capitalize()} per second by size of a run" if is_rate else "Seconds of a run by its size"
     key = "rate" if is_rate else "cost"
     return drawing(shape, key, title, clean("; ".join(_series_text(one, pairs, axes) for one, pairs in data)), parts)
 
@@ -62,7 +62,7 @@ def _cost_axes(pairs: Sequence[tuple[int, Figure]], shape: Shape, unit: str, *, 
         AxisScale.over(values, frame.bottom, frame.top, from_zero=True),
     )
     shown = figures.Unit("") if is_rate else figures.unit_of(figure.median for _, figure in pairs)
-    title = f"{unit} a second" if is_rate else f"{shown.name} a run"
+    title = f"{unit} per second" if is_rate else f"{shown.name} per run"
     return Axes(shape, x, y, figures.Unit(""), shown, _size_ticks(sizes, x), f"{unit} in a run", title)
 
 

@@ -15,7 +15,7 @@ from nograd.tuning.bench import Task
 from nograd.tuning.building import file_of
 from nograd.tuning.candidates import Variant, layouts
 from nograd.tuning.entries import CandidateEntry
-from nograd.tuning.state import State
+from nograd.tuning.state import SavedState
 from nograd.tuning.values import Goal
 from nograd.tuning.worker import Worker, WorkerError, wait_any
 
@@ -72,7 +72,7 @@ class BuildPlan:
         return Worker(self.task, entry.candidate, entry.path, log=log, memory_bytes=self.memory_bytes)
 
 
-def prepare(plan: BuildPlan, tried: Sequence[Variant], state: State, entries: list[CandidateEntry]) -> None:
+def prepare(plan: BuildPlan, tried: Sequence[Variant], state: SavedState, entries: list[CandidateEntry]) -> None:
     """Add an entry for every candidate: ready to be measured, or ended with a reason.
 
     Args:
@@ -125,7 +125,7 @@ def _open(plan: BuildPlan, entry: CandidateEntry) -> None:
 
 
 def _build_all(
-    plan: BuildPlan, tried: Sequence[Variant], state: State, entries: list[CandidateEntry]
+    plan: BuildPlan, tried: Sequence[Variant], state: SavedState, entries: list[CandidateEntry]
 ) -> list[tuple[Variant, CandidateEntry]]:
     """Build as many variants at a time as there are cores, because exporters use one thread for most of their time."""
     waiting = list(tried)
@@ -148,13 +148,13 @@ def _build_all(
     return sorted(done, key=lambda each: order[id(each[0])])
 
 
-def _start_build(plan: BuildPlan, variant: Variant, entry: CandidateEntry, state: State) -> bool:
+def _start_build(plan: BuildPlan, variant: Variant, entry: CandidateEntry, state: SavedState) -> bool:
     """Start a build; return False if the variant is not tried."""
     is_first = variant.backend == "eager" and variant.precision == "float32"
     if variant.why_not:
         entry.end("not_tried", variant.why_not)
     elif not is_first and plan.left_s() < max(1.0, variant.expected_build_s):
-        needs = f"it takes about {variant.expected_build_s:.0f} s to build" if variant.expected_build_s else "there was no time"
+        needs = f"it takes about {variant.expected_build_s:.0f} s to build" if variant.expected_build_s else "no time was left"
         entry.end("not_tried", f"{needs}, and {max(0.0, plan.left_s()):.0f} s were left for building; give a larger --budget")
     else:
         entry.path = file_of(entry.candidate, plan.folder)
@@ -169,7 +169,7 @@ def _start_build(plan: BuildPlan, variant: Variant, entry: CandidateEntry, state
     return False
 
 
-def _finish_build(plan: BuildPlan, entry: CandidateEntry, state: State) -> None:
+def _finish_build(plan: BuildPlan, entry: CandidateEntry, state: SavedState) -> None:
     """Receive the result of the build, then open the candidate and compare its answers."""
     assert entry.worker is not None  # noqa: S101  `_start_build` started it
     found = entry.worker.receive()
@@ -192,7 +192,7 @@ def _coupling(found: Independence | None, signature: Signature) -> str:
     """Return the reason why a candidate may not be batched although the model may; empty if it may."""
     if found is None or not found.is_coupled or found.is_accepted or signature.batching == "alone":
         return ""
-    return f"{found.fault()}; --accept-coupled-rows takes it"
+    return f"{found.fault()}; --accept-coupled-rows accepts it"
 
 
 def _outcome(entry: CandidateEntry) -> str:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nograd.tuning import check_output, rows_of
 from nograd.tuning.candidates import Variant, layouts, variants
-from nograd.tuning.tuner import BUILDING, Settings, reference_of
+from nograd.tuning.loading import check_output, rows_of
+from nograd.tuning.tuner import BUILDING, TuneSettings, reference_of
 
 if TYPE_CHECKING:
     from nograd.predictors.predictor import Predictor
@@ -22,7 +22,7 @@ class TuningPreview:
     """What tuning would do. `str` of it is the text for users."""
 
     output: Path
-    settings: Settings
+    settings: TuneSettings
     sample: str
     """The sample in words."""
 
@@ -46,7 +46,7 @@ class TuningPreview:
         return "\n".join(_lines(self))
 
 
-def preview(predictor: Predictor, data: Any, output: Path, settings: Settings) -> TuningPreview:
+def preview(predictor: Predictor, data: Any, output: Path, settings: TuneSettings) -> TuningPreview:
     """Return what tuning would do. Nothing is built or written.
 
     Args:

@@ -178,7 +178,8 @@ class Race:
         """
         if missing := [name for name in (*self.alive, REFERENCE) if name not in samples]:
             raise ConfigError(
-                f"a round has no sample of {', '.join(missing)}; it must have one of the reference and of all who are alive"
+                f"a round has no sample of {', '.join(missing)}; "
+                "it must have one of the reference and of each remaining candidate"
             )
         kept = {name: samples[name] for name in (*self.alive, REFERENCE)}
         self._events.append({"round": {name: [sample.seconds, sample.cpu_s] for name, sample in kept.items()}})
@@ -205,7 +206,7 @@ class Race:
             ConfigError: the candidate was dropped or withdrawn, or is unknown.
         """
         if name not in self.alive:
-            raise ConfigError(f"{name!r} cannot be withdrawn; alive are: {', '.join(self.alive) or 'none'}")
+            raise ConfigError(f"{name!r} cannot be withdrawn; remaining candidates: {', '.join(self.alive) or 'none'}")
         self._events.append({"withdrawn": name, "reason": reason})
         self._withdrawn[name] = reason
 
@@ -294,7 +295,7 @@ class Race:
 
 def _check(names: Sequence[str], simplicity: Mapping[str, float], indifference: float, alpha: float) -> None:
     if not names or len(set(names)) != len(names) or REFERENCE in names:
-        raise ConfigError(f"candidates are {list(names)}; give one at least, each once, none called {REFERENCE!r}")
+        raise ConfigError(f"candidates are {list(names)}; give at least one, each once, and none named {REFERENCE!r}")
     if missing := [name for name in names if not isfinite(simplicity.get(name, nan))]:
         raise ConfigError(f"simplicity is missing for {', '.join(missing)}; give a finite number for each candidate")
     if not (isfinite(indifference) and indifference >= 0):

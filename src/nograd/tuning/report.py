@@ -32,7 +32,7 @@ INDENT = 2
 # File format
 
 
-class _File(msgspec.Struct):
+class _ReportFile(msgspec.Struct):
     kind: str
     format: int
     report: msgspec.Raw
@@ -41,7 +41,7 @@ class _File(msgspec.Struct):
 def dumps(report: TuneReport) -> bytes:
     """Return the report as JSON. NaN and infinities, which JSON lacks, become the strings `nan`, `inf` and `-inf`."""
     body = msgspec.json.encode(_plain(report.to_json()))
-    return msgspec.json.format(msgspec.json.encode(_File(KIND, FORMAT, msgspec.Raw(body)))) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(_ReportFile(KIND, FORMAT, msgspec.Raw(body)))) + b"\n"
 
 
 def loads(text: bytes | str) -> TuneReport:
@@ -54,9 +54,9 @@ def loads(text: bytes | str) -> TuneReport:
         ModelLoadError: the text is not such a report, or has a newer format.
     """
     try:
-        file = msgspec.json.decode(text, type=_File)
+        file = msgspec.json.decode(text, type=_ReportFile)
         if file.kind != KIND:
-            raise ModelLoadError(f"the file is a {clean(file.kind)!r}; a {KIND!r} is wanted, as nograd tune writes it")
+            raise ModelLoadError(f"the file is a {clean(file.kind)!r}; expected a {KIND!r}, as written by nograd tune")
         if file.format > FORMAT:
             raise ModelLoadError(f"the report has format {file.format}; this nograd reads up to {FORMAT}: update nograd")
         return msgspec.json.decode(file.report, type=TuneReport, strict=False)  # not strict: `nan` is a float too
@@ -225,7 +225,7 @@ def rounds(report: TuneReport) -> str:
     """Return the number of measured and of discarded rounds, as a sentence."""
     if not report.rounds and not report.discarded_rounds:
         return ""
-    thrown = f"; {report.discarded_rounds:,} more thrown away, since the machine was busy" if report.discarded_rounds else ""
+    thrown = f"; {report.discarded_rounds:,} more discarded because the machine was busy" if report.discarded_rounds else ""
     return f"{figures.count(report.rounds, 'round')} measured{thrown}"
 
 

@@ -114,7 +114,7 @@ def picture(report: TuneReport) -> str:
     if len(drawn) < 2:
         return ""
     title = element("h2", "Latency against throughput")
-    lead = "Up and to the left is better. The line is the front: none beats a point on it in both. Crosses are 95 % intervals."
+    lead = "Up and to the left is better. No candidate is better in both than a point on the line. Crosses are 95 % intervals."
     if len(drawn) > min(map(tradeoff.max_names, tradeoff.SHAPES)):
         lead += " Points without a name are in the table below."
     body = "".join(tradeoff.tradeoff(report, shape) for shape in tradeoff.SHAPES)
@@ -144,7 +144,7 @@ def curves(report: TuneReport) -> str:
         element("figure", element("figcaption", element("h3", title)) + "".join(
             plots.costs(series, shape, unit=unit, is_rate=is_rate) for shape in plots.SHAPES
         ))
-        for title, is_rate in (("Time of a run", False), (f"{unit.capitalize()} a second", True))
+        for title, is_rate in (("Time of a run", False), (f"{unit.capitalize()} per second", True))
     ]  # fmt: skip
     lead = f"All lanes busy. Each point is a median with its 95 % interval; sizes count {_counted(unit)}."
     return card("Cost of a run", legend + element("div", pair, class_="pair") + _curve_table(rows[0]), lead=lead)
@@ -212,4 +212,4 @@ def machine(report: TuneReport) -> str:
     )
     if report.command:
         body += element("h3", "The command") + element("pre", element("code", text(report.command)), tabindex=0)
-    return card("Where this was measured", body)
+    return card("Machine", body)

@@ -61,7 +61,7 @@ def median_figure(values: Iterable[float], *, confidence: float = 0.95) -> Figur
     """
     found = sorted(values)
     if not found:
-        raise ConfigError("there is no value to take a median of; give one at least")
+        raise ConfigError("the median needs a value; give at least one")
     outside = _num_outside(len(found), confidence)
     return Figure(median(found), found[outside], found[-1 - outside], len(found))
 

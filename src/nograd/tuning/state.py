@@ -9,10 +9,10 @@ from typing import Any
 
 from nograd.tuning.values import Candidate
 
-__all__ = ["State"]
+__all__ = ["SavedState"]
 
 
-class State:
+class SavedState:
     """A JSON file next to the built files. It is ignored if the model, sample, machine or nograd version differs.
 
     Args:

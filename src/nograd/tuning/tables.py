@@ -31,7 +31,7 @@ def candidates(report: TuneReport) -> str:
     heads = [("candidate", "name"), *((head, columns[head][0]) for head in kept)]
     body = [[text(row.candidate), *(shown[head][place] for head in kept)] for place, row in enumerate(rows)]
     lead = f"Ratios are paired round by round with {report.reference}; above 1 is better {wording.goal_phrase(report.goal)}. "
-    layout = "1x2 stands for one lane with two threads. Brackets are 95 % intervals of the median."
+    layout = "1x2 means one lane with two threads. Brackets are 95 % intervals of the median."
     return card(
         "Candidates",
         table("Candidates", heads, body, class_="candidates"),
@@ -127,7 +127,9 @@ def _worst(found: Sequence[tuple[str, ParityReport]]) -> str:
     if not rows:
         return ""
     heads = [("variant", "name"), ("row of the sample", "n"), ("output", "name"), ("cosine", "n"), ("max abs", "n")]
-    inner = element("summary", "Rows that are furthest off") + table("Rows that are furthest off", heads, rows, class_="tight")
+    inner = element("summary", "Rows with the largest differences") + table(
+        "Rows with the largest differences", heads, rows, class_="tight"
+    )
     return element("details", inner, open="open" if len(rows) <= MAX_OPEN_ROWS else None)
 
 
@@ -148,7 +150,7 @@ def independence(report: TuneReport) -> str:
         for name, each in found
     ]  # fmt: skip
     lead = (
-        "Bound: the largest difference of a row's answer between batches that differ in the other rows only, divided by the "
+        "Bound: the largest difference of a row's answer between batches that differ only in the other rows, divided by the "
         "output's largest value. The effect of the batch size is rounding."
     )
     return card("Rows in a batch", table("Rows in a batch", heads, rows, class_="tight"), lead=lead)
@@ -194,7 +196,7 @@ def confirmation(report: TuneReport) -> str:
     ]
     said = element("span", wording.outcome(found), class_="good" if found.confirmed else "bad")
     reason = f": {text(found.reason)}" if found.reason else ""
-    cost = f"Runs took {figures.number(found.cost_ratio)} times what the cost curve says."
+    cost = f"Runs took {figures.number(found.cost_ratio)} times as long as the cost curve predicts."
     body = (
         element("p", said + reason, class_="said")
         + ("" if found.confirmed else element("p", text(wording.NOT_CONFIRMED), class_="lead"))

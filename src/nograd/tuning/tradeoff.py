@@ -59,7 +59,7 @@ def tradeoff(report: TuneReport, shape: Shape) -> str:
     desc = "; ".join(
         f"{row.candidate}: {figures.seconds(x)}, {figures.number(y)} rows/s" for row in rows for x, y in [point_of(row)]
     )
-    return drawing(shape, "tradeoff", "Latency of one row alone against rows a second", clean(desc), parts)
+    return drawing(shape, "tradeoff", "Latency of one row alone against rows per second", clean(desc), parts)
 
 
 def _tradeoff_axes(rows: Sequence[Row], shape: Shape) -> Axes:
@@ -68,7 +68,7 @@ def _tradeoff_axes(rows: Sequence[Row], shape: Shape) -> Axes:
     rate = [value for row in rows if row.rows_per_s for value in reach(row.rows_per_s)]
     x, y = AxisScale.over(latencies, frame.left, frame.right), AxisScale.over(rate, frame.bottom, frame.top, pad=0.1)
     unit = figures.unit_of(latencies)
-    return Axes(shape, x, y, unit, figures.Unit(""), ticks_of(x, shape), f"one row alone, {unit.name}", "rows a second")
+    return Axes(shape, x, y, unit, figures.Unit(""), ticks_of(x, shape), f"one row alone, {unit.name}", "rows per second")
 
 
 def _front_line(best: Sequence[Row], axes: Axes) -> str:

@@ -23,9 +23,9 @@ from nograd.tuning.candidates import Variant, variants
 from nograd.tuning.data import Sample
 from nograd.tuning.entries import CandidateEntry
 from nograd.tuning.finish import confirm, footprints, least_memory
-from nograd.tuning.measure import Measured, curve_of, measure
+from nograd.tuning.measure import RaceOutcome, curve_of, measure
 from nograd.tuning.prepare import BuildPlan, prepare
-from nograd.tuning.state import State
+from nograd.tuning.state import SavedState
 from nograd.tuning.values import Confirmation, Goal, Row, TuneReport
 from nograd.tuning.worker import WorkerError
 from nograd.tuning.workload import workload_of
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from nograd.core.parity import Tolerance
     from nograd.predictors.predictor import Predictor
 
-__all__ = ["BUILDING", "Settings", "TuningOutcome", "reference_of", "run"]
+__all__ = ["BUILDING", "TuneSettings", "TuningOutcome", "reference_of", "run"]
 
 BUILDING, SCOUTING, MEASURING, CURVES = 0.5, 0.55, 0.8, 0.9
 """Share of the budget at which each phase should end. Confirming has the rest."""
@@ -57,7 +57,7 @@ ORDER = ("winner", "tied", "measured", "dropped", "refused", "failed", "not_trie
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class TuneSettings:
     """Settings of tuning, except for the model and its sample."""
 
     goal: Goal
@@ -102,13 +102,13 @@ class TuningOutcome:
 
 
 @dataclass(slots=True)
-class _Run:
+class _TuningRun:
     """State of a run in progress."""
 
     entries: list[CandidateEntry] = field(default_factory=list)
     spent_s: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    measured: Measured | None = None
+    measured: RaceOutcome | None = None
     confirmation: Confirmation | None = None
     winner: CandidateEntry | None = None
     cost: CostCurve | None = None
@@ -125,7 +125,7 @@ class _Run:
 
 
 def run(
-    predictor: Predictor, sample: Sample, settings: Settings, *, name: str, folder: Path,
+    predictor: Predictor, sample: Sample, settings: TuneSettings, *, name: str, folder: Path,
     can_win: Callable[[CandidateEntry], bool], tell: Callable[[str, str], None], command: str = "",
 ) -> TuningOutcome:  # fmt: skip
     """Tune a model.
@@ -146,7 +146,7 @@ def run(
     """
     reference = reference_of(predictor)
     begun = time.monotonic()
-    this = _Run()
+    this = _TuningRun()
     task: Task | None = None
     try:
         with this.phase("probing"):
@@ -164,7 +164,7 @@ def run(
     return TuningOutcome(report, this.winner, this.is_whole)
 
 
-def _choose_from_measured(this: _Run, goal: Goal, can_win: Callable[[CandidateEntry], bool]) -> None:
+def _choose_from_measured(this: _TuningRun, goal: Goal, can_win: Callable[[CandidateEntry], bool]) -> None:
     """Mark unmeasured candidates, choose a winner from the measured ones, and add a note if the run was interrupted."""
     for entry in this.entries:
         if entry.status == "measured" and not entry.lone_s:
@@ -193,7 +193,7 @@ def reference_of(predictor: Predictor) -> ModuleBackend:
     return backend
 
 
-def _task(predictor: Predictor, reference: ModuleBackend, sample: Sample, settings: Settings) -> Task:
+def _task(predictor: Predictor, reference: ModuleBackend, sample: Sample, settings: TuneSettings) -> Task:
     """Run eager over the sample; all candidates are compared with its answers.
 
     Eager runs on one thread, because on a busy machine two threads that waited for each other took 67 s instead of 2 s.
@@ -214,7 +214,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _run_eager(predictor: Predictor, reference: ModuleBackend, sample: Sample, settings: Settings) -> Task:
+def _run_eager(predictor: Predictor, reference: ModuleBackend, sample: Sample, settings: TuneSettings) -> Task:
     few = sample.parts[:8]
     predictor.run(few[0])
     begun = time.perf_counter()
@@ -236,7 +236,7 @@ def _run_eager(predictor: Predictor, reference: ModuleBackend, sample: Sample, s
 
 
 def _tune(
-    this: _Run, task: Task, settings: Settings, begun: float, folder: Path, can_win: Callable[[CandidateEntry], bool],
+    this: _TuningRun, task: Task, settings: TuneSettings, begun: float, folder: Path, can_win: Callable[[CandidateEntry], bool],
     tell: Callable[[str, str], None],
 ) -> None:  # fmt: skip
     budget_s = settings.budget_s
@@ -247,14 +247,14 @@ def _tune(
     tried = variants(
         task.reference.model, settings.tolerance, has_metric=settings.metric is not None, backends=settings.backends
     )
-    state = State(folder, _state_key(task, settings, tried))
+    state = SavedState(folder, _state_key(task, settings, tried))
     with this.phase("building"):
         prepare(plan, tried, state, this.entries)
     reference = this.entries[0]
     if reference.worker is None and reference.status == "refused":
         raise UnsupportedError(
             f"the model answered the same rows differently a second time ({reference.reason}): it keeps state between calls, "
-            "or draws random numbers, and nothing can be compared with it; `nograd check` says where"
+            "or draws random numbers, so answers cannot be compared; `nograd check` finds the cause"
         )
     if reference.worker is None:
         raise UnsupportedError(f"eager itself cannot be measured: {reference.reason}")
@@ -278,7 +278,7 @@ def _tune(
         _confirm(this, task, settings, begun)
 
 
-def _note_race(this: _Run) -> None:
+def _note_race(this: _TuningRun) -> None:
     measured = this.measured
     if measured is None:
         return
@@ -288,7 +288,7 @@ def _note_race(this: _Run) -> None:
         this.notes.append("something else kept the machine busy all the time: figures are from a noisy machine")
 
 
-def _note_slo(this: _Run, goal: Goal) -> None:
+def _note_slo(this: _TuningRun, goal: Goal) -> None:
     """Add a note if not even a single row meets the goal's deadline."""
     looked_at = [entry for entry in this.entries if entry.lone_s]  # with a single candidate, the race has no order
     if goal.slo_s is not None and looked_at and all(entry.rows_within(goal.slo_s) is None for entry in looked_at):
@@ -297,7 +297,7 @@ def _note_slo(this: _Run, goal: Goal) -> None:
         )
 
 
-def _choose_winner(this: _Run, can_win: Callable[[CandidateEntry], bool]) -> None:
+def _choose_winner(this: _TuningRun, can_win: Callable[[CandidateEntry], bool]) -> None:
     """Choose the winner of the race. If no bundle can hold it, choose the best candidate that a bundle can hold."""
     order = this.measured.order if this.measured is not None else []
     able = [entry for entry in order if can_win(entry)]
@@ -314,7 +314,7 @@ def _choose_winner(this: _Run, can_win: Callable[[CandidateEntry], bool]) -> Non
     this.winner = able[0]
 
 
-def _measure_curve(this: _Run, task: Task, until: float) -> None:
+def _measure_curve(this: _TuningRun, task: Task, until: float) -> None:
     if this.winner is None or this.winner.worker is None:
         return
     try:
@@ -323,7 +323,7 @@ def _measure_curve(this: _Run, task: Task, until: float) -> None:
         this.notes.append(f"no cost curve: {error}")
 
 
-def _confirm(this: _Run, task: Task, settings: Settings, begun: float) -> None:
+def _confirm(this: _TuningRun, task: Task, settings: TuneSettings, begun: float) -> None:
     """Serve the winner under load. If it twice misses its measured figures, take the runner-up, provided that it meets its
     own."""
     if this.winner is None or this.cost is None or this.winner.worker is None:
@@ -349,7 +349,7 @@ def _confirm(this: _Run, task: Task, settings: Settings, begun: float) -> None:
         this.winner, this.cost, this.confirmation = second, cost, other
 
 
-def _best_so_far(this: _Run, goal: Goal | None, can_win: Callable[[CandidateEntry], bool]) -> None:
+def _best_so_far(this: _TuningRun, goal: Goal | None, can_win: Callable[[CandidateEntry], bool]) -> None:
     """Choose the best candidate from the scouting samples."""
     from statistics import median
 
@@ -370,7 +370,7 @@ def _best_so_far(this: _Run, goal: Goal | None, can_win: Callable[[CandidateEntr
     this.winner.status = "winner"
 
 
-def _report(this: _Run, settings: Settings, sample: Sample, *, name: str, command: str) -> TuneReport:
+def _report(this: _TuningRun, settings: TuneSettings, sample: Sample, *, name: str, command: str) -> TuneReport:
     from nograd import __version__
 
     rows = sorted((entry.row() for entry in this.entries), key=_sort_key)
@@ -390,7 +390,7 @@ def _sort_key(row: Row) -> tuple[int, float, str]:
     return ORDER.index(row.status), -(row.ratio.median if row.ratio else 0.0), str(row.candidate)
 
 
-def _state_key(task: Task, settings: Settings, tried: Sequence[Variant]) -> str:
+def _state_key(task: Task, settings: TuneSettings, tried: Sequence[Variant]) -> str:
     """Return the key of built files and measured rounds."""
     machine = this_machine(runtimes=runtimes(*(variant.candidate().kind for variant in tried)))
     return of_value(

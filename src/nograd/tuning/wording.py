@@ -25,7 +25,7 @@ STATUSES: dict[Status, tuple[str, str]] = {
     "tied": ("tied", "within 2 % of the best, and less simple than the winner"),
     "measured": ("measured", "slower than the winner"),
     "dropped": ("dropped", "slower beyond doubt, and not measured to the end"),
-    "refused": ("refused", "does not answer as the model does"),
+    "refused": ("refused", "its answers differ from the model's"),
     "failed": ("failed", "could not be built or run"),
     "not_tried": ("not tried", "left out of this run"),
 }

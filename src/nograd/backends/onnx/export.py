@@ -1,4 +1,4 @@
-"""export_to_onnx: a torch module as an ONNX file that answers as the module does."""
+"""export_to_onnx: write a torch module as an ONNX file with the module's answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import nn
 from nograd.backends import Backend
 from nograd.backends.exporting import (
     Export,
-    Flat,
+    FlatModule,
     example_of,
     exporter_errors,
     in_eval_mode,
@@ -40,10 +40,10 @@ __all__ = ["export_to_onnx"]
 Exporter = Literal["auto", "plain", "dynamo", "legacy"]
 
 MIN_OPSET = 7
-"""The oldest version that torch's exporters write."""
+"""Oldest opset version that torch's exporters write."""
 
 DYNAMO_OPSET = 18
-"""The version that torch.export's exporter writes; for older ones it converts the graph, or leaves it as it is."""
+"""Opset version that torch.export's exporter writes. For older versions it converts the graph, or leaves it unchanged."""
 
 
 def export_to_onnx(  # noqa: PLR0913  torch's names, and nograd's
@@ -59,31 +59,31 @@ def export_to_onnx(  # noqa: PLR0913  torch's names, and nograd's
     exporter: Exporter = "auto",
     tolerance: Tolerance | None = None,
 ) -> Export:
-    """Write a model as an ONNX file, run it against eager, and return where it lies and how closely it agrees.
+    """Write a model as an ONNX file, compare it with eager, and return its path and how closely it agrees.
 
-    Inputs and outputs have the model's own names, the dimensions that vary the signature's, and the file says of itself how
-    its rows may be batched. Where it can, the exporter of torch.export writes the graph; a transformer is written by the older
-    one with attention spelled out, because only that graph's attention ONNX Runtime can fuse (measured 2026-11-24, MiniLM,
-    one sentence, 2 cores: 5.1 ms against 6.2 ms). The older one also writes models with `nn.LSTM`,
-    `nn.GRU` or `nn.RNN`: in a tenth of the time, and files as fast (measured 2026-12-01, an LSTM of 64 to 128 over 50 steps:
-    2 s of processor time against 19 s). A file that exists is replaced when, and only when, the new one agrees.
+    Inputs and outputs have the model's names, dimensions that vary have the signature's names, and a manifest in the file
+    describes how its rows may be batched. The exporter of torch.export writes the graph if it can. Transformers are written
+    by the older exporter with unfused attention, because ONNX Runtime can fuse only that form (measured 2026-11-24, MiniLM,
+    one sentence, 2 cores: 5.1 ms instead of 6.2 ms). The older exporter also writes models with `nn.LSTM`, `nn.GRU` or
+    `nn.RNN`, in a tenth of the time and with equally fast files (measured 2026-12-01, an LSTM of 64 to 128 over 50 steps:
+    2 s of processor time instead of 19 s). An existing file is replaced only if the new one agrees with eager.
 
     Args:
         model: a module, or an eager backend.
         sample: inputs that the module can run; None for a backend.
-        path: the file; it must end in `.onnx`. Weights above 1 GiB lie beside it, in `<path>.data`.
-        opset_version: version of the ONNX operators, 7 or more; default: the exporter's own.
-        input_names: names of the inputs in the file, in the order of the signature; default: the model's own.
+        path: the file; it must end in `.onnx`. Weights above 1 GiB are written to `<path>.data`.
+        opset_version: version of the ONNX operators, 7 or more; default: the exporter's.
+        input_names: names of the inputs in the file, in the order of the signature; default: the model's.
         output_names: the same for the outputs. `nograd.load` returns the model's own structure either way.
-        dynamic_axes: as torch takes them, `{"x": {0: "batch"}}` or `{"x": [0]}`. Axes that vary and are not listed are fixed at
-            the sample's size; axis 0 must be listed. Default: every axis that was found to vary.
-        opset: another name of `opset_version`.
-        exporter: `dynamo` (torch.export) or `legacy` (the older one) only; `plain` tries both; `auto` tries with attention
-            fused before, where there is attention. Other runtimes know none of ONNX Runtime's fused operators.
-        tolerance: how closely the file must agree; default: `nograd.core.parity.EXACT`, for half precision `HALF`.
+        dynamic_axes: as for `torch.onnx.export`: `{"x": {0: "batch"}}` or `{"x": [0]}`. Varying axes that are not listed are
+            fixed at the sample's size; axis 0 must be listed. Default: every axis that varies according to the probe.
+        opset: alias of `opset_version`.
+        exporter: `dynamo` (torch.export), `legacy` (the older one), `plain` (both), or `auto`: for a model with attention,
+            first a graph with fused attention, then both. Only ONNX Runtime supports its fused operators.
+        tolerance: maximum difference from eager; default: `nograd.core.parity.EXACT`, for half precision `HALF`.
 
     Raises:
-        ExportError: no exporter takes the model, or the file does not answer as the model does.
+        ExportError: no exporter can export the model, or the file's answers differ from the model's.
         SignatureError: the model cannot run the sample.
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
     """
@@ -136,10 +136,10 @@ def write_file(reference: ModuleBackend, path: Path) -> Export:
 
 
 def _opset(opset_version: int | None, opset: int | None) -> int | None:
-    """Return the one version that was given.
+    """Return the requested version.
 
     Raises:
-        ConfigError: two were given, or one that no exporter writes.
+        ConfigError: two different versions were given, or one that no exporter writes.
     """
     if opset_version is not None and opset is not None and opset_version != opset:
         raise ConfigError(f"opset_version is {opset_version} and opset {opset}; give one of them")
@@ -150,7 +150,7 @@ def _opset(opset_version: int | None, opset: int | None) -> int | None:
 
 
 def _check_opset(path: Path, opset: int | None) -> None:
-    """torch.export's exporter leaves a graph at its own version if it cannot convert it."""
+    """Raise ExportError for another version: torch.export's exporter keeps its own version if it cannot convert the graph."""
     if opset is not None and (found := opset_of(path)) != opset:
         raise ExportError(f"it wrote opset {found}, and opset_version is {opset}")
 
@@ -159,7 +159,7 @@ Way = Callable[[ModuleBackend, Path, int | None], None]
 
 
 def _ways(reference: ModuleBackend, exporter: Exporter, opset: int | None) -> list[tuple[str, Way]]:
-    """Return the ways to try, best first."""
+    """Return the exporters to try, best first."""
     dynamo: tuple[str, Way] = ("torch.onnx.export(dynamo=True)", _by_dynamo)
     legacy: tuple[str, Way] = ("torch.onnx.export(dynamo=False)", _by_legacy)
     fused: tuple[str, Way] = ("torch.onnx.export(dynamo=False), attention fused", _fused)
@@ -173,11 +173,11 @@ def _ways(reference: ModuleBackend, exporter: Exporter, opset: int | None) -> li
 
 def _by_dynamo(reference: ModuleBackend, path: Path, opset: int | None) -> None:
     axes = tuple(_axes(spec) for spec in reference.signature.inputs)
-    _write(reference, Flat(reference), path, opset_version=opset, dynamo=True, dynamic_shapes=(axes,), verbose=False)
+    _write(reference, FlatModule(reference), path, opset_version=opset, dynamo=True, dynamic_shapes=(axes,), verbose=False)
 
 
 def _by_legacy(reference: ModuleBackend, path: Path, opset: int | None) -> None:
-    _write_legacy(reference, Flat(reference), path, opset)
+    _write_legacy(reference, FlatModule(reference), path, opset)
 
 
 def _fused(reference: ModuleBackend, path: Path, opset: int | None) -> None:
@@ -185,7 +185,7 @@ def _fused(reference: ModuleBackend, path: Path, opset: int | None) -> None:
     encoders = _transformers_in(model)
     for encoder in encoders:
         encoder.set_attn_implementation("eager")
-    _write_legacy(reference, Flat(reference, model), path, opset)
+    _write_legacy(reference, FlatModule(reference, model), path, opset)
     config = encoders[0].config
     with exporter_errors("onnxruntime.transformers"):
         fused = fuse_attention(path, model_type=str(config.model_type), num_heads=_number(config, "num_attention_heads"),
@@ -194,7 +194,7 @@ def _fused(reference: ModuleBackend, path: Path, opset: int | None) -> None:
 
 
 def _transformers_in(model: nn.Module) -> list[Any]:
-    """Return the outermost transformers models; one can only be inside where transformers was imported."""
+    """Return the outermost transformers models; there are none if transformers was not imported."""
     transformers = sys.modules.get("transformers")
     kind = getattr(transformers, "PreTrainedModel", None)
     return [module for module in model.modules() if kind is not None and isinstance(module, kind)]
@@ -205,19 +205,19 @@ def _is_recurrent(model: nn.Module) -> bool:
 
 
 def _number(config: Any, name: str) -> int:
-    """0 lets ONNX Runtime find it in the graph."""
+    """Return a number from the configuration; 0 lets ONNX Runtime find it in the graph."""
     return int(getattr(config, name, 0) or 0)
 
 
-def _write_legacy(reference: ModuleBackend, flat: Flat, path: Path, opset: int | None) -> None:
+def _write_legacy(reference: ModuleBackend, flat: FlatModule, path: Path, opset: int | None) -> None:
     signature = reference.signature
     axes = {f"in_{i}": _axes(spec) for i, spec in enumerate(signature.inputs)}
     axes |= {f"out_{i}": _axes(spec) for i, spec in enumerate(signature.outputs)}
     _write(reference, flat, path, opset_version=opset or 17, dynamo=False, dynamic_axes=axes)
 
 
-def _write(reference: ModuleBackend, flat: Flat, path: Path, **options: Any) -> None:
-    """Export under names that no graph uses, then give the signature's."""
+def _write(reference: ModuleBackend, flat: FlatModule, path: Path, **options: Any) -> None:
+    """Export with names that no graph uses, then rename to the signature's names."""
     signature = reference.signature
     inputs = {f"in_{i}": spec.name for i, spec in enumerate(signature.inputs)}
     outputs = {f"out_{i}": spec.name for i, spec in enumerate(signature.outputs)}

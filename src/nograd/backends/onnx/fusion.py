@@ -1,4 +1,4 @@
-"""Attention, layer norms and embeddings of a transformer's graph as the single operators that ONNX Runtime has for them."""
+"""Fusion of a transformer's attention, layer norms and embeddings into single operators of ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ __all__ = ["fuse_attention"]
 
 
 def fuse_attention(path: Path, *, model_type: str, num_heads: int, hidden_size: int) -> Any:
-    """Return the graph with what ONNX Runtime's transformer optimizer fuses, as an `onnx.ModelProto`.
+    """Return the graph after ONNX Runtime's transformer optimizer, as an `onnx.ModelProto`.
 
     Args:
-        path: the graph; its attention must be spelled out (matrix product, softmax, matrix product).
-        model_type: transformers' name of the architecture; an unknown one is read as BERT, whose pattern most encoders have.
+        path: the graph; its attention must be unfused (matrix product, softmax, matrix product).
+        model_type: transformers' name of the architecture; an unknown one is treated as BERT, whose pattern most encoders
+            share.
         num_heads: attention heads; 0: found in the graph.
         hidden_size: width of the hidden states; 0: found in the graph.
     """

@@ -1,4 +1,4 @@
-"""Reading, finishing and writing ONNX graphs: names, manifest, large weights. Needs `onnx`, which only exporting does."""
+"""Reading, finishing and writing ONNX graphs: names, manifest, large weights. Only exporting needs the package `onnx`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ except ImportError:
 __all__ = ["MAX_INLINE_BYTES", "finish", "load_graph", "save_graph", "save_mapped", "write_manifest"]
 
 MAX_INLINE_BYTES = 1 << 30
-"""Weights larger than this lie in a file of their own beside the graph; a protobuf message ends at 2 GiB."""
+"""Larger weights are written to a separate file; a protobuf message has at most 2 GiB."""
 
 MIN_MAPPED_BYTES = 1024
-"""Smaller weights stay in the graph: shapes must be seen there, and a page is 4 KiB."""
+"""Smaller weights stay in the graph: shape inference needs them there, and a page is 4 KiB."""
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
@@ -29,12 +29,12 @@ def load_graph(path: Path) -> onnx.ModelProto:
 
 
 def finish(model: onnx.ModelProto, inputs: Mapping[str, str], outputs: Mapping[str, str], manifest: Manifest) -> None:
-    """Name the graph's inputs and outputs as in the signature (see `graph_outputs`), and write the manifest into its metadata.
+    """Give inputs and outputs the signature's names (see `graph_outputs`), and write the manifest into the metadata.
 
     Args:
         model: changed in place.
         inputs: name in the graph -> name in the signature; `outputs` likewise.
-        manifest: what the file says of itself.
+        manifest: manifest of the file.
     """
     in_graph = graph_outputs(manifest.signature)
     wanted = {**inputs, **{name: in_graph.get(named, named) for name, named in outputs.items()}}
@@ -44,7 +44,7 @@ def finish(model: onnx.ModelProto, inputs: Mapping[str, str], outputs: Mapping[s
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Replace the manifest of a file; its weights stay where they are."""
+    """Replace the manifest of a file; weights are not rewritten."""
     model = onnx.load(str(path), load_external_data=False)
     _set_manifest(model, manifest)
     onnx.save(model, str(path))
@@ -57,8 +57,8 @@ def _set_manifest(model: onnx.ModelProto, manifest: Manifest) -> None:
 
 
 def _rename(graph: Any, names: Mapping[str, str]) -> None:
-    """Rename values wherever they occur; exporters name inner values after modules, so that an output called `embedding`
-    may meet an inner one of that name.
+    """Rename values wherever they occur. Exporters name inner values after modules, so an output called `embedding` may have
+    the name of an inner value.
     """
     for node in graph.node:
         _rename_all(node.input, names)
@@ -77,7 +77,7 @@ def _rename_all(values: Any, names: Mapping[str, str]) -> None:
 
 
 def save_graph(model: onnx.ModelProto, path: Path, *, weight_bytes: int) -> None:
-    """Write the graph; weights that are too large for one message go to `<path>.data`."""
+    """Write the graph; weights that are too large for one message are written to `<path>.data`."""
     is_large = weight_bytes > MAX_INLINE_BYTES
     options: dict[str, Any] = {"save_as_external_data": True, "location": f"{path.name}.data"} if is_large else {}
     onnx.save(model, str(path), **options)
@@ -89,7 +89,7 @@ def save_mapped(model: onnx.ModelProto, path: Path) -> None:
 
 
 def check_graph(path: Path) -> None:
-    """Raise what `onnx.checker` finds wrong: structure, types, and shapes as far as they can be inferred."""
+    """Raise the errors that `onnx.checker` finds in structure, types and inferred shapes."""
     onnx.checker.check_model(str(path), full_check=True)
 
 
@@ -105,5 +105,5 @@ def opset_of(path: Path) -> int:
 
 
 def newest_opset() -> int:
-    """Return the newest version that the installed onnx knows."""
+    """Return the newest version that the installed onnx supports."""
     return int(onnx.defs.onnx_opset_version())

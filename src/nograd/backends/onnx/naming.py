@@ -1,4 +1,4 @@
-"""Names that the user gives to a written graph: of inputs, outputs and dynamic axes, as `torch.onnx.export` takes them."""
+"""The user's names for inputs, outputs and dynamic axes of an exported graph, as for `torch.onnx.export`."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from nograd.core.structure import Outline
 from nograd.core.tensors import Batch, Signature, TensorSpec
 from nograd.errors import ConfigError
 
-__all__ = ["DynamicAxes", "Names", "RenamedBackend", "narrowed", "plan_names", "rename_file", "renamed_manifest"]
+__all__ = ["DynamicAxes", "FileNames", "RenamedBackend", "narrowed", "plan_names", "rename_file", "renamed_manifest"]
 
 DynamicAxes: TypeAlias = Mapping[str, Mapping[int, str] | Sequence[int]]
-"""Name of an input or output -> its dynamic axes, with names or without."""
+"""Name of an input or output -> its dynamic axes, with or without names."""
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
-    """What the file says in place of the signature's names."""
+class FileNames:
+    """Names in the file that replace the signature's."""
 
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
     dims: Mapping[str, str]
-    """Dimension of the signature (also `rows`) -> the name in the file."""
+    """Dimension of the signature (also `rows`) -> name in the file."""
 
     fixed: frozenset[str]
-    """Dimensions that are not dynamic in the file, although the model takes several sizes."""
+    """Dimensions that are fixed in the file, although the model accepts several sizes."""
 
     axes: Mapping[str, Mapping[int, str]]
-    """Input or output of the file -> axis -> its name, as given."""
+    """Input or output of the file -> axis -> its name, as the user gave it."""
 
 
 def plan_names(
@@ -43,20 +43,20 @@ def plan_names(
     input_names: Sequence[str] | None,
     output_names: Sequence[str] | None,
     dynamic_axes: DynamicAxes | None,
-) -> Names:
+) -> FileNames:
     """Return the names of the file.
 
     Raises:
-        ConfigError: a number of names, a name, or an axis is not the model's.
+        ConfigError: the number of names is wrong, or a name or axis does not exist in the model.
     """
     inputs = _paired("input_names", [spec.name for spec in signature.inputs], input_names)
     outputs = _paired("output_names", [spec.name for spec in signature.outputs], output_names)
     given = [*inputs.values(), *outputs.values()]
     own = 0 if output_names is not None else len(set(inputs.values()) & set(outputs.values()))  # see `graph_outputs`
     if len(set(given)) < len(given) - own:
-        raise ConfigError(f"input_names and output_names hold a name twice: {', '.join(given)}")
+        raise ConfigError(f"input_names and output_names contain a name twice: {', '.join(given)}")
     if dynamic_axes is None:
-        return Names(inputs, outputs, {}, frozenset(), {})
+        return FileNames(inputs, outputs, {}, frozenset(), {})
     specs = {inputs[spec.name]: spec for spec in signature.inputs}
     for spec in signature.outputs:
         specs.setdefault(outputs[spec.name], spec)
@@ -66,10 +66,10 @@ def plan_names(
         for axis, text in named.items():
             dims.setdefault(symbol := _symbol(name, specs[name], axis), text or symbol)
     if "rows" not in dims:
-        raise ConfigError("dynamic_axes does not hold axis 0 of any input; a file takes any number of rows: add {0: 'batch'}")
+        raise ConfigError("dynamic_axes contains axis 0 of no input; a file accepts any number of rows: add {0: 'batch'}")
     varying = {size for spec in signature.inputs for size in spec.varying}
     verbatim = {name: {axis: text for axis, text in named.items() if text} for name, named in axes.items()}
-    return Names(inputs, outputs, dims, frozenset(varying - set(dims)), verbatim)
+    return FileNames(inputs, outputs, dims, frozenset(varying - set(dims)), verbatim)
 
 
 def _paired(what: str, names: Sequence[str], given: Sequence[str] | None) -> dict[str, str]:
@@ -83,14 +83,14 @@ def _paired(what: str, names: Sequence[str], given: Sequence[str] | None) -> dic
 def _file_name(name: str, specs: Mapping[str, TensorSpec], known: Mapping[str, str]) -> str:
     found = name if name in specs else known.get(name)
     if found is None:
-        raise ConfigError(f"dynamic_axes holds {name!r}; the file's inputs and outputs are {', '.join(specs)}")
+        raise ConfigError(f"dynamic_axes contains {name!r}; the file's inputs and outputs are {', '.join(specs)}")
     return found
 
 
 def _axes_of(name: str, given: Mapping[int, str] | Sequence[int]) -> dict[int, str]:
     found = {int(axis): str(text) for axis, text in given.items()} if isinstance(given, Mapping) else dict.fromkeys(given, "")
     if any(axis < 0 for axis in found):
-        raise ConfigError(f"dynamic_axes of {name!r} holds a negative axis; count from 0")
+        raise ConfigError(f"dynamic_axes of {name!r} contains a negative axis; count from 0")
     return found
 
 
@@ -100,13 +100,13 @@ def _symbol(name: str, spec: TensorSpec, axis: int) -> str:
         return "rows"
     size = spec.shape[axis - 1] if axis <= len(spec.shape) else None
     if not isinstance(size, str):
-        what = f"the model takes and gives only {size} there" if size is not None else f"it has {len(spec.shape) + 1} axes"
-        raise ConfigError(f"dynamic_axes holds axis {axis} of {name!r}; {what}")
+        what = f"the model supports only size {size} there" if size is not None else f"it has {len(spec.shape) + 1} axes"
+        raise ConfigError(f"dynamic_axes contains axis {axis} of {name!r}; {what}")
     return size
 
 
 def narrowed(reference: ModuleBackend, fixed: frozenset[str]) -> ModuleBackend:
-    """Return a backend over the same module whose signature has the sample's size in these dimensions."""
+    """Return a backend over the same module, with these dimensions fixed at the sample's size."""
     if not fixed:
         return reference
     sample, signature = reference.samples[0], reference.signature
@@ -124,7 +124,7 @@ def narrowed(reference: ModuleBackend, fixed: frozenset[str]) -> ModuleBackend:
 
 
 def _with_limits(signature: Signature, name_of: Callable[[str], str | None]) -> Signature:
-    """Return the signature with what is known of sizes under other names of dimensions; None leaves one out."""
+    """Return the signature with size limits under other names of dimensions; None removes a dimension."""
 
     def renamed(sizes: Mapping[str, int]) -> dict[str, int]:
         return {name: size for dim, size in sizes.items() if (name := name_of(dim)) is not None}
@@ -139,8 +139,8 @@ def _resolved(spec: TensorSpec, sizes: Mapping[str, int | str]) -> TensorSpec:
     return replace(spec, shape=tuple(sizes.get(size, size) if isinstance(size, str) else size for size in spec.shape))
 
 
-def rename_file(path: Path, reference: ModuleBackend, names: Names, *, weight_bytes: int) -> None:
-    """Write the names into a graph that has the signature's, and into its manifest."""
+def rename_file(path: Path, reference: ModuleBackend, names: FileNames, *, weight_bytes: int) -> None:
+    """Replace the signature's names in a graph and in its manifest."""
     graph = load_graph(path)
     manifest = manifest_of(reference)
     outputs = {in_graph: names.outputs[name] for name, in_graph in graph_outputs(reference.signature).items()}
@@ -154,7 +154,7 @@ def rename_file(path: Path, reference: ModuleBackend, names: Names, *, weight_by
     check_graph(path)
 
 
-def renamed_manifest(manifest: Manifest, names: Names) -> Manifest:
+def renamed_manifest(manifest: Manifest, names: FileNames) -> Manifest:
     """Return the manifest with the file's names."""
     signature = manifest.signature
     inputs = tuple(replace(_resolved(spec, names.dims), name=names.inputs[spec.name]) for spec in signature.inputs)
@@ -164,7 +164,7 @@ def renamed_manifest(manifest: Manifest, names: Names) -> Manifest:
 
 
 def _renamed_outline(plan: Outline, names: Mapping[str, str]) -> Outline:
-    """Leaves get the file's names; keys of dicts are the model's own."""
+    """Return the outline with the file's names as leaves; keys of dicts remain the model's."""
     if plan is None or isinstance(plan, str):
         return names.get(plan, plan) if plan is not None else None
     ((kind, children),) = plan.items()
@@ -174,9 +174,9 @@ def _renamed_outline(plan: Outline, names: Mapping[str, str]) -> Outline:
 
 
 class RenamedBackend(Backend):
-    """A backend over a renamed file that takes and gives the signature's names, to be compared with eager."""
+    """A backend over a renamed file, with the signature's names, for the comparison with eager."""
 
-    def __init__(self, inner: Backend, signature: Signature, names: Names) -> None:
+    def __init__(self, inner: Backend, signature: Signature, names: FileNames) -> None:
         self.name, self.device, self.signature = inner.name, inner.device, signature
         self._inner, self._names = inner, names
 

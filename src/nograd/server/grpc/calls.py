@@ -15,7 +15,7 @@ from nograd.server.grpc.messages import SERVICE
 from nograd.server.models.service import InferenceService
 from nograd.server.telemetry.access_log import CLIENT_LEFT
 
-__all__ = ["CODES", "Guard", "begin_call", "enter_call", "finish_call"]
+__all__ = ["CODES", "KeyInterceptor", "begin_call", "enter_call", "finish_call"]
 
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -61,7 +61,7 @@ def finish_call(call: Call, status: int, bytes_out: int = 0) -> None:
     call.finish(status, bytes_out, {"rpc.grpc.status_code": STATUS_CODES[status].value[0]})
 
 
-class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
+class KeyInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
     """Rejects calls of other services (reflection) without a key. The protocol's service checks keys itself; health needs
     none.
     """

@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from nograd.errors import DeadlineError, PortInUseError, UnauthorizedError
 from nograd.server.call import Call
-from nograd.server.grpc.calls import CODES, Guard, begin_call, enter_call, finish_call
+from nograd.server.grpc.calls import CODES, KeyInterceptor, begin_call, enter_call, finish_call
 from nograd.server.grpc.health import HEALTH, Health
 from nograd.server.grpc.limits import server_options
 from nograd.server.grpc.messages import (
@@ -84,7 +84,7 @@ class GrpcFront:
         self._service = service
         self._health = Health(service)
         self._server = grpc.aio.server(
-            interceptors=() if service.door.is_open else (Guard(service),),
+            interceptors=() if service.door.is_open else (KeyInterceptor(service),),
             options=server_options(service.config, shares_port=service.peers is not None),
         )
         methods: dict[str, Method] = {

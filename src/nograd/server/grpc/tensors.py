@@ -119,10 +119,10 @@ def _typed(given: Any, dtype: np.dtype[Any]) -> Array:
     """Return the tensor in a request's `contents`."""
     name, kind, shape = given.name, given.datatype, list(given.shape)
     if kind not in CONTENTS:
-        raise ProtocolError(f"input {name!r} is {kind}, which comes in raw_input_contents only")
+        raise ProtocolError(f"input {name!r} is {kind}, which must be in raw_input_contents")
     for field, _ in given.contents.ListFields():
         if field.name != CONTENTS[kind]:
-            raise ProtocolError(f"input {name!r} has {field.name}; {kind} comes in {CONTENTS[kind]}")
+            raise ProtocolError(f"input {name!r} has {field.name}; {kind} must be in {CONTENTS[kind]}")
     values, count = getattr(given.contents, CONTENTS[kind]), count_elements(name, shape)
     if count != len(values):
         raise ProtocolError(f"input {name!r} has shape {shape}, so {count} elements; its contents have {len(values)}")
@@ -139,7 +139,7 @@ def _array(name: str, kind: str, values: Any, dtype: np.dtype[Any]) -> Array:
     wide, limits = _numbers(values, np.dtype(np.int64)), np.iinfo(dtype)
     beyond = wide[(wide < limits.min) | (wide > limits.max)]
     if beyond.size:
-        raise ProtocolError(f"input {name!r} holds {beyond[0]}; {kind} goes from {limits.min} to {limits.max}")
+        raise ProtocolError(f"input {name!r} contains {beyond[0]}; {kind} goes from {limits.min} to {limits.max}")
     return wide.astype(dtype)
 
 

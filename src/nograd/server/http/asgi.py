@@ -1,4 +1,4 @@
-"""ASGI's one signature, and the watch over clients that leave before their answer."""
+"""Types of ASGI, and detection of clients that leave before their answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 WATCH_AFTER_S = 0.02
-"""A request that takes longer is watched for its client's leaving; for a shorter one that is not worth a task."""
+"""Seconds after which a request is watched for a disconnect of its client. Shorter requests are not worth a task."""
 
 
 class ClientLeftError(Exception):
@@ -21,10 +21,10 @@ class ClientLeftError(Exception):
 
 
 class ClientWatch:
-    """Cancels work whose client has gone, so that nothing is computed for nobody.
+    """Cancels work whose client has disconnected.
 
-    One timer serves all requests: it runs only while there are any, and gives each that was there the last time, too, a task
-    that waits for ASGI's `http.disconnect`.
+    One timer serves all requests. It runs only while there are requests, and starts a task that waits for ASGI's
+    `http.disconnect` for each request that also existed at the previous tick.
     """
 
     def __init__(self) -> None:
@@ -40,11 +40,11 @@ class ClientWatch:
         worker = self._current_task()
         self._working[worker] = receive
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._look)
+            self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._check_clients)
         return worker
 
     def end(self, worker: asyncio.Task[Any]) -> None:
-        """Watch no more."""
+        """Stop watching."""
         del self._working[worker]
         self._seen.discard(worker)
         if self._watching and (watching := self._watching.pop(worker, None)) is not None:
@@ -52,26 +52,26 @@ class ClientWatch:
             self._left.discard(worker)
 
     def has_left(self, worker: asyncio.Task[Any]) -> bool:
-        """True where the work was cancelled because its client left."""
+        """True if the work was cancelled because its client left."""
         return worker in self._left
 
     def _current_task(self) -> asyncio.Task[Any]:
-        """Return the running task. Told the loop, Python 3.11 need not ask the kernel for the process' id to find it."""
+        """Return the running task. Passing the loop saves Python 3.11 a system call."""
         task = asyncio.current_task(self._loop) if self._loop is not None else None
         if task is None:
             self._loop = asyncio.get_running_loop()
             task = asyncio.current_task(self._loop)
         if task is None:
-            raise RuntimeError("an ASGI application runs in a task")
+            raise RuntimeError("an ASGI application must run in a task")
         return task
 
-    def _look(self) -> None:
+    def _check_clients(self) -> None:
         loop = asyncio.get_running_loop()
         for worker, receive in self._working.items():
             if worker in self._seen and worker not in self._watching:
                 self._watching[worker] = loop.create_task(self._await_leaving(worker, receive))
         self._seen = set(self._working)
-        self._timer = loop.call_later(WATCH_AFTER_S, self._look) if self._working else None
+        self._timer = loop.call_later(WATCH_AFTER_S, self._check_clients) if self._working else None
 
     async def _await_leaving(self, worker: asyncio.Task[Any], receive: Receive) -> None:
         if (await receive())["type"] == "http.disconnect":

@@ -1,4 +1,4 @@
-"""Reading a request's body: within the limit, decompressed, and with its tensors where numpy wants them."""
+"""Reading a request's body: size limit, decompression, and alignment of binary tensors for numpy."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from nograd.errors import ProtocolError, TooLargeError, UnsupportedError
 from nograd.server.http.asgi import ClientLeftError, Receive, Scope
 from nograd.server.protocol.binary import MOST_DIGITS, tail_offset
 
-__all__ = ["BinaryBody", "Room", "inflated", "read_body"]
+__all__ = ["BinaryBody", "BodyBuffer", "inflated", "read_body"]
 
 ALIGNMENT = 64
-"""The tensors behind the JSON begin at a multiple of this in memory: the first, and those behind whole ones, are not copied."""
+"""Alignment of the binary tensors in memory, in bytes, so that aligned ones are not copied."""
 
 SHORT_COMPRESSED = 512
 """Bytes of a compressed body up to which the event loop decompresses it: to half a megabyte at most."""
@@ -25,7 +25,7 @@ _WINDOW = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
 """zlib's `wbits` by content encoding; deflate means zlib's format."""
 
 RAW_DEFLATE = -15
-"""Deflate without zlib's header, as some clients have it."""
+"""Deflate without zlib's header, which some clients send."""
 
 
 class BinaryBody(NamedTuple):
@@ -33,21 +33,21 @@ class BinaryBody(NamedTuple):
 
     json: bytes
     tail: memoryview
-    """Writable, and nobody else's."""
+    """Writable, and not used elsewhere."""
 
 
-class _Said(NamedTuple):
-    """What a request says of its body."""
+class _BodyHeaders(NamedTuple):
+    """The headers of a request that describe its body."""
 
     encoding: bytes = b""
     offset: int | None = None
-    """Where the tensors begin; None without `Inference-Header-Content-Length`."""
+    """Offset of the tensors; None without `Inference-Header-Content-Length`."""
 
     length: int | None = None
-    """Bytes of the body; None where it comes in chunks."""
+    """Bytes of the body; None for a chunked body."""
 
 
-_PLAIN = _Said()
+_PLAIN = _BodyHeaders()
 _NAMES = frozenset((b"content-length", b"content-encoding", b"inference-header-content-length"))
 
 
@@ -55,15 +55,15 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes | Binar
     """Return a request's body.
 
     Args:
-        scope: of the request.
-        receive: gives its pieces.
-        limit: bytes that it may have, both as sent and decompressed.
+        scope: scope of the request.
+        receive: returns the pieces of the body.
+        limit: maximum bytes, both compressed and decompressed.
 
     Raises:
-        TooLargeError: it is longer; no more than the limit was kept.
-        UnsupportedError: it is compressed in a way that is not known.
-        ProtocolError: it is not compressed as it says, or shorter than its JSON should be.
-        ClientLeftError: the client left before its end.
+        TooLargeError: the body exceeds the limit.
+        UnsupportedError: the content encoding is not supported.
+        ProtocolError: the body does not match its content encoding, or is shorter than the announced JSON.
+        ClientLeftError: the client disconnected before the end of the body.
     """
     said = _PLAIN
     for name, value in scope["headers"]:
@@ -83,7 +83,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes | Binar
 
 
 async def _pieces(receive: Receive, limit: int) -> AsyncIterator[bytes]:
-    """Yield a body as it comes, until it is too long."""
+    """Yield the pieces of a body; raise if it is too long."""
     size, more = 0, True
     while more:
         message = await receive()
@@ -92,7 +92,7 @@ async def _pieces(receive: Receive, limit: int) -> AsyncIterator[bytes]:
         piece: bytes = message.get("body", b"")
         size, more = size + len(piece), message.get("more_body", False)
         if size > limit:
-            raise TooLargeError(f"the body has more than {limit} bytes, the most that this server takes")
+            raise TooLargeError(f"the body has more than {limit} bytes, the limit of this server (--max-body-bytes)")
         yield piece
 
 
@@ -100,7 +100,7 @@ async def _one(body: bytes) -> AsyncIterator[bytes]:
     yield body
 
 
-def _with_header(said: _Said, name: bytes, value: bytes, limit: int) -> _Said:
+def _with_header(said: _BodyHeaders, name: bytes, value: bytes, limit: int) -> _BodyHeaders:
     if name == b"inference-header-content-length":
         return said._replace(offset=tail_offset(value))
     if name == b"content-encoding":
@@ -109,24 +109,26 @@ def _with_header(said: _Said, name: bytes, value: bytes, limit: int) -> _Said:
             return said
         if encoding not in _WINDOW:
             raise UnsupportedError(
-                f"content-encoding {value.decode('latin-1')!r} is not served; send gzip, deflate, or the body uncompressed"
+                f"content-encoding {value.decode('latin-1')!r} is not supported; send gzip, deflate, or an uncompressed body"
             )
         return said._replace(encoding=encoding)
     if not value.isdigit():
         return said
     if len(value) > MOST_DIGITS or int(value) > limit:
-        raise TooLargeError(f"the body has {value.decode('latin-1')} bytes; this server takes at most {limit}")
+        raise TooLargeError(
+            f"the body has {value.decode('latin-1')} bytes; the limit of this server is {limit} (--max-body-bytes)"
+        )
     return said._replace(length=int(value))
 
 
 async def _parted(pieces: AsyncIterator[bytes], offset: int, length: int | None) -> BinaryBody:
-    """Join a body as it comes, so that what is behind its JSON is aligned: the one copy.
+    """Join a body's pieces with a single copy, so that the bytes after its JSON are aligned.
 
-    A length that the request tells is reserved, and takes memory only as it is filled; without one there is room for an
-    eighth more, and the body moves when it outgrows that.
+    Memory for an announced length is reserved, and used only as it is filled. Without a length, the buffer grows by an eighth
+    when it is full.
     """
     if length is not None:
-        room = Room(offset, length)
+        room = BodyBuffer(offset, length)
         async for piece in pieces:
             room.add(piece)
         return room.body()
@@ -137,12 +139,12 @@ async def _parted(pieces: AsyncIterator[bytes], offset: int, length: int | None)
     return _body(memoryview(grown)[start:], offset)
 
 
-class Room:
-    """Memory for a body whose length was told; it takes memory only as it is filled. What is behind the JSON is aligned.
+class BodyBuffer:
+    """Buffer for a body of known length, with aligned bytes after the JSON. It uses memory only as it is filled.
 
     Args:
-        offset: bytes of the JSON, which come first.
-        length: bytes of all.
+        offset: bytes of the JSON at the start.
+        length: bytes of the whole body.
     """
 
     __slots__ = ("_offset", "_whole", "filled")
@@ -154,16 +156,16 @@ class Room:
         self.filled = 0
 
     def add(self, piece: bytes) -> None:
-        """Take the next bytes: the one copy."""
+        """Copy the next bytes into the buffer."""
         end = self.filled + len(piece)
         self._whole[self.filled : end] = piece
         self.filled = end
 
     def body(self) -> BinaryBody:
-        """Return what has come.
+        """Return the received body.
 
         Raises:
-            ProtocolError: that is less than its JSON should have.
+            ProtocolError: it is shorter than the announced JSON.
         """
         return _body(self._whole[: self.filled], self._offset)
 
@@ -178,13 +180,13 @@ def inflated(body: bytes, encoding: bytes, limit: int) -> bytes:
     """Return a decompressed body.
 
     Args:
-        body: as it came.
+        body: the compressed body.
         encoding: gzip, x-gzip or deflate.
-        limit: bytes that the result may have; no more are ever made.
+        limit: maximum bytes of the result; no more are produced.
 
     Raises:
-        TooLargeError: it would have more.
-        ProtocolError: the body is not in that encoding, or cut off.
+        TooLargeError: the result would exceed the limit.
+        ProtocolError: the body is not in that encoding, or truncated.
     """
     window = _WINDOW[encoding]
     if encoding == b"deflate" and not _has_zlib_header(body):
@@ -193,13 +195,15 @@ def inflated(body: bytes, encoding: bytes, limit: int) -> bytes:
     try:
         found = machine.decompress(body, limit + 1)
     except zlib.error as error:
-        raise ProtocolError(f"the body is not {encoding.decode()}, as content-encoding says: {error}") from None
+        raise ProtocolError(f"the body is not {encoding.decode()}, contrary to its content-encoding: {error}") from None
     if len(found) > limit:
-        raise TooLargeError(f"the body has more than {limit} bytes when decompressed, the most that this server takes")
+        raise TooLargeError(
+            f"the body has more than {limit} bytes when decompressed, the limit of this server (--max-body-bytes)"
+        )
     if not machine.eof:
-        raise ProtocolError(f"the body, {encoding.decode()}, is cut off")
-    if machine.unused_data:  # gzip allows several members; no client sends them, and millions of empty ones cost much time
-        raise ProtocolError(f"the body has {len(machine.unused_data)} bytes behind the end of its {encoding.decode()}")
+        raise ProtocolError(f"the {encoding.decode()} body is truncated")
+    if machine.unused_data:  # gzip allows several members; no client sends them, and millions of empty ones take much time
+        raise ProtocolError(f"the body has {len(machine.unused_data)} bytes after the end of its {encoding.decode()} data")
     return found
 
 

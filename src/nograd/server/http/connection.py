@@ -34,7 +34,7 @@ class Connection(HttpToolsProtocol):
     """A connection of a server."""
 
     cycle: Any
-    """The newest request's; None before the first."""
+    """Cycle of the newest request; None before the first."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -44,20 +44,20 @@ class Connection(HttpToolsProtocol):
         self._messages = 0
         self._clock = Clock(self.loop.time())
         self._must_measure = False
-        """Whether the head that is read may exceed the limit: it came in pieces, or in a long piece."""
+        """Whether the head being read may exceed the limit, because it arrived in pieces or in a long piece."""
 
         self._head_bytes = 0
         self._measured = 0
         """Number of the message that `_head_bytes` counts."""
 
         self._chunks: ChunkOverhead | None = None
-        """Of a body in chunks."""
+        """Overhead of a chunked body."""
 
         self._refusal: RefusedError | None = None
-        """What remains to be sent, after the responses to earlier requests."""
+        """Response to send after the responses to earlier requests."""
 
         self._is_refused = False
-        """Nothing more is read."""
+        """Whether reading has ended."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]  # asyncio declares the base class
@@ -86,7 +86,7 @@ class Connection(HttpToolsProtocol):
             self._measure(len(data))
 
     def _decline_upgrades(self, data: memoryview, upgrade: httptools.HttpParserUpgrade) -> None:
-        """Read a request again without its `Upgrade`; httptools takes all that follows such a head for another protocol."""
+        """Parse a request again without its `Upgrade`: httptools treats all bytes after such a head as another protocol."""
         waiting: httptools.HttpParserUpgrade | None = upgrade
         while waiting is not None:
             data = data[waiting.args[0] :]
@@ -102,11 +102,11 @@ class Connection(HttpToolsProtocol):
 
     def _new_parser(self) -> httptools.HttpRequestParser:
         parser = httptools.HttpRequestParser(self)
-        parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn: what follows the last request is skipped
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)  # like uvicorn: bytes after the last request are skipped
         return parser
 
     def _measure(self, size: int) -> None:
-        """Check the size of what is read of an incomplete request; the last piece had this size."""
+        """Check the size of an incomplete request after a piece of this size."""
         if self.phase is BODY:
             if self._chunks is not None and not self._is_refused:
                 self._chunks.add(size)
@@ -156,7 +156,7 @@ class Connection(HttpToolsProtocol):
         self.begin_request()
 
     def begin_request(self) -> None:
-        """Begin a request whose head is complete: uvicorn's way."""
+        """Begin a request with a complete head, like uvicorn."""
         parser, headers = self.parser, self.headers
         is_chunked = check_framing(parser.get_method(), parser.get_http_version(), headers)
         if parser.should_upgrade():
@@ -197,7 +197,7 @@ class Connection(HttpToolsProtocol):
         elif self._refusal is not None:
             self._send_refusal(self._refusal)
 
-    # -- refusing
+    # -- rejecting
 
     def _refuse_bytes(self, error: httptools.HttpParserError) -> None:
         refusal = refusal_of(error)
@@ -208,9 +208,9 @@ class Connection(HttpToolsProtocol):
         self.refuse(refusal)
 
     def refuse(self, refusal: RefusedError) -> None:
-        """Answer the request that is read, or the connection, with an error after all earlier responses; then close.
+        """Answer the current request, or the connection, with an error after all earlier responses; then close.
 
-        A request that has its response already, or a part of it, gets no second one.
+        A request that already has a response, or a part of it, gets no second one.
         """
         event("request_refused", logging.DEBUG, status=refusal.status, reason=str(refusal), client=self._address)
         self._is_refused = True
@@ -240,9 +240,9 @@ class Connection(HttpToolsProtocol):
         return self.client[0] if self.client else None
 
     def _withdraw(self, refusal: RefusedError) -> bool:
-        """Take back the request whose body is read; return False if its response was sent or begun."""
+        """Withdraw the request whose body is being read; return False if its response was started."""
         cycle = self.cycle
-        if self.pipeline:  # it waits for an earlier one, which `on_response_complete` will follow up
+        if self.pipeline:  # it waits for an earlier request; `on_response_complete` starts it later
             self.pipeline.popleft()
             self._refusal = refusal
             return False
@@ -268,7 +268,7 @@ class Connection(HttpToolsProtocol):
             self._linger()
 
     def _linger(self) -> None:
-        """Close when the client has seen the end, or soon: a close with unread bytes would discard the response."""
+        """Close after the client has received the response, or soon: a close with unread bytes would discard the response."""
         if self.transport.is_closing():
             return
         if self.transport.can_write_eof():

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["Activity", "Clock", "ConnectionLimits", "LimitVerdict", "Phase"]
 
 PROGRESS_BYTES = 1 << 20
-"""A client that reads a long answer must read as much in each `send_timeout_s`."""
+"""Bytes of a long answer that a client must read in each `send_timeout_s`."""
 
 
 class Phase(IntEnum):
@@ -22,15 +22,15 @@ class Phase(IntEnum):
     HEAD = 1
     BODY = 2
     DECLINED = 3
-    """The rest of a head that wants an upgrade: it is read again without that."""
+    """The rest of a head with an upgrade, which is parsed again without it."""
 
 
 class LimitVerdict(IntEnum):
-    """What a connection's timeouts demand."""
+    """Result of checking a connection's timeouts."""
 
     KEEP = 0
     IDLE = 1
-    """No request came within the keep-alive time."""
+    """No request arrived within the keep-alive time."""
 
     HEAD = 2
     BODY = 3
@@ -47,17 +47,17 @@ VERDICTS = {
 
 
 class Activity(NamedTuple):
-    """What a connection does at one moment."""
+    """Current activity of a connection."""
 
     phase: Phase
     messages: int
-    """Requests begun since it was opened."""
+    """Number of requests since it was opened."""
 
     waits_for_us: bool
-    """Whether an answer is due, or the server does not read at present: the client can do nothing."""
+    """Whether the client must wait: an answer is due, or the server does not read at present."""
 
     unread_bytes: int
-    """Bytes of answers that the client has not taken from the server yet."""
+    """Bytes of answers that the client has not read yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +74,21 @@ class ConnectionLimits:
 
     @classmethod
     def of(cls, config: ServeConfig) -> ConnectionLimits:
-        """Return the limits that a server's settings ask for."""
+        """Return the limits of a server's settings."""
         return cls(
             config.max_header_bytes, config.max_headers, config.header_timeout_s, config.timeout_s,
             config.keep_alive_s, config.send_timeout_s, config.max_connections,
         )  # fmt: skip
 
     def of_phase(self, phase: Phase) -> float:
-        """Return how many seconds the client may take to leave a phase."""
+        """Return the maximum seconds of a phase."""
         if phase is Phase.IDLE:
             return self.keep_alive_s
         return self.body_timeout_s if phase is Phase.BODY else self.header_timeout_s
 
 
 class Clock:
-    """How long a connection has done what it does now. It is read about once a second, so requests pay nothing for it."""
+    """Measures the duration of a connection's current activity. It is checked about once a second, without cost per request."""
 
     __slots__ = ("_reading_since", "_seen", "_unread", "_writing_since")
 
@@ -98,7 +98,7 @@ class Clock:
         self._unread = 0
 
     def check(self, activity: Activity, now: float, limits: ConnectionLimits) -> LimitVerdict:
-        """Return what the timeouts demand, and remember the activity for the next call."""
+        """Check the timeouts, and store the activity for the next call."""
         unread = activity.unread_bytes
         is_excused = activity.waits_for_us or (unread > 0 and activity.phase is Phase.IDLE)
         reading = activity.phase, activity.messages, is_excused

@@ -14,7 +14,7 @@ from nograd.server.telemetry.logs import event
 __all__ = ["ConnectionWatch"]
 
 LONGEST_STEP_S = 2.0
-"""Seconds between two looks that count: while the event loop was busy for longer, clients could not be served."""
+"""Maximum seconds between two valid checks: if the event loop was busy for longer, clients could not be served."""
 
 REASONS = {
     LimitVerdict.IDLE: "idle",
@@ -28,7 +28,7 @@ class ConnectionWatch:
     """Closes connections whose clients take too long.
 
     Args:
-        connections: those that are open; the set changes while the server runs.
+        connections: the open connections; the set changes while the server runs.
     """
 
     def __init__(self, connections: Collection[Any]) -> None:
@@ -36,7 +36,7 @@ class ConnectionWatch:
         self._last = self._now = 0.0
 
     def look(self, now: float) -> None:
-        """Enforce the timeouts; now is in seconds, of a monotonic clock."""
+        """Enforce the timeouts; `now` is in seconds of a monotonic clock."""
         self._now += min(now - self._last, LONGEST_STEP_S)
         self._last = now
         closed: Counter[LimitVerdict] = Counter()

@@ -1,4 +1,4 @@
-"""Requests that are refused before a handler sees them: the exception, and the bytes of its response."""
+"""Requests that are rejected before a handler runs: the exception, and the bytes of its response."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ UNREADABLE_URL = (httptools.HttpParserInvalidURLError, UnicodeDecodeError)
 
 
 class RefusedError(Exception):
-    """A request that the connection refuses; the connection is closed after the response.
+    """A request that the connection rejects; the connection is closed after the response.
 
     Args:
-        status: of the response.
-        sentence: for the client.
-        headers: of the response, besides content type and length.
+        status: status of the response.
+        sentence: message for the client.
+        headers: headers of the response in addition to content type and length.
     """
 
     def __init__(self, status: int, sentence: str, headers: Headers = ()) -> None:
@@ -35,7 +35,7 @@ class RefusedError(Exception):
         return orjson.dumps({"error": str(self)})
 
     def response(self, default_headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-        """Return the whole response; default_headers are those of every response."""
+        """Return the whole response; `default_headers` are added to every response."""
         body = self.body
         headers = (*default_headers, (b"content-type", JSON), (b"content-length", b"%d" % len(body)), *self.headers)
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)
@@ -43,7 +43,7 @@ class RefusedError(Exception):
 
 
 def refusal_of(error: httptools.HttpParserError) -> RefusedError | None:
-    """Return the refusal of bytes that httptools rejects; None if the error is a fault of the server's own callbacks."""
+    """Return the error for bytes that httptools rejects; None if the error comes from the server's own callbacks."""
     cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None
     if isinstance(cause, RefusedError):
         return cause

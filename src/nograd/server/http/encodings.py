@@ -1,7 +1,7 @@
-"""Compressed answers: what a client takes (RFC 9110, 12.5.3), what is worth it, and the compressing. Pure.
+"""Compressed responses: accepted encodings (RFC 9110, 12.5.3), sizes worth compressing, and compression. Pure.
 
-Small answers go out as they are: nearly every client says that it takes gzip, and a row's answer would only be made later.
-So do tensors in binary, whatever is accepted: the bits of floats do not get shorter.
+Small responses are not compressed: nearly every client accepts gzip, but compression only delays the answer of one row. Binary
+tensors are never compressed, because the bits of floats do not get shorter.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 __all__ = ["COMPRESSED_FROM", "Coding", "coding_of", "compressed"]
 
 COMPRESSED_FROM = 32768
-"""Bytes of an answer that is compressed where the client takes it; shorter ones travel as fast as they are."""
+"""Minimum bytes of a compressed response; shorter ones are as fast without compression."""
 
 LEVEL = 1
 """zlib's fastest. JSON of numbers gets 2.2 times shorter with it, 2.4 times with level 6, in three times the CPU."""
@@ -26,13 +26,13 @@ _TEXTS = (b"application/json", b"text/", b"image/svg+xml")
 
 
 class Coding(NamedTuple):
-    """How an answer is sent."""
+    """Encoding of a response."""
 
     name: bytes = b""
-    """gzip or deflate; empty for as it is."""
+    """gzip or deflate; empty: no encoding."""
 
     headers: tuple[tuple[bytes, bytes], ...] = ()
-    """That say so."""
+    """Headers that describe the encoding."""
 
 
 _VARIES = ((b"vary", b"accept-encoding"),)
@@ -40,12 +40,12 @@ _PLAIN, _AS_IT_IS = Coding(), Coding(headers=_VARIES)
 
 
 def coding_of(accepts: bytes | None, kind: bytes, size: int) -> Coding:
-    """Return how an answer is sent.
+    """Return the encoding of a response.
 
     Args:
-        accepts: `Accept-Encoding` of the request; None without.
-        kind: content type of the answer.
-        size: its bytes.
+        accepts: `Accept-Encoding` of the request; None: not sent.
+        kind: content type of the response.
+        size: bytes of the response.
     """
     may_refuse = accepts is not None and b";" in accepts
     if not kind.startswith(_TEXTS) or (size < COMPRESSED_FROM and not may_refuse):
@@ -55,7 +55,7 @@ def coding_of(accepts: bytes | None, kind: bytes, size: int) -> Coding:
     identity = weights.get(b"identity", 0.0 if anything == 0 else None)
     if size < COMPRESSED_FROM and identity != 0:
         return _PLAIN
-    name = max(_WINDOW, key=lambda each: weights.get(each, anything or 0.0))  # gzip where both are as welcome
+    name = max(_WINDOW, key=lambda each: weights.get(each, anything or 0.0))  # prefer gzip if both have the same weight
     weight = weights.get(name, anything or 0.0)
     if weight <= 0 or weight < (identity or 0.0):
         return _AS_IT_IS
@@ -63,7 +63,7 @@ def coding_of(accepts: bytes | None, kind: bytes, size: int) -> Coding:
 
 
 def _weights(accepts: bytes) -> dict[bytes, float]:
-    """Return how welcome each coding is, from 0, not at all, to 1."""
+    """Return the weight of each coding, from 0 (not accepted) to 1."""
     weights: dict[bytes, float] = {}
     for item in accepts.lower().split(b","):
         name, *parameters = [piece.strip() for piece in item.split(b";")]

@@ -11,23 +11,23 @@ from nograd.server.http.early_refusals import RefusedError
 __all__ = ["ChunkOverhead", "check_framing", "head_size", "head_without_upgrade"]
 
 LINE_BYTES = 4
-"""Bytes of a header's line besides name and value: colon, space, CR, LF."""
+"""Bytes of a header line in addition to name and value: colon, space, CR, LF."""
 
 CHUNK_BYTES = 20
-"""Bytes that frame one chunk without extensions, at most: 16 digits, and CR LF twice."""
+"""Maximum bytes that frame one chunk without extensions: 16 digits, and CR LF twice."""
 
 HTTP_1 = ("1.1", "1.0")
 
 
 def head_size(url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> int:
-    """Return the size of a head in bytes, as it came or a few less."""
+    """Return the size of a head in bytes, or slightly less."""
     return len(url) + sum(len(name) + len(value) + LINE_BYTES for name, value in headers)
 
 
 def check_framing(method: bytes, version: str, headers: Sequence[tuple[bytes, bytes]]) -> bool:
-    """Return whether the body comes in chunks.
+    """Return whether the body is chunked.
 
-    llhttp refuses Content-Length together with Transfer-Encoding, two lengths, bare LF and CR, folded headers, and a space
+    llhttp rejects Content-Length together with Transfer-Encoding, two lengths, bare LF and CR, folded headers, and a space
     before a colon.
 
     Raises:
@@ -36,7 +36,7 @@ def check_framing(method: bytes, version: str, headers: Sequence[tuple[bytes, by
     if version not in HTTP_1:
         raise RefusedError(505, f"the request is in HTTP/{version}; send HTTP/1.1")
     if method == b"CONNECT":
-        raise RefusedError(501, "CONNECT is for proxies; this server is none")
+        raise RefusedError(501, "CONNECT is for proxies; this server is not a proxy")
     codings = [value.strip() for name, value in headers if name == b"transfer-encoding"]
     if not codings:
         return False
@@ -55,7 +55,7 @@ def head_without_upgrade(parser: httptools.HttpRequestParser, url: bytes, header
 
 
 class ChunkOverhead:
-    """Bytes of a body in chunks that are neither data nor the plain framing of a chunk: extensions and trailers."""
+    """Counts the bytes of a chunked body that are neither data nor plain framing: extensions and trailers."""
 
     __slots__ = ("_is_begun", "total")
 
@@ -64,7 +64,7 @@ class ChunkOverhead:
         self._is_begun = False
 
     def add(self, size: int) -> None:
-        """Count a piece of the connection; the first one is not counted, because it holds the head, too."""
+        """Count a piece of the connection; the first piece is not counted, because it also contains the head."""
         self.total = max(0, self.total + size) if self._is_begun else 0
         self._is_begun = True
 

@@ -1,4 +1,4 @@
-"""Handlers of the HTTP routes: a request in, a reply out. `routes` says which handler serves which path."""
+"""Handlers of the HTTP routes: each returns the reply to a request. `routes` maps paths to handlers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What all requests of one HTTP front share."""
+    """State shared by all requests of one HTTP front."""
 
     service: InferenceService
     embeddings: Embeddings
@@ -40,12 +40,12 @@ class Site:
 
     watch: ClientWatch
     routes: Sequence[Route]
-    """Routes that this server has; for its OpenAPI document."""
+    """Routes of this server, for its OpenAPI document."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request, as handlers see it."""
+    """One request, for handlers."""
 
     site: Site
     call: Call
@@ -67,7 +67,7 @@ class Request:
         """
         body = await read_body(self.scope, self.receive, self.service.config.max_body_bytes)
         if not isinstance(body, bytes):
-            raise ProtocolError(f"{what} is JSON alone; leave Inference-Header-Content-Length out")
+            raise ProtocolError(f"{what} contains only JSON; omit Inference-Header-Content-Length")
         self.call.bytes_in = len(body)
         return body
 
@@ -126,7 +126,7 @@ async def server_metadata(request: Request) -> Reply:
 
 
 async def server_live(request: Request) -> Reply:
-    """Return 503 if only a restart helps."""
+    """Return 503 if the server must be restarted."""
     trouble = request.service.trouble()
     return json_reply(503, {"live": False, "error": trouble}) if trouble else json_reply(200, {"live": True})
 

@@ -23,10 +23,10 @@ JSON = "application/json"
 OCTETS = "application/octet-stream"
 
 ABOUT = """\
-The Open Inference Protocol, version 2, and what nograd has beside it. Every refusal is JSON: `{"error": "a sentence"}`; below
-/v1, OpenAI's form. What GET answers, HEAD answers without its body. Tensors may also come in binary: the body is then JSON,
-whose length the header Inference-Header-Content-Length gives, and behind it the bytes of each input that has
-`binary_data_size` among its parameters, in order; little-endian, row-major.\
+The Open Inference Protocol, version 2, and extensions of nograd. Every error is JSON: `{"error": "a sentence"}`; below /v1, it
+has OpenAI's form. HEAD returns the response to GET without its body. Tensors may also be binary: the body then contains JSON,
+whose length is in the header Inference-Header-Content-Length, followed by the bytes of each input with the parameter
+`binary_data_size`, in order; little-endian, row-major.\
 """
 
 SECURITY = {
@@ -35,22 +35,22 @@ SECURITY = {
 }
 
 REFUSALS = {
-    400: "what was sent is not what the path or the model takes; the sentence names both",
-    401: "the request has no API key, or one that is not known here",
+    400: "the request does not fit the path or the model; the sentence says how",
+    401: "the request has no API key, or an unknown one",
     403: "the request is from a web page of another site, or for another host",
     404: "there is no such model or version",
-    413: "the body, or the number of rows, is beyond the server's limit",
+    413: "the body or the number of rows exceeds the server's limit",
     500: "the model raised",
-    501: "a content encoding that is not served",
-    503: "the model is not ready, or its queue is full; Retry-After says when to try again",
-    504: "the answer would have come too late",
+    501: "the content encoding is not supported",
+    503: "the model is not ready, or its queue is full; retry after the seconds in Retry-After",
+    504: "the request's timeout passed, or the answer would be too late",
 }
 
 READY = ("health", "healthz", "server_live", "server_ready", "model_ready", "model_ready_version")
-"""Operations that answer 503 with the same body when the answer is no."""
+"""Operations whose negative response is 503 with the same body."""
 
 MAY_BE_EMPTY = ("RepositoryIndexRequest", "Change")
-"""Bodies that may be left out."""
+"""Optional bodies."""
 
 _PLAIN = {"schema": {"type": "string"}}
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
@@ -60,8 +60,8 @@ def document(service: InferenceService, routes: Sequence[Route]) -> dict[str, An
     """Return the description of a server.
 
     Args:
-        service: its models.
-        routes: of the server.
+        service: the service with the models.
+        routes: routes of the server.
     """
     names = list(dict.fromkeys(model.name for model in service.models))
     versions = list(dict.fromkeys(model.version for model in service.models))
@@ -83,7 +83,7 @@ def document(service: InferenceService, routes: Sequence[Route]) -> dict[str, An
 
 
 def _locked(made: dict[str, Any], door: ApiKeyGate) -> dict[str, Any]:
-    """Return the description of a server that wants an API key, with the paths that need none."""
+    """Return the description of a server with API keys, including the paths that need none."""
     for path, operations in made["paths"].items():
         error = "OpenAIError" if path.startswith("/v1/") else "Error"
         for operation in operations.values():
@@ -129,7 +129,7 @@ def _path_parameter(name: str, models: Sequence[str], versions: Sequence[str]) -
 _HEADER_LENGTH = {
     "name": "Inference-Header-Content-Length",
     "in": "header",
-    "description": "Bytes of the JSON at the body's beginning, where tensors follow in binary; 0: the body is the one input.",
+    "description": "Bytes of the JSON at the start of the body, if binary tensors follow; 0: the body is the single input.",
     "schema": {"type": "integer", "minimum": 0},
 }
 
@@ -156,7 +156,7 @@ def _refusal(status: int, error: str) -> dict[str, Any]:
 
 
 def _infer(route: Route, model: ServedModel, index: int) -> dict[str, Any]:
-    """Return the infer call of one model, whose tensors are known."""
+    """Return the infer call of one model, with its tensors."""
     name = f"infer_{_word(model.name)}_{index}"
     made = _operation(route._replace(name=name, summary=f"Run {model.name}", path="/v2"), [], [])
     content = made["requestBody"]["content"][JSON]
@@ -169,7 +169,7 @@ def _infer(route: Route, model: ServedModel, index: int) -> dict[str, Any]:
 
 
 def _embeddings_request(models: Sequence[ServedModel]) -> dict[str, Any]:
-    """Return the schema of a request for embeddings, with the models that give them."""
+    """Return the schema of a request for embeddings, with the names of the models."""
     names = [model.name for model in models if vectors_of(model)]
     if not names:
         return ref("EmbeddingsRequest")

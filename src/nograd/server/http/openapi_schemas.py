@@ -1,4 +1,4 @@
-"""The schemas of `/openapi.json`: what requests and answers are made of. JSON Schema 2020-12, as OpenAPI 3.1 has it."""
+"""The schemas of requests and responses in `/openapi.json`: JSON Schema 2020-12, as in OpenAPI 3.1."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ Schema = dict[str, Any]
 
 HEADERS: Schema = {
     "HeaderLength": {
-        "description": "Bytes of the JSON at the beginning of a binary answer.",
+        "description": "Bytes of the JSON at the start of a binary response.",
         "schema": {"type": "integer", "minimum": 0},
     },
-    "RetryAfter": {"description": "Seconds until it is worth trying again.", "schema": {"type": "integer", "minimum": 1}},
+    "RetryAfter": {"description": "Seconds to wait before a retry.", "schema": {"type": "integer", "minimum": 1}},
 }
 
 STATES = ("READY", "LOADING", "UNLOADING", "UNAVAILABLE")
-"""Of a model in the repository's index."""
+"""States of a model in the repository's index."""
 
 _TEXT: Schema = {"type": "string"}
 _FLAG: Schema = {"type": "boolean"}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
-_SIZES: Schema = {"type": "array", "items": {"type": "integer", "minimum": -1}, "description": "-1 varies; rows come first"}
+_SIZES: Schema = {
+    "type": "array",
+    "items": {"type": "integer", "minimum": -1},
+    "description": "-1: varies; the first dimension is rows",
+}
 
 
 def ref(name: str) -> Schema:
@@ -73,11 +77,11 @@ _STATISTICS: Schema = _object(
 
 _REQUEST: Schema = {
     "id": _or_null(_TEXT),
-    "outputs": {**_or_null(_list(ref("WantedOutput"))), "description": "which outputs, in which order; none: all"},
+    "outputs": {**_or_null(_list(ref("WantedOutput"))), "description": "requested outputs, in order; none: all"},
     "parameters": _parameters(
-        timeout={**_COUNT, "maximum": 2**63 - 1, "description": "microseconds; 0: the server's own"},
-        priority={**_COUNT, "maximum": PRIORITY_LEVELS, "description": f"1 goes first; 0: {DEFAULT_PRIORITY}"},
-        binary_data_output={**_FLAG, "description": "outputs come in binary"},
+        timeout={**_COUNT, "maximum": 2**63 - 1, "description": "microseconds; 0: the server's default"},
+        priority={**_COUNT, "maximum": PRIORITY_LEVELS, "description": f"1 is the highest; 0: {DEFAULT_PRIORITY}"},
+        binary_data_output={**_FLAG, "description": "outputs are binary"},
     ),
 }
 
@@ -85,15 +89,15 @@ _INPUT: Schema = {
     "name": _TEXT,
     "datatype": _DATATYPE,
     "shape": _list(_COUNT),
-    "data": {"type": "array", "items": {}, "description": "row-major: flat, or nested as the shape"},
-    "parameters": _parameters(binary_data_size={**_COUNT, "description": "bytes behind the JSON; there is no data then"}),
+    "data": {"type": "array", "items": {}, "description": "row-major: flat, or nested like the shape"},
+    "parameters": _parameters(binary_data_size={**_COUNT, "description": "bytes after the JSON; there is then no data"}),
 }
 
 SCHEMAS: Schema = {
     "Error": _object(("error",), error=_TEXT),
-    "ServerLive": _object(("live",), live=_FLAG, error={**_TEXT, "description": "why it is not"}),
+    "ServerLive": _object(("live",), live=_FLAG, error={**_TEXT, "description": "why it is not live"}),
     "ServerReady": _object(
-        ("ready", "live"), ready=_FLAG, live=_FLAG, error={**_TEXT, "description": "why only a restart helps"}
+        ("ready", "live"), ready=_FLAG, live=_FLAG, error={**_TEXT, "description": "why a restart is needed"}
     ),
     "ServerMetadata": _object(("name", "version", "extensions"), name=_TEXT, version=_TEXT, extensions=_list(_TEXT)),
     "ModelReady": _object(("name", "ready"), name=_TEXT, ready=_FLAG),
@@ -119,7 +123,7 @@ SCHEMAS: Schema = {
     "InferRequest": _object(("inputs",), inputs=_list(ref("Input"), 1), **_REQUEST),
     "Input": _object(("name", "shape", "datatype"), **_INPUT),
     "WantedOutput": _object(
-        ("name",), name=_TEXT, parameters=_parameters(binary_data={**_FLAG, "description": "this output comes in binary"})
+        ("name",), name=_TEXT, parameters=_parameters(binary_data={**_FLAG, "description": "this output is binary"})
     ),
     "InferAnswer": _object(
         ("model_name", "id", "outputs"), model_name=_TEXT, model_version=_TEXT, id=_TEXT, outputs=_list(ref("Output"))
@@ -130,9 +134,9 @@ SCHEMAS: Schema = {
         shape=_list(_COUNT),
         datatype=_DATATYPE,
         data={"type": "array", "items": {}, "description": "row-major, flat"},
-        parameters=_parameters(binary_data_size={**_COUNT, "description": "bytes behind the JSON; there is no data then"}),
+        parameters=_parameters(binary_data_size={**_COUNT, "description": "bytes after the JSON; there is then no data"}),
     ),
-    "RepositoryIndexRequest": {"type": "object", "properties": {"ready": {**_FLAG, "description": "only what answers"}}},
+    "RepositoryIndexRequest": {"type": "object", "properties": {"ready": {**_FLAG, "description": "only ready models"}}},
     "RepositoryIndex": _list(ref("IndexEntry")),
     "IndexEntry": _object(
         ("name", "version", "state", "reason"),
@@ -151,8 +155,8 @@ SCHEMAS: Schema = {
         model=_TEXT,
         input={"anyOf": [_TEXT, _list(_TEXT, 1)], "description": "a text, or several: one vector each"},
         encoding_format={"type": ["string", "null"], "enum": ["float", "base64", None], "default": "float"},
-        dimensions={**_or_null({"type": "integer"}), "description": "as many as the model gives; nothing is cut"},
-        output={**_or_null(_TEXT), "description": "which output, where the model gives several vectors"},
+        dimensions={**_or_null({"type": "integer"}), "description": "must be the size of the model's vector; it is not cut"},
+        output={**_or_null(_TEXT), "description": "name of the output, if the model returns several vectors"},
         user={"description": "ignored"},
     ),
     "Embeddings": _object(
@@ -192,13 +196,13 @@ def by_inputs(signature: Signature) -> Schema:
 
 
 def by_outputs(specs: Sequence[TensorSpec]) -> Schema:
-    """Return the schema of the answer of a model that gives these tensors."""
+    """Return the schema of the response of a model with these outputs."""
     one = [{**ref("Output"), "properties": _tensor(spec)} for spec in specs]
     return {**ref("InferAnswer"), "properties": {"outputs": _list({"anyOf": one} if one else ref("Output"))}}
 
 
 def _tensor(spec: TensorSpec, sizes: str = "") -> Schema:
-    """Return name, datatype and number of dimensions of one tensor; the description says their sizes."""
+    """Return name, datatype and number of dimensions of one tensor; the description contains the sizes."""
     rank = 1 + len(spec.shape)
     shape = {**_list(_COUNT, rank), "maxItems": rank, "description": f"{spec}; {sizes}" if sizes else str(spec)}
     return {"name": {"const": spec.name}, "datatype": {"const": datatype(spec)}, "shape": shape}

@@ -54,7 +54,7 @@ def infer_reply(answer: bytes | BinaryAnswer) -> Reply:
 
 
 def length_header(answer: BinaryAnswer) -> Headers:
-    """Return the header that says where the binary tensors of a response begin."""
+    """Return the header with the offset of the binary tensors of a response."""
     return ((b"inference-header-content-length", b"%d" % len(answer.json)),)
 
 
@@ -67,22 +67,22 @@ def error_reply(error: Exception, request: str, form: ErrorForm = plain_form) ->
     """Return the response to a request that failed.
 
     Args:
-        error: what was raised.
+        error: the error.
         request: method and path, for the log.
-        form: of the body.
+        form: form of the body.
     """
     reply = json_reply(status_of(error), form(error, describe_error(error, request)))
     return reply._replace(headers=_error_headers(error))
 
 
 def describe_error(error: Exception, request: str) -> str:
-    """Return an error as the client reads it, and log errors of the model and of the server with their traceback.
+    """Return the error message for the client, and log errors of the model and of the server with their traceback.
 
-    Our own errors are complete sentences. Any other error is named by its type only, because its text may hold other clients'
-    data.
+    nograd's errors are complete sentences. Any other error is named only by its type, because its text may contain other
+    clients' data.
 
     Args:
-        error: what was raised.
+        error: the error.
         request: method and path, for the log.
     """
     if isinstance(error, NogradError):
@@ -106,7 +106,7 @@ def _error_headers(error: Exception) -> Headers:
 
 
 async def compress_body(body: bytes, content_type: bytes, accept_encoding: bytes | None) -> tuple[bytes, Headers]:
-    """Return a response's body as it is sent, and the headers that describe its encoding. A thread compresses long bodies."""
+    """Return the encoded body of a response, and the headers of its encoding. A thread compresses long bodies."""
     coding = coding_of(accept_encoding, content_type, len(body))
     if coding.name and len(body) < COMPRESSED_FROM:
         body = compressed(body, coding.name)

@@ -1,9 +1,8 @@
 """The short path from a socket to the batcher and back: plain infer calls without an ASGI scope, cycle or task for each.
 
-Everything else, and whatever is unusual about an infer call (a body in chunks, compressed, or JSON that is long; `Expect`;
-HTTP/1.0; a pipelined request; a client that does not read, that weighs encodings, or wants to know its times), goes uvicorn's
-ordinary way; so does all where traces are sent. Both ways are answered by the same functions, with the same bytes
-(docs/adr/0010).
+All other requests, and unusual infer calls (a chunked or compressed body, long JSON, `Expect`, HTTP/1.0, a pipelined request, a
+client that does not read, accepts other encodings or requests its times), take uvicorn's ordinary path. So do all requests if
+traces are sent. Both paths use the same functions and return the same bytes (docs/adr/0010).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from nograd.errors import NogradError, ProtocolError, UnauthorizedError
 from nograd.server.call import Call
 from nograd.server.http.app import App
-from nograd.server.http.bodies import Room
+from nograd.server.http.bodies import BodyBuffer
 from nograd.server.http.connection import BODY, HEAD, IDLE, Connection
 from nograd.server.http.encodings import COMPRESSED_FROM, coding_of
 from nograd.server.http.replies import JSON, OCTETS, Headers, Reply, compress_body, error_reply, infer_reply, length_header
@@ -41,10 +40,10 @@ if TYPE_CHECKING:
 __all__ = ["ShortPathProtocol"]
 
 LONGEST_BODY = 65536
-"""Bytes of JSON; uvicorn stops reading beyond, until the application asks for more."""
+"""Maximum bytes of JSON; beyond it, uvicorn stops reading until the application requests more."""
 
 OFFSET = b"inference-header-content-length"
-"""A body with tensors in binary: its memory is reserved, and filled as it comes, however long it is."""
+"""Maximum bytes of a body with binary tensors, whose memory is reserved and filled as it arrives."""
 
 UNUSUAL = frozenset((b"expect", b"upgrade", b"transfer-encoding", b"content-encoding", TIMING))
 
@@ -55,12 +54,12 @@ class ShortPathProtocol(Connection):
     """A connection whose infer calls of the server's models take the short path."""
 
     cycle: Any
-    """The newest request's: uvicorn's, or an `_Exchange`."""
+    """Cycle of the newest request: uvicorn's, or an `_Exchange`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         app = self.config.app
-        # What uvicorn would do on the way, and this does not: log accesses, count concurrency, add a prefix to paths.
+        # Unlike uvicorn, this path does not log accesses, count concurrency, or add a prefix to paths.
         is_plain = not any((self.access_log, self.root_path, self.limit_concurrency))
         self._paths = app.infer_paths if isinstance(app, App) and is_plain and app.service.tracing is None else {}
         self._service = app.service if isinstance(app, App) else None
@@ -94,10 +93,10 @@ class ShortPathProtocol(Connection):
             self._is_usual = self._is_usual and self._length is None
             self._length = value
         elif name in LOOKED_AT:
-            self._look_at(name, value)
+            self._note_header(name, value)
 
-    def _look_at(self, name: bytes, value: bytes) -> None:
-        """Note a header that says how an infer call is to be answered, or that it is none of the usual ones."""
+    def _note_header(self, name: bytes, value: bytes) -> None:
+        """Note a header that affects the response to an infer call, or that needs the ordinary path."""
         if name == ACCEPT_ENCODING:
             self._is_usual = self._is_usual and self._accepts is None and b";" not in value
             self._accepts = value
@@ -122,13 +121,13 @@ class ShortPathProtocol(Connection):
                     call.client = self.client[0]
                 self._call = self.cycle = _Exchange(self, find, call, self._accepts, keep_alive=self.parser.should_keep_alive())
                 if self._offset is not None and self._length is not None:
-                    self._call.room = Room(int(self._offset), int(self._length))
+                    self._call.room = BodyBuffer(int(self._offset), int(self._length))
                 self.phase = BODY
                 return
         super().begin_request()
 
     def _options(self) -> RequestOptions | None:
-        """Return the options in the headers; None if one is wrong: the ordinary way answers with the error."""
+        """Return the options in the headers; None if one is invalid: the ordinary path then returns the error."""
         if not self._has_options:
             return NO_OPTIONS
         options = parse_options(self.headers)
@@ -155,7 +154,7 @@ class ShortPathProtocol(Connection):
         )
 
     def _may_enter(self, call: Call) -> bool:
-        """Return whether the request has a valid API key, or needs none; else the ordinary way refuses it."""
+        """Return whether the request has a valid API key or needs none. Otherwise the ordinary path rejects it."""
         try:
             call.enter(self.headers, call.path)
         except UnauthorizedError:
@@ -180,7 +179,7 @@ class ShortPathProtocol(Connection):
         else:
             super().on_message_complete()
 
-    # -- the connection's end
+    # -- end of the connection
 
     def abandon(self) -> None:
         if isinstance(self.cycle, _Exchange):
@@ -208,10 +207,10 @@ class ShortPathProtocol(Connection):
         headers: Headers = (),
         tensors: Sequence[memoryview | bytes] = (),
     ) -> None:
-        """Write the answer of a call, as uvicorn would have; what stands behind its body is not copied."""
+        """Write the response of a call, like uvicorn; binary tensors are not copied."""
         size = len(body) + sum(map(len, tensors))
         said, common = self._said
-        now = self.server_state.default_headers  # another list every second, for the date
+        now = self.server_state.default_headers  # uvicorn replaces the list every second, for the date
         if said is not now:
             common = b"".join([b"%b: %b\r\n" % header for header in now])
             self._said = now, common
@@ -231,7 +230,7 @@ class ShortPathProtocol(Connection):
 
 
 class _Exchange:
-    """One infer call on a connection, in place of uvicorn's cycle: it has what `Connection` reads of that."""
+    """One infer call on a connection, with the attributes of uvicorn's cycle that `Connection` reads."""
 
     __slots__ = (
         "_accept_encoding", "_cancel", "_find", "_protocol", "body", "call", "keep_alive", "response_complete", "room"
@@ -249,8 +248,8 @@ class _Exchange:
         self._cancel: Callable[[], object] | None = None
         self.call = call
         self.body = b""
-        self.room: Room | None = None
-        """For a body with tensors in binary."""
+        self.room: BodyBuffer | None = None
+        """Buffer of a body with binary tensors."""
 
         self.keep_alive = keep_alive
         self.response_complete = False
@@ -263,11 +262,11 @@ class _Exchange:
         try:
             model = self._find()
             body, tail = (self.body, None) if self.room is None else self.room.body()
-        except NogradError as error:  # unloaded while its body arrived
+        except NogradError as error:  # the model was unloaded while the body arrived
             self._done(error)
             return
         cancel = model.submit(call, body, self._done, tail, timeout_s=timeout_s)
-        if not self.response_complete and self._cancel is None:  # an answered exchange does not keep the model
+        if not self.response_complete and self._cancel is None:  # an answered exchange must not keep the model alive
             self._cancel = cancel
 
     def _run(self, work: Coroutine[Any, Any, None]) -> Callable[[], object]:
@@ -276,7 +275,7 @@ class _Exchange:
         async def rest() -> None:
             try:
                 await work
-            except asyncio.CancelledError:  # the client has left; or uvicorn ends, and has waited long enough
+            except asyncio.CancelledError:  # the client has left, or uvicorn stops after its timeout
                 self._protocol.transport.close()
                 raise
 

@@ -1,4 +1,4 @@
-"""The cache in front of one model: by row, before anything is queued; it steps aside while it does not pay."""
+"""The cache of one model: rows are looked up before they are queued. Lookups pause while the cache costs more than it saves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nograd.caching import CacheStatistics, Keys, MemoryCache, decode
 from nograd.caching.flight import SingleFlight
-from nograd.caching.governor import Worth
+from nograd.caching.governor import CacheGovernor
 from nograd.caching.key_units import Texts, Units
 from nograd.core.tensors import Batch
 from nograd.predictors.predictor import Predictor
@@ -18,7 +18,7 @@ from nograd.runtime.callbacks import Cancel, wait_for
 from nograd.server.models.lookup import Lookup, Outputs
 from nograd.server.models.refused_items import RefusedItems
 from nograd.server.protocol.request import DEFAULT_PRIORITY
-from nograd.server.telemetry.statistics import Looked
+from nograd.server.telemetry.statistics import LookupCounts
 
 if TYPE_CHECKING:
     from nograd.batching import Batcher
@@ -37,10 +37,10 @@ MOST_KEYS = 2**13
 
 
 def open_caches(config: ServeConfig) -> SingleFlight | None:
-    """Return the caches of a server; None if its settings turn them off.
+    """Return the caches of a server; None if its settings disable them.
 
     Raises:
-        MissingExtraError: Redis is wanted, and redis-py is not installed.
+        MissingExtraError: Redis is configured, but redis-py is not installed.
         ConfigError: the URL cannot be read.
     """
     if not config.cache_mb:
@@ -54,7 +54,7 @@ def open_caches(config: ServeConfig) -> SingleFlight | None:
 
 
 @dataclass(slots=True)
-class _Counts:
+class _CacheCounts:
     rows: int = 0
     hits: int = 0
     near_hits: int = 0
@@ -68,17 +68,17 @@ class _Counts:
 
 
 class ModelCache:
-    """Answers rows that are known, and has the batcher run the others, each once however many requests want it.
+    """Answers cached rows, and lets the batcher run the others, each once for all requests that need it.
 
-    A text is known by itself, without tokenizing, if its tokenizer has a fingerprint (`fingerprint()`). Any other item is known
-    by the tensors that `preprocess` made of it, because a function may read more than its argument.
+    The key of a text is the text itself, without tokenizing, if its tokenizer has a fingerprint (`fingerprint()`). The key of
+    any other item is the result of `preprocess`, because a function may read more than its argument.
 
     Args:
         predictor: the model.
         flights: the server's caches.
-        batcher: runs what is missing.
+        batcher: runs the missing rows.
         code: prepares texts in threads; None for a model without `preprocess`.
-        clock: returns seconds; the cost of the cache is measured with it.
+        clock: returns seconds, for measuring the cost of the cache.
     """
 
     def __init__(
@@ -95,17 +95,17 @@ class ModelCache:
         self.code = code
         self.clock = clock
         self.refused = RefusedItems(flights.near.statistics().max_bytes)
-        self.counts = _Counts()
+        self.counts = _CacheCounts()
         self._by_text = callable(getattr(predictor.preprocess, "fingerprint", None))
         found = predictor.fingerprint() if self._by_text else predictor.backend.fingerprint()
         self._keys = Keys(found.text)
         self.is_shared = not found.private_because
-        """Whether other processes may have the values."""
+        """Whether other processes may share the values."""
 
         self.is_written = predictor.has_postprocess
-        """Whether outputs may be changed: the user's code gets them; else they are only encoded."""
+        """Whether outputs must be writable, because the user's code receives them; otherwise they are only encoded."""
 
-        self._worth = Worth()
+        self._worth = CacheGovernor()
 
     def takes(self, rows: int) -> bool:
         """Return whether a request should be looked up: not while the cache costs more than it saves, and not if it is long."""
@@ -116,7 +116,7 @@ class ModelCache:
         return False
 
     def knows(self, items: Sequence[Any]) -> bool:
-        """Return whether items are looked up as they came, without `preprocess`: texts, if its fingerprint is known."""
+        """Return whether items are looked up without `preprocess`: texts, if the fingerprint of `preprocess` is known."""
         return self._by_text and all(isinstance(item, str) for item in items)
 
     def units(self, items: Sequence[str] | None, parts: list[Batch]) -> Units | Texts:
@@ -133,7 +133,7 @@ class ModelCache:
         priority: int = DEFAULT_PRIORITY - 1,
         timing: Timing | None = None,
     ) -> list[Batch]:
-        """Return the outputs of a request: of each item, or of each part; arguments and errors as `submit`."""
+        """Return the outputs of a request's items or parts; arguments and errors as for `submit`."""
         return await wait_for(partial(self.submit, items, parts, timeout_s, priority, timing))
 
     def submit(
@@ -146,22 +146,22 @@ class ModelCache:
         done: Outputs,
         units: Units | Texts | None = None,
     ) -> Cancel:
-        """Get the outputs of a request, of each item or of each part, and call back with them.
+        """Get the outputs of a request's items or parts, and call back with them.
 
         Args:
-            items: texts that `knows` accepts; None: the request has parts.
-            parts: of the request; unused if there are items.
-            timeout_s: seconds that the request has.
-            priority: its class, for what has to be run.
-            timing: receives where the time went.
-            done: called once with the outputs or the batcher's error; perhaps before this call returns.
+            items: texts for which `knows` is true; None: the request has parts.
+            parts: parts of the request; not used if there are items.
+            timeout_s: remaining seconds of the request.
+            priority: priority of rows that must run.
+            timing: receives the times of the request.
+            done: called once with the outputs or the batcher's error, possibly before this call returns.
             units: as `units` returns them, if the caller has them already.
 
         Returns:
             A function that cancels the request, after which `done` is not called.
 
         Raises:
-            ItemError: an item was refused a moment ago.
+            ItemError: an item was rejected recently.
         """
         begun = self.clock()
         if units is None:
@@ -180,7 +180,7 @@ class ModelCache:
         return _nothing
 
     def note(self, rows: int, near_hits: int, hits: int, spent_s: float) -> None:
-        """Count looked-up rows, and weigh the seconds of the event loop that they took against those that they saved."""
+        """Count looked-up rows, and compare the event loop's seconds for them with the saved seconds."""
         row_s = self.batcher.seconds_per_row
         counts = self.counts
         counts.rows += rows
@@ -190,7 +190,7 @@ class ModelCache:
         self._worth.note(rows, hits, spent_s, row_s)
 
     def note_request(self, begun: float, looked_s: float | None, timing: Timing | None, rows: int, hits: int) -> None:
-        """Count an answered request: all of it was cached (`looked_s` is None), or the lookup took so many seconds."""
+        """Count an answered request: `looked_s` is None if all rows were cached, otherwise the seconds of the lookup."""
         counts = self.counts
         if looked_s is None:
             counts.hit_requests += 1
@@ -201,13 +201,13 @@ class ModelCache:
         if timing is not None:
             timing.rows, timing.hits = rows, hits
 
-    def looked(self) -> Looked:
-        """Return how many requests were answered from the cache alone, and how many were not."""
+    def looked(self) -> LookupCounts:
+        """Return the numbers of requests with and without a row that had to run."""
         counts = self.counts
-        return Looked(counts.hit_requests, counts.hit_s, counts.miss_requests, counts.miss_s)
+        return LookupCounts(counts.hit_requests, counts.hit_s, counts.miss_requests, counts.miss_s)
 
     def snapshot(self) -> dict[str, Any]:
-        """Return the cache's part of the live page and of the metrics."""
+        """Return the cache's data for the live page and the metrics."""
         counts = self.counts
         near, far = self.flights.statistics()
         return {
@@ -234,4 +234,4 @@ def _far_snapshot(far: CacheStatistics) -> dict[str, Any]:
 
 
 def _nothing() -> None:
-    """Cancel a request that was answered at once."""
+    """Do nothing: the request was answered immediately."""

@@ -16,7 +16,7 @@ Deliver: TypeAlias = Callable[["CodeJob", Any, Exception | None], None]
 
 
 def _unset(_job: CodeJob, _result: Any, _error: Exception | None) -> None:
-    """Deliver nothing; the caller that queues a job sets its own."""
+    """Do nothing; the caller that queues a job sets its own function."""
 
 
 @dataclass(slots=True, eq=False)
@@ -25,19 +25,19 @@ class CodeJob:
 
     work: Callable[[], Any]
     what: str
-    """Names the work, such as `preprocess`."""
+    """Name of the work, such as `preprocess`."""
 
     items: int
-    """Rows that the work is for."""
+    """Number of rows."""
 
     future: asyncio.Future[Any]
-    """For the event loop; a thread only reads whether it is done."""
+    """Result for the event loop; a thread only reads whether it is done."""
 
     deliver: Deliver = field(default=_unset)
     """Called in the thread with the result, or the error."""
 
     begun: float | None = None
-    """When a thread began; None while the job waits."""
+    """Start time in a thread; None while the job waits."""
 
     seconds: float = 0.0
     """Duration of the call, once it has ended."""
@@ -46,14 +46,14 @@ class CodeJob:
     """Identifier of the thread that runs it."""
 
     is_reported: bool = False
-    """Whether the log has it as stuck."""
+    """Whether it was logged as stuck."""
 
 
 class CodeQueue:
-    """Jobs that wait and jobs that run. Jobs that finish a request go before those that begin one.
+    """Waiting and running jobs. Jobs that finish a request have precedence over those that begin one.
 
     Args:
-        clock: seconds.
+        clock: returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -67,7 +67,7 @@ class CodeQueue:
 
     @property
     def items(self) -> int:
-        """Items of the jobs that wait."""
+        """Total items of waiting jobs."""
         return self._items
 
     def put(self, job: CodeJob, *, first: bool) -> bool:
@@ -91,7 +91,7 @@ class CodeQueue:
                     self._items -= job.items
 
     def get(self) -> CodeJob | None:
-        """Return the next job, blocking; None once the queue is closed."""
+        """Wait for the next job and return it; None if the queue is closed."""
         with self._changed:
             while not (self._finishing or self._beginning or self._is_closed):
                 self._changed.wait()
@@ -110,12 +110,12 @@ class CodeQueue:
             self._running.discard(job)
 
     def running(self) -> list[CodeJob]:
-        """Return the jobs that run."""
+        """Return the running jobs."""
         with self._changed:
             return list(self._running)
 
     def close(self) -> list[CodeJob]:
-        """End the threads after the jobs that run; return those that waited."""
+        """End the threads after their running jobs; return the waiting jobs."""
         with self._changed:
             self._is_closed = True
             left = [*self._finishing, *self._beginning]

@@ -1,7 +1,7 @@
 """Threads for work that must not run in the event loop: a model's pre- and postprocessing, and long bodies.
 
-User code may sleep, hang or compute for long. In the event loop it would stop every model and every probe. A model has threads
-and a queue of its own, so that a slow model does not delay another one (docs/adr/0030).
+User code may sleep, hang or compute for long. In the event loop it would stop every model and every probe. Each model has its
+own threads and queue, so that a slow model does not delay another one (docs/adr/0030).
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ REPORT_EVERY_S = 10.0
 
 
 class CodeThreads:
-    """Runs calls that may block, in threads of its own with a bounded queue. For one event loop.
+    """Runs calls that may block in its own threads, with a bounded queue. For one event loop.
 
     Args:
-        name: of the model, for logs and errors.
-        threads: threads; they start with the first call. With one, calls never overlap.
-        max_items: items that may wait; a call beyond that is refused.
+        name: name of the model, for logs and errors.
+        threads: number of threads; they start with the first call. With one thread, calls never overlap.
+        max_items: maximum waiting items; further calls are rejected.
         stuck_after_s: seconds of one call after which its thread counts as stuck, or 20 times the predicted duration if that
             is longer.
         clock: seconds.
@@ -73,20 +73,21 @@ class CodeThreads:
     async def run(
         self, work: Callable[[], Result], what: str, *, timeout_s: float | None, items: int = 1, is_finishing: bool = False
     ) -> Result:
-        """Return what a function returns, called in a thread.
+        """Call a function in a thread, and return its result.
 
         Args:
-            work: may block.
-            what: names the work in errors and logs, such as `preprocess`.
+            work: the function; it may block.
+            what: name of the work in errors and logs, such as `preprocess`.
             timeout_s: seconds for the wait and the call together; None: no limit.
-            items: rows that the work is for; they count in the queue.
-            is_finishing: the work ends a request that the model has computed. It goes first and is never refused.
+            items: number of rows, which count in the queue.
+            is_finishing: whether the work ends a request that the model has computed. Such work runs first and is never
+                rejected.
 
         Raises:
             DeadlineError: the timeout passed.
             OverloadedError: the queue is full.
             UnavailableError: the model was closed.
-            Exception: whatever `work` raised. What is not an `Exception` becomes a ModelError.
+            Exception: any error of `work`. A BaseException that is not an Exception becomes a ModelError.
         """
         job = CodeJob(work, what, items, asyncio.get_running_loop().create_future())
         result: Result = await self._result_of(job, timeout_s, is_finishing=is_finishing)
@@ -95,9 +96,9 @@ class CodeThreads:
     async def run_each(
         self, work: Callable[[Value], Result], values: Sequence[Value], what: str, *, timeout_s: float | None
     ) -> list[Result]:
-        """Return what a function returns for each value; arguments and errors as `run`.
+        """Call a function for each value, and return the results; arguments and errors as for `run`.
 
-        A caller that leaves, or whose time is up, ends the work before the next value.
+        If the caller leaves or its time is up, the work ends before the next value.
         """
         future = asyncio.get_running_loop().create_future()
         job = CodeJob(partial(_results, work, values, future.done), what, len(values), future)
@@ -149,7 +150,7 @@ class CodeThreads:
             event("code_overdue", logging.WARNING, model=self._name, code=job.what, seconds=seconds, stack=stack_of(job.thread))
 
     def _note(self, job: CodeJob) -> None:
-        """Follow the seconds per item; in the event loop."""
+        """Update the mean seconds per item, in the event loop."""
         item_s = job.seconds / max(1, job.items)
         self._item_s += SMOOTHING * (item_s - self._item_s) if self._item_s else item_s
 
@@ -164,18 +165,18 @@ class CodeThreads:
             threading.Thread(target=_serve, args=(self._queue,), name=name, daemon=True).start()
 
     def close(self) -> None:
-        """End each thread after the call that it runs; calls that wait fail."""
+        """End each thread after its running call; waiting calls fail."""
         for job in self._end() or ():
             if not job.future.done():
                 job.future.set_exception(UnavailableError(f"model {self._name!r} was stopped"))
 
     @property
     def waiting_items(self) -> int:
-        """Items that wait for a thread."""
+        """Number of items that wait for a thread."""
         return self._queue.items
 
     def stuck(self) -> list[CodeJob]:
-        """Return the calls that have run for so long that their threads count as stuck; each is logged once."""
+        """Return the calls that count as stuck; each is logged once."""
         now = self._clock()
         found = [job for job in self._queue.running() if now - (job.begun or now) > self._limit_s(job)]
         for job in found:
@@ -189,7 +190,7 @@ class CodeThreads:
         return stuck_after(self._item_s * job.items, self._stuck_after_s, is_first=False)
 
     def trouble(self) -> str:
-        """Return why only a restart helps, in one sentence; empty unless all threads are stuck."""
+        """Return why a restart is needed, in one sentence; empty unless all threads are stuck."""
         found = self.stuck()
         if len(found) < self._num_threads:
             return ""
@@ -198,7 +199,7 @@ class CodeThreads:
         return f"{found[0].what} has run for {seconds:.0f} s and occupies {every}"
 
     def snapshot(self) -> dict[str, Any]:
-        """Return what the live page and the metrics show."""
+        """Return the data for the live page and the metrics."""
         return {
             "threads": self._num_threads,
             "stuck": len(self.stuck()),
@@ -215,7 +216,7 @@ def _serve(queue: CodeQueue) -> None:
         error: Exception | None = None
         try:
             result = job.work()
-        except StopIteration as raised:  # a future cannot hold it
+        except StopIteration as raised:  # a future cannot store it
             error = model_error(job.what, raised)
         except Exception as raised:  # noqa: BLE001  the request gets it
             error = raised
@@ -229,10 +230,10 @@ def _serve(queue: CodeQueue) -> None:
 def _deliver(
     loop: asyncio.AbstractEventLoop, note: weakref.WeakMethod[Callable[[CodeJob], None]], job: CodeJob, result: Any, error: Any
 ) -> None:
-    """Hand a result to the event loop, from a thread."""
+    """Pass a result from a thread to the event loop."""
     try:
         loop.call_soon_threadsafe(_settle, note, job, result, error)
-    except RuntimeError:  # the loop is closed: no caller is left
+    except RuntimeError:  # the loop is closed, so there is no caller
         return
 
 

@@ -1,4 +1,4 @@
-"""Count of the requests that a model has accepted and not yet answered."""
+"""Number of requests that a model has accepted and not yet answered."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["InFlight"]
 class InFlight:
     """Lets a caller wait until the last request has left.
 
-    A batcher counts the requests that it was given. A request that waits for the cache or for the user's code is counted here.
+    The batcher counts its own requests. Requests that wait for the cache or for the user's code are counted here.
     """
 
     __slots__ = ("_count", "_emptied")
@@ -25,7 +25,7 @@ class InFlight:
         self._count += 1
 
     def leave(self) -> None:
-        """Note that one request was answered, or that its client has left."""
+        """Remove one request, which was answered or whose client has left."""
         self._count -= 1
         if not self._count and self._emptied is not None:
             self._emptied.set()

@@ -1,4 +1,4 @@
-"""One infer request at one model: decoded, looked up or run, encoded. No task waits for it; it calls back with the answer."""
+"""One infer request of one model: decoding, lookup or run, encoding. It calls back with the answer; no task waits for it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Write = Callable[[InferRequest, str, str, str, Mapping[str, Array]], Answer]
 """Encodes an answer from the request, the model's name and version, the answer's id, and the requested outputs."""
 
 LONG_ANSWER = 2**16
-"""Elements of an answer in JSON from which a thread encodes it: about 3 ms."""
+"""Minimum elements of a JSON answer that is encoded in a thread: about 3 ms."""
 
 
 class Prepared(NamedTuple):
@@ -57,14 +57,14 @@ class Engine:
     """The parts of a started model that answer its requests.
 
     Args:
-        name: of the model; `version` likewise.
-        inputs: what clients send.
+        name: name of the model; `version` likewise.
+        inputs: signature of the clients' inputs.
         batcher: runs the batches.
-        cache: of the model, if it has one.
-        code: pre- and postprocessing, in `threads`.
-        threads: of the model; they also decode and encode what is long.
-        in_flight: counts the requests that the batcher does not count.
-        timeout_s: of requests without a timeout of their own.
+        cache: cache of the model, if any.
+        code: pre- and postprocessing, which runs in `threads`.
+        threads: threads of the model; they also decode and encode long bodies.
+        in_flight: counts requests outside of the batcher.
+        timeout_s: timeout of requests that set none.
     """
 
     def __init__(  # noqa: PLR0913  one for each model
@@ -132,10 +132,10 @@ class Engine:
         return Prepared(request, None, part, units)
 
     def run(self, call: Call, request: InferRequest, done: Outputs, prepared: Prepared | None = None) -> Cancel:
-        """Look up or run a request's rows, and call back with the outputs of its parts; perhaps before this call returns.
+        """Look up or run a request's rows, and call back with the outputs of its parts, possibly before this call returns.
 
         Raises:
-            NogradError: the request is refused at once.
+            NogradError: the request is rejected immediately.
         """
         timeout_s = request.timeout_s or self.timeout_s
         cache, timing = self.cache, call.timing
@@ -166,14 +166,14 @@ class Engine:
 
 
 class Inference(Generic[Answer]):
-    """One request on its way through an engine.
+    """One request in an engine.
 
     Args:
-        engine: of the model.
-        call: record of the request; gets the request's id and the times.
+        engine: engine of the model.
+        call: record of the request; receives the request's id and the times.
         write: encodes the answer.
-        done: called once with the answer, or the error; perhaps before `start` returns.
-        writes_with_code: whether `write` calls code of the user, which then runs in a thread.
+        done: called once with the answer or the error, possibly before `start` returns.
+        writes_with_code: whether `write` calls the user's code, which then runs in a thread.
     """
 
     __slots__ = (
@@ -207,11 +207,11 @@ class Inference(Generic[Answer]):
         self._request: InferRequest
 
     def start(self, read: Callable[[], InferRequest], nbytes: int) -> Cancel:
-        """Begin with the request that `read` returns.
+        """Start the request that `read` returns.
 
         Args:
             read: decodes the request.
-            nbytes: size of what `read` decodes; a long body is decoded in a thread.
+            nbytes: size of the body for `read`; a long body is decoded in a thread.
 
         Returns:
             A function that cancels the request, after which `done` is not called.
@@ -273,7 +273,7 @@ class Inference(Generic[Answer]):
                 self._cancel = cancel
 
     def _encode(self, outputs: list[Batch] | Exception) -> None:
-        """Encode the answer: at once, or in a thread if it is long or the user's code takes part."""
+        """Encode the answer; in a thread if it is long or needs the user's code."""
         self._has_outputs, self._cancel = True, None
         if isinstance(outputs, Exception):
             self._end(outputs)
@@ -344,10 +344,10 @@ def device_lost(name: str, because: str) -> DeviceLostError:
 
 
 def left_s(call: Call, timeout_s: float) -> float:
-    """Return the rest of a request's time.
+    """Return the remaining seconds of a request.
 
     Raises:
-        DeadlineError: it has passed.
+        DeadlineError: no time is left.
     """
     left = timeout_s - (time.monotonic() - (call.begun or call.received))
     if left <= 0:

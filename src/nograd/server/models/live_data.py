@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["describe_model", "example_request"]
 
 EXAMPLE_ELEMENTS = 1024
-"""Elements of the longest example that is shown: a longer one, such as an image, is not readable."""
+"""Maximum elements of an example that is shown; longer ones, such as images, are not readable."""
 
 LIMITS = ("max_batch_size", "max_wait_ms", "max_queue_rows", "timeout_s")
 
@@ -53,7 +53,7 @@ def describe_model(model: ServedModel) -> dict[str, Any]:
 
 
 def example_request(model: ServedModel) -> dict[str, Any] | None:
-    """Return a body that an infer call takes; None if it would be too long to read."""
+    """Return the body of an example infer call; None if it would be too long to read."""
     if sum(array.size for array in model.example.values()) > EXAMPLE_ELEMENTS:
         return None
     specs = {spec.name: spec for spec in model.inputs.inputs}

@@ -1,7 +1,7 @@
-"""Whether the device still works. Pure: what runs and for how long comes in as values.
+"""Detection of a hanging device. Pure functions of the running batches and their durations.
 
-That the event loop works is proven by any answer at all. A thread that hangs in a run is not seen that way: requests would
-be taken and time out, and only a restart helps. So the liveness probe fails then, and the orchestrator restarts.
+Any response proves that the event loop works, but not that device threads work. If a thread hangs in a run, requests are
+accepted and time out, and only a restart helps. The liveness probe then fails, so that the orchestrator restarts the server.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from nograd.batching import RunningBatch
 __all__ = ["TIMES", "device_stacks", "stack_of", "stuck", "stuck_after"]
 
 PREFIXES = ("nograd-device", "nograd-code")
-"""Names of the threads that can hang begin like this."""
+"""Prefixes of the names of threads that can hang."""
 
 TIMES = 20.0
-"""A run is stuck after so many times the seconds that were predicted: the scale of predictions follows a device that slows
-down, up to this factor (`batching.tracking.SCALE_RANGE`)."""
+"""A run counts as stuck after this multiple of the predicted seconds: predictions follow a slower device up to this factor
+(`batching.tracking.SCALE_RANGE`)."""
 
 FIRST_TIMES = 10.0
-"""How much longer it is waited for while no batch has ended: the first may compile, load kernels or page in weights."""
+"""Factor for the first batch, which may compile, load kernels or page in weights."""
 
 
 def stuck_after(predicted_s: float, least_s: float, *, is_first: bool) -> float:
     """Return the seconds after which a run counts as stuck.
 
     Args:
-        predicted_s: of this run.
-        least_s: whatever was predicted, not before.
-        is_first: no batch has ended yet.
+        predicted_s: predicted seconds of this run.
+        least_s: minimum seconds for any prediction.
+        is_first: whether no batch has ended yet.
     """
     limit = max(least_s, TIMES * predicted_s)
     return limit * FIRST_TIMES if is_first else limit
 
 
 def stuck(running: Sequence[RunningBatch], least_s: float, *, is_first: bool) -> str:
-    """Return what is wrong, in one sentence; empty where nothing is.
+    """Return a description of a stuck batch, in one sentence; empty if there is none.
 
     Args:
-        running: every batch on the device.
+        running: all batches on the device.
         least_s: as for `stuck_after`.
         is_first: as for `stuck_after`.
     """
@@ -55,7 +55,7 @@ def stuck(running: Sequence[RunningBatch], least_s: float, *, is_first: bool) ->
 
 
 def device_stacks() -> str:
-    """Return the stacks of this process' device threads and code threads, for the log."""
+    """Return the stacks of this process's device threads and code threads, for the log."""
     threads = [each for each in threading.enumerate() if each.name.startswith(PREFIXES)]
     stacks = [f"{each.name}:\n{stack}" for each in threads if (stack := stack_of(each.ident or 0))]
     return "\n".join(stacks).rstrip()

@@ -1,4 +1,4 @@
-"""One request that needs rows which the cache in memory does not have: from the lookup to its outputs."""
+"""One request with rows that are not in the memory cache, from the lookup to its outputs."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ Outputs: TypeAlias = Callable[[list[Batch] | Exception], None]
 """Called once with a request's outputs, or the error."""
 
 MIN_LEFT_S = 1e-6
-"""Seconds that the batcher gets for a request whose time is up: it then answers with its own error."""
+"""Additional seconds for the batcher after a request's timeout, so that the batcher reports the error."""
 
 
 class Lookup:
-    """Gets the missing rows from the far cache, from another request that computes them, or from the batcher.
+    """Gets missing rows from the remote cache, from another request that computes them, or from the batcher.
 
     Args:
-        cache: of the model.
-        units: of the request.
-        begun: when the lookup began, on the cache's clock.
-        timeout_s: seconds that the request has from then on.
-        priority: class of the request.
-        timing: receives where the time went.
+        cache: cache of the model.
+        units: units of the request.
+        begun: start of the lookup, on the cache's clock.
+        timeout_s: remaining seconds of the request at that time.
+        priority: priority of the request.
+        timing: receives the times of the request.
         done: called with the outputs.
     """
 
@@ -65,10 +65,10 @@ class Lookup:
         self._missing = self._ran = 0
         self._looked_s = 0.0
         self._outputs: list[Batch] | None = None
-        """Of the whole request, if the batcher ran all of it: they need no decoding."""
+        """Outputs of the whole request, if the batcher ran all of it; they need no decoding."""
 
     def start(self, values: Sequence[bytes | None]) -> Cancel:
-        """Get what is missing among the values of the cache in memory; return a function that cancels it."""
+        """Get the values that the memory cache lacks; return a function that cancels the lookup."""
         cache, units = self._cache, self._units
         self._missing = values.count(None)
         self._looked_s = cache.clock() - self._begun
@@ -84,7 +84,7 @@ class Lookup:
         return self._cancel
 
     def _compute(self, positions: Sequence[int], computed: Callable[[list[bytes] | Exception], None]) -> Cancel:
-        """Have the batcher run some units."""
+        """Let the batcher run some units."""
         left_s = self._left_s()
         if left_s <= 0:
             raise DeadlineError(f"no answer after {self._timeout_s:g} s")
@@ -108,7 +108,7 @@ class Lookup:
         return await self._cache.batcher.run(parts, timeout_s=left_s, priority=self._priority, spent=spent)
 
     def _keep(self, count: int, computed: Callable[[list[bytes] | Exception], None], outputs: list[Batch] | Exception) -> None:
-        """Hand the outputs of so many units to the cache as its values."""
+        """Pass the outputs of the units to the cache."""
         if isinstance(outputs, Exception):
             computed(outputs)
             return
@@ -124,7 +124,7 @@ class Lookup:
     def _finish(self, values: list[bytes] | Exception) -> None:
         """Call back with the outputs, or the error."""
         cache, rows, failed = self._cache, len(self._units.keys), isinstance(values, Exception)
-        saved = 0 if failed else max(0, self._missing - self._ran)  # by the far cache, or by another request's flight
+        saved = 0 if failed else max(0, self._missing - self._ran)  # from the remote cache, or from another request's flight
         self._note(saved)
         if isinstance(values, RefusedItemError):
             self._done(values.as_of(self._units.keys))
@@ -152,11 +152,11 @@ class Lookup:
 
 
 MISS_S = 30e-6
-"""Seconds of the event loop that a request with anything missing costs in addition to its keys and lookups."""
+"""Seconds of the event loop for a request with missing rows, in addition to keys and lookups."""
 
 
 def _fits(units: Units | Texts, position: int, value: bytes) -> bool:
-    """Return whether a value of the far cache holds outputs that the model can return; other programs write there, too."""
+    """Return whether a value of the remote cache can be the model's outputs; other programs may write to it."""
     try:
         return units.fits(position, decode(value))
     except CorruptValueError:

@@ -1,4 +1,4 @@
-"""Items that `preprocess` refused a moment ago: they are refused again without another call."""
+"""Items that `preprocess` rejected recently: they are rejected again without another call."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 __all__ = ["RefusedItemError", "RefusedItems"]
 
 REFUSED_TTL_S = 30.0
-"""Seconds for which an item that could not be prepared is refused without another try."""
+"""Seconds for which an item that could not be prepared is rejected without another call."""
 
 REFUSED_SHARE, REFUSED_BYTES = 100, 64 * 1024
-"""The memory for refused items is the cache's, divided by the first number, and at least the second."""
+"""Memory for rejected items: the cache's divided by the first number, and at least the second number."""
 
 INPUT_ERRORS = (SignatureError, ValueError, TypeError)
-"""Errors of `preprocess` that its item causes; any other may be due to the moment."""
+"""Errors of `preprocess` that depend on the item; other errors may be temporary."""
 
 
 class RefusedItemError(ItemError):
-    """An item that could not be prepared; requests that wait for it together have it at different places."""
+    """An item that could not be prepared. Requests that wait for the same item have it at different positions."""
 
     def __init__(self, reason: str, index: int, key: bytes) -> None:
         super().__init__(reason, index)
@@ -42,7 +42,7 @@ class RefusedItemError(ItemError):
 
 
 class RefusedItems:
-    """Prepares texts, and remembers those that `preprocess` refused.
+    """Prepares texts, and stores those that `preprocess` rejected.
 
     Args:
         cache_bytes: size of the cache for answers.
@@ -51,10 +51,10 @@ class RefusedItems:
     def __init__(self, cache_bytes: int) -> None:
         self._reasons = MemoryCache(max(REFUSED_BYTES, cache_bytes // REFUSED_SHARE), policy="lru", ttl_s=REFUSED_TTL_S)
         self.count = 0
-        """Items that were refused without a call."""
+        """Number of items that were rejected without a call."""
 
     def check(self, keys: Sequence[bytes]) -> None:
-        """Raise ItemError if one of the items was refused a moment ago."""
+        """Raise ItemError if one of the items was rejected recently."""
         for index, reason in enumerate(self._reasons.get_many(keys)):
             if reason is not None:
                 self.count += 1
@@ -63,7 +63,7 @@ class RefusedItems:
     async def prepare(
         self, code: UserCode, texts: Texts, positions: Sequence[int], timeout_s: float, timing: Timing | None
     ) -> list[Batch]:
-        """Return some texts as parts, prepared in a thread.
+        """Prepare some texts in a thread, and return their parts.
 
         Raises:
             RefusedError: `preprocess` raised on one of them.

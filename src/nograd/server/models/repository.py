@@ -1,7 +1,7 @@
 """Loading, reloading and unloading models while the server serves: the repository extension, without HTTP or gRPC.
 
-A reload warms the new models beside the old ones, then changes the table at once, and only then lets the old ones answer what
-they have accepted and go. So no request meets a model that is not ready; both are in memory for a while.
+A reload warms up the new models while the old ones serve, switches the table atomically, and then lets the old ones finish
+their accepted requests. No request reaches a model that is not ready, but both are in memory for some time.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Versions = dict[str, ModelConfig]
 
 
 class Repository:
-    """The models that a server may have, and which of them it has.
+    """The models that a server may load, and those that it has loaded.
 
     Args:
-        table: which models answer.
-        config: of the server.
-        known: the models that are configured, with their names.
-        load: loads one, blocking.
-        made: makes what is served of one that is loaded.
+        table: the serving models.
+        config: settings of the server.
+        known: the configured models, by name.
+        load: loads a model; blocks.
+        made: creates the served model of a loaded one.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Repository:
         self._load = load
         self._made = made
         self._states: dict[str, tuple[str, str]] = {}
-        """Name -> state and reason, where the table does not say it."""
+        """Name -> state and reason of models that are not in the table."""
 
         self._changing = asyncio.Lock()
         self._leaving: set[asyncio.Task[None]] = set()
@@ -61,36 +61,38 @@ class Repository:
                 self.note(model)
 
     def note(self, model: ModelConfig) -> None:
-        """Have a model, which has a name, among those that can be loaded."""
+        """Add a named model to those that can be loaded."""
         self._known.setdefault(model.name, {})[model.version] = model
 
     def require(self) -> None:
-        """Raise UnsupportedError where the extension is off."""
+        """Raise UnsupportedError if the extension is off."""
         if not self._is_on:
             raise UnsupportedError(
-                "models cannot be listed, loaded or unloaded here: the repository extension is off; it is turned on by "
+                "models cannot be listed, loaded or unloaded: the repository extension is off; enable it with "
                 "nograd serve --repository, or --repository-dir FOLDER"
             )
 
     def names(self) -> list[str]:
-        """Return every name that the server has, has had or is configured to have."""
+        """Return the names of all current, former and configured models."""
         return list(dict.fromkeys([*self._table.names(), *self._known, *self._states]))
 
     async def index(self, *, ready: bool = False) -> list[dict[str, str]]:
-        """Return every model that is served or could be, as the protocol's index has them.
+        """Return all models that are served or can be loaded, in the form of the protocol's index.
 
         Args:
-            ready: only those that answer.
+            ready: only ready models.
 
         Raises:
             UnsupportedError: the extension is off.
         """
         self.require()
         loadable = await asyncio.wrap_future(in_own_thread(self._loadable))
-        listed = [each for name in dict.fromkeys([*self._table.names(), *loadable]) for each in self._told(name, loadable)]
+        listed = [
+            each for name in dict.fromkeys([*self._table.names(), *loadable]) for each in self._index_entries(name, loadable)
+        ]
         return [each for each in listed if each["state"] == "READY"] if ready else listed
 
-    def _told(self, name: str, loadable: Mapping[str, Versions]) -> Iterator[dict[str, str]]:
+    def _index_entries(self, name: str, loadable: Mapping[str, Versions]) -> Iterator[dict[str, str]]:
         served = self._table.names().get(name, {})
         state, reason = self._states.get(name, ("UNAVAILABLE", "not loaded"))
         for version in dict.fromkeys([*served, *loadable.get(name, {})]):
@@ -108,13 +110,13 @@ class Repository:
         return {**found, **self._known}
 
     async def load(self, name: str) -> None:
-        """Load all versions of a model, or load them anew; return when they answer.
+        """Load or reload all versions of a model; return when they are ready.
 
         Raises:
             UnsupportedError: the extension is off.
             ModelNotFoundError: there is no such model.
-            ConfigError: it was given by a program, which alone could load it.
-            NogradError: it could not be loaded; what answered before still does.
+            ConfigError: a program passed the model to the server, so only that program can load it.
+            NogradError: it could not be loaded; the earlier versions still serve.
         """
         self.require()
         async with self._changing:
@@ -122,21 +124,21 @@ class Repository:
             loadable = await asyncio.wrap_future(in_own_thread(self._loadable))
             if name not in loadable:
                 if name in self._table.names():
-                    raise ConfigError(f"model {name!r} was handed to the server by a program; only that can load it anew")
+                    raise ConfigError(f"model {name!r} was passed to the server by a program; only that program can reload it")
                 raise ModelNotFoundError(
-                    f"there is no model {name!r} to load; there are: {', '.join(map(repr, loadable)) or 'none'}"
+                    f"there is no model {name!r} to load; models that can be loaded: {', '.join(map(repr, loadable)) or 'none'}"
                 )
             begun, is_reload = time.monotonic(), name in self._table.names()
             self._states[name] = ("LOADING", "")
             try:
-                models = await self._opened(list(loadable[name].values()))
+                models = await self._start_models(list(loadable[name].values()))
             except Exception as error:
-                told = str(error) if isinstance(error, NogradError) else f"{type(error).__name__}: {error}"
-                self._states[name] = ("UNAVAILABLE", f"it could not be loaded: {told}")
+                reason = str(error) if isinstance(error, NogradError) else f"{type(error).__name__}: {error}"
+                self._states[name] = ("UNAVAILABLE", f"it could not be loaded: {reason}")
                 failure(f"load of {name}", error)
                 if isinstance(error, NogradError):
                     raise
-                raise ModelLoadError(f"model {name!r} could not be loaded: {told}") from error
+                raise ModelLoadError(f"model {name!r} could not be loaded: {reason}") from error
             except asyncio.CancelledError:
                 self._states.pop(name, None)
                 raise
@@ -145,15 +147,15 @@ class Repository:
             event("loaded", model=name, versions=[model.version for model in models], reload=is_reload,
                   seconds=round(time.monotonic() - begun, 3))  # fmt: skip
 
-    async def _opened(self, models: Sequence[ModelConfig]) -> list[ServedModel]:
-        """Return models that answer: all of them, or none is kept."""
+    async def _start_models(self, models: Sequence[ModelConfig]) -> list[ServedModel]:
+        """Start models and return them; if one fails, stop all of them."""
         opened: list[ServedModel] = []
         try:
             for model in models:
                 predictor = await asyncio.wrap_future(in_own_thread(lambda model=model: self._load(model)))  # type: ignore[misc]
                 opened.append(self._made(model, predictor))
                 await opened[-1].start()
-            self._require_open()  # the server may have been told to stop meanwhile, and would not know of these
+            self._require_open()  # the server may have begun to stop meanwhile, without knowing these models
         except BaseException:
             for each in opened:
                 await each.leave()
@@ -161,7 +163,7 @@ class Repository:
         return opened
 
     async def unload(self, name: str) -> None:
-        """Let a model answer no more; return when it has answered what it had accepted, and its memory is free.
+        """Unload a model; return when it has finished its accepted requests and its memory is free.
 
         Raises:
             UnsupportedError: the extension is off.
@@ -180,7 +182,7 @@ class Repository:
             event("unloaded", model=name)
 
     def _let_go(self, models: Sequence[ServedModel]) -> asyncio.Task[None]:
-        """Have models that nobody finds any more answer what they have, and leave."""
+        """Let models that were removed from the table finish their requests, and release them."""
 
         async def leave() -> None:
             await asyncio.gather(*(model.leave() for model in models))
@@ -195,7 +197,7 @@ class Repository:
             raise UnavailableError("the server is stopping; it loads no models")
 
     async def stop(self) -> None:
-        """Load nothing any more; return when those that leave have left."""
+        """Stop loading; return when all unloading models have finished."""
         self._is_closed = True
         await asyncio.gather(*self._leaving)
 
@@ -203,7 +205,7 @@ class Repository:
 def bundles_in(folder: Path) -> dict[str, Versions]:
     """Return the bundles in a folder by name and version, as `FOLDER/NAME`, or `FOLDER/NAME/VERSION` with whole numbers.
 
-    A bundle is a folder with a `bundle.json`, or a `.zip`; what else lies there is not looked at. The highest version is last.
+    A bundle is a folder with a `bundle.json`, or a `.zip`; other files are ignored. The highest version is last.
     """
     from nograd.bundle import is_bundle
 

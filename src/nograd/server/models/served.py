@@ -1,4 +1,4 @@
-"""One model and its life: warm, answer, drain. No HTTP here; `http` is a thin front of it."""
+"""One served model: warm-up, answers, draining. HTTP is in `http`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from nograd.server.protocol.triton_config import configuration
 from nograd.server.settings.definition import ServeConfig
 from nograd.server.telemetry.logs import event, failure
 from nograd.server.telemetry.metrics import Metrics, ModelMetrics
-from nograd.server.telemetry.statistics import Looked, describe_totals
+from nograd.server.telemetry.statistics import LookupCounts, describe_totals
 from nograd.server.telemetry.tracing import note_batch
 
 __all__ = ["ServedModel"]
@@ -49,7 +49,7 @@ LONG_TENSORS = 2**18
 
 
 class ServedModel:
-    """One model behind its batcher."""
+    """One served model with its batcher."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class ServedModel:
             stuck_after_s=config.stuck_after_s,
         )
         self._code = UserCode(predictor, self.inputs, self.threads)
-        # without preprocessing the batcher bounds what waits, and a model that runs inline takes longer requests at once
+        # without preprocessing, the batcher limits waiting rows, and an inline model accepts longer requests
         rows = config.max_queue_rows if predictor.has_preprocess else config.max_request_elements
         self.limits = RequestLimits(config.max_request_rows or rows, config.max_request_elements, config.max_text_chars)
         self.takes_texts = any(spec.dtype == TEXT for spec in self.inputs.inputs)
@@ -88,17 +88,17 @@ class ServedModel:
         self.store = metrics.store(name)
         self._is_loss_logged = False
         self._has_opened = False
-        """Whether clients' requests have been accepted; batches of the start are not recorded."""
+        """Whether clients' requests are accepted; batches during the start are not recorded."""
 
         self._flights = flights
         self._engine: Engine | None = None
         self._in_flight = InFlight()
 
-    # -- life
+    # -- start and stop
 
     @property
     def ready(self) -> bool:
-        """True while it answers: warm, not draining, and its device alive."""
+        """True if it answers: warmed up, not draining, and with a working device."""
         return self._engine is not None and self._engine.is_ready
 
     @property
@@ -107,7 +107,7 @@ class ServedModel:
         return self._engine is not None and self._engine.batcher.is_lost
 
     def trouble(self) -> str:
-        """Return why only a restart would help, in one sentence: the device is lost, or hangs; empty where it works."""
+        """Return why a restart is needed, in one sentence: the device is lost or hangs. Empty if it works."""
         if self._engine is None:
             return ""
         batcher = self._engine.batcher
@@ -118,7 +118,7 @@ class ServedModel:
         return f"model {self.name!r}: {wrong}" if wrong else ""
 
     async def start(self) -> None:
-        """Warm the model, measure its cost by batch size, and open."""
+        """Warm up the model, measure its cost by batch size, and open."""
         begun = time.monotonic()
         event(
             "warming",
@@ -140,7 +140,7 @@ class ServedModel:
         )
         if (
             batcher.inline
-        ):  # a second thread gains nothing in so little time, and would spin between runs: 1.7 cores instead of 0.8
+        ):  # a second thread does not help for such short runs, and would spin between them: 1.7 cores instead of 0.8
             self.predictor.backend.limit_threads(1)
         batcher.open()
         cache = None
@@ -160,12 +160,12 @@ class ServedModel:
         event("model_ready", model=self.name, version=self.version, seconds=round(time.monotonic() - begun, 3))
 
     def drain(self) -> None:
-        """Refuse new requests from now on; what was accepted is still answered."""
+        """Reject new requests from now on; accepted requests are still answered."""
         if self._engine is not None:
             self._engine.is_open = False
 
     async def stop(self) -> None:
-        """Answer what was accepted, within the grace, and end."""
+        """Answer accepted requests within the grace period, and stop."""
         self.drain()
         if self._engine is not None:
             until = time.monotonic() + self.config.grace_s
@@ -182,7 +182,7 @@ class ServedModel:
         await asyncio.wrap_future(in_own_thread(self.predictor.close))
 
     def _warm_up(self) -> CostCurve:
-        """Return the cost of a run: known from a bundle, or measured."""
+        """Return the cost of a run, from the bundle or measured."""
         part, known = self._code.parts(self.example)[0], self.predictor.cost
         if known is None:
             return measure_cost(self.predictor, part, self.config.max_batch_size)
@@ -191,13 +191,14 @@ class ServedModel:
 
     @property
     def cache(self) -> ModelCache | None:
-        """The cache of this model, if it is started and has one."""
+        """Cache of this model, if it is started and has one."""
         return None if self._engine is None else self._engine.cache
 
     @property
     def max_batch_size(self) -> int:
-        """Rows in one run, at most: as configured, and no more than the predictor's own curve tells the time of. (A curve over
-        padded tokens sets no limit: rows differ, and longer runs are reckoned at its last seconds per token.)
+        """Maximum rows per run: the configured number, limited by the largest size of the predictor's cost curve.
+
+        A curve over padded tokens sets no limit, because longer runs are extrapolated from its last seconds per token.
         """
         known = self.predictor.cost
         most = known.max_size if known is not None and known.unit == "rows" else self.config.max_batch_size
@@ -208,10 +209,10 @@ class ServedModel:
     async def infer(
         self, call: Call, body: bytes, tail: memoryview | None = None, *, timeout_s: float | None = None
     ) -> bytes | BinaryAnswer:
-        """Return the answer to an infer call's body; arguments as `submit`.
+        """Return the answer to an infer call's body; arguments as for `submit`.
 
         Raises:
-            NogradError: `protocol.status_of` says what each kind means to a client.
+            NogradError: see `protocol.status_of` for the HTTP status of each kind.
         """
         return await wait_for(lambda done: self.submit(call, body, done, tail, timeout_s=timeout_s))
 
@@ -219,10 +220,10 @@ class ServedModel:
         self, call: Call, read: Callable[[], InferRequest], write: Write[Answer], *, nbytes: int = 0,
         writes_with_code: bool = False,
     ) -> Answer:  # fmt: skip
-        """Return the answer to an infer call in any format; arguments as `answer`.
+        """Return the answer to an infer call in any format; arguments as for `answer`.
 
         Raises:
-            NogradError: as `infer`; and whatever `read` and `write` raise.
+            NogradError: as for `infer`, and the errors of `read` and `write`.
         """
         return await wait_for(
             lambda done: self.answer(call, read, write, done, nbytes=nbytes, writes_with_code=writes_with_code)
@@ -237,14 +238,14 @@ class ServedModel:
         *,
         timeout_s: float | None = None,
     ) -> Cancel:
-        """Answer an infer call's body through a callback: JSON, with binary tensors if the request wants them.
+        """Answer an infer call's body through a callback: JSON, with binary tensors if requested.
 
         Args:
             call: record of the request.
             body: JSON; empty for a raw request.
             done: as for `answer`.
             tail: binary tensors after the JSON, if the request has a header with its length.
-            timeout_s: timeout of the client, in seconds; the shorter of it and the body's own applies.
+            timeout_s: timeout of the client, in seconds; the shorter one of this and the body's timeout applies.
 
         Returns:
             A function that cancels the request, after which `done` is not called.
@@ -272,15 +273,15 @@ class ServedModel:
         nbytes: int = 0,
         writes_with_code: bool = False,
     ) -> Cancel:
-        """Answer an infer call in any format through a callback; the way in of every request.
+        """Answer an infer call in any format through a callback; every request enters here.
 
         Args:
-            call: record of the request; gets this model, the request's id and the times.
+            call: record of the request; receives this model, the request's id and the times.
             read: returns the request.
             write: encodes the answer.
-            done: called once in the event loop with the answer, or the error; perhaps before this call returns.
-            nbytes: size of what `read` decodes; a long body is decoded in a thread.
-            writes_with_code: whether `write` calls code of the user, which then runs in a thread.
+            done: called once in the event loop with the answer or the error, possibly before this call returns.
+            nbytes: size of the body for `read`; a long body is decoded in a thread.
+            writes_with_code: whether `write` calls the user's code, which then runs in a thread.
 
         Returns:
             A function that cancels the request, after which `done` is not called.
@@ -296,10 +297,10 @@ class ServedModel:
         """Count one finished request.
 
         Args:
-            status: of the response, 200 or an error's.
-            now: when it was ready, on the monotonic clock.
-            seconds: since the body had arrived.
-            error: if the request failed.
+            status: status of the response.
+            now: time of the response, on the monotonic clock.
+            seconds: seconds since the body had arrived.
+            error: error, if the request failed.
         """
         if isinstance(error, DeviceLostError) and not self._is_loss_logged:
             self._is_loss_logged = True
@@ -309,7 +310,7 @@ class ServedModel:
         else:
             self.store.note_error(now, status, seconds, str(error) if isinstance(error, NogradError) else repr(error))
 
-    # -- being watched
+    # -- monitoring
 
     def metadata(self) -> dict[str, Any]:
         """Return the protocol's model metadata."""
@@ -322,13 +323,13 @@ class ServedModel:
         }
 
     def statistics(self) -> dict[str, Any]:
-        """Return the statistics of this model, as the extension of that name has them."""
-        looked = self.cache.looked() if self.cache is not None else Looked()
+        """Return the statistics of this model, in the form of the statistics extension."""
+        looked = self.cache.looked() if self.cache is not None else LookupCounts()
         found = describe_totals(self.store, looked, time.monotonic(), time.time())
         return {"name": self.name, "version": self.version, **found}
 
     def configuration(self) -> dict[str, Any]:
-        """Return how this model is served, as the extension model_configuration has it."""
+        """Return the configuration of this model, in the form of the model_configuration extension."""
         return configuration(
             self.metadata(),
             self.version,
@@ -341,7 +342,7 @@ class ServedModel:
         )
 
     def example_request(self) -> dict[str, Any] | None:
-        """Return a body that `infer` takes; None if it would be too long to read."""
+        """Return the body of an example call of `infer`; None if it would be too long to read."""
         return example_request(self)
 
     def snapshot(self) -> dict[str, Any]:
@@ -349,13 +350,13 @@ class ServedModel:
         return describe_model(self)
 
     def cache_told(self) -> str:
-        """Return whether answers are kept, in one sentence."""
+        """Return whether answers are cached, in one sentence."""
         if self.cache is not None:
             where = " and in Redis" if self.config.cache_url else ""
-            return f"answers are kept, in {self.config.cache_mb:g} MB of memory{where} (--cache-size 0 keeps none)"
+            return f"answers are cached in {self.config.cache_mb:g} MB of memory{where} (--cache-size 0 disables it)"
         if self._flights is None:
-            return "no answers are kept (--cache-size 0, or cache = false)"
-        return f"no answers are kept: {why_not(self.predictor.signature)}"
+            return "answers are not cached (--cache-size 0, or cache = false)"
+        return f"answers are not cached: {why_not(self.predictor.signature)}"
 
     def refresh_metrics(self) -> None:
         """Update the counts that are computed only when metrics are read."""
@@ -366,21 +367,21 @@ class ServedModel:
 
     @property
     def queue_rows(self) -> int:
-        """Rows that wait now."""
+        """Number of waiting rows."""
         return 0 if self._engine is None else self._engine.batcher.queue_rows
 
     @property
     def busy_s(self) -> float:
-        """Seconds of all runs, on all lanes together."""
+        """Total seconds of all runs on all lanes."""
         return self.store.totals.run.sum
 
     @property
     def backlog_s(self) -> float:
-        """Seconds that what waits now should take."""
+        """Predicted seconds for all waiting rows."""
         return 0.0 if self._engine is None else self._engine.batcher.predicted_wait_s()
 
     def batches(self) -> Statistics:
-        """Return what the batcher did."""
+        """Return the batcher's counts."""
         return Statistics() if self._engine is None else self._engine.batcher.statistics()
 
     def _note_batch(self, record: BatchRecord) -> None:
@@ -393,13 +394,13 @@ class ServedModel:
 
 
 def _nothing() -> None:
-    """Cancel a request that was answered at once."""
+    """Do nothing: the request was answered immediately."""
 
 
 def _body(
     request: InferRequest, name: str, version: str, request_id: str, outputs: Mapping[str, Array]
 ) -> bytes | BinaryAnswer:
-    """Return the body of HTTP's answer."""
+    """Return the body of the HTTP response."""
     binary = request.binary_of(outputs)
     if binary:
         return encode_binary(name, version, request_id, outputs, binary, request.inputs)

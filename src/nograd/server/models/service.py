@@ -1,4 +1,4 @@
-"""All models of one server: found by name, started, drained and stopped. No HTTP here; `http` is a thin front of it."""
+"""All models of one server: lookup by name, start, draining and stop. HTTP is in `http`."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from nograd.server.telemetry.metrics import Metrics
 from nograd.server.telemetry.tracing import open_tracing
 
 if TYPE_CHECKING:
-    from nograd.server.replicas import Peers
+    from nograd.server.replicas import PeerView
 
 __all__ = ["InferenceService"]
 
 EXTENSIONS = ("binary_tensor_data", "statistics", "model_configuration", "schedule_policy")
-"""Of the protocol, as Triton names them: what works, and no more."""
+"""Supported extensions of the protocol, by Triton's names."""
 
 
 class InferenceService:
@@ -42,8 +42,8 @@ class InferenceService:
 
     Args:
         config: of the server.
-        known: models that clients may load, where they may; others than those that are added, too.
-        open_model: loads one of them, blocking.
+        known: models that clients may load if the repository is on, including those that are not added.
+        open_model: loads a model; blocks.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class InferenceService:
     ) -> None:
         self.config = config
         self.metrics = Metrics()
-        self.peers: Peers | None = None
-        """The other processes that answer at this address, where there are several."""
+        self.peers: PeerView | None = None
+        """The other processes at this address, if there are several."""
 
         self.draining = False
         self.drained = asyncio.Event()
@@ -69,18 +69,18 @@ class InferenceService:
         self._log_dropped = dropped_lines()
         self._flights = open_caches(config)
         self._begun = time.monotonic()
-        self.repository = Repository(self._table, config, known, partial(_open_again, open_model, config), self._made)
+        self.repository = Repository(self._table, config, known, partial(_open_again, open_model, config), self._make_model)
 
     def add(self, name: str, predictor: Predictor, version: str = "1") -> ServedModel:
-        """Serve a predictor under a name; it answers after `start`. Of several versions the last one added is the newest.
+        """Serve a predictor under a name, after `start`. The last added version of a name is the newest.
 
         Raises:
-            ConfigError: there is one of this name and version.
+            ConfigError: the name and version exist already.
         """
         return self._add(ModelConfig("a predictor", name, version), predictor)
 
     def add_configured(self, model: ModelConfig, predictor: Predictor) -> ServedModel:
-        """Serve a model with limits of its own; as `add`, but clients may have it loaded anew, where they may at all."""
+        """Serve a configured model with its own limits; like `add`, but clients may reload it if the repository is on."""
         named = replace(model, name=model.name or predictor.name or name_of(model.model))
         served = self._add(named, predictor)
         self.repository.note(named)
@@ -92,30 +92,30 @@ class InferenceService:
                 f"{model.model} is {model.name!r}, version {model.version!r}, as another model is; give it another name or "
                 "version: NAME=MODEL, NAME:VERSION=MODEL"
             )
-        served = self._made(model, predictor)
+        served = self._make_model(model, predictor)
         self._table.add(served)
         return served
 
-    def _made(self, model: ModelConfig, predictor: Predictor) -> ServedModel:
+    def _make_model(self, model: ModelConfig, predictor: Predictor) -> ServedModel:
         flights = self._flights if model.cache else None
         return ServedModel(model.name, predictor, model.settings(self.config), self.metrics, flights, version=model.version)
 
     async def start(self) -> None:
-        """Warm all models and open them, one after the other: each is measured alone."""
+        """Warm up and open all models one after the other, so that each is measured alone."""
         if self.access is not None:
             self.access.open()
         for model in list(self._table):
             await model.start()
 
     def announce_stop(self) -> None:
-        """Turn readiness false; requests are still taken."""
+        """Turn readiness false; requests are still accepted."""
         if not self.draining:
             event("draining", grace_s=self.config.grace_s, lame_duck_s=self.config.lame_duck_s)
         self.draining = True
         self.drained.set()
 
     def drain(self) -> None:
-        """Turn readiness false and refuse new requests; what was accepted is still answered."""
+        """Turn readiness false and reject new requests; accepted requests are still answered."""
         self.announce_stop()
         for model in self._table:
             model.drain()
@@ -129,14 +129,14 @@ class InferenceService:
             await self._flights.close()
 
     def close(self) -> None:
-        """Write the last lines of the access log, send the last spans: behind `stop`, and behind the last answers."""
+        """Write the last lines of the access log and send the last spans, after `stop` and the last answers."""
         if self.access is not None:
             self.access.close()
         if self.tracing is not None:
             self.tracing.close()
 
     def reload_keys(self) -> None:
-        """Read the API keys anew; where they cannot be read, those that there are stay."""
+        """Reload the API keys; if they cannot be read, the current ones stay."""
         try:
             self.door = open_gate(self.config.api_keys_file, self.config.open_without_key, os.environ)
         except ConfigError as error:
@@ -146,7 +146,7 @@ class InferenceService:
 
     @property
     def far_cache_url(self) -> str:
-        """Where answers are kept beside the memory, as it may be shown; empty where nowhere."""
+        """URL of the remote cache, with masked credentials; empty without one."""
         if not self.config.cache_url or self._flights is None:
             return ""
         from nograd.caching.redis import without_password
@@ -154,7 +154,7 @@ class InferenceService:
         return without_password(self.config.cache_url)
 
     def clear_cache(self) -> int:
-        """Forget all answers that are kept in memory; return how many that were. What lies in Redis stays."""
+        """Remove all cached answers from memory; return their number. Redis is not changed."""
         if self._flights is None:
             return 0
         entries = self._flights.near.statistics().entries
@@ -172,7 +172,7 @@ class InferenceService:
         return not self.draining and all(model.ready for model in self._table) and not self.trouble()
 
     def trouble(self) -> str:
-        """Return why only a restart would help, in one sentence; empty where nothing is wrong. The log hears of it once."""
+        """Return why a restart is needed, in one sentence; empty if everything works. It is logged once."""
         troubles = [trouble for model in self._table if (trouble := model.trouble())]
         if bool(troubles) != self._is_troubled:
             self._is_troubled = bool(troubles)
@@ -183,7 +183,7 @@ class InferenceService:
         return "; ".join(troubles)
 
     def model(self, name: str, version: str | None = None) -> ServedModel:
-        """Return the model that answers now: of the version asked for, else the newest that is ready.
+        """Return the model with the requested version; without a version, the newest ready one.
 
         Raises:
             ModelNotFoundError: no model, or no version, of that name is served.
@@ -191,10 +191,10 @@ class InferenceService:
         return self._table.find(name, version)
 
     def is_ready(self, name: str, version: str | None = None) -> bool:
-        """Return whether clients should send this model requests: not once the server is told to stop.
+        """Return whether clients should send requests to this model; false while the server stops.
 
         Raises:
-            ModelNotFoundError: as `model`.
+            ModelNotFoundError: as for `model`.
         """
         return self.model(name, version).ready and not self.draining
 
@@ -211,7 +211,7 @@ class InferenceService:
         """Return the protocol's metadata of a model, with all its versions.
 
         Raises:
-            ModelNotFoundError: as `model`.
+            ModelNotFoundError: as for `model`.
         """
         return {**self.model(name, version).metadata(), "versions": list(self._table.names()[name])}
 
@@ -221,10 +221,10 @@ class InferenceService:
         return {"name": "nograd", "version": __version__, "extensions": extensions}
 
     def statistics(self, name: str = "", version: str | None = None) -> dict[str, Any]:
-        """Return the statistics of a version of a model; of all its versions, where none is given; of all, without a name.
+        """Return the statistics of a version of a model, of all its versions, or without a name of all models.
 
         Raises:
-            ModelNotFoundError: as `model`.
+            ModelNotFoundError: as for `model`.
         """
         models: Sequence[ServedModel] = self.models
         if name:
@@ -233,7 +233,7 @@ class InferenceService:
         return {"model_stats": [model.statistics() for model in models]}
 
     def snapshot(self) -> dict[str, Any]:
-        """Return what the live page shows."""
+        """Return the data of the live page."""
         server: dict[str, Any] = {
             "name": "nograd",
             "version": __version__,
@@ -271,6 +271,6 @@ class InferenceService:
 def _open_again(
     open_model: Callable[[ModelConfig, ServeConfig], Predictor], config: ServeConfig, model: ModelConfig
 ) -> Predictor:
-    """Return a model as a server that starts now would load it: with the code that its files hold now."""
+    """Load a model with the current code of its files, like a new server would."""
     with fresh_imports():
         return open_model(model, config)

@@ -1,4 +1,4 @@
-"""Which models answer under which name and version, and the change of it at once."""
+"""The table of serving models by name and version, with atomic changes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 __all__ = ["Find", "ModelTable"]
 
 Find = Callable[[], "ServedModel"]
-"""Returns the model that answers now; asked anew for every request, and not before its body is there."""
+"""Returns the current model; called for every request after its body has arrived."""
 
 
 class ModelTable:
     """Models by name and version.
 
-    All happens in the event loop's thread: who looks sees a name before or after a change, never between.
+    All changes happen in the event loop's thread, so readers never see a partial change.
     """
 
     def __init__(self) -> None:
         self._names: dict[str, dict[str, ServedModel]] = {}
         self.infer_paths: dict[bytes, Find] = {}
-        """Paths of infer calls, as clients write them; the same in other letters (percent-encoded) is found by `find`."""
+        """Usual paths of infer calls; other spellings (percent-encoded) are resolved by `find`."""
 
     def __iter__(self) -> Iterator[ServedModel]:
         """Yield every version of every model."""
@@ -42,11 +42,11 @@ class ModelTable:
         return self._names
 
     def add(self, model: ServedModel) -> None:
-        """Let a model answer, as the newest version of its name."""
+        """Add a model as the newest version of its name."""
         self.put(model.name, [*self._names.get(model.name, {}).values(), model])
 
     def put(self, name: str, models: Sequence[ServedModel]) -> list[ServedModel]:
-        """Let these be all versions of a name, the newest last; return those that were until now."""
+        """Replace all versions of a name, the newest last; return the earlier ones."""
         old = list(self._names.get(name, {}).values())
         for path in self._paths(name, [None, *(model.version for model in old)]):
             self.infer_paths.pop(path, None)
@@ -60,7 +60,7 @@ class ModelTable:
         return [model for model in old if model not in models]
 
     def find(self, name: str, version: str | None = None) -> ServedModel:
-        """Return a model: of the version asked for, else the newest that is ready, else the newest.
+        """Return a model: the requested version, or without a version the newest ready one, or the newest.
 
         Raises:
             ModelNotFoundError: no model, or no version, of that name is served.

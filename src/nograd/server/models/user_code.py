@@ -24,12 +24,12 @@ Result = TypeVar("Result")
 
 
 class UserCode:
-    """Turns a request's inputs into the model's parts, and the model's outputs into the request's outputs.
+    """Converts a request's inputs to the model's parts, and the model's outputs to the request's outputs.
 
     Args:
-        predictor: has the functions; either may be missing.
-        inputs: what clients send.
-        threads: call the functions.
+        predictor: provides the functions; either may be missing.
+        inputs: signature of the clients' inputs.
+        threads: threads that call the functions.
     """
 
     def __init__(self, predictor: Predictor, inputs: Signature, threads: CodeThreads) -> None:
@@ -37,7 +37,7 @@ class UserCode:
         self._inputs = inputs
         self._threads = threads
         self._fields: AnswerFields | None = None
-        """Of the answers of `postprocess`; its first answer fixes them, at the start."""
+        """Fields of the answers of `postprocess`, fixed by its first answer at the start."""
 
         self.has_preprocess = predictor.has_preprocess
         self.has_postprocess = predictor.has_postprocess
@@ -52,7 +52,7 @@ class UserCode:
         return items
 
     def parts(self, inputs: Mapping[str, Array]) -> list[Batch]:
-        """Return the model's parts for inputs, prepared in the calling thread: for the start."""
+        """Return the model's parts for inputs, prepared in the calling thread; used at the start."""
         if not self.has_preprocess:
             return [self._inputs.check(inputs)]
         return [self._predictor.prepare_item(item, index) for index, item in enumerate(self.items(inputs))]
@@ -62,7 +62,7 @@ class UserCode:
 
         Raises:
             ItemError: `preprocess` raised on an item.
-            NogradError: as `CodeThreads.run`.
+            NogradError: as for `CodeThreads.run`.
         """
         return await self.prepare_by(
             lambda index: self._predictor.prepare_item(items[index], index), range(len(items)), timeout_s, timing
@@ -71,12 +71,12 @@ class UserCode:
     async def prepare_by(
         self, prepare: Callable[[int], Result], positions: Sequence[int], timeout_s: float, timing: Timing | None
     ) -> list[Result]:
-        """Return what a function that calls `preprocess` returns for each position, called in a thread; errors as `prepare`."""
+        """Call a function that uses `preprocess` for each position, in a thread; errors as for `prepare`."""
         call = prepare if timing is None else _timed(prepare, timing)
         return await self._threads.run_each(call, positions, "preprocess", timeout_s=timeout_s)
 
     def outputs(self, parts: Sequence[Batch]) -> Mapping[str, Array]:
-        """Return the outputs of a request's parts as one; postprocessed, if there is a `postprocess`.
+        """Join the outputs of a request's parts; apply `postprocess`, if there is one.
 
         Raises:
             ModelError: `postprocess` raised, or its answers differ in kind.
@@ -90,30 +90,30 @@ class UserCode:
             return self._fields.columns(answers)
         except ModelError:
             raise
-        except BaseException as error:  # postprocess is the user's code, and so are the objects that it returns
+        except BaseException as error:  # postprocess and the objects that it returns are the user's code
             if is_interrupt(error):
                 raise
             raise model_error("postprocess", error) from error
 
 
 def item_of(name: str, predictor: Predictor) -> TensorSpec:
-    """Return what one item is: as declared, or text if the sample's items are strings.
+    """Return the spec of one item: the declared one, or text if the sample's items are strings.
 
     Raises:
-        ConfigError: neither is known.
+        ConfigError: the item is unknown.
     """
     if predictor.item is not None:
         return predictor.item
     if isinstance(predictor.example, str):
         return TensorSpec("text", TEXT)
     raise ConfigError(
-        f"model {name!r} has a preprocess, and nothing says what one item is; "
+        f"model {name!r} has a preprocess, but its items are unknown; "
         "give the Predictor `item=nograd.TensorSpec(name, dtype, shape)`, with dtype 'bytes' for strings"
     )
 
 
 def example_of(predictor: Predictor, specs: Sequence[TensorSpec]) -> Mapping[str, Array]:
-    """Return one row of real input by name, as a client would send it."""
+    """Return one row of example input by name, in the form that a client sends."""
     if not predictor.has_preprocess:
         arrays: Mapping[str, Array] = predictor.example
         return arrays
@@ -137,5 +137,5 @@ def _timed(prepare: Callable[[int], Result], timing: Timing) -> Callable[[int], 
 
 
 def _one_text_a_row(array: Array) -> Array:
-    """Take text `[rows, 1]` as `[rows]`: some clients send strings in a column."""
+    """Convert text `[rows, 1]` to `[rows]`, because some clients send strings as a column."""
     return array.ravel() if array.dtype == object and array.ndim > 1 and array.size == len(array) else array

@@ -1,7 +1,7 @@
-"""The extension binary_tensor_data: tensors as the bytes behind a JSON object. Pure functions; no HTTP, no models.
+"""The extension binary_tensor_data: tensors as bytes after a JSON object. Pure functions without HTTP or models.
 
-Numbers are little-endian, row-major, without padding. BYTES are elements behind their lengths, as uint32. The text: Triton,
-docs/protocol/extension_binary_data.md.
+Numbers are little-endian, row-major, without padding. Each element of BYTES follows its length, a uint32. Specification:
+Triton, docs/protocol/extension_binary_data.md.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from nograd.core.tensors import TEXT, Array, TensorSpec
 from nograd.errors import ModelError, ProtocolError
 from nograd.server.protocol.shapes import count_elements, reshape, shorten
 
-__all__ = ["MOST_DIGITS", "BinaryAnswer", "Tail", "packed", "raw_input", "tail_offset", "tensor", "text"]
+__all__ = ["MOST_DIGITS", "BinaryAnswer", "BinaryTail", "packed", "raw_input", "tail_offset", "tensor", "text"]
 
 LENGTH_BYTES = 4
 """Bytes of the length before each element of BYTES."""
 
 
 MOST_DIGITS = 18
-"""Of a length in a header: no body is longer, and a number of millions of digits takes minutes to read."""
+"""Maximum digits of a length in a header: no body is longer, and parsing millions of digits takes minutes."""
 
 
 class BinaryAnswer(NamedTuple):
-    """The body of an answer whose tensors are, some or all, behind its JSON."""
+    """The body of a response with some or all tensors after its JSON."""
 
     json: bytes
     tensors: tuple[memoryview | bytes, ...]
-    """Each one's bytes, where the model left them: not copied."""
+    """Bytes of each tensor, in the model's memory: not copied."""
 
     @property
     def body(self) -> bytes:
-        """The whole, copied."""
+        """The whole body, as a copy."""
         return b"".join((self.json, *self.tensors))
 
 
-class Tail:
-    """The bytes behind a request's JSON, taken from the front.
+class BinaryTail:
+    """The bytes after a request's JSON, consumed from the start.
 
     Args:
-        data: not copied; numeric tensors are views of it where they lie as numpy needs them.
+        data: the bytes; numeric tensors are views of them if they are aligned.
     """
 
     def __init__(self, data: memoryview) -> None:
@@ -52,23 +52,23 @@ class Tail:
 
     @property
     def left(self) -> int:
-        """Bytes that nobody has taken."""
+        """Number of bytes that are not consumed yet."""
         return len(self._data) - self._taken
 
     def take(self, name: str, size: Any, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
         """Return the next tensor.
 
         Args:
-            name: of the input, for errors.
+            name: name of the input, for errors.
             size: the request's `binary_data_size`.
-            shape: of the tensor.
-            dtype: of the tensor; object is text.
+            shape: shape of the tensor.
+            dtype: dtype of the tensor; object is text.
 
         Raises:
-            ProtocolError: the bytes are not those of such a tensor, or there are too few.
+            ProtocolError: the bytes do not form such a tensor, or are too few.
         """
         if type(size) is not int or size < 0:
-            raise ProtocolError(f"input {name!r} has binary_data_size {shorten(size)}; it is a number of bytes, 0 or more")
+            raise ProtocolError(f"input {name!r} has binary_data_size {shorten(size)}; it must be a number of bytes, 0 or more")
         if size > self.left:
             raise ProtocolError(f"input {name!r} has binary_data_size {size}; the body has {self.left} bytes for it")
         piece = self._data[self._taken : self._taken + size]
@@ -76,13 +76,13 @@ class Tail:
         return tensor(name, piece, shape, dtype)
 
     def require_empty(self) -> None:
-        """Raise ProtocolError where bytes are left."""
+        """Raise ProtocolError if bytes are left."""
         if self.left:
-            raise ProtocolError(f"the body has {self.left} bytes more than its inputs' binary_data_size add up to")
+            raise ProtocolError(f"the body has {self.left} bytes more than the sum of its inputs' binary_data_size")
 
 
 def tensor(name: str, piece: memoryview, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
-    """Return the tensor that bytes are; a view of them where they lie as numpy needs them. Arguments and errors as `take`."""
+    """Return bytes as a tensor, as a view if they are aligned. Arguments and errors as for `take`."""
     count = count_elements(name, shape)
     if dtype.kind == "O":
         values = _texts(name, piece, count)
@@ -95,11 +95,11 @@ def tensor(name: str, piece: memoryview, shape: Sequence[int], dtype: np.dtype[A
 
 
 def _numbers(name: str, piece: memoryview, dtype: np.dtype[Any]) -> Array:
-    """Return a view of the bytes; a copy where they do not lie at a multiple of an element's size."""
+    """Return a view of the bytes, or a copy if they are not aligned to an element's size."""
     if dtype.kind == "b":
         octets = np.frombuffer(piece, np.uint8)
         if octets.size and octets.max() > 1:
-            raise ProtocolError(f"input {name!r} holds a byte {octets.max()}; BOOL is 0 or 1")
+            raise ProtocolError(f"input {name!r} contains the byte {octets.max()}; BOOL is 0 or 1")
         return octets.view(np.bool_)
     values: Array = np.frombuffer(piece, dtype)
     return values if values.flags.aligned else values.copy()
@@ -107,7 +107,7 @@ def _numbers(name: str, piece: memoryview, dtype: np.dtype[Any]) -> Array:
 
 def _texts(name: str, piece: memoryview, count: int) -> Array:
     """Return `count` elements of BYTES as strings."""
-    if count > len(piece) // LENGTH_BYTES:  # before room is made for them
+    if count > len(piece) // LENGTH_BYTES:  # before memory is allocated for them
         raise ProtocolError(f"input {name!r} has {len(piece)} bytes, too few for the lengths of {count} elements of BYTES")
     texts = np.empty(count, dtype=object)
     start = 0
@@ -116,7 +116,7 @@ def _texts(name: str, piece: memoryview, count: int) -> Array:
         size = int.from_bytes(piece[start:end], "little")
         if end > len(piece) or size > len(piece) - end:
             raise ProtocolError(
-                f"input {name!r}: element {index} of BYTES says that it has {size} bytes; {max(0, len(piece) - end)} are left"
+                f"input {name!r}: element {index} of BYTES has the length {size}; {max(0, len(piece) - end)} bytes are left"
             )
         texts[index] = text(name, piece[end : end + size])
         start = end + size
@@ -134,14 +134,14 @@ def text(name: str, octets: memoryview) -> str:
     try:
         return str(octets, "utf-8")
     except UnicodeDecodeError as error:
-        raise ProtocolError(f"input {name!r} holds bytes that are not UTF-8, and the model takes text: {error}") from None
+        raise ProtocolError(f"input {name!r} contains bytes that are not UTF-8, and the model takes text: {error}") from None
 
 
 def raw_input(data: memoryview, inputs: Sequence[TensorSpec]) -> dict[str, Array]:
-    """Return the one input of a raw request: its bytes alone, without JSON; one row.
+    """Return the single input of a raw request, which contains only the bytes of one row.
 
     Raises:
-        ProtocolError: the model takes several inputs, or a shape that a number of bytes does not tell, or other sizes.
+        ProtocolError: the model takes several inputs, the shape cannot be derived from the size, or the size is wrong.
     """
     required = [spec for spec in inputs if spec.default is None] or list(inputs)
     if len(required) != 1:
@@ -154,7 +154,9 @@ def raw_input(data: memoryview, inputs: Sequence[TensorSpec]) -> dict[str, Array
         return {spec.name: row}
     varying = sum(isinstance(size, str) for size in spec.shape)
     if varying > 1 or spec.dtype == TEXT:
-        raise ProtocolError(f"a request without JSON cannot tell the shape of input {spec.name!r}, {spec}; send JSON before it")
+        raise ProtocolError(
+            f"the shape of input {spec.name!r}, {spec}, cannot be derived from a request without JSON; send JSON first"
+        )
     dtype = np.dtype(spec.dtype)
     step = dtype.itemsize * prod(size for size in spec.shape if isinstance(size, int))
     if not data or not step or len(data) % step or (not varying and len(data) != step):
@@ -165,10 +167,10 @@ def raw_input(data: memoryview, inputs: Sequence[TensorSpec]) -> dict[str, Array
 
 
 def packed(name: str, array: Array) -> memoryview | bytes:
-    """Return an output's bytes: numbers as they lie in memory, where that is row-major; text behind lengths.
+    """Return an output's bytes: numbers as in memory if they are row-major; text elements after their lengths.
 
     Raises:
-        ModelError: text that has no UTF-8.
+        ModelError: a text cannot be encoded as UTF-8.
     """
     if array.dtype.kind != "O":
         return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
@@ -177,18 +179,18 @@ def packed(name: str, array: Array) -> memoryview | bytes:
         try:
             octets = value if isinstance(value, bytes) else str(value).encode()
         except UnicodeEncodeError as error:
-            raise ModelError(f"output {name!r} holds text that has no UTF-8: {error}") from None
+            raise ModelError(f"output {name!r} contains text that cannot be encoded as UTF-8: {error}") from None
         pieces += (len(octets).to_bytes(LENGTH_BYTES, "little"), octets)
     return b"".join(pieces)
 
 
 def tail_offset(header: bytes) -> int:
-    """Return where the tensors begin: the value of `Inference-Header-Content-Length`.
+    """Return the offset of the tensors: the value of `Inference-Header-Content-Length`.
 
     Raises:
-        ProtocolError: it is no number of bytes.
+        ProtocolError: it is not a number of bytes.
     """
     if not header.isdigit() or len(header) > MOST_DIGITS:
-        told = header.decode("latin-1")
-        raise ProtocolError(f"Inference-Header-Content-Length is {told!r}; it is the JSON's number of bytes, 0 or more")
+        given = header.decode("latin-1")
+        raise ProtocolError(f"Inference-Header-Content-Length is {given!r}; it must be the JSON's number of bytes, 0 or more")
     return int(header)

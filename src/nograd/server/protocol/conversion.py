@@ -1,4 +1,4 @@
-"""Inputs whose datatype is not the model's but holds the same values: INT32 ids for INT64, FP16 for FP32. Pure, and exact."""
+"""Exact conversion of inputs to the model's datatype: INT32 ids to INT64, FP16 to FP32. Pure."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ WIDER_FLOATS = {
     "bfloat16": frozenset(("float32", "float64")),
     "float32": frozenset(("float64",)),
 }
-"""Floating-point dtypes that hold every value of another."""
+"""Floating-point dtype -> dtypes that represent all of its values."""
 
 
 def can_convert(given: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
-    """Return whether an input of one dtype may be one of the other: two integers, or a float and a wider one.
+    """Return whether one dtype may be converted to the other: two integers, or a float and a wider float.
 
-    Integers that do not fit are found by `convert`. Nothing is rounded, so integers never become floats.
+    `convert` detects integers out of range. Values are never rounded, so integers are not converted to floats.
     """
     if given.kind in "iu" and wanted.kind in "iu":
         return True
@@ -30,15 +30,15 @@ def can_convert(given: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
 
 
 def convert(name: str, values: Array, wanted: np.dtype[Any]) -> Array:
-    """Return an input's values in the model's dtype; the same array if it has that.
+    """Return an input's values in the model's dtype; the same array if it has that dtype.
 
     Args:
-        name: of the input, for errors.
-        values: of a dtype that `can_convert`.
+        name: name of the input, for errors.
+        values: values whose dtype `can_convert` accepts.
         wanted: the model's dtype.
 
     Raises:
-        ProtocolError: an integer is beyond the model's dtype.
+        ProtocolError: an integer is out of range of the model's dtype.
     """
     if values.dtype == wanted:
         return values
@@ -46,5 +46,5 @@ def convert(name: str, values: Array, wanted: np.dtype[Any]) -> Array:
         limits = np.iinfo(wanted)
         for value in (int(values.min()), int(values.max())):
             if not limits.min <= value <= limits.max:
-                raise ProtocolError(f"input {name!r} holds {value}; {wanted.name} goes from {limits.min} to {limits.max}")
+                raise ProtocolError(f"input {name!r} contains {value}; {wanted.name} goes from {limits.min} to {limits.max}")
     return values.astype(wanted)

@@ -49,12 +49,12 @@ def require_datatypes(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec
     """Check that the protocol has a name for every tensor's dtype.
 
     Raises:
-        UnsupportedError: it has none, as complex numbers have none.
+        UnsupportedError: it has none for a dtype, such as complex numbers.
     """
     for what, specs in (("input", inputs), ("output", outputs)):
         for spec in specs:
             if spec.dtype not in _DATATYPES:
-                raise UnsupportedError(f"{what} {spec.name!r} is {spec.dtype}; the protocol knows {', '.join(_DATATYPES)}")
+                raise UnsupportedError(f"{what} {spec.name!r} is {spec.dtype}; the protocol supports {', '.join(_DATATYPES)}")
 
 
 def tensor_metadata(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
@@ -70,22 +70,22 @@ def _names(specs: Sequence[TensorSpec]) -> str:
 
 
 def require_inputs(count: int, inputs: Sequence[TensorSpec]) -> None:
-    """Raise ProtocolError where a request has no inputs."""
+    """Raise ProtocolError if a request has no inputs."""
     if not count:
         raise ProtocolError(f"inputs is empty; the model takes {_names(inputs)}")
 
 
 def spec_of(name: str, kind: str, inputs: Sequence[TensorSpec]) -> TensorSpec:
-    """Return the model's tensor for an input of this name and datatype, or of one that `conversion` converts.
+    """Return the model's spec for an input with this name and datatype, or a convertible one (see `conversion`).
 
     Raises:
-        ProtocolError: there is no such input, or its datatype is another.
+        ProtocolError: the input is unknown, or its datatype differs.
     """
     for spec in inputs:
         if spec.name == name:
             break
     else:
-        raise ProtocolError(f"there is no input {name!r}; the model takes {_names(inputs)}")
+        raise ProtocolError(f"unknown input {name!r}; the model takes {_names(inputs)}")
     if kind not in _DTYPES:
         raise ProtocolError(f"input {name!r} has datatype {kind!r}; datatypes are {', '.join(_DTYPES)}")
     if kind != datatype(spec) and not can_convert(_NUMPY[_DTYPES[kind]], _NUMPY[spec.dtype]):
@@ -99,7 +99,7 @@ def numpy_dtype(kind: str) -> np.dtype[Any]:
 
 
 def convert_input(name: str, values: Array, spec: TensorSpec) -> Array:
-    """Return an input's values in the dtype of the model's tensor; errors as `conversion.convert`."""
+    """Return an input's values in the dtype of the model's tensor; errors as for `conversion.convert`."""
     return convert(name, values, _NUMPY[spec.dtype])
 
 
@@ -107,7 +107,7 @@ def datatype_of(name: str, array: Array) -> str:
     """Return an output's datatype.
 
     Raises:
-        ModelError: the protocol has none for it.
+        ModelError: the protocol has no datatype for it.
     """
     kind = _DATATYPE_OF.get(array.dtype)
     if kind is None:
@@ -116,12 +116,12 @@ def datatype_of(name: str, array: Array) -> str:
 
 
 def require_outputs(wanted: Sequence[str], specs: Sequence[TensorSpec]) -> None:
-    """Check the names of the outputs that a request asks for.
+    """Check the names of requested outputs.
 
     Raises:
-        ProtocolError: there is no output of a name.
+        ProtocolError: an output is unknown.
     """
     known = {spec.name for spec in specs} if wanted else ()
     for name in wanted:
         if name not in known:
-            raise ProtocolError(f"there is no output {name!r}; the model gives {_names(specs)}")
+            raise ProtocolError(f"unknown output {name!r}; the model returns {_names(specs)}")

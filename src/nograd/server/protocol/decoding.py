@@ -1,6 +1,7 @@
-"""The Open Inference Protocol, version 2, over JSON: the body of an infer call to arrays. Pure; no HTTP, no models.
+"""The Open Inference Protocol, version 2, over JSON: from the body of an infer call to arrays. Pure functions without HTTP or
+models.
 
-The texts: kserve/open-inference-protocol, specification/protocol/inference_rest.md and open_inference_rest.yaml.
+Specification: kserve/open-inference-protocol, specification/protocol/inference_rest.md and open_inference_rest.yaml.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from nograd.core.tensors import TEXT, Array, TensorSpec
 from nograd.errors import ProtocolError
-from nograd.server.protocol.binary import Tail, raw_input
+from nograd.server.protocol.binary import BinaryTail, raw_input
 from nograd.server.protocol.datatypes import convert_input, numpy_dtype, require_inputs, spec_of
 from nograd.server.protocol.json_arrays import JsonInput, array_of
 from nograd.server.protocol.long_data import LONG_DATA, hollow, mark, require_short_rest
@@ -27,7 +28,7 @@ __all__ = ["FLOAT32_MAX", "SHORT_BODY", "Decoder", "decode"]
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 SHORT_BODY = 4096
-"""Bytes of a body that may go the short way: a longer one costs more to look through twice."""
+"""Maximum bytes of a body for the fast path; parsing a longer one twice costs more."""
 
 
 class _Output(msgspec.Struct, frozen=True):
@@ -46,7 +47,7 @@ _DECODE = msgspec.json.Decoder(_Request)
 
 
 class _FlatNumbers(msgspec.Struct, frozen=True):
-    """An input whose data is a flat list of numbers: read in the same pass as the rest."""
+    """An input whose data is a flat list of numbers, parsed in one pass with the rest of the body."""
 
     name: str
     shape: tuple[int, ...]
@@ -66,11 +67,11 @@ _DECODE_FLAT = msgspec.json.Decoder(_FlatRequest)
 
 
 class Decoder:
-    """`decode` for one model, with a short way for what clients of most models send: flat lists of a few numbers.
+    """`decode` for one model, with a fast path for the most frequent requests: flat lists of a few numbers.
 
     Args:
         inputs: the tensors that the model takes.
-        limits: of one request.
+        limits: limits of one request.
     """
 
     def __init__(self, inputs: Sequence[TensorSpec], limits: RequestLimits = NO_LIMITS) -> None:
@@ -81,13 +82,13 @@ class Decoder:
         self._is_float32 = len(self._float32) == len(inputs)
 
     def __call__(self, body: bytes, tail: memoryview | None = None) -> InferRequest:
-        """Return the request in an infer call's body; arguments and errors as `decode`."""
+        """Return the request in an infer call's body; arguments and errors as for `decode`."""
         if tail is None and self._is_float32 and len(body) <= SHORT_BODY and (request := self._short(body)) is not None:
             return request
         return decode(body, self._inputs, tail, self._limits)
 
     def _short(self, body: bytes) -> InferRequest | None:
-        """Return the request, or None where anything is unusual: `decode` finds out what."""
+        """Return the request; None if it is unusual, so that `decode` must handle it."""
         try:
             request = _DECODE_FLAT.decode(body)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
@@ -96,7 +97,7 @@ class Decoder:
         for given in request.inputs:
             values, shape = given.data, given.shape
             usual = given.datatype == "FP32" and given.name in self._float32 and not given.parameters
-            # no number is larger than the length of the vector of all, and no size than the number of elements
+            # the norm of all numbers bounds each number, and the number of elements bounds each size
             if (
                 not usual
                 or not hypot(*values) <= FLOAT32_MAX
@@ -118,7 +119,7 @@ class Decoder:
 
 
 def _is_filled(shape: Sequence[int], count: int) -> bool:
-    """Return whether so many elements fill a shape without zeros, in time that does not depend on the sizes."""
+    """Return whether the number of elements fills a shape without zeros, in time that does not depend on the sizes."""
     sizes_fit = len(shape) <= MAX_DIMENSIONS and min(shape, default=1) >= 1 and max(shape, default=1) <= count
     return sizes_fit and prod(shape) == count
 
@@ -129,14 +130,14 @@ def decode(
     """Return the request in an infer call's body.
 
     Args:
-        body: UTF-8 JSON; empty where the tail is a raw request, the bytes of the one input.
+        body: UTF-8 JSON; empty if the tail is a raw request (the bytes of the single input).
         inputs: the tensors that the model takes; datatypes are compared with them, shapes are not.
-        tail: the bytes after the JSON, if the request says that there may be some.
+        tail: the bytes after the JSON, if the request announces them.
         limits: of one request; rows and elements are checked before the data is decoded.
 
     Raises:
-        ProtocolError: the body is not the protocol's, or a datatype is not the model's. Names the tensor and both sides.
-        TooLargeError: an input is beyond a limit.
+        ProtocolError: the body violates the protocol, or a datatype differs from the model's. The message names the tensor.
+        TooLargeError: an input exceeds a limit.
     """
     if tail is not None and not body:
         raw = raw_input(tail, inputs)
@@ -155,7 +156,7 @@ def decode(
         raise ProtocolError(f"the body is not an inference request: {error}") from None
     require_inputs(len(request.inputs), inputs)
     arrays: dict[str, Array] = {}
-    octets = Tail(tail if tail is not None else memoryview(b""))
+    octets = BinaryTail(tail if tail is not None else memoryview(b""))
     for given in request.inputs:
         if given.name in arrays:
             raise ProtocolError(f"input {given.name!r} is given twice")
@@ -175,7 +176,7 @@ def decode(
 
 
 def _filled(given: JsonInput, long: Sequence[bytes]) -> JsonInput:
-    """Return an input of a hollow body with the array that was cut out of it."""
+    """Return an input of a hollow body with its removed array."""
     if long and bytes(memoryview(given.data)[:7]) == mark(0)[:7]:
         for position, array in enumerate(long):
             if bytes(given.data) == mark(position):
@@ -186,5 +187,5 @@ def _filled(given: JsonInput, long: Sequence[bytes]) -> JsonInput:
 def _flag(parameters: Parameters, name: str) -> bool | None:
     flag = parameters.get(name)
     if flag is not None and not isinstance(flag, bool):
-        raise ProtocolError(f"parameters.{name} is {shorten(flag)}; it is true or false")
+        raise ProtocolError(f"parameters.{name} is {shorten(flag)}; it must be true or false")
     return flag

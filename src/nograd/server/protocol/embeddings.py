@@ -1,6 +1,6 @@
-"""OpenAI's embeddings API over models that take text and give a vector: `/v1/embeddings` and `/v1/models`. No HTTP here.
+"""OpenAI's embeddings API for models that take text and return a vector: `/v1/embeddings` and `/v1/models`, without HTTP.
 
-The text: OpenAI's API reference, "Create embeddings". An infer call in other words: same queue, cache, deadlines and counts.
+Specification: OpenAI's API reference, "Create embeddings". Calls use the queue, cache, deadlines and counts of infer calls.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["Embeddings", "error_form", "vectors_of"]
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 USUAL_NAMES = ("embedding", "sentence_embedding", "embeddings")
-"""Of several vectors, the one that is called so, in this order, is the embedding."""
+"""Names of the embedding among several vectors, in order of precedence."""
 
 CODES = {
     401: "invalid_api_key",
@@ -47,11 +47,11 @@ CODES = {
     503: "unavailable",
     504: "deadline_exceeded",
 }
-"""`error.code` by status, where there is no better."""
+"""Status -> default `error.code`."""
 
 
-class _Request(msgspec.Struct, frozen=True):
-    """What a client asks for. `user`, and what is not known, are ignored."""
+class _EmbeddingsRequest(msgspec.Struct, frozen=True):
+    """A request for embeddings. `user` and unknown fields are ignored."""
 
     model: str
     input: str | list[Any]
@@ -60,11 +60,11 @@ class _Request(msgspec.Struct, frozen=True):
     output: str | None = None
 
 
-_DECODE = msgspec.json.Decoder(_Request)
+_DECODE = msgspec.json.Decoder(_EmbeddingsRequest)
 
 
 class _FieldError(ProtocolError):
-    """One field is wrong."""
+    """One field is invalid."""
 
     def __init__(self, message: str, param: str) -> None:
         super().__init__(message)
@@ -72,7 +72,7 @@ class _FieldError(ProtocolError):
 
 
 class _UnknownModelError(ModelNotFoundError):
-    """No model of that name, or none that gives embeddings."""
+    """The model is unknown, or returns no embeddings."""
 
 
 class Embeddings:
@@ -80,7 +80,7 @@ class Embeddings:
 
     Args:
         service: the models.
-        created: when they came to be, in seconds since 1970; None: now.
+        created: creation time of the models, in seconds since 1970; None: now.
     """
 
     def __init__(self, service: InferenceService, created: int | None = None) -> None:
@@ -92,12 +92,12 @@ class Embeddings:
 
         Args:
             call: record of the request.
-            body: of the request.
+            body: body of the request.
             timeout_s: timeout of the client, in seconds, if it sent one.
 
         Raises:
-            ProtocolError: the body is not such a call, or the model gives no embeddings.
-            NogradError: as `ServedModel.infer`.
+            ProtocolError: the body is not a request for embeddings, or the model returns none.
+            NogradError: as for `ServedModel.infer`.
         """
         if len(body) > LONG_DATA:
             request, texts = await asyncio.to_thread(_read_long, body, self._service.max_texts())
@@ -109,20 +109,20 @@ class Embeddings:
         return await model.infer_as(call, read, write, nbytes=len(body), writes_with_code=counts)
 
     def models(self) -> dict[str, Any]:
-        """Return OpenAI's list of models: those that give embeddings."""
+        """Return OpenAI's list of models that return embeddings."""
         names = dict.fromkeys(model.name for model in self._service.models if vectors_of(model))
-        return {"object": "list", "data": [self._told(name) for name in names]}
+        return {"object": "list", "data": [self._describe(name) for name in names]}
 
     def model(self, name: str) -> dict[str, Any]:
         """Return OpenAI's description of a model.
 
         Raises:
-            ModelNotFoundError: there is none of that name, or it gives no embeddings.
+            ModelNotFoundError: the model is unknown, or returns no embeddings.
         """
         model = self._model(name)
         if not vectors_of(model):
             raise _UnknownModelError(_gives_none(model))
-        return self._told(name)
+        return self._describe(name)
 
     def _model(self, name: str) -> ServedModel:
         try:
@@ -130,16 +130,16 @@ class Embeddings:
         except ModelNotFoundError as error:
             raise _UnknownModelError(str(error)) from None
 
-    def _told(self, name: str) -> dict[str, Any]:
+    def _describe(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._created, "owned_by": "nograd"}
 
 
 def error_form(error: Exception, sentence: str) -> dict[str, Any]:
-    """Return an error as OpenAI's clients read it.
+    """Return an error in the form of OpenAI's API.
 
     Args:
-        error: what was raised.
-        sentence: what the client is told of it.
+        error: the error.
+        sentence: message for the client.
     """
     status = status_of(error)
     param, code = None, CODES.get(status)
@@ -152,21 +152,21 @@ def error_form(error: Exception, sentence: str) -> dict[str, Any]:
 
 
 def vectors_of(model: ServedModel) -> list[TensorSpec]:
-    """Return the outputs that are an embedding of one text: floating `[rows, d]`; none where the model takes anything else."""
+    """Return the outputs that can be an embedding of a text: floating `[rows, d]`; none if the model takes other inputs."""
     takes = model.inputs.inputs
     if len(takes) != 1 or takes[0].dtype != TEXT or takes[0].shape:
         return []
     return [spec for spec in model.outputs if spec.dtype in FLOATS and len(spec.shape) == 1 and isinstance(spec.shape[0], int)]
 
 
-def _read(body: bytes) -> _Request:
+def _read(body: bytes) -> _EmbeddingsRequest:
     try:
         return _DECODE.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise ProtocolError(f"the body is not a request for embeddings: {error}") from None
 
 
-def _read_long(body: bytes, max_texts: int) -> tuple[_Request, bytes | None]:
+def _read_long(body: bytes, max_texts: int) -> tuple[_EmbeddingsRequest, bytes | None]:
     """Return a request and the JSON of its texts, if that is long; in a thread.
 
     Raises:
@@ -180,12 +180,12 @@ def _read_long(body: bytes, max_texts: int) -> tuple[_Request, bytes | None]:
     return request, None if position is None else values[position]
 
 
-def _as_infer(request: _Request, long: bytes | None, model: ServedModel, timeout_s: float | None) -> InferRequest:
+def _as_infer(request: _EmbeddingsRequest, long: bytes | None, model: ServedModel, timeout_s: float | None) -> InferRequest:
     output = _output(request, model)
     if request.dimensions not in (None, output.shape[0]):
         raise _FieldError(
-            f"dimensions is {request.dimensions}; model {model.name!r} gives {output.shape[0]}, and nothing "
-            "says that a part of its vector is an embedding, too: leave dimensions out",
+            f"dimensions is {request.dimensions}; the vectors of model {model.name!r} have {output.shape[0]}, and a part of "
+            "them may not be an embedding: omit dimensions",
             "dimensions",
         )
     name = model.inputs.inputs[0].name
@@ -199,8 +199,8 @@ def _as_infer(request: _Request, long: bytes | None, model: ServedModel, timeout
     return InferRequest({name: texts}, (output.name,), timeout_s=timeout_s)
 
 
-def _output(request: _Request, model: ServedModel) -> TensorSpec:
-    """Return which output is the embedding: the one asked for; the only vector; of several the one with a usual name."""
+def _output(request: _EmbeddingsRequest, model: ServedModel) -> TensorSpec:
+    """Return the name of the embedding: the requested output, the only vector, or the one with a usual name."""
     vectors = vectors_of(model)
     if not vectors:
         raise _FieldError(_gives_none(model), "model")
@@ -213,15 +213,15 @@ def _output(request: _Request, model: ServedModel) -> TensorSpec:
     for name in USUAL_NAMES if len(vectors) > 1 else by_name:
         if name in by_name:
             return by_name[name]
-    raise _FieldError(f"model {model.name!r} gives several vectors; say which as output: {allowed}", "output")
+    raise _FieldError(f"model {model.name!r} returns several vectors; choose one with output: {allowed}", "output")
 
 
 def _gives_none(model: ServedModel) -> str:
     takes = ", ".join(f"{spec.name!r} {spec}" for spec in model.inputs.inputs)
     gives = ", ".join(f"{spec.name!r} {spec}" for spec in model.outputs)
     return (
-        f"model {model.name!r} gives no embeddings, for which it must take one text and give a floating [rows, d]: "
-        f"it takes {takes} and gives {gives}; call it by /v2/models"
+        f"model {model.name!r} returns no embeddings: they need one text input and a floating output [rows, d], but "
+        f"it takes {takes} and returns {gives}; call it by /v2/models"
     )
 
 
@@ -232,7 +232,9 @@ def _texts(given: str | Sequence[Any]) -> Array:
         raise _FieldError("input is an empty list; give a text, or a list of texts", "input")
     for index, text in enumerate(texts):
         if isinstance(text, int | list):
-            raise _FieldError("input holds token ids; models here tokenize themselves: send strings", "input")
+            raise _FieldError(
+                "input contains token ids; the models of this server tokenize texts themselves: send strings", "input"
+            )
         if not isinstance(text, str):
             raise _FieldError(f"input[{index}] is {type(text).__name__}; it must be a string", "input")
     array = np.empty(len(texts), dtype=object)
@@ -251,7 +253,7 @@ def _long_texts(name: str, long: bytes, limits: RequestLimits) -> Array:
         raise TooLargeError(f"input: {error}") from None
     except NotTextsError:
         raise _FieldError(
-            "input has values that are not strings; models here tokenize themselves: send strings", "input"
+            "input has values that are not strings; the models of this server tokenize texts themselves: send strings", "input"
         ) from None
     array = np.empty(count, dtype=object)
     array[:] = found
@@ -259,10 +261,16 @@ def _long_texts(name: str, long: bytes, limits: RequestLimits) -> Array:
 
 
 def _write(
-    request: _Request, model: ServedModel, infer: InferRequest, name: str, _version: str, _id: str, outputs: Mapping[str, Array]
+    request: _EmbeddingsRequest,
+    model: ServedModel,
+    infer: InferRequest,
+    name: str,
+    _version: str,
+    _id: str,
+    outputs: Mapping[str, Array],
 ) -> bytes:
     """Return the answer's body; numbers are float32 in both formats."""
-    with np.errstate(over="ignore"):  # of float64: infinity, which is told
+    with np.errstate(over="ignore"):  # an overflow of float64 becomes infinity, which raises below
         vectors = np.ascontiguousarray(outputs[infer.outputs[0]], dtype="<f4")
     if request.encoding_format == "base64":
         listed: Sequence[Any] = [b64encode(vector.tobytes()).decode() for vector in vectors]
@@ -278,13 +286,13 @@ def _write(
 
 
 def _num_tokens(model: ServedModel, texts: Array) -> int:
-    """Return how many tokens the model read; 0 where its `preprocess` does not say (`num_tokens(text)`, as Tokenize has it)."""
+    """Return the number of tokens; 0 if `preprocess` has no method `num_tokens(text)` like Tokenize's."""
     count = getattr(model.predictor.preprocess, "num_tokens", None)
     if not callable(count):
         return 0
     try:
         return sum(int(count(text)) for text in texts)
-    except BaseException as error:  # the user's code
+    except BaseException as error:  # the user's code may raise any error
         if is_interrupt(error):
             raise
         raise model_error("num_tokens", error) from error

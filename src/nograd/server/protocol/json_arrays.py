@@ -10,7 +10,7 @@ import numpy as np
 
 from nograd.core.tensors import Array
 from nograd.errors import ProtocolError, TooLargeError
-from nograd.server.protocol.binary import Tail
+from nograd.server.protocol.binary import BinaryTail
 from nograd.server.protocol.datatypes import numpy_dtype
 from nograd.server.protocol.long_data import LONG_DATA, count_byte, count_lists, decode_numbers
 from nograd.server.protocol.long_texts import NotTextsError, decode_texts
@@ -42,26 +42,26 @@ _LISTS: dict[str, Any] = {"f": list[float], "i": list[int], "u": list[int], "b":
 _WORDS = {"f": "numbers", "i": "integers", "u": "integers", "b": "true and false", "O": "strings"}
 
 
-def array_of(given: JsonInput, dtype: np.dtype[Any], octets: Tail, max_text_chars: int = 2**63) -> Array:
+def array_of(given: JsonInput, dtype: np.dtype[Any], octets: BinaryTail, max_text_chars: int = 2**63) -> Array:
     """Return the data of an input as an array of its shape.
 
     Args:
         given: the input.
-        dtype: of its datatype.
-        octets: tensors in binary, of which the input takes its own.
+        dtype: dtype of its datatype.
+        octets: binary tensors, from which the input takes its own.
         max_text_chars: characters of a text, at most; long data is checked before it is decoded, other data by the caller.
 
     Raises:
-        ProtocolError: the data are not such an array.
+        ProtocolError: the data do not form such an array.
         TooLargeError: a text is too long.
     """
     count, parameters = count_elements(given.name, given.shape), given.parameters or {}
     if parameters.get("binary_data_size") is not None:
         if bytes(given.data):
-            raise ProtocolError(f"input {given.name!r} has data and binary_data_size; it has one of them")
+            raise ProtocolError(f"input {given.name!r} has data and binary_data_size; send one of them")
         return octets.take(given.name, parameters["binary_data_size"], given.shape, dtype)
     if dtype == numpy_dtype("BF16"):
-        raise ProtocolError(f"input {given.name!r} is BF16, which comes in binary only (binary_data_size), not as JSON data")
+        raise ProtocolError(f"input {given.name!r} is BF16, which must be binary (binary_data_size), not JSON data")
     is_long = len(memoryview(given.data)) > LONG_DATA
     if is_long and dtype.kind == "O":
         return reshape(given.name, _long_texts(given, count, dtype, max_text_chars), given.shape)
@@ -88,7 +88,7 @@ def _long_texts(given: JsonInput, count: int, dtype: np.dtype[Any], max_chars: i
 
 
 def _long_values(given: JsonInput, count: int, dtype: np.dtype[Any]) -> Array:
-    """Return the data as a flat array, decoded in slices after its elements were counted."""
+    """Return the data as a flat array. Elements are counted first, then decoded in slices."""
     data = bytes(given.data).strip()
     if data[:1] != b"[" or data[-1:] != b"]":
         return _values(given, dtype)
@@ -104,7 +104,7 @@ def _long_values(given: JsonInput, count: int, dtype: np.dtype[Any]) -> Array:
 
 
 def _values(given: JsonInput, dtype: np.dtype[Any]) -> Array:
-    """Return the data as a flat array; nested lists are flattened where they have the given shape."""
+    """Return the data as a flat array; nested lists are flattened if they have the given shape."""
     try:
         values = _DECODE_LIST[dtype.kind].decode(given.data)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
@@ -116,7 +116,7 @@ def _numbers(given: JsonInput, values: list[Any], dtype: np.dtype[Any]) -> Array
     """Return numbers as an array.
 
     Raises:
-        ProtocolError: one of them is beyond the dtype.
+        ProtocolError: a number is out of range of the dtype.
     """
     try:
         if dtype.itemsize == 8:
@@ -125,13 +125,13 @@ def _numbers(given: JsonInput, values: list[Any], dtype: np.dtype[Any]) -> Array
             return np.array(values, dtype=dtype)
     except FloatingPointError:
         raise ProtocolError(
-            f"input {given.name!r} holds a number beyond {given.datatype}, whose largest is {np.finfo(dtype).max:g}"
+            f"input {given.name!r} contains a number out of range of {given.datatype}, whose maximum is {np.finfo(dtype).max:g}"
         ) from None
     except OverflowError:
         limits = np.iinfo(dtype)
         worst = next(value for value in values if not limits.min <= value <= limits.max)
         raise ProtocolError(
-            f"input {given.name!r} holds {worst}; {given.datatype} goes from {limits.min} to {limits.max}"
+            f"input {given.name!r} contains {worst}; {given.datatype} goes from {limits.min} to {limits.max}"
         ) from None
 
 
@@ -146,7 +146,7 @@ def _nested_values(given: JsonInput, dtype: np.dtype[Any], error: Exception) -> 
         raise ProtocolError(f"input {given.name!r} has no data") from None
     brackets = bytes(given.data).count(b"[")
     if dtype.kind != "O" and brackets > 1 and brackets != count_lists(given.shape):
-        raise ProtocolError(_ragged(given)) from None  # before a list is made for each bracket
+        raise ProtocolError(_ragged(given)) from None  # before a list is created for each bracket
     try:
         nested = msgspec.json.decode(given.data)
         if not isinstance(nested, list) or not any(isinstance(value, list) for value in nested):
@@ -171,7 +171,7 @@ def _not_such_a_list(given: JsonInput, dtype: np.dtype[Any], error: Exception) -
 
 
 class _RaggedError(Exception):
-    """Nested lists do not have the shape they should have."""
+    """Nested lists do not have the announced shape."""
 
 
 def _leaves(nested: list[Any], shape: Sequence[int]) -> Iterator[Any]:

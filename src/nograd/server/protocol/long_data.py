@@ -1,7 +1,7 @@
 """Long JSON bodies, decoded in slices.
 
-A decoder in C holds the GIL for its whole call: 64 MB of numbers would stop the event loop for half a second, whichever thread
-decodes them. So arrays of numbers are cut at commas and decoded piece by piece; between two pieces other threads run.
+A C decoder holds the GIL for its whole call: 64 MB of numbers would stop the event loop for half a second, even in another
+thread. Arrays of numbers are therefore cut at commas and decoded in pieces, so that other threads can run in between.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ __all__ = [
 ]
 
 LONG_DATA = 65536
-"""Bytes of an array from which it is decoded in slices."""
+"""Minimum bytes of an array that is decoded in slices."""
 
 SLICE = 2**18
 """Bytes of one slice: about 2 ms to decode."""
 
 MAX_LISTS = 2**20
-"""Lists in a body without texts, at most: skipping one takes 20 ns."""
+"""Maximum lists in a body without texts: skipping one takes 20 ns."""
 
 MAX_STRINGS = 10_000
-"""Strings in a body without texts, at most: keys and names."""
+"""Maximum strings (keys and names) in a body without texts."""
 
 MAX_REST = 4 * 2**20
 """Bytes of a body without its long arrays, at most: names, shapes and parameters, decoded in one call of about 20 ms."""
@@ -58,8 +58,8 @@ def hollow(body: bytes) -> tuple[bytes, list[bytes]]:
         body: JSON of a request without texts, perhaps malformed; the arrays are for `decode_numbers`.
 
     Raises:
-        TooLargeError: it has too many lists.
-        ProtocolError: it has too many strings to be a request of numbers.
+        TooLargeError: the body has too many lists.
+        ProtocolError: the body has too many strings for a request of numbers.
     """
     if count_byte(body, b"[") > MAX_LISTS:
         raise TooLargeError(f"the body has more than {MAX_LISTS} lists; send flat data, or binary tensors")
@@ -103,7 +103,7 @@ def mark(position: int) -> bytes:
 
 
 def _gaps(body: bytes) -> Iterator[tuple[int, int]]:
-    """Yield begin and end of what is between two strings; begin is after the closing quote."""
+    """Yield begin and end of each gap between two strings; begin is after the closing quote."""
     at = 0
     while True:
         opening = body.find(b'"', at)
@@ -126,7 +126,7 @@ def _is_escaped(body: bytes, quote: int) -> bool:
 
 
 def count_byte(data: bytes, byte: bytes) -> int:
-    """Return how often a byte occurs, counted in slices."""
+    """Return the number of occurrences of a byte, counted in slices."""
     return sum(data.count(byte, at, at + SLICE) for at in range(0, len(data), SLICE))
 
 
@@ -141,13 +141,13 @@ def decode_numbers(
 
     Args:
         data: begins with `[` and ends with `]`.
-        shape: as the client sent it; the lists must nest in it unless they are flat.
+        shape: the client's shape; lists must be flat or nested like it.
         convert: returns the array of one flat JSON list.
-        dtype: of the elements.
-        ragged: returns the error for lists that do not nest in the shape.
+        dtype: dtype of the elements.
+        ragged: returns the error for lists that are not nested like the shape.
 
     Raises:
-        ProtocolError: the lists do not nest in the shape; or whatever `convert` raises.
+        ProtocolError: the lists are not nested like the shape; or an error of `convert`.
     """
     is_nested = data.find(b"[", 1) >= 0
     if is_nested and not nests(data, shape, _WORDS if dtype.kind == "b" else _SCALARS):
@@ -156,13 +156,13 @@ def decode_numbers(
     for piece in _slices(data):
         flat = piece.translate(_SPACES) if is_nested else piece
         pieces.append(convert(b"[" + flat + b"]"))
-        if not len(pieces[-1]):  # nothing before or after a comma
+        if not len(pieces[-1]):  # no element before or after a comma
             raise ragged()
     return np.concatenate(pieces)
 
 
 def _slices(data: bytes) -> Iterator[bytes]:
-    """Yield what is between the outer brackets, cut at commas into slices."""
+    """Yield the content of the outer brackets in slices that are cut at commas."""
     at, end = 1, len(data) - 1
     while end - at > SLICE:
         comma = data.find(b",", at + SLICE, end)
@@ -192,7 +192,7 @@ def nests(data: bytes, shape: Sequence[int], scalars: bytes = b"", leaf: bytes =
 
 
 def count_lists(shape: Sequence[int]) -> int:
-    """Return how many lists nest in data of this shape."""
+    """Return the number of lists in nested data of this shape."""
     found = lists = 1
     for size in shape[:-1]:
         lists *= size

@@ -1,4 +1,4 @@
-"""How much one request may hold, checked before anything is computed or made in proportion to it. Pure."""
+"""Size limits of one request, checked before work or memory in proportion to its size. Pure."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ __all__ = ["NO_LIMITS", "RequestLimits"]
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """Limits of one request; each names its setting when it refuses."""
+    """Limits of one request; errors name the setting."""
 
     rows: int
-    """Rows of each input."""
+    """Maximum rows of each input."""
 
     elements: int
-    """Elements of each input: numbers, or texts."""
+    """Maximum elements of each input: numbers or texts."""
 
     text_chars: int
-    """Characters of each text."""
+    """Maximum characters of each text."""
 
     def check_shape(self, name: str, shape: Sequence[int]) -> None:
-        """Check an input by the shape that the client names, before its data is read.
+        """Check the shape of an input before its data is read.
 
         Raises:
-            TooLargeError: it has too many rows or elements.
-            ProtocolError: as `count_elements`.
+            TooLargeError: the input has too many rows or elements.
+            ProtocolError: as for `count_elements`.
         """
         elements = count_elements(name, shape)
         if not elements:
@@ -39,7 +39,7 @@ class RequestLimits:
         if shape and shape[0] > self.rows:
             raise TooLargeError(
                 f"input {name!r} has {shape[0]} rows; a request may have at most {self.rows} (max_request_rows): "
-                "send fewer at a time"
+                "send fewer rows per request"
             )
         if elements > self.elements:
             raise TooLargeError(
@@ -56,7 +56,7 @@ class RequestLimits:
         return found
 
     def check_texts(self, name: str, array: Array) -> None:
-        """Check the texts of an input; numbers are passed over.
+        """Check the texts of an input; numbers are ignored.
 
         Raises:
             TooLargeError: a text is too long.
@@ -72,4 +72,4 @@ class RequestLimits:
 
 
 NO_LIMITS = RequestLimits(2**63, 2**63, 2**63)
-"""For callers that check by themselves."""
+"""No limits, for callers with their own checks."""

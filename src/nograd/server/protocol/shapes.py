@@ -1,4 +1,4 @@
-"""Shapes that requests name, checked in linear time before anything is computed with them."""
+"""Shapes in requests, checked in linear time before they are used."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from nograd.errors import ProtocolError
 __all__ = ["MAX_DIMENSIONS", "MAX_SIZE", "count_elements", "reshape", "shorten"]
 
 MAX_DIMENSIONS = 64
-"""Dimensions of an array, at most; numpy has no more."""
+"""Maximum dimensions of an array, which is numpy's limit."""
 
 MAX_SIZE = 2**63 - 1
-"""Size of one dimension, at most."""
+"""Maximum size of one dimension."""
 
 SHOWN = 80
-"""Characters of a client's value that an error repeats."""
+"""Maximum characters of a client's value in an error."""
 
 
 def count_elements(name: str, shape: Sequence[int]) -> int:
     """Return the number of elements of an input's shape.
 
     Args:
-        name: of the input, for errors.
-        shape: as the client sent it, of any length and with numbers of any size.
+        name: name of the input, for errors.
+        shape: the client's shape, of any length and with numbers of any size.
 
     Raises:
-        ProtocolError: it has too many dimensions, or a size is negative or too large.
+        ProtocolError: the shape has too many dimensions, or a size is negative or too large.
     """
     if len(shape) > MAX_DIMENSIONS:
         raise ProtocolError(f"input {name!r} has a shape of {len(shape)} dimensions; at most {MAX_DIMENSIONS} are allowed")
@@ -42,10 +42,10 @@ def count_elements(name: str, shape: Sequence[int]) -> int:
 
 
 def reshape(name: str, values: Array, shape: Sequence[int]) -> Array:
-    """Return the elements of an input in its shape, whose number has been compared.
+    """Return the elements of an input in its shape; their number was checked before.
 
     Raises:
-        ProtocolError: no array can have this shape, because it has no elements and a size that is too large.
+        ProtocolError: no array can have this shape: it has no elements and a size that is too large.
     """
     try:
         return values.reshape(shape)
@@ -54,7 +54,7 @@ def reshape(name: str, values: Array, shape: Sequence[int]) -> Array:
 
 
 def shorten(value: Any) -> str:
-    """Return a client's value as an error shows it: its `repr`, cut after 80 characters.
+    """Return a client's value for an error: its `repr`, truncated to 80 characters.
 
     >>> shorten(10**100)
     '10000000000000000000000000000000000000000000000000000000000000000000000000000000...'

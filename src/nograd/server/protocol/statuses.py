@@ -32,7 +32,7 @@ _STATUS: tuple[tuple[type[NogradError], int], ...] = (
     (DeadlineError, 504),
     (ModelError, 500),
 )
-"""The one table of errors and HTTP codes; any other NogradError is the caller's: 400."""
+"""HTTP statuses of errors; any other NogradError is a client error: 400."""
 
 
 def status_of(error: Exception) -> int:

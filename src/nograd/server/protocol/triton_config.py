@@ -1,6 +1,6 @@
-"""The extension model_configuration: how a model is served, in the JSON form of Triton's ModelConfig. Pure.
+"""The extension model_configuration: a model's settings in the JSON form of Triton's ModelConfig. Pure.
 
-The texts: Triton, docs/protocol/extension_model_configuration.md; triton-inference-server/common, model_config.proto.
+Specification: Triton, docs/protocol/extension_model_configuration.md; triton-inference-server/common, model_config.proto.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def configuration(
     """Return a model's configuration.
 
     Args:
-        metadata: of the protocol; its name and platform are taken.
-        version: that is served.
-        inputs: that clients send.
-        outputs: that they get.
-        backend: what runs it.
-        max_batch_size: rows in one run, at most; a longer request is cut.
-        limits: of the server.
-        is_cached: whether answers are kept.
+        metadata: the protocol's metadata of the model; name and platform are used.
+        version: the served version.
+        inputs: the clients' inputs.
+        outputs: the model's outputs.
+        backend: backend of the model.
+        max_batch_size: maximum rows per run; a longer request runs in parts.
+        limits: limits of the server.
+        is_cached: whether answers are cached.
     """
     signature = backend.signature
     found: dict[str, Any] = {
@@ -65,7 +65,7 @@ def configuration(
 
 
 def _independence(signature: Signature) -> dict[str, Any]:
-    """Return the measured influence of the rows of a batch on each other, for the map of parameters: names to texts."""
+    """Return the measured influence of a batch's rows on each other, as entries of the parameters."""
     found = signature.independence
     if found is None:
         return {"independence": {"string_value": "not measured"}}
@@ -75,7 +75,7 @@ def _independence(signature: Signature) -> dict[str, Any]:
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:
-    """Return a tensor without its rows."""
+    """Return the configuration of a tensor, without the row dimension."""
     kind = datatype(spec)
     return {
         "name": spec.name,

@@ -18,10 +18,10 @@ from nograd.server.telemetry.logs import event
 __all__ = ["ALWAYS_OPEN", "AREA_PATHS", "VARIABLE", "ApiKeyGate", "ApiKeys", "open_gate", "parse_keys"]
 
 VARIABLE = "NOGRAD_API_KEYS"
-"""Environment variable with keys, separated by commas or line ends."""
+"""Environment variable with keys, separated by commas or newlines."""
 
 ALWAYS_OPEN = frozenset(("/health", "/healthz", "/v2/health/live", "/v2/health/ready", "/"))
-"""Paths without a key: health probes, and the live page, which asks for a key itself."""
+"""Paths without a key: health probes, and the live page, which prompts for a key itself."""
 
 PAGE_FILES = "/page/"
 
@@ -103,15 +103,15 @@ class ApiKeyGate:
         """
         if self._keys is None or not self.needs_key(path):
             return None
-        given = _given(headers)
+        given = _keys_of(headers)
         for key in given:
             if (name := self._keys.name_of(key)) is not None:
                 return name
-        wrong = "this API key is not known here" if given else "this server needs an API key"
+        wrong = "this API key is unknown" if given else "this server needs an API key"
         raise UnauthorizedError(f"{wrong}; {HOW}")
 
 
-def _given(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+def _keys_of(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
     """Return the keys in a request's headers."""
     found: list[bytes] = []
     for name, value in headers:
@@ -144,7 +144,7 @@ def open_gate(file: str, open_areas: str, environment: Mapping[str, str]) -> Api
     """
     listed = environment.get(VARIABLE)
     if listed is not None and not listed.strip():
-        raise ConfigError(f"{VARIABLE} is empty; it must hold a key, such as NAME: KEY; unset it to serve without keys")
+        raise ConfigError(f"{VARIABLE} is empty; it must contain a key, such as NAME: KEY; unset it to serve without keys")
     areas = [word.strip() for word in open_areas.split(",") if word.strip()]
     if not file and listed is None:
         return ApiKeyGate(None, areas)
@@ -188,10 +188,12 @@ def parse_keys(text: str, source: str) -> dict[str, str]:
         named = _NAMED.fullmatch(said)
         name, key = named.groups() if named else (f"key-{number}", said)
         if not key.isascii() or not key.isprintable() or " " in key:
-            raise ConfigError(f"line {number} of {source} is no API key; a line is KEY or NAME: KEY, in ASCII, without spaces")
+            raise ConfigError(
+                f"line {number} of {source} is not an API key; a line is KEY or NAME: KEY, in ASCII, without spaces"
+            )
         if name in found:
-            raise ConfigError(f"line {number} of {source} names {name!r} a second time; names are there to tell keys apart")
+            raise ConfigError(f"line {number} of {source} repeats the name {name!r}; each key needs its own name")
         found[name] = key
     if not found:
-        raise ConfigError(f"{source} holds no API key; a line is KEY or NAME: KEY")
+        raise ConfigError(f"{source} contains no API key; a line is KEY or NAME: KEY")
     return found

@@ -41,7 +41,7 @@ class Tls:
             try:
                 context.load_verify_locations(self.ca)
             except ssl.SSLError as error:
-                raise ConfigError(f"tls_ca {self.ca!r} is no list of certificates in PEM: {_reason(error)}") from None
+                raise ConfigError(f"tls_ca {self.ca!r} is not a list of PEM certificates: {_reason(error)}") from None
             context.verify_mode = ssl.CERT_REQUIRED
         return context
 
@@ -55,8 +55,8 @@ class Tls:
             context.load_cert_chain(self.cert, self.key, password=self._refuse_password)
         except ssl.SSLError as error:
             if error.reason == "KEY_VALUES_MISMATCH":
-                raise ConfigError(f"the key in {self.key!r} is not the one of the certificate in {self.cert!r}") from None
-            raise ConfigError(f"{self.cert!r} and {self.key!r} are no certificate and key: {_reason(error)}") from None
+                raise ConfigError(f"the key in {self.key!r} does not match the certificate in {self.cert!r}") from None
+            raise ConfigError(f"{self.cert!r} and {self.key!r} are not a valid certificate and key: {_reason(error)}") from None
 
     def read(self) -> tuple[bytes, bytes, bytes | None]:
         """Return key, certificate and authorities (or None), in the form for gRPC.
@@ -69,8 +69,8 @@ class Tls:
 
     def _refuse_password(self) -> NoReturn:
         raise ConfigError(
-            f"the key in {self.key!r} has a password, for which a server cannot ask; "
-            f"write one without: openssl pkey -in {self.key} -out server.key"
+            f"the key in {self.key!r} has a password, which a server cannot prompt for; "
+            f"write a key without one: openssl pkey -in {self.key} -out server.key"
         )
 
 
@@ -91,7 +91,7 @@ def _pem(setting: str, file: str, kind: bytes) -> bytes:
     except OSError as error:
         raise ConfigError(f"{setting} cannot be read from {file!r}: {error.strerror or error}") from None
     if b"-----BEGIN " not in text or kind + b"-----" not in text:
-        raise ConfigError(f"{setting} is {file!r}, which holds no {kind.decode()} in PEM ('-----BEGIN ...')")
+        raise ConfigError(f"{setting} is {file!r}, which contains no {kind.decode()} in PEM ('-----BEGIN ...')")
     return text
 
 

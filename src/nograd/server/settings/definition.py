@@ -198,7 +198,9 @@ class ServeConfig:
         if self.cache_ttl_s is not None and not (isfinite(self.cache_ttl_s) and self.cache_ttl_s > 0):
             raise ConfigError(f"cache_ttl_s is {self.cache_ttl_s}; it must be above 0, finite")
         if self.cache_url and not self.cache_mb:
-            raise ConfigError("cache_url is set and cache_mb is 0; answers from Redis are kept in memory, too: give it some")
+            raise ConfigError(
+                "cache_url is set and cache_mb is 0; answers from Redis are also kept in memory: set cache_mb above 0"
+            )
         for name in ("max_wait_ms", "grace_s", "lame_duck_s", "cache_mb"):
             if not (isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more, finite")
@@ -228,12 +230,12 @@ class ServeConfig:
             raise ConfigError(f"devices is {self.devices!r} and device is {self.device!r}; give one of them")
         if 1 < self.workers < len(listed):
             raise ConfigError(
-                f"workers is {self.workers}, for {len(listed)} devices ({self.devices}); it must be at least that"
+                f"workers is {self.workers}, for {len(listed)} devices ({self.devices}); it must be at least {len(listed)}"
             )
         if self.has_workers and self.has_repository:
             raise ConfigError(
-                "repository is on and there are workers; models are loaded into one process only: serve with one, or "
-                "without the repository"
+                "repository is on and there are workers; models are loaded into a single process: use one worker, or "
+                "turn the repository off"
             )
 
     @property
@@ -255,7 +257,7 @@ class ServeConfig:
         Cors(parse_list(self.cors_origins))
         for name in ("cache_url", "traces"):
             if is_masked(getattr(self, name)):
-                raise ConfigError(f"{name} is {getattr(self, name)!r}, as --print-config masks it; put the credentials back in")
+                raise ConfigError(f"{name} is {getattr(self, name)!r}, which --print-config has masked; insert the credentials")
         for area in parse_list(self.open_without_key):
             if area not in AREAS:
                 raise ConfigError(f"open_without_key has {area!r}; it takes {' and '.join(AREAS)}, with a comma")
@@ -283,7 +285,7 @@ class ServeConfig:
             if port is not None and not 0 <= port <= 65535:
                 raise ConfigError(f"{name} is {port}; it must be from 0 to 65535")
         if self.port and self.port == self.grpc_port:
-            raise ConfigError(f"port and grpc_port are both {self.port}; HTTP and gRPC take one each")
+            raise ConfigError(f"port and grpc_port are both {self.port}; HTTP and gRPC need different ports")
 
 
 @cache

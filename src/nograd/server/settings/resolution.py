@@ -74,7 +74,7 @@ def read_file(path: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise ConfigError(f"config is {str(path)!r}; it cannot be read: {error.strerror or error}") from None
     except ValueError as error:  # invalid TOML or UTF-8
-        raise ConfigError(f"{path} is no TOML: {error}") from None
+        raise ConfigError(f"{path} is not TOML: {error}") from None
 
 
 def settle(
@@ -171,13 +171,13 @@ def _typed(kind: type, content: Mapping[str, Any], where: str, more: Sequence[st
         if key not in known:
             raise ConfigError(f"{where} has {key!r}, which is not a setting{_nearest(key, [*map(key_of, known), *more])}")
         if not _is(hints[key], value):
-            raise ConfigError(f"{where}: {key} is {_shown(value)}; it must be {_wanted(hints[key])}")
-    return {key: _taken(hints[key], value) for key, value in content.items()}
+            raise ConfigError(f"{where}: {key} is {_describe_value(value)}; it must be {_describe_types(hints[key])}")
+    return {key: _convert_toml(hints[key], value) for key, value in content.items()}
 
 
 def _nearest(key: str, known: Sequence[str]) -> str:
     close = get_close_matches(key, known, 1, 0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(known)}"
+    return f"; did you mean {close[0]!r}?" if close else f"; the settings are {', '.join(known)}"
 
 
 def _of_environment(environment: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
@@ -229,7 +229,7 @@ def _is_one(option: Any, value: object) -> bool:
     return type(value) is (str if option is Path else option)
 
 
-def _taken(hint: Any, value: Any) -> Any:
+def _convert_toml(hint: Any, value: Any) -> Any:
     """Convert a TOML value to the setting's type."""
     for option in _options(hint):
         if option is not NoneType and _is_one(option, value):
@@ -251,14 +251,14 @@ def _read(hint: Any, text: str, variable: str) -> Any:
     try:
         return parse(text)
     except (ValueError, KeyError):
-        raise ConfigError(f"{variable} is {text!r}; it must be {_wanted(hint)}") from None
+        raise ConfigError(f"{variable} is {text!r}; it must be {_describe_types(hint)}") from None
 
 
 def _true_or_false(text: str) -> bool:
     return WORDS[text.lower()]
 
 
-def _wanted(hint: Any) -> str:
+def _describe_types(hint: Any) -> str:
     return " or ".join(
         "a list of texts" if get_origin(option) is tuple else KINDS.get(option, KINDS[str])
         for option in _options(hint)
@@ -266,5 +266,5 @@ def _wanted(hint: Any) -> str:
     )
 
 
-def _shown(value: object) -> str:
+def _describe_value(value: object) -> str:
     return f"{str(value).lower()}" if isinstance(value, bool) else repr(value)

@@ -1,6 +1,6 @@
-"""Histograms: numbers counted by bucket. `add` only appends; numbers are sorted into buckets many at once, when they are read.
+"""Histograms. `add` only appends; numbers are sorted into buckets in bulk when they are read.
 
-Times have logarithmic buckets of 4 %: many are counted in little memory, and a percentile is at most 4 % too high (the idea of
+Times have logarithmic buckets of 4 %, which use little memory; a percentile is at most 4 % too high (the idea of
 DDSketch: Masson, Rim and Lee, VLDB 2019, section 2). Prometheus has buckets with fixed bounds.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, Generic, Self, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Histogram", "Tally", "by_bound", "by_size", "by_size_and_time", "by_time"]
+__all__ = ["BucketCounts", "Histogram", "by_bound", "by_size", "by_size_and_time", "by_time"]
 
 Integers = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.float64]
@@ -33,12 +33,12 @@ BUCKETS = 2048
 """Upper bound of the number of time buckets."""
 
 EXACT_SIZES = 64
-"""Sizes of runs up to this have buckets of their own; larger ones have eight from one power of two to the next."""
+"""Sizes of runs up to this have their own buckets; larger sizes have eight buckets per power of two."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
-    """Counts by bucket: `keys` in order, each once."""
+class BucketCounts:
+    """Counts by bucket; `keys` are sorted and unique."""
 
     keys: Integers
     counts: Integers
@@ -49,18 +49,18 @@ class Tally:
         return cls(*np.unique(keys, return_counts=True))
 
     @classmethod
-    def merged(cls, tallies: Sequence[Tally]) -> Self:
-        """Return the sum of one or more tallies."""
+    def merged(cls, tallies: Sequence[BucketCounts]) -> Self:
+        """Return the sum of one or more counts."""
         keys, where = np.unique(np.concatenate([each.keys for each in tallies]), return_inverse=True)
         counts = np.bincount(where, np.concatenate([each.counts for each in tallies]), len(keys))
         return cls(keys, counts.astype(np.int64))
 
 
-EMPTY = Tally(np.empty(0, np.int64), np.empty(0, np.int64))
+EMPTY = BucketCounts(np.empty(0, np.int64), np.empty(0, np.int64))
 
 
 class Histogram(Generic[Value]):
-    """Numbers counted by bucket, with their sum and maximum; of pairs, those of their second numbers.
+    """Numbers counted by bucket, with their sum and maximum; for pairs, those of the second numbers.
 
     Args:
         scale: returns the bucket of each number.
@@ -80,23 +80,23 @@ class Histogram(Generic[Value]):
 
     @classmethod
     def merged(cls, scale: Scale, histograms: Iterable[Histogram[Value]]) -> Histogram[Value]:
-        """Return the histogram of all numbers of several, which have this scale."""
+        """Return the histogram of all numbers of several histograms with this scale."""
         found: Histogram[Value] = cls(scale)
         listed = list(histograms)
         if listed:
-            found._tally = Tally.merged([each.tally for each in listed])
+            found._tally = BucketCounts.merged([each.tally for each in listed])
             found._maximum = max(each.maximum for each in listed)
             found._sum = sum(each.sum for each in listed)
         return found
 
     @property
-    def tally(self) -> Tally:
+    def tally(self) -> BucketCounts:
         """Counts by bucket."""
         if self._new:
             numbers = np.asarray(self._new, dtype=np.float64)
             self._new.clear()
-            new = Tally.of(self._scale(numbers))
-            self._tally = Tally.merged([self._tally, new]) if len(self._tally.keys) else new
+            new = BucketCounts.of(self._scale(numbers))
+            self._tally = BucketCounts.merged([self._tally, new]) if len(self._tally.keys) else new
             last = numbers if numbers.ndim == 1 else numbers[:, -1]
             self._maximum = max(self._maximum, float(last.max()))
             self._sum += float(last.sum())
@@ -104,17 +104,17 @@ class Histogram(Generic[Value]):
 
     @property
     def pending(self) -> int:
-        """How many numbers wait to be sorted in."""
+        """Number of appended numbers that are not sorted into buckets yet."""
         return len(self._new)
 
     @property
     def total(self) -> int:
-        """How many numbers were counted."""
+        """Count of numbers."""
         return int(self.tally.counts.sum())
 
     @property
     def maximum(self) -> float:
-        """The largest number; 0 while there is none."""
+        """The largest number; 0 if there is none."""
         _ = self.tally
         return self._maximum
 
@@ -125,7 +125,7 @@ class Histogram(Generic[Value]):
         return self._sum
 
     def percentile_ms(self, percent: float) -> float | None:
-        """Return the smallest bound that `percent` of the times do not exceed, in milliseconds; None while empty.
+        """Return the smallest bound that `percent` of the times do not exceed, in milliseconds; None if empty.
 
         The histogram's scale is `by_time`.
         """
@@ -135,14 +135,14 @@ class Histogram(Generic[Value]):
         return min(_percentile_s(tally.keys, tally.counts, percent), self.maximum) * 1000
 
     def cumulative(self, num_bounds: int) -> list[int]:
-        """Return how many numbers are at most each bound, and how many there are; the scale is `by_bound` of as many bounds."""
+        """Return the number of values up to each bound, and the total count; the scale is `by_bound` of these bounds."""
         counts = np.zeros(num_bounds + 1, dtype=np.int64)
         counts[self.tally.keys] = self.tally.counts
         return [int(count) for count in counts.cumsum()]
 
 
 def by_time(seconds: Numbers) -> Integers:
-    """Return logarithmic buckets; bucket b holds times up to `SMALLEST_S * 1.04**b` seconds."""
+    """Return logarithmic buckets; bucket b contains times up to `SMALLEST_S * 1.04**b` seconds."""
     clipped = np.clip(seconds, SMALLEST_S, LARGEST_S)
     return np.ceil(np.log(clipped / SMALLEST_S) / STEP).astype(np.int64)
 
@@ -157,11 +157,11 @@ def by_size_and_time(runs: Numbers) -> Integers:
     return _groups(runs[:, 0].astype(np.int64)) * BUCKETS + by_time(runs[:, 1])
 
 
-def by_size(tally: Tally) -> list[dict[str, Any]]:
-    """Return for each size, in order, how many runs there were and the times that 10, 50 and 90 % of them do not exceed.
+def by_size(tally: BucketCounts) -> list[dict[str, Any]]:
+    """Return for each size, in order, the number of runs and the 10th, 50th and 90th percentile of their times.
 
     Args:
-        tally: of runs, `by_size_and_time`.
+        tally: counts of runs, `by_size_and_time`.
     """
     if not len(tally.keys):
         return []
@@ -186,6 +186,6 @@ def _percentile_s(buckets: Integers, counts: Integers, percent: float) -> float:
 
 
 def _groups(sizes: Integers) -> Integers:
-    """Return the size that stands for each: itself, or the middle of its group."""
+    """Return the representative size of each bucket: the size itself, or the middle of its group."""
     step = np.left_shift(1, np.maximum(np.log2(np.maximum(sizes, 1)).astype(np.int64) - 3, 0))
     return np.where(sizes <= EXACT_SIZES, sizes, sizes // step * step + step // 2)

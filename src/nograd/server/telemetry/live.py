@@ -7,17 +7,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nograd.server.telemetry.histogram import Histogram, by_size, by_size_and_time, by_time
-from nograd.server.telemetry.minute import PERCENTS, SECONDS, Minute, Second
+from nograd.server.telemetry.minute import PERCENTS, SECONDS, Minute, SecondCounts
 
 __all__ = ["describe_minute"]
 
 
 def describe_minute(minute: Minute, now: float) -> dict[str, Any]:
-    """Return series, percentiles and histograms of the last 60 s, as the live page reads them.
+    """Return series, percentiles and histograms of the last 60 s, in the form of the live page.
 
     Args:
-        minute: of the model.
-        now: seconds, on the clock of its numbers.
+        minute: last minute of the model.
+        now: current time, on the clock of the minute.
     """
     first = int(now) - SECONDS
     recent = minute.since(first)
@@ -52,10 +52,10 @@ def _percentiles(histogram: Histogram[float]) -> dict[str, float | None]:
     return {**found, "max_ms": histogram.maximum * 1000 if histogram.total else None}
 
 
-def _series(recent: Sequence[Second], numbers: range) -> dict[str, Any]:
-    """Return what each second held that is over; nothing where nothing happened."""
+def _series(recent: Sequence[SecondCounts], numbers: range) -> dict[str, Any]:
+    """Return the counts of each completed second; seconds without requests have no entry."""
     known = {second.number: second for second in recent}
-    nothing = Second(0)
+    nothing = SecondCounts(0)
     seconds = [known.get(number, nothing) for number in numbers]
     for second in seconds:
         second.close()

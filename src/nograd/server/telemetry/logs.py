@@ -47,7 +47,7 @@ def configure(log_format: str, level: str, **always: Any) -> None:
         _queue = sys.stderr
         _queue.notice = partial(_missing, log_format, always)
     handler = _Stderr()
-    handler.setFormatter(_Lines(log_format, always))
+    handler.setFormatter(_LineFormatter(log_format, always))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -117,7 +117,7 @@ class _Stderr(logging.StreamHandler[Any]):
         return sys.stderr
 
 
-class _Lines(logging.Formatter):
+class _LineFormatter(logging.Formatter):
     def __init__(self, log_format: str, always: Mapping[str, Any]) -> None:
         super().__init__()
         self._format = log_format

@@ -1,4 +1,4 @@
-"""Prometheus metrics: a view of the models' stores, and of what other parts of the server count. Names end in their unit."""
+"""Prometheus metrics: a view of the models' stores and of other counts of the server. Names end in their unit."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["CONTENT_TYPE", "Metrics", "ModelMetrics"]
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Counts: TypeAlias = Callable[[Totals], Iterable[tuple[tuple[str, ...], float]]]
-"""Returns the counts in some totals, each with the values of its labels after the model's name."""
+"""Returns the counts of some totals, each with its label values after the model's name."""
 
 
 class _Stores:
-    """The stores of all models by name, and the totals of versions that were unloaded: counters never go back."""
+    """The stores of all models by name, and the totals of unloaded versions, so that counters never decrease."""
 
     def __init__(self) -> None:
         self._stores: dict[str, list[ModelStore]] = {}
@@ -40,7 +40,7 @@ class _Stores:
         return store
 
     def remove(self, model: str, store: ModelStore) -> None:
-        """Keep the totals of a version that was unloaded, and no more of it."""
+        """Keep only the totals of an unloaded version."""
         stores = self._stores[model]
         if store in stores:
             stores.remove(store)
@@ -54,12 +54,12 @@ class _Stores:
         }
 
     def by_model(self) -> Iterable[tuple[str, float, Totals]]:
-        """Return each model's name, when its counts began, and its totals."""
+        """Return name, start time and totals of each model."""
         return [(model, self._created[model], totals) for model, totals in self._read.items()]
 
 
 class _StoredCounter(Collector):
-    """A counter that the stores have."""
+    """A counter of the stores."""
 
     def __init__(self, name: str, text: str, labels: Sequence[str], counts: Counts, stores: _Stores) -> None:
         self._name, self._text, self._labels = name, text, ("model", *labels)
@@ -67,7 +67,7 @@ class _StoredCounter(Collector):
         self._stores = stores
 
     def collect(self) -> Iterable[CounterMetricFamily]:
-        """Yield the counter as prometheus_client wants it."""
+        """Yield the counter for prometheus_client."""
         family = CounterMetricFamily(self._name, self._text, labels=self._labels)
         for model, created, totals in self._stores.by_model():
             for values, count in self._counts(totals):
@@ -76,7 +76,7 @@ class _StoredCounter(Collector):
 
 
 class _StoredHistogram(Collector):
-    """A histogram that the stores have."""
+    """A histogram of the stores."""
 
     def __init__(
         self, name: str, text: str, bounds: Sequence[float], of: Callable[[Totals], Histogram[float]], stores: _Stores
@@ -118,42 +118,40 @@ class Metrics:
         model = ("model",)
         registry.register(_StoredCounter("nograd_requests", "Infer requests by HTTP status.", ("status",), _statuses, stores))
         registry.register(_StoredCounter("nograd_rows", "Rows run.", (), _rows, stores))
-        registry.register(_StoredCounter("nograd_batches", "Batches by why they were released.", ("reason",), _reasons, stores))
-        self.queue_rows = Gauge("nograd_queue_rows", "Rows that wait now.", model, registry=registry)
-        self.ready = Gauge("nograd_model_ready", "1 when the model answers.", model, registry=registry)
+        registry.register(_StoredCounter("nograd_batches", "Batches by release reason.", ("reason",), _reasons, stores))
+        self.queue_rows = Gauge("nograd_queue_rows", "Rows in the queue.", model, registry=registry)
+        self.ready = Gauge("nograd_model_ready", "1 if the model is ready.", model, registry=registry)
         self.cached = Counter(
             "nograd_cache_rows",
-            "Rows looked up, by whether the model had to run them.",
+            "Rows looked up in the cache, by result.",
             ("model", "outcome"),
             registry=registry,
         )
-        self.saved = Counter(
-            "nograd_cache_saved_seconds", "Seconds of the device that kept answers saved.", model, registry=registry
-        )
+        self.saved = Counter("nograd_cache_saved_seconds", "Device seconds saved by the cache.", model, registry=registry)
         self.cache_on = Gauge(
-            "nograd_cache_on", "0 while the cache steps aside, because it costs more than it saves.", model, registry=registry
+            "nograd_cache_on", "0 while the cache is bypassed, because it costs more than it saves.", model, registry=registry
         )
-        self.cache_bytes = Gauge("nograd_cache_bytes", "Bytes of kept answers, of all models.", registry=registry)
+        self.cache_bytes = Gauge("nograd_cache_bytes", "Bytes of cached answers of all models.", registry=registry)
         for histogram in _histograms(stores):
             registry.register(histogram)
-        self.backlog = Gauge("nograd_backlog_seconds", "Time that what waits now should take.", model, registry=registry)
+        self.backlog = Gauge("nograd_backlog_seconds", "Predicted seconds to run the queued rows.", model, registry=registry)
         self.compilations = Counter(
-            "nograd_compilations", "Graphs compiled since the warm-up: clients waited for each.", model, registry=registry
+            "nograd_compilations", "Graphs compiled since the warm-up; requests waited for them.", model, registry=registry
         )
         self.code_stuck = Gauge(
             "nograd_code_threads_stuck",
-            "Threads that pre- or postprocessing has occupied for too long.",
+            "Threads stuck in pre- or postprocessing.",
             model,
             registry=registry,
         )
         self.code_overdue = Counter(
             "nograd_code_overdue", "Requests that timed out in pre- or postprocessing.", model, registry=registry
         )
-        self.live = Gauge("nograd_live", "0 where only a restart helps: a device hangs or is lost.", registry=registry)
-        self.dropped = Counter("nograd_access_log_dropped", "Lines of the access log that were dropped.", registry=registry)
+        self.live = Gauge("nograd_live", "0 if the server must be restarted: a device hangs or is lost.", registry=registry)
+        self.dropped = Counter("nograd_access_log_dropped", "Dropped access log lines.", registry=registry)
         self.log_dropped = Counter(
             "nograd_log_dropped",
-            "Lines of the log that stderr did not take.",
+            "Log lines dropped because stderr was full, closed or not read.",
             registry=registry,
         )
         build = Gauge("nograd_build_info", "Always 1; the version is in a label.", ("version",), registry=registry)
@@ -191,14 +189,24 @@ def _histograms(stores: _Stores) -> list[_StoredHistogram]:
     return [
         _StoredHistogram(name, text, bounds, of, stores)
         for name, text, bounds, of in (
-            ("nograd_request_seconds", "From body read to answer encoded.", TIMES_S, lambda totals: totals.latency),
-            ("nograd_queue_seconds", "Wait of a part for its batch.", TIMES_S, lambda totals: totals.wait),
-            ("nograd_run_seconds", "One batch on the device.", TIMES_S, lambda totals: totals.run),
-            ("nograd_batch_rows", "Rows in a batch.", ROWS, lambda totals: totals.batch_rows),
+            (
+                "nograd_request_seconds",
+                "Seconds from the received body to the encoded response.",
+                TIMES_S,
+                lambda totals: totals.latency,
+            ),
+            (
+                "nograd_queue_seconds",
+                "Seconds that a part of a request waited for its batch.",
+                TIMES_S,
+                lambda totals: totals.wait,
+            ),
+            ("nograd_run_seconds", "Seconds of one batch on the device.", TIMES_S, lambda totals: totals.run),
+            ("nograd_batch_rows", "Rows per batch.", ROWS, lambda totals: totals.batch_rows),
             ("nograd_padding_ratio", "Share of a batch that is padding.", SHARES, lambda totals: totals.padding),
             (
                 "nograd_cost_error_ratio",
-                "Time of a run, divided by what was predicted: 1 is right, above is slower.",
+                "Measured divided by predicted run time; above 1: slower than predicted.",
                 RATIOS,
                 lambda totals: totals.cost_error,
             ),
@@ -207,7 +215,7 @@ def _histograms(stores: _Stores) -> list[_StoredHistogram]:
 
 
 class ModelMetrics:
-    """The metrics of one model that other parts count; they are brought up to date when metrics are read."""
+    """Metrics of one model that other parts count; updated when metrics are read."""
 
     def __init__(self, metrics: Metrics, model: str) -> None:
         self._metrics = metrics

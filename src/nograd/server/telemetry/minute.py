@@ -1,4 +1,4 @@
-"""The last minute of one model, second by second; pure: time comes in. The live page is a view of it."""
+"""The last minute of one model, by second. Pure: time is an argument. The live page shows it."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from typing import NamedTuple
 from nograd.batching import BatchRecord
 from nograd.server.telemetry.histogram import Histogram, by_size_and_time, by_time
 
-__all__ = ["PERCENTS", "SECONDS", "FinishedBatch", "LastError", "Minute", "Second"]
+__all__ = ["PERCENTS", "SECONDS", "FinishedBatch", "LastError", "Minute", "SecondCounts"]
 
 SECONDS = 60
 
 LAST_ERRORS = 8
 
 LONGEST_ERROR = 600
-"""Characters kept of an error's sentence: it may quote what a client sent."""
+"""Maximum characters of an error message, which may quote a client's data."""
 
 PERCENTS = (50, 95, 99)
 
 
 class FinishedBatch(NamedTuple):
-    """A batch as the store gets it."""
+    """A finished batch, for the store."""
 
     record: BatchRecord
     queue_rows: int
-    """Rows that waited when it ended."""
+    """Queued rows at its end."""
     size: int
-    """In the unit of the cost curve."""
+    """Size in the unit of the cost curve."""
 
 
 def _of_times() -> Histogram[float]:
@@ -41,8 +41,8 @@ def _of_runs() -> Histogram[tuple[int, float]]:
 
 
 @dataclass(slots=True)
-class Second:
-    """One second of one model's life."""
+class SecondCounts:
+    """Counts of one second of one model."""
 
     number: int
     requests: int = 0
@@ -59,7 +59,7 @@ class Second:
     percentiles: tuple[float | None, ...] | None = None
 
     def note_answers(self, latencies: Sequence[float]) -> None:
-        """Count answered requests by their seconds."""
+        """Add the seconds of answered requests."""
         self.requests += len(latencies)
         self.latency.extend(latencies)
 
@@ -76,7 +76,7 @@ class Second:
             self.runs.add((batch.size, record.run_s))
 
     def close(self) -> None:
-        """Sum up: the second is over."""
+        """Summarize the second after its end."""
         if self.percentiles is None:
             self.percentiles = tuple(self.latency.percentile_ms(percent) for percent in PERCENTS)
             for histogram in (self.wait, self.run, self.runs):
@@ -85,7 +85,7 @@ class Second:
 
 @dataclass(slots=True)
 class LastError:
-    """When equal errors came, and how many."""
+    """Time and number of equal errors."""
 
     first: float
     last: float
@@ -93,27 +93,27 @@ class LastError:
 
 
 class Minute:
-    """The seconds of the last minute that had requests or batches, and the last errors."""
+    """The seconds of the last minute with requests or batches, and the last errors."""
 
     def __init__(self) -> None:
-        self._seconds: deque[Second] = deque(maxlen=SECONDS + 1)
+        self._seconds: deque[SecondCounts] = deque(maxlen=SECONDS + 1)
         self.errors: OrderedDict[tuple[int, str], LastError] = OrderedDict()
-        """By status and sentence, the newest last."""
+        """Errors by status and message, the newest last."""
 
-    def at(self, number: int) -> Second:
-        """Return a second, the newest or a new one; the one before it is summed up."""
+    def at(self, number: int) -> SecondCounts:
+        """Return the newest second, or start a new one and summarize the one before."""
         if not self._seconds or self._seconds[-1].number != number:
             if self._seconds:
                 self._seconds[-1].close()
-            self._seconds.append(Second(number))
+            self._seconds.append(SecondCounts(number))
         return self._seconds[-1]
 
-    def since(self, number: int) -> list[Second]:
+    def since(self, number: int) -> list[SecondCounts]:
         """Return the seconds from a number on."""
         return [second for second in self._seconds if second.number >= number]
 
     def note_error(self, now: float, status: int, error: str) -> None:
-        """Note an error with its sentence; from status 500 on it is the server's fault."""
+        """Record an error with its message; statuses from 500 are server errors."""
         second = self.at(int(now))
         second.errors += 1
         second.faults += status >= 500

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nograd.batching import Spent
+from nograd.batching import RequestTimes
 
 __all__ = ["Timing"]
 
@@ -21,7 +21,7 @@ class Timing:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._begun = self._decoded = self._outputs = self._encoded = clock()
-        self.spent = Spent()
+        self.spent = RequestTimes()
         self.prepare_s = 0.0
         """Time in `preprocess`, such as a tokenizer."""
         self.rows = 0

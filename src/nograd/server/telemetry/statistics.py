@@ -24,11 +24,11 @@ from typing import Any
 from nograd.server.telemetry.store import ModelStore
 from nograd.server.telemetry.totals import ComputeTime, Duration
 
-__all__ = ["Looked", "describe_totals"]
+__all__ = ["LookupCounts", "describe_totals"]
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class LookupCounts:
     """A cache's counts of requests that were looked up."""
 
     hits: int = 0
@@ -37,14 +37,14 @@ class Looked:
     miss_s: float = 0.0
 
 
-def describe_totals(store: ModelStore, looked: Looked, now: float, epoch_s: float) -> dict[str, Any]:
+def describe_totals(store: ModelStore, looked: LookupCounts, now: float, epoch_s: float) -> dict[str, Any]:
     """Return the statistics of a model, without its name and version.
 
     Args:
-        store: of the model.
-        looked: counts of its cache.
-        now: seconds, on the clock of the store.
-        epoch_s: seconds since 1970, now.
+        store: store of the model.
+        looked: counts of the model's cache.
+        now: current time, on the clock of the store.
+        epoch_s: current time, in seconds since 1970.
     """
     totals, last = store.totals, store.last
     return {

@@ -1,6 +1,6 @@
-"""The one store of what happened to a model's requests and batches. No clock of its own: time comes in.
+"""The store of a model's finished requests and batches. Time is an argument.
 
-Each finished request and each finished batch is recorded once, by appending it to a list. The lists are added up when a second
+Each finished request and each finished batch is recorded once, by appending it to a list. The lists are summed up when a second
 is over, when they are long, or when a view reads them: Prometheus' metrics (`metrics`), Triton's statistics (`statistics`) and
 the live page (`live`).
 """
@@ -14,7 +14,7 @@ from nograd.server.telemetry.totals import Totals
 __all__ = ["FOLD_AT", "ModelStore"]
 
 FOLD_AT = 1024
-"""Requests, or batches, that wait to be added up, at most."""
+"""Maximum requests or batches in a list before it is summed up."""
 
 
 class ModelStore:
@@ -30,7 +30,7 @@ class ModelStore:
         self._latencies: list[float] = []
         self._batches: list[FinishedBatch] = []
         self.last: float | None = None
-        """When a request was last answered, on the clock that comes in."""
+        """Time of the last answer, on the caller's clock."""
 
     @property
     def totals(self) -> Totals:
@@ -52,7 +52,7 @@ class ModelStore:
         self.last = now
 
     def note_error(self, now: float, status: int, seconds: float, error: str) -> None:
-        """Record one request that was answered with an error."""
+        """Record one failed request."""
         self._turn(now)
         self._totals.note_error(status, seconds)
         self._minute.note_error(now, status, error)
@@ -61,10 +61,10 @@ class ModelStore:
         """Record one batch.
 
         Args:
-            now: when it ended.
-            record: of the batch.
-            queue_rows: rows that wait now.
-            size: of the batch in the unit of the cost curve.
+            now: end of the batch.
+            record: record of the batch.
+            queue_rows: rows in the queue.
+            size: size of the batch in the unit of the cost curve.
         """
         if int(now) != self._second or len(self._batches) >= FOLD_AT:
             self._turn(now)

@@ -22,27 +22,27 @@ _TIMES, _ROWS, _SHARES, _RATIOS = map(by_bound, (TIMES_S, ROWS, SHARES, RATIOS))
 
 @dataclass(slots=True)
 class Duration:
-    """How often, and how long in all."""
+    """Count and total seconds."""
 
     count: int = 0
     seconds: float = 0.0
 
     def add(self, other: Duration) -> None:
-        """Add another one's."""
+        """Add the values of another one."""
         self.count += other.count
         self.seconds += other.seconds
 
 
 @dataclass(slots=True)
 class ComputeTime:
-    """The three times of what was run."""
+    """The three times of executed requests."""
 
     input: Duration = field(default_factory=Duration)
     infer: Duration = field(default_factory=Duration)
     output: Duration = field(default_factory=Duration)
 
     def note(self, executions: Iterable[Execution], times: int = 1) -> None:
-        """Count what took the executions' time, so many times."""
+        """Add the times of the executions, for a number of requests."""
         for each in executions:
             self.input.seconds += times * each.input_s
             self.infer.seconds += times * each.infer_s
@@ -51,7 +51,7 @@ class ComputeTime:
             duration.count += times
 
     def add(self, other: ComputeTime) -> None:
-        """Add another one's."""
+        """Add the values of another one."""
         self.input.add(other.input)
         self.infer.add(other.infer)
         self.output.add(other.output)
@@ -63,7 +63,7 @@ def _of_times() -> Histogram[float]:
 
 @dataclass(slots=True)
 class Totals:
-    """Requests and batches of one model, added up."""
+    """Totals of requests and batches of one model."""
 
     answered: Duration = field(default_factory=Duration)
     failed: Duration = field(default_factory=Duration)
@@ -72,13 +72,13 @@ class Totals:
     rows: int = 0
     """Rows that were run."""
     reasons: Counter[str] = field(default_factory=Counter)
-    """Batches by why they were released."""
+    """Batches by release reason."""
     queue: Duration = field(default_factory=Duration)
-    """Wait of the requests that were answered."""
+    """Queue time of answered requests."""
     compute: ComputeTime = field(default_factory=ComputeTime)
-    """Of the requests that were answered."""
+    """Compute times of answered requests."""
     by_rows: defaultdict[int, ComputeTime] = field(default_factory=partial(defaultdict, ComputeTime))
-    """Of runs of the model, by rows."""
+    """Compute times of runs, by rows."""
     latency: Histogram[float] = field(default_factory=_of_times)
     wait: Histogram[float] = field(default_factory=_of_times)
     run: Histogram[float] = field(default_factory=_of_times)
@@ -87,13 +87,13 @@ class Totals:
     cost_error: Histogram[float] = field(default_factory=lambda: Histogram(_RATIOS))
 
     def note_answers(self, latencies: Sequence[float]) -> None:
-        """Count answered requests by their seconds."""
+        """Add the seconds of answered requests."""
         self.answered.count += len(latencies)
         self.answered.seconds += sum(latencies)
         self.latency.extend(latencies)
 
     def note_error(self, status: int, seconds: float) -> None:
-        """Count a request that was answered with an error."""
+        """Count a failed request."""
         self.failed.count += 1
         self.failed.seconds += seconds
         self.statuses[status] += 1
@@ -112,18 +112,18 @@ class Totals:
         self.run.add(record.run_s)
         self.batch_rows.add(record.rows)
         self.padding.add(record.padding_share)
-        if record.predicted_s and record.runs == 1:  # the time of a batch that failed says nothing about speed
+        if record.predicted_s and record.runs == 1:  # the time of a failed batch does not show the speed
             self.cost_error.add(record.run_s / record.predicted_s)
 
     def fold(self, pending: int) -> None:
-        """Sort numbers into buckets where more than so many wait for it."""
+        """Sort numbers into buckets if more than the given number is pending."""
         for histogram in (self.latency, self.wait, self.run, self.batch_rows, self.padding, self.cost_error):
             if histogram.pending > pending:
                 _ = histogram.tally
 
     @classmethod
     def merged(cls, several: Sequence[Totals]) -> Totals:
-        """Return the sum of several."""
+        """Return the sum of several totals."""
         found = cls(
             latency=Histogram.merged(_TIMES, [each.latency for each in several]),
             wait=Histogram.merged(_TIMES, [each.wait for each in several]),

@@ -59,7 +59,7 @@ class Tracing:
         self._provider = provider
         self._tracer = provider.get_tracer("nograd", __version__)
         self._carrier = TraceContextTextMapPropagator()
-        self._seldom = _Seldom()
+        self._seldom = _RepeatFilter()
         for name in TALKERS:
             logging.getLogger(name).addFilter(self._seldom)
 
@@ -89,7 +89,7 @@ class Tracing:
             logging.getLogger(name).removeFilter(self._seldom)
 
 
-class _Seldom(logging.Filter):
+class _RepeatFilter(logging.Filter):
     def __init__(self) -> None:
         super().__init__()
         self._repeats = Repeats(COMPLAIN_EVERY_S)

@@ -63,7 +63,7 @@ def run_workers(settings: ResolvedSettings, say: Callable[[str], None]) -> int:
         report = say if config.log_format == "text" else _discard
         devices = devices_of(config)
         line = f"  workers   {len(devices)} processes: {', '.join(devices)}"
-        code = asyncio.run(_Supervisor([_Worker(order) for order in orders], report, line).run())
+        code = asyncio.run(_Supervisor([_WorkerState(order) for order in orders], report, line).run())
     if not code:
         event("stopped")
         report("stopped")
@@ -75,7 +75,7 @@ def _discard(_said: str) -> None:
 
 
 @dataclass(slots=True)
-class _Worker:
+class _WorkerState:
     """The state of a worker process."""
 
     order: Order
@@ -92,7 +92,7 @@ class _Worker:
 
 
 class _Supervisor:
-    def __init__(self, workers: list[_Worker], say: Callable[[str], None], line: str) -> None:
+    def __init__(self, workers: list[_WorkerState], say: Callable[[str], None], line: str) -> None:
         self._workers = workers
         self._line = line
         self._say = say
@@ -129,7 +129,7 @@ class _Supervisor:
         getting.cancel()
         return ""
 
-    async def _keep_running(self, worker: _Worker, said: asyncio.Queue[str]) -> None:
+    async def _keep_running(self, worker: _WorkerState, said: asyncio.Queue[str]) -> None:
         """Keep a worker running until the server stops."""
         has_said = False
         while not self._stopping.is_set():
@@ -151,7 +151,7 @@ class _Supervisor:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
 
-    async def _run_once(self, worker: _Worker, said: asyncio.Queue[str] | None) -> int:
+    async def _run_once(self, worker: _WorkerState, said: asyncio.Queue[str] | None) -> int:
         """Start a worker; return its exit code when it has ended."""
         reads, writes = os.pipe()
         try:
@@ -171,7 +171,7 @@ class _Supervisor:
         await reporting
         return code
 
-    async def _read_reports(self, worker: _Worker, reads: int, said: asyncio.Queue[str] | None) -> None:
+    async def _read_reports(self, worker: _WorkerState, reads: int, said: asyncio.Queue[str] | None) -> None:
         """Read a worker's reports until it ends."""
         reader = asyncio.StreamReader(limit=2**24)
         protocol = asyncio.StreamReaderProtocol(reader)

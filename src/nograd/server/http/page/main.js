@@ -120,7 +120,7 @@ function showLocked() {
   document.title = "locked, nograd";
   byId("live").dataset.stale = "true";
   const isRefused = Object.keys(keyHeaders()).length > 0;
-  setNotice("warn", isRefused ? "This API key is not known here." : `${location.host} shows its figures to those who have an API key.`);
+  setNotice("warn", isRefused ? "This API key is unknown." : `${location.host} shows its figures to those who have an API key.`);
   return askForKey();
 }
 
