@@ -32,13 +32,21 @@ def classifier() -> nograd.Predictor:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _short_measurements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Shorten what each run measures, and warm the exporter up once: the candidates' processes are forks of this one."""
-    warm_up_exporter(tmp_path_factory.mktemp("exporter"))
+def _short_measurements() -> Iterator[None]:
+    """Shorten what each run measures."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nograd.tuning.tuner.CONFIRM_S", 0.2)
         patch.setattr("nograd.tuning.measure.CURVE_ROUNDS", 2)
         yield
+
+
+@pytest.fixture(scope="module")
+def warm_exporter(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Warm the ONNX exporter up once: the candidates' processes are forks of this one."""
+    warm_up_exporter(tmp_path_factory.mktemp("exporter"))
+
+
+exports_to_onnx = pytest.mark.usefixtures("warm_exporter")
 
 
 def statuses(report: TuneReport) -> dict[str, str]:
@@ -46,7 +54,7 @@ def statuses(report: TuneReport) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def tuned(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+def tuned(tmp_path_factory: pytest.TempPathFactory, warm_exporter: None) -> Tuned:
     """The classifier tuned once, to a bundle."""
     return tune(Classifier(), ROWS, output=tmp_path_factory.mktemp("tuned") / "bundle", **QUICK, cores=2, backends=["onnx"])
 
@@ -151,6 +159,7 @@ def test_answers_off_by_more_than_the_tolerance_are_refused_with_the_figures() -
     assert row.reason
 
 
+@exports_to_onnx
 def test_the_users_metric_judges_instead_of_the_tolerance(tmp_path: Path) -> None:
     labels = Classifier()(ROWS).argmax(1).numpy()
     np.savez(tmp_path / "rows.npz", x=ROWS.numpy(), label=labels)
@@ -171,6 +180,7 @@ def test_the_users_metric_judges_instead_of_the_tolerance(tmp_path: Path) -> Non
     assert quantized.independence.verdict == "coupled, accepted"
 
 
+@exports_to_onnx
 def test_a_candidate_whose_rows_influence_each_other_is_refused_with_the_bound() -> None:
     found = tune(
         nograd.Predictor(Classifier(), sample=ROWS), ROWS, tolerance="cosine=0.5", **QUICK, cores=1, backends=["onnx"]
@@ -233,6 +243,7 @@ def test_a_metric_that_is_no_number_is_an_error_of_the_candidate(tmp_path: Path)
         tune(Classifier(), ROWS, metric=lambda answers, records: float("nan"), **QUICK, cores=1, backends=["eager"])
 
 
+@exports_to_onnx
 def test_for_memory_it_is_memory_that_is_compared_and_a_faster_one_does_not_win_by_that(tmp_path: Path) -> None:
     found = tune(Classifier(), ROWS, goal="memory", **QUICK, cores=1, backends=["onnx", "torchscript"])
     winner = found.report.winner
@@ -263,6 +274,7 @@ def interrupted_at(phase: str) -> Callable[[str, str], None]:
     return tell
 
 
+@exports_to_onnx
 def test_interrupted_while_measuring_the_best_so_far_is_written_and_the_same_call_goes_on(tmp_path: Path) -> None:
     def go(tell: Callable[[str, str], None] | None = None) -> Tuned:
         return tune(Classifier(), ROWS, output=tmp_path / "b", **QUICK, cores=1, backends=["onnx"], tell=tell)
@@ -289,6 +301,7 @@ def test_interrupted_before_anything_was_measured_nothing_is_written(tmp_path: P
     assert "there is no result" in found.report.notes[0]
 
 
+@exports_to_onnx
 @pytest.mark.parametrize("phase", ["curves", "confirming"])
 def test_interrupted_late_the_winner_is_written_and_the_report_says_so(tmp_path: Path, phase: str) -> None:
     found = tune(Classifier(), ROWS, output=tmp_path / "b", **QUICK, cores=1, backends=["onnx"], tell=interrupted_at(phase))
