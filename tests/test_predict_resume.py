@@ -246,13 +246,15 @@ class Known(Mortal):
 def test_another_model_is_another_run_by_its_fingerprint_or_else_by_its_answers(tmp_path: Path) -> None:
     seen = Seen()
     source = begun(tmp_path, seen=seen)
-    with pytest.raises(ConfigError, match=r"was begun otherwise: answers: first rows was \w+ and is \w+; --restart"):
+    with pytest.raises(ConfigError, match=r"was begun differently: answers: first rows was \w+ and is \w+; use --restart"):
         predict(Shifted(), source, tmp_path / "out.jsonl", max_batch_size=4)
     assert seen.notes[0].startswith("the model is known by its name and its answers to the first rows only: ")
 
     good = write_jsonl(tmp_path / "good.jsonl", rows_of(3))
     predict(Known("1"), good, tmp_path / "known.jsonl")
-    with pytest.raises(ConfigError, match=r"known.jsonl was made otherwise: model: fingerprint was \w+ and is \w+; --restart"):
+    with pytest.raises(
+        ConfigError, match=r"known.jsonl was made differently: model: fingerprint was \w+ and is \w+; use --restart"
+    ):
         predict(Known("2"), good, tmp_path / "known.jsonl")
 
 

@@ -161,7 +161,7 @@ def test_a_file_that_cannot_be_read_or_is_no_toml_is_one_sentence(tmp_path: Path
     with pytest.raises(ConfigError, match="it cannot be read: No such file"):
         settings_of(tmp_path / "missing.toml", {}, {})
     (tmp_path / "bad.toml").write_text("port = \n")
-    with pytest.raises(ConfigError, match=r"bad.toml is no TOML: Invalid value"):
+    with pytest.raises(ConfigError, match=r"bad.toml is not TOML: Invalid value"):
         settings_of(tmp_path / "bad.toml", {}, {})
     (tmp_path / "latin.toml").write_bytes(b'host = "\xff"')
     with pytest.raises(ConfigError, match=r"latin.toml is no TOML"):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nograd.checks import registry
 from nograd.checks.drain import serve_command, started
+from nograd.checks.families import FAMILIES
 from nograd.checks.subject import ModelSubject, model_subject, torch_subject
 from nograd.client.http import ServerSubject, server_subject
 from nograd.core.inputs import is_module
@@ -24,12 +25,7 @@ if TYPE_CHECKING:
     from nograd.backends import Backend
     from nograd.core.cost import CostCurve
 
-__all__ = ["FAMILIES", "check"]
-
-FAMILIES = (
-    "mode", "gradients", "devices", "batching", "caching", "optimisation", "precision", "memory", "warmup", "errors", "serving",
-)  # fmt: skip
-"""Families of checks."""
+__all__ = ["check"]
 
 NO_MODEL = "the target is a server, whose model cannot be examined; also check the model itself"
 NO_MODULE = "backend {backend!r} has no eager torch module to examine"
