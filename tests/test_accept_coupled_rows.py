@@ -82,7 +82,7 @@ def test_nograd_predict_batches_coupled_rows_only_if_they_are_accepted(
     np.testing.assert_array_equal(outputs("refused.jsonl"), np.zeros((6, 2)))
     centred = np.concatenate([part - part.mean(0) for part in (rows[:3], rows[3:])])
     np.testing.assert_allclose(outputs("accepted.jsonl", accept_coupled_rows=True), centred, atol=1e-6)
-    with pytest.raises(ConfigError, match="accept_coupled_rows was not there and is yes"):
+    with pytest.raises(ConfigError, match="accept_coupled_rows was absent and is yes"):
         outputs("refused.jsonl", accept_coupled_rows=True)
 
 

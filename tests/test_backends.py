@@ -471,7 +471,7 @@ def test_a_package_that_answers_differently_is_not_written(
     with torch.no_grad():
         other.get_parameter("body.0.bias").add_(0.1)
 
-    with pytest.raises(ExportError, match="the export to aot does not answer as the model does"):
+    with pytest.raises(ExportError, match="the answers of the export to aot differ from the model's"):
         export_to_pt2(other, SAMPLE, tmp_path / "model.pt2")
 
     assert list(tmp_path.iterdir()) == []

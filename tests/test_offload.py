@@ -203,7 +203,9 @@ def test_a_tensor_on_meta_that_the_folder_lacks_or_has_in_another_shape_is_an_er
 
     with pytest.raises(ConfigError, match=r"'blocks.2.linear.weight' is on the meta device, and .* near: 'blocks.\d.linear"):
         offload(on_meta(Tower(depth=3)), max_memory_bytes=SMALL + BLOCK, folder=folder, device="cpu")
-    with pytest.raises(ConfigError, match="'weight' is on the meta device, and the safetensors files in None do not hold it"):
+    with pytest.raises(
+        ConfigError, match="'weight' is on the meta device, and the safetensors files in None do not contain it"
+    ):
         offload(nn.Linear(2, 2, device="meta"), max_memory_bytes=100, device="cpu")
     save_file({"weight": torch.ones(3, 3), "bias": torch.ones(2)}, tmp_path / "n.safetensors")
     with pytest.raises(ConfigError, match=r"'weight' is \[3, 3\] in .*n.safetensors; the model's is \[2, 2\]"):
