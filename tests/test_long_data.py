@@ -150,6 +150,25 @@ def test_malformed_long_data_is_refused(data: str, shape: list[int]) -> None:
         decode(request(data, shape), [VARYING])
 
 
+@pytest.mark.parametrize("slice_bytes", [3, 2**18])
+@pytest.mark.parametrize(
+    ("data", "is_right"),
+    [
+        (b"[[1], [2]]", True),
+        (b"[[1], 2[]]", False),
+        (b"[1[], [2]]", False),
+        (b"[[]1 , [2]]", False),
+        (b"[[1], [] 2]", False),
+        (b"1[[], [2]]", False),
+    ],
+)
+def test_a_number_outside_of_its_list_does_not_nest(
+    data: bytes, is_right: bool, slice_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(long_data, "SLICE", slice_bytes)
+    assert long_data.nests(data, [2, 1], b"0123456789 ") == is_right
+
+
 def test_numbers_beyond_the_dtype_are_named_in_long_data() -> None:
     with pytest.raises(ProtocolError, match="contains 300; UINT8 goes from 0 to 255"):
         decode(request("[" + "7," * 40_000 + "300]", [40_001], datatype="UINT8"), [TensorSpec("x", "uint8", ("n",))])

@@ -45,8 +45,9 @@ MAX_REST = 4 * 2**20
 """Bytes of a body without its long arrays, at most: names, shapes and parameters, decoded in one call of about 20 ms."""
 
 _SPACES = bytes.maketrans(b"[]", b"  ")
-_SCALARS = b"0123456789+-.eE \t\r\n"
-_WORDS = b"truefals \t\r\n"
+_BLANK = b" \t\r\n"
+_SCALARS = b"0123456789+-.eE" + _BLANK
+_WORDS = b"truefals" + _BLANK
 
 
 def hollow(body: bytes) -> tuple[bytes, list[bytes]]:
@@ -174,7 +175,7 @@ def _slices(data: bytes) -> Iterator[bytes]:
 
 
 def nests(data: bytes, shape: Sequence[int], scalars: bytes = b"", leaf: bytes = b"") -> bool:
-    """Return whether lists nest in a shape without zeros: what is left without the scalars is known.
+    """Return whether lists nest in a shape without zeros: what is left without the scalars is known, and each is in a list.
 
     Args:
         data: JSON of the lists, without spaces if `scalars` has none.
@@ -188,7 +189,19 @@ def nests(data: bytes, shape: Sequence[int], scalars: bytes = b"", leaf: bytes =
     expected = leaf
     for size in reversed(shape):
         expected = b"[" + b",".join([expected] * size) + b"]"
-    return found == expected
+    return found == expected and (not scalars or _are_inside(data, scalars))
+
+
+def _are_inside(data: bytes, scalars: bytes) -> bool:
+    """Return whether no scalar is before an opening or behind a closing bracket, as in `[[1], 2[]]`."""
+    visible = scalars.translate(None, _BLANK)
+    table, last = bytes.maketrans(visible, b"0" * len(visible)), b""
+    for at in range(0, len(data), SLICE):
+        plain = last + data[at : at + SLICE].translate(table, _BLANK)
+        if b"0[" in plain or b"]0" in plain:
+            return False
+        last = plain[-1:]
+    return True
 
 
 def count_lists(shape: Sequence[int]) -> int:
