@@ -20,7 +20,7 @@ from nograd.cli.serving import local_file
 from nograd.cli.starter import starter_files
 from nograd.server.command import settings_of
 from nograd.server.settings.model_config import ModelConfig, open_model
-from nograd.server.settings.schema import SCHEMA_URL, config_schema
+from nograd.server.settings.schema import config_schema
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_models_or_a_file_that_are_named_take_the_place_of_the_local_file(starte
     assert local_file({}, []) is None
 
 
-@pytest.mark.parametrize("existing", ["model.py", "test_model.py"])
+@pytest.mark.parametrize("existing", ["model.py", "test_model.py", "nograd.schema.json"])
 def test_nothing_is_overwritten(tmp_path: Path, existing: str) -> None:
     (tmp_path / existing).write_text("mine")
 
@@ -96,7 +96,8 @@ def test_the_commented_lines_are_the_defaults_and_the_schema_accepts_all() -> No
     assert len(found) > 6
     assert found == {key: properties[key]["default"] for key in found}
     assert list(Draft202012Validator(config_schema()).iter_errors(tomllib.loads(text))) == []
-    assert text.startswith(f"#:schema {SCHEMA_URL}\n")
+    assert text.startswith("#:schema ./nograd.schema.json\n")
+    assert json.loads(starter_files()["nograd.schema.json"]) == config_schema()
 
 
 def test_the_schema_is_printed_and_is_the_published_one(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ def init(
         Path, typer.Argument(metavar="[DIR]", help="Folder for the files; it is made if it does not exist. Default: this one.")
     ] = Path(),
 ) -> None:
-    """Write model.py, nograd.toml and test_model.py into DIR. They run as they are; existing files are never overwritten.
+    """Write model.py, test_model.py, nograd.toml and its schema into DIR. They run as they are; existing files are never
+    overwritten.
 
     After it, `nograd serve` in DIR serves the model, and `pytest` tests it.
     """

@@ -13,14 +13,14 @@ SUMMARY = "Print the JSON schema of nograd.toml."
 COMMAND = GroupedCommand
 
 EXAMPLES: tuple[Example, ...] = (
-    ("Write the schema for an editor without network access:", "nograd schema -o nograd.schema.json"),
+    ("Write the schema of this version next to nograd.toml:", "nograd schema -o nograd.schema.json"),
 )
 
 
 def schema(*, output: Outputs = None) -> None:
     """Print the JSON schema of nograd.toml, with which editors complete and check the file.
 
-    The first line of the file names the schema: `#:schema ./nograd.schema.json`.
+    The first line of the file names the schema: `#:schema ./nograd.schema.json`. `nograd init` writes both.
     """
     from nograd.server.settings.schema import config_schema
 
