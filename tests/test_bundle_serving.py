@@ -64,7 +64,7 @@ def test_a_bundle_is_served_and_its_greeting_says_what_it_is(tmp_path: Path) -> 
     try:
         assert server.greeting.startswith(f"tiny is ready: {server.url}\n  batching  pad: rows are independent\n")
         assert re.search(r"\n  bundle    onnx float32, 2 lanes of 1 thread; tuned 20[\d :-]+, .+\n", server.greeting)
-        assert "\n  bundle's  a run by rows: 1 1 ms, 2 1.5 ms, 4 2 ms\n" in server.greeting
+        assert "\n  bundle's  run time by rows: 1 1 ms, 2 1.5 ms, 4 2 ms\n" in server.greeting
         body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 32], "data": [0.0] * 32}]}
         reply = httpx.post(f"{server.url}/v2/models/tiny/infer", json=body, timeout=HANG_S)
         assert reply.json()["outputs"][0]["data"] == [0.0] * 64

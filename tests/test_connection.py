@@ -580,3 +580,4 @@ def test_a_refused_request_is_a_line_of_the_access_log(kind: type[Connection], s
         assert (line.path, line.method) == (path, "-")
         assert line.error
         assert [each.status for each in noted if each is not line] == ([200] if sent.startswith(LIVE) else [])
+        site.service.close()

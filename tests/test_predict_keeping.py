@@ -86,5 +86,5 @@ def test_differences_are_named_with_both_values() -> None:
     assert differences(then, then) == []
     assert differences(then, now) == [
         "input: size was 3 bytes and is 4 bytes", "drop was none and is b", "model: name was a and is absent",
-        "model: fingerprint was not there and is c",
+        "model: fingerprint was absent and is c",
     ]  # fmt: skip

@@ -98,7 +98,7 @@ def test_a_model_may_have_any_name() -> None:
 
 def test_the_greeting_says_what_is_served_where(tiny_server: RunningServer) -> None:
     assert tiny_server.greeting.startswith(f"tiny is ready: {tiny_server.url}\n  batching  pad: ")
-    assert re.search(r"\n  measured  a run by rows: 1 [\d.]+ ms, 2 [\d.]+ ms", tiny_server.greeting)
+    assert re.search(r"\n  measured  run time by rows: 1 [\d.]+ ms, 2 [\d.]+ ms", tiny_server.greeting)
     assert f"live page {tiny_server.url}/\n" in tiny_server.greeting
 
 

@@ -164,7 +164,7 @@ def test_a_file_that_cannot_be_read_or_is_no_toml_is_one_sentence(tmp_path: Path
     with pytest.raises(ConfigError, match=r"bad.toml is not TOML: Invalid value"):
         settings_of(tmp_path / "bad.toml", {}, {})
     (tmp_path / "latin.toml").write_bytes(b'host = "\xff"')
-    with pytest.raises(ConfigError, match=r"latin.toml is no TOML"):
+    with pytest.raises(ConfigError, match=r"latin.toml is not TOML"):
         settings_of(tmp_path / "latin.toml", {}, {})
 
 
