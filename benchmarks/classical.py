@@ -1,7 +1,8 @@
 """Each classical call against the hand-written loop that it replaces (plain torch), side by side in one process.
 
 A pair is measured in turn, so that a slow or busy machine slows both. One thread computes. The main figure is CPU time of the
-process: plain / nograd, above 1 if nograd needs less. Wall time is in the next column. The answers of both are compared first.
+process: plain / nograd, above 1 if nograd needs less. Wall time is in the next column; it is the main figure of a call that may
+use several processors. The answers of both are compared first.
 
 A call whose usual loop guarantees less has two lines: one against a loop with the same guarantees, which the goal covers; and
 one against the usual loop, which says what that lacks, and shows what the guarantee costs.
@@ -167,6 +168,7 @@ def throughput() -> Pair:
         plain,
         "the layout of most rows a second, measured here",
         close=predictor.close,
+        is_parallel=True,
     )
 
 
@@ -447,12 +449,13 @@ def main() -> None:
             times = [f"{median([each[side][0] for each in found]) * 1e6:.0f}" for side in (1, 0)]
             data[name] = {
                 "cpu_ratio": cpu, "wall_ratio": wall, "off": off, "load": os.getloadavg()[0], "missing": pair.missing,
+                "goal": wall if pair.is_parallel else cpu,
             }  # fmt: skip
             words = f"the loop {pair.missing}" if pair.missing else pair.gain
             table.append([name, *times, quartiles(cpu), quartiles(wall), f"{off:.1e}", words])
             sys.stderr.write(f"{name}: {quartiles(cpu)}\n")
     show(table)
-    slow = [name for name, each in data.items() if not each["missing"] and median(each["cpu_ratio"]) < GOAL]
+    slow = [name for name, each in data.items() if not each["missing"] and median(each["goal"]) < GOAL]
     sys.stdout.write(f"goal: never below {GOAL}x: {'met' if not slow else 'MISSED by ' + ', '.join(slow)}\n")
     if not given.names:
         keep("classical", data, goal=f"never below {GOAL}x of plain torch", met=not slow)

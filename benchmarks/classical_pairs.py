@@ -48,5 +48,8 @@ class Pair:
     gain: str
     tolerance: float = 1e-4
     close: Callable[[], object] = lambda: None
+    is_parallel: bool = False
+    """Whether the call may compute on several processors, to answer earlier: the goal then covers the wall time."""
+
     missing: str = ""
     """A guarantee of the call that the loop lacks, as a verb. The pair then shows its price, and the goal does not cover it."""
