@@ -18,7 +18,7 @@ from typing import Any
 import typer.main
 
 import nograd
-from nograd.cli.commands import app
+from nograd.cli.application import app
 
 __all__ = ["sentences"]
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from nograd import FP16Predictor, HighThroughputPredictor, LowLatencyPredictor, ONNXPredictor, Predictor, load
 from nograd.backends.onnx.export import export_to_onnx
-from nograd.cli.commands import app
+from nograd.cli.application import app
 from nograd.datasets.command import predict_command
 from nograd.datasets.run import PredictJob
 from nograd.errors import ConfigError

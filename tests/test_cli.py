@@ -13,7 +13,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from nograd import __version__
-from nograd.cli.commands import app
+from nograd.cli.application import app
 from nograd.errors import ConfigError
 from tests.running_server import FOLDER
 from tests.waiting import HANG_S

@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 
 from nograd.bench.report import BenchReport
 from nograd.checks import FAMILIES
-from nograd.cli.commands import app, bench, check
+from nograd.cli.application import app
+from nograd.cli.commands import bench, check
 from nograd.cli.old_spellings import OldSpelling, modernize
 from nograd.cli.options import split_lists
-from nograd.cli.outputs import STDOUT, Target, plan_outputs, write_outputs
+from nograd.cli.outputs import STDOUT, OutputTarget, plan_outputs, write_outputs
 from nograd.core.units import amount_of, amount_text
 from nograd.errors import ConfigError
 from nograd.report.finding_formats import FORMATS
@@ -275,7 +276,7 @@ def test_the_suffix_of_a_file_decides_the_format(tmp_path: Path) -> None:
     assert [each.format for each in plan_outputs(files, "", tuple(FORMATS))] == ["json", "junit", "sarif", "text"]
     assert [each.format for each in plan_outputs(files, "json", tuple(FORMATS))] == ["json"] * 4
     assert plan_outputs([tmp_path / "x.html"], "", ("text", "json"))[0].format == "text"
-    assert plan_outputs([], "", ("text",)) == (Target(STDOUT, "text"),)
+    assert plan_outputs([], "", ("text",)) == (OutputTarget(STDOUT, "text"),)
 
 
 def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
@@ -290,7 +291,9 @@ def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
 def test_a_report_goes_to_every_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "x.json"
 
-    write_outputs([Target(STDOUT, "text"), Target(file, "json")], {"text": lambda: "found \x1b[2J", "json": lambda: "{}"})
+    write_outputs(
+        [OutputTarget(STDOUT, "text"), OutputTarget(file, "json")], {"text": lambda: "found \x1b[2J", "json": lambda: "{}"}
+    )
 
     assert (capsys.readouterr().out, file.read_text()) == ("found \\x1b[2J\n", "{}\n")
 

@@ -14,7 +14,7 @@ import typer.main
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from nograd.cli.commands import app
+from nograd.cli.application import app
 from nograd.server import run
 from nograd.server.settings.cli_options import read_options
 from nograd.server.settings.definition import ServeConfig

@@ -86,7 +86,7 @@ def test_the_client_and_the_server_live_in_one_process(order: tuple[str, str]) -
 
 def test_serving_http_imports_nothing_of_grpc() -> None:
     program = (
-        "import sys, nograd, nograd.server.run, nograd.cli.commands\n"
+        "import sys, nograd, nograd.server.run, nograd.cli.application\n"
         "print([n for n in sys.modules if n.startswith(('grpc', 'google'))])"
     )
 

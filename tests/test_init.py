@@ -15,7 +15,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
-from nograd.cli.commands import app
+from nograd.cli.application import app
 from nograd.cli.serving import local_file
 from nograd.cli.starter import starter_files
 from nograd.server.command import settings_of

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import nograd
 from nograd.bundle import Bundle
-from nograd.cli.commands import app
+from nograd.cli.application import app
 from nograd.errors import ExportError, ModelLoadError
 from nograd.exports import export_model
 from nograd.tuning import Tuned, tune

@@ -95,9 +95,9 @@ HEAVY = ("torch", "numpy", "transformers", "uvicorn", "rich", "prometheus_client
     [
         "import nograd",
         "import nograd.errors",
-        "import nograd.cli.commands",
-        "sys.argv[1:] = ['--help']; import nograd.cli.commands; nograd.cli.main()",
-        "sys.argv[1:] = ['serve', '--help']; import nograd.cli.commands; nograd.cli.main()",
+        "import nograd.cli.application",
+        "sys.argv[1:] = ['--help']; import nograd.cli.application; nograd.cli.main()",
+        "sys.argv[1:] = ['serve', '--help']; import nograd.cli.application; nograd.cli.main()",
     ],
     ids=["import nograd", "import errors", "import cli", "nograd --help", "nograd serve --help"],
 )

@@ -79,7 +79,7 @@ def test_importing_nograd_and_its_help_read_no_entry_points() -> None:
         "import importlib.metadata as metadata, sys\n"
         "def never(**_): raise AssertionError('the installed packages were read')\n"
         "metadata.entry_points = never\n"
-        "import nograd, nograd.cli.commands\n"
+        "import nograd, nograd.cli.application\n"
         "sys.argv = ['nograd', '--help']\n"
         "try:\n    nograd.cli.main()\n"
         "except SystemExit as end:\n    assert not end.code, end.code\n"

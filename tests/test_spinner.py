@@ -37,6 +37,8 @@ def test_without_a_terminal_nothing_is_shown_even_when_the_work_fails(monkeypatc
 
 
 def test_without_a_terminal_no_command_imports_rich() -> None:
-    code = "import nograd.cli.commands, nograd.server.command, nograd.datasets.command, sys; assert 'rich' not in sys.modules"
+    code = (
+        "import nograd.cli.application, nograd.server.command, nograd.datasets.command, sys; assert 'rich' not in sys.modules"
+    )
 
     subprocess.run([sys.executable, "-c", code], check=True)

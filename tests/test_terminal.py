@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nograd.cli import cached_responses as cache_tools
-from nograd.cli.commands import app
+from nograd.cli.application import app
 from nograd.runtime.terminal import escape_controls
 
 EVIL = "m\x1b]0;owned\x07\x1b[2J\x9b31m\r\u202edlrow"

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from nograd.cli import commands as cli
+from nograd.cli.application import app
 from nograd.cli.help import GroupedCommand
 from scripts.reference.tables import MADE, table
 
@@ -24,7 +24,7 @@ def _walk(command: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield from _walk(children[child], f"{name} {child}")
 
 
-_ROOT: Any = typer.main.get_command(cli.app)
+_ROOT: Any = typer.main.get_command(app)
 COMMANDS: dict[str, Any] = dict(_walk(_ROOT, "nograd"))
 """Whole name -> the command."""
 

@@ -8,7 +8,7 @@ import sys
 from contextlib import nullcontext, suppress
 from typing import NoReturn
 
-from nograd.cli.commands import app
+from nograd.cli.application import app
 from nograd.errors import ExportError, JobError, NogradError
 from nograd.runtime.cores import bound_threads
 from nograd.runtime.exits import INTERRUPTED, end_on_signals, hold_standard_files, leave

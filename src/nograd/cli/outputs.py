@@ -11,7 +11,7 @@ import typer
 from nograd.errors import ConfigError
 from nograd.runtime.terminal import escape_controls
 
-__all__ = ["STDOUT", "Target", "plan_outputs", "with_old_options", "write_outputs"]
+__all__ = ["STDOUT", "OutputTarget", "plan_outputs", "with_old_options", "write_outputs"]
 
 STDOUT = Path("-")
 
@@ -22,7 +22,7 @@ SUFFIXES = {".txt": TEXT, ".json": "json", ".html": "html", ".sarif": "sarif", "
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class OutputTarget:
     """One copy of a report."""
 
     path: Path
@@ -31,7 +31,7 @@ class Target:
     format: str
 
 
-def plan_outputs(outputs: Sequence[Path], format: str, formats: Sequence[str]) -> tuple[Target, ...]:  # noqa: A002  the option's name
+def plan_outputs(outputs: Sequence[Path], format: str, formats: Sequence[str]) -> tuple[OutputTarget, ...]:  # noqa: A002  the option's name
     """Return where the report goes.
 
     Args:
@@ -49,7 +49,7 @@ def plan_outputs(outputs: Sequence[Path], format: str, formats: Sequence[str]) -
             raise ConfigError(f"output is {str(path)!r}; there is no folder {str(path.parent)!r}")
         if path.is_dir():
             raise ConfigError(f"output is {str(path)!r}, a folder; it must be a file, or - for stdout")
-    return tuple(Target(path, format or _format_of(path, formats)) for path in outputs or (STDOUT,))
+    return tuple(OutputTarget(path, format or _format_of(path, formats)) for path in outputs or (STDOUT,))
 
 
 def _format_of(path: Path, formats: Sequence[str]) -> str:
@@ -57,7 +57,7 @@ def _format_of(path: Path, formats: Sequence[str]) -> str:
     return found if found in formats else TEXT
 
 
-def write_outputs(targets: Sequence[Target], writers: Mapping[str, Callable[[], str]]) -> None:
+def write_outputs(targets: Sequence[OutputTarget], writers: Mapping[str, Callable[[], str]]) -> None:
     """Write the report to each target. Control characters from other programs are escaped on stdout."""
     for target in targets:
         text = writers[target.format]()
@@ -68,7 +68,7 @@ def write_outputs(targets: Sequence[Target], writers: Mapping[str, Callable[[], 
             target.path.write_text(text, "utf-8")
 
 
-def with_old_options(targets: Sequence[Target], **files: Path | None) -> tuple[Target, ...]:
+def with_old_options(targets: Sequence[OutputTarget], **files: Path | None) -> tuple[OutputTarget, ...]:
     """Return the targets with those of options of earlier versions, such as `--json FILE`; write a note for each on stderr.
 
     Args:
@@ -79,7 +79,7 @@ def with_old_options(targets: Sequence[Target], **files: Path | None) -> tuple[T
     for format, path in files.items():  # noqa: A001  the option's name
         if path is not None:
             typer.echo(f"nograd: --{format} is an old spelling; write -o - -o {path.with_suffix(_suffix_of(format))}", err=True)
-            found.append(Target(path, format))
+            found.append(OutputTarget(path, format))
     return tuple(found)
 
 

@@ -16,11 +16,13 @@ from nograd.runtime.phases import show_phases
 SUMMARY = "Run the deployment checklist on a model or a server."
 
 
-class COMMAND(GroupedCommand):
+class CheckCommand(GroupedCommand):
     """The command line of `nograd check`."""
 
     old_spellings = (OldSpelling("--memory-mb", "--memory", "MB"),)
 
+
+COMMAND = CheckCommand
 
 CHECKS = "Checks"
 

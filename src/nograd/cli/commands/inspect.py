@@ -16,11 +16,13 @@ from nograd.cli.outputs import plan_outputs, write_outputs
 SUMMARY = "Verify a bundle and describe it."
 
 
-class COMMAND(GroupedCommand):
+class InspectCommand(GroupedCommand):
     """The command line of `nograd inspect`."""
 
     old_spellings = (OldSpelling("--json", "--format=json", is_flag=True),)
 
+
+COMMAND = InspectCommand
 
 EXAMPLES: tuple[Example, ...] = (
     ("Describe a bundle:", "nograd inspect minilm.bundle"),

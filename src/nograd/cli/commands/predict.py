@@ -15,11 +15,13 @@ from nograd.errors import ConfigError
 SUMMARY = "Run a model over every row of a data set."
 
 
-class COMMAND(GroupedCommand):
+class PredictCommand(GroupedCommand):
     """The command line of `nograd predict`."""
 
     old_spellings = (OldSpelling("--commit-s", "--commit-every", "s"), OldSpelling("--format", "--input-format"))
 
+
+COMMAND = PredictCommand
 
 INPUT, RESUME = "Input", "Faults and resuming"
 

@@ -6,7 +6,7 @@ import json
 
 from nograd.cli.help import Example, GroupedCommand
 from nograd.cli.options import Outputs
-from nograd.cli.outputs import Target, plan_outputs, write_outputs
+from nograd.cli.outputs import OutputTarget, plan_outputs, write_outputs
 
 SUMMARY = "Print the JSON schema of nograd.toml."
 
@@ -24,5 +24,5 @@ def schema(*, output: Outputs = None) -> None:
     """
     from nograd.server.settings.schema import config_schema
 
-    targets = [Target(each.path, "json") for each in plan_outputs(output or [], "", ("json",))]
+    targets = [OutputTarget(each.path, "json") for each in plan_outputs(output or [], "", ("json",))]
     write_outputs(targets, {"json": lambda: json.dumps(config_schema(), indent=1)})
