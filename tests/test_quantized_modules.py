@@ -218,6 +218,20 @@ def test_with_a_path_the_module_runs_the_written_file_and_says_that_rows_are_cou
     assert_equal(call(made, x), call(model, x), 0.1)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_graph_computes_with_torchs_number_of_threads(count: int, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        made = nograd.quantize_dynamic(nn.Linear(8, 4), path=tmp_path / "m.onnx", sample=torch.rand(4, 8))
+        made(torch.rand(2, 8))
+    finally:
+        torch.set_num_threads(before)
+
+    assert isinstance(made.model, OnnxModule)
+    assert made.model.backend().num_threads == count
+
+
 def test_the_effect_of_other_rows_is_a_number() -> None:
     x = torch.rand(3, 4)
 

@@ -29,6 +29,8 @@ __all__ = ["OnnxModule"]
 class OnnxModule(nn.Module):
     """Runs a graph written by nograd, on the CPU, without gradients. Takes tensors and returns the model's output structure.
 
+    It computes with torch's number of threads at the first call.
+
     The graph is a byte buffer: the state dict contains it, and `torch.load(weights_only=True)` can read it.
 
     Args:
@@ -90,7 +92,8 @@ class OnnxModule(nn.Module):
         with tempfile.TemporaryDirectory(prefix="nograd-") as folder:
             path = Path(folder) / "graph.onnx"
             path.write_bytes(self.graph.cpu().numpy().tobytes())
-            return OnnxBackend(path, device="cpu", digest=of_value(self.graph).text)
+            threads = torch.get_num_threads()  # as every torch module
+            return OnnxBackend(path, device="cpu", num_threads=threads, digest=of_value(self.graph).text)
 
     def fingerprint(self) -> Fingerprint:
         """Return a digest of graph and runtime."""
