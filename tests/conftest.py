@@ -18,6 +18,9 @@ from tests.schedule import order_files
 os.environ.setdefault("GOMP_SPINCOUNT", "0")  # for torch, which is not imported yet, and for the servers
 # Two workers on two cores: a torch thread that spins takes the core from the other worker. The tests of offload took 40 s of
 # processor time with libgomp's default and 25 s without spinning; the number of threads stays as it is (2026-12-01).
+os.environ.setdefault("MKL_DISABLE_FAST_MM", "1")
+# Tuning forks this process. In a child whose parent had run many threads, MKL's manager of buffers searched its list of threads
+# without an end (`mm_account_ptr_by_tid`, torch 2.13).
 os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")  # of the calls between kernels; kernels stay at O3
 os.environ.setdefault("AOT_INDUCTOR_ENABLE_LINE_TABLES", "0")  # for profilers: 1 s of each compilation, half of the file's size
 
