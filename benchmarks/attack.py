@@ -8,7 +8,6 @@ attack fails (exit 1). Further servers have a stderr that is full, closed or not
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -21,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.common import HERE, RESULTS, report
+from benchmarks.common import HERE, RESULTS, free_port, report
 from benchmarks.hostile import ATTACKS, GOOD, Attack, Target, failing, post, tensor
 
 LIMIT_MS = 100.0
@@ -36,7 +35,7 @@ MODELS = (
     "after:slow_after",
     "failing:failing",
 )
-OPTIONS = ("--header-timeout-s", "3", "--timeout-s", "8", "--grace-s", "3", "--cache-mb", "64")
+OPTIONS = ("--header-timeout", "3s", "--timeout", "8s", "--grace", "3s", "--cache-size", "64MB")
 GRACE_S = 3.0
 
 
@@ -95,12 +94,12 @@ def probe(port: int) -> None:
             connection.close()
             connection = socket.create_connection(("127.0.0.1", port), timeout=PROBE_S)
         try:
-            asked = os.read(sys.stdin.fileno(), 100)
+            line = os.read(sys.stdin.fileno(), 100)
         except BlockingIOError:
-            asked = None
-        if asked == b"":
+            line = None
+        if line == b"":
             return
-        if asked:
+        if line:
             sys.stdout.write(f"{longest * 1000}\n")
             sys.stdout.flush()
             longest = 0.0
@@ -122,7 +121,7 @@ class AttackedServer:
     """`nograd serve` of the attacked models."""
 
     def __init__(self, stderr: int | IO[bytes], *more: str) -> None:
-        self.target = Target(_free_port(), _free_port())
+        self.target = Target(free_port(), free_port())
         models = [f"{name}=benchmarks.attacked_models:{factory}" for name, factory in (each.split(":") for each in MODELS)]
         ports = ["--port", str(self.target.port), "--grpc-port", str(self.target.grpc_port)]
         command = [sys.executable, "-m", "nograd", "serve", *models, *ports, *OPTIONS, *more]
@@ -158,13 +157,6 @@ class AttackedServer:
         """End the process."""
         self.process.kill()
         self.process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 @contextmanager
@@ -287,7 +279,7 @@ def _report(found: Sequence[Result], load: float, limit_ms: float) -> None:
         f"cores before; the undisturbed server stalled for up to {worst:.0f} ms)"
     )
     data: dict[str, Any] = {"load": load, "results": [asdict(each) for each in found]}
-    report("attack", table, json.loads(json.dumps(data)), goal=goal, met=not faults)
+    report("attack", table, data, goal=goal, met=not faults)
     if faults:
         raise SystemExit(1)
 

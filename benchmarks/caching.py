@@ -24,7 +24,7 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 
-from benchmarks.common import in_turn, load, ratios, report, running, sentences, spread
+from benchmarks.common import free_port, in_turn, load, ratios, report, running, sentences, spread
 from nograd.caching import MemoryCache, encode
 from nograd.caching.memory import ENTRY_BYTES
 
@@ -249,9 +249,7 @@ def measure_aside() -> tuple[list[list[str]], dict[str, Any], float]:
 
 @contextmanager
 def redis_server() -> Iterator[int]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

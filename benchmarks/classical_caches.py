@@ -7,7 +7,6 @@ with a cache that people write, which guarantees less.
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 from collections import OrderedDict
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 import nograd
 from benchmarks.classical_pairs import Encoder, Pair
+from benchmarks.common import free_port
 
 __all__ = ["cached", "embedded", "shared"]
 
@@ -96,9 +96,7 @@ def shared(folder: Path, *, by_redis: bool) -> Pair:
 
     if shutil.which("redis-server") is None:
         raise SystemExit("no redis-server; run: apt-get install redis-server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     client = redis.Redis(port=port, retry=redis.retry.Retry(redis.backoff.ConstantBackoff(0.05), 200))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import socket
 import subprocess
 import sys
 import tempfile
@@ -83,6 +84,14 @@ def tuned_minilm(goal: str = "latency") -> Iterator[Path]:
         command = ["tune", "minilm", "--data", str(data), "--budget", "60s", "--goal", goal, "--output", str(bundle)]
         subprocess.run([sys.executable, "-m", "nograd", *command], check=True, stdout=sys.stderr, cwd=HERE.parent)
         yield bundle
+
+
+def free_port() -> int:
+    """Return a TCP port that no program uses now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
 
 
 def run_child(module: str, *arguments: str, limit_s: float) -> dict[str, Any]:

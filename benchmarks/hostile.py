@@ -101,7 +101,7 @@ GOOD = tensor([1, 2, 3, 4], [1, 4])
 
 
 def half_requests(target: Target) -> str:
-    """Open connections with half a head and half a body; the server closes them (`--header-timeout-s`, `--timeout-s`)."""
+    """Open connections with half a head and half a body; the server closes them (`--header-timeout`, `--timeout`)."""
     with ExitStack() as stack:
         open_ones = []
         for data in [HEAD + b"Content-Le", HEAD + b"Content-Length: 100\r\n\r\n{"] * 100:

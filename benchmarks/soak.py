@@ -11,7 +11,6 @@ import asyncio
 import json
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import models
-from benchmarks.common import HERE, RESULTS, report
+from benchmarks.common import HERE, RESULTS, free_port, report
 from benchmarks.peers import OURS, environment_of, installed
 from benchmarks.processes import Tree
 
@@ -108,9 +107,7 @@ class Redis:
     """A server that is killed and started again."""
 
     def __init__(self, folder: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self._folder = folder
         self.process: subprocess.Popen[bytes] | None = None
         self.start()

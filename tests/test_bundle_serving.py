@@ -107,11 +107,11 @@ def test_inspect_prints_a_page(tmp_path: Path) -> None:
 
 def test_inspect_prints_what_is_missing_as_missing(tmp_path: Path) -> None:
     with Bundle.read(write_rows(tmp_path / "bundle", curve=None, confirmed=False)) as bundle:
-        told = page(bundle)
+        text = page(bundle)
 
-    assert "curve     none was measured\n" in told
-    assert "parity    not compared with eager\n" in told
-    assert "confirmed NOT: the curve was wrong under load\n" in told
+    assert "curve     none was measured\n" in text
+    assert "parity    not compared with eager\n" in text
+    assert "confirmed NOT: the curve was wrong under load\n" in text
 
 
 def test_inspect_prints_json(tmp_path: Path) -> None:

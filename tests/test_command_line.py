@@ -12,10 +12,12 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
+import nograd
 from nograd.bench.report import BenchReport
 from nograd.checks import FAMILIES
 from nograd.cli.application import app
 from nograd.cli.commands import bench, check
+from nograd.cli.entry import show_warning
 from nograd.cli.old_spellings import OldSpelling, modernize
 from nograd.cli.options import split_lists
 from nograd.cli.outputs import STDOUT, OutputTarget, plan_outputs, write_outputs
@@ -314,3 +316,18 @@ def test_defaults_of_the_options_are_those_of_the_settings() -> None:
     assert ServeConfig().timeout_s == 30.0
     assert "--timeout TIME" in help_of(("serve",), 100)
     assert "[default: 30s]" in help_of(("serve",), 100)
+
+
+@pytest.mark.parametrize(
+    ("place", "written"),
+    [
+        (nograd.__file__, "nograd: warning: 2 rows\\x1b are too few\n"),
+        ("/somewhere/model.py", "/somewhere/model.py:7: UserWarning: 2 rows\x1b are too few\n"),
+    ],
+)
+def test_warnings_of_nograd_are_sentences_and_others_name_their_place(
+    place: str, written: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_warning(UserWarning("2 rows\x1b are too few"), UserWarning, place, 7)
+
+    assert capsys.readouterr().err == written

@@ -16,11 +16,12 @@ from nograd.datasets.columns import ColumnOptions
 from nograd.datasets.preview import preview
 from nograd.datasets.run import PredictJob
 from nograd.errors import ConfigError, UnsupportedError
+from nograd.tuning.command import print_preview
 from nograd.tuning.preview import preview as preview_tuning
 from nograd.tuning.tuner import TuneSettings
 from nograd.tuning.values import Goal
 
-FEW = pytest.mark.filterwarnings("ignore:2 rows of .* is too little to compare answers reliably")
+FEW = pytest.mark.filterwarnings("ignore:2 rows of .* too few to compare answers reliably")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_predict_refuses_what_the_run_would_refuse(tmp_path: Path, predictor: Pr
 
     with pytest.raises(ConfigError, match="input 'input' has no column"):
         preview(job, lambda: predictor)
-    with pytest.raises(ConfigError, match="there is no folder"):
+    with pytest.raises(ConfigError, match=r"the folder .* does not exist"):
         preview(replace(job, output=tmp_path / "none" / "out.jsonl"), lambda: predictor)
     with pytest.raises(ConfigError, match=r"the name must end in \.jsonl"):
         preview(replace(job, output=tmp_path / "out.xml"), lambda: predictor)
@@ -130,7 +131,7 @@ def test_tune_refuses_what_the_run_would_refuse(tmp_path: Path, predictor: Predi
     with pytest.raises(ConfigError, match="backends contains 'nothing'"):
         preview_tuning(predictor, [torch.zeros(4)] * 2, tmp_path / "m.bundle", settings(backends=("nothing",)))
     with pytest.raises(ConfigError, match="does not exist"):
-        preview_tuning(predictor, None, tmp_path / "none" / "m.bundle", settings())
+        print_preview("a model that is not loaded", None, tmp_path / "none" / "m.bundle", settings())
 
 
 def test_tune_starts_from_a_torch_module(tmp_path: Path) -> None:

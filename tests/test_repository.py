@@ -252,10 +252,10 @@ def test_p2_of_several_versions_all_are_loaded_or_none(site: Site, shelf: Shelf)
 
 
 def test_p2_a_model_that_is_not_there_cannot_be_loaded(site: Site) -> None:
-    reply = call(site, "models/nobody/load")
+    reply = call(site, "models/missing/load")
 
     assert reply.status == 404
-    assert reply.error == "there is no model 'nobody' to load; models that can be loaded: 'a', 'b'"
+    assert reply.error == "there is no model 'missing' to load; models that can be loaded: 'a', 'b'"
 
 
 def test_p2_what_a_program_has_given_only_it_could_load_anew(site: Site) -> None:

@@ -135,7 +135,7 @@ def test_a_candidate_that_dies_is_a_row_with_its_reason() -> None:
     model = Misbehaves("raises")
     rows = ROWS[:4]
     with (
-        pytest.warns(UserWarning, match="4 rows of the sample given is too little to compare answers reliably"),
+        pytest.warns(UserWarning, match="4 rows of the sample given: too few to compare answers reliably"),
         pytest.raises(UnsupportedError, match="eager itself cannot be measured: the model raised ValueError"),
     ):
         tune(model, rows, **QUICK, cores=1, backends=["eager"])

@@ -15,6 +15,7 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 
+from nograd.cli.options import split_lists
 from nograd.core.units import bytes_of, seconds_of
 from nograd.errors import ConfigError
 from nograd.tuning.command import metric_of, settings_of
@@ -57,7 +58,9 @@ def test_a_metric_is_found_by_name_or_told(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_backends_are_a_list_with_commas() -> None:
-    assert settings_of(goal="latency", budget="60s", backends="onnx, aot").backends == ("onnx", "aot")
+    chosen = split_lists("backends", ["onnx, aot"])
+
+    assert settings_of(goal="latency", budget="60s", backends=chosen).backends == ("onnx", "aot")
     assert settings_of(goal="latency", budget="60s").backends is None
 
 

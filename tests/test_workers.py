@@ -206,10 +206,10 @@ def test_a_worker_that_is_killed_is_started_again_while_the_other_answers(crew: 
     def is_replaced() -> bool:
         try:
             ask(crew)
-            told = server_told(crew.url)
+            answer = server_told(crew.url)
         except httpx.TransportError:  # the worker had accepted the connection, and was killed with it
             return False
-        return bool(told["workers"][0]["restarts"]) and all(each["ready"] for each in told["workers"])
+        return bool(answer["workers"][0]["restarts"]) and all(each["ready"] for each in answer["workers"])
 
     wait_until(is_replaced)
     again = seen(crew)

@@ -13,7 +13,7 @@ import torch
 
 from nograd.backends import FileFingerprint, TorchBackend, check_lanes
 from nograd.backends.changes import ChangeWatch
-from nograd.core.inputs import is_tensor
+from nograd.core.inputs import is_tensor, without_inference_tensors
 from nograd.core.module import EvalMode, ModuleCall, module_device, problem_type, row_fault
 from nograd.core.structure import Restore, flatten, left_out
 from nograd.core.tensors import Array, Batch, Signature, dtype_name
@@ -129,7 +129,7 @@ class ModuleBackend(TorchBackend):
         recording = getattr(self._local, "gradients", False)
         with self._threads(), torch.inference_mode(not recording), torch.set_grad_enabled(recording), self.eval_mode():
             leaves = self._run(self._moved(tensors))
-        return leaves if recording else {name: leaf.clone() if leaf.is_inference() else leaf for name, leaf in leaves.items()}
+        return leaves if recording else without_inference_tensors(leaves)
 
     def forward_each(self, batches: Iterable[Mapping[str, Tensor]]) -> Sequence[Mapping[str, Tensor]]:
         if getattr(self._local, "gradients", False):

@@ -8,8 +8,8 @@ from functools import cache
 
 from nograd.batching.collate import chunks, merge, model_error, run_together
 from nograd.core.tensors import Batch, Signature, num_rows
-from nograd.errors import DeadlineError, DeviceLostError, NogradError
-from nograd.runtime.device_errors import is_device_lost, is_out_of_memory, release_frames
+from nograd.errors import DeadlineError, NogradError
+from nograd.runtime.device_errors import device_lost, is_device_lost, is_out_of_memory, release_frames
 from nograd.runtime.interrupts import is_interrupt
 
 __all__ = ["Outcome", "retry_sizes", "run_apart"]
@@ -91,7 +91,7 @@ class _FaultSearch:
     def find(self, parts: Sequence[tuple[int, Batch]], error: BaseException) -> dict[int, Batch | NogradError]:
         """Return answers by position after the parts failed together."""
         if is_device_lost(error):
-            raise DeviceLostError(f"the device is lost: {error}") from error
+            raise device_lost(error) from error
         if len(parts) > 1 or is_out_of_memory(error):
             release_frames(error)  # they hold the failed run's tensors, while the retries need the memory
         if is_out_of_memory(error):

@@ -8,7 +8,7 @@ import typer
 
 from nograd import __version__
 from nograd.cli.commands import bench, cache, check, conformance, export, init, inspect, predict, schema, serve, tune
-from nograd.cli.help import CommandGroup, examples_text
+from nograd.cli.help import CommandGroup, examples_text, help_without_command
 
 __all__ = ["app"]
 
@@ -47,15 +47,13 @@ def _common(
     ] = False,
 ) -> None:
     """Hold the options that come before a command. Without a command, print the help and exit with 0."""
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-        raise typer.Exit
+    help_without_command(context)
 
 
-def _add(group: typer.Typer, module: Any, panel: str | None = None) -> None:
+def _add(module: Any, panel: str) -> None:
     """Add the command of a module: its function has the module's name, its help is the docstring."""
     name = module.__name__.rpartition(".")[2]
-    group.command(
+    app.command(
         name, cls=module.COMMAND, short_help=module.SUMMARY, epilog=examples_text(module.EXAMPLES), rich_help_panel=panel
     )(getattr(module, name))
 
@@ -64,5 +62,5 @@ for _module, _panel in (
     (serve, RUN), (predict, RUN), (init, PREPARE), (export, PREPARE), (tune, PREPARE), (inspect, PREPARE), (check, EXAMINE),
     (bench, EXAMINE), (conformance, EXAMINE), (schema, MAINTAIN),
 ):  # fmt: skip
-    _add(app, _module, _panel)
+    _add(_module, _panel)
 app.add_typer(cache.app, name="cache", short_help=cache.SUMMARY, rich_help_panel=MAINTAIN)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from contextlib import nullcontext, suppress
-from typing import NoReturn
+from pathlib import Path
+from typing import NoReturn, TextIO
 
 from nograd.cli.application import app
 from nograd.errors import ExportError, JobError, NogradError
@@ -16,7 +18,9 @@ from nograd.runtime.openmp import spin_briefly
 from nograd.runtime.stderr import queued_stderr
 from nograd.runtime.terminal import escape_controls
 
-__all__ = ["main"]
+__all__ = ["main", "show_warning"]
+
+PACKAGE = Path(__file__).parent.parent
 
 STOPPED = "stopped\n"
 """Message at Ctrl-C for a command that has no other message and wrote nothing."""
@@ -30,6 +34,7 @@ def main() -> NoReturn:
     hold_standard_files()
     spin_briefly(os.environ)
     bound_threads(os.environ)
+    warnings.showwarning = show_warning
     with queued_stderr() as stderr:
         is_server = sys.argv[1:2] == ["serve"]  # handle SIGTERM from here on, before the slow imports
         with end_on_signals(_ignore) if is_server else nullcontext():
@@ -42,6 +47,18 @@ def main() -> NoReturn:
             sys.stdout.write(sentence)
             sys.stdout.flush()
     leave(code)
+
+
+def show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
+    line: str | None = None,
+) -> None:  # fmt: skip
+    """Write a warning of nograd as a sentence, and a warning of other code with its place. A server logs them instead."""
+    if Path(filename).is_relative_to(PACKAGE):
+        text = f"nograd: warning: {escape_controls(str(message))}\n"
+    else:
+        text = warnings.formatwarning(message, category, filename, lineno, line)
+    (file or sys.stderr).write(text)
 
 
 def _ignore(_signal: str) -> None:

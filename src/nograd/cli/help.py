@@ -7,11 +7,12 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
 from nograd.cli.old_spellings import OldSpelling, modernize
 
-__all__ = ["CommandGroup", "Example", "GroupedCommand", "examples_text", "option_record"]
+__all__ = ["CommandGroup", "Example", "GroupedCommand", "examples_text", "help_without_command", "option_record"]
 
 ARGUMENTS, OPTIONS, COMMANDS, EXAMPLES = "Arguments", "Options", "Commands", "Examples"
 
@@ -33,6 +34,13 @@ def examples_text(examples: Iterable[Example]) -> str:
       nograd serve minilm
     """
     return "\n".join(f"{about}\n  {command}" for about, command in examples)
+
+
+def help_without_command(context: typer.Context) -> None:
+    """Print the help of a group that is called without a command, and exit with 0."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
 
 
 def option_record(parameter: Any) -> tuple[str, str] | None:
@@ -117,8 +125,6 @@ class GroupedCommand(_Fitting, TyperCommand):
 
     def report_old_spellings(self, ctx: Any) -> None:
         """Write a line on stderr for each old spelling in the command line."""
-        import typer
-
         for note in ctx.meta.get(OLD_SPELLINGS, ()):
             typer.echo(f"nograd: {note}", err=True)
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["OldSpelling", "modernize"]
+__all__ = ["OldSpelling", "modernize", "note_commas"]
 
 NUMBER = re.compile(r"\d+(\.\d*)?|\.\d+")
 
@@ -33,6 +33,11 @@ class OldSpelling:
         '30s'
         """
         return f"{text}{self.unit}" if NUMBER.fullmatch(text) else text
+
+
+def note_commas(option: str) -> str:
+    """Return the note on a repeated option whose value has commas."""
+    return f"commas in {option} are an old spelling; repeat the option: {option} A {option} B"
 
 
 def modernize(arguments: Sequence[str], spellings: Iterable[OldSpelling]) -> tuple[list[str], list[str]]:

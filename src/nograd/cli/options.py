@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from nograd.cli.old_spellings import note_commas
 from nograd.errors import ConfigError
+from nograd.server.settings.cli_options import completion_of
 
 __all__ = [
     "BATCHING", "CLUSTER", "CODE", "MEASURE", "MODEL", "MODEL_HELP", "OUTPUT", "CoupledRows", "Device", "MaxBatchSize", "Model",
@@ -34,15 +36,12 @@ def choice(*declarations: str, values: Sequence[str], help: str, more: Sequence[
         panel: heading in the help text.
     """
     return typer.Option(
-        *declarations, help=help, metavar="|".join((*values, *more)), rich_help_panel=panel, autocompletion=_completed(values)
+        *declarations,
+        help=help,
+        metavar="|".join((*values, *more)),
+        rich_help_panel=panel,
+        autocompletion=completion_of(values),
     )
-
-
-def _completed(values: Sequence[str]) -> Callable[[str], list[str]]:
-    def complete(incomplete: str) -> list[str]:
-        return [value for value in values if value.startswith(incomplete)]
-
-    return complete
 
 
 def split_lists(name: str, values: Sequence[str]) -> tuple[str, ...]:
@@ -52,7 +51,7 @@ def split_lists(name: str, values: Sequence[str]) -> tuple[str, ...]:
         ConfigError: a value is empty.
     """
     if any("," in value for value in values):
-        typer.echo(f"nograd: commas in --{name} are an old spelling; repeat the option: --{name} A --{name} B", err=True)
+        typer.echo(f"nograd: {note_commas(f'--{name}')}", err=True)
     found = tuple(part.strip() for value in values for part in value.split(","))
     if not all(found):
         raise ConfigError(f"{name} is {','.join(values)!r}; it must not hold an empty name")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from nograd.cli.help import OLD_SPELLINGS, GroupedCommand
-from nograd.cli.old_spellings import OldSpelling
+from nograd.cli.old_spellings import OldSpelling, note_commas
 from nograd.errors import ConfigError
 from nograd.runtime.stderr import QueuedStderr
 from nograd.server.settings.cli_options import old_options, words_of
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from nograd.server.settings.resolution import ResolvedSettings
 
 __all__ = [
-    "GIVEN_ELSEWHERE", "ServeCommand", "local_file", "log_old_spellings", "named_models", "options_of", "print_ray_settings",
-    "tune_and_serve",
+    "GIVEN_ELSEWHERE", "ServeCommand", "local_file", "log_old_spellings", "named_models", "options_of", "tune_and_serve",
 ]  # fmt: skip
 
 PLACED = frozenset(("ray", "ray_address", "replicas"))
@@ -51,17 +50,17 @@ def log_old_spellings(context: typer.Context, settings: ResolvedSettings) -> Non
     """Log a warning for each old spelling in the command line, the environment and the file."""
     from nograd.server.telemetry.logs import configure, event
 
-    notes = [*context.meta.get(OLD_SPELLINGS, ()), *_note_commas(options_of(context)), *settings.notes]
+    notes = [*context.meta.get(OLD_SPELLINGS, ()), *_notes_on_commas(options_of(context)), *settings.notes]
     if notes:
         configure(settings.config.log_format, settings.config.log_level)
     for note in notes:
         event("old_spelling", logging.WARNING, reason=note)
 
 
-def _note_commas(options: Mapping[str, Any]) -> list[str]:
+def _notes_on_commas(options: Mapping[str, Any]) -> list[str]:
     """Return a note for each repeated option whose value has commas."""
     lists = [each.option for name, each in settings_by_name().items() if each.is_list and "," in "".join(options.get(name, ()))]
-    return [f"commas in {option} are an old spelling; repeat the option: {option} A {option} B" for option in lists]
+    return list(map(note_commas, lists))
 
 
 def options_of(context: typer.Context) -> dict[str, Any]:
@@ -95,13 +94,6 @@ def named_models(models: Sequence[str], name: str | None) -> list[ModelConfig]:
     if len(listed) != 1:
         raise ConfigError(f"name is {name!r}, for {len(listed)} models; it names a single model: write NAME=MODEL instead")
     return [replace(listed[0], name=name)]
-
-
-def print_ray_settings(settings: ResolvedSettings, replicas: str) -> str:
-    """Return the file with which Ray deploys the same application."""
-    from nograd.ray.serve_command import print_ray_config
-
-    return print_ray_config(settings, replicas)
 
 
 def tune_and_serve(

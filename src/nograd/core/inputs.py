@@ -55,6 +55,11 @@ def to_host(inputs: Any) -> Any:
     return tensor.numpy()
 
 
+def without_inference_tensors(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Return torch tensors by name with normal ones in place of inference tensors, which autograd refuses."""
+    return {name: leaf.clone() if leaf.is_inference() else leaf for name, leaf in leaves.items()}
+
+
 def by_name(inputs: Any, signature: Signature) -> dict[str, Any]:
     """Return inputs by name. A dict is copied, a tuple follows the signature's order, anything else is the only input."""
     if type(inputs) is np.ndarray and len(signature.inputs) == 1:  # the checks below take 1 us

@@ -11,8 +11,8 @@ from nograd.datasets.columns import Columns, check_collisions, choose, items_of
 from nograd.datasets.opening import open_reader, output_kind
 from nograd.datasets.records import InputPosition, Record
 from nograd.datasets.run import PredictJob, first_records
+from nograd.datasets.run_files import Files
 from nograd.datasets.trial import learn, takes_of, try_out
-from nograd.errors import ConfigError
 from nograd.predictors.bulk import BatchPredictor
 from nograd.predictors.postprocessed import AnswerFields
 from nograd.predictors.predictor import Predictor
@@ -60,12 +60,11 @@ def preview(job: PredictJob, load: Callable[[], Predictor]) -> PredictPreview:
         load: loads the model.
 
     Raises:
-        ConfigError: an option is invalid, the output's folder does not exist, or no row can be used.
+        ConfigError: an option is invalid, the output cannot be written there, or no row can be used.
         JobError: the input cannot be read.
     """
     kind = output_kind(job.output)
-    if not job.output.parent.is_dir():
-        raise ConfigError(f"the output is {str(job.output)!r}; there is no folder {str(job.output.parent)!r}")
+    Files(job.output).require_plain()
     reader = open_reader(job.input, job.format, job.memory_bytes)
     try:
         head = list(first_records(reader.read(InputPosition()), job))

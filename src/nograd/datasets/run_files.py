@@ -44,7 +44,9 @@ class Files:
         return self.output.with_name(f"{self.output.name}.journal")
 
     def require_plain(self) -> None:
-        """Raise ConfigError if one of the files is a link, a pipe or anything else that is not a plain file."""
+        """Raise ConfigError if there is no such folder, or one of the files is a link, a pipe or otherwise not plain."""
+        if not self.output.parent.is_dir():
+            raise ConfigError(f"the output is {str(self.output)!r}; the folder {str(self.output.parent)!r} does not exist")
         for path in (self.output, self.part, self.errors, self.journal):
             if kind := _special(path):
                 raise ConfigError(
@@ -64,8 +66,6 @@ class WindowWriter:
     """
 
     def __init__(self, output: Path, *, restart: bool) -> None:
-        if not output.parent.is_dir():
-            raise ConfigError(f"the output is {str(output)!r}; the folder {str(output.parent)!r} does not exist")
         self.files = Files(output)
         self.files.require_plain()
         try:

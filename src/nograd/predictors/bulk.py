@@ -17,13 +17,13 @@ from nograd.batching.collate import chunks, padding_share, plan
 from nograd.batching.faults import run_apart
 from nograd.batching.tracking import TokenCost
 from nograd.core.aliases import one_of
-from nograd.core.inputs import each_item, holds_tensors, stacked
+from nograd.core.inputs import each_item, holds_tensors, stacked, without_inference_tensors
 from nograd.core.tensors import Batch, num_rows, split
 from nograd.errors import ConfigError, ItemError, ModelError, NogradError, SignatureError
 from nograd.predictors.as_predictor import as_predictor
 from nograd.predictors.calls import as_tensors
 from nograd.predictors.predictor import Predictor
-from nograd.predictors.rows import concatenated, owned, run_stacked
+from nograd.predictors.rows import concatenated, run_stacked
 
 if TYPE_CHECKING:
     import torch
@@ -203,7 +203,7 @@ class BatchPredictor:
         self._learn_from_all(rows)
         answers: list[Any] = []
         for outputs in self._batches_of(rows):
-            answers.extend(predictor.row_answers(owned(outputs)))
+            answers.extend(predictor.row_answers(without_inference_tensors(outputs)))
         return answers
 
     def _batches_of(self, rows: Sequence[Any]) -> Sequence[Mapping[str, Any]]:

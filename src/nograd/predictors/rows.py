@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from nograd.backends import TorchBackend
-from nograd.core.inputs import by_name, is_tensor, to_host
+from nograd.core.inputs import by_name, is_tensor, to_host, without_inference_tensors
 from nograd.core.tensors import Batch, Signature
 from nograd.errors import SignatureError, UnsupportedError
 from nograd.predictors.calls import as_tensors
@@ -17,7 +17,7 @@ from nograd.predictors.predictor import Predictor
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["concatenated", "owned", "run_stacked"]
+__all__ = ["concatenated", "run_stacked"]
 
 MAX_BYTES_AT_ONCE = 1 << 20
 """Bytes of rows that are stacked before the first run. More would double the memory."""
@@ -26,7 +26,7 @@ MAX_BYTES_AT_ONCE = 1 << 20
 def run_stacked(predictor: Predictor, rows: Sequence[Any], max_rows: int) -> list[Mapping[str, Tensor]] | None:
     """Return the outputs of each batch of rows, on the CPU; None if the rows are not tensors that may share a batch.
 
-    The outputs may be inference tensors: see `owned`.
+    The outputs may be inference tensors: see `without_inference_tensors`.
 
     Args:
         predictor: a predictor without `preprocess`, whose model is probed.
@@ -129,11 +129,6 @@ def _stacked(rows: Sequence[Tensor]) -> Tensor:
         raise SignatureError(str(error)) from error
 
 
-def owned(leaves: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return outputs with normal tensors in place of inference tensors, which autograd rejects."""
-    return {name: leaf.clone() if leaf.is_inference() else leaf for name, leaf in leaves.items()}
-
-
 def concatenated(batches: Sequence[Mapping[str, Any]]) -> Batch | Mapping[str, Any]:
     """Return outputs of several batches as one, without inference tensors.
 
@@ -142,7 +137,7 @@ def concatenated(batches: Sequence[Mapping[str, Any]]) -> Batch | Mapping[str, A
     """
     has_tensors = is_tensor(next(iter(batches[0].values())))
     if len(batches) == 1:
-        return owned(batches[0]) if has_tensors else batches[0]
+        return without_inference_tensors(batches[0]) if has_tensors else batches[0]
     for name in batches[0]:
         shapes = sorted({tuple(batch[name].shape[1:]) for batch in batches})
         if len(shapes) > 1:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from nograd.core.inputs import is_tensor
 from nograd.core.module import EvalMode, ModuleCall, computing_dtype, module_device, row_fault
 from nograd.core.structure import Restore, flatten
-from nograd.errors import DeviceLostError, SignatureError
+from nograd.errors import SignatureError
 from nograd.probing.samples import Tensors, only_row
 from nograd.probing.tables import CheckedIndexes
-from nograd.runtime.device_errors import is_device_lost
+from nograd.runtime.device_errors import device_lost, is_device_lost
 from nograd.runtime.interrupts import is_interrupt
 
 __all__ = ["ProbeRuns", "as_found", "undisturbed"]
@@ -63,7 +63,7 @@ class ProbeRuns:
             if is_interrupt(error):
                 raise
             if is_device_lost(error):
-                raise DeviceLostError(f"the device is lost: {error}") from error
+                raise device_lost(error) from error
             raise SignatureError(f"the model cannot run {call.describe(tensors)}: {type(error).__name__}: {error}") from error
         if fault := row_fault(leaves, len(next(iter(tensors.values())))):
             raise SignatureError(fault)

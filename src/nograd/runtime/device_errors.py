@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-__all__ = ["is_device_lost", "is_out_of_memory", "release_frames"]
+from nograd.errors import DeviceLostError
+
+__all__ = ["device_lost", "is_device_lost", "is_out_of_memory", "release_frames"]
 
 NO_MEMORY = (
     "out of memory",
@@ -59,6 +61,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 def is_device_lost(error: BaseException) -> bool:
     """Return whether CUDA's context is broken: every later call fails with the same error until the process ends."""
     return any(_is_of_a_runtime(cause) and not is_out_of_memory(cause) and _is_lost(cause) for cause in _causes(error))
+
+
+def device_lost(error: BaseException) -> DeviceLostError:
+    """Return the error for what a lost device raised."""
+    return DeviceLostError(f"the device is lost: {error}")
 
 
 def release_frames(error: BaseException) -> None:

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nograd.bundle import Bundle, Pipeline, check_target
+from nograd.bundle import Bundle, Pipeline
 from nograd.runtime.cores import usable_processors
 from nograd.runtime.exits import ignored_ctrl_c
 from nograd.tuning.bundling import write_winner
 from nograd.tuning.candidates import parse_tolerance
-from nograd.tuning.data import check_data
-from nograd.tuning.loading import name_of, predictor_of, rows_of, source_of
+from nograd.tuning.loading import check_files, name_of, predictor_of, rows_of, source_of
 from nograd.tuning.report import loads, to_text
 from nograd.tuning.tuner import TuneSettings, run
 from nograd.tuning.values import Goal, TuneReport
@@ -57,7 +56,6 @@ class Tuned:
             return bool(bundle.trust_reasons())
 
     def __str__(self) -> str:
-
         return to_text(self.report)
 
 
@@ -136,10 +134,7 @@ def run_tuning(
     factory: str | None = None, tell: Callable[[str, str], None], command: str = "",
 ) -> Tuned:  # fmt: skip
     """Tune as `tune` does, with checked settings. The report names `command` as the one that reproduces it."""
-    if target is not None:
-        check_target(target)
-    if isinstance(sample, Path):
-        check_data(sample)
+    check_files(target, sample)
     tell("loading", str(model) if isinstance(model, str) else "")
     predictor = predictor_of(model, sample)
     if target is not None:

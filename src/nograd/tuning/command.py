@@ -14,7 +14,7 @@ from nograd.runtime.cores import usable_processors
 from nograd.runtime.phases import show_phases
 from nograd.tuning.api import Tuned, run_tuning
 from nograd.tuning.candidates import parse_tolerance
-from nograd.tuning.loading import load_on_cpu
+from nograd.tuning.loading import check_files, load_on_cpu
 from nograd.tuning.tuner import TuneSettings
 from nograd.tuning.values import Goal
 
@@ -69,8 +69,8 @@ def run_command(model: str, data: Path | None, output: Path, settings: TuneSetti
 
 
 def settings_of(  # noqa: PLR0913
-    *, goal: str, budget: str, tolerance: str = "half", backends: str = "", metric: str = "", metric_drop: float = 0.0,
-    memory: str = "", cores: int | None = None, seed: int = 0, accept_coupled_rows: bool = False,
+    *, goal: str, budget: str, tolerance: str = "half", backends: tuple[str, ...] | None = None, metric: str = "",
+    metric_drop: float = 0.0, memory: str = "", cores: int | None = None, seed: int = 0, accept_coupled_rows: bool = False,
 ) -> TuneSettings:  # fmt: skip
     """Return the settings that a user wrote.
 
@@ -79,8 +79,7 @@ def settings_of(  # noqa: PLR0913
     """
     return TuneSettings(
         Goal.parse(goal), parse_tolerance(tolerance), tolerance, budget_s=seconds_of(budget, "budget"),
-        backends=tuple(each.strip() for each in backends.split(",")) if backends else None,
-        metric=metric_of(metric) if metric else None, metric_drop=metric_drop,
+        backends=backends, metric=metric_of(metric) if metric else None, metric_drop=metric_drop,
         memory_bytes=bytes_of(memory, "memory") if memory else None, seed=seed,
         cores=usable_processors() if cores is None else cores, accept_coupled_rows=accept_coupled_rows,
     )  # fmt: skip
@@ -135,6 +134,7 @@ def print_preview(model: str, data: Path | None, output: Path, settings: TuneSet
     from nograd.tuning.preview import preview
 
     with show_phases() as phases:
+        check_files(output, data)
         phases.start(f"loading {model}")
         found = preview(load_on_cpu(model), data, output, settings)
     sys.stdout.write(f"{found}\n")

@@ -6,16 +6,16 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nograd.bundle import ModelFactory, ModelFolder, Pipeline, check_target
+from nograd.bundle import ModelFactory, ModelFolder, check_target
 from nograd.predictors.predictor import Predictor
 from nograd.runtime.threads import in_own_thread
 from nograd.sources import folder_of, load
-from nograd.tuning.data import Sample, read_sample, sample_of
+from nograd.tuning.data import Sample, check_data, read_sample, sample_of
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["check_output", "load_on_cpu", "name_of", "predictor_of", "rows_of", "source_of"]
+__all__ = ["check_files", "load_on_cpu", "name_of", "predictor_of", "rows_of", "source_of"]
 
 FEW_ROWS = 8
 """With fewer rows than this, parity proves little about other rows."""
@@ -36,10 +36,12 @@ def load_on_cpu(model: str) -> Predictor:
     return in_own_thread(lambda: load(model, device=device)).result()
 
 
-def check_output(target: Path, predictor: Predictor) -> None:
-    """Raise ConfigError if a bundle of the model cannot be written to a path."""
-    check_target(target)
-    Pipeline.of(predictor).check()
+def check_files(target: Path | None, sample: Any) -> None:
+    """Raise ConfigError if no bundle can be written to a path, or the sample is a file that cannot be read."""
+    if target is not None:
+        check_target(target)
+    if isinstance(sample, Path):
+        check_data(sample)
 
 
 def rows_of(predictor: Predictor, sample: Any) -> Sample:
@@ -49,7 +51,7 @@ def rows_of(predictor: Predictor, sample: Any) -> Sample:
     rows = sample_of(predictor, sample)
     if len(rows.parts) < FEW_ROWS:
         warnings.warn(
-            f"{rows.description} is too little to compare answers reliably; give at least {FEW_ROWS} rows, better 50 to 200",
+            f"{rows.description}: too few to compare answers reliably; give at least {FEW_ROWS} rows, better 50 to 200",
             stacklevel=3,
         )
     return rows

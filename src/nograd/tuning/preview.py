@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nograd.bundle import Pipeline
 from nograd.tuning.candidates import Variant, layouts, variants
-from nograd.tuning.loading import check_output, rows_of
+from nograd.tuning.loading import rows_of
 from nograd.tuning.tuner import BUILDING, TuneSettings, reference_of
 
 if TYPE_CHECKING:
@@ -56,11 +57,11 @@ def preview(predictor: Predictor, data: Any, output: Path, settings: TuneSetting
         settings: settings of tuning.
 
     Raises:
-        ConfigError: the bundle cannot be written there, or a backend is unknown.
+        ConfigError: a bundle cannot hold `preprocess`, or a backend is unknown.
         UnsupportedError: the model is not a torch module on the CPU.
         SignatureError: the model cannot run the sample.
     """
-    check_output(output, predictor)
+    Pipeline.of(predictor).check()
     reference = reference_of(predictor)
     rows = rows_of(predictor, data)
     found = variants(reference.model, settings.tolerance, has_metric=settings.metric is not None, backends=settings.backends)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nograd.cli.help import CommandGroup, GroupedCommand, examples_text
+from nograd.cli.help import CommandGroup, GroupedCommand, examples_text, help_without_command
 from nograd.cli.options import OUTPUT, Outputs, choice
 from nograd.cli.outputs import plan_outputs, write_outputs
 from nograd.runtime.terminal import escape_controls
@@ -35,11 +35,7 @@ Url = Annotated[
 ]
 
 
-@app.callback()
-def _print_help(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-        raise typer.Exit
+app.callback()(help_without_command)
 
 
 @app.command(cls=GroupedCommand, short_help="Print the cache's size and savings.", epilog=examples_text(EXAMPLES[:1]))

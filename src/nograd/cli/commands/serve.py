@@ -17,7 +17,6 @@ from nograd.cli.serving import (
     log_old_spellings,
     named_models,
     options_of,
-    print_ray_settings,
     tune_and_serve,
 )
 from nograd.errors import ConfigError
@@ -106,8 +105,13 @@ def serve(
     on_ray = ray or bool(ray_address)
     if "replicas" in options and not on_ray:
         raise ConfigError(f"replicas is {replicas!r}, and there is no --ray: only a cluster has replicas; add --ray")
+    if print_config and on_ray:
+        from nograd.ray.serve_command import print_ray_config
+
+        typer.echo(print_ray_config(settings, replicas), nl=False)
+        return
     if print_config:
-        typer.echo(print_ray_settings(settings, replicas) if on_ray else to_toml(settings), nl=False)
+        typer.echo(to_toml(settings), nl=False)
         return
     if data is not None and not tune:
         raise ConfigError(f"data is {str(data)!r}, and there is no --tune: only tuning reads rows; add --tune 60s")

@@ -121,7 +121,7 @@ def tune(
 
     Ctrl-C writes the best one so far.
     """
-    chosen = ",".join(split_lists("backends", backends)) if backends else ""
+    chosen = split_lists("backends", backends) if backends else None
     with stop_reported(output):
         from nograd.server.settings.model_config import name_of
         from nograd.tuning.command import print_preview, run_command, settings_of

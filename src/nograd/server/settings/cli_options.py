@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -12,7 +12,7 @@ from nograd.core.units import amount_text
 from nograd.server.settings.definition import Setting, settings_by_name
 from nograd.server.settings.keys import parse_value
 
-__all__ = ["old_options", "read_options", "with_settings", "words_of"]
+__all__ = ["completion_of", "old_options", "read_options", "with_settings", "words_of"]
 
 PLACEHOLDERS = {int: "N", float: "NUMBER", str: "TEXT"}
 
@@ -43,7 +43,7 @@ def _option(setting: Setting) -> inspect.Parameter:
         kind, default = str | None, None if default is None else amount_text(default, setting.unit)
     option = typer.Option(
         *_names(setting), help=setting.help, metavar=_placeholder(setting), rich_help_panel=setting.group,
-        autocompletion=_completed(setting.choices) if setting.choices else None,
+        autocompletion=completion_of(setting.choices) if setting.choices else None,
     )  # fmt: skip
     return inspect.Parameter(setting.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 
@@ -56,7 +56,9 @@ def _placeholder(setting: Setting) -> str | None:
     return "|".join(setting.choices) or setting.metavar or PLACEHOLDERS.get(setting.type, "N")
 
 
-def _completed(values: tuple[str, ...]) -> Callable[[str], list[str]]:
+def completion_of(values: Sequence[str]) -> Callable[[str], list[str]]:
+    """Return a function with which the shell completes these values."""
+
     def complete(incomplete: str) -> list[str]:
         return [value for value in values if value.startswith(incomplete)]
 
